@@ -1,0 +1,40 @@
+"""What can go wrong, said to a person: what happened, where, and what to do next."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["SharpError", "UsageError", "did_you_mean"]
+
+
+class SharpError(Exception):
+    """A failure a person can act on; exit code 1.
+
+    `message` says what happened and where (file, key, option), `hint` what to do next.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message if self.hint is None else f"{self.message}\n  hint: {self.hint}"
+
+
+class UsageError(SharpError):
+    """The request itself cannot be carried out as it stands; exit code 2."""
+
+    exit_code = 2
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`did you mean 'x'?`, or the list of what there is where nothing is near."""
+    options = list(known)
+    near = difflib.get_close_matches(name, options, n=1)
+    if near:
+        return f"did you mean '{near[0]}'?"
+    return f"there are: {', '.join(options)}" if options else "there are none"
