@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,9 +23,15 @@ __all__ = [
     "Report",
     "Scalar",
     "dumps",
+    "flat_scalars",
+    "is_scalar",
+    "leaves",
     "load_document",
     "parse_document",
+    "scalar_fields",
+    "short_power",
     "to_document",
+    "unconverged",
 ]
 
 SCHEMA = "sharpcli/1"
@@ -76,13 +82,19 @@ class CheckpointResult:
 
 @dataclass(frozen=True)
 class Report:
-    """One run of a command: its settings, where it ran, and a result for each checkpoint."""
+    """One run of a command: its settings, where it ran, and a result for each checkpoint.
+
+    `correlations` is filled by `sharp compare` alone; `notes` say what is good to know, `warnings`
+    what makes a number mean less than it seems to.
+    """
 
     kind: str
     settings: Mapping[str, Any]
     environment: Mapping[str, Any]
     task: Mapping[str, Any]
     results: Sequence[Any]
+    correlations: Sequence[Any] = ()
+    notes: Sequence[str] = ()
     warnings: Sequence[str] = ()
 
 
@@ -118,26 +130,87 @@ def parse_document(text: str, name: str) -> Document:
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         found = document.get("schema") if isinstance(document, dict) else None
         raise SharpError(f'{name}: is not a {SCHEMA} document ("schema" is {found!r})', _SAVED)
-    required = [f.name for f in fields(Report) if f.name != "warnings"]
+    required = [f.name for f in fields(Report) if f.name not in _LEFT_OUT_WHEN_EMPTY]
     missing = [key for key in required if key not in document]
     if missing:
         raise SharpError(f"{name}: lacks {', '.join(missing)}", "the file is incomplete")
+    if not isinstance(document["results"], list):
+        raise SharpError(f'{name}: "results" is not a list', _SAVED)
     return document
 
 
+def scalar_fields(scalar: Scalar, **others: Any) -> dict[str, Any]:
+    """A `Scalar`'s fields with others beside them, as list entries of a document are written."""
+    return {**{f.name: getattr(scalar, f.name) for f in fields(scalar)}, **others}
+
+
+def is_scalar(node: Any) -> bool:
+    """Whether a node of a document is a number with its error and status."""
+    return isinstance(node, Mapping) and "value" in node and "status" in node
+
+
+def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Each scalar and each plain value below `node` with its flat key, in the document's order.
+
+    `hessian.eigenvalues[0]`, `epsilon_sharpness[1e-3]` and `epsilon_sharpness[1e-3,p=100]` are
+    scalars (mappings); what stands beside a scalar's own fields follows it, as in
+    `epsilon_sharpness[1e-3].loss_at_maximum`.
+    """
+    if is_scalar(node):
+        yield key, {name: node[name] for name in _SCALAR_FIELDS if name in node}
+        node = {name: value for name, value in node.items() if name not in _SCALAR_FIELDS}
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            yield from leaves(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, list | tuple):
+        for index, value in enumerate(node):
+            yield from leaves(value, f"{key}[{_entry_name(index, value)}]")
+    else:
+        yield key, node
+
+
+def flat_scalars(measures: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The scalars of one result's `measures` by flat key, as `leaves` names them."""
+    return {key: leaf for key, leaf in leaves(measures) if is_scalar(leaf)}
+
+
+def unconverged(document: Document) -> list[str]:
+    """`path: flat key` of each number that did not converge; a lower bound is what it says."""
+    return [
+        f"{result['checkpoint']['path']}: {key}"
+        for result in document["results"]
+        for key, scalar in flat_scalars(result.get("measures", {})).items()
+        if scalar["status"] in ("max_products", "not_finite")
+    ]
+
+
+def short_power(value: float) -> str:
+    """A setting such as ε as a person writes it: 1e-3, 5e-4, 0.05, 2."""
+    if value == 0 or abs(value) >= 0.01:
+        return f"{value:g}"
+    mantissa, exponent = f"{value:.5e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
 _SAVED = "pass a file written by `sharp … --json`"
-_LEFT_OUT_WHEN_EMPTY = {"advice", "sampling_error", "warnings"}
+_SCALAR_FIELDS = tuple(f.name for f in fields(Scalar))
+_LEFT_OUT_WHEN_EMPTY = {"advice", "sampling_error", "correlations", "notes", "warnings"}
+
+
+def _entry_name(index: int, entry: Any) -> str:
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("epsilon"), int | float):
+        return str(index)
+    subspace = entry.get("subspace")
+    return short_power(entry["epsilon"]) + (f",p={subspace}" if subspace else "")
 
 
 def _plain(node: Any) -> Any:
     if is_dataclass(node) and not isinstance(node, type):
         plain = {f.name: _plain(getattr(node, f.name)) for f in fields(node)}
-        if isinstance(node, Scalar) and plain["value"] is None:
-            plain["status"] = "not_finite" if node.status == "converged" else node.status
-        optional = _LEFT_OUT_WHEN_EMPTY | ({"error"} if isinstance(node, CheckpointResult) else set())
-        return {k: v for k, v in plain.items() if not (k in optional and v in (None, []))}
+        empty = _LEFT_OUT_WHEN_EMPTY | ({"error"} if isinstance(node, CheckpointResult) else set())
+        return _checked({k: v for k, v in plain.items() if not (k in empty and v in (None, []))})
     if isinstance(node, Mapping):
-        return {str(key): _plain(value) for key, value in node.items()}
+        return _checked({str(key): _plain(value) for key, value in node.items()})
     if isinstance(node, str | Path):
         return str(node)
     if isinstance(node, Sequence):
@@ -145,3 +218,14 @@ def _plain(node: Any) -> Any:
     if isinstance(node, float) and not math.isfinite(node):
         return None
     return node
+
+
+def _checked(plain: Document) -> Document:
+    """A scalar without a value never claims to have converged, and carries no empty advice."""
+    if not is_scalar(plain):
+        return plain
+    if plain["value"] is None and plain["status"] in ("converged", "lower_bound"):
+        plain["status"] = "not_finite"
+    return {
+        k: v for k, v in plain.items() if v is not None or k not in ("advice", "sampling_error")
+    }

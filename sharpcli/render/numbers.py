@@ -1,0 +1,116 @@
+"""Numbers with their errors, as short as their errors allow.
+
+One notation throughout: `12.31(4)` is 12.31 ± 0.04 where the error is the computation's own (a
+residual bound, the standard error of a random estimate); `15.2±0.7` where it is a spread of the
+data (the sampling error of a subset, a standard deviation over a group); `≥17.2` is a lower bound.
+What is printed never claims more than was computed: an error in parentheses is rounded up and takes
+in the rounding of the value, a lower bound is rounded down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
+from typing import Any
+
+__all__ = ["NOT_FINITE", "format_number", "format_scalar", "format_signed", "format_uncertain"]
+
+NOT_FINITE = "not finite"
+
+_EXACT_DIGITS = 4  # of a number without an error: enough to tell two checkpoints apart
+_MOST_DIGITS = 5  # however small the error: the JSON has the rest
+_BOUND_DIGITS = 3  # of a lower bound: the search for a maximum is not more repeatable than that
+_FIXED = (-3, 6)  # decades written without an exponent: 0.001 up to 999999
+_TWO_DIGITS_BELOW = Decimal(
+    "3.55"
+)  # an error of .12 keeps two digits, .4 one (Particle Data Group)
+
+
+def format_number(
+    value: float, digits: int = _EXACT_DIGITS, rounding: str = ROUND_HALF_EVEN
+) -> str:
+    """`value` to that many significant digits: 0.6931, 1.523e-05, 18.10, 123457."""
+    exact = _exact(value)
+    if exact == 0:
+        return "0"
+    unit = _decade(exact) - digits + 1
+    if _decade(_round(exact, unit, rounding)) > _decade(exact):
+        unit += 1
+    return _written(exact, unit, None, None, rounding)
+
+
+def format_uncertain(value: float, error: float | None = None, spread: float | None = None) -> str:
+    """`value` with the computation's `error` in parentheses and the data's `spread` behind ±.
+
+    The digits follow the larger of the two; an error below a tenth of the spread is not shown.
+    """
+    exact = _exact(value)
+    error_, spread_ = (_exact(x) if x else None for x in (error, spread))
+    if error_ is not None and spread_ is not None and 10 * error_ <= spread_:
+        error_ = None
+    largest = max((x for x in (error_, spread_) if x is not None), default=None)
+    if largest is None:
+        return format_number(value)
+    unit = _decade(largest)
+    if largest.scaleb(-unit) < _TWO_DIGITS_BELOW:
+        unit -= 1
+    if exact:
+        unit = max(unit, _decade(exact) - _MOST_DIGITS + 1)
+    return _written(exact, unit, error_, spread_, ROUND_HALF_EVEN)
+
+
+def format_scalar(scalar: Mapping[str, Any]) -> str:
+    """A document's scalar; one that did not converge ends in `!`, one without a value says so."""
+    value, error, spread = (scalar.get(key) for key in ("value", "error", "sampling_error"))
+    mark = "!" if scalar.get("status") in ("max_products", "not_finite") else ""
+    if value is None:
+        return NOT_FINITE + mark
+    if scalar.get("status") == "lower_bound" or scalar.get("error_kind") == "lower_bound":
+        bound = format_number(value, _BOUND_DIGITS, ROUND_FLOOR)
+        aside = "±" + format_number(spread, 2, ROUND_CEILING) if spread else ""
+        return f"≥{bound}{aside}{mark}"
+    return format_uncertain(value, error, spread) + mark
+
+
+def format_signed(value: float, error: float | None = None, spread: float | None = None) -> str:
+    """As `format_uncertain`, with a sign in front whichever it is."""
+    text = format_uncertain(value, error, spread)
+    return text if text.startswith("-") else "+" + text
+
+
+def _exact(value: float) -> Decimal:
+    return Decimal(repr(float(value)))
+
+
+def _decade(value: Decimal) -> int:
+    return value.adjusted() if value else 0
+
+
+def _round(value: Decimal, unit: int, rounding: str) -> Decimal:
+    return (value.scaleb(-unit).to_integral_value(rounding)).scaleb(unit)
+
+
+def _written(
+    value: Decimal, unit: int, error: Decimal | None, spread: Decimal | None, rounding: str
+) -> str:
+    """All of it in whole units of 10**unit, with one exponent where the decade asks for it."""
+    shown = _round(value, unit, rounding)
+    off = abs(value - shown)
+    bound = None if error is None else _round(error + off, unit, ROUND_CEILING)
+    around = None if spread is None else _round(spread, unit, ROUND_HALF_EVEN)
+    decade = max(_decade(x) for x in (shown, bound, around) if x) if shown or bound or around else 0
+    plain = _FIXED[0] <= decade < _FIXED[1]
+    shift = 0 if plain else decade
+    places = max(0, shift - unit)
+    text, inner, outer = (
+        None if x is None else f"{x.scaleb(-shift):.{places}f}" for x in (shown, bound, around)
+    )
+    if bound is not None:
+        digits = inner if bound.scaleb(-shift) >= 1 else int(bound.scaleb(-unit))
+        text = f"{text}({digits})"
+    if outer is not None:
+        text = f"{text}±{outer}"
+    if plain:
+        return str(text)
+    power = f"e{shift:+03d}"
+    return f"({text}){power}" if outer is not None else f"{text}{power}"
