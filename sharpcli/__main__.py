@@ -1,0 +1,170 @@
+"""The command line: `sharp`, and `python -m sharpcli`, which is what torchrun starts."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import click
+
+from . import __version__
+from .errors import SharpError, did_you_mean
+
+__all__ = ["COMMANDS", "main", "sharp"]
+
+# name → (module, attribute, one-line help). The help stands here too, so that `sharp --help`
+# imports no command; a test holds each line against the command's own.
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "measure": (
+        "sharpcli.commands.measure",
+        "measure",
+        "Measure how sharp the minimum of each checkpoint is.",
+    ),
+    "compare": (
+        "sharpcli.commands.compare",
+        "compare",
+        "Compare saved results in one table.",
+    ),
+    "inspect": (
+        "sharpcli.commands.inspect",
+        "inspect",
+        "Show what is in a checkpoint.",
+    ),
+    "train": (
+        "sharpcli.commands.train",
+        "train",
+        "Train a task's model and save a checkpoint.",
+    ),
+    "demo": (
+        "sharpcli.commands.demo",
+        "demo",
+        "Train and measure small- and large-batch minima.",
+    ),
+    "init": (
+        "sharpcli.commands.init",
+        "init",
+        "Write a task file to start from.",
+    ),
+    "tasks": (
+        "sharpcli.commands.tasks",
+        "tasks",
+        "List the built-in tasks and their options.",
+    ),
+}
+
+INTERRUPTED = 130  # 128 + SIGINT, what shells give a program that Ctrl-C ended
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command when it is used, reads sharp.toml for it, and says errors."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands' names, in the order a newcomer meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one command, None where there is no such."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands from the table, importing none of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, and put what the configuration files say under its defaults."""
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise click.UsageError(
+                f"there is no command '{args[0]}': {did_you_mean(args[0], COMMANDS)}", ctx
+            )
+        name, command, rest = super().resolve_command(ctx, args)
+        if name is not None and command is not None and not {"-h", "--help"} & set(rest):
+            from .config import command_defaults
+
+            ctx.default_map = {name: command_defaults(name, self, ctx)}
+        return name, command, rest
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command line; ends the process with the documented exit code."""
+        run = functools.partial(
+            super().main, args, prog_name, complete_var, standalone_mode=False, **extra
+        )
+        if not standalone_mode:
+            return run()
+        try:
+            value = run()
+            sys.stdout.flush()
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except SharpError as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(error.exit_code)
+        except (click.Abort, KeyboardInterrupt):
+            click.echo("Interrupted.", err=True)
+            sys.exit(INTERRUPTED)
+        except BrokenPipeError:
+            # The reader (`| head`) has left. Python flushes stdout once more at exit: give it
+            # somewhere to go.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        sys.exit(value if isinstance(value, int) else 0)
+
+
+@click.group(
+    name="sharp",
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="""\b
+Examples:
+  sharp demo
+  sharp measure small-batch.safetensors large-batch.safetensors --task task.py
+  sharp measure run-*/model.safetensors --json > result.json
+
+\b
+Exit codes: 0 done, 1 something failed, 2 misuse, 3 with --strict some number did not converge.""",
+)
+@click.version_option(__version__, prog_name="sharp", message="%(prog)s %(version)s")
+def sharp() -> None:
+    """Say how sharp a trained network's minimum is, and how sure that number is."""
+
+
+def main() -> None:
+    """Run `sharp` on the process's arguments."""
+    sys.excepthook = _say_how_to_report
+    sharp.main(prog_name="sharp")
+
+
+def _say_how_to_report(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    traceback.print_exception(kind, error, trace)
+    python = ".".join(map(str, sys.version_info[:3]))
+    click.echo(
+        f"\nThis is a bug in sharp {__version__} (Python {python}, {sys.platform}). Please report "
+        "it to the project with the lines above and the command that led here.",
+        err=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

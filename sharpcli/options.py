@@ -1,0 +1,286 @@
+"""The options that commands share, each group handed to the command as one value.
+
+`@task_options` passes `task` and `task_options`, `@run_options` passes `run: RunSettings`,
+`@output_options` passes `output: OutputSettings`. Also the parameter types that commands use.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+from click.core import ParameterSource
+
+from .errors import UsageError, did_you_mean
+from .settings import OutputSettings, RunSettings
+
+__all__ = [
+    "DEVICE",
+    "NAMES",
+    "NAME_VALUE",
+    "POSITIVE",
+    "output_options",
+    "run_options",
+    "task_argument",
+    "task_options",
+]
+
+if TYPE_CHECKING:
+    ParameterType = click.ParamType[Any]
+else:
+    ParameterType = click.ParamType  # which cannot be subscripted in Click 8.1
+
+Command = Callable[..., Any]
+
+
+class NameValueType(ParameterType):
+    """`name=value` as a pair of strings."""
+
+    name = "name=value"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        """Split at the first `=`; fails where there is none or no name before it."""
+        if isinstance(value, tuple):
+            return value
+        name, equals, given = str(value).partition("=")
+        if not equals or not name.strip():
+            self.fail(f"'{value}' is not of the form name=value (as in width=128)", param, ctx)
+        return name.strip(), given.strip()
+
+
+class NamesType(ParameterType):
+    """`a,b,c` as a tuple of names, such as keys of checkpoints' metadata."""
+
+    name = "name,…"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Split at the commas; fails on an empty name and on a repeated one."""
+        if isinstance(value, tuple):
+            return value
+        names = tuple(part.strip() for part in str(value).split(","))
+        if "" in names:
+            self.fail(f"'{value}' is not a list such as optimizer,batch_size", param, ctx)
+        if len(set(names)) < len(names):
+            self.fail(f"'{value}' names something twice", param, ctx)
+        return names
+
+
+class DeviceType(ParameterType):
+    """The name of a device. Whether this machine has it is found out later, by torch."""
+
+    name = "auto|cpu|cuda[:i]|mps"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Fails on any other name, with the nearest one."""
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", str(value)):
+            near = did_you_mean(str(value), ["auto", "cpu", "cuda", "cuda:0", "mps"])
+            self.fail(f"'{value}' is not a device: {near}", param, ctx)
+        return str(value)
+
+
+NAME_VALUE: Final = NameValueType()
+NAMES: Final = NamesType()
+DEVICE: Final = DeviceType()
+POSITIVE: Final = click.IntRange(min=1)
+
+
+def task_options(command: Command) -> Command:
+    """Add --task and -O; the command gets `task: str | None, task_options: dict[str, str]`."""
+
+    @functools.wraps(command)
+    def with_task(*args: Any, **kwargs: Any) -> Any:
+        context = click.get_current_context()
+        named = kwargs.pop("task_argument", None)
+        task = kwargs.pop("task")
+        if named is not None:
+            if context.get_parameter_source("task") is ParameterSource.COMMANDLINE:
+                raise UsageError(
+                    f"the task is named twice: '{named}' and --task {task}", "name it once"
+                )
+            task = named
+        given = _as_dict(kwargs.pop("option_pairs"), context, task)
+        return command(*args, task=task, task_options=given, **kwargs)
+
+    return _decorate(
+        with_task,
+        click.option(
+            "--task",
+            "-t",
+            metavar="TASK",
+            envvar="SHARP_TASK",
+            show_envvar=True,
+            help="What to measure on: a file (task.py), an object (package.module:name) or a "
+            "built-in task's name (see `sharp tasks`).",
+        ),
+        click.option(
+            "--option",
+            "-O",
+            "option_pairs",
+            multiple=True,
+            type=NAME_VALUE,
+            metavar="NAME=VALUE",
+            help="An option of the task, such as -O width=128. Again for more.",
+        ),
+    )
+
+
+def task_argument(command: Command) -> Command:
+    """`task_options`, where the task may also be named by the first argument."""
+    return _decorate(
+        task_options(command), click.argument("task_argument", metavar="[TASK]", required=False)
+    )
+
+
+def run_options(command: Command) -> Command:
+    """Add the options that say on what and how to measure; the command gets `run: RunSettings`."""
+
+    @functools.wraps(command)
+    def with_run(*args: Any, **kwargs: Any) -> Any:
+        names = ("split", "samples", "batch_size", "device", "dtype", "mode", "seed")
+        run = RunSettings(**{name: kwargs.pop(name) for name in names})
+        return command(*args, run=run, **kwargs)
+
+    default = RunSettings()
+    return _decorate(
+        with_run,
+        click.option(
+            "--split",
+            type=click.Choice(["train", "test"]),
+            default=default.split,
+            show_default=True,
+            help="The data on which the loss is measured.",
+        ),
+        click.option(
+            "--samples",
+            type=POSITIVE,
+            metavar="N",
+            help="Measure on N examples, drawn by the seed; the result then carries its sampling "
+            "error. Default: all.",
+        ),
+        click.option(
+            "--batch-size",
+            type=POSITIVE,
+            metavar="N",
+            help="Examples in memory at once; never changes the answer. Default: chosen by itself.",
+        ),
+        click.option(
+            "--device",
+            type=DEVICE,
+            metavar="NAME",
+            default=default.device,
+            show_default=True,
+            help="auto, cpu, cuda, cuda:1 or mps.",
+        ),
+        click.option(
+            "--dtype",
+            type=click.Choice(["float32", "float64", "bfloat16"]),
+            default=default.dtype,
+            show_default=True,
+            help="The arithmetic.",
+        ),
+        click.option(
+            "--mode",
+            type=click.Choice(["eval", "train"]),
+            default=default.mode,
+            show_default=True,
+            help="The model's mode; train uses batch statistics and dropout.",
+        ),
+        click.option(
+            "--seed",
+            type=click.IntRange(min=0),
+            metavar="N",
+            default=default.seed,
+            show_default=True,
+            help="The seed of everything random.",
+        ),
+    )
+
+
+def output_options(command: Command) -> Command:
+    """Add the options that say where the result goes; the command gets `output`."""
+
+    @functools.wraps(command)
+    def with_output(*args: Any, **kwargs: Any) -> Any:
+        output = OutputSettings(
+            format=_chosen_format(kwargs.pop("output_format"), kwargs.pop("as_json")),
+            output=kwargs.pop("output_file"),
+            quiet=kwargs.pop("quiet"),
+            strict=kwargs.pop("strict"),
+            verbose=kwargs.pop("verbose"),
+        )
+        if output.quiet and output.verbose:
+            raise UsageError("--quiet and --verbose exclude each other", "give one of them")
+        return command(*args, output=output, **kwargs)
+
+    return _decorate(
+        with_output,
+        click.option(
+            "--format",
+            "output_format",
+            type=click.Choice(["table", "json", "csv", "markdown"]),
+            default=OutputSettings().format,
+            show_default=True,
+            help="The form of the result.",
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Short for --format json."),
+        click.option(
+            "--output",
+            "output_file",
+            type=click.Path(dir_okay=False, path_type=Path),
+            metavar="FILE",
+            help="Write the result to FILE, whole or not at all, instead of to the screen.",
+        ),
+        click.option("--quiet", is_flag=True, help="No progress and no notes on stderr."),
+        click.option(
+            "--strict", is_flag=True, help="Exit with 3 where some number did not converge."
+        ),
+        click.option("--verbose", is_flag=True, help="Say more on stderr about what is done."),
+    )
+
+
+def _decorate(command: Command, *options: Callable[[Command], Command]) -> Command:
+    for option in reversed(options):  # Click lists them in the order in which they were written
+        command = option(command)
+    return command
+
+
+def _as_dict(
+    pairs: tuple[tuple[str, str], ...], context: click.Context, task: str | None
+) -> dict[str, str]:
+    """The task's options: those of the configuration file, and above them those given with -O.
+
+    The file's options belong to the file's task: they are left out where another one was named.
+    """
+    defaults = context.default_map or {}
+    in_file = [NAME_VALUE.convert(text, None, None) for text in defaults.get("option_pairs", ())]
+    if context.get_parameter_source("option_pairs") is not ParameterSource.COMMANDLINE:
+        pairs = ()
+    names = [name for name, _ in pairs]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UsageError(f"-O {twice[0]} is given twice", "give each option of the task once")
+    if "task" in defaults and task != defaults["task"]:
+        in_file = []
+    return {**dict(in_file), **dict(pairs)}
+
+
+def _chosen_format(chosen: Any, as_json: bool) -> Any:
+    """The format, where --json counts for as much as a --format given in the same place."""
+    if not as_json or chosen == "json":
+        return chosen
+    context = click.get_current_context()
+    json_from = context.get_parameter_source("as_json")
+    format_from = context.get_parameter_source("output_format")
+    if format_from is ParameterSource.DEFAULT or json_from is ParameterSource.COMMANDLINE:
+        if json_from is format_from:
+            raise UsageError(f"--json and --format {chosen} exclude each other", "give one of them")
+        return "json"
+    return chosen

@@ -1,0 +1,128 @@
+"""What to measure on: the `Task`, and where one comes from.
+
+A task is named by a Python file (`task.py`), an importable object (`package.module:name`) or the
+name of a built-in task (`digits`). It defines `model` and `data`, and may define `predict`,
+`loss`, `metrics` and `collate`:
+
+    def model(): ...                 # -> nn.Module, built without weights
+    def data(split): ...             # "train" | "test" -> map-style Dataset or tuple of tensors
+    def predict(model, batch): ...   # -> outputs
+    def loss(outputs, batch): ...    # -> one loss per example, or (sum, weight) per example
+    def metrics(outputs, batch): ... # -> {"accuracy": per-example values, or (sum, weight)}
+    def collate(rows): ...           # -> batch
+
+`model` and `data` may take further keyword arguments: the task's options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import SharpError, did_you_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from .arguments import Option
+
+__all__ = ["Builtin", "Task", "builtin_tasks", "load_task", "task_from_metadata"]
+
+Batch = Any  # the data set's collated rows: a tuple or list of tensors, or a mapping
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model, its data and its loss, with the task's options bound.
+
+    `model` and `data` check what the task's own functions return and raise a `SharpError` that
+    names the task. `options` holds every option that was resolved, defaults included.
+    `fingerprint` is a SHA-256 over the task's source (of its own file, not of what it imports)
+    and these options.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+    fingerprint: str
+    model: Callable[[], nn.Module]
+    data: Callable[[str], Any]
+    predict: Callable[[nn.Module, Batch], Any]
+    loss: Callable[[Any, Batch], Tensor | tuple[Tensor, Tensor]]
+    metrics: Callable[[Any, Batch], Mapping[str, Any]] | None = None
+    collate: Callable[[list[Any]], Batch] | None = None
+
+
+@dataclass(frozen=True)
+class Builtin:
+    """A task that comes with sharp: what it is, its module, and the package its data come from."""
+
+    name: str
+    summary: str
+    module: str
+    package: str
+
+    def options(self) -> tuple[Option, ...]:
+        """The options it takes; imports the task's module, not torch."""
+        from importlib import import_module
+
+        from .arguments import declared_options
+
+        module = import_module(self.module)
+        return declared_options(module.model, module.data)
+
+
+_BUILTINS = {
+    "digits": Builtin(
+        name="digits",
+        summary="8x8 images of handwritten digits: 1,797 of ten classes, with an MLP or a CNN",
+        module="sharpcli.tasks.digits",
+        package="scikit-learn",
+    ),
+}
+
+
+def builtin_tasks() -> Mapping[str, Builtin]:
+    """The built-in tasks by name."""
+    return dict(_BUILTINS)
+
+
+def load_task(spec: str, options: Mapping[str, str]) -> Task:
+    """The task that `spec` names, with `options` (as given with -O, still text) bound.
+
+    Runs the task's file or imports its module; builds neither model nor data yet.
+    Raises `UsageError` where there is no such task or option, `SharpError` where the task's code
+    fails or lacks `model` or `data`.
+    """
+    from .build import build_task
+    from .source import find_source
+
+    return build_task(find_source(spec, builtin_tasks()), options)
+
+
+def task_from_metadata(metadata: Mapping[str, Any]) -> tuple[str, dict[str, str]] | None:
+    """The built-in task and its options that a checkpoint's metadata name, None if they name none.
+
+    A checkpoint is data: whatever it says, only the name of a built-in task is accepted, never a
+    file or a module. Raises `SharpError` for anything else.
+    """
+    name = metadata.get("task")
+    if name is None:
+        return None
+    if name not in _BUILTINS:
+        raise SharpError(
+            f"the checkpoint's metadata name the task {str(name)!r}, which is not a built-in one "
+            f"({did_you_mean(str(name), _BUILTINS)}); a checkpoint cannot choose code to run",
+            "name the task yourself: --task task.py",
+        )
+    options: dict[str, str] = {}
+    for item in filter(None, str(metadata.get("task_options", "")).split(",")):
+        option, equals, value = item.partition("=")
+        if not equals:
+            raise SharpError(
+                f"the checkpoint's metadata hold task_options {metadata['task_options']!r}, "
+                "which is not of the form name=value,name=value",
+                f"name them yourself: --task {name} -O name=value",
+            )
+        options[option.strip()] = value.strip()
+    return str(name), options

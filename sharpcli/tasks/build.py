@@ -1,0 +1,149 @@
+"""From a task's functions to a `Task`: options bound, defaults filled in, results checked."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from ..errors import SharpError
+from . import Task, defaults
+from .arguments import bind_options
+from .source import Source, user_code
+
+__all__ = ["build_task"]
+
+
+def build_task(source: Source, given: Mapping[str, str]) -> Task:
+    """The task of `source` with the options `given`; raises `SharpError` where it lacks a part."""
+    functions = source.functions
+    for name in ("model", "data"):
+        if name not in functions:
+            has = ", ".join(source.public) or "nothing"
+            raise SharpError(
+                f"{source.where}: defines no `{name}` (it defines {has})",
+                "a task needs model() and data(split); `sharp init` writes one to start from",
+            )
+    for name, function in functions.items():
+        if not callable(function) and not (name in ("metrics", "collate") and function is None):
+            raise SharpError(
+                f"{source.where}: `{name}` is not a function but {_described(function)}",
+                f"write `def {name}(…): …`" + (" returning it" if name == "model" else ""),
+            )
+    for_model, for_data, resolved = bind_options(
+        functions["model"], functions["data"], given, source.where
+    )
+    return Task(
+        name=source.where,
+        options=resolved,
+        fingerprint=_fingerprint(source.text, resolved),
+        model=functools.partial(_model, source, for_model),
+        data=functools.partial(_data, source, for_data),
+        predict=functions.get("predict", defaults.predict),
+        loss=functions.get("loss") or defaults.loss_for(source.where),
+        metrics=functions.get("metrics", defaults.metrics),
+        collate=functions.get("collate"),
+    )
+
+
+def _model(source: Source, options: Mapping[str, Any]) -> nn.Module:
+    """Build the model; raises `SharpError` where the task does not give one."""
+    model = _call(source, "model()", source.functions["model"], (), options)
+    if isinstance(model, nn.Module):
+        return model
+    hint = "return the model, built without weights"
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        hint = f"return {model.__name__}(…), not the class"
+    raise SharpError(
+        f"{source.where}: model() returned {_described(model)}, not a torch.nn.Module", hint
+    )
+
+
+def _data(source: Source, options: Mapping[str, Any], split: str) -> Any:
+    """One split of the data; raises `SharpError` where it is not a finite, non-empty data set."""
+    call = f"data('{split}')"
+    data = _call(source, call, source.functions["data"], (split,), options)
+    said, hint = _what_is_wrong(data)
+    if said:
+        raise SharpError(f"{source.where}: {call} {said}", hint)
+    return data
+
+
+def _call(
+    source: Source,
+    call: str,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    options: Mapping[str, Any],
+) -> Any:
+    with user_code(source.where, call, source.file), source.imports:
+        return function(*arguments, **options)
+
+
+_WANTED = "return a map-style Dataset (it has __len__ and __getitem__) or a tuple of tensors"
+
+
+def _what_is_wrong(data: Any) -> tuple[str, str]:
+    """What is wrong with what `data` returned, and what to do; two empty strings if nothing is."""
+    if isinstance(data, DataLoader):
+        return "returned a DataLoader", (
+            "return its dataset: sharp batches by itself, and every batching gives one answer"
+        )
+    if isinstance(data, IterableDataset):
+        return "returned an IterableDataset, of which no size and no n-th row is known", _WANTED
+    if isinstance(data, Tensor):
+        return "returned one tensor", "return a tuple: (inputs, targets), or (inputs,)"
+    if isinstance(data, tuple):
+        return _what_is_wrong_with_tensors(data)
+    if isinstance(data, Mapping) or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+        forgot = " (is `return` missing?)" if data is None else ""
+        return f"returned {_described(data)}{forgot}", _WANTED
+    if len(data) == 0:
+        return "is empty", "check the path and the filter that the data come from"
+    return "", ""
+
+
+def _what_is_wrong_with_tensors(data: tuple[Any, ...]) -> tuple[str, str]:
+    if not data:
+        return "returned an empty tuple", _WANTED
+    for index, item in enumerate(data):
+        if not isinstance(item, Tensor):
+            return f"returned a tuple whose item {index} is {_described(item)}, not a tensor", (
+                "make it one with torch.as_tensor(…), or return a Dataset"
+            )
+        if item.ndim == 0:
+            return f"returned a tuple whose item {index} is a single number", (
+                "each tensor has one row for each example"
+            )
+    lengths = [len(item) for item in data]
+    if len(set(lengths)) > 1:
+        return f"returned tensors of unequal length: {', '.join(map(str, lengths))}", (
+            "each tensor has one row for each example"
+        )
+    if lengths[0] == 0:
+        return "is empty", "check the path and the filter that the data come from"
+    return "", ""
+
+
+def _described(it: Any) -> str:
+    """What `it` is, in a few words."""
+    if it is None:
+        return "None"
+    if isinstance(it, type):
+        return f"the class {it.__name__}"
+    if isinstance(it, torch.Tensor):
+        return f"a tensor of shape {tuple(it.shape)}"
+    name = type(it).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def _fingerprint(text: bytes, options: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(text)
+    digest.update(b"\0" + json.dumps(options, sort_keys=True).encode())
+    return digest.hexdigest()

@@ -1,0 +1,123 @@
+"""What a task that does not say does: how a batch is predicted, its loss, its metrics.
+
+A batch is the data set's collated rows: a tuple or list whose first item is the input and second
+the target, or a mapping that holds the model's keyword arguments and, as `labels`, the target.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..errors import SharpError
+
+__all__ = ["IGNORED", "loss_for", "metrics", "predict"]
+
+IGNORED = -100  # PyTorch's and Hugging Face's mark of a token that does not count
+
+Values = Tensor | tuple[Tensor, Tensor]
+
+
+def predict(model: nn.Module, batch: Any) -> Any:
+    """The model's outputs: `model(inputs)` for a tuple, `model(**batch)` for a mapping."""
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    return model(batch[0] if isinstance(batch, tuple | list) else batch)
+
+
+def loss_for(where: str) -> Callable[[Any, Any], Values]:
+    """The default loss of the task that errors call `where`."""
+    return functools.partial(_cross_entropy, where)
+
+
+def metrics(outputs: Any, batch: Any) -> dict[str, Values]:
+    """The accuracy for integer class targets, nothing for others.
+
+    One value per example, (N,); for token targets a pair: how many tokens of the example are
+    right, and how many count.
+    """
+    scores, targets, kind = _classes(outputs, batch)
+    if kind is None:
+        return {}
+    right = scores.argmax(-1) == targets
+    if kind == "classes":
+        return {"accuracy": right.to(torch.get_default_dtype())}
+    counts = targets != IGNORED
+    dtype = torch.get_default_dtype()
+    return {"accuracy": ((right & counts).sum(1).to(dtype), counts.sum(1).to(dtype))}
+
+
+def _cross_entropy(where: str, outputs: Any, batch: Any) -> Values:
+    """Cross-entropy per example, in nats.
+
+    Targets (N,) with outputs (N, C) give one loss per example, (N,). Token targets (N, T) with
+    outputs (N, T, V) give a pair: the sum over the example's tokens, and how many count (targets
+    of -100 do not). Raises `SharpError` for anything else: there the task has to say.
+    """
+    scores, targets, kind = _classes(outputs, batch)
+    if kind is None:
+        raise SharpError(
+            f"{where}: has no `loss`, and none can be guessed for {_said(outputs, batch)}",
+            "write `def loss(outputs, batch): …`, which gives one loss for each example",
+        )
+    if kind == "classes":
+        return functional.cross_entropy(scores, targets, reduction="none")
+    losses = functional.cross_entropy(
+        scores.transpose(1, 2), targets, reduction="none", ignore_index=IGNORED
+    )
+    return losses.sum(1), (targets != IGNORED).sum(1).to(losses.dtype)
+
+
+def _classes(outputs: Any, batch: Any) -> tuple[Any, Any, str | None]:
+    """Scores, integer targets and their kind: "classes", "tokens", or None where it is neither."""
+    mapping = isinstance(batch, Mapping)
+    scores, targets = _scores(outputs), _targets(batch)
+    if not isinstance(scores, Tensor) or not isinstance(targets, Tensor):
+        return scores, targets, None
+    integer = not (targets.is_floating_point() or targets.is_complex())
+    if not integer or targets.dtype is torch.bool or not scores.is_floating_point():
+        return scores, targets, None
+    if scores.ndim == 2 and targets.shape == scores.shape[:1]:
+        return scores, targets.long(), "classes"
+    # A mapping's token labels may or may not be shifted by one, as for a causal language model:
+    # that is for the task to say.
+    if scores.ndim == 3 and targets.shape == scores.shape[:2] and not mapping:
+        return scores, targets.long(), "tokens"
+    return scores, targets, None
+
+
+def _scores(outputs: Any) -> Any:
+    if isinstance(outputs, Tensor):
+        return outputs
+    if isinstance(outputs, Mapping):
+        return outputs.get("logits")
+    return getattr(outputs, "logits", None)
+
+
+def _targets(batch: Any) -> Any:
+    if isinstance(batch, Mapping):
+        return batch.get("labels")
+    return batch[1] if isinstance(batch, tuple | list) and len(batch) == 2 else None
+
+
+def _said(outputs: Any, batch: Any) -> str:
+    """The outputs and the batch in words, with shapes and types."""
+    scores, targets = _scores(outputs), _targets(batch)
+    first = _shape(scores) if scores is not None else f"outputs of type {type(outputs).__name__}"
+    if targets is None:
+        if isinstance(batch, Mapping):
+            return f"outputs {first} and a batch of {', '.join(map(str, batch))}, without labels"
+        size = f"{len(batch)} items" if isinstance(batch, tuple | list) else "one tensor"
+        return f"outputs {first} and a batch of {size}"
+    return f"outputs {first} and targets {_shape(targets)}"
+
+
+def _shape(it: Any) -> str:
+    if isinstance(it, Tensor):
+        return f"{tuple(it.shape)} {str(it.dtype).removeprefix('torch.')}"
+    return f"of type {type(it).__name__}"

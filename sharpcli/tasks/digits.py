@@ -1,0 +1,58 @@
+"""The built-in task `digits`: real handwritten digits that come with scikit-learn.
+
+1,797 images of 8x8 grey levels (0 to 16, scaled to [0, 1]) in ten classes. Of each class every
+fifth image, in the data set's order, is in the test split: 1,433 train, 364 test, always the same.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from ..errors import SharpError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["data", "model"]
+
+CLASSES = 10
+SIDE = 8
+TEST_EVERY = 5
+
+
+def model(
+    model: Literal["mlp", "cnn"] = "mlp",
+    batch_norm: bool = False,
+    width: int = 64,
+    depth: int = 2,
+    activation: Literal["relu", "tanh", "gelu"] = "relu",
+) -> nn.Module:
+    """An MLP of `depth` hidden layers of `width` units, or a CNN of `depth` 3x3 convolutions."""
+    from .networks import cnn, mlp
+
+    if width < 1 or depth < 1:
+        raise SharpError(f"digits: width {width} and depth {depth} must be 1 or more", None)
+    if model == "cnn":
+        return cnn(1, SIDE, CLASSES, width, depth, activation, batch_norm)
+    return mlp(SIDE * SIDE, CLASSES, width, depth, activation, batch_norm)
+
+
+def data(split: str) -> tuple[Tensor, Tensor]:
+    """Images (N, 1, 8, 8) in float32 and classes (N,) of one split."""
+    import torch
+
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise SharpError(
+            "digits: its images come with scikit-learn, which is not installed",
+            "pip install 'sharpcli[demo]'",
+        ) from error
+    digits = load_digits()
+    images = torch.tensor(digits.data, dtype=torch.float32).reshape(-1, 1, SIDE, SIDE) / 16
+    classes = torch.tensor(digits.target, dtype=torch.int64)
+    one_hot = torch.nn.functional.one_hot(classes, CLASSES)
+    place_in_class = (one_hot.cumsum(0) * one_hot).sum(1) - 1
+    test = place_in_class % TEST_EVERY == TEST_EVERY - 1
+    chosen = test if split == "test" else ~test
+    return images[chosen], classes[chosen]

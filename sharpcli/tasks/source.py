@@ -1,0 +1,227 @@
+"""Where a task's functions come from: a file, an importable object, or a built-in task.
+
+A task's code is the user's and may raise anything; `user_code` turns what it raises into a
+`SharpError` that names the task, the line and the exception.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ..errors import SharpError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from . import Builtin
+
+__all__ = ["Source", "find_source", "user_code"]
+
+FUNCTIONS = ("model", "data", "predict", "loss", "metrics", "collate")
+
+
+@dataclass
+class Imports:
+    """While active, a folder can be imported from; afterwards `sys.path` is as it was.
+
+    With `private`, what was imported from the folder is also taken out of `sys.modules` again and
+    put back at the next use: a `utils.py` beside one task file is never mistaken for another's.
+    """
+
+    folder: Path
+    private: bool = True
+    kept: dict[str, ModuleType] = field(default_factory=dict)
+    shadowed: dict[str, ModuleType] = field(default_factory=dict)
+    before: set[str] = field(default_factory=set)
+
+    def __enter__(self) -> None:
+        sys.path.insert(0, str(self.folder))
+        self.shadowed = {name: sys.modules[name] for name in self.kept if name in sys.modules}
+        self.before = set(sys.modules) - set(self.shadowed)
+        sys.modules.update(self.kept)
+
+    def __exit__(self, *_: object) -> None:
+        if str(self.folder) in sys.path:
+            sys.path.remove(str(self.folder))
+        if self.private:
+            for name in set(sys.modules) - self.before:
+                if self._is_ours(name.partition(".")[0]):
+                    self.kept[name] = sys.modules.pop(name)
+            sys.modules.update(self.shadowed)
+
+    def _is_ours(self, root: str) -> bool:
+        """Whether the module `root` is a file or a package that lies directly in the folder."""
+        module = sys.modules.get(root) or self.kept.get(root)
+        file = getattr(module, "__file__", None)
+        if file is None:
+            return False
+        place = Path(file).parent
+        return self.folder == (place.parent if hasattr(module, "__path__") else place)
+
+
+@dataclass(frozen=True, repr=False)
+class Source:
+    """A task's functions by name, and how to speak of it.
+
+    `where` is what errors call it, `file` the file whose lines are the task's own, `text` what the
+    fingerprint is taken over, `public` the names it defines.
+    """
+
+    where: str
+    functions: Mapping[str, Any]
+    public: tuple[str, ...]
+    text: bytes
+    file: str | None
+    imports: Imports
+
+
+class user_code:  # noqa: N801 (used as `with user_code(...)`, where it reads as a function)
+    """While active, an exception from the task's code becomes a `SharpError` that names it."""
+
+    def __init__(self, where: str, what: str, file: str | None) -> None:
+        self.where, self.what, self.file = where, what, file
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, SharpError) or not isinstance(error, Exception | SystemExit):
+            return  # nothing happened, it is said already, or it is Ctrl-C
+        if isinstance(error, SyntaxError):
+            place = self.where if error.filename == self.file else error.filename
+            raise SharpError(
+                f"{place}, line {error.lineno}: {error.msg}: {(error.text or '').strip()}",
+                "correct the task's code",
+            ) from error
+        lines = [f.lineno for f in traceback.extract_tb(trace) if f.filename == self.file]
+        line = f", line {lines[-1]}" if lines else ""
+        said = f": {error}" if str(error) else ""
+        raise SharpError(
+            f"{self.where}{line}: {self.what} raised {type(error).__name__}{said}",
+            _advice(error),
+        ) from error
+
+
+def find_source(spec: str, builtins: Mapping[str, Builtin]) -> Source:
+    """Find and run the code that `spec` names.
+
+    Raises `UsageError` where there is no such file, module, object or built-in task, `SharpError`
+    where the code fails.
+    """
+    if spec in builtins:
+        return _from_builtin(builtins[spec])
+    if spec.endswith(".py") or Path(spec).is_file():
+        return _from_file(Path(spec), spec)
+    if ":" in spec:
+        return _from_object(spec)
+    raise UsageError(
+        f"there is no task '{spec}': it is no file, and among the built-in tasks "
+        f"{did_you_mean(spec, builtins)}",
+        "name a file (task.py, which `sharp init` writes), an object (package.module:name) or a "
+        "built-in task (`sharp tasks` lists them)",
+    )
+
+
+def _from_file(path: Path, where: str) -> Source:
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"{where}: there is no such task file", f"`sharp init {where}` writes one"
+        ) from error
+    except OSError as error:
+        raise UsageError(
+            f"{where}: the task file cannot be read: {error.strerror}", "check its permissions"
+        ) from error
+    full = path.resolve()
+    # A name that no other module has: what the file defines can still find its own module there.
+    name = f"sharpcli_task_{hashlib.sha256(str(full).encode()).hexdigest()[:16]}"
+    module = ModuleType(name)
+    module.__file__ = str(full)
+    imports = Imports(full.parent)
+    sys.modules[name] = module
+    with user_code(where, "importing it", str(full)), imports:
+        exec(compile(text, str(full), "exec", dont_inherit=True), module.__dict__)
+    return Source(where, *_contents(module), text, str(full), imports)
+
+
+def _from_object(spec: str) -> Source:
+    module_name, _, attribute = spec.partition(":")
+    imports = Imports(Path.cwd(), private=False)
+    try:
+        with imports:
+            found = importlib.util.find_spec(module_name) if module_name else None
+    except ModuleNotFoundError:  # a parent package is missing
+        found = None
+    except ValueError:  # the module is loaded and has no spec, as __main__
+        found = None
+    if found is None:
+        raise UsageError(
+            f"{spec}: there is no module '{module_name}' here",
+            "install it, or run sharp in the folder that holds it; an object is named "
+            "package.module:name",
+        )
+    with user_code(spec, "importing it", found.origin), imports:
+        module = importlib.import_module(module_name)
+    it: Any = module
+    for part in filter(None, attribute.split(".")):
+        if not hasattr(it, part):
+            public = [name for name in dir(it) if not name.startswith("_")]
+            raise UsageError(
+                f"{spec}: '{module_name}' has no '{part}': {did_you_mean(part, public)}",
+                "an object is named package.module:name",
+            )
+        it = getattr(it, part)
+    if isinstance(it, type) and _wants_self(it):
+        with user_code(spec, f"{it.__name__}()", found.origin), imports:
+            it = it()
+    source = found.origin if found.origin and found.origin.endswith(".py") else None
+    text = Path(source).read_bytes() if source else repr(spec).encode()
+    return Source(spec, *_contents(it), text, found.origin, imports)
+
+
+def _from_builtin(builtin: Builtin) -> Source:
+    module = importlib.import_module(builtin.module)
+    try:
+        version = importlib.metadata.version(builtin.package)
+    except importlib.metadata.PackageNotFoundError:
+        version = "absent"  # `data` says so, and how to install it
+    text = f"{builtin.name} {builtin.package} {version}".encode()
+    folder = Path(__file__).parent
+    imports = Imports(folder, private=False)
+    return Source(builtin.name, *_contents(module), text, module.__file__, imports)
+
+
+def _contents(it: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
+    functions = {name: getattr(it, name) for name in FUNCTIONS if hasattr(it, name)}
+    return functions, tuple(name for name in vars(it) if not name.startswith("_"))
+
+
+def _wants_self(kind: type) -> bool:
+    """Whether `model` is a method, so that an instance is needed to call it."""
+    model = inspect.getattr_static(kind, "model", None)
+    return inspect.isfunction(model) and next(iter(inspect.signature(model).parameters), "") in (
+        "self",
+    )
+
+
+def _advice(error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return f"install '{error.name}' in the environment that runs sharp ({sys.executable})"
+    if isinstance(error, SystemExit):
+        return "put what the file does as a script under `if __name__ == '__main__':`"
+    return "correct the task's code; python -i on the file helps to see why"
