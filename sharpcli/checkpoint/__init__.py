@@ -1,0 +1,22 @@
+"""From a path to named tensors and facts: safetensors, torch files, shards, Hugging Face folders.
+
+A checkpoint is data. Nothing in one can make this package import or run code: safetensors headers
+are proven before anything is allocated, and pickles go through torch's `weights_only` reader or
+nowhere.
+"""
+
+from .contents import Checkpoint, first_not_finite
+from .load import load_checkpoint
+from .matching import Match, match_tensors
+from .optimizer import summarize_optimizer
+from .safetensors_file import save_checkpoint
+
+__all__ = [
+    "Checkpoint",
+    "Match",
+    "first_not_finite",
+    "load_checkpoint",
+    "match_tensors",
+    "save_checkpoint",
+    "summarize_optimizer",
+]

@@ -1,0 +1,283 @@
+"""From a path (a file, a sharded index or a folder) to a `Checkpoint`."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import stat
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import SharpError, did_you_mean
+from .contents import Checkpoint, Contents, Metadata, listed, open_error, plain_scalar, sha256_of
+from .nesting import unnest
+from .optimizer import is_optimizer, optimizer_settings
+from .safetensors_file import looks_like_safetensors, read_safetensors
+from .torch_file import looks_like_torch, read_torch, refuse_text_pickle
+
+__all__ = ["load_checkpoint"]
+
+_FORMATS = {
+    ".safetensors": "safetensors",
+    ".pt": "torch",
+    ".pth": "torch",
+    ".ckpt": "torch",
+    ".bin": "torch",
+}
+_KNOWN = f"pass a safetensors file, a torch file ({', '.join(list(_FORMATS)[1:])}) or a folder"
+# in the order in which a folder's weights are looked for
+_FOLDER_NAMES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_BESIDE_WEIGHTS = ("optimizer", "scheduler", "scaler", "training_args", "rng_state")
+_LARGEST_JSON = 256 * 2**20  # bytes; an index of a million tensors takes half of it
+_SIGNATURES = {
+    b"\x89HDF\r\n": "an HDF5 (Keras) file",
+    b"GGUF": "a GGUF file",
+    b"\x93NUMPY": "a NumPy array",
+    b"\x1f\x8b": "a gzip archive",
+    b"\x28\xb5\x2f\xfd": "a Zstandard archive",
+    b"7z\xbc\xaf": "a 7-Zip archive",
+}
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read the checkpoint at `path`; what it is, its content decides, not its name.
+
+    Raises `SharpError` naming the file (and the tensor) for anything that is not a whole, plain
+    checkpoint; no code in it runs. Cost: one pass over the file, and its size in memory (twice
+    that while the digest of a torch file is taken from disk).
+    """
+    path = Path(path)
+    try:
+        status = path.stat()
+    except FileNotFoundError as error:
+        raise SharpError(f"{path}: there is no such file", _nearby(path)) from error
+    except (OSError, ValueError) as error:
+        reason = OSError(str(error)) if isinstance(error, ValueError) else error
+        raise open_error(path, reason) from error
+    try:
+        if stat.S_ISDIR(status.st_mode):
+            contents = _read_folder(path)
+        elif not stat.S_ISREG(status.st_mode):
+            raise SharpError(f"{path}: is not a regular file", _KNOWN)
+        elif path.name.endswith(".index.json"):
+            contents = _read_sharded(path)
+        else:
+            contents = _read_file(path)
+    except OSError as error:
+        raise open_error(path, error) from error
+    if not contents.tensors:
+        raise SharpError(f"{path}: holds no tensors", "save the model's state dict in it")
+    return Checkpoint(
+        path,
+        contents.tensors,
+        contents.metadata,
+        contents.sha256,
+        contents.notes,
+        contents.optimizer,
+    )
+
+
+def _nearby(path: Path) -> str:
+    """The nearest name in the same folder, where there is one."""
+    try:
+        names = [each.name for each in path.parent.iterdir()]
+    except OSError:
+        return "check the path"
+    suggestion = did_you_mean(path.name, names)
+    return suggestion if suggestion.startswith("did") else "check the path"
+
+
+def _read_file(path: Path) -> Contents:
+    size = path.stat().st_size
+    if size == 0:
+        raise SharpError(f"{path}: is empty", "copy or save the checkpoint again")
+    with path.open("rb") as file:
+        head = file.read(512)
+    kind = _format(path, head, size)
+    if kind == "safetensors":
+        contents = read_safetensors(path)
+    else:
+        found = unnest(path, read_torch(path), size)
+        contents = Contents(
+            found.tensors, sha256_of(path), found.metadata, found.notes, found.optimizer
+        )
+    named = _FORMATS.get(path.suffix.lower())
+    if named is not None and named != kind:
+        note = f"named '{path.suffix}' but holds {'a torch file' if kind == 'torch' else kind}"
+        contents = dataclasses.replace(contents, notes=(note, *contents.notes))
+    return contents
+
+
+def _format(path: Path, head: bytes, size: int) -> str:
+    """Tell safetensors from torch by the first bytes, by the suffix only where they cannot."""
+    # a safetensors header may by its length begin as a pickle does, so it is looked for first
+    if looks_like_safetensors(head, size):
+        return "safetensors"
+    if looks_like_torch(head):
+        return "torch"
+    if _FORMATS.get(path.suffix.lower()) == "torch":
+        refuse_text_pickle(path)
+    if head.startswith(b"version https://git-lfs"):
+        raise SharpError(f"{path}: is a Git LFS pointer, not the file itself", "run: git lfs pull")
+    if _is_text(head):
+        raise SharpError(f"{path}: is a text file, not a checkpoint", _KNOWN)
+    for signature, name in _SIGNATURES.items():
+        if head.startswith(signature):
+            raise SharpError(f"{path}: is {name}, not a checkpoint", _KNOWN)
+    if head[8:9] == b"{" or path.suffix.lower() == ".safetensors":
+        return "safetensors"
+    raise SharpError(f"{path}: is neither safetensors nor a torch file", _KNOWN)
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = head.decode("utf-8", "strict" if len(head) < 512 else "ignore")
+    except UnicodeDecodeError:
+        return False
+    return all(character.isprintable() or character in "\t\r\n\f" for character in text)
+
+
+def _read_folder(folder: Path) -> Contents:
+    weights = _weights_in(folder)
+    sharded = weights.name.endswith(".index.json")
+    contents = _read_sharded(weights) if sharded else _read_file(weights)
+    notes = [f"read from '{weights.name}'", *contents.notes]
+    metadata, optimizer = dict(contents.metadata), contents.optimizer
+    for name, value in _trainer_state(folder, notes).items():
+        metadata.setdefault(name, value)
+    if optimizer is None and (folder / "optimizer.pt").is_file():
+        try:
+            # on disk until it is used: it is twice the weights, and few measures need it
+            loaded = read_torch(folder / "optimizer.pt", mapped=True)
+        except SharpError as error:
+            notes.append(f"optimizer state left aside: {error.message}")
+        else:
+            if is_optimizer(loaded):
+                optimizer = loaded
+                for name, value in optimizer_settings(loaded).items():
+                    metadata.setdefault(name, value)
+            else:
+                notes.append("'optimizer.pt' left aside: it holds no optimizer state")
+    return dataclasses.replace(contents, metadata=metadata, notes=tuple(notes), optimizer=optimizer)
+
+
+def _weights_in(folder: Path) -> Path:
+    for name in _FOLDER_NAMES:
+        if (folder / name).exists():
+            return folder / name
+    every = sorted(folder.iterdir())
+    indices = [each for each in every if each.name.endswith(".index.json")]
+    files = [
+        each
+        for each in every
+        if each.suffix.lower() in _FORMATS and not each.name.startswith(_BESIDE_WEIGHTS)
+    ]
+    found = indices or files
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise SharpError(
+            f"{folder}: has more than one checkpoint: {listed(each.name for each in found)}",
+            f"name one, as {found[0]}",
+        )
+    if any(each.suffix == ".distcp" for each in every):
+        raise SharpError(
+            f"{folder}: is a distributed checkpoint",
+            "convert it: python -m torch.distributed.checkpoint.format_utils dcp_to_torch "
+            f"{folder} model.pt",
+        )
+    below = [each for each in every if each.is_dir() and each.name.startswith("checkpoint")]
+    raise SharpError(
+        f"{folder}: is a folder without a checkpoint",
+        f"pass one of the folders in it: {listed(each.name for each in below)}"
+        if below
+        else f"it should hold one of {', '.join(_FOLDER_NAMES)}",
+    )
+
+
+def _trainer_state(folder: Path, notes: list[str]) -> Metadata:
+    """The scalars of Hugging Face's `trainer_state.json`; a broken one is noted, no more."""
+    path = folder / "trainer_state.json"
+    if not path.is_file():
+        return {}
+    try:
+        state = _read_json(path)
+    except SharpError as error:
+        notes.append(f"left aside: {error.message}")
+        return {}
+    scalars = {name: plain_scalar(value) for name, value in state.items()}
+    return {name: value for name, value in scalars.items() if value is not None}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > _LARGEST_JSON:
+        raise SharpError(f"{path}: is too large to be an index or a state", "check the file")
+    try:
+        table = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise SharpError(f"{path}: is not JSON", "copy or download it again") from error
+    if not isinstance(table, dict):
+        raise SharpError(f"{path}: is not a JSON object", "copy or download it again")
+    return table
+
+
+def _read_sharded(index: Path) -> Contents:
+    """All shards that an index names, one after the other."""
+    shards = _shards(index)
+    digest = hashlib.sha256()
+    tensors: dict[str, Tensor] = {}
+    metadata: Metadata = {}
+    notes = [f"{len(shards)} shards"]
+    for shard, names in sorted(shards.items()):
+        contents = _read_file(index.parent / shard)
+        digest.update(bytes.fromhex(contents.sha256))
+        absent = [name for name in names if name not in contents.tensors]
+        if absent:
+            raise SharpError(
+                f"{index.parent / shard}: lacks {listed(absent)}, which {index.name} says it holds",
+                "the index and the shards are of different checkpoints: copy both again",
+            )
+        extra = [name for name in contents.tensors if name not in names]
+        if extra:
+            notes.append(f"left out {listed(extra)} of '{shard}': not in the index")
+        tensors.update({name: contents.tensors[name] for name in names})
+        metadata.update(contents.metadata)
+        notes.extend(note for note in contents.notes if note not in notes)
+    return Contents(tensors, digest.hexdigest(), metadata, tuple(notes))
+
+
+def _shards(index: Path) -> dict[str, list[str]]:
+    """Shard file → the tensors it holds, every shard known to lie in the index's folder."""
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise SharpError(f"{index}: has no 'weight_map'", "pass a safetensors or torch index")
+    shards: dict[str, list[str]] = {}
+    for name, shard in weight_map.items():
+        if not isinstance(shard, str) or not shard:
+            raise SharpError(
+                f"{index}: tensor {listed([name])} names no file",
+                "copy or download the index again",
+            )
+        parts = PurePosixPath(shard.replace("\\", "/")).parts
+        if ".." in parts or PurePosixPath(shard).is_absolute() or "\0" in shard or ":" in parts[0]:
+            raise SharpError(
+                f"{index}: refused: tensor {listed([name])} lies in {listed([shard])}, outside the "
+                "checkpoint's folder",
+                "the index is not trustworthy: download it again from where it was published",
+            )
+        shards.setdefault(shard, []).append(name)
+    missing = [shard for shard in sorted(shards) if not (index.parent / shard).is_file()]
+    if missing:
+        raise SharpError(
+            f"{index}: the shard {listed(missing)} is missing ({len(missing)} of {len(shards)})",
+            "copy or download the missing shards into the same folder",
+        )
+    return shards

@@ -1,0 +1,234 @@
+"""Give each tensor of a model its tensor of the checkpoint, and say what had to be undone."""
+
+from __future__ import annotations
+
+import difflib
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import SharpError
+from .contents import Checkpoint, listed
+
+__all__ = ["Match", "match_tensors"]
+
+# what DataParallel, torch.compile, Lightning modules and training scripts wrap a model in
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
+_MOST_CHANGES = 4
+_SHOWN = 5
+_COUNTER = "num_batches_tracked"  # counts steps of batch norm; no output in eval mode depends on it
+_Names = dict[str, str]  # the name as renamed → the name in the checkpoint
+
+
+@dataclass(frozen=True)
+class Match:
+    """A model's tensors, keyed as the model's own state dict, and what was undone to find them."""
+
+    tensors: dict[str, Tensor]
+    notes: tuple[str, ...] = ()
+
+
+def match_tensors(checkpoint: Checkpoint, expected: Mapping[str, Tensor]) -> Match:
+    """The checkpoint's tensors under the names of `expected`, the model's `state_dict()`.
+
+    Names are tried as they are; wrappers' prefixes are removed or added only where more names
+    fit then. A tensor that the model ties to another, and the file leaves out, is taken from its
+    twin. Dtypes stay as stored. Raises `SharpError` naming missing, unexpected and misshaped
+    tensors with both shapes and the nearest match, and tied tensors that differ.
+    Cost: no copies; the values of tied tensors are compared once.
+    """
+    wanted = {name: tensor for name, tensor in expected.items() if isinstance(tensor, Tensor)}
+    names, notes = _best_names(checkpoint.tensors, wanted)
+    given = {name: checkpoint.tensors[stored] for name, stored in names.items()}
+    twins = _twins(wanted)
+    matched: dict[str, Tensor] = {}
+    missing, filled, counters = [], [], []
+    for name, model_tensor in wanted.items():
+        twin = next((each for each in twins.get(name, ()) if each in given), None)
+        if name in given:
+            matched[name] = given[name]
+        elif twin is not None:
+            matched[name] = given[twin]
+            filled.append(f"'{name}' from '{twin}'")
+        elif _is_counter(name, model_tensor):
+            matched[name] = model_tensor.detach().clone()
+            counters.append(name)
+        else:
+            missing.append(name)
+    extra = [name for name in given if name not in wanted]
+    ignored = [name for name in extra if _is_counter(name, given[name])]
+    unexpected = [name for name in extra if name not in ignored]
+    misfits = [name for name in matched if _misfit(matched[name], wanted[name])]
+    if missing or unexpected or misfits:
+        raise _error(checkpoint, wanted, given, matched, missing, unexpected, misfits)
+    _check_tied(checkpoint, matched, twins)
+    if filled:
+        more = f" and {len(filled) - 3} more" if len(filled) > 3 else ""
+        notes.append(f"tied tensors filled: {', '.join(filled[:3])}{more}")
+    if counters:
+        notes.append(f"{listed(counters, 2)} not in the file: kept from the model")
+    if ignored:
+        notes.append(f"{listed(ignored, 2)} not in the model: left out")
+    return Match(matched, tuple(notes))
+
+
+def _best_names(stored: Iterable[str], wanted: Mapping[str, Tensor]) -> tuple[_Names, list[str]]:
+    """The renaming under which most names fit; of equals, the one that changes least."""
+    best: tuple[_Names, list[str]] = ({}, [])
+    most = -1
+    for names, notes in _renamings({name: name for name in stored}, wanted):
+        fitting = sum(name in wanted for name in names)
+        if fitting > most:
+            best, most = (names, notes), fitting
+        if fitting == len(wanted) == len(names):
+            break
+    return best
+
+
+def _renamings(names: _Names, wanted: Iterable[str]) -> Iterator[tuple[_Names, list[str]]]:
+    """All renamings by at most `_MOST_CHANGES` prefixes, fewest changes first."""
+    addable = [p for p in _PREFIXES if any(name.startswith(p) for name in wanted)]
+    seen: set[frozenset[str]] = {frozenset(names)}
+    queue: deque[tuple[_Names, list[str]]] = deque([(names, [])])
+    while queue:
+        names, notes = queue.popleft()
+        yield names, notes
+        if len(notes) == _MOST_CHANGES:
+            continue
+        changes = [
+            (_removed(names, prefix), f"prefix '{prefix}' removed") for prefix in _PREFIXES
+        ] + [
+            ({prefix + name: kept for name, kept in names.items()}, f"prefix '{prefix}' added")
+            for prefix in addable
+        ]
+        for renamed, note in changes:
+            key = frozenset(renamed)
+            if len(renamed) == len(names) and key not in seen:
+                seen.add(key)
+                queue.append((renamed, [*notes, note]))
+
+
+def _removed(names: _Names, prefix: str) -> _Names:
+    """`names` without one leading `prefix`; torch.compile's may sit on any submodule."""
+    if prefix == "_orig_mod.":
+        return {name.replace(prefix, ""): kept for name, kept in names.items()}
+    return {name.removeprefix(prefix): kept for name, kept in names.items()}
+
+
+def _twins(wanted: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """Name → the other names under which the model holds the very same tensor."""
+    groups: dict[tuple[object, ...], list[str]] = {}
+    for name, tensor in wanted.items():
+        address = tensor.untyped_storage().data_ptr()
+        if address and tensor.numel():
+            place = (address, tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
+            groups.setdefault(place, []).append(name)
+    return {
+        name: [other for other in group if other != name]
+        for group in groups.values()
+        if len(group) > 1
+        for name in group
+    }
+
+
+def _is_counter(name: str, tensor: Tensor) -> bool:
+    return name.rpartition(".")[2] == _COUNTER and not tensor.is_floating_point()
+
+
+def _misfit(stored: Tensor, model: Tensor) -> bool:
+    return stored.shape != model.shape or _number_kind(stored) != _number_kind(model)
+
+
+def _number_kind(tensor: Tensor) -> str:
+    if tensor.is_complex():
+        return "complex"
+    return "floating" if tensor.is_floating_point() else "whole"
+
+
+def _check_tied(
+    checkpoint: Checkpoint, matched: Mapping[str, Tensor], twins: Mapping[str, list[str]]
+) -> None:
+    for name, others in twins.items():
+        first, other = matched[name], others[0]
+        if first is not matched[other] and not _same(first, matched[other]):
+            raise SharpError(
+                f"{checkpoint.path}: '{name}' and '{other}' are one tensor in the model but differ "
+                "in the file",
+                "untie them in the task's model(), or check that the file is of this model",
+            )
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    if a.dtype != b.dtype:
+        return False
+    if a.data_ptr() == b.data_ptr() and a.stride() == b.stride():
+        return True
+    # bit for bit, so that a NaN equals itself and is reported as what it is
+    return torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
+
+
+def _error(
+    checkpoint: Checkpoint,
+    wanted: Mapping[str, Tensor],
+    given: Mapping[str, Tensor],
+    matched: Mapping[str, Tensor],
+    missing: list[str],
+    unexpected: list[str],
+    misfits: list[str],
+) -> SharpError:
+    """One error for all that does not fit: the counts, then the first few tensors in detail."""
+    counts = [
+        f"{len(names)} {what}"
+        for names, what in (
+            (misfits, "misshaped"),
+            (missing, "missing"),
+            (unexpected, "unexpected"),
+        )
+        if names
+    ]
+    details = []
+    for name in misfits[:_SHOWN]:
+        stored, model = matched[name], wanted[name]
+        details.append(
+            f"'{name}' is {_described(stored, model)} in the file and "
+            f"{_described(model, stored)} in the model"
+        )
+    for name in missing[: _SHOWN - len(details)]:
+        details.append(
+            f"'{name}' {_shape(wanted[name])} is missing{_nearest(name, unexpected, given, 'file')}"
+        )
+    for name in unexpected[: _SHOWN - len(details)]:
+        details.append(
+            f"'{name}' {_shape(given[name])} is unexpected"
+            f"{_nearest(name, missing, wanted, 'model')}"
+        )
+    more = len(missing) + len(unexpected) + len(misfits) - len(details)
+    if more:
+        details.append(f"and {more} more")
+    fits = any(name in wanted for name in given)
+    return SharpError(
+        f"{checkpoint.path}: does not fit the task's model ({', '.join(counts)} of "
+        f"{len(wanted)}): {'; '.join(details)}",
+        "give the model the options it was trained with (-O name=value), or name another task"
+        if fits
+        else "no name fits: check that the file and the task (--task) are of the same model",
+    )
+
+
+def _nearest(name: str, others: list[str], tensors: Mapping[str, Tensor], where: str) -> str:
+    near = difflib.get_close_matches(name, others, n=1, cutoff=0.5)
+    return f" (nearest in the {where}: '{near[0]}' {_shape(tensors[near[0]])})" if near else ""
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(tuple(tensor.shape))
+
+
+def _described(tensor: Tensor, beside: Tensor) -> str:
+    """The shape, or the dtype where the shapes agree and only the kind of number differs."""
+    if tensor.shape != beside.shape:
+        return _shape(tensor)
+    return f"{_shape(tensor)} {str(tensor.dtype).removeprefix('torch.')}"

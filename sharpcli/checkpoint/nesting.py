@@ -1,0 +1,206 @@
+"""From the object in a torch file to its state dict, and to the facts that lie beside it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import SharpError
+from .contents import Metadata, listed, plain_scalar
+from .optimizer import is_optimizer, optimizer_settings
+
+__all__ = ["Unnested", "unnest"]
+
+_STATE_KEYS = (
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "module",
+    "net",
+    "network",
+    "weights",
+    "params",
+)
+_OPTIMIZER_KEYS = (
+    "optimizer",
+    "optimizer_state_dict",
+    "optimizer_state",
+    "optimizer_states",
+    "optim",
+    "optimizers",
+)
+_SETTINGS_KEYS = ("hyper_parameters", "hparams", "hyperparameters", "args", "config", "cfg")
+_SAVE = "save it as torch.save({'model': model.state_dict(), …}) or as safetensors"
+_DEEPEST = 5
+
+
+@dataclass(frozen=True)
+class Unnested:
+    """A torch file's tensors by name, with fields as in `Checkpoint`."""
+
+    tensors: dict[str, Tensor]
+    metadata: Metadata
+    notes: tuple[str, ...]
+    optimizer: Mapping[str, Any] | None
+
+
+def unnest(path: Path, loaded: object, size: int) -> Unnested:
+    """Find the state dict in `loaded`, which came from a file of `size` bytes at `path`.
+
+    Raises `SharpError` where there is none, or where a tensor in it is not plain.
+    """
+    notes: list[str] = []
+    around: list[Mapping[Any, Any]] = []
+    state = loaded
+    for _ in range(_DEEPEST):
+        key = _state_key(path, state)
+        if key is None or not isinstance(state, Mapping):
+            break
+        notes.append(f"weights taken from '{key}'")
+        around.append({name: value for name, value in state.items() if name != key})
+        state = state[key]
+    if not isinstance(state, Mapping):
+        raise SharpError(f"{path}: holds {_described(state)}, not tensors by name", _SAVE)
+    tensors = {
+        name: _plain(path, name, value, size)
+        for name, value in state.items()
+        if isinstance(name, str) and isinstance(value, Tensor)
+    }
+    if not tensors:
+        _raise_without_tensors(path, state)
+    dropped = [str(name) for name in state if name not in tensors]
+    if dropped and around:
+        notes.append(f"left out {listed(dropped)}: not a tensor")
+    elif dropped:
+        around.append({name: value for name, value in state.items() if name not in tensors})
+    metadata, optimizer = _facts(around, notes)
+    return Unnested(tensors, metadata, tuple(notes), optimizer)
+
+
+def _state_key(path: Path, loaded: object) -> str | None:
+    """The key under which the weights lie one level deeper, None where they lie here."""
+    if not isinstance(loaded, Mapping):
+        return None
+    for key in _STATE_KEYS:
+        if key in loaded and _holds_tensors(loaded[key], _DEEPEST):
+            return key
+    if any(isinstance(value, Tensor) for value in loaded.values()) or is_optimizer(loaded):
+        return None
+    others = [
+        name
+        for name, value in loaded.items()
+        if isinstance(name, str)
+        and not name.startswith(("optim", "lr_sched", "sched"))
+        and not is_optimizer(value)
+        and _holds_tensors(value, 1)
+    ]
+    if len(others) > 1:
+        raise SharpError(
+            f"{path}: more than one entry could be the weights: {listed(others)}",
+            "save the state dict to measure by itself, or under the key 'model'",
+        )
+    return others[0] if others else None
+
+
+def _holds_tensors(value: object, depth: int) -> bool:
+    if not isinstance(value, Mapping) or depth == 0:
+        return False
+    if any(isinstance(each, Tensor) for each in value.values()):
+        return True
+    return any(_holds_tensors(value[key], depth - 1) for key in _STATE_KEYS if key in value)
+
+
+def _raise_without_tensors(path: Path, state: Mapping[Any, Any]) -> None:
+    if is_optimizer(state):
+        raise SharpError(
+            f"{path}: holds an optimizer's state, not weights",
+            "pass the model's file, or the folder that holds both",
+        )
+    keys = listed(map(str, state)) if state else "none"
+    raise SharpError(f"{path}: holds no tensors by name; its keys: {keys}", _SAVE)
+
+
+def _plain(path: Path, name: str, tensor: Tensor, size: int) -> Tensor:
+    """`tensor` without history, once it is known to be dense, here, and inside the file."""
+    where = f"{path}: tensor {listed([name])}"
+    if type(tensor) not in (Tensor, torch.nn.Parameter, torch.nn.Buffer):
+        raise SharpError(f"{where} is a {type(tensor).__name__}, not a plain tensor", _SAVE)
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        kind = "quantized" if tensor.is_quantized else "sparse"
+        raise SharpError(f"{where} is {kind}", "store it as a dense floating-point tensor")
+    if tensor.device.type != "cpu":
+        raise SharpError(
+            f"{where} has no data (device '{tensor.device.type}')",
+            "save the model once its weights are loaded",
+        )
+    if tensor.numel() * tensor.element_size() > size:
+        raise SharpError(
+            f"{where} of shape {tuple(tensor.shape)} is larger than the file that holds it",
+            "save it with .contiguous(), or, if that is not how it was made, copy the file again",
+        )
+    return tensor.detach()
+
+
+def _facts(
+    around: list[Mapping[Any, Any]], notes: list[str]
+) -> tuple[Metadata, Mapping[str, Any] | None]:
+    """Scalars beside the weights (outermost first), and the optimizer's state."""
+    metadata: Metadata = {}
+    optimizer: Mapping[str, Any] | None = None
+    aside: list[str] = []
+    for level in around:
+        for key, value in level.items():
+            if (scalar := plain_scalar(value)) is not None:
+                metadata.setdefault(str(key), scalar)
+            elif key in _OPTIMIZER_KEYS or is_optimizer(value):
+                found = [each for each in _each(value) if is_optimizer(each)]
+                if optimizer is None and found:
+                    optimizer = found[0]
+                if len(found) > 1:
+                    notes.append(f"'{key}' has {len(found)} optimizers; the first was taken")
+            elif _holds_tensors(value, 1):
+                aside.append(str(key))
+    for level in around:
+        for key in _SETTINGS_KEYS:
+            for name, value in _settings(level.get(key)):
+                metadata.setdefault(name, value)
+    if optimizer is not None:
+        for name, value in optimizer_settings(optimizer).items():
+            metadata.setdefault(name, value)
+    if aside:
+        notes.append(f"left aside {listed(aside)}")
+    return metadata, optimizer
+
+
+def _each(value: Any) -> Iterator[Any]:
+    if isinstance(value, list | tuple):
+        yield from value
+    else:
+        yield value
+
+
+def _settings(value: object) -> Iterator[tuple[str, str | int | float | bool]]:
+    """The scalars of a mapping or namespace of settings; a pair or triple becomes text."""
+    table = vars(value) if isinstance(value, argparse.Namespace) else value
+    if not isinstance(table, Mapping):
+        return
+    for name, each in table.items():
+        scalar = plain_scalar(each)
+        if scalar is None and isinstance(each, list | tuple) and 0 < len(each) <= 3:
+            parts = [plain_scalar(part) for part in each]
+            scalar = None if None in parts else ",".join(str(part) for part in parts)
+        if scalar is not None:
+            yield str(name), scalar
+
+
+def _described(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"one tensor of shape {tuple(value.shape)}"
+    return f"a {type(value).__name__}"

@@ -1,0 +1,88 @@
+"""What an optimizer's state dict says about how the weights were trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from .contents import Metadata, plain_scalar
+
+__all__ = ["is_optimizer", "optimizer_settings", "summarize_optimizer"]
+
+_SETTINGS = ("lr", "weight_decay", "momentum", "eps", "nesterov", "amsgrad")
+
+
+def is_optimizer(value: object) -> bool:
+    """Whether `value` is laid out as `torch.optim.Optimizer.state_dict()` is."""
+    if not isinstance(value, Mapping):
+        return False
+    groups = value.get("param_groups")
+    return (
+        isinstance(groups, list)
+        and bool(groups)
+        and all(isinstance(group, Mapping) for group in groups)
+        and isinstance(value.get("state"), Mapping)
+    )
+
+
+def optimizer_settings(optimizer: Mapping[str, Any]) -> Metadata:
+    """`optimizer` (where it can be told), `lr`, `betas` as text, `beta1`, `beta2`, … of group 0."""
+    group = optimizer["param_groups"][0]
+    settings: Metadata = {}
+    kind = _kind(optimizer)
+    if kind is not None:
+        settings["optimizer"] = kind
+    for name in _SETTINGS:
+        value = plain_scalar(group.get(name))
+        if value is not None:
+            settings[name] = value
+    betas = group.get("betas")
+    if isinstance(betas, list | tuple) and all(isinstance(beta, int | float) for beta in betas):
+        settings["betas"] = ",".join(str(beta) for beta in betas)
+        settings.update({f"beta{i}": float(beta) for i, beta in enumerate(betas[:9], start=1)})
+    return settings
+
+
+def summarize_optimizer(optimizer: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, with how many parameter groups, tensors and bytes the state has."""
+    tensors = list(_tensors(optimizer["state"]))
+    return {
+        **optimizer_settings(optimizer),
+        "groups": len(optimizer["param_groups"]),
+        "state": sorted({name for name, _ in tensors}),
+        "tensors": len(tensors),
+        "bytes": sum(tensor.numel() * tensor.element_size() for _, tensor in tensors),
+    }
+
+
+def _kind(optimizer: Mapping[str, Any]) -> str | None:
+    group = optimizer["param_groups"][0]
+    names = {name for name, _ in _tensors(optimizer["state"])}
+    if {"exp_avg", "exp_avg_sq"} <= names and not names - {
+        "exp_avg",
+        "exp_avg_sq",
+        "max_exp_avg_sq",
+        "step",
+    }:
+        decoupled = group.get("decoupled_weight_decay")
+        if decoupled is not None:
+            return "adamw" if decoupled else "adam"
+        # without weight decay the two are the same; with it, older files do not tell
+        return "adam" if not group.get("weight_decay") else None
+    if "square_avg" in names and "alpha" in group:
+        return "rmsprop"
+    if "sum" in names and "lr_decay" in group:
+        return "adagrad"
+    if "momentum" in group and "nesterov" in group and "betas" not in group:
+        return "sgd"
+    return None
+
+
+def _tensors(state: Mapping[Any, Any]) -> Iterator[tuple[str, Tensor]]:
+    for slots in state.values():
+        if isinstance(slots, Mapping):
+            for name, value in slots.items():
+                if isinstance(value, Tensor):
+                    yield str(name), value

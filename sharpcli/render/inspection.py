@@ -1,0 +1,87 @@
+"""What `sharp inspect` found, as a page: for each checkpoint its tensors, settings and optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.text import Text
+
+from .numbers import NOT_FINITE, format_number
+from .table import Column, Page, Row, Sheet, page_lines
+
+__all__ = ["inspection_page", "inspection_tables"]
+
+_UNITS = ("bytes", "kB", "MB", "GB", "TB")
+
+
+def inspection_page(document: Mapping[str, Any]) -> Page:
+    """Lay out an `inspect` document: up to three sheets a checkpoint, a failed one in its place."""
+    sheets = [sheet for result in document["results"] for sheet in _sheets(result)]
+    return Page(context=(), sheets=sheets)
+
+
+def inspection_tables(document: Mapping[str, Any], width: int = 100) -> list[Text]:
+    """The page's lines, styled, at most `width` cells wide."""
+    return list(page_lines(inspection_page(document), width))
+
+
+def _sheets(result: Mapping[str, Any]) -> list[Sheet]:
+    checkpoint = result["checkpoint"]
+    if result["status"] == "failed":
+        row = Row(str(checkpoint["path"]), result["error"]["message"])
+        return [Sheet([row], [Column("", [""], numeric=False)])]
+    tensors = result["tensors"]
+    title = (
+        f"{checkpoint['path']}: {_counted(len(tensors), 'tensor')}, "
+        f"{_counted(checkpoint['elements'], 'element')}, {_size(checkpoint['bytes'])}"
+    )
+    columns = [
+        Column("shape", [_shape(each["shape"]) for each in tensors], numeric=False),
+        Column("dtype", [each["dtype"] for each in tensors], numeric=False),
+        *(Column(key, [_number(each, key) for each in tensors]) for key in ("norm", "min", "max")),
+    ]
+    sheets = [Sheet([Row(each["name"]) for each in tensors], columns, title, "tensor")]
+    if checkpoint["metadata"]:
+        sheets.append(_facts("metadata", checkpoint["metadata"]))
+    if result["optimizer"]:
+        sheets.append(_facts("optimizer state", result["optimizer"]))
+    return sheets
+
+
+def _facts(caption: str, facts: Mapping[str, Any]) -> Sheet:
+    rows = [Row(str(name)) for name in facts]
+    return Sheet(rows, [Column("value", [_fact(v) for v in facts.values()], False)], "", caption)
+
+
+def _fact(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return str(value)
+
+
+def _number(tensor: Mapping[str, Any], key: str) -> str:
+    """A dash where the dtype has no such number, a word where it is NaN or infinite."""
+    if key not in tensor:
+        return "–"
+    value = tensor[key]
+    return NOT_FINITE if value is None else format_number(value)
+
+
+def _shape(shape: list[int]) -> str:
+    return "×".join(map(str, shape)) or "scalar"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _size(count: float) -> str:
+    unit = 0
+    while count >= 1000 and unit < len(_UNITS) - 1:
+        count, unit = count / 1000, unit + 1
+    return f"{count:.0f} bytes" if unit == 0 else f"{count:.3g} {_UNITS[unit]}"
