@@ -64,11 +64,15 @@ INTERRUPTED = 130  # 128 + SIGINT, what shells give a program that Ctrl-C ended
 class LazyGroup(click.Group):
     """A group that imports a command when it is used, reads sharp.toml for it, and says errors."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (Click's signature)
         """The commands' names, in the order a newcomer meets them."""
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(
+        self,
+        ctx: click.Context,  # noqa: ARG002 (Click's signature)
+        cmd_name: str,
+    ) -> click.Command | None:
         """Import and return one command, None where there is no such."""
         if cmd_name not in COMMANDS:
             return None
@@ -76,7 +80,11 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(
+        self,
+        ctx: click.Context,  # noqa: ARG002 (Click's signature)
+        formatter: click.HelpFormatter,
+    ) -> None:
         """Write the list of commands from the table, importing none of them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
@@ -111,7 +119,7 @@ class LazyGroup(click.Group):
         if not standalone_mode:
             return run()
         try:
-            value = run()
+            value: Any = run()
             sys.stdout.flush()
         except click.ClickException as error:
             error.show()

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import UsageError, did_you_mean
 
-__all__ = ["Option", "bind_options", "declared_options"]
+__all__ = ["Option", "as_text", "bind_options", "declared_options"]
 
 _TRUE = {"true", "yes", "on", "1"}
 _FALSE = {"false", "no", "off", "0"}
@@ -38,7 +38,7 @@ class Option:
 
     def __str__(self) -> str:
         return f"{self.name}: {self.type_name}" + (
-            "" if self.required else f" = {_as_text(self.default)}"
+            "" if self.required else f" = {as_text(self.default)}"
         )
 
 
@@ -138,11 +138,12 @@ def _type_name(kind: Any) -> str:
     if _is_union(kind):
         return "|".join(_type_name(member) for member in typing.get_args(kind))
     if typing.get_origin(kind) is typing.Literal:
-        return "|".join(_as_text(value) for value in typing.get_args(kind))
+        return "|".join(as_text(value) for value in typing.get_args(kind))
     return "none" if kind is types.NoneType else str(kind.__name__)
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """An option's value as it is given with -O."""
     return str(value).lower() if isinstance(value, bool) or value is None else str(value)
 
 
@@ -172,7 +173,7 @@ def _parse(kind: Any, text: str) -> Any:
         raise ValueError(text)
     if typing.get_origin(kind) is typing.Literal:
         for value in typing.get_args(kind):
-            if _as_text(value) == text:
+            if as_text(value) == text:
                 return value
         return _refuse(text)
     if kind is types.NoneType:

@@ -1,0 +1,206 @@
+"""`sharp train`: train a task's model and save it with the settings that made it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .. import __version__
+from ..errors import UsageError
+from ..options import POSITIVE, task_argument
+from ..training import OPTIMIZERS, TrainSettings
+
+if TYPE_CHECKING:
+    from ..tasks import Task
+    from ..training.loop import Trained, Update
+
+__all__ = ["train", "train_and_save"]
+
+BAR_AFTER = 2.0  # seconds: shorter work needs no progress bar
+
+_DEFAULT = TrainSettings()
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  sharp train digits --optimizer adam --batch-size 16 --output adam-16.safetensors
+  sharp train task.py -O width=128 --lr 0.05 --epochs 50 --until-loss 0.01"""
+)
+@task_argument
+@click.option(
+    "--optimizer",
+    type=click.Choice(OPTIMIZERS),
+    default=_DEFAULT.optimizer,
+    show_default=True,
+    help="What takes the steps.",
+)
+@click.option(
+    "--lr", type=float, metavar="X", help="Learning rate. Default: 0.1 (sgd), else 0.001."
+)
+@click.option(
+    "--batch-size",
+    type=POSITIVE,
+    metavar="N",
+    default=_DEFAULT.batch_size,
+    show_default=True,
+    help="Examples in a step.",
+)
+@click.option(
+    "--epochs",
+    type=POSITIVE,
+    metavar="N",
+    default=_DEFAULT.epochs,
+    show_default=True,
+    help="Passes over the data, at most.",
+)
+@click.option(
+    "--momentum",
+    type=float,
+    metavar="X",
+    default=_DEFAULT.momentum,
+    show_default=True,
+    help="Momentum of sgd.",
+)
+@click.option(
+    "--betas",
+    type=float,
+    nargs=2,
+    metavar="B1 B2",
+    default=_DEFAULT.betas,
+    show_default=True,
+    help="Memory of adam and adamw.",
+)
+@click.option(
+    "--weight-decay",
+    type=float,
+    metavar="X",
+    default=_DEFAULT.weight_decay,
+    show_default=True,
+    help="L2 for sgd and adam, decoupled for adamw.",
+)
+@click.option(
+    "--until-loss",
+    type=float,
+    metavar="X",
+    help="Stop after the first epoch that ends with a loss on all training data of at most X.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    metavar="N",
+    default=_DEFAULT.seed,
+    show_default=True,
+    help="The seed of weights and batches.",
+)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    default="model.safetensors",
+    show_default=True,
+    help="Where the checkpoint goes.",
+)
+@click.option("--quiet", is_flag=True, help="No progress and no notes on stderr.")
+def train(
+    task: str | None, task_options: dict[str, str], output: Path, quiet: bool, **given: Any
+) -> None:
+    """Train a task's model and save a checkpoint.
+
+    TASK is a built-in task's name, a task file or an object (package.module:name). The checkpoint
+    is a safetensors file whose metadata hold the settings, which `sharp measure` shows beside
+    what it measures.
+    """
+    from ..tasks import load_task
+
+    if task is None:
+        raise UsageError(
+            "no task is named", "sharp train digits, or a task file: sharp train task.py"
+        )
+    settings = TrainSettings(**given)
+    loaded = load_task(task, task_options)
+    with progress_bar(f"training {loaded.name}", quiet) as on_epoch:
+        trained = train_and_save(loaded, settings, output, on_epoch)
+    click.echo(f"{output}: {summary(trained)}")
+    if not trained.reached and not quiet:
+        click.echo(
+            f"Note: the loss did not reach {settings.until_loss:g} in {trained.epochs} epochs\n"
+            "  hint: give more --epochs or another --lr",
+            err=True,
+        )
+
+
+def train_and_save(
+    task: Task, settings: TrainSettings, output: Path, on_epoch: Callable[[Update], None]
+) -> Trained:
+    """Train, and write the tensors with all settings as metadata to `output`."""
+    from ..checkpoint import save_checkpoint
+    from ..training.loop import train as run
+
+    trained = run(task, settings, on_epoch)
+    save_checkpoint(output, trained.tensors, metadata(task, settings, trained))
+    return trained
+
+
+def metadata(task: Task, settings: TrainSettings, trained: Trained) -> Mapping[str, Any]:
+    """The settings that made a checkpoint: those that its optimizer uses, and what came out."""
+    from ..tasks.arguments import as_text
+
+    uses_momentum = settings.optimizer == "sgd"
+    beta1, beta2 = settings.betas
+    memory = {"momentum": settings.momentum} if uses_momentum else {"beta1": beta1, "beta2": beta2}
+    return {
+        "optimizer": settings.optimizer,
+        "lr": settings.step_size,
+        "batch_size": settings.batch_size,
+        **memory,
+        "weight_decay": settings.weight_decay,
+        "epochs": trained.epochs,
+        "steps": trained.steps,
+        "seed": settings.seed,
+        "task": task.name,
+        "task_options": ",".join(f"{k}={as_text(v)}" for k, v in task.options.items()),
+        "train_loss": f"{trained.train_loss:.6g}",
+        "sharpcli": __version__,
+    }
+
+
+def summary(trained: Trained) -> str:
+    """One line on how a training went."""
+    return (
+        f"train loss {trained.train_loss:.4g} after {trained.epochs} epochs, {trained.steps} steps"
+    )
+
+
+@contextmanager
+def progress_bar(description: str, quiet: bool) -> Iterator[Callable[[Update], None]]:
+    """What to call after each epoch: shows a bar on a terminal once it takes over two seconds."""
+    from rich.progress import Progress, TaskID, TimeRemainingColumn
+
+    from ..render import error_console
+
+    console = error_console()
+    columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
+    bar = Progress(*columns, console=console, transient=True)
+    started = time.monotonic()
+    rows: list[TaskID] = []
+
+    def on_epoch(update: Update) -> None:
+        if quiet or not console.is_terminal:
+            return
+        if not rows and time.monotonic() - started > BAR_AFTER:
+            bar.start()
+            rows.append(bar.add_task(description, total=update.epochs))
+        for row in rows:
+            said = f"{description}, loss {update.loss:.3g}"
+            bar.update(row, completed=update.epoch, description=said)
+
+    try:
+        yield on_epoch
+    finally:
+        bar.stop()

@@ -1,0 +1,140 @@
+"""The one training loop: on data held in memory, repeatable from a seed."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..data import Rows, read_rows
+from ..errors import SharpError
+from ..tasks import Task
+from . import TrainSettings
+from .optimizers import build_optimizer
+
+__all__ = ["Trained", "Update", "global_random_state_kept", "train"]
+
+EVALUATION_BATCH = 1024  # bounds memory only; the loss does not depend on it
+
+
+@dataclass(frozen=True)
+class Update:
+    """How far the training is, told after each epoch."""
+
+    epoch: int
+    epochs: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model's tensors (on the CPU), and how it went.
+
+    `train_loss` is the mean loss over all training data in eval mode, without weight decay.
+    `reached` says whether it is at most `until_loss` (True where none was asked for).
+    """
+
+    tensors: dict[str, Tensor]
+    train_loss: float
+    epochs: int
+    steps: int
+    reached: bool
+
+
+def train(
+    task: Task, settings: TrainSettings, on_epoch: Callable[[Update], None] = lambda _: None
+) -> Trained:
+    """Train the task's model from its initial weights, on the CPU.
+
+    The same settings and seed give the same tensors on one machine; the global random state is
+    left as it was. Raises `SharpError` where the loss is not finite, naming the step.
+    """
+    with global_random_state_kept():
+        # Weights, dropout and batches each follow the seed; the order of the batches has its own
+        # generator, so that it does not depend on how many numbers the model draws.
+        torch.manual_seed(settings.seed)
+        random.seed(settings.seed)
+        rows = read_rows(task.data("train"), name="train", collate=task.collate)
+        model = task.model()
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        if not trainable:
+            raise SharpError(
+                f"{task.name}: the model has no parameters to train", "see model() in the task"
+            )
+        optimizer = build_optimizer(trainable, settings)
+        order = torch.Generator().manual_seed(settings.seed)
+        steps = 0
+        for epoch in range(1, settings.epochs + 1):
+            model.train()
+            shuffled = torch.randperm(rows.count, generator=order)
+            for chosen in torch.split(shuffled, settings.batch_size):
+                steps += 1
+                loss = _mean_loss(task, model, rows.take(chosen).batch)
+                value = loss.item()
+                if not math.isfinite(value):
+                    raise _not_finite(task, value, steps, settings)
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+                optimizer.step()
+            train_loss = _loss_over_all(task, model, rows)
+            if not math.isfinite(train_loss):
+                raise _not_finite(task, train_loss, steps, settings)
+            on_epoch(Update(epoch, settings.epochs, train_loss))
+            reached = settings.until_loss is None or train_loss <= settings.until_loss
+            if reached and settings.until_loss is not None:
+                break
+        tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        return Trained(tensors, train_loss, epoch, steps, reached)
+
+
+@contextlib.contextmanager
+def global_random_state_kept() -> Iterator[None]:
+    """Leave the global random states (torch's, Python's, NumPy's if loaded) as they were."""
+    numpy = sys.modules.get("numpy")
+    torch_state, python_state = torch.get_rng_state(), random.getstate()
+    numpy_state = numpy.random.get_state() if numpy else None
+    try:
+        yield
+    finally:
+        torch.set_rng_state(torch_state)
+        random.setstate(python_state)
+        if numpy:
+            numpy.random.set_state(numpy_state)
+
+
+def _mean_loss(task: Task, model: nn.Module, batch: Any) -> Tensor:
+    losses = task.loss(task.predict(model, batch), batch)
+    if isinstance(losses, tuple):
+        total, weight = losses
+        return total.sum() / weight.sum()
+    return losses.mean()
+
+
+@torch.no_grad()
+def _loss_over_all(task: Task, model: nn.Module, rows: Rows) -> float:
+    model.eval()
+    total = weight = 0.0
+    for batch in rows.split(EVALUATION_BATCH):
+        losses = task.loss(task.predict(model, batch), batch)
+        if isinstance(losses, tuple):
+            total += losses[0].sum().item()
+            weight += losses[1].sum().item()
+        else:
+            total += losses.double().sum().item()
+            weight += losses.numel()
+    return total / weight
+
+
+def _not_finite(task: Task, loss: float, step: int, settings: TrainSettings) -> SharpError:
+    return SharpError(
+        f"{task.name}: the training loss is {loss} at step {step}",
+        f"lower the learning rate (--lr is {settings.step_size:g}), or look for inputs that are "
+        "not finite",
+    )
