@@ -104,28 +104,34 @@ def to_document(report: Report) -> Document:
 
 
 def dumps(document: Document) -> str:
-    """Strict JSON text of a document: never NaN or Infinity."""
-    return json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
+    """Strict JSON text of a document: never NaN or Infinity.
+
+    Plain UTF-8; a path whose bytes are not (it holds surrogates) turns all of it into escapes.
+    """
+    text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
+    escaped = any("\ud800" <= character <= "\udfff" for character in text)
+    return json.dumps(document, indent=2, allow_nan=False) if escaped else text
 
 
 def load_document(path: str | Path) -> Document:
     """Read a saved result; raises `SharpError` naming the file where it is none."""
     try:
-        text = Path(path).read_text("utf-8")
+        text = Path(path).read_bytes()
     except OSError as error:
         raise SharpError(
             f"{path}: cannot be read: {error.strerror}", "check the path and its permissions"
         ) from error
-    except UnicodeDecodeError as error:
-        raise SharpError(f"{path}: is not text, so not a result", _SAVED) from error
     return parse_document(text, str(path))
 
 
-def parse_document(text: str, name: str) -> Document:
-    """Read a result from `text`; `name` is what errors call it (a path, or "standard input")."""
+def parse_document(text: str | bytes, name: str) -> Document:
+    """Read a result from JSON text or its bytes.
+
+    Errors call it `name`: a path, or "standard input".
+    """
     try:
-        document = json.loads(text)
-    except json.JSONDecodeError as error:
+        document = json.loads(text, parse_constant=_refused)
+    except (ValueError, RecursionError) as error:
         raise SharpError(f"{name}: is not JSON ({error})", _SAVED) from error
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         found = document.get("schema") if isinstance(document, dict) else None
@@ -195,6 +201,10 @@ def short_power(value: float) -> str:
 _SAVED = "pass a file written by `sharp … --json`"
 _SCALAR_FIELDS = tuple(f.name for f in fields(Scalar))
 _LEFT_OUT_WHEN_EMPTY = {"advice", "sampling_error", "correlations", "notes", "warnings"}
+
+
+def _refused(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 def _entry_name(index: int, entry: Any) -> str:

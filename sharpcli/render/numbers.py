@@ -51,9 +51,7 @@ def format_uncertain(value: float, error: float | None = None, spread: float | N
     largest = max((x for x in (error_, spread_) if x is not None), default=None)
     if largest is None:
         return format_number(value)
-    unit = _decade(largest)
-    if largest.scaleb(-unit) < _TWO_DIGITS_BELOW:
-        unit -= 1
+    unit = _unit_of(largest)
     if exact:
         unit = max(unit, _decade(exact) - _MOST_DIGITS + 1)
     return _written(exact, unit, error_, spread_, ROUND_HALF_EVEN)
@@ -66,16 +64,31 @@ def format_scalar(scalar: Mapping[str, Any]) -> str:
     if value is None:
         return NOT_FINITE + mark
     if scalar.get("status") == "lower_bound" or scalar.get("error_kind") == "lower_bound":
-        bound = format_number(value, _BOUND_DIGITS, ROUND_FLOOR)
-        aside = "±" + format_number(spread, 2, ROUND_CEILING) if spread else ""
-        return f"≥{bound}{aside}{mark}"
+        return f"≥{_format_bound(value, spread)}{mark}"
     return format_uncertain(value, error, spread) + mark
 
 
 def format_signed(value: float, error: float | None = None, spread: float | None = None) -> str:
-    """As `format_uncertain`, with a sign in front whichever it is."""
+    """As `format_uncertain`, with a sign in front whichever it is: +1.2, (+6±7)e-04."""
     text = format_uncertain(value, error, spread)
-    return text if text.startswith("-") else "+" + text
+    bracket = "(" if text.startswith("(") else ""
+    number = text.removeprefix(bracket)
+    return bracket + (number if number.startswith("-") else f"+{number}")
+
+
+def _format_bound(value: float, spread: float | None) -> str:
+    exact = _exact(value)
+    if not spread:
+        return format_number(value, _BOUND_DIGITS, ROUND_FLOOR)
+    around = _exact(spread)
+    unit = max(_unit_of(around), _decade(exact) - _MOST_DIGITS + 1)
+    return _written(exact, unit, None, around, ROUND_FLOOR)
+
+
+def _unit_of(error: Decimal) -> int:
+    """Return the decade of the last digit that an error of this size leaves standing."""
+    decade = _decade(error)
+    return decade - 1 if error.scaleb(-decade) < _TWO_DIGITS_BELOW else decade
 
 
 def _exact(value: float) -> Decimal:
@@ -94,10 +107,11 @@ def _written(
     value: Decimal, unit: int, error: Decimal | None, spread: Decimal | None, rounding: str
 ) -> str:
     """All of it in whole units of 10**unit, with one exponent where the decade asks for it."""
-    shown = _round(value, unit, rounding)
+    shown = _round(value, unit, rounding) or Decimal(0)  # never -0
     off = abs(value - shown)
     bound = None if error is None else _round(error + off, unit, ROUND_CEILING)
-    around = None if spread is None else _round(spread, unit, ROUND_HALF_EVEN)
+    least = Decimal(1).scaleb(unit)
+    around = None if spread is None else max(least, _round(spread, unit, ROUND_HALF_EVEN))
     decade = max(_decade(x) for x in (shown, bound, around) if x) if shown or bound or around else 0
     plain = _FIXED[0] <= decade < _FIXED[1]
     shift = 0 if plain else decade

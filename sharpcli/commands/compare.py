@@ -1,0 +1,69 @@
+"""`sharp compare`: saved results in one table."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from ..options import NAMES, output_options
+from ..results import Document, load_document, parse_document
+from ..settings import OutputSettings
+
+__all__ = ["compare"]
+
+
+@click.command(
+    "compare",
+    epilog="""\b
+Examples:
+  sharp compare sgd.json adam.json --by optimizer,batch_size --baseline optimizer=sgd
+  sharp measure *.safetensors --json | sharp compare -""",
+)
+@click.argument("results", nargs=-1, required=True, metavar="RESULT.json...")
+@click.option(
+    "--by",
+    type=NAMES,
+    default=(),
+    metavar="KEY[,KEY]",
+    help="Group by these metadata keys; a group shows mean ± standard deviation.",
+)
+@click.option(
+    "--baseline",
+    metavar="KEY=VALUE[,...]",
+    help="Add each row's difference and ratio to this row (metadata, or a checkpoint's label).",
+)
+@output_options
+def compare(
+    results: tuple[str, ...], by: tuple[str, ...], baseline: str | None, output: OutputSettings
+) -> int:
+    """Compare saved results in one table.
+
+    RESULT.json is what `sharp measure --json` wrote, `-` reads it from a pipe. Shows groups over
+    seeds, differences to a baseline, and the rank correlation of each measure with the
+    generalization gap. Needs no torch, no task and no checkpoint.
+    """
+    from .. import comparison
+    from ..render import emit
+    from ..results import to_document
+
+    documents = [_read(name) for name in results]
+    document = to_document(comparison.compare(documents, by, baseline))
+    emit(document, output)
+    return 3 if output.strict and _took_in_unconverged(document) else 0
+
+
+def _read(name: str) -> tuple[str, Document]:
+    """A document and what to call it."""
+    if name != "-":
+        return name, load_document(name)
+    piped = "standard input"
+    return piped, parse_document(sys.stdin.buffer.read(), piped)
+
+
+def _took_in_unconverged(document: Document) -> bool:
+    return any(
+        summary["status"] in ("max_products", "not_finite")
+        for group in document["results"]
+        for summary in group["measures"].values()
+    )

@@ -1,0 +1,141 @@
+"""What makes compared numbers mean less than they seem to, said in sentences."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from ..labels import clean, differing_metadata, named
+from ..results import Document, leaves
+from .members import Group, Member
+
+__all__ = ["comparability_warnings", "grouping_notes", "same_task", "training_loss_warning"]
+
+_LOSS_RATIO = 2.0
+_WITHOUT_EFFECT = re.compile(
+    r"settings\.(run\.(device|batch_size)$|output\b|checkpoints\b|paths\b)"
+)
+
+
+def training_loss_warning(losses: Mapping[str, float]) -> str | None:
+    """A sentence where the training losses of what is compared differ by more than 2×."""
+    if len(losses) < 2:
+        return None
+    low, high = (pick(losses, key=lambda label: losses[label]) for pick in (min, max))
+    if losses[high] <= _LOSS_RATIO * losses[low] or losses[high] <= 0:
+        return None
+    ratio = f"{losses[high] / losses[low]:.3g}×" if losses[low] > 0 else "without bound"
+    return (
+        f"training losses differ {ratio}: {losses[low]:.3g} ({low}) to {losses[high]:.3g} "
+        f"({high}); "
+        "as a cross-entropy goes to 0 the Hessian goes to 0 with it, so the smaller eigenvalue "
+        "need not be the flatter minimum: compare at similar training loss"
+    )
+
+
+def comparability_warnings(
+    documents: Sequence[tuple[str, Document]],
+    members: Sequence[Member],
+    groups: Sequence[Group],
+    *,
+    grouped: bool,
+) -> list[str]:
+    """All that should be known before two rows of the comparison are set against each other."""
+    losses = {group.label: _mean_training_loss(group) for group in groups}
+    loss_warning = training_loss_warning({k: v for k, v in losses.items() if v is not None})
+    return [
+        *_different_settings(documents),
+        *([loss_warning] if loss_warning else []),
+        *(_lone_members(groups) if grouped else []),
+        *_given_twice(members),
+        *_not_converged(members),
+    ]
+
+
+def grouping_notes(
+    members: Sequence[Member], groups: Sequence[Group], by: Sequence[str]
+) -> list[str]:
+    """Which checkpoints lack a key of `by`; without `by`, which keys would group over seeds."""
+    if by:
+        lacking = {key: [m.label for m in members if key not in m.metadata] for key in by}
+        return [
+            f"{named(labels)}: no {key} in the metadata; grouped under –"
+            for key, labels in lacking.items()
+            if labels
+        ]
+    metadata = [member.metadata for member in members]
+    keys = [
+        key
+        for key in differing_metadata(metadata)
+        if key != "seed" and len({row.get(key) for row in metadata}) < len(members)
+    ]
+    grouped = {tuple(row.get(key) for key in keys) for row in metadata}
+    if not keys or len(grouped) == len(groups):
+        return []
+    return [f"`--by {','.join(keys)}` would group these {len(members)} rows into {len(grouped)}"]
+
+
+def same_task(documents: Sequence[tuple[str, Document]]) -> bool:
+    """Whether all documents measured on the same task, options and data."""
+    return all(document["task"] == documents[0][1]["task"] for _, document in documents)
+
+
+def _different_settings(documents: Sequence[tuple[str, Document]]) -> list[str]:
+    """One warning for each setting that is not the same in all documents."""
+    flat = [
+        {
+            key: clean(value)
+            for part in ("task", "settings")
+            for key, value in leaves(document[part], part)
+            if not _WITHOUT_EFFECT.match(key)
+        }
+        for _, document in documents
+    ]
+    warnings = []
+    for key in dict.fromkeys(key for settings in flat for key in settings):
+        names: dict[str, list[str]] = {}
+        for (name, _), settings in zip(documents, flat, strict=True):
+            names.setdefault(settings.get(key, "nothing"), []).append(name)
+        if len(names) > 1:
+            found = "; ".join(f"{value} in {named(files)}" for value, files in names.items())
+            warnings.append(f"not measured alike: {key} is {found}")
+    return warnings
+
+
+def _lone_members(groups: Sequence[Group]) -> list[str]:
+    lone = [group.label for group in groups if len(group.members) == 1]
+    if not lone:
+        return []
+    return [f"one member alone, so no standard deviation: {'; '.join(lone)}"]
+
+
+def _given_twice(members: Sequence[Member]) -> list[str]:
+    places: dict[str, list[str]] = {}
+    for member in members:
+        if member.sha256:
+            places.setdefault(member.sha256, []).append(f"{member.path} ({member.source})")
+    return [
+        f"the same checkpoint {len(found)} times: {', '.join(found)}"
+        for found in places.values()
+        if len(found) > 1
+    ]
+
+
+def _not_converged(members: Sequence[Member]) -> list[str]:
+    """One warning for each measure: those that did not converge, and those without a value."""
+    told = {
+        "max_products": "did not converge and is in the means and correlations as it stands",
+        "not_finite": "is not finite and is in no mean",
+    }
+    found: dict[tuple[str, str], list[str]] = {}
+    for member in members:
+        for key, scalar in member.scalars.items():
+            if scalar["status"] in told:
+                found.setdefault((key, scalar["status"]), []).append(member.label)
+    return [f"{key} of {named(rows)} {told[status]}" for (key, status), rows in found.items()]
+
+
+def _mean_training_loss(group: Group) -> float | None:
+    values = [member.scalars.get("loss.train", {}).get("value") for member in group.members]
+    known = [float(value) for value in values if value is not None]
+    return sum(value / len(known) for value in known) if known else None

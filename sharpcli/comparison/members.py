@@ -1,0 +1,127 @@
+"""The checkpoints of saved measurements, and how they go together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import SharpError, UsageError, did_you_mean
+from ..labels import differing_metadata, named, natural_order, pairs, short_labels
+from ..results import Document, flat_scalars
+
+__all__ = ["Group", "Member", "group_members", "read_members"]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One measured checkpoint of one document."""
+
+    source: str
+    label: str
+    path: str
+    sha256: str | None
+    metadata: Mapping[str, Any]
+    scalars: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The members that agree on the metadata in `values`."""
+
+    label: str
+    values: Mapping[str, Any]
+    members: Sequence[Member]
+
+
+def read_members(documents: Sequence[tuple[str, Document]]) -> tuple[list[Member], list[str]]:
+    """The measured checkpoints of named documents, and a note for each that failed.
+
+    Raises `SharpError` naming the document that is not a measurement or is damaged.
+    """
+    found: list[tuple[str, Mapping[str, Any]]] = []
+    notes = []
+    for name, document in documents:
+        if document["kind"] != "measure":
+            raise SharpError(
+                f'{name}: holds a result of kind "{document["kind"]}", not a measurement',
+                "pass files written by `sharp measure … --json`",
+            )
+        for index, result in enumerate(document["results"]):
+            _check_result(f"{name}: results[{index}]", result)
+            if result["status"] == "failed":
+                notes.append(f"{name}: {result['checkpoint']['path']} failed and is left out")
+            else:
+                found.append((name, result))
+    if not found:
+        names = named([name for name, _ in documents])
+        raise SharpError(f"{names}: no measured checkpoint", "each one failed; see its message")
+    labels = short_labels([result["checkpoint"]["path"] for _, result in found])
+    members = [
+        Member(
+            source,
+            label,
+            result["checkpoint"]["path"],
+            result["checkpoint"].get("sha256"),
+            result["checkpoint"].get("metadata") or {},
+            flat_scalars(result["measures"]),
+        )
+        for label, (source, result) in zip(labels, found, strict=True)
+    ]
+    return members, notes
+
+
+def _check_result(place: str, result: Any) -> None:
+    """Raise `SharpError` where a result lacks what the comparison reads of it."""
+    told = "the file is damaged or was changed by hand: measure again"
+    if not isinstance(result, dict) or result.get("status") not in ("ok", "failed"):
+        raise SharpError(f'{place}: is not a result with a "status"', told)
+    checkpoint = result.get("checkpoint")
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("path"), str):
+        raise SharpError(f'{place}: lacks "checkpoint" with its "path"', told)
+    if not isinstance(checkpoint.get("metadata") or {}, dict):
+        raise SharpError(f'{place}: "metadata" is not a mapping', told)
+    if result["status"] == "ok" and not isinstance(result.get("measures"), dict):
+        raise SharpError(f'{place}: lacks "measures"', told)
+    for key, scalar in flat_scalars(result.get("measures") or {}).items():
+        for field in ("value", "error"):
+            number = scalar.get(field)
+            if isinstance(number, bool) or not isinstance(number, int | float | None):
+                raise SharpError(f"{place}: {key}: {field} {number!r} is not a number", told)
+
+
+def _check_keys(by: Sequence[str], members: Sequence[Member]) -> None:
+    keys = sorted({key for member in members for key in member.metadata})
+    for key in by:
+        if key not in keys:
+            near = did_you_mean(key, keys)
+            there = f"; there are: {', '.join(keys)}" if "did you mean" in near else ""
+            raise UsageError(f"--by {key}: no checkpoint has metadata of that name", near + there)
+
+
+def group_members(members: Sequence[Member], by: Sequence[str]) -> list[Group]:
+    """Groups in the order of their metadata; without `by`, one a member.
+
+    Raises `UsageError` for a key that no checkpoint's metadata has, listing those there are.
+    """
+    _check_keys(by, members)
+    if not by:
+        told = differing_metadata([member.metadata for member in members])
+        return sorted(
+            (
+                Group(m.label, {key: m.metadata[key] for key in told if key in m.metadata}, [m])
+                for m in members
+            ),
+            key=lambda group: (
+                [natural_order(group.values.get(key)) for key in told],
+                natural_order(group.label),
+            ),
+        )
+    together: dict[tuple[Any, ...], list[Member]] = {}
+    for member in members:
+        together.setdefault(tuple(member.metadata.get(key) for key in by), []).append(member)
+    return [
+        Group(pairs(values), values, together[key])
+        for key in sorted(together, key=lambda key: [natural_order(value) for value in key])
+        for values in [dict(zip(by, key, strict=True))]
+    ]

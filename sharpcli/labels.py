@@ -1,0 +1,121 @@
+"""What a row is called: the shortest path parts that tell checkpoints apart, and their metadata."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+__all__ = [
+    "clean",
+    "common_metadata",
+    "differing_metadata",
+    "named",
+    "natural_order",
+    "pairs",
+    "short_labels",
+]
+
+_SUFFIXES = {".safetensors", ".pt", ".pth", ".ckpt", ".bin"}
+_MOST_NAMES = 3  # in a sentence; "and 7 more" stands for the rest
+_LONGEST_TEXT = 40  # of a piece of metadata in a table; the JSON and the CSV have all of it
+
+
+def short_labels(paths: Sequence[str]) -> list[str]:
+    """A label for each path: its shortest ending that no other shares, less what all share.
+
+    `runs/sgd/model.safetensors` beside `runs/adam/model.safetensors` is `sgd`. A path given twice
+    is numbered: `sgd (1)`, `sgd (2)`.
+    """
+    distinct = list(dict.fromkeys(paths))
+    by_path = dict(zip(distinct, _endings(distinct), strict=True))
+    seen: dict[str, int] = {}
+    labels = []
+    for path in paths:
+        seen[path] = seen.get(path, 0) + 1
+        again = f" ({seen[path]})" if paths.count(path) > 1 else ""
+        labels.append(by_path[path] + again)
+    return labels
+
+
+def differing_metadata(metadata: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys whose values are not the same in every row, in the order they first appear."""
+    return [key for key in _keys(metadata) if not _same(metadata, key)]
+
+
+def common_metadata(metadata: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The keys and values that every row shares."""
+    return {key: metadata[0][key] for key in _keys(metadata) if _same(metadata, key)}
+
+
+def clean(value: Any) -> str:
+    """A value from a file as one short line of plain text: nothing in it can steer a terminal."""
+    if value is None:
+        return "–"
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    text = "".join(c if c.isprintable() else " " for c in text).strip()
+    return text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 1] + "…"
+
+
+def pairs(metadata: Mapping[str, Any]) -> str:
+    """`optimizer=sgd, lr=0.1`."""
+    return ", ".join(f"{clean(key)}={clean(value)}" for key, value in metadata.items())
+
+
+def named(labels: Sequence[str]) -> str:
+    """`a, b, c and 7 more`."""
+    more = len(labels) - _MOST_NAMES
+    return ", ".join(labels[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def natural_order(value: Any) -> tuple[Any, ...]:
+    """A sort key: numbers by size, then text with its numbers by size, then what is missing."""
+    if value is None:
+        return (2,)
+    if isinstance(value, int | float):
+        return (0, value)
+    pieces = re.split(r"(\d+)", str(value))
+    return (1, *((int(piece), "") if piece.isdecimal() else (-1, piece) for piece in pieces))
+
+
+def _keys(metadata: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(key for row in metadata for key in row))
+
+
+def _same(metadata: Sequence[Mapping[str, Any]], key: str) -> bool:
+    return all(key in row and row[key] == metadata[0].get(key) for row in metadata)
+
+
+def _endings(paths: Sequence[str]) -> list[str]:
+    if len(paths) < 2:
+        return [_printable(PurePath(path).name or path) for path in paths]
+    parts = [PurePath(path).parts or (path,) for path in paths]
+    bare = [(*p[:-1], _without_suffix(p[-1])) for p in parts]
+    if len(set(bare)) == len(parts):
+        parts = bare
+    while min(map(len, parts)) > 1 and len({p[-1] for p in parts}) == 1:
+        parts = [p[:-1] for p in parts]
+    endings = parts
+    for length in range(1, max(map(len, parts)) + 1):
+        endings = [p[-length:] for p in parts]
+        if len(set(endings)) == len(endings):
+            break
+    return [_printable("/".join(e).replace("//", "/")) for e in _without_shared(endings)]
+
+
+def _without_shared(endings: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The same tuples less the places at which all agree, where all are equally long."""
+    if len({len(e) for e in endings}) > 1:
+        return list(endings)
+    told = [i for i in range(len(endings[0])) if len({e[i] for e in endings}) > 1]
+    return [tuple(e[i] for i in told) for e in endings]
+
+
+def _without_suffix(name: str) -> str:
+    path = PurePath(name)
+    return path.stem if path.suffix in _SUFFIXES else name
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)

@@ -1,0 +1,172 @@
+"""Results for people and programs: a table, JSON, CSV or markdown, on stdout or in a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import SharpError, UsageError
+from ..results import Document, dumps
+from ..settings import OutputSettings
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from .table import Page
+
+__all__ = ["console", "emit", "error_console", "report_problems", "write_whole"]
+
+
+def console(*, plain: bool = False) -> Console:
+    """The console of stdout; respects NO_COLOR, COLUMNS and a pipe; `plain` is never styled."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=True, color_system=None if plain else "auto")
+
+
+def error_console() -> Console:
+    """The console of stderr, where progress, notes and warnings go."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def emit(document: Document, output: OutputSettings) -> None:
+    """Print a document, or write it to `output.output`, in the format asked for.
+
+    The result alone goes to stdout; what failed, warnings and (unless quiet) notes go to stderr.
+    Raises `SharpError` naming the file where it cannot be written; it is then left as it was.
+    """
+    text = _text(document, output)
+    if output.output is not None:
+        write_whole(output.output, text)
+    else:
+        _print(text, as_json=output.format == "json", document=document)
+    report_problems(document, quiet=output.quiet)
+
+
+def report_problems(document: Document, *, quiet: bool = False) -> None:
+    """Print each failure, warning and note of a document once on stderr, with what it is about."""
+    from rich.text import Text
+
+    from ..labels import named
+    from .measurements import labels_of
+
+    results = [r for r in document["results"] if "checkpoint" in r]
+    said: dict[tuple[str, str], list[str]] = {}
+    for result, label in zip(results, labels_of(results), strict=True):
+        if result.get("status") == "failed":
+            path, error = str(result["checkpoint"]["path"]), result["error"]
+            about = "" if path in error["message"] else f"{path}: "
+            hint = f"\n  hint: {error['hint']}" if error.get("hint") else ""
+            said[("failed", f"{about}{error['message']}{hint}")] = []
+        for warning in result.get("warnings", ()):
+            said.setdefault(("warning", warning), []).append(label)
+        for note in result["checkpoint"].get("notes", ()):
+            said.setdefault(("note", note), []).append(label)
+    for kind in ("warning", "note"):
+        for text in document.get(f"{kind}s", ()):
+            said.setdefault((kind, text), [])
+    stderr = error_console()
+    styles = {"failed": "bold red", "warning": "yellow", "note": "dim"}
+    for kind, style in styles.items():
+        for (kind_, text), labels in said.items():
+            if kind_ == kind and not (quiet and kind == "note"):
+                about = f"{named(labels)}: " if labels else ""
+                stderr.print(Text.assemble((f"{kind}: ", style), about, text))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write `text` to `path` whole or not at all; raises `SharpError` naming the file.
+
+    A link is followed; a device or a pipe (`/dev/null`) is written to, never replaced.
+    """
+    target, temporary = Path(os.path.realpath(path)), None
+    try:
+        if target.exists() and not target.is_file():
+            target.write_text(text, "utf-8", "backslashreplace")
+            return
+        handle, temporary = tempfile.mkstemp(".part", f".{target.name}.", target.parent)
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+        Path(temporary).chmod(_permissions(target))
+        Path(temporary).replace(target)
+    except OSError as error:
+        raise SharpError(
+            f"{path}: cannot be written: {error.strerror}",
+            "--output needs a file in a folder that exists and may be written to",
+        ) from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def _permissions(path: Path) -> int:
+    """Those the file has, or what any new file gets."""
+    if path.exists():
+        return stat.S_IMODE(path.stat().st_mode)
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def _text(document: Document, output: OutputSettings) -> str:
+    if output.format == "json":
+        return dumps(document) + "\n"
+    if output.format == "csv":
+        return _csv(document)
+    if output.format == "markdown":
+        from .table import markdown
+
+        return markdown(_page(document))
+    from .table import page_lines
+
+    screen = console(plain=output.output is not None)
+    with screen.capture() as captured:
+        for line in page_lines(_page(document), screen.width):
+            screen.print(line)
+    return captured.get()
+
+
+def _page(document: Document) -> Page:
+    """What a person reads of a document."""
+    from .comparison import compare_page
+    from .inspection import inspection_page
+    from .measurements import measure_page, train_page
+
+    kind = document["kind"]
+    pages = {
+        "measure": measure_page,
+        "compare": compare_page,
+        "inspect": inspection_page,
+        "train": train_page,
+    }
+    if kind not in pages:
+        raise UsageError(f'a result of kind "{kind}" has no table', "use --json")
+    return pages[kind](document)
+
+
+def _csv(document: Document) -> str:
+    from .spreadsheet import group_rows, result_rows, rows_as_csv, tensor_rows
+
+    rows = {"compare": group_rows, "inspect": tensor_rows}.get(document["kind"], result_rows)
+    return rows_as_csv(rows(document))
+
+
+def _print(text: str, *, as_json: bool, document: Document) -> None:
+    """Write to stdout, in escapes where its encoding lacks a character."""
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = (
+            json.dumps(document, indent=2, allow_nan=False) + "\n"
+            if as_json
+            else text.encode(encoding, "backslashreplace").decode(encoding)
+        )
+    sys.stdout.write(text)

@@ -1,0 +1,98 @@
+"""A document as CSV: one row a checkpoint (or group, or tensor), flat keys, full precision."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..results import Document, is_scalar, leaves
+
+__all__ = ["group_rows", "result_rows", "rows_as_csv", "tensor_rows"]
+
+_OF_A_SCALAR = {"value": "", "error": ".error", "error_kind": ".error_kind", "status": ".status"}
+_OF_A_DIFFERENCE = ("value", "error", "error_kind", "degrees_of_freedom", "ratio")
+
+
+def result_rows(document: Document) -> list[dict[str, Any]]:
+    """A flat mapping for each checkpoint: what it is, its metadata, then all numbers.
+
+    A scalar's value has its flat key for a name (`hessian.eigenvalues[0]`), with `.error`,
+    `.error_kind`, `.status` and, for a sample of the data, `.sampling_error` behind it.
+    """
+    return [_row(result) for result in document["results"]]
+
+
+def group_rows(document: Document) -> list[dict[str, Any]]:
+    """A flat mapping for each row of a comparison: its metadata, then each mean and the rest."""
+    rows = []
+    for result in document["results"]:
+        row: dict[str, Any] = {"label": result["label"], "n": result["n"]}
+        row |= {f"metadata.{key}": value for key, value in result["group"].items()}
+        for key, summary in result["measures"].items():
+            for name, value in summary.items():
+                if name != "difference":
+                    row[f"{key}.{name}"] = value
+                elif document["settings"]["baseline"] is not None:
+                    for part in _OF_A_DIFFERENCE:
+                        row[f"{key}.difference.{part}"] = (value or {}).get(part)
+        rows.append(row)
+    return rows
+
+
+def tensor_rows(document: Document) -> list[dict[str, Any]]:
+    """A flat mapping for each tensor of each inspected checkpoint; one for each that failed."""
+    rows: list[dict[str, Any]] = []
+    for result in document["results"]:
+        about = {
+            "checkpoint": result["checkpoint"]["path"],
+            "status": result["status"],
+            "message": (result.get("error") or {}).get("message"),
+        }
+        tensors = result.get("tensors") or [{}]
+        rows += [{**about, **{key: _flat(tensor[key]) for key in tensor}} for tensor in tensors]
+    return rows
+
+
+def rows_as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as CSV text; what a row lacks is left empty."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _row(result: Mapping[str, Any]) -> dict[str, Any]:
+    checkpoint = result["checkpoint"]
+    row: dict[str, Any] = {
+        "checkpoint": checkpoint["path"],
+        "sha256": checkpoint.get("sha256"),
+        "parameters": checkpoint.get("parameters"),
+        "status": result.get("status"),
+        "message": (result.get("error") or {}).get("message"),
+    }
+    row |= {f"metadata.{key}": value for key, value in (checkpoint.get("metadata") or {}).items()}
+    beside = {
+        k: v for k, v in result.items() if k not in ("checkpoint", "status", "error", "warnings")
+    }
+    for key, leaf in leaves(beside.pop("measures", {})):
+        row |= _cells(key, leaf)
+    for key, leaf in leaves(beside):
+        row |= _cells(key, leaf)
+    return row
+
+
+def _flat(value: Any) -> Any:
+    return "x".join(map(str, value)) if isinstance(value, list) else value
+
+
+def _cells(key: str, leaf: Any) -> dict[str, Any]:
+    if not is_scalar(leaf):
+        return {key: leaf}
+    cells = {key + suffix: leaf.get(name) for name, suffix in _OF_A_SCALAR.items()}
+    if "sampling_error" in leaf:
+        cells[f"{key}.sampling_error"] = leaf["sampling_error"]
+    return cells
