@@ -20,16 +20,19 @@ __all__ = [
     "Contents",
     "Metadata",
     "first_not_finite",
+    "is_text",
     "listed",
     "open_error",
     "parse_scalar",
     "plain_scalar",
+    "quoted",
     "sha256_of",
 ]
 
 Metadata = dict[str, str | int | float | bool]
 
 _LONGEST_TEXT = 200  # characters; anything longer is a log or a config file, not a setting
+_LONGEST_NAME = 120  # characters of a tensor's name that a message shows
 _LARGEST_INT = 2**63  # what every JSON reader and table can hold
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,18})")
 _FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
@@ -85,7 +88,7 @@ def plain_scalar(value: object) -> str | int | float | bool | None:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, str):
-        return str(value) if 0 < len(value) <= _LONGEST_TEXT else None
+        return str(value) if 0 < len(value) <= _LONGEST_TEXT and is_text(value) else None
     return None
 
 
@@ -101,12 +104,26 @@ def parse_scalar(text: str) -> str | int | float | bool:
     return text
 
 
+def quoted(name: str) -> str:
+    """`name` in quotes, fit for a message: a long one shortened, control characters spelt out."""
+    plain = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name[:_LONGEST_NAME])
+    return f"'{plain}…'" if len(name) > _LONGEST_NAME else f"'{plain}'"
+
+
 def listed(names: Iterable[str], limit: int = 5) -> str:
-    """`'a', 'b' and 7 more`: the first names in quotes, long ones shortened, the rest counted."""
+    """`'a', 'b' and 7 more`: the first names in quotes, the rest counted."""
     every = list(names)
-    shown = [f"'{name if len(name) <= 120 else name[:117] + '…'}'" for name in every[:limit]]
     more = f" and {len(every) - limit} more" if len(every) > limit else ""
-    return ", ".join(shown) + more
+    return ", ".join(quoted(name) for name in every[:limit]) + more
+
+
+def is_text(value: str) -> bool:
+    """Whether `value` can be written as UTF-8; a hostile file may hold halves of characters."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def sha256_of(path: Path) -> str:

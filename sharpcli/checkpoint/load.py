@@ -12,7 +12,17 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import SharpError, did_you_mean
-from .contents import Checkpoint, Contents, Metadata, listed, open_error, plain_scalar, sha256_of
+from .contents import (
+    Checkpoint,
+    Contents,
+    Metadata,
+    is_text,
+    listed,
+    open_error,
+    plain_scalar,
+    quoted,
+    sha256_of,
+)
 from .nesting import unnest
 from .optimizer import is_optimizer, optimizer_settings
 from .safetensors_file import looks_like_safetensors, read_safetensors
@@ -214,7 +224,7 @@ def _trainer_state(folder: Path, notes: list[str]) -> Metadata:
         notes.append(f"left aside: {error.message}")
         return {}
     scalars = {name: plain_scalar(value) for name, value in state.items()}
-    return {name: value for name, value in scalars.items() if value is not None}
+    return {k: value for k, value in scalars.items() if value is not None and is_text(k)}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -261,15 +271,15 @@ def _shards(index: Path) -> dict[str, list[str]]:
         raise SharpError(f"{index}: has no 'weight_map'", "pass a safetensors or torch index")
     shards: dict[str, list[str]] = {}
     for name, shard in weight_map.items():
-        if not isinstance(shard, str) or not shard:
+        if not isinstance(shard, str) or not shard or not is_text(name + shard):
             raise SharpError(
-                f"{index}: tensor {listed([name])} names no file",
+                f"{index}: tensor {quoted(name)} names no file",
                 "copy or download the index again",
             )
         parts = PurePosixPath(shard.replace("\\", "/")).parts
         if ".." in parts or PurePosixPath(shard).is_absolute() or "\0" in shard or ":" in parts[0]:
             raise SharpError(
-                f"{index}: refused: tensor {listed([name])} lies in {listed([shard])}, outside the "
+                f"{index}: refused: tensor {quoted(name)} lies in {quoted(shard)}, outside the "
                 "checkpoint's folder",
                 "the index is not trustworthy: download it again from where it was published",
             )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SharpError
-from .contents import Checkpoint, listed
+from .contents import Checkpoint, listed, quoted
 
 __all__ = ["Match", "match_tensors"]
 
@@ -52,7 +52,7 @@ def match_tensors(checkpoint: Checkpoint, expected: Mapping[str, Tensor]) -> Mat
             matched[name] = given[name]
         elif twin is not None:
             matched[name] = given[twin]
-            filled.append(f"'{name}' from '{twin}'")
+            filled.append(f"{quoted(name)} from {quoted(twin)}")
         elif _is_counter(name, model_tensor):
             matched[name] = model_tensor.detach().clone()
             counters.append(name)
@@ -155,8 +155,8 @@ def _check_tied(
         first, other = matched[name], others[0]
         if first is not matched[other] and not _same(first, matched[other]):
             raise SharpError(
-                f"{checkpoint.path}: '{name}' and '{other}' are one tensor in the model but differ "
-                "in the file",
+                f"{checkpoint.path}: {quoted(name)} and {quoted(other)} are one tensor in the model "
+                "but differ in the file",
                 "untie them in the task's model(), or check that the file is of this model",
             )
 
@@ -193,16 +193,17 @@ def _error(
     for name in misfits[:_SHOWN]:
         stored, model = matched[name], wanted[name]
         details.append(
-            f"'{name}' is {_described(stored, model)} in the file and "
+            f"{quoted(name)} is {_described(stored, model)} in the file and "
             f"{_described(model, stored)} in the model"
         )
     for name in missing[: _SHOWN - len(details)]:
         details.append(
-            f"'{name}' {_shape(wanted[name])} is missing{_nearest(name, unexpected, given, 'file')}"
+            f"{quoted(name)} {_shape(wanted[name])} is missing"
+            f"{_nearest(name, unexpected, given, 'file')}"
         )
     for name in unexpected[: _SHOWN - len(details)]:
         details.append(
-            f"'{name}' {_shape(given[name])} is unexpected"
+            f"{quoted(name)} {_shape(given[name])} is unexpected"
             f"{_nearest(name, missing, wanted, 'model')}"
         )
     more = len(missing) + len(unexpected) + len(misfits) - len(details)
@@ -220,7 +221,9 @@ def _error(
 
 def _nearest(name: str, others: list[str], tensors: Mapping[str, Tensor], where: str) -> str:
     near = difflib.get_close_matches(name, others, n=1, cutoff=0.5)
-    return f" (nearest in the {where}: '{near[0]}' {_shape(tensors[near[0]])})" if near else ""
+    return (
+        f" (nearest in the {where}: {quoted(near[0])} {_shape(tensors[near[0]])})" if near else ""
+    )
 
 
 def _shape(tensor: Tensor) -> str:

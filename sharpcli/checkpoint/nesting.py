@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SharpError
-from .contents import Metadata, listed, plain_scalar
+from .contents import Metadata, is_text, listed, plain_scalar, quoted
 from .optimizer import is_optimizer, optimizer_settings
 
 __all__ = ["Unnested", "unnest"]
@@ -63,7 +63,7 @@ def unnest(path: Path, loaded: object, size: int) -> Unnested:
         key = _state_key(path, state)
         if key is None or not isinstance(state, Mapping):
             break
-        notes.append(f"weights taken from '{key}'")
+        notes.append(f"weights taken from {quoted(key)}")
         around.append({name: value for name, value in state.items() if name != key})
         state = state[key]
     if not isinstance(state, Mapping):
@@ -129,7 +129,9 @@ def _raise_without_tensors(path: Path, state: Mapping[Any, Any]) -> None:
 
 def _plain(path: Path, name: str, tensor: Tensor, size: int) -> Tensor:
     """`tensor` without history, once it is known to be dense, here, and inside the file."""
-    where = f"{path}: tensor {listed([name])}"
+    where = f"{path}: tensor {quoted(name)}"
+    if not is_text(name):
+        raise SharpError(f"{where} has a name that is not valid text", _SAVE)
     if type(tensor) not in (Tensor, torch.nn.Parameter, torch.nn.Buffer):
         raise SharpError(f"{where} is a {type(tensor).__name__}, not a plain tensor", _SAVE)
     if tensor.layout != torch.strided or tensor.is_quantized:
@@ -157,14 +159,14 @@ def _facts(
     aside: list[str] = []
     for level in around:
         for key, value in level.items():
-            if (scalar := plain_scalar(value)) is not None:
+            if (scalar := plain_scalar(value)) is not None and is_text(str(key)):
                 metadata.setdefault(str(key), scalar)
             elif key in _OPTIMIZER_KEYS or is_optimizer(value):
                 found = [each for each in _each(value) if is_optimizer(each)]
                 if optimizer is None and found:
                     optimizer = found[0]
                 if len(found) > 1:
-                    notes.append(f"'{key}' has {len(found)} optimizers; the first was taken")
+                    notes.append(f"{quoted(str(key))} has {len(found)} optimizers; the first was taken")
             elif _holds_tensors(value, 1):
                 aside.append(str(key))
     for level in around:
@@ -196,7 +198,7 @@ def _settings(value: object) -> Iterator[tuple[str, str | int | float | bool]]:
         if scalar is None and isinstance(each, list | tuple) and 0 < len(each) <= 3:
             parts = [plain_scalar(part) for part in each]
             scalar = None if None in parts else ",".join(str(part) for part in parts)
-        if scalar is not None:
+        if scalar is not None and is_text(str(name)):
             yield str(name), scalar
 
 

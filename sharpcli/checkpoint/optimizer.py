@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .contents import Metadata, plain_scalar
+from .contents import Metadata, is_text, plain_scalar
 
 __all__ = ["is_optimizer", "optimizer_settings", "summarize_optimizer"]
 
@@ -51,7 +51,7 @@ def summarize_optimizer(optimizer: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **optimizer_settings(optimizer),
         "groups": len(optimizer["param_groups"]),
-        "state": sorted({name for name, _ in tensors}),
+        "state": sorted({name for name, _ in tensors if is_text(name)}),
         "tensors": len(tensors),
         "bytes": sum(tensor.numel() * tensor.element_size() for _, tensor in tensors),
     }

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SharpError
-from .contents import Contents, Metadata, listed, open_error, parse_scalar
+from .contents import Contents, Metadata, is_text, listed, open_error, parse_scalar, quoted
 
 __all__ = ["looks_like_safetensors", "read_safetensors", "save_checkpoint"]
 
@@ -156,11 +156,13 @@ class _HeaderError(ValueError):
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
+    if not all(is_text(each) for pair in pairs for each in pair if isinstance(each, str)):
+        raise _HeaderError("it is not valid text")
     if len(table) < len(pairs):
         seen: set[str] = set()
         for name, _ in pairs:
             if name in seen:
-                raise _HeaderError(f"{listed([name])} is there twice")
+                raise _HeaderError(f"{quoted(name)} is there twice")
             seen.add(name)
     return table
 
@@ -181,14 +183,14 @@ def _proven(
     entries = [_entry(path, name, value) for name, value in header.items()]
     reached, before = 0, ""
     for entry in sorted(entries, key=lambda entry: (entry.begin, entry.end)):
-        name = listed([entry.name])
+        name = quoted(entry.name)
         if entry.end > available:
             raise SharpError(
                 f"{path}: tensor {name} ends at byte {entry.end} of {available} bytes of data",
                 _DAMAGED,
             )
         if entry.begin < reached:
-            raise SharpError(f"{path}: tensor {name} overlaps {listed([before])}", _DAMAGED)
+            raise SharpError(f"{path}: tensor {name} overlaps {quoted(before)}", _DAMAGED)
         if entry.begin > reached:
             raise SharpError(
                 f"{path}: {entry.begin - reached} bytes before tensor {name} belong to none",
@@ -203,13 +205,13 @@ def _proven(
 
 
 def _entry(path: Path, name: str, value: object) -> _Entry:
-    where = f"{path}: tensor {listed([name])}"
+    where = f"{path}: tensor {quoted(name)}"
     if not isinstance(value, dict) or not {"dtype", "shape", "data_offsets"} <= value.keys():
         raise SharpError(f"{where} lacks dtype, shape or data_offsets in the header", _DAMAGED)
     dtype = _DTYPES.get(value["dtype"]) if isinstance(value["dtype"], str) else None
     if dtype is None:
         raise SharpError(
-            f"{where} has the dtype {listed([str(value['dtype'])])}, which is not one that can be "
+            f"{where} has the dtype {quoted(str(value['dtype']))}, which is not one that can be "
             "measured",
             f"convert it to one of {', '.join(_DTYPES)}; if none is expected, {_DAMAGED}",
         )
@@ -240,7 +242,7 @@ def _read_tensor(path: Path, file: BufferedReader, entry: _Entry, digest: Any) -
     while filled < len(buffer):
         count = file.readinto(buffer[filled:])
         if not count:
-            raise SharpError(f"{path}: ends within tensor {listed([entry.name])}", _DAMAGED)
+            raise SharpError(f"{path}: ends within tensor {quoted(entry.name)}", _DAMAGED)
         filled += count
     digest.update(buffer)
     return data.view(entry.dtype).reshape(entry.shape)
