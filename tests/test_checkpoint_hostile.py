@@ -1,0 +1,414 @@
+"""Broken and hostile files: each gets one message with the file's name and what to do next."""
+
+import io
+import json
+import os
+import pickle
+import zipfile
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load, save, save_file
+from torch import nn
+
+from sharpcli.checkpoint import Checkpoint, load_checkpoint
+from sharpcli.errors import SharpError
+
+RAN = []
+
+
+def run_code(text):
+    RAN.append(text)
+
+
+class RunsCode:
+    def __reduce__(self):
+        return run_code, ("pwned",)
+
+
+def refusal(path):
+    """The error of loading `path`: it must name the file and hint at what to do."""
+    with pytest.raises(SharpError) as caught:
+        load_checkpoint(path)
+    assert str(path) in caught.value.message
+    assert "\n" not in caught.value.message
+    assert caught.value.hint
+    assert RAN == []
+    return caught.value
+
+
+def safetensors(path, header, data=b""):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    return path
+
+
+def entry(begin=0, end=4, shape=(1,), dtype="F32"):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+
+
+def test_a_missing_file_names_its_nearest_neighbour(tmp_path):
+    save_file({"a": torch.ones(1)}, tmp_path / "model.safetensors")
+    error = refusal(tmp_path / "modl.safetensors")
+    assert "there is no such file" in error.message
+    assert error.hint == "did you mean 'model.safetensors'?"
+    assert refusal(tmp_path / "none" / "x").hint == "check the path"
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pt", "a"])
+def test_an_empty_file(tmp_path, name):
+    (tmp_path / name).touch()
+    assert refusal(tmp_path / name).message.endswith("is empty")
+
+
+def test_what_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert "is not a regular file" in refusal(tmp_path / "pipe").message
+    (tmp_path / "loop").symlink_to("loop")
+    assert "cannot be read" in refusal(tmp_path / "loop").message
+
+
+def test_an_unlikely_path():
+    with pytest.raises(SharpError, match="cannot be read: embedded null"):
+        load_checkpoint("a\0b")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"epoch 1 loss 0.3\nepoch 2 loss 0.2\n", "is a text file, not a checkpoint"),
+        ("größe: 3\n".encode() * 100, "is a text file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "is a Git LFS pointer"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(80), "is an HDF5 (Keras) file"),
+        (b"GGUF\x03\x00" + bytes(80), "is a GGUF file"),
+        (b"\x93NUMPY\x01\x00" + bytes(80), "is a NumPy array"),
+        (b"\x1f\x8b\x08" + bytes(80), "is a gzip archive"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pt", "a"])
+def test_other_files_are_called_by_their_name(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    assert words in refusal(tmp_path / name).message
+
+
+def test_bytes_of_no_kind(tmp_path):
+    (tmp_path / "a.pt").write_bytes(bytes(range(256)))
+    assert "is neither safetensors nor a torch file" in refusal(tmp_path / "a.pt").message
+
+
+# --- safetensors ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("header", "data", "words"),
+    [
+        (b"{not json", b"", "cannot be read: it is not valid JSON"),
+        (b'{"a": "\xff"}', b"", "it is not valid JSON"),
+        (b"[" * 100_000, b"", "it is not valid JSON"),
+        (b'{"\\ud800": 1}', b"", "it is not valid text"),
+        (b"[1, 2, 3]", b"", "is not a table of tensors"),
+        (b'{"a": {"dtype": 1, "dtype": 2}}', b"", "'dtype' is there twice"),
+        (
+            b'{"w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},'
+            b'"w":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}',
+            b"ab",
+            "'w' is there twice",
+        ),
+        ({"w": 3}, b"", "tensor 'w' lacks dtype, shape or data_offsets"),
+        ({"w": {"dtype": "F32", "shape": [1]}}, b"", "tensor 'w' lacks"),
+        ({"w": entry(dtype="F31")}, bytes(4), "tensor 'w' has the dtype 'F31'"),
+        ({"w": entry(dtype=["F32"])}, bytes(4), "tensor 'w' has the dtype"),
+        ({"w": entry(shape=(-1,))}, bytes(4), "'w' has a shape or offsets that are no whole"),
+        ({"w": entry(shape=(1.0,))}, bytes(4), "'w' has a shape or offsets that are no whole"),
+        ({"w": entry(shape=(True,))}, bytes(4), "'w' has a shape or offsets that are no whole"),
+        ({"w": {**entry(), "data_offsets": [0]}}, bytes(4), "'w' has a shape or offsets"),
+        ({"w": entry(0, 10**18, (25 * 10**16,))}, bytes(4), "'w' ends at byte 10000000000000000"),
+        ({"w": entry(shape=(2**32, 2**32))}, bytes(4), "'w' has a shape too large"),
+        ({"w": entry(0, 0, shape=(0, 2**63))}, b"", "'w' has a shape too large"),
+        ({"w": entry(shape=(1,) * 100)}, bytes(4), "'w' has a shape too large"),
+        (b'{"w":{"shape":[' + b"9" * 5000 + b"]}}", b"", "a number in it is larger than any file"),
+        ({"w": entry(shape=(2,))}, bytes(4), "of shape (2,) needs 8 bytes, its offsets give 4"),
+        ({"w": entry(4, 0)}, bytes(4), "needs 4 bytes, its offsets give -4"),
+        ({"w": entry(0, 4), "v": entry(2, 6)}, bytes(6), "tensor 'v' overlaps 'w'"),
+        ({"w": entry(4, 8)}, bytes(8), "4 bytes before tensor 'w' belong to none"),
+        ({"w": entry()}, bytes(9), "5 bytes after the last tensor belong to none"),
+        ({"w": entry(), "__metadata__": {"a": 1}}, bytes(4), "'__metadata__' is not a table"),
+        ({"w": entry(), "__metadata__": "a"}, bytes(4), "'__metadata__' is not a table"),
+        ({"__metadata__": {"lr": "1"}}, b"", "holds no tensors"),
+    ],
+)
+def test_a_lying_header(tmp_path, header, data, words):
+    path = safetensors(tmp_path / "a.safetensors", header, data)
+    assert words in refusal(path).message
+
+
+def test_a_header_that_promises_more_than_the_file_has(tmp_path):
+    content = save({"w": torch.ones(3)})
+    path = tmp_path / "a.safetensors"
+    path.write_bytes((10**18).to_bytes(8, "little") + content[8:])
+    assert "promised 1000000000000000000 bytes, the file has" in refusal(path).message
+
+
+def test_a_header_longer_than_the_format_allows(tmp_path):
+    path = tmp_path / "a.safetensors"
+    with path.open("wb") as file:
+        file.write((200_000_000).to_bytes(8, "little") + b"{")
+        file.truncate(200_000_100)  # sparse: it takes no room on the disk
+    assert "more than the 100000000 that the format allows" in refusal(path).message
+
+
+@pytest.mark.parametrize("kept", [1, 7, 8, 9, 40, -1])
+def test_a_truncated_file(tmp_path, kept):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(save({"weight": torch.ones(30)})[:kept])
+    refusal(path)
+
+
+WHOLE = save(
+    {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(3, dtype=torch.int16)}, {"lr": "0.1"}
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    flips=st.lists(st.tuples(st.integers(0, len(WHOLE) - 1), st.integers(1, 255)), max_size=3),
+    kept=st.one_of(st.just(len(WHOLE)), st.integers(0, len(WHOLE))),
+)
+def test_flipped_and_truncated_safetensors(tmp_path_factory, flips, kept):
+    content = bytearray(WHOLE)
+    for position, mask in flips:
+        content[position] ^= mask
+    path = tmp_path_factory.getbasetemp() / "flipped.safetensors"
+    path.write_bytes(content[:kept])
+    try:
+        checkpoint = load_checkpoint(path)
+    except SharpError as error:
+        assert str(path) in error.message
+        return
+    assert isinstance(checkpoint, Checkpoint)
+    reference = load(bytes(content[:kept]))
+    assert checkpoint.tensors.keys() == reference.keys()
+    for name, tensor in reference.items():
+        assert checkpoint.tensors[name].shape == tensor.shape
+        assert checkpoint.tensors[name].dtype == tensor.dtype
+
+
+# --- pickles -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors", "a"])
+def test_a_pickle_that_would_run_code_is_refused(tmp_path, name, zipped):
+    content = {"state_dict": {"w": torch.ones(2)}, "callback": RunsCode()}
+    torch.save(content, tmp_path / name, _use_new_zipfile_serialization=zipped)
+    error = refusal(tmp_path / name)
+    assert "refused: its pickle would run code on loading" in error.message
+    assert "run_code'" in error.message
+    assert "safetensors.torch.save_file" in error.hint
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_bare_pickle_that_would_run_code_is_refused(tmp_path, protocol):
+    (tmp_path / "a.pt").write_bytes(pickle.dumps({"w": [1, "x", RunsCode()]}, protocol))
+    assert "would run code on loading: it asks for" in refusal(tmp_path / "a.pt").message
+
+
+@pytest.mark.parametrize("name", ["eval", "getattr", "exec"])
+def test_builtins_are_refused(tmp_path, name):
+    code = b"\x80\x02c__builtin__\n" + name.encode() + b"\nX\x03\x00\x00\x001+1\x85R."
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+        archive.writestr("a/data.pkl", code)
+        archive.writestr("a/version", "3")
+    assert f"it asks for 'builtins.{name}'" in refusal(tmp_path / "a.pt").message
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickled_module_is_refused(tmp_path, zipped):
+    model = nn.Sequential(nn.Linear(2, 2))
+    torch.save(model, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+    error = refusal(tmp_path / "a.pt")
+    assert "holds a whole pickled module" in error.message
+    assert "model.state_dict()" in error.hint
+
+
+def test_objects_that_take_any_amount_of_memory(tmp_path):
+    torch.save({"w": torch.ones(1), "b": bytearray(b"x")}, tmp_path / "a.pt")
+    assert "builds a 'builtins.bytearray'" in refusal(tmp_path / "a.pt").message
+    torch.save({"w": torch.zeros(1).expand(10**12)}, tmp_path / "a.pt")
+    assert "'w' of shape (1000000000000,) is larger than" in refusal(tmp_path / "a.pt").message
+    torch.save({"w": torch.ones(3)}, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "a.pt").read_bytes()
+    assert content.count(b"K\x03N") == 1  # the storage's number of elements
+    huge = content.replace(b"K\x03N", b"\x8a\x08" + (2**50).to_bytes(8, "little") + b"N")
+    (tmp_path / "a.pt").write_bytes(huge)
+    assert f"is promised {2**50} elements" in refusal(tmp_path / "a.pt").message
+
+
+def test_a_plain_pickle_is_not_taken_for_torchs(tmp_path):
+    (tmp_path / "a.pt").write_bytes(pickle.dumps({"w": [1.0, 2.0]}, 2))
+    assert "a pickle, but not one that torch.save wrote" in refusal(tmp_path / "a.pt").message
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ([torch.ones(1)], "holds a list, not tensors by name"),
+        (torch.ones(2, 3), "holds one tensor of shape (2, 3)"),
+        ({}, "holds no tensors by name; its keys: none"),
+        ({"epoch": 1, "model": {}}, "holds no tensors by name; its keys: 'epoch', 'model'"),
+        ({0: torch.ones(1)}, "holds no tensors by name; its keys: '0'"),
+        ({"g": {"w": torch.ones(1)}, "d": {"w": torch.ones(1)}}, "could be the weights: 'g', 'd'"),
+        ({"state": {}, "param_groups": [{"lr": 1.0}]}, "holds an optimizer's state, not weights"),
+        ({"w": torch.eye(2).to_sparse()}, "tensor 'w' is sparse"),
+        ({"w": torch.ones(2, device="meta")}, "tensor 'w' has no data (device 'meta')"),
+        ({"\ud800": torch.ones(1)}, "tensor '\\ud800' has a name that is not valid text"),
+    ],
+)
+def test_torch_files_without_plain_weights(tmp_path, content, words):
+    torch.save(content, tmp_path / "a.pt")
+    assert words in refusal(tmp_path / "a.pt").message
+
+
+@pytest.mark.filterwarnings("ignore:.*quantize")
+def test_quantized_tensors(tmp_path):
+    quantized = torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)
+    torch.save({"w": quantized}, tmp_path / "a.pt")
+    assert "tensor 'w' is quantized" in refusal(tmp_path / "a.pt").message
+
+
+# --- archives ------------------------------------------------------------------------------------
+
+
+def test_a_zip_bomb(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", bytes(10_000_000))
+    error = refusal(tmp_path / "a.pt")
+    assert "bytes would unpack to 10000000" in error.message
+
+
+def archive_of(path, members):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ([("a.txt", b"x")], "holds a zip archive without 'data.pkl'"),
+        ([("w.npy", b"x")], "holds NumPy arrays"),
+        ([("a/data.pkl", b"x"), ("b/data.pkl", b"x")], "holds a zip archive without"),
+        ([("a/data.pkl", b"x"), ("a/constants.pkl", b"x")], "is a TorchScript program"),
+        ([("a/data.pkl", b"")], "its pickle breaks off or is corrupt"),
+        ([("a/data.pkl", b"\x80\x02}q")], "its pickle breaks off or is corrupt"),
+        ([("a/data.pkl", b"\x80\x02}.")], "torch cannot read it"),
+    ],
+)
+def test_archives_that_torch_did_not_write(tmp_path, members, words):
+    assert words in refusal(archive_of(tmp_path / "a.pt", members)).message
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_an_archive_with_two_members_of_one_name(tmp_path):
+    members = [("a/data.pkl", b"\x80\x02}."), ("a/data.pkl", b"\x80\x02N.")]
+    assert "two members of one name" in refusal(archive_of(tmp_path / "a.pt", members)).message
+
+
+def test_a_truncated_archive(tmp_path):
+    torch.save({"w": torch.ones(100)}, tmp_path / "a.pt")
+    content = (tmp_path / "a.pt").read_bytes()
+    (tmp_path / "a.pt").write_bytes(content[: len(content) // 2])
+    assert "is a corrupt zip archive" in refusal(tmp_path / "a.pt").message
+
+
+def torch_bytes(zipped):
+    buffer = io.BytesIO()
+    state = {"w": torch.ones(4, 2), "b": torch.ones(2, dtype=torch.int64)}
+    content = {"model": state, "lr": 0.5, "betas": (0.9, 0.99)}
+    torch.save(content, buffer, _use_new_zipfile_serialization=zipped)
+    return buffer.getvalue()
+
+
+ZIPPED, LEGACY = torch_bytes(True), torch_bytes(False)
+
+
+@pytest.mark.parametrize("whole", [ZIPPED, LEGACY], ids=["zipped", "legacy"])
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_flipped_and_truncated_torch_files(tmp_path_factory, whole, data):
+    content = bytearray(whole)
+    # the pickles lie in the first half kilobyte, the archive's directory at the end
+    near = st.one_of(st.integers(0, 511), st.integers(0, len(whole) - 1))
+    flips = st.lists(st.tuples(near, st.integers(1, 255)), max_size=3)
+    for position, mask in data.draw(flips):
+        content[position] ^= mask
+    kept = data.draw(st.one_of(st.just(len(whole)), st.integers(0, len(whole))))
+    path = tmp_path_factory.getbasetemp() / "flipped.pt"
+    path.write_bytes(content[:kept])
+    try:
+        assert isinstance(load_checkpoint(path), Checkpoint)
+    except SharpError as error:
+        assert str(path) in error.message
+
+
+# --- folders and indices -------------------------------------------------------------------------
+
+
+def test_folders_without_a_checkpoint(tmp_path):
+    assert "is a folder without a checkpoint" in refusal(tmp_path).message
+    assert "model.safetensors.index.json" in refusal(tmp_path).hint
+    (tmp_path / "checkpoint-500").mkdir()
+    assert refusal(tmp_path).hint == "pass one of the folders in it: 'checkpoint-500'"
+    (tmp_path / "__0_0.distcp").touch()
+    assert "is a distributed checkpoint" in refusal(tmp_path).message
+
+
+def test_a_folder_with_several_checkpoints(tmp_path):
+    for name in ("b.pt", "a.safetensors"):
+        (tmp_path / name).touch()
+    error = refusal(tmp_path)
+    assert "more than one checkpoint: 'a.safetensors', 'b.pt'" in error.message
+    assert error.hint.endswith("a.safetensors")
+
+
+def index(folder, weight_map):
+    path = folder / "model.safetensors.index.json"
+    path.write_text(weight_map if isinstance(weight_map, str) else json.dumps(weight_map))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("[]", "is not a JSON object"),
+        ({}, "has no 'weight_map'"),
+        ({"weight_map": {}}, "has no 'weight_map'"),
+        ({"weight_map": {"w": 3}}, "tensor 'w' names no file"),
+        ({"weight_map": {"w": "gone.safetensors"}}, "'gone.safetensors' is missing (1 of 1)"),
+        ({"weight_map": {"w": "../up.safetensors"}}, "outside the checkpoint's folder"),
+        ({"weight_map": {"w": "a/../../up.safetensors"}}, "outside the checkpoint's folder"),
+        ({"weight_map": {"w": "..\\up.safetensors"}}, "outside the checkpoint's folder"),
+        ({"weight_map": {"w": "/etc/passwd"}}, "outside the checkpoint's folder"),
+        ({"weight_map": {"w": "C:/up.safetensors"}}, "outside the checkpoint's folder"),
+    ],
+)
+def test_indices_that_cannot_be_followed(tmp_path, content, words):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    save_file({"w": torch.ones(1)}, tmp_path / "up.safetensors")
+    assert words in refusal(index(folder, content)).message
+
+
+def test_a_shard_that_lacks_what_the_index_promises(tmp_path):
+    save_file({"w": torch.ones(1), "extra": torch.ones(1)}, tmp_path / "1.safetensors")
+    weight_map = {"w": "1.safetensors", "v": "1.safetensors"}
+    with pytest.raises(SharpError) as caught:
+        load_checkpoint(index(tmp_path, {"weight_map": weight_map}))
+    assert "1.safetensors: lacks 'v', which model.safetensors.index.json" in caught.value.message
+    whole = load_checkpoint(index(tmp_path, {"weight_map": {"w": "1.safetensors"}}))
+    assert "left out 'extra' of '1.safetensors': not in the index" in whole.notes
