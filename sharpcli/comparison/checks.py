@@ -84,7 +84,7 @@ def _different_settings(documents: Sequence[tuple[str, Document]]) -> list[str]:
     """One warning for each setting that is not the same in all documents."""
     flat = [
         {
-            key: clean(value)
+            key: "not set" if value is None else clean(value)
             for part in ("task", "settings")
             for key, value in leaves(document[part], part)
             if not _WITHOUT_EFFECT.match(key)
@@ -95,7 +95,7 @@ def _different_settings(documents: Sequence[tuple[str, Document]]) -> list[str]:
     for key in dict.fromkeys(key for settings in flat for key in settings):
         names: dict[str, list[str]] = {}
         for (name, _), settings in zip(documents, flat, strict=True):
-            names.setdefault(settings.get(key, "nothing"), []).append(name)
+            names.setdefault(settings.get(key, "not set"), []).append(name)
         if len(names) > 1:
             found = "; ".join(f"{value} in {named(files)}" for value, files in names.items())
             warnings.append(f"not measured alike: {key} is {found}")
@@ -122,17 +122,23 @@ def _given_twice(members: Sequence[Member]) -> list[str]:
 
 
 def _not_converged(members: Sequence[Member]) -> list[str]:
-    """One warning for each measure: those that did not converge, and those without a value."""
+    """One warning for each set of rows that share what did not converge or has no value."""
     told = {
-        "max_products": "did not converge and is in the means and correlations as it stands",
-        "not_finite": "is not finite and is in no mean",
+        "max_products": "did not converge: taken in as found",
+        "not_finite": "not finite: in no mean and no correlation",
     }
-    found: dict[tuple[str, str], list[str]] = {}
+    rows: dict[tuple[str, str], list[str]] = {}
     for member in members:
         for key, scalar in member.scalars.items():
             if scalar["status"] in told:
-                found.setdefault((key, scalar["status"]), []).append(member.label)
-    return [f"{key} of {named(rows)} {told[status]}" for (key, status), rows in found.items()]
+                rows.setdefault((key, scalar["status"]), []).append(member.label)
+    keys: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (key, status), labels in rows.items():
+        keys.setdefault((status, tuple(labels)), []).append(key)
+    return [
+        f"{told[status]}: {named(measures)} of {named(labels)}"
+        for (status, labels), measures in keys.items()
+    ]
 
 
 def _mean_training_loss(group: Group) -> float | None:

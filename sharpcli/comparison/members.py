@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import SharpError, UsageError, did_you_mean
+from ..errors import SharpError, UsageError
 from ..labels import differing_metadata, named, natural_order, pairs, short_labels
 from ..results import Document, flat_scalars
 
@@ -94,9 +95,10 @@ def _check_keys(by: Sequence[str], members: Sequence[Member]) -> None:
     keys = sorted({key for member in members for key in member.metadata})
     for key in by:
         if key not in keys:
-            near = did_you_mean(key, keys)
-            there = f"; there are: {', '.join(keys)}" if "did you mean" in near else ""
-            raise UsageError(f"--by {key}: no checkpoint has metadata of that name", near + there)
+            near = difflib.get_close_matches(key, keys, 1)
+            there = f"the metadata keys are: {', '.join(keys)}" if keys else "there is no metadata"
+            hint = f"did you mean '{near[0]}'? {there}" if near else there
+            raise UsageError(f"--by {key}: no checkpoint has metadata of that name", hint)
 
 
 def group_members(members: Sequence[Member], by: Sequence[str]) -> list[Group]:
