@@ -192,9 +192,20 @@ def test_facts_beside_the_weights(tmp_path, model):
     )
     checkpoint = load_checkpoint(tmp_path / "a.pt")
     assert checkpoint.metadata == {
-        **{"epoch": 3, "best": 0.5, "count": 5, "name": "run", "batch_size": 32, "layers": "1,2"},
-        **{"optimizer": "adam", "lr": 0.01, "weight_decay": 0.0, "eps": 1e-8, "amsgrad": False},
-        **{"betas": "0.8,0.99", "beta1": 0.8, "beta2": 0.99},
+        "epoch": 3,
+        "best": 0.5,
+        "count": 5,
+        "name": "run",
+        "batch_size": 32,
+        "layers": "1,2",
+        "optimizer": "adam",
+        "lr": 0.01,
+        "weight_decay": 0.0,
+        "eps": 1e-8,
+        "amsgrad": False,
+        "betas": "0.8,0.99",
+        "beta1": 0.8,
+        "beta2": 0.99,
     }
     summary = summarize_optimizer(checkpoint.optimizer)
     assert summary["state"] == ["exp_avg", "exp_avg_sq", "step"]

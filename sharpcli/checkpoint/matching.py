@@ -155,8 +155,8 @@ def _check_tied(
         first, other = matched[name], others[0]
         if first is not matched[other] and not _same(first, matched[other]):
             raise SharpError(
-                f"{checkpoint.path}: {quoted(name)} and {quoted(other)} are one tensor in the model "
-                "but differ in the file",
+                f"{checkpoint.path}: {quoted(name)} and {quoted(other)} are one tensor in the "
+                "model but differ in the file",
                 "untie them in the task's model(), or check that the file is of this model",
             )
 

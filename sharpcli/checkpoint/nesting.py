@@ -166,7 +166,8 @@ def _facts(
                 if optimizer is None and found:
                     optimizer = found[0]
                 if len(found) > 1:
-                    notes.append(f"{quoted(str(key))} has {len(found)} optimizers; the first was taken")
+                    many = f"{quoted(str(key))} has {len(found)} optimizers"
+                    notes.append(f"{many}; the first was taken")
             elif _holds_tensors(value, 1):
                 aside.append(str(key))
     for level in around:

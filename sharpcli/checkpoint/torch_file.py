@@ -167,7 +167,8 @@ def _examine_archive(path: Path, size: int) -> _Listing:
             data = archive.read(pickles[0])
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
         raise SharpError(f"{path}: is a corrupt zip archive ({error})", _DAMAGED) from error
-    except (struct.error, ValueError, OverflowError) as error:
+    # the file is open by now: the system only objects where a broken directory points
+    except (struct.error, ValueError, OverflowError, OSError) as error:
         raise SharpError(f"{path}: is a corrupt zip archive", _DAMAGED) from error
     return _list_opcodes(io.BytesIO(data), 1)
 

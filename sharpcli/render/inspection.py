@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.text import Text
-
 from .numbers import NOT_FINITE, format_number
-from .table import Column, Page, Row, Sheet, page_lines
+from .table import Column, Page, Row, Sheet
 
-__all__ = ["inspection_page", "inspection_tables"]
+__all__ = ["inspection_page"]
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
@@ -21,15 +19,11 @@ def inspection_page(document: Mapping[str, Any]) -> Page:
     return Page(context=(), sheets=sheets)
 
 
-def inspection_tables(document: Mapping[str, Any], width: int = 100) -> list[Text]:
-    """The page's lines, styled, at most `width` cells wide."""
-    return list(page_lines(inspection_page(document), width))
-
-
 def _sheets(result: Mapping[str, Any]) -> list[Sheet]:
     checkpoint = result["checkpoint"]
     if result["status"] == "failed":
-        row = Row(str(checkpoint["path"]), result["error"]["message"])
+        path = str(checkpoint["path"])
+        row = Row(path, result["error"]["message"].removeprefix(f"{path}: "))
         return [Sheet([row], [Column("", [""], numeric=False)])]
     tensors = result["tensors"]
     title = (
@@ -42,10 +36,14 @@ def _sheets(result: Mapping[str, Any]) -> list[Sheet]:
         *(Column(key, [_number(each, key) for each in tensors]) for key in ("norm", "min", "max")),
     ]
     sheets = [Sheet([Row(_printable(each["name"])) for each in tensors], columns, title, "tensor")]
-    if checkpoint["metadata"]:
-        sheets.append(_facts("metadata", checkpoint["metadata"]))
-    if result["optimizer"]:
-        sheets.append(_facts("optimizer state", result["optimizer"]))
+    metadata = checkpoint["metadata"]
+    if metadata:
+        sheets.append(_facts("metadata", metadata))
+    # most of an optimizer's settings were taken into the metadata, and are shown there
+    optimizer = result["optimizer"] or {}
+    own = {name: value for name, value in optimizer.items() if metadata.get(name) != value}
+    if own:
+        sheets.append(_facts("optimizer state", own))
     return sheets
 
 
