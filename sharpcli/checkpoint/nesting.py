@@ -135,7 +135,7 @@ def _plain(path: Path, name: str, tensor: Tensor, size: int) -> Tensor:
     if type(tensor) not in (Tensor, torch.nn.Parameter, torch.nn.Buffer):
         raise SharpError(f"{where} is a {type(tensor).__name__}, not a plain tensor", _SAVE)
     if tensor.layout != torch.strided or tensor.is_quantized:
-        kind = "quantized" if tensor.is_quantized else "sparse"
+        kind = "quantized" if tensor.is_quantized else f"of layout {tensor.layout}"
         raise SharpError(f"{where} is {kind}", "store it as a dense floating-point tensor")
     if tensor.device.type != "cpu":
         raise SharpError(

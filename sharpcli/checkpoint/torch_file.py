@@ -54,6 +54,13 @@ _HARMLESS = (
     "numpy.core.multiarray.scalar",
     "numpy._core.multiarray.scalar",
 )
+# what torch's restricted reader allows, though a few bytes of it can ask for any amount of memory
+_GREEDY = {
+    "builtins.bytearray": "builds a 'bytearray'",
+    "torch._utils._rebuild_sparse_tensor": "holds sparse tensors",
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": "copies tensors to another device",
+    "torch._utils._rebuild_device_tensor_from_numpy": "copies tensors to another device",
+}
 # what torch's restricted reader is seen to raise on bytes that no torch wrote
 _BROKEN = (
     pickle.UnpicklingError,
@@ -218,10 +225,10 @@ def _refuse(path: Path, listing: _Listing, size: int, *, legacy: bool) -> None:
     if not listing.whole:
         _refuse_imports(path, listing)
         raise SharpError(f"{path}: its pickle breaks off or is corrupt", _DAMAGED)
-    if "builtins.bytearray" in listing.imports:
+    greedy = next((_GREEDY[name] for name in listing.imports if name in _GREEDY), None)
+    if greedy is not None:
         raise SharpError(
-            f"{path}: refused: its pickle builds a 'builtins.bytearray', which can take any amount "
-            "of memory",
+            f"{path}: refused: its pickle {greedy}, which can take any amount of memory",
             _CONVERT,
         )
     if legacy and listing.largest_storage > size:
