@@ -6,7 +6,6 @@ import functools
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
@@ -165,6 +164,8 @@ def main() -> None:
 def _say_how_to_report(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
+    import traceback
+
     traceback.print_exception(kind, error, trace)
     python = ".".join(map(str, sys.version_info[:3]))
     click.echo(

@@ -69,6 +69,7 @@ def command_defaults(name: str, group: click.Group, context: click.Context) -> d
             )
         shared = {key: value for key, value in file.settings.items() if key not in tables}
         command = _command(group, context, name)
+        pairs |= _pairs(file, file.settings) | _pairs(file, own)
         for key, value in shared.items():
             parameter = _options(command).get(_spelt(key))
             if parameter is not None:
@@ -86,7 +87,6 @@ def command_defaults(name: str, group: click.Group, context: click.Context) -> d
                     f"`sharp {name} --help` lists them",
                 )
             defaults[str(parameter.name)] = _checked(file, f"[{name}] {key}", value, parameter)
-        pairs |= _pairs(file, file.settings) | _pairs(file, own)
     if pairs and any(
         parameter.name == PAIRS for parameter in _command(group, context, name).params
     ):

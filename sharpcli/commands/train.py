@@ -203,4 +203,5 @@ def progress_bar(description: str, quiet: bool) -> Iterator[Callable[[Update], N
     try:
         yield on_epoch
     finally:
-        bar.stop()
+        if rows:
+            bar.stop()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,11 +43,9 @@ class Option:
         )
 
 
-def declared_options(*functions: Callable[..., Any]) -> tuple[Option, ...]:
+def declared_options(model: Callable[..., Any], data: Callable[..., Any]) -> tuple[Option, ...]:
     """The options that a task's `model` and `data` name, each once, in order."""
-    model, data = functions
-    found = {o.name: o for o in [*_options(model, skip=0), *_options(data, skip=1)]}
-    return tuple(found.values())
+    return tuple(_by_name(_options(model, skip=0), _options(data, skip=1)).values())
 
 
 def bind_options(
@@ -59,7 +58,7 @@ def bind_options(
     type, and for one that is needed and was not given; `where` is what the errors call the task.
     """
     per_function = [(_options(model, 0), _open(model)), (_options(data, 1), _open(data))]
-    known = {option.name: option for options, _ in reversed(per_function) for option in options}
+    known = _by_name(*(options for options, _ in per_function))
     if not any(takes_any for _, takes_any in per_function):
         for name in given:
             if name not in known:
@@ -82,6 +81,14 @@ def bind_options(
     for arguments in reversed(bound):
         resolved.update(arguments)
     return bound[0], bound[1], resolved
+
+
+def _by_name(*options: Iterable[Option]) -> dict[str, Option]:
+    """Each option once; of two with one name the first, which is the model's."""
+    found: dict[str, Option] = {}
+    for option in itertools.chain(*options):
+        found.setdefault(option.name, option)
+    return found
 
 
 def _options(function: Callable[..., Any], skip: int) -> list[Option]:

@@ -1,7 +1,7 @@
 """The built-in task `digits`: real handwritten digits that come with scikit-learn.
 
 1,797 images of 8x8 grey levels (0 to 16, scaled to [0, 1]) in ten classes. Of each class every
-fifth image, in the data set's order, is in the test split: 1,433 train, 364 test, always the same.
+fifth image, in the data set's order, is in the test split: 1,442 train, 355 test, always the same.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def model(
     from .networks import cnn, mlp
 
     if width < 1 or depth < 1:
-        raise SharpError(f"digits: width {width} and depth {depth} must be 1 or more", None)
+        raise SharpError(
+            f"digits: width {width} and depth {depth} must be 1 or more", "-O width=64 -O depth=2"
+        )
     if model == "cnn":
         return cnn(1, SIDE, CLASSES, width, depth, activation, batch_norm)
     return mlp(SIDE * SIDE, CLASSES, width, depth, activation, batch_norm)

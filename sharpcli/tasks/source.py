@@ -101,7 +101,7 @@ class user_code:  # noqa: N801 (used as `with user_code(...)`, where it reads as
     ) -> None:
         if isinstance(error, SharpError) or not isinstance(error, Exception | SystemExit):
             return  # nothing happened, it is said already, or it is Ctrl-C
-        if isinstance(error, SyntaxError):
+        if isinstance(error, SyntaxError) and error.lineno is not None:
             place = self.where if error.filename == self.file else error.filename
             raise SharpError(
                 f"{place}, line {error.lineno}: {error.msg}: {(error.text or '').strip()}",

@@ -1,0 +1,159 @@
+"""The training loop: it trains, repeats itself, and leaves the random state alone."""
+
+import random
+
+import numpy
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from sharpcli.errors import SharpError, UsageError
+from sharpcli.tasks import Task, defaults
+from sharpcli.training import OPTIMIZERS, TrainSettings
+from sharpcli.training.loop import global_random_state_kept, train
+from sharpcli.training.optimizers import build_optimizer
+
+
+def numbers(rows=30):
+    inputs = torch.randn(rows, 4, generator=torch.Generator().manual_seed(0))
+    return inputs, (inputs.sum(1) > 0).long()
+
+
+def task(model=None, data=None, loss=None):
+    return Task(
+        name="small",
+        options={},
+        fingerprint="",
+        model=model or (lambda: nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))),
+        data=data or (lambda split: numbers()),
+        predict=defaults.predict,
+        loss=loss or defaults.loss_for("small"),
+    )
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer_learns(optimizer):
+    losses = []
+    train(
+        task(),
+        TrainSettings(optimizer, lr=0.05, batch_size=8, epochs=15),
+        lambda update: losses.append(update.loss),
+    )
+    assert len(losses) == 15
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_it_stops_at_the_loss():
+    trained = train(task(), TrainSettings(lr=0.5, epochs=500, until_loss=0.1))
+    assert trained.train_loss <= 0.1
+    assert trained.reached
+    assert trained.epochs < 500
+    assert trained.steps == trained.epochs  # 30 rows are one batch of 32
+
+
+def test_it_says_that_the_loss_was_not_reached():
+    assert not train(task(), TrainSettings(epochs=1, until_loss=1e-9)).reached
+
+
+def test_train_loss_is_the_mean_over_all_rows_in_eval_mode():
+    def model():
+        return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 2))
+
+    trained = train(task(model), TrainSettings(batch_size=7, epochs=2))
+    network = model()
+    network.load_state_dict(trained.tensors)
+    inputs, targets = numbers()
+    expected = nn.functional.cross_entropy(network.eval()(inputs), targets)
+    assert trained.train_loss == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_weights_of_examples_count():
+    """Two halves with weights 3 and 1 give the loss of the data set with the first half thrice."""
+
+    def weighted(outputs, batch):
+        losses = nn.functional.cross_entropy(outputs, batch[1], reduction="none")
+        return losses * batch[2], batch[2]
+
+    inputs, targets = numbers()
+    weights = torch.tensor([3.0] * 15 + [1.0] * 15)
+    settings = TrainSettings(batch_size=100, epochs=5)
+    ours = train(task(data=lambda split: (inputs, targets, weights), loss=weighted), settings)
+    rows = torch.tensor([*range(15)] * 3 + [*range(15, 30)])
+    repeated = train(task(data=lambda split: (inputs[rows], targets[rows])), settings)
+    assert ours.train_loss == pytest.approx(repeated.train_loss, rel=1e-5)
+
+
+def test_a_data_set_trains_as_its_tensors_do():
+    settings = TrainSettings(batch_size=8, epochs=2, seed=4)
+    tensors = train(task(), settings).tensors
+    rows = train(task(data=lambda split: TensorDataset(*numbers())), settings).tensors
+    assert all(torch.equal(tensors[name], rows[name]) for name in tensors)
+
+
+def test_the_global_random_state_is_left_alone():
+    torch.manual_seed(5), random.seed(5), numpy.random.seed(5)
+    expected = torch.rand(1).item(), random.random(), numpy.random.rand()
+    torch.manual_seed(5), random.seed(5), numpy.random.seed(5)
+    train(task(lambda: nn.Sequential(nn.Dropout(), nn.Linear(4, 2))), TrainSettings(epochs=1))
+    assert (torch.rand(1).item(), random.random(), numpy.random.rand()) == expected
+
+
+def test_the_random_state_comes_back_after_an_error():
+    torch.manual_seed(5)
+    expected = torch.get_rng_state()
+    with pytest.raises(KeyError), global_random_state_kept():
+        torch.rand(1)
+        raise KeyError
+    assert torch.equal(torch.get_rng_state(), expected)
+
+
+def test_the_same_whatever_the_random_state_before():
+    settings = TrainSettings(epochs=2, batch_size=8)
+    torch.manual_seed(1)
+    first = train(task(), settings).tensors
+    torch.manual_seed(2)
+    again = train(task(), settings).tensors
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_a_model_without_parameters():
+    with pytest.raises(SharpError, match="small: the model has no parameters to train"):
+        train(task(nn.Flatten), TrainSettings())
+
+
+def test_a_loss_that_is_not_finite_names_the_step():
+    with pytest.raises(SharpError, match=r"small: the training loss is (nan|inf) at step 1\n") as e:
+        train(task(data=lambda split: (numbers()[0] * float("nan"), numbers()[1])), TrainSettings())
+    assert "--lr is 0.1" in e.value.hint
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"lr": 0.0}, "--lr 0.0: is out of range"),
+        ({"batch_size": 0}, "--batch-size 0"),
+        ({"epochs": 0}, "--epochs 0"),
+        ({"momentum": 1.0}, "--momentum 1.0"),
+        ({"betas": (0.9, 1.0)}, "--betas"),
+        ({"weight_decay": -1.0}, "--weight-decay -1.0"),
+        ({"until_loss": 0.0}, "--until-loss 0.0"),
+        ({"lr": float("nan")}, "--lr nan"),
+        ({"optimizer": "lion"}, "there is no optimizer 'lion'"),
+    ],
+)
+def test_settings_out_of_range(setting, said):
+    with pytest.raises(UsageError, match=said):
+        TrainSettings(**setting)
+
+
+def test_settings_reach_the_optimizer():
+    weights = [torch.zeros(1, requires_grad=True)]
+    adam = build_optimizer(
+        weights, TrainSettings("adamw", 0.3, betas=(0.8, 0.95), weight_decay=0.2)
+    )
+    assert isinstance(adam, torch.optim.AdamW)
+    assert adam.defaults["betas"] == (0.8, 0.95)
+    assert (adam.defaults["lr"], adam.defaults["weight_decay"]) == (0.3, 0.2)
+    assert build_optimizer(weights, TrainSettings("sgd", momentum=0.9)).defaults["momentum"] == 0.9
+    assert build_optimizer(weights, TrainSettings("adam")).defaults["lr"] == 1e-3
