@@ -40,8 +40,11 @@ def short_labels(paths: Sequence[str]) -> list[str]:
 
 
 def differing_metadata(metadata: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys whose values are not the same in every row, in the order they first appear."""
-    return [key for key in _keys(metadata) if not _same(metadata, key)]
+    """The keys whose values are not the same in every row, in the order they first appear.
+
+    A loss that training noted down is left out: it is measured, and stands beside.
+    """
+    return [key for key in _keys(metadata) if key != "train_loss" and not _same(metadata, key)]
 
 
 def common_metadata(metadata: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from .members import Group, Member
 __all__ = ["comparability_warnings", "grouping_notes", "same_task", "training_loss_warning"]
 
 _LOSS_RATIO = 2.0
+_NOT_A_CHOICE = {"seed", "epochs", "steps", "train_loss"}  # what came out, not what was tried
 _WITHOUT_EFFECT = re.compile(
     r"settings\.(run\.(device|batch_size)$|output\b|checkpoints\b|paths\b)"
 )
@@ -67,7 +68,7 @@ def grouping_notes(
     keys = [
         key
         for key in differing_metadata(metadata)
-        if key != "seed" and len({row.get(key) for row in metadata}) < len(members)
+        if key not in _NOT_A_CHOICE and len({row.get(key) for row in metadata}) < len(members)
     ]
     grouped = {tuple(row.get(key) for key in keys) for row in metadata}
     if not keys or len(grouped) == len(groups):

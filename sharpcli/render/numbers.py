@@ -34,7 +34,10 @@ def format_number(
     if exact == 0:
         return "0"
     unit = _decade(exact) - digits + 1
-    if _decade(_round(exact, unit, rounding)) > _decade(exact):
+    decade = _decade(_round(exact, unit, rounding))
+    if decade < _FIXED[1]:
+        unit = min(unit, 0)  # whole numbers are written whole
+    if decade > _decade(exact):
         unit += 1
     return _written(exact, unit, None, None, rounding)
 
