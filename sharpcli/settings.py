@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["OutputSettings", "RunSettings", "Split"]
+__all__ = ["MeasureSettings", "OutputSettings", "RunSettings", "Split"]
 
 Split = Literal["train", "test"]
 
@@ -26,6 +26,27 @@ class RunSettings:
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
     mode: Literal["eval", "train"] = "eval"
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class MeasureSettings:
+    """Which measures, and how far each is driven.
+
+    `measures` are names of the registry, empty for the default set. ε-sharpness is measured for
+    every one of `epsilons` in every one of `subspaces` (None is the full space, p a random
+    subspace of p dimensions). `tol` bounds an eigenvalue's residual as a share of λ1,
+    `relative_error` the trace's standard error as a share of the trace.
+    """
+
+    measures: tuple[str, ...] = ()
+    epsilons: tuple[float, ...] = (1e-3, 5e-4)  # both of Keskar et al. 2017
+    subspaces: tuple[int | None, ...] = (None,)
+    maximizer: Literal["lbfgsb", "corner", "both", "raw"] = "both"
+    iterations: int = 10  # Keskar et al. 2017
+    top: int = 5
+    tol: float = 1e-3
+    max_products: int | None = None
+    relative_error: float = 0.02
 
 
 @dataclass(frozen=True)

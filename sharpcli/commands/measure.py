@@ -1,0 +1,226 @@
+"""`sharp measure`: the measures of each checkpoint, a row each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import UsageError
+from ..options import output_options, run_options, task_options
+from ..settings import MeasureSettings, OutputSettings, RunSettings
+
+if TYPE_CHECKING:
+    from ..progress import Begin
+    from ..results import Document
+
+__all__ = ["measure", "run_measure"]
+
+FAILED, UNCONVERGED, INTERRUPTED = 1, 3, 130
+
+
+class SubspaceType(click.ParamType):  # type: ignore[type-arg]  # Click 8.1 has no type argument
+    """`full`, or the dimensions of a random subspace."""
+
+    name = "full|P"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str:
+        """A positive number, or "full"; fails on anything else."""
+        if value == "full":
+            return "full"
+        if not str(value).isdecimal() or int(value) < 1:
+            self.fail(
+                f"'{value}' is neither 'full' nor a positive number of dimensions", param, ctx
+            )
+        return int(value)
+
+
+class EpsilonType(click.ParamType):  # type: ignore[type-arg]  # Click 8.1 has no type argument
+    """A positive, finite number."""
+
+    name = "number"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number; fails where it is none, or not positive."""
+        try:
+            number = float(value)
+        except ValueError:
+            self.fail(f"'{value}' is not a number", param, ctx)
+        if not 0 < number < float("inf"):
+            self.fail(f"{value} is not a positive number, as the size of a box must be", param, ctx)
+        return number
+
+
+DEFAULT = MeasureSettings()
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  sharp measure sgd.safetensors adam.safetensors --task task.py
+  sharp measure run-*/model.safetensors -t digits -m loss -m hessian --top 10
+  sharp measure a.safetensors -m epsilon-sharpness --subspace full --subspace 100
+  sharp measure run-*/model.safetensors --json > result.json"""
+)
+@click.argument("checkpoints", nargs=-1, metavar="CKPT...")
+@click.option(
+    "--measure",
+    "-m",
+    "measures",
+    multiple=True,
+    metavar="NAME",
+    help="A measure, or all. Again for more. Default: loss, epsilon-sharpness, gradient, hessian, "
+    "trace. --list says what there is.",
+)
+@click.option(
+    "--list", "list_measures", is_flag=True, help="Print the measures there are, and end."
+)
+@click.option(
+    "--epsilon",
+    "epsilons",
+    multiple=True,
+    type=EpsilonType(),
+    metavar="E",
+    default=DEFAULT.epsilons,
+    show_default=True,
+    help="ε-sharpness: the size of the box. Again for more.",
+)
+@click.option(
+    "--subspace",
+    "subspaces",
+    multiple=True,
+    type=SubspaceType(),
+    metavar="P",
+    default=("full",),
+    show_default=True,
+    help="ε-sharpness: dimensions of a random subspace, or full. Again for more.",
+)
+@click.option(
+    "--maximizer",
+    type=click.Choice(["lbfgsb", "corner", "both", "raw"]),
+    default=DEFAULT.maximizer,
+    show_default=True,
+    help="ε-sharpness: how the maximum is sought. raw is SciPy's L-BFGS-B on the unscaled problem, "
+    "for comparing with published numbers.",
+)
+@click.option(
+    "--top",
+    "-k",
+    type=click.IntRange(min=1),
+    metavar="K",
+    default=DEFAULT.top,
+    show_default=True,
+    help="hessian: how many of the largest eigenvalues.",
+)
+@click.option(
+    "--tol",
+    type=click.FloatRange(min=0, min_open=True, max=1),
+    metavar="T",
+    default=DEFAULT.tol,
+    show_default=True,
+    help="hessian: largest residual as a share of λ1.",
+)
+@click.option(
+    "--relative-error",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="R",
+    default=DEFAULT.relative_error,
+    show_default=True,
+    help="trace: largest standard error as a share of the trace.",
+)
+@click.option(
+    "--max-products",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="hessian, trace: stop after so many products. Default: chosen by what is asked.",
+)
+@task_options
+@run_options
+@output_options
+def measure(
+    checkpoints: tuple[str, ...],
+    measures: tuple[str, ...],
+    list_measures: bool,
+    epsilons: tuple[float, ...],
+    subspaces: tuple[int | str, ...],
+    maximizer: Any,
+    top: int,
+    tol: float,
+    relative_error: float,
+    max_products: int | None,
+    task: str | None,
+    task_options: dict[str, str],
+    run: RunSettings,
+    output: OutputSettings,
+) -> int:
+    """Measure how sharp the minimum of each checkpoint is.
+
+    Prints a row for each checkpoint: loss and generalization gap, Keskar's ε-sharpness, the
+    gradient's norm, both ends of the Hessian's spectrum and its trace, every number with its
+    error. A checkpoint that fails is said in its place and the others are still measured.
+    """
+    from ..render import emit
+    from ..render.progress import progress_bars
+    from ..results import unconverged
+
+    if list_measures:
+        _print_measures()
+        return 0
+    if not checkpoints:
+        raise UsageError("no checkpoint: nothing to measure", "sharp measure model.safetensors")
+    settings = MeasureSettings(
+        measures=measures,
+        epsilons=tuple(dict.fromkeys(epsilons)),
+        subspaces=tuple(None if p == "full" else int(p) for p in dict.fromkeys(subspaces)),
+        maximizer=maximizer,
+        top=top,
+        tol=tol,
+        max_products=max_products,
+        relative_error=relative_error,
+    )
+    with progress_bars(quiet=output.quiet) as begin:
+        document = run_measure(checkpoints, task, task_options, run, settings, begin=begin)
+    emit(document, output)
+    failures = [result["error"] for result in document["results"] if result["status"] == "failed"]
+    if any(failure["message"].startswith("interrupted") for failure in failures):
+        return INTERRUPTED
+    if failures:
+        return FAILED
+    return UNCONVERGED if output.strict and unconverged(document) else 0
+
+
+def run_measure(
+    paths: Sequence[str | Path],
+    task: str | None,
+    task_options: dict[str, str],
+    run: RunSettings,
+    settings: MeasureSettings = DEFAULT,
+    *,
+    begin: Begin | None = None,
+) -> Document:
+    """Measure checkpoints and give the document: what `sharp measure` and `sharp demo` share."""
+    from ..measuring import measure_checkpoints
+    from ..progress import silent
+    from ..results import to_document
+
+    report = measure_checkpoints(
+        paths, task, task_options, run, settings, begin=begin or (lambda _: silent)
+    )
+    return to_document(report)
+
+
+def _print_measures() -> None:
+    from ..measures import known_measures
+
+    for known in known_measures().values():
+        default = "" if known.default else " (on request)"
+        click.echo(f"{known.name}{default}: {known.meaning}")
+        for label in ("formula", "cost", "invariances", "source", "warns"):
+            said = getattr(known, label)
+            click.echo(f"    {'warns of' if label == 'warns' else label}: {said}")

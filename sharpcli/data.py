@@ -1,0 +1,167 @@
+"""A task's data as one collated batch of rows, decoded once and kept on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from .errors import SharpError
+from .progress import Progress, silent
+
+__all__ = ["Batch", "Rows", "read_rows"]
+
+Batch = Any
+"""Collated rows: a tensor, or sequences and mappings of tensors and lists, nested as they come."""
+
+# Rows collated at once before they are joined: bounds the memory that unjoined rows take twice.
+_CHUNK = 1024
+# Rows that are read a second time to see whether a data set gives the same row twice.
+_PROBE = 4
+
+
+@dataclass(frozen=True)
+class Rows:
+    """`count` examples of one split, collated; `total` is how many the split has."""
+
+    batch: Batch
+    count: int
+    total: int
+
+    @property
+    def sampled(self) -> bool:
+        """Whether these are a subset, so that results carry a sampling error."""
+        return self.count < self.total
+
+    def split(self, size: int) -> Iterator[Batch]:
+        """Consecutive batches of at most `size` rows (views, nothing is copied)."""
+        for start in range(0, self.count, size):
+            yield self.slice(start, min(start + size, self.count))
+
+    def slice(self, start: int, stop: int) -> Batch:
+        """Rows `start` to `stop` as a batch."""
+        return _map(self.batch, lambda leaf: leaf[start:stop])
+
+    def head(self, count: int) -> Rows:
+        """The first `count` rows."""
+        count = min(count, self.count)
+        return Rows(self.slice(0, count), count, count)
+
+    def take(self, indices: Tensor) -> Rows:
+        """The rows of `indices`, copied."""
+        return Rows(_map(self.batch, lambda leaf: _pick(leaf, indices)), len(indices), self.total)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Rows:
+        """On `device`, floating-point tensors in `dtype`; integers stay integers."""
+
+        def move(leaf: Any) -> Any:
+            if not isinstance(leaf, Tensor):
+                return leaf
+            return leaf.to(device, dtype) if leaf.is_floating_point() else leaf.to(device)
+
+        return Rows(_map(self.batch, move), self.count, self.total)
+
+
+def read_rows(
+    dataset: Any,
+    *,
+    name: str,
+    samples: int | None = None,
+    seed: int = 0,
+    collate: Callable[[list[Any]], Batch] | None = None,
+    progress: Progress = silent,
+) -> Rows:
+    """Read a map-style data set, or a tuple of equally long tensors, whole.
+
+    `samples` rows are drawn without replacement by `seed` where that is fewer than there are.
+    Raises `SharpError` naming the split (`name`) where there are no rows, where a row read twice
+    differs (random augmentation, a shuffling data set) or where rows cannot be collated.
+    """
+    tensors = isinstance(dataset, tuple | list) and all(isinstance(t, Tensor) for t in dataset)
+    total = len(dataset[0]) if tensors and dataset else len(dataset)
+    if total == 0:
+        raise SharpError(f"the {name} data are empty", "data() must give at least one example")
+    indices = _subset(total, samples, seed)
+    if tensors:
+        rows = Rows(tuple(dataset), total, total)
+        return rows if indices is None else rows.take(indices)
+    order = range(total) if indices is None else indices.tolist()
+    collate = collate or default_collate
+    chunks: list[Batch] = []
+    for start in range(0, len(order), _CHUNK):
+        items = [dataset[index] for index in order[start : start + _CHUNK]]
+        try:
+            chunks.append(collate(items))
+        except (RuntimeError, TypeError) as error:
+            raise SharpError(
+                f"rows {start} to {start + len(items) - 1} of the {name} data do not make a batch: "
+                f"{error}",
+                "give rows of equal shape (pad in the data set), or define collate(rows)",
+            ) from error
+        progress(start + len(items), len(order))
+    again = collate([dataset[index] for index in order[:_PROBE]])
+    rows = Rows(_join(chunks), len(order), total)
+    if not _equal(rows.slice(0, min(_PROBE, rows.count)), again):
+        raise SharpError(
+            f"the {name} data give another row when the same row is read twice",
+            "switch off random augmentation and shuffling in data(): the objective must be fixed",
+        )
+    return rows
+
+
+def _subset(total: int, samples: int | None, seed: int) -> Tensor | None:
+    if samples is None or samples >= total:
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(total, generator=generator)[:samples].sort().values
+
+
+def _map(node: Any, leaf: Callable[[Any], Any]) -> Any:
+    """Apply `leaf` to every tensor (and every list of non-tensors) of a collated batch."""
+    if isinstance(node, Tensor):
+        return leaf(node)
+    if isinstance(node, Mapping):
+        return {key: _map(value, leaf) for key, value in node.items()}
+    if isinstance(node, tuple) and hasattr(node, "_fields"):
+        return type(node)(*(_map(value, leaf) for value in node))
+    if isinstance(node, Sequence) and not isinstance(node, str) and _holds_batches(node):
+        return type(node)(_map(value, leaf) for value in node)  # type: ignore[call-arg]  # list and tuple take an iterable
+    return leaf(node)
+
+
+def _holds_batches(node: Sequence[Any]) -> bool:
+    return any(isinstance(value, Tensor | Mapping | tuple | list) for value in node)
+
+
+def _pick(leaf: Any, indices: Tensor) -> Any:
+    return leaf[indices.to(leaf.device)] if isinstance(leaf, Tensor) else [leaf[i] for i in indices]
+
+
+def _join(chunks: list[Batch]) -> Batch:
+    """Concatenate batches leaf by leaf."""
+    first = chunks[0]
+    if len(chunks) == 1:
+        return first
+    if isinstance(first, Tensor):
+        return torch.cat(chunks)
+    if isinstance(first, Mapping):
+        return {key: _join([chunk[key] for chunk in chunks]) for key in first}
+    if isinstance(first, tuple) and hasattr(first, "_fields"):
+        return type(first)(*(_join(list(parts)) for parts in zip(*chunks, strict=True)))
+    if _holds_batches(first):
+        return type(first)(_join(list(parts)) for parts in zip(*chunks, strict=True))
+    return [row for chunk in chunks for row in chunk]
+
+
+def _equal(left: Any, right: Any) -> bool:
+    if isinstance(left, Tensor):
+        return torch.equal(left.nan_to_num(), right.nan_to_num())
+    if isinstance(left, Mapping):
+        return all(_equal(left[key], right[key]) for key in left)
+    if isinstance(left, Sequence) and not isinstance(left, str):
+        return all(_equal(a, b) for a, b in zip(left, right, strict=True))
+    return bool(left == right)

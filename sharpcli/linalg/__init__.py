@@ -1,0 +1,19 @@
+"""Eigenvalues, traces and box-constrained maxima of things that can only be applied.
+
+Nothing in here knows networks: an operator has a size and `@`, a function gives a value and a
+gradient.
+"""
+
+from .box import BoxMaximum, corner_ascent, projected_lbfgs
+from .eigsh import EigshResult, eigsh
+from .trace import TraceResult, trace
+
+__all__ = [
+    "BoxMaximum",
+    "EigshResult",
+    "TraceResult",
+    "corner_ascent",
+    "eigsh",
+    "projected_lbfgs",
+    "trace",
+]

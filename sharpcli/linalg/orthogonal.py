@@ -1,0 +1,83 @@
+"""Inner products in float64 and orthonormalisation against a basis stored by rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["dots", "extend", "project_out", "random_rows"]
+
+# Entries of a vector that are converted to float64 at a time: a block of basis rows this wide
+# stays in cache on a CPU and fills a GPU.
+_CHUNK = {"cpu": 2**14, "cuda": 2**22}
+# A row that keeps less than this share of its norm after projection is spanned by the basis
+# already, up to rounding (multiples of machine epsilon).
+_BREAKDOWN = 100
+
+
+def dots(left: Tensor, right: Tensor) -> Tensor:
+    """`left @ right.T` for left (m, n) and right (b, n), accumulated in float64: (m, b)."""
+    if left.dtype == torch.float64 or left.device.type == "mps":
+        return (left @ right.T).to("cpu", torch.float64)
+    out = torch.zeros(len(left), len(right), dtype=torch.float64, device=left.device)
+    chunk = _CHUNK.get(left.device.type, _CHUNK["cpu"])
+    for start in range(0, left.shape[1], chunk):
+        stop = start + chunk
+        out += left[:, start:stop].double() @ right[:, start:stop].double().T
+    return out.cpu()
+
+
+def project_out(rows: Tensor, basis: Tensor) -> Tensor:
+    """Make `rows` (b, n) orthogonal to the orthonormal `basis` (m, n), in place.
+
+    Classical Gram–Schmidt, twice (Giraud et al. 2005: twice is enough). Returns the coefficients
+    removed, (m, b) float64 on the CPU. Cost: 8·m·b·n operations.
+    """
+    removed = torch.zeros(len(basis), len(rows), dtype=torch.float64)
+    for _ in range(2):
+        coefficients = dots(basis, rows)
+        rows -= coefficients.T.to(rows) @ basis
+        removed += coefficients
+    return removed
+
+
+def random_rows(count: int, like: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal rows (count, n), the same on every device for the same generator."""
+    draws = torch.randn(count, like.shape[-1], generator=generator, dtype=torch.float32)
+    return draws.to(like)
+
+
+def extend(
+    rows: Tensor, basis: Tensor, scale: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Orthonormalise `rows` (b, n), already orthogonal to `basis` (m, n), among themselves.
+
+    Returns the new rows Q (b, n) and B (b, b) float64 with rows = Bᵀ Q. A row that vanishes
+    against `scale` (the operator's norm) is replaced by a random one orthogonal to everything,
+    with a zero row in B: the search goes on where a Krylov space is exhausted. Fewer rows come
+    back where basis and rows together would exceed n.
+    """
+    n = rows.shape[1]
+    count = min(len(rows), n - len(basis))
+    coupling = torch.zeros(count, len(rows), dtype=torch.float64)
+    negligible = _BREAKDOWN * torch.finfo(rows.dtype).eps * scale
+    done = torch.empty(0, n, dtype=rows.dtype, device=rows.device)
+    for i in range(len(rows)):
+        row = rows[i : i + 1]
+        coupling[: len(done), i] += project_out(row, done)[:, 0] if len(done) else 0.0
+        norm = float(dots(row, row)) ** 0.5
+        if len(done) == count:
+            continue
+        if norm > negligible:
+            project_out(row, basis)
+            coupling[len(done), i] = norm
+            row = row / float(dots(row, row)) ** 0.5
+        else:
+            row = random_rows(1, rows, generator)
+            for _ in range(2):
+                project_out(row, basis)
+                if len(done):
+                    project_out(row, done)
+                row = row / float(dots(row, row)) ** 0.5
+        done = torch.cat([done, row])
+    return done, coupling

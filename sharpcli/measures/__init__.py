@@ -1,0 +1,150 @@
+"""The measures: one file each, and the registry that names them.
+
+A package adds its own through the entry point group `sharpcli.measures`: the entry's name is the
+measure's, its object a `Measure`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
+
+from ..errors import SharpError, UsageError, did_you_mean
+from .context import Context
+from .epsilon_sharpness import epsilon_sharpness
+from .gradient import gradient
+from .hessian import hessian, trace
+from .loss import loss
+
+__all__ = ["Context", "Measure", "choose", "compute", "known_measures"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measure's name for `--measure`, what it means, and the function that computes it.
+
+    `compute(context)` returns its numbers by JSON key. `needs_curvature` says that second
+    derivatives are taken, which are then checked once for the model.
+    """
+
+    name: str
+    meaning: str
+    formula: str
+    cost: str
+    invariances: str
+    source: str
+    warns: str
+    compute: Callable[[Context], Mapping[str, Any]]
+    default: bool = False
+    needs_curvature: bool = False
+
+
+_BUILT_IN = (
+    Measure(
+        name="loss",
+        meaning="loss and metrics on train and test, and their gap",
+        formula="L = Σ sum / Σ weight over the examples; gap = test − train",
+        cost="one forward pass a split",
+        invariances="all that leave the function alone",
+        source="—",
+        warns="compared training losses that differ by more than 2×",
+        compute=loss,
+        default=True,
+    ),
+    Measure(
+        name="epsilon-sharpness",
+        meaning="how much the loss can rise within a small box",
+        formula="φ = 100·(max over |zᵢ| ≤ ε(|(A⁺θ)ᵢ| + 1) of L(θ + Az) − L(θ))/(1 + L(θ))",
+        cost="about 10 gradients for each ε and maximiser",
+        invariances="none: rescaling layers changes it",
+        source="Keskar et al. 2017, metric 2.1",
+        warns="maximisers that differ by more than 10 %",
+        compute=epsilon_sharpness,
+        default=True,
+    ),
+    Measure(
+        name="gradient",
+        meaning="how far from stationary: norms of the gradient",
+        formula="‖∇L‖₂, Σ√(g² + 1e-16), max |g|",
+        cost="one gradient",
+        invariances="none",
+        source="Cattaneo, Klusowski & Shigida 2024 (the perturbed 1-norm)",
+        warns="a norm that says this is not a minimum",
+        compute=gradient,
+        default=True,
+    ),
+    Measure(
+        name="hessian",
+        meaning="the largest eigenvalues of the Hessian, and the most negative one",
+        formula="λ1 ≥ … ≥ λk and λmin of ∇²L(θ), residual ‖Hv − λv‖",
+        cost="2 to 4 products an eigenvalue; a product is 1.5 to 2.8 gradients",
+        invariances="rotations of θ; not rescaling",
+        source="block Lanczos with thick restarts (Wu & Simon 2000)",
+        warns="eigenvalues that did not converge; a failed self-check of second derivatives",
+        compute=hessian,
+        default=True,
+        needs_curvature=True,
+    ),
+    Measure(
+        name="trace",
+        meaning="the sum of all eigenvalues of the Hessian",
+        formula="tr ∇²L(θ), with the standard error of its random part",
+        cost="6 products or more, beside those that hessian has made",
+        invariances="rotations of θ; not rescaling",
+        source="Hutch++ (Meyer et al. 2021)",
+        warns="a standard error above --relative-error",
+        compute=trace,
+        default=True,
+        needs_curvature=True,
+    ),
+)
+
+
+def known_measures() -> dict[str, Measure]:
+    """Every measure by name: the built-in ones, then those of installed packages."""
+    known = {measure.name: measure for measure in _BUILT_IN}
+    for entry in entry_points(group="sharpcli.measures"):
+        found = entry.load()
+        if not isinstance(found, Measure):
+            raise SharpError(
+                f"the entry point '{entry.name}' of sharpcli.measures ({entry.value}) is not a "
+                "sharpcli.measures.Measure",
+                "mend or uninstall the package that brings it",
+            )
+        known.setdefault(entry.name, found)
+    return known
+
+
+def choose(names: Sequence[str]) -> list[Measure]:
+    """The measures called `names` in the registry's order, the default set where there are none.
+
+    "all" means every one. Raises `UsageError` for a name that there is not.
+    """
+    known = known_measures()
+    for name in names:
+        if name != "all" and name not in known:
+            raise UsageError(
+                f"--measure {name}: there is no such measure", did_you_mean(name, [*known, "all"])
+            )
+    if "all" in names:
+        return list(known.values())
+    return [m for m in known.values() if (m.name in names if names else m.default)]
+
+
+def compute(measures: Sequence[Measure], context: Context) -> dict[str, Any]:
+    """Every measure's numbers by JSON key, each with the seconds that it took."""
+    found: dict[str, Any] = {}
+    for measure in measures:
+        context.progress = context.begin(measure.name)
+        started = time.perf_counter()
+        numbers = dict(measure.compute(context))
+        context.synchronize()
+        seconds = time.perf_counter() - started
+        key = next(iter(numbers))
+        if isinstance(numbers[key], Mapping):
+            numbers[key] = {**numbers[key], "seconds": seconds}
+        found |= numbers
+    return found

@@ -1,0 +1,189 @@
+"""Keskar's ε-sharpness: how much the loss can rise within a small box."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import SharpError, UsageError
+from ..linalg.box import BoxMaximum, corner_ascent, projected_lbfgs
+from ..objective import Objective
+from ..results import Scalar, scalar_fields
+from .context import Context
+from .subspace import FullSpace, RandomSubspace, Space
+
+__all__ = ["epsilon_sharpness", "sharpness"]
+
+# Maximisers that differ by more than this share have not both arrived.
+_DISAGREEMENT = 0.1
+
+
+def epsilon_sharpness(context: Context) -> dict[str, Any]:
+    """φ = 100·(max_{z∈C_ε} L(θ+Az) − L(θ))/(1 + L(θ)), C_ε = {z: |zᵢ| ≤ ε(|(A⁺θ)ᵢ| + 1)}.
+
+    A = I, or n×p with standard normal columns. Keskar et al. 2017, metric 2.1. The maximum is only
+    ever bounded from below: the largest loss found counts, and each maximiser's is given. Both
+    work on the scaled problem u = z/(ε(|A⁺θ| + 1)) ∈ [−1, 1]ᵖ with log L as objective, so a loss
+    near zero does not stall them; `raw` is SciPy's L-BFGS-B on the problem as it is written. Cost:
+    one gradient an evaluation, about ten an ε for each maximiser. Not invariant to rescaling.
+    Where a subset was measured, the sampling error is that of the losses at the maximum found.
+    """
+    entries = []
+    for dimensions in context.settings.subspaces:
+        space = _space(context, dimensions)
+        coordinates = space.coordinates(context.theta)
+        for epsilon in context.settings.epsilons:
+            started = time.perf_counter()
+            bound = epsilon * (coordinates.abs() + 1)
+            entry = _one(context, space, bound, epsilon)
+            context.synchronize()
+            entries.append({**entry, "seconds": time.perf_counter() - started})
+    return {"epsilon_sharpness": entries}
+
+
+def sharpness(maximum: float, loss: float) -> float:
+    """100·(maximum − loss)/(1 + loss)."""
+    return 100 * (maximum - loss) / (1 + loss)
+
+
+def _space(context: Context, dimensions: int | None) -> Space:
+    if dimensions is None:
+        return FullSpace()
+    if dimensions > context.objective.size:
+        raise UsageError(
+            f"--subspace {dimensions}: the model has only {context.objective.size} parameters",
+            "a random subspace has fewer dimensions than that",
+        )
+    return RandomSubspace(context.theta, dimensions, context.seed)
+
+
+def _one(context: Context, space: Space, bound: Tensor, epsilon: float) -> dict[str, Any]:
+    loss, _ = context.value_and_gradient
+    points = {name: maximize(context, space, bound) for name, maximize in _chosen(context)}
+    losses = {name: _value(context.objective, loss, found) for name, found in points.items()}
+    best = max(points, key=lambda name: losses[name])
+    values = {name: sharpness(maximum, loss) for name, maximum in losses.items()}
+    low, high = min(values.values()), max(values.values())
+    if high - low > _DISAGREEMENT * abs(high):
+        by = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        where = f"ε={epsilon:g}" + (f", p={space.dimensions}" if space.dimensions else "")
+        context.warnings.append(
+            f"the maximisers of ε-sharpness ({where}) differ by more than 10 %: {by}; say which "
+            "one was used when you quote φ"
+        )
+    scalar = Scalar(
+        values[best],
+        None,
+        "lower_bound",
+        "lower_bound",
+        sampling_error=_sampling_error(context, space.lift(bound * points[best].point), loss),
+    )
+    return {
+        "epsilon": epsilon,
+        "subspace": space.dimensions,
+        **scalar_fields(scalar),
+        "by_maximizer": values,
+        "evaluations": sum(found.evaluations for found in points.values()),
+        "loss": loss,
+        "loss_at_maximum": losses[best],
+    }
+
+
+Maximizer = Callable[[Context, Space, Tensor], BoxMaximum]
+
+
+def _chosen(context: Context) -> list[tuple[str, Maximizer]]:
+    known: dict[str, Maximizer] = {"lbfgsb": _lbfgsb, "corner": _corner, "raw": _raw}
+    chosen = context.settings.maximizer
+    names = ["lbfgsb", "corner"] if chosen == "both" else [chosen]
+    return [(name, known[name]) for name in names]
+
+
+def _lbfgsb(context: Context, space: Space, bound: Tensor) -> BoxMaximum:
+    return _scaled(context, space, bound, projected_lbfgs)
+
+
+def _corner(context: Context, space: Space, bound: Tensor) -> BoxMaximum:
+    return _scaled(context, space, bound, corner_ascent)
+
+
+def _scaled(
+    context: Context, space: Space, bound: Tensor, method: Callable[..., BoxMaximum]
+) -> BoxMaximum:
+    """Maximise log L, or L where it is not positive, over u ∈ [−1, 1]ᵖ with z = bound·u."""
+    loss, gradient = context.value_and_gradient
+    logarithm = loss > 0
+
+    def transform(value: float, pulled: Tensor) -> tuple[float, Tensor]:
+        if not logarithm:
+            return value, bound * pulled
+        if not value > 0:
+            return -math.inf, pulled
+        return math.log(value), bound * pulled / value
+
+    def function(point: Tensor) -> tuple[float, Tensor]:
+        value, full = context.objective.gradient(context.theta + space.lift(bound * point))
+        return transform(value, space.pull(full))
+
+    start = transform(loss, space.pull(gradient))
+    return method(
+        function, *start, iterations=context.settings.iterations, progress=context.progress
+    )
+
+
+def _value(objective: Objective, loss: float, found: BoxMaximum) -> float:
+    """The loss that a maximiser reached; the centre's own where it never left it."""
+    if found.evaluations == 0:
+        return loss
+    return math.exp(found.value) if loss > 0 else found.value
+
+
+def _raw(context: Context, space: Space, bound: Tensor) -> BoxMaximum:
+    """SciPy's L-BFGS-B on −L(θ + Az) over |zᵢ| ≤ bound, from z = 0, memory 10."""
+    try:
+        from scipy.optimize import Bounds, minimize
+    except ImportError as error:
+        raise SharpError("--maximizer raw needs SciPy", "pip install 'sharpcli[raw]'") from error
+    loss, _ = context.value_and_gradient
+
+    def function(z: Any) -> tuple[float, Any]:
+        shift = space.lift(torch.as_tensor(z).to(context.theta))
+        value, gradient = context.objective.gradient(context.theta + shift)
+        return -value, -space.pull(gradient).cpu().double().numpy()
+
+    limit = bound.cpu().double().numpy()
+    found = minimize(
+        function,
+        0 * limit,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=Bounds(-limit, limit),
+        options={"maxiter": context.settings.iterations, "maxcor": 10},
+    )
+    point = torch.as_tensor(found.x).to(context.theta) / bound
+    maximum = -float(found.fun)
+    return BoxMaximum(math.log(maximum) if loss > 0 else maximum, point, int(found.nfev))
+
+
+def _sampling_error(context: Context, shift: Tensor, loss: float) -> float | None:
+    """Standard error of φ from the paired losses of each example at θ and at the maximum.
+
+    By the envelope theorem the maximum's own place does not change φ to first order.
+    """
+    objective = context.objective
+    if not objective.rows.sampled:
+        return None
+    base, weights = objective.per_example_losses(context.theta)
+    moved, _ = objective.per_example_losses(context.theta + shift)
+    maximum = float(moved.sum() / weights.sum())
+    change = (moved - maximum * weights) / (1 + loss)
+    change -= (base - loss * weights) * (1 + maximum) / (1 + loss) ** 2
+    count = objective.rows.count
+    correction = 1 - count / objective.rows.total
+    scatter = (100 * change / weights.mean()).square().sum() / (count * (count - 1))
+    return float((scatter * correction).sqrt())

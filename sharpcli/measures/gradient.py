@@ -1,0 +1,46 @@
+"""How far from stationary a checkpoint is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ..linalg.orthogonal import dots
+from ..results import Scalar
+from .context import Context
+
+__all__ = ["gradient"]
+
+# The ε inside Adam's denominator, as PyTorch and the paper have it.
+ADAM_EPSILON = 1e-8
+# A minimum's gradient is small against what the loss can still fall: with λ1 the curvature, a
+# Newton step along ∇L gains about ‖∇L‖²/(2λ1). Above this norm the checkpoint is called out.
+_LARGE = 1.0
+
+
+def gradient(context: Context) -> dict[str, Any]:
+    """‖∇L‖₂, the perturbed 1-norm Σ√(g² + ε²) with ε = 1e-8, and the largest entry of |∇L|.
+
+    Adam's memory (anti-)penalises the perturbed 1-norm (Cattaneo, Klusowski & Shigida 2024). A
+    norm that is not small says: not a minimum. Cost: one gradient. Raises `SharpError` naming the
+    first parameter whose gradient is not finite.
+    """
+    _, found = context.value_and_gradient
+    norm = float(dots(found[None], found[None])) ** 0.5
+    if norm > _LARGE:
+        context.warnings.append(
+            f"the gradient's norm is {norm:.3g}: this is not a minimum, so its curvature is that "
+            "of a slope (train longer, or read the numbers with care)"
+        )
+    numbers = {
+        "norm": Scalar(norm),
+        "l1": Scalar(_perturbed_l1(found)),
+        "max": Scalar(float(found.abs().max())),
+        "evaluations": 1,
+    }
+    return {"gradient": numbers}
+
+
+def _perturbed_l1(vector: Tensor) -> float:
+    return float((vector.double().square() + ADAM_EPSILON**2).sqrt().sum())

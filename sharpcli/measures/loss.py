@@ -1,0 +1,44 @@
+"""Loss and metrics on both splits, and the generalization gap."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..objective import Mean
+from ..results import Scalar
+from .context import Context
+
+__all__ = ["loss"]
+
+
+def loss(context: Context) -> dict[str, Any]:
+    """L and each metric m on train and test, and the gap test − train.
+
+    A split's number is a mean over its examples; it carries the standard error of sampling where a
+    subset was measured. The gap's error adds the two in quadrature. Cost: one forward pass a split.
+    Raises `SharpError` naming the first module whose output is not finite.
+    """
+    for name, objective in context.splits.items():
+        objective.check_finite(context.evaluations[name].loss.value, context.theta)
+    found = {"loss": _both({k: e.loss for k, e in context.evaluations.items()})}
+    found["loss"]["evaluations"] = len(context.splits)
+    for metric in next(iter(context.evaluations.values())).metrics:
+        found[metric] = _both({k: e.metrics[metric] for k, e in context.evaluations.items()})
+    return found
+
+
+def _both(means: dict[str, Mean]) -> dict[str, Any]:
+    numbers: dict[str, Any] = {name: _scalar(mean) for name, mean in means.items()}
+    if {"train", "test"} <= set(means):
+        train, test = means["train"], means["test"]
+        sampled = [m.sampling_error for m in (train, test) if m.sampling_error is not None]
+        error = math.hypot(*sampled) if sampled else None
+        numbers["gap"] = _scalar(Mean(test.value - train.value, error))
+    return numbers
+
+
+def _scalar(mean: Mean) -> Scalar:
+    error = mean.sampling_error
+    kind = None if error is None else "standard_error"
+    return Scalar(mean.value, error, kind, sampling_error=error)  # type: ignore[arg-type]  # mypy widens the literal

@@ -1,0 +1,89 @@
+"""The space in which a box is searched: all of it, or a random subspace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..linalg.orthogonal import dots
+from ..memory import available_memory
+
+__all__ = ["FullSpace", "RandomSubspace", "Space"]
+
+# Share of the free memory that a stored random matrix may take.
+_SHARE = 0.25
+# Spreads the seeds of columns apart: any odd number far above the number of columns will do.
+_STRIDE = 1_000_003
+
+
+@dataclass(frozen=True)
+class FullSpace:
+    """A = I: coordinates are the parameters themselves."""
+
+    dimensions: None = None
+
+    def coordinates(self, theta: Tensor) -> Tensor:
+        """A⁺θ, which is θ (n,)."""
+        return theta
+
+    def lift(self, coordinates: Tensor) -> Tensor:
+        """Az, which is z (n,)."""
+        return coordinates
+
+    def pull(self, gradient: Tensor) -> Tensor:
+        """Aᵀg, which is g (n,)."""
+        return gradient
+
+
+class RandomSubspace:
+    """A (n, p) with standard normal columns, each made from the seed and its number alone.
+
+    The columns are kept where they fit into a quarter of the free memory and are made anew at
+    every use where they do not; the numbers are the same. They are drawn on the CPU, so they are
+    the same on every device.
+    """
+
+    def __init__(self, like: Tensor, dimensions: int, seed: int) -> None:
+        self.dimensions, self._like, self._seed = dimensions, like, seed
+        size = dimensions * like.numel() * like.element_size()
+        fits = size <= _SHARE * available_memory(like.device)
+        self._kept = torch.stack(list(self._draw())) if fits else None
+
+    def coordinates(self, theta: Tensor) -> Tensor:
+        """A⁺θ = (AᵀA)⁻¹Aᵀθ (p,), by the normal equations in float64 (A is well conditioned)."""
+        gram = torch.cat([self._dots(row[None]) for row in self._rows()], dim=1)
+        right = self._dots(theta[None])
+        return torch.linalg.solve(gram, right)[:, 0].to(theta)
+
+    def lift(self, coordinates: Tensor) -> Tensor:
+        """Az (n,)."""
+        if self._kept is not None:
+            return coordinates @ self._kept
+        out = torch.zeros_like(self._like)
+        for weight, row in zip(coordinates, self._rows(), strict=True):
+            out += weight * row
+        return out
+
+    def pull(self, gradient: Tensor) -> Tensor:
+        """Aᵀg (p,)."""
+        return self._dots(gradient[None])[:, 0].to(gradient)
+
+    def _dots(self, rows: Tensor) -> Tensor:
+        if self._kept is not None:
+            return dots(self._kept, rows)
+        return torch.cat([dots(row[None], rows) for row in self._rows()])
+
+    def _rows(self) -> Iterator[Tensor]:
+        yield from self._draw() if self._kept is None else self._kept
+
+    def _draw(self) -> Iterator[Tensor]:
+        for column in range(self.dimensions):
+            generator = torch.Generator().manual_seed(self._seed * _STRIDE + column)
+            draws = torch.randn(self._like.numel(), generator=generator, dtype=torch.float32)
+            yield draws.to(self._like)
+
+
+Space = FullSpace | RandomSubspace

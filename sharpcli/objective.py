@@ -1,0 +1,471 @@
+"""The objective: mean loss over a data set as a function of a flat parameter vector.
+
+This is the only loop over data, the only normaliser, and the only place that knows microbatches
+and devices. The mean is Σ sum / Σ weight over all examples, accumulated in float64, so it does not
+depend on how the data are split into batches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .data import Batch, Rows
+from .errors import SharpError
+from .memory import available_memory, is_out_of_memory, readable_size
+
+if TYPE_CHECKING:
+    from .tasks import Task
+
+__all__ = ["Evaluation", "Mean", "Network", "Objective", "exact_arithmetic"]
+
+T = TypeVar("T")
+
+# Activation bytes of one microbatch. On a CPU, small enough that a layer's activations stay in the
+# outer caches, large enough that matrix products run at full speed: of 2 to 64 MB, 8 to 16 MB was
+# the fastest on 784-512-512-10 (two cores). A GPU wants enough work to hide its launches.
+_MICROBATCH_BYTES = {"cpu": 12 * 2**20, "cuda": 2**30, "mps": 2**28}
+# Examples whose saved activations are counted to size microbatches.
+_SIZING_EXAMPLES = 8
+
+
+@contextlib.contextmanager
+def exact_arithmetic() -> Iterator[None]:
+    """Arithmetic in which first and second derivatives exist and mean what they say.
+
+    Attention runs by the math kernel (the fused ones have no second derivative), the transformer
+    encoder's inference-only path is off (it would evaluate another function than the one that is
+    differentiated), and TF32 is off.
+    """
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.mha.set_fastpath_enabled(False)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+        torch.backends.cuda.matmul.allow_tf32 = matmul
+        torch.backends.cudnn.allow_tf32 = cudnn
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over examples; `sampling_error` is its standard error where a subset was measured."""
+
+    value: float
+    sampling_error: float | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Loss and metrics over one data set, from one forward pass."""
+
+    loss: Mean
+    metrics: Mapping[str, Mean]
+
+
+class Network:
+    """A task's model as a pure function of a flat parameter vector θ (n,).
+
+    θ holds the parameters that require gradients, in `named_parameters()` order, each storage
+    once. The module given is copied and serves as a skeleton: its own tensors, mode flags and
+    `.grad` are never touched. With `compute` narrower than `dtype` (bfloat16 in float32), θ and
+    everything accumulated stay in `dtype` and the model runs in `compute`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        *,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        compute: torch.dtype | None = None,
+        mode: str = "eval",
+    ) -> None:
+        self.task, self.device, self.dtype = task, device, dtype
+        self.compute = compute or dtype
+        self.model = copy.deepcopy(model).to(device).train(mode == "train")
+        trained = {k: p for k, p in self.model.named_parameters() if p.requires_grad}
+        if not trained:
+            raise SharpError(
+                f"the model of task '{task.name}' has no parameter that requires a gradient",
+                "model() must leave requires_grad on for the parameters to measure",
+            )
+        self.names = list(trained)
+        self.shapes = [p.shape for p in trained.values()]
+        self.sizes = [p.numel() for p in trained.values()]
+        self.size = sum(self.sizes)
+        self.fixed_names = [
+            *(k for k, p in self.model.named_parameters() if not p.requires_grad),
+            *(k for k, _ in self.model.named_buffers()),
+        ]
+
+    def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """θ (n,) from tensors by name, as in a state dict."""
+        parts = [tensors[k].detach().to(self.device, self.dtype).reshape(-1) for k in self.names]
+        return torch.cat(parts)
+
+    def fixed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the model needs beside θ: buffers and frozen parameters, floats in run's dtype."""
+        own = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        fixed = {}
+        for name in self.fixed_names:
+            tensor = tensors.get(name, own[name]).detach()  # non-persistent buffers are the model's
+            kind = self.compute if tensor.is_floating_point() else None
+            fixed[name] = tensor.to(self.device, kind, copy=True)
+        return fixed
+
+    def unflatten(self, vector: Tensor) -> list[Tensor]:
+        """Views of a flat vector (n,), one a parameter, in the parameters' shapes."""
+        parts = vector.split(self.sizes)
+        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+    def locate(self, index: int) -> str:
+        """The name of the parameter tensor that holds entry `index` of θ."""
+        for name, size in zip(self.names, self.sizes, strict=True):
+            if index < size:
+                return name
+            index -= size
+        raise IndexError(index)
+
+    def outputs(self, parameters: list[Tensor], fixed: Mapping[str, Tensor], batch: Batch) -> Any:
+        """What the task predicts for a batch. Buffers that a forward pass updates are copies."""
+        values = [p.to(self.compute) for p in parameters]
+        if self.model.training:
+            fixed = {name: tensor.clone() for name, tensor in fixed.items()}
+        tensors = {**dict(zip(self.names, values, strict=True)), **fixed}
+        return functional_call(_Predictor(self.model, self.task), _prefixed(tensors), (batch,))
+
+    def losses(self, outputs: Any, batch: Batch, count: int) -> tuple[Tensor, Tensor]:
+        """Per-example sums and weights of the loss, or one sum and one weight for the batch."""
+        return _sums_and_weights(self.task.loss(outputs, batch), count, f"{self.task.name}: loss")
+
+
+class _Predictor(nn.Module):
+    """Lets a task's `predict(model, batch)` run inside `functional_call`."""
+
+    def __init__(self, model: nn.Module, task: Task) -> None:
+        super().__init__()
+        self.model = model
+        self._predict = task.predict
+        self.training = model.training
+
+    def forward(self, batch: Batch) -> Any:
+        return self._predict(self.model, batch)
+
+
+def _prefixed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"model.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _sums_and_weights(value: Any, count: int, source: str) -> tuple[Tensor, Tensor]:
+    """Normalise what a loss or metric gives: values (N,), or a pair (sum, weight)."""
+    if isinstance(value, tuple | list) and len(value) == 2:
+        total, weight = (torch.as_tensor(part) for part in value)
+        if total.shape == weight.shape and total.shape in (torch.Size([]), torch.Size([count])):
+            return total, weight.detach().to(total.device)
+        raise SharpError(
+            f"{source} gave a sum of shape {tuple(total.shape)} and a weight of shape "
+            f"{tuple(weight.shape)} for {count} examples",
+            f"both must be single numbers or of shape ({count},)",
+        )
+    if not isinstance(value, Tensor) or value.shape != (count,):
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise SharpError(
+            f"{source} gave {shape} for a batch of {count} examples",
+            "return one value per example (reduction='none'), or a pair (sum, weight)",
+        )
+    return value, torch.ones_like(value, requires_grad=False)
+
+
+class Objective:
+    """L(θ) = Σ sum / Σ weight over `rows`, with its gradient; θ is (n,) in the network's dtype.
+
+    `batch_size` bounds memory only (None: sized by the activations that one example saves). Where
+    memory runs out, batches are halved and the pass is repeated.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        rows: Rows,
+        fixed: Mapping[str, Tensor],
+        *,
+        batch_size: int | None = None,
+    ) -> None:
+        self.network, self.fixed = network, fixed
+        self.rows = rows.to(network.device, network.compute)
+        self.size = network.size
+        self.evaluations = 0
+        self._batch_size = batch_size
+        self._saved_bytes: float | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """Examples a microbatch."""
+        if self._batch_size is None:
+            if self.network.model.training:
+                return self.rows.count  # batch statistics: the batch is part of the function
+            target = _MICROBATCH_BYTES.get(self.network.device.type, _MICROBATCH_BYTES["cpu"])
+            share = available_memory(self.network.device) / 8
+            most = max(1, int(min(target, share) / max(self.saved_bytes, 1)))
+            parts = -(-self.rows.count // most)
+            self._batch_size = -(-self.rows.count // parts)
+        return min(self._batch_size, self.rows.count)
+
+    @property
+    def saved_bytes(self) -> float:
+        """Bytes that one example's forward pass keeps for the backward pass (measured)."""
+        if self._saved_bytes is None:
+            first = torch.arange(min(_SIZING_EXAMPLES, self.rows.count))
+            rows = self.rows.take(first)  # copies: a view would count as all of the data
+            parameters = self.leaves(torch.zeros(self.size, dtype=self.network.dtype))
+            own = {p.untyped_storage().data_ptr() for p in parameters}
+            seen: dict[int, int] = {}
+
+            def pack(tensor: Tensor) -> Tensor:
+                storage = tensor.untyped_storage()
+                if storage.data_ptr() not in own:
+                    seen[storage.data_ptr()] = storage.nbytes()
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                self.sum_and_weight(parameters, rows.batch, rows.count)
+            self._saved_bytes = sum(seen.values()) / rows.count
+        return self._saved_bytes
+
+    def leaves(self, theta: Tensor) -> list[Tensor]:
+        """θ as a list of leaf tensors to differentiate with respect to (views of θ)."""
+        views = self.network.unflatten(theta.detach().to(self.network.device))
+        return [view.requires_grad_() for view in views]
+
+    def sum_and_weight(
+        self, parameters: list[Tensor], batch: Batch, count: int
+    ) -> tuple[Tensor, Tensor]:
+        """Differentiable float64 sum of a batch's losses, and its weight."""
+        with exact_arithmetic():
+            outputs = self.network.outputs(parameters, self.fixed, batch)
+            total, weight = self.network.losses(outputs, batch, count)
+        kind = accumulator(self.network.device)
+        return total.sum(dtype=kind), weight.sum(dtype=kind)
+
+    def batches(self) -> Iterator[tuple[Batch, int]]:
+        """Microbatches and how many examples each has."""
+        for start in range(0, self.rows.count, self.batch_size):
+            stop = min(start + self.batch_size, self.rows.count)
+            yield self.rows.slice(start, stop), stop - start
+
+    def loss(self, theta: Tensor) -> float:
+        """L(θ). Cost: one forward pass."""
+        return self.within_memory(lambda: self._loss(theta))
+
+    def gradient(self, theta: Tensor) -> tuple[float, Tensor]:
+        """L(θ) and ∇L(θ) (n,). Cost: one gradient (a forward and a backward pass)."""
+        return self.within_memory(lambda: self._gradient(theta))
+
+    def evaluate(self, theta: Tensor) -> Evaluation:
+        """Loss and the task's metrics with sampling errors. Cost: one forward pass."""
+        return self.within_memory(lambda: self._evaluate(theta))
+
+    def per_example_losses(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums and weights of every example's loss, float64 (N,) each. Cost: one forward pass.
+
+        Raises `SharpError` where the task's loss gives one sum for a whole batch.
+        """
+        sums, weights = self.within_memory(lambda: self._collect(theta, metrics=False))["loss"]
+        if len(sums) != self.rows.count:
+            raise SharpError(
+                f"task '{self.network.task.name}': the loss gives one sum for a batch, so the "
+                "error from sampling cannot be told",
+                "return the sum and the weight of each example, shape (N,)",
+            )
+        return sums, weights
+
+    def _loss(self, theta: Tensor) -> float:
+        self.evaluations += 1
+        parameters = self.network.unflatten(theta)
+        total, weight = _zero(theta), _zero(theta)
+        with torch.no_grad():
+            for batch, count in self.batches():
+                part, part_weight = self.sum_and_weight(parameters, batch, count)
+                total, weight = total + part, weight + part_weight
+        return _mean(total, weight)
+
+    def _gradient(self, theta: Tensor) -> tuple[float, Tensor]:
+        self.evaluations += 1
+        leaves = self.leaves(theta)
+        flat = torch.zeros_like(theta)
+        accumulate_into(leaves, self.network.unflatten(flat))
+        total, weight = _zero(theta), _zero(theta)
+        for batch, count in self.batches():
+            part, part_weight = self.sum_and_weight(leaves, batch, count)
+            torch.autograd.backward(part, inputs=leaves)
+            total, weight = total + part.detach(), weight + part_weight
+        return _mean(total, weight), flat.div_(weight.to(flat.dtype))
+
+    def _evaluate(self, theta: Tensor) -> Evaluation:
+        self.evaluations += 1
+        found = self._collect(theta, metrics=True)
+        means = {name: self._mean_over(*pair) for name, pair in found.items()}
+        return Evaluation(means.pop("loss"), means)
+
+    def _collect(self, theta: Tensor, *, metrics: bool) -> dict[str, tuple[Tensor, Tensor]]:
+        """Sums and weights of the loss and each metric, concatenated over batches."""
+        task = self.network.task
+        found: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        with torch.no_grad(), exact_arithmetic():
+            for batch, count in self.batches():
+                outputs = self.network.outputs(self.network.unflatten(theta), self.fixed, batch)
+                values = {"loss": self.network.losses(outputs, batch, count)}
+                for name, value in (
+                    task.metrics(outputs, batch) if metrics and task.metrics else {}
+                ).items():
+                    source = f"{task.name}: metric '{name}'"
+                    values[name] = _sums_and_weights(value, count, source)
+                for name, (total, weight) in values.items():
+                    kind = accumulator(theta.device)
+                    pair = (total.to(kind).reshape(-1), weight.to(kind).reshape(-1))
+                    found.setdefault(name, []).append(pair)
+        joined = {}
+        for name, pairs in found.items():
+            totals, weights = zip(*pairs, strict=True)
+            joined[name] = (torch.cat(totals), torch.cat(weights))
+        return joined
+
+    def _mean_over(self, sums: Tensor, weights: Tensor) -> Mean:
+        mean = _mean(sums.sum(), weights.sum())
+        if not self.rows.sampled or len(sums) < 2:
+            return Mean(mean, None)
+        return Mean(mean, ratio_standard_error(sums, weights, mean, self.rows.total))
+
+    def within_memory(self, work: Callable[[], T]) -> T:
+        """Run `work`; where memory runs out, halve the batch and run it again."""
+        while True:
+            size = self.batch_size
+            try:
+                return work()
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                if size == 1 or self.network.model.training:
+                    free = readable_size(available_memory(self.network.device))
+                    raise SharpError(
+                        f"out of memory on {self.network.device} with batches of {size} "
+                        f"({self.size} parameters, {free} free): {str(error).splitlines()[0]}",
+                        "use --device cpu, --samples, or a machine with more memory",
+                    ) from error
+            self._batch_size = size // 2
+
+    def check_deterministic(self, theta: Tensor) -> None:
+        """Raise `SharpError` where two evaluations differ, or where a forward pass has effects."""
+        rows = self.rows.head(64)
+        before = {name: tensor.clone() for name, tensor in self.fixed.items()}
+        parameters = self.network.unflatten(theta)
+        with torch.no_grad():
+            first, again = (
+                float(self.sum_and_weight(parameters, rows.batch, rows.count)[0]) for _ in range(2)
+            )
+        changed = [k for k, old in before.items() if not torch.equal(old, self.fixed[k])]
+        if changed:
+            raise SharpError(
+                f"a forward pass changes the buffer '{changed[0]}'",
+                "the model must be in evaluation mode in predict()",
+            )
+        if first != again and not (first != first and again != again):
+            random = [
+                f"{name or 'the model'} ({type(module).__name__})"
+                for name, module in self.network.model.named_modules()
+                if "Dropout" in type(module).__name__ and module.training
+            ]
+            what = f"active dropout in {random[0]}" if random else "randomness in the forward pass"
+            raise SharpError(
+                f"two evaluations of the same batch differ ({first:.9g} and {again:.9g}): {what}",
+                "switch it off (F.dropout needs training=self.training); sharpness needs one fixed function",
+            )
+
+    def check_finite(self, loss: float, theta: Tensor, gradient: Tensor | None = None) -> None:
+        """Raise `SharpError` naming the first tensor that is not finite."""
+        if loss != loss or loss in (float("inf"), float("-inf")):
+            raise SharpError(
+                f"the loss is {loss}: {self._first_not_finite(theta)}",
+                "measure a checkpoint from before the run diverged, or try --dtype float64",
+            )
+        if gradient is not None and not bool(torch.isfinite(gradient).all()):
+            index = int((~torch.isfinite(gradient)).nonzero()[0])
+            raise SharpError(
+                f"the gradient is not finite, first in '{self.network.locate(index)}'",
+                "a loss that is finite with such a gradient has a singular point here "
+                "(sqrt or log at 0); move it off with a small constant",
+            )
+
+    def _first_not_finite(self, theta: Tensor) -> str:
+        """Which module's output is the first that is not finite, and for which examples."""
+        found: list[str] = []
+        hooks = []
+        for name, module in self.network.model.named_modules():
+
+            def look(module: nn.Module, _: Any, output: Any, name: str = name) -> None:
+                if isinstance(output, Tensor) and not bool(torch.isfinite(output).all()):
+                    found.append(f"the output of '{name or type(module).__name__}' is not finite")
+
+            hooks.append(module.register_forward_hook(look))
+        start = 0
+        try:
+            with torch.no_grad():
+                for batch, count in self.batches():
+                    parameters = self.network.unflatten(theta)
+                    total, _ = self.sum_and_weight(parameters, batch, count)
+                    if found or not bool(torch.isfinite(total)):
+                        where = f"examples {start} to {start + count - 1}"
+                        return f"{found[0]} for {where}" if found else f"on {where}"
+                    start += count
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return "the sum over all examples overflows"
+
+
+def accumulate_into(leaves: list[Tensor], views: list[Tensor]) -> None:
+    """Let the next backward passes add each leaf's gradient to its view of a flat vector."""
+    for leaf, view in zip(leaves, views, strict=True):
+        leaf.grad = view
+
+
+def ratio_standard_error(sums: Tensor, weights: Tensor, mean: float, total: int) -> float:
+    """Standard error of Σ sums / Σ weights over a simple random sample of `total` examples.
+
+    Linearised ratio estimator with the finite-population correction (Cochran 1977, section 6.4).
+    """
+    count = len(sums)
+    residuals = (sums - mean * weights) / weights.mean()
+    correction = 1 - count / total
+    return float((residuals.square().sum() / (count - 1) / count * correction).sqrt())
+
+
+def accumulator(device: torch.device) -> torch.dtype:
+    """The dtype in which sums over examples are taken: float64 where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _zero(theta: Tensor) -> Tensor:
+    return torch.zeros((), dtype=accumulator(theta.device), device=theta.device)
+
+
+def _mean(total: Tensor, weight: Tensor) -> float:
+    if float(weight) == 0.0:
+        raise SharpError(
+            "the loss has no weight: every target of the data is ignored",
+            "check the targets that data() gives, and what loss() leaves out",
+        )
+    return float(total / weight)

@@ -1,0 +1,58 @@
+"""Progress on stderr: a bar for each piece of work, with its count and the time left."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from ..progress import Begin, Progress
+from . import error_console
+
+__all__ = ["progress_bars"]
+
+# Seconds before a bar is shown: shorter work is over before it is read.
+_PATIENCE = 2.0
+
+
+@contextlib.contextmanager
+def progress_bars(*, quiet: bool = False) -> Iterator[Begin]:
+    """Give `begin(description)`, which opens a bar and closes the one before.
+
+    Bars show on a terminal only, and only once the whole takes longer than two seconds.
+    """
+    console = error_console()
+    bars = Bars(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=quiet or not console.is_terminal,
+    )
+    started = time.monotonic()
+    shown = False
+
+    def begin(description: str) -> Progress:
+        for task in bars.tasks:
+            bars.remove_task(task.id)
+        row = bars.add_task(description, total=None)
+
+        def progress(done: int, total: int | None) -> None:
+            nonlocal shown
+            if not shown and time.monotonic() - started > _PATIENCE:
+                bars.start()
+                shown = True
+            bars.update(row, completed=done, total=total)
+
+        return progress
+
+    try:
+        yield begin
+    finally:
+        if shown:
+            bars.stop()
