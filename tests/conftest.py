@@ -106,17 +106,17 @@ def made_up_document(results: Sequence[CheckpointResult], **run: Any) -> Documen
     return to_document(Report("measure", {"run": settings}, environment, task, results))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def result() -> Callable[..., CheckpointResult]:
     return made_up_result
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def document() -> Callable[..., Document]:
     return made_up_document
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def failed() -> Callable[[str], CheckpointResult]:
     def make(path: str) -> CheckpointResult:
         failure = Failure(f"{path}: tensor 'fc.weight' is missing", "name the right task")

@@ -97,7 +97,10 @@ def test_epsilon_is_written_as_people_write_it(value: float, text: str) -> None:
         ('{"schema": ', "x.json: is not JSON"),
         ("[1]", 'x.json: is not a sharpcli/1 document ("schema" is None)'),
         ('{"schema": "other/2"}', "\"schema\" is 'other/2'"),
-        ('{"schema": "sharpcli/1", "kind": "measure"}', "lacks settings, environment, task, result"),
+        (
+            '{"schema": "sharpcli/1", "kind": "measure"}',
+            "lacks settings, environment, task, result",
+        ),
         ('{"schema": NaN}', "NaN is no number of JSON"),
         (b"\xff\xfe\xff", "x.json: is not JSON"),
         ("[" * 100_000, "x.json: is not JSON"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -18,16 +19,20 @@ _WITHOUT_EFFECT = re.compile(
 )
 
 
-def training_loss_warning(losses: Mapping[str, float]) -> str | None:
-    """A sentence where the training losses of what is compared differ by more than 2×."""
-    if len(losses) < 2:
+def training_loss_warning(losses: Mapping[str, float | None]) -> str | None:
+    """A sentence where the training losses of what is compared differ by more than 2×.
+
+    `losses` by row label; one that is None or not finite is passed over.
+    """
+    known = {row: x for row, x in losses.items() if x is not None and math.isfinite(x)}
+    if len(known) < 2:
         return None
-    low, high = (pick(losses, key=lambda label: losses[label]) for pick in (min, max))
-    if losses[high] <= _LOSS_RATIO * losses[low] or losses[high] <= 0:
+    low, high = (pick(known, key=lambda label: known[label]) for pick in (min, max))
+    if known[high] <= _LOSS_RATIO * known[low] or known[high] <= 0:
         return None
-    ratio = f"{losses[high] / losses[low]:.3g}×" if losses[low] > 0 else "without bound"
+    ratio = f"{known[high] / known[low]:.3g}×" if known[low] > 0 else "without bound"
     return (
-        f"training losses differ {ratio}: {losses[low]:.3g} ({low}) to {losses[high]:.3g} "
+        f"training losses differ {ratio}: {known[low]:.3g} ({low}) to {known[high]:.3g} "
         f"({high}); "
         "as a cross-entropy goes to 0 the Hessian goes to 0 with it, so the smaller eigenvalue "
         "need not be the flatter minimum: compare at similar training loss"
@@ -42,8 +47,7 @@ def comparability_warnings(
     grouped: bool,
 ) -> list[str]:
     """All that should be known before two rows of the comparison are set against each other."""
-    losses = {group.label: _mean_training_loss(group) for group in groups}
-    loss_warning = training_loss_warning({k: v for k, v in losses.items() if v is not None})
+    loss_warning = training_loss_warning({g.label: _mean_training_loss(g) for g in groups})
     return [
         *_different_settings(documents),
         *([loss_warning] if loss_warning else []),

@@ -185,8 +185,9 @@ def _context(document: Mapping[str, Any]) -> list[str]:
     task, run = document.get("task") or {}, (document.get("settings") or {}).get("run") or {}
     options = pairs(task.get("options") or {})
     split, examples = run.get("split"), (task.get("examples") or {}).get(run.get("split"))
-    rows = f"{run['samples']} of {examples}" if run.get("samples") and examples else examples
-    data = f"{rows} {split} examples" if rows else split
+    data = f"{examples} {split} examples" if examples else split
+    if run.get("samples"):
+        data = f"a sample of {run['samples']} {split} examples"
     device = (document.get("environment") or {}).get("device")
     pieces = [
         f"{task['name']} ({options})" if task.get("name") and options else task.get("name"),

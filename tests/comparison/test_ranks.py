@@ -30,7 +30,7 @@ def test_a_constant_has_no_correlation() -> None:
 
 
 @pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize("n", [4, 5, 6])
+@pytest.mark.parametrize("n", [4, 5])
 def test_exact_p_values_count_all_orders(n: int, ties: bool) -> None:
     draw = random.Random(n)
     for _ in range(5):

@@ -51,16 +51,17 @@ def test_common_metadata_stand_above_differing_ones_in_columns(
         result("c.pt", {"optimizer": "sgd", "seed": 1, "train_loss": 2.0}),
     ]
     page = measure_page(document(results))
-    assert page.context == ["digits · 1437 train examples · float32 on cpu", "all rows: optimizer=sgd"]
+    assert page.context == [
+        "digits · 1437 train examples · float32 on cpu",
+        "all rows: optimizer=sgd",
+    ]
     assert cells(page)["seed"] == ["0", "–", "1"]
     assert "optimizer" not in cells(page)
     assert "train_loss" not in cells(page)
     assert page.sheets[0].rows[1].failure == "failed: tensor 'fc.weight' is missing"
 
 
-def test_what_did_not_converge_has_a_footnote_with_the_advice(
-    result: Make, document: Make
-) -> None:
+def test_what_did_not_converge_has_a_footnote_with_the_advice(result: Make, document: Make) -> None:
     page = measure_page(document([result("a.pt"), result("b.pt", converged=False)]))
     assert cells(page)["λ1"] == ["12.31(4)", "12.31(4)!"]
     assert page.footnotes == ["! λ1 of b; λmin of b: raise --max-products"]
@@ -68,7 +69,7 @@ def test_what_did_not_converge_has_a_footnote_with_the_advice(
 
 def test_a_sample_of_the_data_is_said_and_its_error_shown(result: Make, document: Make) -> None:
     page = measure_page(document([result("a.pt", sampling=0.7)], samples=256))
-    assert page.context[0].startswith("digits · 256 of 1437 train examples")
+    assert page.context[0].startswith("digits · a sample of 256 train examples")
     assert cells(page)["λ1"] == ["12.3±0.7"]
     assert any(line.startswith("15.2±0.7:") for line in page.legend)
 

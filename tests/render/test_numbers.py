@@ -30,7 +30,11 @@ def parsed(text: str) -> tuple[Decimal, Decimal, Decimal]:
     error = Decimal(match[2] or 0)
     if match[2] and "." not in match[2]:
         error = error.scaleb(-places)
-    return Decimal(match[1]).scaleb(power), error.scaleb(power), Decimal(match[3] or 0).scaleb(power)
+    return (
+        Decimal(match[1]).scaleb(power),
+        error.scaleb(power),
+        Decimal(match[3] or 0).scaleb(power),
+    )
 
 
 @given(values, errors)

@@ -1,0 +1,334 @@
+from __future__ import annotations
+
+import copy
+import math
+import random
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sharpcli.comparison import compare, training_loss_warning
+from sharpcli.errors import SharpError, UsageError
+from sharpcli.render.comparison import compare_page
+from sharpcli.results import Document, to_document
+
+Make = Callable[..., Any]
+
+
+def compared(*documents: Document, **options: Any) -> Document:
+    named = [(f"{letter}.json", d) for letter, d in zip("abcdef", documents, strict=False)]
+    return to_document(compare(named, **options))
+
+
+def rows(document: Document) -> list[str]:
+    return [result["label"] for result in document["results"]]
+
+
+def test_without_by_every_checkpoint_is_a_row_sorted_by_its_metadata(sweep: Document) -> None:
+    document = compared(sweep)
+    assert rows(document)[:4] == ["adam-32-0", "adam-32-1", "adam-32-2", "adam-400-0"]
+    first = document["results"][0]
+    assert first["group"] == {"optimizer": "adam", "batch_size": 32, "seed": 0}
+    assert first["n"] == 1
+    assert first["measures"]["hessian.eigenvalues[0]"]["standard_deviation"] is None
+    assert first["measures"]["hessian.eigenvalues[0]"]["error_kind"] == "residual"
+    assert document["notes"][0] == "`--by optimizer,batch_size` would group these 12 rows into 4"
+
+
+def test_groups_have_mean_and_standard_deviation(sweep: Document) -> None:
+    document = compared(sweep, by=["optimizer", "batch_size"])
+    assert rows(document) == [
+        "optimizer=adam, batch_size=32",
+        "optimizer=adam, batch_size=400",
+        "optimizer=sgd, batch_size=32",
+        "optimizer=sgd, batch_size=400",
+    ]
+    group = document["results"][2]
+    assert group["members"] == [f"runs/sgd-32-{seed}/model.safetensors" for seed in range(3)]
+    values = [12.31, 12.31 * 1.1, 12.31 * 1.2]
+    largest = group["measures"]["hessian.eigenvalues[0]"]
+    assert largest["mean"] == pytest.approx(statistics.fmean(values))
+    assert largest["standard_deviation"] == pytest.approx(statistics.stdev(values))
+    assert largest["n"] == group["n"] == 3
+    assert largest["error"] == pytest.approx(0.003 * statistics.fmean(values))
+
+
+def test_numbers_sort_by_size(result: Make, document: Make) -> None:
+    results = [result(f"b{n}.pt", {"batch_size": n}) for n in (1000, 32, 256)]
+    assert rows(compared(document(results), by=["batch_size"])) == [
+        "batch_size=32",
+        "batch_size=256",
+        "batch_size=1000",
+    ]
+
+
+def test_differences_between_groups_are_welchs(sweep: Document) -> None:
+    from scipy.stats import ttest_ind
+
+    document = compared(
+        sweep, by=["optimizer", "batch_size"], baseline="optimizer=sgd,batch_size=32"
+    )
+    large, base = document["results"][3], document["results"][2]
+    difference = large["measures"]["trace"]["difference"]
+    seeds = (1.0, 1.1, 1.2)
+    theirs = ttest_ind([153 * 9 * s for s in seeds], [153 * s for s in seeds], equal_var=False)
+    assert difference["ratio"] == pytest.approx(9.0)
+    assert difference["value"] == pytest.approx(153 * 8 * 1.1)
+    assert difference["value"] / difference["error"] == pytest.approx(theirs.statistic)
+    assert difference["degrees_of_freedom"] == pytest.approx(theirs.df)
+    assert difference["error_kind"] == "standard_error"
+    assert base["measures"]["trace"]["difference"] is None
+
+
+def test_between_single_checkpoints_the_measurement_errors_add_up(
+    result: Make, document: Make
+) -> None:
+    measured = document([result("a.pt"), result("b.pt", scale=2.0)])
+    found = compared(measured, baseline="a")["results"][1]["measures"]
+    difference = found["hessian.eigenvalues[0]"]["difference"]
+    assert difference["error"] == pytest.approx(12.31 * 0.003 * 3)
+    assert difference["error_kind"] == "measurement"
+    assert found["epsilon_sharpness[1e-3]"]["difference"]["error"] is None
+    assert found["epsilon_sharpness[1e-3]"]["difference"]["ratio"] == pytest.approx(2.0)
+
+
+def test_between_one_and_a_group_the_error_is_not_known(result: Make, document: Make) -> None:
+    measured = document([result(f"{x}.pt", {"x": x[0]}) for x in ("a", "b1", "b2")])
+    found = compared(measured, by=["x"], baseline="x=a")["results"][1]["measures"]["trace"]
+    assert found["difference"]["error"] is None
+
+
+@pytest.mark.parametrize(
+    "baseline",
+    ["sgd-32-0", "runs/sgd-32-0/model.safetensors", "optimizer=sgd,batch_size=32.0,seed=0"],
+)
+def test_a_baseline_is_a_label_a_path_or_metadata(sweep: Document, baseline: str) -> None:
+    assert compared(sweep, baseline=baseline)["settings"]["baseline"] == "sgd-32-0"
+
+
+@pytest.mark.parametrize(
+    ("baseline", "message"),
+    [
+        (
+            "optimizer=sgd",
+            "--baseline optimizer=sgd: fits 6 rows: sgd-32-0, sgd-32-1, sgd-32-2 and",
+        ),
+        ("optimizer=lion", "--baseline optimizer=lion: fits no row"),
+        ("momentum=0.9", "--baseline momentum=0.9: fits no row"),
+        ("nothing", "--baseline nothing: fits no row"),
+    ],
+)
+def test_a_baseline_must_be_one_row(sweep: Document, baseline: str, message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        compared(sweep, baseline=baseline)
+    assert error.value.message.startswith(message)
+    assert "name one of the rows: adam-32-0;" in str(error.value.hint)
+
+
+def test_an_unknown_key_lists_those_there_are(sweep: Document) -> None:
+    with pytest.raises(UsageError) as error:
+        compared(sweep, by=["optimiser"])
+    assert error.value.message == "--by optimiser: no checkpoint has metadata of that name"
+    assert error.value.hint == (
+        "did you mean 'optimizer'? the metadata keys are: batch_size, epochs, optimizer, seed"
+    )
+
+
+def test_checkpoints_without_the_key_are_a_group_and_a_note(result: Make, document: Make) -> None:
+    found = compared(document([result("a.pt", {"x": 1}), result("b.pt")]), by=["x"])
+    assert rows(found) == ["x=1", "x=–"]
+    assert "b: no x in the metadata; grouped under –" in found["notes"]
+
+
+def test_a_failed_checkpoint_is_left_out_with_a_note(
+    result: Make, document: Make, failed: Make
+) -> None:
+    found = compared(document([failed("a.pt"), result("b.pt")]))
+    assert rows(found) == ["b.pt"]
+    assert "a.json: a.pt failed and is left out" in found["notes"]
+
+
+def test_nothing_measured_is_an_error(document: Make, failed: Make) -> None:
+    with pytest.raises(SharpError, match=r"a\.json: no measured checkpoint"):
+        compared(document([failed("a.pt")]))
+
+
+def test_other_kinds_are_refused(sweep: Document) -> None:
+    with pytest.raises(SharpError) as error:
+        compared(sweep, compared(sweep))
+    assert error.value.message == 'b.json: holds a result of kind "compare", not a measurement'
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"results": [3]}, 'a.json: results[0]: is not a result with a "status"'),
+        ({"results": [{"status": "ok"}]}, 'results[0]: lacks "checkpoint" with its "path"'),
+        (
+            {"results": [{"status": "ok", "checkpoint": {"path": "a"}}]},
+            'results[0]: lacks "measures"',
+        ),
+        (
+            {"results": [{"status": "ok", "checkpoint": {"path": "a", "metadata": [1]}}]},
+            '"metadata" is not a mapping',
+        ),
+        (
+            {
+                "results": [
+                    {
+                        "status": "ok",
+                        "checkpoint": {"path": "a"},
+                        "measures": {"trace": {"value": "7", "status": "converged"}},
+                    }
+                ]
+            },
+            "results[0]: trace: value '7' is not a number",
+        ),
+    ],
+)
+def test_a_damaged_document_is_named(sweep: Document, damage: Any, message: str) -> None:
+    with pytest.raises(SharpError) as error:
+        compared({**sweep, **damage})
+    assert message in error.value.message
+
+
+def test_training_losses_that_differ_are_warned_of(result: Make, document: Make) -> None:
+    far = document([result("sgd.pt", train=6.5e-4), result("adam.pt", train=1.5e-5)])
+    (warning,) = compared(far)["warnings"]
+    assert warning.startswith(
+        "training losses differ 43.3×: 1.5e-05 (adam) to 0.00065 (sgd); as a cross-entropy goes "
+        "to 0 the Hessian goes to 0 with it"
+    )
+    near = document([result("sgd.pt", train=0.01), result("adam.pt", train=0.02)])
+    assert "warnings" not in compared(near)
+
+
+def test_the_loss_warning_knows_zero_and_one() -> None:
+    assert training_loss_warning({"a": 0.1}) is None
+    assert training_loss_warning({}) is None
+    assert training_loss_warning({"a": 0.1, "b": None, "c": float("nan")}) is None
+    assert training_loss_warning({"a": 0.0, "b": 0.0}) is None
+    assert "without bound" in str(training_loss_warning({"a": 0.0, "b": 0.1}))
+
+
+def test_a_lone_member_is_warned_of_only_in_groups(result: Make, document: Make) -> None:
+    measured = document([result(f"{x}.pt", {"x": x[0]}) for x in ("a", "b1", "b2")])
+    (warning,) = compared(measured, by=["x"])["warnings"]
+    assert warning == "one member alone, so no standard deviation: x=a"
+    assert "warnings" not in compared(measured)
+
+
+def test_documents_that_were_not_measured_alike_say_in_what(result: Make, document: Make) -> None:
+    one = document([result("a.pt")], dtype="float32", device="cpu", batch_size=7)
+    other = document([result("b.pt")], dtype="float64", samples=100)
+    other["task"] = {**other["task"], "fingerprint": "cd34"}
+    found = compared(one, other)
+    assert found["warnings"] == [
+        "not measured alike: task.fingerprint is ab12 in a.json; cd34 in b.json",
+        "not measured alike: settings.run.samples is not set in a.json; 100 in b.json",
+        "not measured alike: settings.run.dtype is float32 in a.json; float64 in b.json",
+    ]
+    assert found["task"] == {}
+
+
+def test_the_same_checkpoint_twice_is_warned_of(result: Make, document: Make) -> None:
+    measured = document([result("a.pt")])
+    found = compared(measured, copy.deepcopy(measured))
+    assert found["warnings"] == ["the same checkpoint 2 times: a.pt (a.json), a.pt (b.json)"]
+    assert rows(found) == ["a.pt (1)", "a.pt (2)"]
+
+
+def test_unconverged_numbers_are_taken_in_and_named(result: Make, document: Make) -> None:
+    measured = document([result("a.pt", {"x": 1}), result("b.pt", {"x": 1}, converged=False)])
+    found = compared(measured, by=["x"])
+    assert found["warnings"] == [
+        "did not converge: taken in as found: hessian.eigenvalues[0], hessian.eigenvalues[1], "
+        "hessian.eigenvalues[2] and 3 more of b"
+    ]
+    assert found["results"][0]["measures"]["hessian.eigenvalues[0]"]["status"] == "max_products"
+
+
+def test_a_value_that_is_not_finite_enters_no_mean(result: Make, document: Make) -> None:
+    measured = document([result("a.pt", {"x": 1}), result("b.pt", {"x": 1})])
+    broken = measured["results"][1]["measures"]["trace"]
+    broken |= {"value": None, "status": "not_finite"}
+    found = compared(measured, by=["x"])
+    trace = found["results"][0]["measures"]["trace"]
+    assert (trace["mean"], trace["n"], trace["status"]) == (153.0, 1, "not_finite")
+    assert found["warnings"] == ["not finite: in no mean and no correlation: trace of b"]
+
+
+def test_enormous_values_do_not_overflow(result: Make, document: Make) -> None:
+    measured = document([result(f"{i}.pt", {"x": 1}, scale=1e306 * (i + 1)) for i in range(3)])
+    found = compared(measured, by=["x"], baseline="x=1")
+    assert math.isfinite(found["results"][0]["measures"]["hessian.eigenvalues[0]"]["mean"])
+
+
+def test_rank_correlation_with_the_gap(sweep: Document) -> None:
+    found = compared(sweep)
+    by_measure = {entry["measure"]: entry for entry in found["correlations"]}
+    largest = by_measure["hessian.eigenvalues[0]"]
+    assert largest == {
+        "measure": "hessian.eigenvalues[0]",
+        "with": "loss.gap",
+        "tau": 1.0,
+        "p_value": pytest.approx(2 / math.factorial(12)),
+        "n": 12,
+        "method": "exact",
+    }
+    assert by_measure["hessian.smallest"]["tau"] == -1.0
+    assert by_measure["gradient.norm"]["tau"] is None
+    assert not {"loss.test", "loss.gap", "accuracy.test"} & set(by_measure)
+    assert any(
+        note.startswith("rank correlations are over 12 checkpoints") for note in found["notes"]
+    )
+
+
+def test_three_checkpoints_are_too_few_to_correlate(result: Make, document: Make) -> None:
+    found = compared(document([result(f"{i}.pt") for i in range(3)]))
+    assert "correlations" not in found
+    assert (
+        "they need 4 checkpoints with a gap, and 3 of these 3 checkpoints have one"
+        in (found["notes"][-1])
+    )
+
+
+def test_the_table_shows_groups_differences_and_correlations(sweep: Document) -> None:
+    found = compared(sweep, by=["optimizer", "batch_size"], baseline="optimizer=sgd,batch_size=32")
+    groups, differences, correlations = compare_page(found).sheets
+    assert groups.caption == "optimizer, batch_size"
+    assert [row.label for row in groups.rows] == ["adam, 32", "adam, 400", "sgd, 32", "sgd, 400"]
+    shown = {column.header: column.cells for column in groups.columns}
+    assert shown["n"] == ["3", "3", "3", "3"]
+    assert shown["λ1"][2] == "13.5±1.2"
+    assert shown["φ 1e-3"][2] == "≥31.0±2.8"
+    assert [row.label for row in differences.rows] == ["adam, 32", "adam, 400", "sgd, 400"]
+    assert differences.title == "difference to optimizer=sgd, batch_size=32 (and ratio)"
+    changed = {column.header: column.cells for column in differences.columns}
+    assert changed["λ1"][2] == "+108±6 ×9.00"
+    assert correlations.rows[0].label == "loss train"
+    assert compare_page(found).legend[0].startswith("12.3±0.4: mean ± standard deviation")
+
+
+def test_the_order_of_the_documents_does_not_matter(result: Make, document: Make) -> None:
+    results = [result(f"{i}.pt", {"x": i % 3, "seed": i}, scale=1.0 + i) for i in range(9)]
+    expected = compared(document(results), by=["x"])
+    random.Random(0).shuffle(results)
+    found = compared(document(results), by=["x"])
+    for one, other in zip(expected["results"], found["results"], strict=True):
+        for key, summary in one["measures"].items():
+            assert other["measures"][key]["mean"] == pytest.approx(summary["mean"])
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=6))
+def test_mean_and_deviation_agree_with_the_library(
+    result: Make, document: Make, values: list[float]
+) -> None:
+    results = [result(f"{i}.pt", {"x": 1}, gap=value) for i, value in enumerate(values)]
+    found = compared(document(results), by=["x"])["results"][0]["measures"]["loss.gap"]
+    assert found["mean"] == pytest.approx(statistics.fmean(values), abs=1e-6)
+    assert found["standard_deviation"] == pytest.approx(statistics.stdev(values), abs=1e-6)
