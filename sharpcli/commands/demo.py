@@ -11,8 +11,11 @@ from typing import Any
 import click
 
 from ..errors import SharpError
+from ..progress import Begin, silent
+from ..settings import OutputSettings, RunSettings
 from ..training import TrainSettings
-from .train import progress_bar, summary, train_and_save
+from .measure import run_measure
+from .train import summary, train_and_save
 
 __all__ = ["SETUPS", "demo", "sentence"]
 
@@ -67,12 +70,11 @@ def demo(folder: Path, seed: int, quiet: bool) -> None:
     and prints the commands that repeat each step.
     """
     from ..render import emit
-    from ..settings import OutputSettings, RunSettings
+    from ..render.progress import progress_bars
 
-    paths = train_all(folder, seed, quiet)
-    from .measure import run_measure
-
-    document = run_measure([str(path) for path in paths], None, {}, RunSettings(seed=seed))
+    with progress_bars(quiet=quiet) as begin:
+        paths = train_all(folder, seed, quiet, begin)
+        document = run_measure(paths, None, {}, RunSettings(seed=seed), begin=begin)
     emit(document, OutputSettings(quiet=quiet))
     click.echo(f"\n{sentence(document['results'])}\n\nTo repeat each step by hand:")
     for setting, path in zip(SETUPS, paths, strict=True):
@@ -80,7 +82,7 @@ def demo(folder: Path, seed: int, quiet: bool) -> None:
     click.echo(f"  sharp measure {shlex.join(map(str, paths))} --seed {seed}")
 
 
-def train_all(folder: Path, seed: int, quiet: bool) -> list[Path]:
+def train_all(folder: Path, seed: int, quiet: bool, begin: Begin = lambda _: silent) -> list[Path]:
     """Train every setup and save its checkpoint in `folder`; gives their paths."""
     from ..tasks import load_task
 
@@ -95,8 +97,7 @@ def train_all(folder: Path, seed: int, quiet: bool) -> list[Path]:
     for setting in SETUPS:
         path = folder / f"{setting.optimizer}-batch-{setting.batch_size}.safetensors"
         description = f"training {setting.optimizer}, batch size {setting.batch_size}"
-        with progress_bar(description, quiet) as on_epoch:
-            trained = train_and_save(task, replace(setting, seed=seed), path, on_epoch)
+        trained = train_and_save(task, replace(setting, seed=seed), path, begin(description))
         if not quiet:
             click.echo(f"{path}: {summary(trained)}", err=True)
         paths.append(path)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +14,11 @@ from ..options import POSITIVE, task_argument
 from ..training import OPTIMIZERS, TrainSettings
 
 if TYPE_CHECKING:
+    from ..progress import Progress
     from ..tasks import Task
-    from ..training.loop import Trained, Update
+    from ..training.loop import Trained
 
 __all__ = ["train", "train_and_save"]
-
-BAR_AFTER = 2.0  # seconds: shorter work needs no progress bar
 
 _DEFAULT = TrainSettings()
 
@@ -116,6 +113,7 @@ def train(
     is a safetensors file whose metadata hold the settings, which `sharp measure` shows beside
     what it measures.
     """
+    from ..render.progress import progress_bars
     from ..tasks import load_task
 
     if task is None:
@@ -124,8 +122,8 @@ def train(
         )
     settings = TrainSettings(**given)
     loaded = load_task(task, task_options)
-    with progress_bar(f"training {loaded.name}", quiet) as on_epoch:
-        trained = train_and_save(loaded, settings, output, on_epoch)
+    with progress_bars(quiet=quiet) as begin:
+        trained = train_and_save(loaded, settings, output, begin(f"training {loaded.name}"))
     click.echo(f"{output}: {summary(trained)}")
     if not trained.reached and not quiet:
         click.echo(
@@ -136,13 +134,13 @@ def train(
 
 
 def train_and_save(
-    task: Task, settings: TrainSettings, output: Path, on_epoch: Callable[[Update], None]
+    task: Task, settings: TrainSettings, output: Path, progress: Progress
 ) -> Trained:
     """Train, and write the tensors with all settings as metadata to `output`."""
     from ..checkpoint import save_checkpoint
     from ..training.loop import train as run
 
-    trained = run(task, settings, on_epoch)
+    trained = run(task, settings, progress)
     save_checkpoint(output, trained.tensors, metadata(task, settings, trained))
     return trained
 
@@ -175,33 +173,3 @@ def summary(trained: Trained) -> str:
     return (
         f"train loss {trained.train_loss:.4g} after {trained.epochs} epochs, {trained.steps} steps"
     )
-
-
-@contextmanager
-def progress_bar(description: str, quiet: bool) -> Iterator[Callable[[Update], None]]:
-    """What to call after each epoch: shows a bar on a terminal once it takes over two seconds."""
-    from rich.progress import Progress, TaskID, TimeRemainingColumn
-
-    from ..render import error_console
-
-    console = error_console()
-    columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
-    bar = Progress(*columns, console=console, transient=True)
-    started = time.monotonic()
-    rows: list[TaskID] = []
-
-    def on_epoch(update: Update) -> None:
-        if quiet or not console.is_terminal:
-            return
-        if not rows and time.monotonic() - started > BAR_AFTER:
-            bar.start()
-            rows.append(bar.add_task(description, total=update.epochs))
-        for row in rows:
-            said = f"{description}, loss {update.loss:.3g}"
-            bar.update(row, completed=update.epoch, description=said)
-
-    try:
-        yield on_epoch
-    finally:
-        if rows:
-            bar.stop()

@@ -39,17 +39,39 @@ def build_task(source: Source, given: Mapping[str, str]) -> Task:
     for_model, for_data, resolved = bind_options(
         functions["model"], functions["data"], given, source.where
     )
+    predict = functions.get("predict", defaults.predict)
+    default_loss = defaults.loss_for(source.where)
     return Task(
         name=source.where,
         options=resolved,
         fingerprint=_fingerprint(source.text, resolved),
         model=functools.partial(_model, source, for_model),
         data=functools.partial(_data, source, for_data),
-        predict=functions.get("predict", defaults.predict),
-        loss=functions.get("loss") or defaults.loss_for(source.where),
-        metrics=functions.get("metrics", defaults.metrics),
-        collate=functions.get("collate"),
+        predict=_guarded(
+            source, "predict(model, batch)", functions.get("predict", defaults.predict)
+        ),
+        loss=_guarded(source, "loss(outputs, batch)", functions.get("loss", default_loss)),
+        metrics=_optional(source, "metrics(outputs, batch)", "metrics", defaults.metrics),
+        collate=_optional(source, "collate(rows)", "collate", None),
     )
+
+
+def _guarded(source: Source, call: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, whose exceptions become a `SharpError` that names the task and the line."""
+
+    @functools.wraps(function)
+    def guarded(*arguments: Any) -> Any:
+        with user_code(source.where, call, source.file):
+            return function(*arguments)
+
+    return guarded
+
+
+def _optional(
+    source: Source, call: str, name: str, default: Callable[..., Any] | None
+) -> Callable[..., Any] | None:
+    function = source.functions.get(name, default)
+    return None if function is None else _guarded(source, call, function)
 
 
 def _model(source: Source, options: Mapping[str, Any]) -> nn.Module:

@@ -6,7 +6,6 @@ the target, or a mapping that holds the model's keyword arguments and, as `label
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -32,7 +31,11 @@ def predict(model: nn.Module, batch: Any) -> Any:
 
 def loss_for(where: str) -> Callable[[Any, Any], Values]:
     """The default loss of the task that errors call `where`."""
-    return functools.partial(_cross_entropy, where)
+
+    def loss(outputs: Any, batch: Any) -> Values:
+        return _cross_entropy(where, outputs, batch)
+
+    return loss
 
 
 def metrics(outputs: Any, batch: Any) -> dict[str, Values]:
@@ -55,9 +58,9 @@ def metrics(outputs: Any, batch: Any) -> dict[str, Values]:
 def _cross_entropy(where: str, outputs: Any, batch: Any) -> Values:
     """Cross-entropy per example, in nats.
 
-    Targets (N,) with outputs (N, C) give one loss per example, (N,). Token targets (N, T) with
-    outputs (N, T, V) give a pair: the sum over the example's tokens, and how many count (targets
-    of -100 do not). Raises `SharpError` for anything else: there the task has to say.
+    Targets (N,) with outputs (N, C) give the losses (N,), in float64, and their weights: 1, and 0
+    where the target is -100. Token targets (N, T) with outputs (N, T, V) give the sum over each
+    example's tokens, and how many count. Raises `SharpError` for anything else: there the task has to say.
     """
     scores, targets, kind = _classes(outputs, batch)
     if kind is None:
@@ -66,7 +69,12 @@ def _cross_entropy(where: str, outputs: Any, batch: Any) -> Values:
             "write `def loss(outputs, batch): …`, which gives one loss for each example",
         )
     if kind == "classes":
-        return functional.cross_entropy(scores, targets, reduction="none")
+        # In float32 a softmax within 6e-8 of one-hot has no loss and no gradient left, so a minimum
+        # with a loss below 1e-6 would be measured on rounding alone.
+        if scores.device.type != "mps":  # which has no float64
+            scores = scores.double()
+        losses = functional.cross_entropy(scores, targets, reduction="none", ignore_index=IGNORED)
+        return losses, (targets != IGNORED).to(losses.dtype)
     losses = functional.cross_entropy(
         scores.transpose(1, 2), targets, reduction="none", ignore_index=IGNORED
     )

@@ -20,6 +20,7 @@ from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SharpError, UsageError, did_you_mean
+from ..memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from . import Builtin
@@ -101,6 +102,8 @@ class user_code:  # noqa: N801 (used as `with user_code(...)`, where it reads as
     ) -> None:
         if isinstance(error, SharpError) or not isinstance(error, Exception | SystemExit):
             return  # nothing happened, it is said already, or it is Ctrl-C
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            return  # whoever chose the batch size halves it
         if isinstance(error, SyntaxError) and error.lineno is not None:
             place = self.where if error.filename == self.file else error.filename
             raise SharpError(

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import random
-import sys
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,22 +12,15 @@ from torch import Tensor, nn
 
 from ..data import Rows, read_rows
 from ..errors import SharpError
+from ..progress import Progress, silent
+from ..randomness import global_random_state_kept
 from ..tasks import Task
 from . import TrainSettings
 from .optimizers import build_optimizer
 
-__all__ = ["Trained", "Update", "global_random_state_kept", "train"]
+__all__ = ["Trained", "train"]
 
 EVALUATION_BATCH = 1024  # bounds memory only; the loss does not depend on it
-
-
-@dataclass(frozen=True)
-class Update:
-    """How far the training is, told after each epoch."""
-
-    epoch: int
-    epochs: int
-    loss: float
 
 
 @dataclass(frozen=True)
@@ -48,10 +38,8 @@ class Trained:
     reached: bool
 
 
-def train(
-    task: Task, settings: TrainSettings, on_epoch: Callable[[Update], None] = lambda _: None
-) -> Trained:
-    """Train the task's model from its initial weights, on the CPU.
+def train(task: Task, settings: TrainSettings, progress: Progress = silent) -> Trained:
+    """Train the task's model from its initial weights, on the CPU, in torch's default dtype.
 
     The same settings and seed give the same tensors on one machine; the global random state is
     left as it was. Raises `SharpError` where the loss is not finite, naming the step.
@@ -61,8 +49,11 @@ def train(
         # generator, so that it does not depend on how many numbers the model draws.
         torch.manual_seed(settings.seed)
         random.seed(settings.seed)
-        rows = read_rows(task.data("train"), name="train", collate=task.collate)
-        model = task.model()
+        cpu, dtype = torch.device("cpu"), torch.get_default_dtype()
+        data = task.data("train")
+        rows = read_rows(data, name=f"train data of {task.name}", collate=task.collate)
+        rows = rows.to(cpu, dtype)
+        model = task.model().to(cpu, dtype)
         trainable = [p for p in model.parameters() if p.requires_grad]
         if not trainable:
             raise SharpError(
@@ -70,7 +61,7 @@ def train(
             )
         optimizer = build_optimizer(trainable, settings)
         order = torch.Generator().manual_seed(settings.seed)
-        steps = 0
+        steps, first_loss = 0, _loss_over_all(task, model, rows)
         for epoch in range(1, settings.epochs + 1):
             model.train()
             shuffled = torch.randperm(rows.count, generator=order)
@@ -86,7 +77,7 @@ def train(
             train_loss = _loss_over_all(task, model, rows)
             if not math.isfinite(train_loss):
                 raise _not_finite(task, train_loss, steps, settings)
-            on_epoch(Update(epoch, settings.epochs, train_loss))
+            progress(*_how_far(settings, epoch, first_loss, train_loss))
             reached = settings.until_loss is None or train_loss <= settings.until_loss
             if reached and settings.until_loss is not None:
                 break
@@ -94,19 +85,16 @@ def train(
         return Trained(tensors, train_loss, epoch, steps, reached)
 
 
-@contextlib.contextmanager
-def global_random_state_kept() -> Iterator[None]:
-    """Leave the global random states (torch's, Python's, NumPy's if loaded) as they were."""
-    numpy = sys.modules.get("numpy")
-    torch_state, python_state = torch.get_rng_state(), random.getstate()
-    numpy_state = numpy.random.get_state() if numpy else None
-    try:
-        yield
-    finally:
-        torch.set_rng_state(torch_state)
-        random.setstate(python_state)
-        if numpy:
-            numpy.random.set_state(numpy_state)
+def _how_far(settings: TrainSettings, epoch: int, first: float, loss: float) -> tuple[int, int]:
+    """How much is done, of how much: epochs, or percent where a loss ends the training.
+
+    On the way to a loss, the logarithm of the loss goes down about evenly.
+    """
+    goal = settings.until_loss
+    if goal is None or not loss < first or goal >= first:
+        return epoch, settings.epochs
+    share = math.log(first / loss) / math.log(first / goal) if loss > 0 else 1.0
+    return min(100, round(100 * max(share, epoch / settings.epochs))), 100
 
 
 def _mean_loss(task: Task, model: nn.Module, batch: Any) -> Tensor:

@@ -118,3 +118,20 @@ def test_errors_of_sharp_and_interrupts_pass(built):
         built(model=refuses).model()
     with pytest.raises(KeyboardInterrupt):
         built(model=interrupted).model()
+
+
+def test_what_predict_and_loss_raise_names_them(built):
+    task = built()
+    with pytest.raises(SharpError) as caught:
+        task.predict(task.model(), (torch.zeros(2, 3),))
+    assert caught.value.message.startswith(
+        "task.py: predict(model, batch) raised RuntimeError: mat1 and mat2 shapes cannot be"
+    )
+
+
+def test_running_out_of_memory_passes(built):
+    def hungry():
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(torch.OutOfMemoryError):
+        built(model=hungry).model()
