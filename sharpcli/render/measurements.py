@@ -35,6 +35,8 @@ _EPSILON = re.compile(r"epsilon_sharpness\[(?P<epsilon>[^,\]]+)(?:,(?P<subspace>
 _IN_THE_JSON_ALONE = re.compile(r"hessian\.eigenvalues\[[1-9]\d*\]|gradient\.(l1|max)")
 _ORDER = (r"loss\.", None, r"epsilon_sharpness\[", r"hessian\.", r"trace$", r"gradient\.")
 
+_SAID_ABOVE = {"task", "task_options", "sharpcli"}  # of the metadata that `sharp train` writes
+
 _MEANINGS = {
     "gap": "gap: test loss minus training loss",
     "φ": "φ ε: sharpness, 100·(max L − L)/(1 + L) over the box of half-width ε(|θᵢ| + 1)",
@@ -175,10 +177,15 @@ def _footnotes(
                     "not finite" if row[key]["value"] is None else "did not converge"
                 )
                 marked.setdefault(advice, {}).setdefault(title, []).append(label)
-    return [
-        f"! {'; '.join(f'{title} of {named(rows)}' for title, rows in places.items())}: {advice}"
-        for advice, places in marked.items()
-    ]
+    return [f"! {_places(places)}: {advice}" for advice, places in marked.items()]
+
+
+def _places(rows_by_title: Mapping[str, Sequence[str]]) -> str:
+    """`λ1, λmin of sgd, adam; trace of sgd`."""
+    titles: dict[tuple[str, ...], list[str]] = {}
+    for title, rows in rows_by_title.items():
+        titles.setdefault(tuple(rows), []).append(title)
+    return "; ".join(f"{', '.join(shared)} of {named(rows)}" for rows, shared in titles.items())
 
 
 def _context(document: Mapping[str, Any]) -> list[str]:
@@ -194,12 +201,14 @@ def _context(document: Mapping[str, Any]) -> list[str]:
         data,
         " on ".join(str(x) for x in (run.get("dtype"), device) if x),
     ]
-    line = " · ".join(clean(piece) for piece in pieces if piece)
+    line = " · ".join(str(piece) for piece in pieces if piece)
     return [line] if line else []
 
 
 def _in_common(metadata: Sequence[Mapping[str, Any]]) -> list[str]:
-    if not metadata or not (shared := common_metadata(metadata)):
+    shared = common_metadata(metadata) if metadata else {}
+    shared = {key: value for key, value in shared.items() if key not in _SAID_ABOVE}
+    if not shared:
         return []
     return [f"{'all rows: ' if len(metadata) > 1 else ''}{pairs(shared)}"]
 

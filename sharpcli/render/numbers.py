@@ -68,6 +68,8 @@ def format_scalar(scalar: Mapping[str, Any]) -> str:
         return NOT_FINITE + mark
     if scalar.get("status") == "lower_bound" or scalar.get("error_kind") == "lower_bound":
         return f"≥{_format_bound(value, spread)}{mark}"
+    if scalar.get("error_kind") == "standard_error" and error == spread:
+        error = None  # the sampling error is all the error there is
     return format_uncertain(value, error, spread) + mark
 
 

@@ -64,7 +64,7 @@ def test_common_metadata_stand_above_differing_ones_in_columns(
 def test_what_did_not_converge_has_a_footnote_with_the_advice(result: Make, document: Make) -> None:
     page = measure_page(document([result("a.pt"), result("b.pt", converged=False)]))
     assert cells(page)["λ1"] == ["12.31(4)", "12.31(4)!"]
-    assert page.footnotes == ["! λ1 of b; λmin of b: raise --max-products"]
+    assert page.footnotes == ["! λ1, λmin of b: raise --max-products"]
 
 
 def test_a_sample_of_the_data_is_said_and_its_error_shown(result: Make, document: Make) -> None:
@@ -97,7 +97,7 @@ def test_a_hundred_rows_name_three_in_a_footnote(result: Make, document: Make) -
     results = [result(f"r{i}.pt", {"seed": i}, converged=False) for i in range(100)]
     page = measure_page(document(results))
     assert len(page.sheets[0].rows) == 100
-    assert page.footnotes[0].startswith("! λ1 of r0, r1, r2 and 97 more;")
+    assert page.footnotes[0].startswith("! λ1, λmin of r0, r1, r2 and 97 more: ")
 
 
 def test_a_training_is_a_row() -> None:

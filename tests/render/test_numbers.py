@@ -117,6 +117,12 @@ def test_a_sampled_lower_bound_follows_its_sampling_error() -> None:
     assert format_scalar(scalar) == "≥0.124±0.006"
 
 
+def test_an_error_that_is_the_sampling_error_is_said_once() -> None:
+    scalar = {"value": 0.012, "error": 0.004, "error_kind": "standard_error", "status": "converged"}
+    assert format_scalar({**scalar, "sampling_error": 0.004}) == "0.012±0.004"
+    assert format_scalar(scalar) == "0.012(4)"
+
+
 def test_differences_have_a_sign() -> None:
     assert format_signed(1.25) == "+1.250"
     assert format_signed(-1.25, spread=0.4) == "-1.2±0.4"
