@@ -47,9 +47,7 @@ def build_task(source: Source, given: Mapping[str, str]) -> Task:
         fingerprint=_fingerprint(source.text, resolved),
         model=functools.partial(_model, source, for_model),
         data=functools.partial(_data, source, for_data),
-        predict=_guarded(
-            source, "predict(model, batch)", functions.get("predict", defaults.predict)
-        ),
+        predict=_guarded(source, "predict(model, batch)", predict),
         loss=_guarded(source, "loss(outputs, batch)", functions.get("loss", default_loss)),
         metrics=_optional(source, "metrics(outputs, batch)", "metrics", defaults.metrics),
         collate=_optional(source, "collate(rows)", "collate", None),

@@ -41,26 +41,25 @@ def loss_for(where: str) -> Callable[[Any, Any], Values]:
 def metrics(outputs: Any, batch: Any) -> dict[str, Values]:
     """The accuracy for integer class targets, nothing for others.
 
-    One value per example, (N,); for token targets a pair: how many tokens of the example are
-    right, and how many count.
+    A pair of what is right in each example and what counts there, both (N,): classes or tokens.
     """
     scores, targets, kind = _classes(outputs, batch)
     if kind is None:
         return {}
-    right = scores.argmax(-1) == targets
-    if kind == "classes":
-        return {"accuracy": right.to(torch.get_default_dtype())}
     counts = targets != IGNORED
+    right = (scores.argmax(-1) == targets) & counts
+    if kind == "tokens":
+        counts, right = counts.sum(1), right.sum(1)
     dtype = torch.get_default_dtype()
-    return {"accuracy": ((right & counts).sum(1).to(dtype), counts.sum(1).to(dtype))}
+    return {"accuracy": (right.to(dtype), counts.to(dtype))}
 
 
 def _cross_entropy(where: str, outputs: Any, batch: Any) -> Values:
-    """Cross-entropy per example, in nats.
+    """Cross-entropy in nats: a pair of each example's sum and its weight, both (N,), in float64.
 
-    Targets (N,) with outputs (N, C) give the losses (N,), in float64, and their weights: 1, and 0
-    where the target is -100. Token targets (N, T) with outputs (N, T, V) give the sum over each
-    example's tokens, and how many count. Raises `SharpError` for anything else: there the task has to say.
+    Targets (N,) with outputs (N, C) weigh 1 each. Token targets (N, T) with outputs (N, T, V) give
+    the sum over each example's tokens, and how many those are. A target of -100 counts nowhere.
+    Raises `SharpError` for anything else: there the task has to say.
     """
     scores, targets, kind = _classes(outputs, batch)
     if kind is None:
@@ -68,17 +67,15 @@ def _cross_entropy(where: str, outputs: Any, batch: Any) -> Values:
             f"{where}: has no `loss`, and none can be guessed for {_said(outputs, batch)}",
             "write `def loss(outputs, batch): …`, which gives one loss for each example",
         )
-    if kind == "classes":
-        # In float32 a softmax within 6e-8 of one-hot has no loss and no gradient left, so a minimum
-        # with a loss below 1e-6 would be measured on rounding alone.
-        if scores.device.type != "mps":  # which has no float64
-            scores = scores.double()
-        losses = functional.cross_entropy(scores, targets, reduction="none", ignore_index=IGNORED)
-        return losses, (targets != IGNORED).to(losses.dtype)
-    losses = functional.cross_entropy(
-        scores.transpose(1, 2), targets, reduction="none", ignore_index=IGNORED
-    )
-    return losses.sum(1), (targets != IGNORED).sum(1).to(losses.dtype)
+    # In float32 a softmax within 6e-8 of one-hot has no loss and no gradient left, so a minimum
+    # with a loss below 1e-6 would be measured on rounding alone.
+    if scores.device.type != "mps":  # which has no float64
+        scores = scores.double()
+    if kind == "tokens":
+        scores = scores.transpose(1, 2)
+    losses = functional.cross_entropy(scores, targets, reduction="none", ignore_index=IGNORED)
+    weights = (targets != IGNORED).to(losses.dtype)
+    return (losses, weights) if kind == "classes" else (losses.sum(1), weights.sum(1))
 
 
 def _classes(outputs: Any, batch: Any) -> tuple[Any, Any, str | None]:

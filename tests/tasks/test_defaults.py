@@ -1,5 +1,6 @@
 """What a task that does not say does: predict, loss and metrics."""
 
+import math
 import types
 
 import pytest
@@ -33,15 +34,19 @@ def test_classes(wrap):
     outputs = wrap(SCORES) if wrap else types.SimpleNamespace(logits=SCORES)
     expected = torch.stack([by_hand(SCORES[0], 0), by_hand(SCORES[1], 1)])
     for batch in [(torch.zeros(2), CLASSES), {"labels": CLASSES}, (None, CLASSES.to(torch.int32))]:
-        assert torch.allclose(loss(outputs, batch), expected)
-        assert metrics(outputs, batch)["accuracy"].tolist() == [1.0, 0.0]
+        losses, weights = loss(outputs, batch)
+        assert torch.allclose(losses, expected.double())
+        assert weights.tolist() == [1.0, 1.0]
+        right, counts = metrics(outputs, batch)["accuracy"]
+        assert right.tolist() == [1.0, 0.0]
+        assert counts.tolist() == [1.0, 1.0]
 
 
 def test_tokens_that_are_ignored_do_not_count():
     total, weight = loss(TOKEN_SCORES, (None, TOKENS))
     assert weight.tolist() == [2.0, 3.0]
     expected = sum(by_hand(TOKEN_SCORES[1, t], TOKENS[1, t]) for t in range(3))
-    assert torch.allclose(total[1], expected)
+    assert torch.allclose(total[1], expected.double())
     changed = TOKEN_SCORES.clone()
     changed[0, 2:] += 7 * torch.rand(2, 5)
     assert torch.equal(loss(changed, (None, TOKENS))[0], total)
@@ -83,8 +88,16 @@ def test_what_cannot_be_guessed_is_asked_for(outputs, batch, said):
     assert metrics(outputs, batch) == {}
 
 
-def test_dtype_and_gradient_are_kept():
-    scores = SCORES.double().requires_grad_()
-    losses = loss(scores, (None, CLASSES))
-    assert losses.dtype == torch.float64
-    assert losses.requires_grad
+def test_a_class_of_minus_100_does_not_count():
+    batch = (None, torch.tensor([0, -100]))
+    losses, weights = loss(SCORES, batch)
+    assert weights.tolist() == metrics(SCORES, batch)["accuracy"][1].tolist() == [1.0, 0.0]
+    assert losses[1] == 0
+
+
+def test_the_loss_of_an_almost_certain_answer_is_not_rounded_away():
+    scores = torch.tensor([[20.0, 0.0]], requires_grad=True)
+    losses, _ = loss(scores, (None, torch.tensor([0])))
+    (gradient,) = torch.autograd.grad(losses.sum(), scores)
+    assert losses.item() == pytest.approx(math.exp(-20), rel=1e-6, abs=0)
+    assert gradient[0, 1].item() == pytest.approx(math.exp(-20), rel=1e-6, abs=0)
