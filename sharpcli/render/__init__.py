@@ -78,7 +78,8 @@ def report_problems(document: Document, *, quiet: bool = False) -> None:
         for (kind_, text), labels in said.items():
             if kind_ == kind and not (quiet and kind == "note"):
                 about = f"{named(labels)}: " if labels else ""
-                stderr.print(Text.assemble((f"{kind}: ", style), about, text))
+                line = "".join(c if c.isprintable() or c == "\n" else "?" for c in about + text)
+                stderr.print(Text.assemble((f"{kind}: ", style), line))
 
 
 def write_whole(path: Path, text: str) -> None:
