@@ -115,7 +115,7 @@ class user_code:  # noqa: N801 (used as `with user_code(...)`, where it reads as
         said = f": {error}" if str(error) else ""
         raise SharpError(
             f"{self.where}{line}: {self.what} raised {type(error).__name__}{said}",
-            _advice(error),
+            _advice(error, self.file),
         ) from error
 
 
@@ -222,8 +222,10 @@ def _wants_self(kind: type) -> bool:
     )
 
 
-def _advice(error: BaseException) -> str:
+def _advice(error: BaseException, file: str | None) -> str:
     if isinstance(error, ModuleNotFoundError):
+        if file and error.name and Path(file).with_name(f"{error.name}.py").exists():
+            return f"import '{error.name}' at the top of the task file, not in a function"
         return f"install '{error.name}' in the environment that runs sharp ({sys.executable})"
     if isinstance(error, SystemExit):
         return "put what the file does as a script under `if __name__ == '__main__':`"

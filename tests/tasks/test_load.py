@@ -91,6 +91,15 @@ def test_neighbours_can_be_imported_late():
     assert "late_neighbour" not in sys.modules
 
 
+def test_neighbours_cannot_be_imported_while_measuring():
+    write("number = 1", "too_late.py")
+    write(GOOD + "def predict(model, batch):\n  import too_late\n")
+    with pytest.raises(SharpError) as caught:
+        load_task("task.py", {}).predict(None, None)
+    assert "predict(model, batch) raised ModuleNotFoundError" in caught.value.message
+    assert caught.value.hint == "import 'too_late' at the top of the task file, not in a function"
+
+
 def test_dataclasses_work_in_a_task_file():
     text = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
     text += "@dataclass\nclass A:\n  x: int = 0\n" + GOOD
