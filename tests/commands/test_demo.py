@@ -112,3 +112,18 @@ def test_a_folder_that_cannot_be_made(short):
     done = CliRunner().invoke(sharp, ["demo", "--folder", "file/below"])
     assert done.exit_code == 1
     assert "file/below: cannot be made: Not a directory" in done.stderr
+
+
+def test_the_whole_story(short, monkeypatch):
+    monkeypatch.setattr(module, "TASK_OPTIONS", {"width": "4", "depth": "1"})
+    done = CliRunner().invoke(sharp, ["demo", "--seed", "2"])
+    assert done.exit_code == 0, done.output
+    assert done.stderr.count("train loss") == 4
+    assert "λ1" in done.stdout
+    said, commands = done.stdout.split("To repeat each step by hand:")
+    assert said.strip().endswith(("ones.", "sizes."))
+    lines = commands.strip().splitlines()
+    assert [line.split()[1] for line in lines] == ["train"] * 4 + ["measure"]
+    again = CliRunner().invoke(sharp, [*shlex.split(lines[-1])[1:], "-m", "loss"])
+    assert again.exit_code == 0, again.output
+    assert "digits (model=mlp, batch_norm=False, width=4, depth=1" in again.stdout
