@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import __version__
 from .checkpoint import Checkpoint, first_not_finite, load_checkpoint, match_tensors
 from .comparison import training_loss_warning
 from .data import Rows, read_rows
+from .environment import environment
 from .errors import SharpError, UsageError
+from .labels import short_labels
 from .measures import Measure, choose, compute
 from .measures.context import Context
 from .memory import is_out_of_memory
@@ -28,7 +27,7 @@ from .results import CheckpointResult, Failure, Report
 from .settings import MeasureSettings, RunSettings
 from .tasks import Task, load_task, task_from_metadata
 
-__all__ = ["Study", "environment", "measure_checkpoints", "prepare", "resolve_device"]
+__all__ = ["Study", "measure_checkpoints", "prepare", "resolve_device"]
 
 # Examples on which second derivatives are checked in float64: enough that every layer sees some,
 # few enough to cost nothing.
@@ -66,8 +65,9 @@ def measure_checkpoints(
     """Measure each checkpoint on a task; a checkpoint that fails is reported in its place.
 
     `task` is a `Task`, or names one (a file, `package.module:name`, a built-in); without it, the
-    built-in task that a checkpoint's own metadata name is used. Raises `SharpError` where nothing
-    can be measured at all: no task, no data, an unknown measure. The global random states are left
+    built-in task that a checkpoint's own metadata name is used. Ctrl-C ends the run with what is
+    finished. Raises `SharpError` where nothing can be measured at all: no task, no data, an
+    unknown measure. The global random states are left
     as they were.
     """
     run, settings = run or RunSettings(), settings or MeasureSettings()
@@ -75,14 +75,21 @@ def measure_checkpoints(
     device = resolve_device(run.device)
     studies = _Studies(task, dict(task_options or {}), run, device, begin)
     results: list[CheckpointResult] = []
+    misuses: list[UsageError] = []
     with global_random_state_kept():
         if task is not None:
             _check_size(studies.of({}), settings)
         for path in paths:
             try:
                 results.append(_measured(Path(path), studies, measures, settings, begin))
+            except UsageError as error:
+                misuses.append(error)
+                said = Failure(error.message, error.hint)
+                results.append(CheckpointResult({"path": str(path)}, "failed", error=said))
             except KeyboardInterrupt:
                 break
+    if misuses and len(misuses) == len(paths):
+        raise misuses[0]
     for path in paths[len(results) :]:
         stopped = Failure("interrupted before it was measured", "run the same command again")
         results.append(CheckpointResult({"path": str(path)}, "failed", error=stopped))
@@ -101,7 +108,8 @@ def prepare(
 ) -> Study:
     """Build a task's model and read its data, train and (where there is one) test.
 
-    Raises `SharpError` where the task's functions fail, where data are empty or random.
+    Raises `SharpError` where the task's functions fail, where data are empty or random, and where
+    there are no test data although they are what is to be measured on.
     """
     torch.manual_seed(run.seed)
     dtype = torch.float64 if run.dtype == "float64" else torch.float32
@@ -111,6 +119,13 @@ def prepare(
     rows = {}
     for name in ("train", "test"):
         data = task.data(name)
+        if data is None and name == run.split:
+            raise SharpError(
+                f"{task.name}: data('{name}') gives None: there are no {name} data to measure on",
+                "leave --split out, which measures on the training data",
+            )
+        if data is None:
+            continue
         rows[name] = read_rows(
             data,
             name=f"{name} data of {task.name}",
@@ -137,21 +152,6 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UsageError(f"--device {name}: there is no MPS device", "use --device cpu")
     return device
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """Where and with what a result was computed."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {
-        "sharpcli": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": str(device),
-        "device_name": name,
-        "threads": torch.get_num_threads(),
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
 
 
 class _Studies:
@@ -308,9 +308,10 @@ def _check_size(study: Study, settings: MeasureSettings) -> None:
 
 
 def _loss_warning(results: Sequence[CheckpointResult]) -> str | None:
+    labels = short_labels([str(result.checkpoint["path"]) for result in results])
     losses = {
-        Path(result.checkpoint["path"]).name: result.measures["loss"]["train"].value
-        for result in results
+        label: result.measures["loss"]["train"].value
+        for label, result in zip(labels, results, strict=True)
         if result.status == "ok" and "loss" in result.measures
     }
     return training_loss_warning(losses)

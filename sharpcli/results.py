@@ -17,6 +17,7 @@ from typing import Any, Literal
 from .errors import SharpError
 
 __all__ = [
+    "NOT_CONVERGED",
     "SCHEMA",
     "CheckpointResult",
     "Failure",
@@ -36,6 +37,9 @@ __all__ = [
 
 SCHEMA = "sharpcli/1"
 
+# The statuses of a number that is not what was asked for; a lower bound is what it says.
+NOT_CONVERGED = ("max_products", "precision", "suspect", "not_finite")
+
 ErrorKind = Literal["residual", "standard_error", "lower_bound"]
 Document = dict[str, Any]
 
@@ -44,8 +48,10 @@ Document = dict[str, Any]
 class Scalar:
     """A number that a person may quote: its value, how far it may be off, and why.
 
-    `status` is "converged", "lower_bound", "max_products" or "not_finite"; `advice` says what to
-    do where it is not converged. `sampling_error` is the standard error that comes from measuring
+    `status` is "converged", "lower_bound" or one of `NOT_CONVERGED`: "max_products" (the limit
+    came before the tolerance), "precision" (rounding keeps the error above the tolerance),
+    "suspect" (the second derivatives failed their self-check), "not_finite" (there is no value);
+    `advice` then says what to do. `sampling_error` is the standard error that comes from measuring
     a subset of the data, None when all of it was measured.
     """
 
@@ -186,7 +192,7 @@ def unconverged(document: Document) -> list[str]:
         f"{result['checkpoint']['path']}: {key}"
         for result in document["results"]
         for key, scalar in flat_scalars(result.get("measures", {})).items()
-        if scalar["status"] in ("max_products", "not_finite")
+        if scalar["status"] in NOT_CONVERGED
     ]
 
 

@@ -7,7 +7,7 @@ import sys
 import click
 
 from ..options import NAMES, output_options
-from ..results import Document, load_document, parse_document
+from ..results import NOT_CONVERGED, Document, load_document, parse_document
 from ..settings import OutputSettings
 
 __all__ = ["compare"]
@@ -63,7 +63,7 @@ def _read(name: str) -> tuple[str, Document]:
 
 def _took_in_unconverged(document: Document) -> bool:
     return any(
-        summary["status"] in ("max_products", "not_finite")
+        summary["status"] in NOT_CONVERGED
         for group in document["results"]
         for summary in group["measures"].values()
     )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .. import __version__
+from ..environment import environment
 from ..errors import SharpError
 from ..options import output_options
 from ..results import Failure, Report, to_document
@@ -38,18 +37,10 @@ def inspect(checkpoints: tuple[str, ...], output: OutputSettings) -> int:
     optimizer's state. CKPT is a safetensors file, a torch file (.pt, .pth, .ckpt, .bin), a sharded
     index or a folder in Hugging Face's layout. No task is needed, and no code in the file runs.
     """
-    import torch
-
     from ..render import emit
 
     results = [_inspected(path) for path in checkpoints]
-    environment = {
-        "sharpcli": __version__,
-        "torch": str(torch.__version__),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-    }
-    emit(to_document(Report("inspect", {}, environment, {}, results)), output)
+    emit(to_document(Report("inspect", {}, environment(), {}, results)), output)
     return int(any(result["status"] == "failed" for result in results))
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["measure", "run_measure"]
 
-FAILED, UNCONVERGED, INTERRUPTED = 1, 3, 130
+FAILED, UNCONVERGED, INTERRUPTED = 1, 3, 130  # 130 is what shells give for Ctrl-C
 
 
 class SubspaceType(click.ParamType):  # type: ignore[type-arg]  # Click 8.1 has no type argument
@@ -167,7 +167,6 @@ def measure(
     """
     from ..render import emit
     from ..render.progress import progress_bars
-    from ..results import unconverged
 
     if list_measures:
         _print_measures()
@@ -187,12 +186,19 @@ def measure(
     with progress_bars(quiet=output.quiet) as begin:
         document = run_measure(checkpoints, task, task_options, run, settings, begin=begin)
     emit(document, output)
+    return exit_code(document, strict=output.strict)
+
+
+def exit_code(document: Document, *, strict: bool) -> int:
+    """The documented exit code of a measurement: what failed comes before what did not converge."""
+    from ..results import unconverged
+
     failures = [result["error"] for result in document["results"] if result["status"] == "failed"]
     if any(failure["message"].startswith("interrupted") for failure in failures):
         return INTERRUPTED
     if failures:
         return FAILED
-    return UNCONVERGED if output.strict and unconverged(document) else 0
+    return UNCONVERGED if strict and unconverged(document) else 0
 
 
 def run_measure(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +13,13 @@ import click
 from .. import __version__
 from ..errors import UsageError
 from ..options import POSITIVE, task_argument
+from ..results import Report, Scalar, to_document
+from ..settings import OutputSettings
 from ..training import OPTIMIZERS, TrainSettings
 
 if TYPE_CHECKING:
     from ..progress import Progress
+    from ..results import Document
     from ..tasks import Task
     from ..training.loop import Trained
 
@@ -103,9 +108,17 @@ Examples:
     show_default=True,
     help="Where the checkpoint goes.",
 )
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print a JSON document on stdout instead of a line."
+)
 @click.option("--quiet", is_flag=True, help="No progress and no notes on stderr.")
 def train(
-    task: str | None, task_options: dict[str, str], output: Path, quiet: bool, **given: Any
+    task: str | None,
+    task_options: dict[str, str],
+    output: Path,
+    as_json: bool,
+    quiet: bool,
+    **given: Any,
 ) -> None:
     """Train a task's model and save a checkpoint.
 
@@ -113,6 +126,7 @@ def train(
     is a safetensors file whose metadata hold the settings, which `sharp measure` shows beside
     what it measures.
     """
+    from ..render import emit
     from ..render.progress import progress_bars
     from ..tasks import load_task
 
@@ -122,15 +136,17 @@ def train(
         )
     settings = TrainSettings(**given)
     loaded = load_task(task, task_options)
+    started = time.perf_counter()
     with progress_bars(quiet=quiet) as begin:
         trained = train_and_save(loaded, settings, output, begin(f"training {loaded.name}"))
+    seconds = time.perf_counter() - started
+    if as_json:
+        found = document(loaded, settings, output, trained, seconds)
+        emit(found, OutputSettings(format="json", quiet=quiet))
+        return
     click.echo(f"{output}: {summary(trained)}")
-    if not trained.reached and not quiet:
-        click.echo(
-            f"Note: the loss did not reach {settings.until_loss:g} in {trained.epochs} epochs\n"
-            "  hint: give more --epochs or another --lr",
-            err=True,
-        )
+    for note in [] if quiet else notes(settings, trained):
+        click.echo(f"Note: {note}", err=True)
 
 
 def train_and_save(
@@ -143,6 +159,38 @@ def train_and_save(
     trained = run(task, settings, progress)
     save_checkpoint(output, trained.tensors, metadata(task, settings, trained))
     return trained
+
+
+def document(
+    task: Task, settings: TrainSettings, output: Path, trained: Trained, seconds: float
+) -> Document:
+    """The document of kind "train": one result, with the metadata that the checkpoint holds."""
+    from ..checkpoint import load_checkpoint
+    from ..environment import environment
+
+    saved = load_checkpoint(output)
+    result = {
+        "checkpoint": {"path": output, "sha256": saved.sha256, "metadata": saved.metadata},
+        "status": "ok",
+        "epochs": trained.epochs,
+        "steps": trained.steps,
+        "loss": {"train": Scalar(trained.train_loss)},
+        "seconds": seconds,
+    }
+    about = {"name": task.name, "options": task.options, "fingerprint": task.fingerprint}
+    asked = {"train": asdict(settings)}
+    said = notes(settings, trained)
+    return to_document(Report("train", asked, environment(), about, [result], notes=said))
+
+
+def notes(settings: TrainSettings, trained: Trained) -> list[str]:
+    """What is good to know of a training: that it ended before the loss that was asked for."""
+    if trained.reached:
+        return []
+    return [
+        f"the loss did not reach {settings.until_loss:g} in {trained.epochs} epochs\n"
+        "  hint: give more --epochs or another --lr"
+    ]
 
 
 def metadata(task: Task, settings: TrainSettings, trained: Trained) -> Mapping[str, Any]:

@@ -7,12 +7,11 @@ without `by` every checkpoint is a group of its own.
 from __future__ import annotations
 
 import math
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from .. import __version__
+from ..environment import environment
 from ..errors import UsageError
 from ..labels import named
 from ..results import Document, Report
@@ -53,7 +52,7 @@ def compare(
             "baseline": None if baseline is None else groups[base].label,
             "files": [name for name, _ in documents],
         },
-        environment={"sharpcli": __version__, "python": platform.python_version()},
+        environment=environment(),
         task=documents[0][1]["task"] if same_task(documents) else {},
         results=summaries,
         correlations=correlations,
@@ -124,7 +123,7 @@ def _statistics(scalars: Sequence[Mapping[str, Any]]) -> Document:
     known = [float(error) for error in errors if error is not None]
     kinds = {scalar.get("error_kind") for scalar in finite}
     statuses = {scalar["status"] for scalar in scalars}
-    worst = ("not_finite", "max_products", "lower_bound", "converged")
+    worst = ("not_finite", "suspect", "max_products", "precision", "lower_bound", "converged")
     summary = {
         "mean": _mean(values),
         "standard_deviation": _deviation(values),

@@ -130,6 +130,8 @@ def _not_converged(members: Sequence[Member]) -> list[str]:
     """One warning for each set of rows that share what did not converge or has no value."""
     told = {
         "max_products": "did not converge: taken in as found",
+        "precision": "rounding keeps the error above the tolerance: taken in as found",
+        "suspect": "wrong second derivatives are suspected: taken in as found",
         "not_finite": "not finite: in no mean and no correlation",
     }
     rows: dict[tuple[str, str], list[str]] = {}

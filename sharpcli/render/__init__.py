@@ -170,4 +170,17 @@ def _print(text: str, *, as_json: bool, document: Document) -> None:
             if as_json
             else text.encode(encoding, "backslashreplace").decode(encoding)
         )
-    sys.stdout.write(text)
+    try:
+        sys.stdout.write(text)
+        # Now, so that a warning does not come out in the middle of a line where both streams
+        # share one terminal or file.
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # Python flushes once more at exit: give it somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SharpError(
+            f"standard output: cannot be written: {error.strerror}",
+            "write to a file on another disk with --output",
+        ) from error

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..labels import clean, pairs
+from ..results import NOT_CONVERGED
 from .measurements import column_titles, legend
 from .numbers import format_number, format_scalar, format_signed, format_uncertain
 from .table import Column, Page, Row, Sheet
@@ -66,7 +67,7 @@ def _mean(summary: Mapping[str, Any] | None) -> str:
         return format_scalar({**summary, "value": summary["mean"]})
     text = format_uncertain(summary["mean"], spread=summary["standard_deviation"])
     bound = "≥" if summary["error_kind"] == "lower_bound" else ""
-    return bound + text + ("!" if summary["status"] in ("max_products", "not_finite") else "")
+    return bound + text + ("!" if summary["status"] in NOT_CONVERGED else "")
 
 
 def _difference(summary: Mapping[str, Any] | None) -> str:

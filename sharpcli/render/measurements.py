@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..labels import clean, common_metadata, differing_metadata, named, pairs, short_labels
-from ..results import flat_scalars
+from ..results import NOT_CONVERGED, flat_scalars
 from .numbers import format_number, format_scalar
 from .table import Column, Page, Row, Sheet
 
@@ -172,7 +172,7 @@ def _footnotes(
     marked: dict[str, dict[str, list[str]]] = {}
     for label, row in zip(labels, scalars, strict=True):
         for key, title in titles.items():
-            if key in row and row[key]["status"] in ("max_products", "not_finite"):
+            if key in row and row[key]["status"] in NOT_CONVERGED:
                 advice = row[key].get("advice") or (
                     "not finite" if row[key]["value"] is None else "did not converge"
                 )

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from typing import Any
 
+from ..results import NOT_CONVERGED
+
 __all__ = ["NOT_FINITE", "format_number", "format_scalar", "format_signed", "format_uncertain"]
 
 NOT_FINITE = "not finite"
@@ -63,7 +65,7 @@ def format_uncertain(value: float, error: float | None = None, spread: float | N
 def format_scalar(scalar: Mapping[str, Any]) -> str:
     """A document's scalar; one that did not converge ends in `!`, one without a value says so."""
     value, error, spread = (scalar.get(key) for key in ("value", "error", "sampling_error"))
-    mark = "!" if scalar.get("status") in ("max_products", "not_finite") else ""
+    mark = "!" if scalar.get("status") in NOT_CONVERGED else ""
     if value is None:
         return NOT_FINITE + mark
     if scalar.get("status") == "lower_bound" or scalar.get("error_kind") == "lower_bound":

@@ -5,7 +5,8 @@ name of a built-in task (`digits`). It defines `model` and `data`, and may defin
 `loss`, `metrics` and `collate`:
 
     def model(): ...                 # -> nn.Module, built without weights
-    def data(split): ...             # "train" | "test" -> map-style Dataset or tuple of tensors
+    def data(split): ...             # "train" | "test" -> map-style Dataset or tuple of tensors,
+                                     # for "test" also None: there are no test data
     def predict(model, batch): ...   # -> outputs
     def loss(outputs, batch): ...    # -> one loss per example, or (sum, weight) per example
     def metrics(outputs, batch): ... # -> {"accuracy": per-example values, or (sum, weight)}

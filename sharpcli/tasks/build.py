@@ -86,13 +86,34 @@ def _model(source: Source, options: Mapping[str, Any]) -> nn.Module:
 
 
 def _data(source: Source, options: Mapping[str, Any], split: str) -> Any:
-    """One split of the data; raises `SharpError` where it is not a finite, non-empty data set."""
+    """One split of the data, None for a task that has no test data.
+
+    Raises `SharpError` where it is not a finite, non-empty data set, and where giving its size or
+    a row fails.
+    """
     call = f"data('{split}')"
     data = _call(source, call, source.functions["data"], (split,), options)
-    said, hint = _what_is_wrong(data)
+    if data is None and split == "test":
+        return None
+    with user_code(source.where, call, source.file):
+        said, hint = _what_is_wrong(data)
     if said:
         raise SharpError(f"{source.where}: {call} {said}", hint)
-    return data
+    return data if isinstance(data, tuple) else _Rows(source, call, data)
+
+
+class _Rows:
+    """A map-style data set whose exceptions name the task and the line, as its functions' do."""
+
+    def __init__(self, source: Source, call: str, data: Any) -> None:
+        self._source, self._call, self._data = source, call, data
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, index: int) -> Any:
+        with user_code(self._source.where, f"row {index} of {self._call}", self._source.file):
+            return self._data[index]
 
 
 def _call(

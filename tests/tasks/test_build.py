@@ -34,7 +34,32 @@ ROWS = TensorDataset(torch.zeros(3, 1))
     ids=lambda data: type(data).__name__,
 )
 def test_good_data_are_passed_on(built, data):
-    assert built(data=lambda split: data).data("train") is data
+    found = built(data=lambda split: data).data("train")
+    if isinstance(data, tuple):
+        assert found is data
+    else:
+        assert [found[i] for i in range(len(found))] == [data[i] for i in range(len(data))]
+
+
+def test_test_data_may_be_none_and_training_data_may_not(built):
+    task = built(data=lambda split: None)
+    assert task.data("test") is None
+    with pytest.raises(SharpError, match=r"data\('train'\) returned None \(is `return` missing"):
+        task.data("train")
+
+
+def test_a_row_that_raises_names_the_row(built):
+    class Rows:
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            return {0: 1.0}[index]
+
+    data = built(data=lambda split: Rows()).data("train")
+    assert data[0] == 1.0
+    with pytest.raises(SharpError, match=r"row 2 of data\('train'\) raised KeyError: 2"):
+        data[2]
 
 
 def test_good_models_are_passed_on(built):
@@ -77,8 +102,8 @@ def test_bad_models(built, returned, said):
 )
 def test_bad_data(built, returned, said):
     with pytest.raises(SharpError) as caught:
-        built(data=lambda split: returned).data("test")
-    assert str(caught.value).startswith(f"task.py: data('test') {said}")
+        built(data=lambda split: returned).data("train")
+    assert str(caught.value).startswith(f"task.py: data('train') {said}")
     assert caught.value.hint
 
 
