@@ -128,7 +128,7 @@ class Network:
 
     def unflatten(self, vector: Tensor) -> list[Tensor]:
         """Views of a flat vector (n,), one a parameter, in the parameters' shapes."""
-        parts = vector.split(self.sizes)
+        parts = torch.split(vector, self.sizes)
         return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def locate(self, index: int) -> str:
@@ -260,6 +260,18 @@ class Objective:
         kind = accumulator(self.network.device)
         return total.sum(dtype=kind), weight.sum(dtype=kind)
 
+    def differentiable_sum(
+        self, leaves: list[Tensor], batch: Batch, count: int
+    ) -> tuple[Tensor, Tensor]:
+        """As `sum_and_weight`; raises `SharpError` where the sum has no gradient at all."""
+        total, weight = self.sum_and_weight(leaves, batch, count)
+        if not total.requires_grad:
+            raise SharpError(
+                f"{self.network.task.name}: the loss does not depend on the parameters",
+                "predict() and loss() must not detach, and must not run under torch.no_grad()",
+            )
+        return total, weight
+
     def batches(self) -> Iterator[tuple[Batch, int]]:
         """Microbatches and how many examples each has."""
         for start in range(0, self.rows.count, self.batch_size):
@@ -309,7 +321,7 @@ class Objective:
         accumulate_into(leaves, self.network.unflatten(flat))
         total, weight = _zero(theta), _zero(theta)
         for batch, count in self.batches():
-            part, part_weight = self.sum_and_weight(leaves, batch, count)
+            part, part_weight = self.differentiable_sum(leaves, batch, count)
             torch.autograd.backward(part, inputs=leaves)
             total, weight = total + part.detach(), weight + part_weight
         return _mean(total, weight), flat.div_(weight.to(flat.dtype))
@@ -391,7 +403,8 @@ class Objective:
             what = f"active dropout in {random[0]}" if random else "randomness in the forward pass"
             raise SharpError(
                 f"two evaluations of the same batch differ ({first:.9g} and {again:.9g}): {what}",
-                "switch it off (F.dropout needs training=self.training); sharpness needs one fixed function",
+                "switch it off (F.dropout needs training=self.training): the objective must be one "
+                "fixed function",
             )
 
     def check_finite(self, loss: float, theta: Tensor, gradient: Tensor | None = None) -> None:

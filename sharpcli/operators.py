@@ -111,7 +111,7 @@ class Hessian:
         self, batch: object, count: int
     ) -> tuple[tuple[list[Tensor], list[int]], Tensor]:
         """The differentiable gradient of a microbatch's summed loss, and its weight."""
-        total, weight = self.objective.sum_and_weight(self._leaves, batch, count)
+        total, weight = self.objective.differentiable_sum(self._leaves, batch, count)
         with exact_arithmetic():
             gradients = torch.autograd.grad(
                 total, self._leaves, create_graph=True, materialize_grads=True

@@ -183,7 +183,7 @@ class Twins(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second = mlp(5, 8, 3), mlp(5, 8, 3)
+        self.first, self.second = mlp(5, 12, 3), mlp(5, 12, 3)
         self.second.load_state_dict(self.first.state_dict())
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -209,12 +209,12 @@ class Records(Dataset[dict[str, Tensor]]):
 
 
 class Unused(nn.Module):
-    """Has a parameter that its output does not depend on, between two that count."""
+    """Has a layer that its output does not depend on, between two that count."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Linear(5, 8)
-        self.unused = nn.Parameter(torch.randn(4))
+        self.unused = nn.Linear(3, 1)
         self.last = nn.Linear(8, 3)
 
     def forward(self, inputs: Tensor) -> Tensor:
