@@ -1,0 +1,58 @@
+"""Timing of rivals in turns, so that whatever the machine does meanwhile meets all of them."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Seconds of each repeat, and what the last repeat gave."""
+
+    seconds: list[float]
+    result: Any
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    def spread(self) -> str:
+        """Median, least and most seconds in words."""
+        return f"{self.median:.3g} ({min(self.seconds):.3g} to {max(self.seconds):.3g})"
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A rival's seconds by ours, repeat by repeat: median, least and most."""
+
+    median: float
+    least: float
+    most: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.3g} ({self.least:.3g} to {self.most:.3g})"
+
+
+def in_turns(rivals: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, Timed]:
+    """Run every rival once, then all again, `repeats` times; odd rounds in reverse order."""
+    seconds: dict[str, list[float]] = {name: [] for name in rivals}
+    results: dict[str, Any] = {}
+    for repeat in range(repeats):
+        for name in list(rivals)[:: -1 if repeat % 2 else 1]:
+            results.pop(name, None)  # an old answer must not take memory from the new one
+            gc.collect()
+            started = time.perf_counter()
+            results[name] = rivals[name]()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: Timed(seconds[name], results[name]) for name in rivals}
+
+
+def ratio(above: Timed, below: Timed) -> Ratio:
+    """Seconds of `above` by seconds of `below`, from rounds in which both ran."""
+    quotients = [a / b for a, b in zip(above.seconds, below.seconds, strict=True)]
+    return Ratio(statistics.median(quotients), min(quotients), max(quotients))

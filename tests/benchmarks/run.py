@@ -1,0 +1,54 @@
+"""Run the benchmarks and write what they found: `python tests/benchmarks/run.py`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import eigenvalues
+import epsilon_sharpness
+import maximum
+import product
+import startup
+import torch
+from report import document
+
+_BENCHMARKS = (eigenvalues, product, epsilon_sharpness, maximum, startup)
+
+
+def main() -> None:
+    names = [benchmark.NAME for benchmark in _BENCHMARKS]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=names, action="append", help="one benchmark (repeatable)")
+    parser.add_argument("--output", type=Path, help="Markdown file to write; else standard output")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes, to see that all of it runs"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="rounds of the long benchmarks")
+    parser.add_argument("--threads", type=int, help="threads of PyTorch")
+    chosen = parser.parse_args()
+    if chosen.threads:
+        torch.set_num_threads(chosen.threads)
+    warnings.simplefilter("ignore")  # PyHessian's backward(create_graph=True), SciPy's limits
+    sections = []
+    for benchmark in _BENCHMARKS:
+        if chosen.only and benchmark.NAME not in chosen.only:
+            continue
+        print(f"{benchmark.NAME} …", file=sys.stderr, flush=True)
+        started = time.perf_counter()
+        section = benchmark.run(quick=chosen.quick, repeats=chosen.repeats)
+        section.seconds = time.perf_counter() - started
+        print(section.markdown(), file=sys.stderr, flush=True)
+        sections.append(section)
+    text = document(sections)
+    if chosen.output:
+        chosen.output.write_text(text, encoding="utf-8")
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()
