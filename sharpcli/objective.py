@@ -267,8 +267,9 @@ class Objective:
         total, weight = self.sum_and_weight(leaves, batch, count)
         if not total.requires_grad:
             raise SharpError(
-                f"{self.network.task.name}: the loss does not depend on the parameters",
-                "predict() and loss() must not detach, and must not run under torch.no_grad()",
+                "the loss has no gradient: nothing differentiable leads from the parameters to it",
+                "take detach(), item(), argmax and comparisons out of predict() and loss(), run "
+                "neither under torch.no_grad(), or measure the loss alone: -m loss",
             )
         return total, weight
 

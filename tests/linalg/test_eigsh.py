@@ -8,7 +8,7 @@ from sharpcli.linalg.eigsh import eigsh, krylov_space
 from sharpcli.linalg.orthogonal import dots
 from sharpcli.operators import Dense
 
-SIZE = 150
+SIZE = 140
 
 
 def bulk(count, low=0.0, high=1.0):
