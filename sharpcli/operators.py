@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import torch
 from torch import Tensor
@@ -60,7 +60,7 @@ class Hessian:
     """
 
     def __init__(self, objective: Objective, theta: Tensor, *, memory: int | None = None) -> None:
-        self.objective = objective
+        self.objective, self._theta = objective, theta
         self.size = objective.size
         self.dtype, self.device = theta.dtype, theta.device
         self.products = 0
@@ -73,15 +73,31 @@ class Hessian:
         self._weight = torch.ones((), device=theta.device)
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
-        """Hv for v (n,), or HV for V (n, k)."""
+        """Hv for v (n,), or HV for V (n, k).
+
+        Raises `SharpError` naming what is first not finite: the loss, its gradient or a product.
+        """
         rows = vectors.reshape(self.size, -1).T.contiguous()
         self.products += len(rows)
         out = self.objective.within_memory(lambda: self._apply(rows))
+        if not bool(torch.isfinite(out).all()):
+            self._refuse(out)
         return out.T.reshape(vectors.shape)
 
     def release(self) -> None:
         """Free the kept graphs."""
         self._kept = []
+
+    def _refuse(self, products: Tensor) -> NoReturn:
+        value, gradient = self.objective.gradient(self._theta)
+        self.objective.check_finite(value, self._theta, gradient)
+        index = int((~torch.isfinite(products)).any(0).nonzero()[0])
+        raise SharpError(
+            "the second derivative is not finite although the gradient is, first in "
+            f"'{self.objective.network.locate(index)}'",
+            "the loss has a singular point here (a power below 2 at 0); move it off with a small "
+            "constant, or leave the hessian and trace out with -m",
+        )
 
     def _apply(self, rows: Tensor) -> Tensor:
         network = self.objective.network

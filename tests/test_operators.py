@@ -225,6 +225,27 @@ def test_no_second_derivative_is_said():
     assert "leave the hessian and trace out" in caught.value.hint
 
 
+def test_a_second_derivative_that_is_not_finite_names_the_parameter():
+    class Power(nn.Module):
+        """Adds x^1.5, which has slope 0 and no curvature at 0."""
+
+        def __init__(self):
+            super().__init__()
+            self.fine, self.zero = nn.Linear(5, 3), nn.Linear(5, 3, bias=False)
+            nn.init.zeros_(self.zero.weight)
+
+        def forward(self, inputs):
+            return self.fine(inputs) + self.zero(inputs).pow(1.5)
+
+    function, theta = objective(
+        task(Power, vectors(5, 3), loss=lambda o, b: o.sum(1), metrics=None)
+    )
+    _, gradient = function.gradient(theta)
+    assert torch.isfinite(gradient).all()
+    with pytest.raises(SharpError, match=r"not finite although the gradient is.*'zero\.weight'"):
+        Hessian(function, theta) @ random(function.size, 1)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_the_self_check_passes_where_derivatives_are_right(name):
     function, theta = objective(CASES[name])
