@@ -78,7 +78,7 @@ def measure_checkpoints(
     misuses: list[UsageError] = []
     with global_random_state_kept():
         if task is not None:
-            _check_size(studies.of({}), settings)
+            _check_size(studies.of({}), measures, settings)
         for path in paths:
             try:
                 results.append(_measured(Path(path), studies, measures, settings, begin))
@@ -219,17 +219,36 @@ def _measured(
         checkpoint = load_checkpoint(path)
         about |= {"sha256": checkpoint.sha256, "metadata": checkpoint.metadata}
         study = studies.of(checkpoint.metadata)
-        _check_size(study, settings)
+        _check_size(study, measures, settings)
         return _measure_tensors(checkpoint, about, study, measures, settings, begin)
     except UsageError:
         raise
     except SharpError as error:
         return CheckpointResult(about, "failed", error=Failure(error.message, error.hint))
     except RuntimeError as error:
-        if not is_out_of_memory(error):
+        said = _said_by_torch(error)
+        if said is None:
             raise
-        said = Failure(f"out of memory: {str(error).splitlines()[0]}", "use --samples")
         return CheckpointResult(about, "failed", error=said)
+
+
+def _said_by_torch(error: RuntimeError) -> Failure | None:
+    """What an exception of torch's says about the task or the machine, None where it is a bug."""
+    text = str(error).splitlines()[0] if str(error) else ""
+    if is_out_of_memory(error):
+        return Failure(f"out of memory: {text}", "use --samples")
+    if "does not require grad" in text:
+        return Failure(
+            "the loss has no gradient: nothing differentiable leads from the parameters to it",
+            "take detach(), item(), argmax and comparisons out of predict() and loss(), or measure "
+            "the loss alone: -m loss",
+        )
+    if "modified by an inplace operation" in text:
+        return Failure(
+            f"the loss cannot be differentiated: {text.partition(':')[0]}",
+            "replace the model's in-place operations (x += y, inplace=True) by others",
+        )
+    return None
 
 
 def _measure_tensors(
@@ -299,11 +318,20 @@ def _check_curvature(
         return None
 
 
-def _check_size(study: Study, settings: MeasureSettings) -> None:
-    if settings.top > study.network.size:
+def _check_size(study: Study, measures: Sequence[Measure], settings: MeasureSettings) -> None:
+    """Refuse more eigenvalues than there are, and fewer products than the eigenvalues take."""
+    size, top, most = study.network.size, settings.top, settings.max_products
+    if not any(measure.name == "hessian" for measure in measures):
+        return
+    if top > size:
         raise UsageError(
-            f"--top {settings.top}: the model has only {study.network.size} parameters",
-            "ask for fewer eigenvalues",
+            f"--top {top}: the model has only {size} parameter{'s' if size > 1 else ''}",
+            f"ask for {size} eigenvalue{'s' if size > 1 else ''} at most",
+        )
+    if most is not None and most < top + 2:
+        raise UsageError(
+            f"--max-products {most}: too few for {top} eigenvalues and the smallest",
+            f"allow {top + 2} or more, or ask for fewer with --top",
         )
 
 

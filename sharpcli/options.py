@@ -23,6 +23,7 @@ __all__ = [
     "NAMES",
     "NAME_VALUE",
     "POSITIVE",
+    "SEED",
     "output_options",
     "run_options",
     "task_argument",
@@ -90,6 +91,7 @@ NAME_VALUE: Final = NameValueType()
 NAMES: Final = NamesType()
 DEVICE: Final = DeviceType()
 POSITIVE: Final = click.IntRange(min=1)
+SEED: Final = click.IntRange(min=0, max=2**32 - 1)  # what NumPy takes, for tasks that seed it
 
 
 def task_options(command: Command) -> Command:
@@ -195,7 +197,7 @@ def run_options(command: Command) -> Command:
         ),
         click.option(
             "--seed",
-            type=click.IntRange(min=0),
+            type=SEED,
             metavar="N",
             default=default.seed,
             show_default=True,

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from ..errors import SharpError
+from ..options import SEED
 from ..progress import Begin, silent
 from ..settings import OutputSettings, RunSettings
 from ..training import TrainSettings
@@ -55,7 +56,7 @@ Examples:
 )
 @click.option(
     "--seed",
-    type=click.IntRange(min=0),
+    type=SEED,
     metavar="N",
     default=0,
     show_default=True,

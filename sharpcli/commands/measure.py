@@ -173,6 +173,10 @@ def measure(
         return 0
     if not checkpoints:
         raise UsageError("no checkpoint: nothing to measure", "sharp measure model.safetensors")
+    if "" in checkpoints:
+        raise UsageError(
+            "a checkpoint's path is empty", "is a variable of the shell not set? Name a file"
+        )
     settings = MeasureSettings(
         measures=measures,
         epsilons=tuple(dict.fromkeys(epsilons)),

@@ -12,7 +12,7 @@ import click
 
 from .. import __version__
 from ..errors import UsageError
-from ..options import POSITIVE, task_argument
+from ..options import POSITIVE, SEED, task_argument
 from ..results import Report, Scalar, to_document
 from ..settings import OutputSettings
 from ..training import OPTIMIZERS, TrainSettings
@@ -94,7 +94,7 @@ Examples:
 )
 @click.option(
     "--seed",
-    type=click.IntRange(min=0),
+    type=SEED,
     metavar="N",
     default=_DEFAULT.seed,
     show_default=True,

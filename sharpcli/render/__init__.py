@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import stat
@@ -128,10 +129,11 @@ def _text(document: Document, output: OutputSettings) -> str:
     from .table import page_lines
 
     screen = console(plain=output.output is not None)
-    with screen.capture() as captured:
-        for line in page_lines(_page(document), screen.width):
-            screen.print(line)
-    return captured.get()
+    width, lines = screen.width, io.StringIO()
+    screen.file = lines
+    for line in page_lines(_page(document), width):
+        screen.print(line)
+    return lines.getvalue()
 
 
 def _page(document: Document) -> Page:

@@ -49,7 +49,7 @@ def build_task(source: Source, given: Mapping[str, str]) -> Task:
         data=functools.partial(_data, source, for_data),
         predict=_guarded(source, "predict(model, batch)", predict),
         loss=_guarded(source, "loss(outputs, batch)", functions.get("loss", default_loss)),
-        metrics=_optional(source, "metrics(outputs, batch)", "metrics", defaults.metrics),
+        metrics=_metrics(source),
         collate=_optional(source, "collate(rows)", "collate", None),
     )
 
@@ -72,6 +72,24 @@ def _optional(
     return None if function is None else _guarded(source, call, function)
 
 
+def _metrics(source: Source) -> Callable[..., Mapping[str, Any]] | None:
+    """The task's metrics; what they give is checked to have names."""
+    found = _optional(source, "metrics(outputs, batch)", "metrics", defaults.metrics)
+    if found is None:
+        return None
+
+    def metrics(outputs: Any, batch: Any) -> Mapping[str, Any]:
+        values = found(outputs, batch)
+        if not isinstance(values, Mapping):
+            raise SharpError(
+                f"{source.where}: metrics(outputs, batch) gave {_described(values)}, not a dict",
+                'return {"name": one value for each example}',
+            )
+        return values
+
+    return metrics
+
+
 def _model(source: Source, options: Mapping[str, Any]) -> nn.Module:
     """Build the model; raises `SharpError` where the task does not give one."""
     model = _call(source, "model()", source.functions["model"], (), options)
@@ -92,7 +110,13 @@ def _data(source: Source, options: Mapping[str, Any], split: str) -> Any:
     a row fails.
     """
     call = f"data('{split}')"
-    data = _call(source, call, source.functions["data"], (split,), options)
+    try:
+        data = _call(source, call, source.functions["data"], (split,), options)
+    except SharpError as error:
+        if split == "train":
+            raise
+        hint = f"{error.hint}; where there are no test data, return None"
+        raise SharpError(error.message, hint) from error
     if data is None and split == "test":
         return None
     with user_code(source.where, call, source.file):
