@@ -1,0 +1,64 @@
+"""Write what the code itself knows into the pages: `python docs/write_reference.py`.
+
+docs/cli.md is the real --help of every command; docs/measures.md holds the registry's table. A
+test fails where a page says something else than the code.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from sharpcli.__main__ import COMMANDS, sharp
+from sharpcli.measures import known_measures
+
+DOCS = Path(__file__).parent
+BEGIN, END = "<!-- from the registry -->", "<!-- until here -->"
+
+
+def cli_page() -> str:
+    """The help of `sharp` and of each of its commands."""
+    parts = [
+        "# Commands",
+        "What `sharp --help` and `sharp COMMAND --help` print. Written by "
+        "`python docs/write_reference.py`.",
+    ]
+    for words in ([], *([name] for name in COMMANDS)):
+        done = CliRunner(env={"COLUMNS": "100"}).invoke(
+            sharp, [*words, "--help"], prog_name="sharp"
+        )
+        parts += [f"## {' '.join(['sharp', *words])}", f"```text\n{done.stdout.rstrip()}\n```"]
+    return "\n\n".join(parts) + "\n"
+
+
+def measures_page(page: str) -> str:
+    """`page` with the table between its marks made anew."""
+    rows = [
+        "| name | meaning | formula | cost | invariances | source | warns of |",
+        "|---" * 7 + "|",
+    ]
+    for known in known_measures().values():
+        cells = (
+            f"`{known.name}`" + ("" if known.default else " (on request)"),
+            known.meaning,
+            known.formula,
+            known.cost,
+            known.invariances,
+            known.source,
+            known.warns,
+        )
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    before, _, rest = page.partition(BEGIN)
+    return "\n".join([f"{before}{BEGIN}", *rows, f"{END}{rest.partition(END)[2]}"])
+
+
+def main() -> None:
+    """Write both pages."""
+    (DOCS / "cli.md").write_text(cli_page(), "utf-8")
+    measures = DOCS / "measures.md"
+    measures.write_text(measures_page(measures.read_text("utf-8")), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
