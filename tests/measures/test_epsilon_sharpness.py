@@ -1,0 +1,277 @@
+"""Keskar's metric where it is known in closed form, and against SciPy where it is not."""
+
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from networks import CASES, context, dense_gradient, dense_loss, real_targets, squared_error, task
+from scipy.optimize import Bounds, minimize
+from torch import nn
+
+from sharpcli.errors import UsageError
+from sharpcli.measures import subspace
+from sharpcli.measures.epsilon_sharpness import epsilon_sharpness
+from sharpcli.measures.subspace import RandomSubspace
+
+
+def entries(of, dtype="float64", **settings):
+    return epsilon_sharpness(context(of, dtype, **settings))["epsilon_sharpness"]
+
+
+def entry(of, dtype="float64", epsilon=1e-3, **settings):
+    (found,) = entries(of, dtype, epsilons=(epsilon,), **settings)
+    return found
+
+
+def flat_linear(loss):
+    return task(lambda: nn.Linear(4, 1, bias=False), real_targets(4, 1), loss=loss, metrics=None)
+
+
+LINEAR = flat_linear(lambda outputs, batch: 5 + outputs[:, 0])
+QUADRATIC = flat_linear(squared_error)
+
+
+def theta_of(of):
+    return torch.cat([p.detach().double().reshape(-1) for p in of.model().parameters()])
+
+
+def columns(of, dimensions, seed=0):
+    """The matrix A (n, p) that a run with this seed draws."""
+    space = RandomSubspace(theta_of(of), dimensions, seed)
+    return torch.stack([space.lift(row) for row in torch.eye(dimensions, dtype=torch.float64)], 1)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("epsilon", [5e-4, 1e-3, 0.1])
+def test_a_linear_loss_has_it_in_closed_form(epsilon, dtype):
+    slope = LINEAR.data("train")[0].double().mean(0)
+    loss = 5 + float(slope @ theta_of(LINEAR))
+    bound = epsilon * (theta_of(LINEAR).abs() + 1)
+    true = 100 * float(bound @ slope.abs()) / (1 + loss)
+    found = entry(LINEAR, dtype, epsilon)
+    limit = {"float64": 1e-11, "float32": 1e-3}[dtype]
+    assert found["value"] == pytest.approx(true, rel=limit)
+    for value in found["by_maximizer"].values():
+        assert value == pytest.approx(true, rel=limit)
+    assert found["loss"] == pytest.approx(loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 4])
+def test_a_linear_loss_in_a_subspace_has_it_in_closed_form(dimensions):
+    slope = LINEAR.data("train")[0].double().mean(0).numpy()
+    loss = 5 + slope @ theta_of(LINEAR).numpy()
+    matrix = columns(LINEAR, dimensions).numpy()
+    bound = 1e-3 * (np.abs(np.linalg.pinv(matrix) @ theta_of(LINEAR).numpy()) + 1)
+    true = 100 * (bound @ np.abs(matrix.T @ slope)) / (1 + loss)
+    found = entry(LINEAR, subspaces=(dimensions,))
+    assert found["subspace"] == dimensions
+    assert found["value"] == pytest.approx(true, rel=1e-10)
+
+
+@pytest.mark.parametrize("epsilon", [1e-3, 0.05, 0.3])
+def test_a_quadratic_loss_is_largest_in_its_best_corner(epsilon):
+    inputs, targets = (part.double() for part in QUADRATIC.data("train"))
+    bound = epsilon * (theta_of(QUADRATIC).abs() + 1)
+
+    def loss(theta):
+        return float((inputs @ theta - targets[:, 0]).square().mean())
+
+    corners = [
+        loss(theta_of(QUADRATIC) + bound * torch.tensor(signs, dtype=torch.float64))
+        for signs in itertools.product((-1.0, 1.0), repeat=4)
+    ]
+    start = loss(theta_of(QUADRATIC))
+    found = entry(QUADRATIC, epsilon=epsilon)
+    assert found["loss_at_maximum"] == pytest.approx(max(corners), rel=1e-9)
+    assert found["value"] == pytest.approx(100 * (max(corners) - start) / (1 + start), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["tanh", "batch_norm", "ignored_tokens", "tied", "encoder"])
+def test_the_small_box_is_the_linear_limit(name):
+    start = dense_loss(name)
+    shared = context(CASES[name], epsilons=(1e-7,))
+    bound = 1e-7 * (shared.theta.abs() + 1)
+    true = 100 * float(bound @ dense_gradient(name).abs()) / (1 + start)
+    assert epsilon_sharpness(shared)["epsilon_sharpness"][0]["value"] == pytest.approx(
+        true, rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("name", ["tanh", "conv", "ignored_tokens"])
+def test_an_entry_says_what_was_found_and_how(name):
+    shared = context(CASES[name], epsilons=(1e-3, 5e-4), subspaces=(None, 6))
+    found = epsilon_sharpness(shared)["epsilon_sharpness"]
+    assert [(e["epsilon"], e["subspace"]) for e in found] == [
+        (1e-3, None),
+        (5e-4, None),
+        (1e-3, 6),
+        (5e-4, 6),
+    ]
+    for one in found:
+        assert one["status"] == one["error_kind"] == "lower_bound"
+        assert one["error"] is None
+        assert set(one["by_maximizer"]) == {"lbfgsb", "corner"}
+        assert one["value"] == max(one["by_maximizer"].values())
+        assert one["value"] == pytest.approx(
+            100 * (one["loss_at_maximum"] - one["loss"]) / (1 + one["loss"]), rel=1e-9
+        )
+        assert one["loss"] == pytest.approx(dense_loss(name), rel=1e-12)
+    assert found[0]["value"] > found[1]["value"] > 0
+    assert found[2]["value"] > found[3]["value"] > 0
+    # One gradient at the centre serves all of them; no evaluation goes uncounted.
+    assert sum(one["evaluations"] for one in found) + 1 >= shared.objective.evaluations
+
+
+@pytest.mark.parametrize("maximizer", ["lbfgsb", "corner", "raw"])
+def test_one_maximizer_alone(maximizer):
+    found = entry(CASES["tanh"], maximizer=maximizer)
+    assert list(found["by_maximizer"]) == [maximizer]
+    assert found["evaluations"] > 0
+    assert found["value"] == found["by_maximizer"][maximizer] > 0
+
+
+def test_columns_made_anew_give_the_same_numbers(monkeypatch):
+    kept = entry(CASES["tanh"], subspaces=(10,))
+    monkeypatch.setattr(subspace, "available_memory", lambda device: 0)
+    anew = entry(CASES["tanh"], subspaces=(10,))
+    assert anew["value"] == pytest.approx(kept["value"], rel=1e-10)
+    assert anew["evaluations"] == kept["evaluations"]
+
+
+def test_the_seed_chooses_the_subspace():
+    values = [entry(CASES["tanh"], subspaces=(10,), seed=seed)["value"] for seed in (0, 0, 1)]
+    assert values[0] == values[1] != values[2]
+
+
+def test_more_dimensions_than_parameters_is_misuse():
+    with pytest.raises(UsageError, match="--subspace 5: the model has only 4 parameters"):
+        entry(LINEAR, subspaces=(5,))
+
+
+def test_a_negative_loss_is_maximised_as_it_is():
+    of = flat_linear(lambda outputs, batch: outputs[:, 0] - 0.3)
+    slope = of.data("train")[0].double().mean(0)
+    loss = float(slope @ theta_of(of)) - 0.3
+    assert -1 < loss < 0
+    bound = 1e-3 * (theta_of(of).abs() + 1)
+    true = 100 * float(bound @ slope.abs()) / (1 + loss)
+    assert entry(of)["value"] == pytest.approx(true, rel=1e-9)
+
+
+def test_maximizers_that_differ_are_warned_of():
+    """A bump whose top is inside the box: every corner is lower than the centre."""
+
+    def bump(outputs, batch):
+        far = outputs.square().mean()
+        return 1 + torch.exp(-1e4 * far).expand(len(outputs))
+
+    def model():
+        layer = nn.Linear(4, 1, bias=False)
+        nn.init.constant_(layer.weight, 4e-3)
+        return layer
+
+    of = task(model, real_targets(4, 1), loss=bump, metrics=None)
+    shared = context(of, epsilons=(0.02,))
+    found = epsilon_sharpness(shared)["epsilon_sharpness"][0]
+    assert found["by_maximizer"]["lbfgsb"] > 1.1 * found["by_maximizer"]["corner"]
+    assert len(shared.warnings) == 1
+    assert "maximisers of ε-sharpness (ε=0.02) differ by more than 10 %" in shared.warnings[0]
+    assert "say which" in shared.warnings[0]
+    agreed = context(LINEAR)
+    epsilon_sharpness(agreed)
+    assert agreed.warnings == []
+
+
+# Saturated minima
+
+
+def saturated(loss):
+    """An MLP that separates its data, its logits scaled until the train loss is `loss`."""
+    generator = torch.Generator().manual_seed(5)
+    inputs = torch.randn(40, 6, generator=generator)
+    targets = (inputs[:, 0] + 0.5 * inputs[:, 1] > 0).long()
+
+    def model():
+        network = nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 2))
+        optimizer = torch.optim.Adam(network.parameters(), 0.03)
+        for _ in range(200):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(inputs), targets).backward()
+            optimizer.step()
+        with torch.no_grad():
+            low, high = 0.0, 200.0
+            scores = network(inputs).double()
+            for _ in range(60):
+                scale = (low + high) / 2
+                now = float(nn.functional.cross_entropy(scale * scores, targets))
+                low, high = (scale, high) if now > loss else (low, scale)
+            network[2].weight *= low
+            network[2].bias *= low
+        return network
+
+    return task(model, lambda count, generator: (inputs, targets))
+
+
+LOSSES = (1e-1, 1e-3, 1e-5, 1e-7)
+
+
+@pytest.fixture(scope="module", params=LOSSES, ids=str)
+def minimum(request):
+    of = saturated(request.param)
+    made = of.model()
+    return request.param, replace(of, model=lambda: made)
+
+
+def scipy_run(of, epsilon, *, scaled):
+    """SciPy's L-BFGS-B on −L over the box, or on −log L over [−1, 1]ⁿ: the loss it reached."""
+    shared = context(of)
+    theta = shared.theta
+    bound = epsilon * (theta.abs() + 1)
+
+    def function(z):
+        shift = bound * torch.from_numpy(z) if scaled else torch.from_numpy(z)
+        value, gradient = shared.objective.gradient(theta + shift)
+        if scaled:
+            return -math.log(value), (-bound * gradient / value).numpy()
+        return -value, -gradient.numpy()
+
+    limit = np.ones(len(theta)) if scaled else bound.numpy()
+    found = minimize(
+        function,
+        np.zeros(len(theta)),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=Bounds(-limit, limit),
+        options={"maxiter": 10, "maxcor": 10},
+    )
+    start = shared.objective.loss(theta)
+    top = math.exp(-found.fun) if scaled else -found.fun
+    return 100 * (top - start) / (1 + start)
+
+
+def test_never_lower_than_scipy_on_the_scaled_problem(minimum):
+    loss, of = minimum
+    assert entry(of)["loss"] == pytest.approx(loss, rel=0.05)
+    for epsilon in (1e-3, 5e-4, 0.02):
+        found = entry(of, epsilon=epsilon, maximizer="lbfgsb")["value"]
+        assert found >= 0.99 * scipy_run(of, epsilon, scaled=True)
+        assert entry(of, epsilon=epsilon)["value"] >= found
+
+
+def test_raw_is_scipys_own_run(minimum):
+    _, of = minimum
+    found = entry(of, maximizer="raw")["value"]
+    assert found == pytest.approx(scipy_run(of, 1e-3, scaled=False), rel=1e-9, abs=1e-15)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_saturated_minimum_does_not_stall_where_raw_does(dtype):
+    of = saturated(1e-7)
+    assert entry(of, dtype, maximizer="raw")["value"] < 1e-12
+    found = entry(of, dtype)
+    for value in found["by_maximizer"].values():
+        assert value > 0
+    assert found["loss_at_maximum"] > 1.02 * found["loss"]
