@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator
 
 import torch
@@ -39,6 +40,7 @@ def run(*, quick: bool, repeats: int) -> Section:
     rows = []
     alone, reported, restarted, raw = [], [], [], []
     for name, problem in _minima(quick=quick):
+        print(f"  {name}, training loss {problem.loss:.1e}", file=sys.stderr)
         found = ours(problem, _EPSILON)
         built, theta = objective(problem)
         box = Box(built, theta, _EPSILON)

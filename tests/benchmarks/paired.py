@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import gc
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+# Seconds of one run that are worth a line, so that who waits sees that it goes on.
+_LONG = 2.0
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ def in_turns(rivals: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str,
             started = time.perf_counter()
             results[name] = rivals[name]()
             seconds[name].append(time.perf_counter() - started)
+            if seconds[name][-1] > _LONG:
+                print(f"  round {repeat + 1}: {name}, {seconds[name][-1]:.3g} s", file=sys.stderr)
     return {name: Timed(seconds[name], results[name]) for name in rivals}
 
 
