@@ -9,6 +9,7 @@ from torch import Tensor, as_tensor, float32, nn
 
 
 def model(width: int = 128, depth: int = 5) -> nn.Module:
+    """`depth` hidden ReLU layers of `width` units, without batch norm."""
     layers: list[nn.Module] = []
     size = 28 * 28
     for _ in range(depth):
@@ -18,6 +19,7 @@ def model(width: int = 128, depth: int = 5) -> nn.Module:
 
 
 def data(split: str) -> tuple[Tensor, Tensor]:
+    """Images (N, 784) in [0, 1] and digits (N,)."""
     pixels, digits = mnist_data()
     images, classes = as_tensor(pixels, dtype=float32) / 255, as_tensor(digits)
     test = (as_tensor(range(len(images))) % 5) == 4

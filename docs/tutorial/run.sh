@@ -2,6 +2,7 @@
 # All the numbers of docs/tutorial-large-batch.md, about three minutes on two CPU cores.
 set -euo pipefail
 cd "$(dirname "$0")"
+mkdir -p runs
 for seed in 0 1 2; do
     for batch_size in 32 400; do
         sharp train mnist_task.py --optimizer adam --lr 1e-3 --batch-size "$batch_size" --seed "$seed" \

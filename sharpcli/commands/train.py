@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import __version__
-from ..errors import UsageError
+from ..errors import SharpError, UsageError
 from ..options import POSITIVE, SEED, task_argument
 from ..results import Report, Scalar, to_document
 from ..settings import OutputSettings
@@ -135,6 +135,10 @@ def train(
             "no task is named", "sharp train digits, or a task file: sharp train task.py"
         )
     settings = TrainSettings(**given)
+    if not output.parent.is_dir():  # said before the training, not after it
+        raise SharpError(
+            f"{output}: there is no folder {output.parent}", "make it, or name another"
+        )
     loaded = load_task(task, task_options)
     started = time.perf_counter()
     with progress_bars(quiet=quiet) as begin:

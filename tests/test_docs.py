@@ -1,0 +1,188 @@
+"""The pages say what the code does: generated ones are fresh, their commands parse and run."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from sharpcli.__main__ import COMMANDS, sharp
+from sharpcli.measures import known_measures
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+sys.path.insert(0, str(DOCS))
+from write_reference import cli_page, measures_page  # noqa: E402 (a script beside the pages)
+
+sys.path.remove(str(DOCS))
+
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PLACEHOLDERS = {"CKPT", "CHECKPOINT", "FILE", "COMMAND", "TASK"}
+
+
+def blocks(page, *languages):
+    found = BLOCK.findall(page.read_text("utf-8"))
+    return [text for language, text in found if language in languages]
+
+
+def commands(page):
+    """Every `sharp …` command line of a page's shell blocks, in order, as words."""
+    for text in blocks(page, "sh"):
+        for line in text.replace("\\\n", " ").splitlines():
+            for part in re.split(r"&&|\|", line.partition(" #")[0]):
+                part = part.partition(" > ")[0].strip()
+                if part.startswith("sharp "):
+                    yield shlex.split(part)[1:]
+
+
+def inline_commands(page):
+    text = BLOCK.sub("", page.read_text("utf-8"))
+    return [shlex.split(code)[1:] for code in re.findall(r"`(sharp [^`…]+)`", text)]
+
+
+EVERY = [
+    pytest.param(words, id=f"{page.name}: {' '.join(words)}")
+    for page in PAGES
+    for words in [*commands(page), *inline_commands(page)]
+    if not PLACEHOLDERS & set(words)
+]
+
+
+def test_the_readme_has_exactly_two_set_up_commands():
+    lines = (ROOT / "README.md").read_text("utf-8").splitlines()
+    assert [line for line in lines if "pip install" in line] == [
+        "python -m pip install '.[demo]' && sharp demo",
+        "python -m pip install '.[test]' && python -m pytest",
+    ]
+
+
+def test_ci_takes_its_commands_from_the_readme():
+    script = (ROOT / ".ci" / "run").read_text("utf-8")
+    assert "grep -E '^python -m pip install ' README.md" in script
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+    for check in ("ruff check", "ruff format --check", "mypy"):
+        assert check in script
+
+
+@pytest.mark.parametrize("words", EVERY)
+def test_every_command_in_the_pages_parses(words):
+    name, *rest = words
+    if name.startswith("-"):
+        assert CliRunner().invoke(sharp, words).exit_code == 0
+        return
+    parent = click.Context(sharp, help_option_names=["-h", "--help"])
+    command = sharp.get_command(parent, name)
+    assert command is not None, words
+    command.make_context(name, rest, parent=parent, resilient_parsing=not rest)
+
+
+def test_the_guide_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = "\n".join(blocks(DOCS / "guide.md", "sh"))
+    lines = [line for line in text.splitlines() if line.startswith("sharp ")]
+    assert len(lines) >= 5
+    for line in lines:
+        command, _, file = line.partition(" > ")
+        done = CliRunner().invoke(sharp, shlex.split(command)[1:])
+        assert done.exit_code == 0, f"{line}\n{done.output}"
+        if file:
+            Path(file.strip()).write_text(done.stdout, "utf-8")
+
+
+def test_the_task_of_the_page_is_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = DOCS / "tasks.md"
+    (tmp_path / "task.py").write_text(blocks(page, "python")[0], "utf-8")
+    for words in commands(page):
+        done = CliRunner().invoke(sharp, words)
+        assert done.exit_code == 0, done.output
+    assert "absolute_error" in done.stdout
+
+
+def words_of(text):
+    return " ".join(text.split())
+
+
+def test_the_command_reference_is_fresh():
+    """Words only: Click's versions break lines differently."""
+    hint = "run `python docs/write_reference.py`"
+    assert words_of((DOCS / "cli.md").read_text("utf-8")) == words_of(cli_page()), hint
+    for name in COMMANDS:
+        assert f"## sharp {name}" in (DOCS / "cli.md").read_text("utf-8")
+
+
+def test_the_measures_page_has_the_registry_and_a_section_for_each():
+    page = (DOCS / "measures.md").read_text("utf-8")
+    assert page == measures_page(page), "run `python docs/write_reference.py`"
+    for known in known_measures().values():
+        assert f"\n## {known.name}\n" in page
+
+
+def test_the_json_page_knows_every_status_and_kind():
+    import json
+
+    schema = json.loads((DOCS / "schema.json").read_text("utf-8"))
+    page = (DOCS / "json.md").read_text("utf-8")
+    for status in schema["$defs"]["scalar_fields"]["properties"]["status"]["enum"]:
+        assert f"`{status}`" in page
+    for kind in schema["properties"]["kind"]["enum"]:
+        assert f"`{kind}`" in page
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text("utf-8")):
+            assert target.startswith("http") or (page.parent / target).exists(), (page, target)
+
+
+# The arrows of docs/architecture.md, each in a fresh process.
+
+
+def modules_loaded_by(module):
+    code = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("results", "errors", "settings", "config", "options", "labels", "comparison"),
+        *("environment", "render", "render.table", "render.measurements", "render.comparison"),
+    ],
+)
+def test_what_reads_documents_loads_no_torch(module):
+    assert "torch" not in modules_loaded_by(f"sharpcli.{module}")
+
+
+def test_linalg_knows_no_network():
+    loaded = modules_loaded_by(
+        "sharpcli.linalg, sharpcli.linalg.eigsh, sharpcli.linalg.trace, sharpcli.linalg.box"
+    )
+    ours = {name.split(".")[1] for name in loaded if name.startswith("sharpcli.")}
+    assert ours <= {"linalg", "errors", "progress"}
+
+
+def test_only_the_command_line_imports_click():
+    package = ROOT / "sharpcli"
+    importing = {
+        path.relative_to(package).parts[0]
+        for path in package.rglob("*.py")
+        if re.search(r"^\s*(import|from) click\b", path.read_text("utf-8"), re.MULTILINE)
+    }
+    assert importing <= {"commands", "options.py", "config.py", "__main__.py"}
+
+
+def test_every_module_has_its_line_in_the_architecture():
+    page = (DOCS / "architecture.md").read_text("utf-8")
+    for path in (ROOT / "sharpcli").iterdir():
+        name = path.stem + ("/" if path.is_dir() else "")
+        if not name.startswith("__") or name == "__main__":
+            assert f"`{name}`" in page, name
