@@ -1,13 +1,20 @@
 """`sharp train`: a checkpoint with the settings that made it."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from click.testing import CliRunner
+from jsonschema import Draft202012Validator
 
 from sharpcli import __version__
 from sharpcli.__main__ import sharp
 from sharpcli.checkpoint import load_checkpoint
 from sharpcli.tasks import load_task, task_from_metadata
+
+SCHEMA_FILE = Path(__file__).parents[2] / "docs" / "schema.json"
+SCHEMA = Draft202012Validator(json.loads(SCHEMA_FILE.read_text("utf-8")))
 
 TASK = """
 import torch
@@ -126,3 +133,26 @@ def test_a_diverging_loss_names_step_and_rate():
     done = run("task.py", "--lr", "1e30", "--batch-size", "4")
     assert " at step " in done.stderr
     assert "lower the learning rate (--lr is 1e+30)" in done.stderr
+
+
+def test_json_is_the_document_of_a_training():
+    done = run("task.py", "--epochs", "1", "--until-loss", "1e-9", "--json", "--output", "a.st")
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    SCHEMA.validate(document)
+    (result,) = document["results"]
+    assert document["kind"] == "train"
+    assert result["checkpoint"]["path"] == "a.st"
+    assert result["checkpoint"]["metadata"]["optimizer"] == "sgd"
+    assert result["loss"]["train"]["value"] == pytest.approx(
+        result["checkpoint"]["metadata"]["train_loss"], rel=1e-5
+    )
+    assert document["environment"]["torch"] == torch.__version__
+    assert document["notes"][0].startswith("the loss did not reach 1e-09 in 1 epochs")
+    assert done.stderr.startswith("note: the loss did not reach")
+
+
+def test_a_folder_that_is_not_there_is_said_before_the_training():
+    done = run("task.py", "--epochs", "1000000", "--output", "none/model.safetensors")
+    assert done.exit_code == 1
+    assert "none/model.safetensors: there is no folder none" in done.stderr
