@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 from click.testing import CliRunner, Result
-from safetensors.torch import save_file
 from torch import nn
 
 from sharpcli.__main__ import sharp
+from sharpcli.checkpoint import save_checkpoint
 
 TASK = """
 import torch
@@ -41,8 +41,8 @@ def tensors(scale: float = 1.0) -> dict[str, torch.Tensor]:
 def write_minima(folder: Path) -> None:
     """`task.py`, `sgd.safetensors` and `adam.safetensors` in a folder."""
     (folder / "task.py").write_text(TASK, "utf-8")
-    save_file(tensors(), folder / "sgd.safetensors", metadata=SGD)
-    save_file(tensors(1.5), folder / "adam.safetensors", metadata=ADAM)
+    save_checkpoint(folder / "sgd.safetensors", tensors(), SGD)
+    save_checkpoint(folder / "adam.safetensors", tensors(1.5), ADAM)
 
 
 def measure(*arguments: str, width: int = 100, **environment: str) -> Result:

@@ -95,7 +95,7 @@ def test_csv_has_a_line_a_checkpoint_and_every_number():
 def test_markdown_is_a_table_of_github():
     done = measure(*BOTH, *QUICK, "--format", "markdown")
     table = [line for line in done.stdout.splitlines() if line.startswith("|")]
-    assert table[0].startswith("| checkpoint | optimizer | batch_size | loss train |")
+    assert table[0].startswith("| checkpoint | batch_size | optimizer | loss train |")
     assert len({line.count("|") for line in table}) == 1
     assert [line.split("|")[1].strip() for line in table[2:]] == ["sgd", "adam"]
 
