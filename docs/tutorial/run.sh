@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All the numbers of docs/tutorial-large-batch.md, about three minutes on two CPU cores.
+# All the numbers of docs/tutorial-large-batch.md, about two minutes of CPU time.
 set -euo pipefail
 cd "$(dirname "$0")"
 mkdir -p runs
