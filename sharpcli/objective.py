@@ -251,20 +251,23 @@ class Objective:
         return [view.requires_grad_() for view in views]
 
     def sum_and_weight(
-        self, parameters: list[Tensor], batch: Batch, count: int
+        self, parameters: list[Tensor], batch: Batch, count: int, power: float = 1.0
     ) -> tuple[Tensor, Tensor]:
-        """Differentiable float64 sum of a batch's losses, and its weight."""
+        """Differentiable float64 sum of a batch's losses (to a power), and its weight."""
         with exact_arithmetic():
             outputs = self.network.outputs(parameters, self.fixed, batch)
             total, weight = self.network.losses(outputs, batch, count)
         kind = accumulator(self.network.device)
+        if power != 1.0:
+            # The root of a loss of zero has no slope: keep off it by the smallest normal number.
+            total = total.to(kind).clamp_min(torch.finfo(kind).tiny) ** power
         return total.sum(dtype=kind), weight.sum(dtype=kind)
 
     def differentiable_sum(
-        self, leaves: list[Tensor], batch: Batch, count: int
+        self, leaves: list[Tensor], batch: Batch, count: int, power: float = 1.0
     ) -> tuple[Tensor, Tensor]:
         """As `sum_and_weight`; raises `SharpError` where the sum has no gradient at all."""
-        total, weight = self.sum_and_weight(leaves, batch, count)
+        total, weight = self.sum_and_weight(leaves, batch, count, power)
         if not total.requires_grad:
             raise SharpError(
                 "the loss has no gradient: nothing differentiable leads from the parameters to it",
@@ -283,9 +286,13 @@ class Objective:
         """L(θ). Cost: one forward pass."""
         return self.within_memory(lambda: self._loss(theta))
 
-    def gradient(self, theta: Tensor) -> tuple[float, Tensor]:
-        """L(θ) and ∇L(θ) (n,). Cost: one gradient (a forward and a backward pass)."""
-        return self.within_memory(lambda: self._gradient(theta))
+    def gradient(self, theta: Tensor, *, power: float = 1.0) -> tuple[float, Tensor]:
+        """L(θ) and ∇L(θ) (n,). Cost: one gradient (a forward and a backward pass).
+
+        With a `power` q below 1 the mean is that of ℓᵢ^q over the examples, which weighs those
+        with a small loss more; losses must not be negative then.
+        """
+        return self.within_memory(lambda: self._gradient(theta, power))
 
     def evaluate(self, theta: Tensor) -> Evaluation:
         """Loss and the task's metrics with sampling errors. Cost: one forward pass."""
@@ -315,14 +322,14 @@ class Objective:
                 total, weight = total + part, weight + part_weight
         return _mean(total, weight)
 
-    def _gradient(self, theta: Tensor) -> tuple[float, Tensor]:
+    def _gradient(self, theta: Tensor, power: float) -> tuple[float, Tensor]:
         self.evaluations += 1
         leaves = self.leaves(theta)
         flat = torch.zeros_like(theta)
         accumulate_into(leaves, self.network.unflatten(flat))
         total, weight = _zero(theta), _zero(theta)
         for batch, count in self.batches():
-            part, part_weight = self.differentiable_sum(leaves, batch, count)
+            part, part_weight = self.differentiable_sum(leaves, batch, count, power)
             torch.autograd.backward(part, inputs=leaves)
             total, weight = total + part.detach(), weight + part_weight
         return _mean(total, weight), flat.div_(weight.to(flat.dtype))

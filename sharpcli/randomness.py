@@ -21,7 +21,7 @@ def global_random_state_kept() -> Iterator[None]:
     """
     numpy = sys.modules.get("numpy")
     torch_state, python_state = torch.get_rng_state(), random.getstate()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
     numpy_state = numpy.random.get_state() if numpy else None
     try:
         yield

@@ -425,3 +425,16 @@ def test_the_sampling_error_is_the_scatter_over_samples():
     assert float(errors.mean()) == pytest.approx(scatter, rel=0.25)
     within = [abs(m.value - true.value) <= 3 * m.sampling_error for m in found]
     assert sum(within) >= 58
+
+
+def test_a_power_evens_out_the_examples():
+    function, theta = objective(CASES["tanh"], batch_size=5)
+    value, gradient = function.gradient(theta, power=0.3)
+    of = CASES["tanh"]
+    model = of.model().double()
+    inputs, targets = of.data("train")
+    losses = functional.cross_entropy(model(inputs.double()), targets, reduction="none")
+    mean = (losses**0.3).mean()
+    true = torch.autograd.grad(mean, list(model.parameters()))
+    assert value == pytest.approx(mean.item(), rel=1e-13)
+    assert relative(gradient, torch.cat([part.flatten() for part in true])) <= 1e-12

@@ -30,7 +30,7 @@ _BLOCK = 2
 
 @dataclass(frozen=True)
 class TraceResult:
-    """tr A with the standard error of its random part."""
+    """The trace with the standard error of its random part."""
 
     value: float
     standard_error: float
@@ -47,9 +47,9 @@ def trace(
     seed: int = 0,
     progress: Progress = silent,
 ) -> TraceResult:
-    """tr A = tr(Q A Qᵀ) + E gᵀPAPg with P = I − QᵀQ and g random signs, as `krylov` gives Q (m, n).
+    """Trace as tr(Q A Qᵀ) + E gᵀPAPg with P = I − QᵀQ and g random signs.
 
-    The variance of a probe is 2(‖PAP‖²_F − Σ diag²) ≤ 2‖PAP‖²_F, and ‖PAPg‖² is an unbiased,
+    `krylov` gives Q (m, n). The variance of a probe is 2(‖PAP‖²_F − Σ diag²) ≤ 2‖PAP‖²_F, and ‖PAPg‖² is an unbiased,
     steady estimate of ‖PAP‖²_F from the same product; the standard error is taken from that bound.
     Probes stop at a standard error of `relative_error`·|tr A|. Cost: one product a probe; the
     subspace costs nothing where an eigenvalue computation has built it.

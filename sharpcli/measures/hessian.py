@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -61,7 +62,7 @@ def hessian(context: Context) -> dict[str, Any]:
 
 
 def trace(context: Context) -> dict[str, Any]:
-    """tr ∇²L(θ) = Σ λ, with the standard error of its random part.
+    """Σ λ = tr ∇²L(θ), with the standard error of its random part.
 
     Exact on the subspace that the eigenvalues built (or a sketch of 20 products), random signs on
     the rest. Cost: 6 products or more. Source: Hutch++ (Meyer et al. 2021). The sampling error of
@@ -139,7 +140,7 @@ def _over_shards(
     order = torch.randperm(
         objective.rows.count, generator=torch.Generator().manual_seed(context.seed)
     )
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in itertools.pairwise(edges):
         rows = objective.rows.take(order[start:stop])
         shard = Objective(objective.network, rows, objective.fixed)
         operator = Hessian(shard, context.theta)

@@ -56,7 +56,8 @@ class RandomSubspace:
         """A⁺θ = (AᵀA)⁻¹Aᵀθ (p,), by the normal equations in float64 (A is well conditioned)."""
         gram = torch.cat([self._dots(row[None]) for row in self._rows()], dim=1)
         right = self._dots(theta[None])
-        return torch.linalg.solve(gram, right)[:, 0].to(theta)
+        solved: Tensor = torch.linalg.solve(gram, right)
+        return solved[:, 0].to(theta)
 
     def lift(self, coordinates: Tensor) -> Tensor:
         """Az (n,)."""
