@@ -25,11 +25,11 @@ _LINE_EVALUATIONS = 4
 _FACTOR = 4.0
 # Sufficient increase (Armijo), the usual constant of Nocedal & Wright (2006).
 _ARMIJO = 1e-4
-# Corner ascents: every start climbs `_SCOUT` steps, the best three `_CLIMB` more, the best two the
+# Corner ascents: every start climbs `_SCOUT` steps, the best four `_CLIMB` more, the best two the
 # rest. Found by trial on minima with losses from 1e-1 to 1e-7: fewer scouting steps judge a start
 # before the examples that it will end up on have taken over.
-_SCOUT, _CLIMB = 3, 2
-_CLIMBERS, _FINALISTS = 3, 2
+_SCOUT, _CLIMB = 3, 3
+_CLIMBERS, _FINALISTS = 4, 2
 
 
 @dataclass(frozen=True)

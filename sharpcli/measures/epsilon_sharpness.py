@@ -23,7 +23,7 @@ __all__ = ["epsilon_sharpness", "sharpness"]
 _DISAGREEMENT = 0.1
 # Where else than at the centre corner ascents start, found by trial on minima with losses from 1e-1
 # to 1e-7: powers that even out the examples' losses, and ascents on shards of the data.
-_POWERS = (0.1, 0.3)
+_POWERS = (0.1,)
 _SHARDS, _SHARD_STEPS, _SHARD_STARTS = 8, 4, 3
 # What making them costs in gradients over all the data, at most.
 _STARTS_COST = len(_POWERS) + _SHARD_STEPS + 1
@@ -134,7 +134,7 @@ def _starts(context: Context, space: Space, bound: Tensor) -> Iterator[Tensor]:
     """Corners from which other examples' losses rise than those that are largest at θ.
 
     Near a minimum the gradient is that of a few examples, and the ascent from the centre ends on
-    them; the highest corner often belongs to others. Two starts weigh examples more evenly (ℓ^q),
+    them; the highest corner often belongs to others. One start weighs examples more evenly (ℓ^q),
     and the best of eight ascents on an eighth of the data each let others come forward.
     """
     objective = context.objective
