@@ -402,13 +402,19 @@ class Objective:
                 f"a forward pass changes the buffer '{changed[0]}'",
                 "the model must be in evaluation mode in predict()",
             )
-        if first != again and not (first != first and again != again):
+        # Sums in another order differ by rounding; randomness differs by far more.
+        rounding = 100 * torch.finfo(self.network.compute).eps * abs(first)
+        if abs(first - again) > rounding:  # never for NaN, which is found later and named
             random = [
                 f"{name or 'the model'} ({type(module).__name__})"
                 for name, module in self.network.model.named_modules()
                 if "Dropout" in type(module).__name__ and module.training
             ]
-            what = f"active dropout in {random[0]}" if random else "randomness in the forward pass"
+            what = (
+                f"active dropout in {random[0]}"
+                if random
+                else "randomness in the forward pass, such as F.dropout"
+            )
             raise SharpError(
                 f"two evaluations of the same batch differ ({first:.9g} and {again:.9g}): {what}",
                 "switch it off (F.dropout needs training=self.training): the objective must be one "
@@ -426,8 +432,8 @@ class Objective:
             index = int((~torch.isfinite(gradient)).nonzero()[0])
             raise SharpError(
                 f"the gradient is not finite, first in '{self.network.locate(index)}'",
-                "a loss that is finite with such a gradient has a singular point here "
-                "(sqrt or log at 0); move it off with a small constant",
+                "either the weights have diverged (measure an earlier checkpoint), or the loss has "
+                "a singular point here (sqrt or log at 0; move it off with a small constant)",
             )
 
     def _first_not_finite(self, theta: Tensor) -> str:

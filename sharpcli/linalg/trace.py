@@ -49,15 +49,21 @@ def trace(
 ) -> TraceResult:
     """Trace as tr(Q A Qᵀ) + E gᵀPAPg with P = I − QᵀQ and g random signs.
 
-    `krylov` gives Q (m, n). The variance of a probe is 2(‖PAP‖²_F − Σ diag²) ≤ 2‖PAP‖²_F, and ‖PAPg‖² is an unbiased,
-    steady estimate of ‖PAP‖²_F from the same product; the standard error is taken from that bound.
-    Probes stop at a standard error of `relative_error`·|tr A|. Cost: one product a probe; the
-    subspace costs nothing where an eigenvalue computation has built it.
+    `krylov` gives Q (m, n). The variance of a probe is 2(‖PAP‖²_F − Σ diag²) ≤ 2‖PAP‖²_F, and
+    ‖PAPg‖² is an unbiased, steady estimate of ‖PAP‖²_F from the same product; the standard error
+    is taken from that bound.
+    Probes stop at a standard error of `relative_error`·|tr A|; where the rest has no more than
+    `max_probes` dimensions it is summed exactly. Cost: one product a probe; the subspace costs
+    nothing where an eigenvalue computation has built it.
     """
     n, known = operator.size, float(krylov.projected.trace())
     rounding = torch.finfo(krylov.basis.dtype).eps * float(krylov.projected.abs().sum())
     if krylov.size == n:
         return TraceResult(known, rounding, True, 0)
+    if n - krylov.size <= max_probes:
+        rest = _complement(krylov.basis)
+        value = known + float(dots(rest, (operator @ rest.T).T.contiguous()).trace())
+        return TraceResult(value, rounding, True, len(rest))
     generator = torch.Generator().manual_seed(seed)
     started = operator.products
     samples: list[float] = []
@@ -76,6 +82,12 @@ def trace(
         progress(count, max_probes)
         if converged or count >= max_probes:
             return TraceResult(value, error, converged, operator.products - started)
+
+
+def _complement(basis: Tensor) -> Tensor:
+    """Orthonormal rows (n − m, n) that span what `basis` (m, n) does not; for small n."""
+    full: Tensor = torch.linalg.qr(basis.double().T, mode="complete").Q
+    return full[:, len(basis) :].T.contiguous().to(basis)
 
 
 def _signs(count: int, like: Tensor, generator: torch.Generator) -> Tensor:

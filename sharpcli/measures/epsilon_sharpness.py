@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,11 +22,9 @@ __all__ = ["epsilon_sharpness", "sharpness"]
 # Maximisers that differ by more than this share have not both arrived.
 _DISAGREEMENT = 0.1
 # Where else than at the centre corner ascents start, found by trial on minima with losses from 1e-1
-# to 1e-7: powers that even out the examples' losses, and ascents on shards of the data.
-_POWERS = (0.1,)
+# to 1e-7: a power that evens out the examples' losses, and ascents on shards of the data.
+_POWER = 0.1
 _SHARDS, _SHARD_STEPS, _SHARD_STARTS = 8, 4, 3
-# What making them costs in gradients over all the data, at most.
-_STARTS_COST = len(_POWERS) + _SHARD_STEPS + 1
 
 
 def epsilon_sharpness(context: Context) -> dict[str, Any]:
@@ -63,7 +61,7 @@ def _space(context: Context, dimensions: int | None) -> Space:
     if dimensions > context.objective.size:
         raise UsageError(
             f"--subspace {dimensions}: the model has only {context.objective.size} parameters",
-            "a random subspace has fewer dimensions than that",
+            "a subspace has as many dimensions at most",
         )
     return RandomSubspace(context.theta, dimensions, context.seed)
 
@@ -120,29 +118,32 @@ def _lbfgsb(context: Context, space: Space, bound: Tensor) -> BoxMaximum:
 
 def _corner(context: Context, space: Space, bound: Tensor) -> BoxMaximum:
     start, function = _scaled(context, context.objective, space, bound)
+    starts, spent = _starts(context, space, bound)
     found = corner_ascent(
         function,
         *start,
-        starts=_starts(context, space, bound),
+        starts=starts,
         iterations=context.settings.iterations,
         progress=context.progress,
     )
-    return BoxMaximum(found.value, found.point, found.evaluations + _STARTS_COST)
+    return BoxMaximum(found.value, found.point, found.evaluations + spent)
 
 
-def _starts(context: Context, space: Space, bound: Tensor) -> Iterator[Tensor]:
+def _starts(context: Context, space: Space, bound: Tensor) -> tuple[list[Tensor], int]:
     """Corners from which other examples' losses rise than those that are largest at θ.
 
     Near a minimum the gradient is that of a few examples, and the ascent from the centre ends on
     them; the highest corner often belongs to others. One start weighs examples more evenly (ℓ^q),
-    and the best of eight ascents on an eighth of the data each let others come forward.
+    and the best of eight ascents on an eighth of the data each let others come forward. Gives the
+    starts, and what they cost in gradients over all the data.
     """
     objective = context.objective
+    starts, spent = [], 0
     if context.value_and_gradient[0] > 0:
-        for power in _POWERS:
-            yield space.pull(objective.gradient(context.theta, power=power)[1]).sign()
+        starts.append(space.pull(objective.gradient(context.theta, power=_POWER)[1]).sign())
+        spent += 1
     if objective.rows.count < 2 * _SHARDS:
-        return
+        return starts, spent
     order = torch.randperm(
         objective.rows.count, generator=torch.Generator().manual_seed(context.seed)
     )
@@ -153,7 +154,8 @@ def _starts(context: Context, space: Space, bound: Tensor) -> Iterator[Tensor]:
         start, function = _scaled(context, shard, space, bound)
         ascents.append(corner_ascent(function, *start, iterations=_SHARD_STEPS))
     ascents.sort(key=lambda found: -found.value)
-    yield from (found.point for found in ascents[:_SHARD_STARTS])
+    starts += (found.point for found in ascents[:_SHARD_STARTS])
+    return starts, spent + 1 + -(-sum(found.evaluations for found in ascents) // _SHARDS)
 
 
 def _scaled(

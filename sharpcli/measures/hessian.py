@@ -123,7 +123,13 @@ def _ratio(first: Scalar, fifth: Scalar) -> Scalar:
 
 def _sampling_errors(context: Context, vectors: torch.Tensor) -> list[float | None]:
     rows = context.objective.rows
-    if not rows.sampled or rows.count < 2 * _SHARDS:
+    if not rows.sampled:
+        return [None] * len(vectors)
+    if rows.count < 2 * _SHARDS:
+        context.warnings.append(
+            f"{rows.count} examples are too few to tell the sampling error of the eigenvalues: "
+            f"take {2 * _SHARDS} or more"
+        )
         return [None] * len(vectors)
     quotients = torch.stack(_over_shards(context, lambda h: ((h @ vectors.T).T * vectors).sum(1)))
     correction = 1 - rows.count / rows.total
