@@ -1,3 +1,58 @@
-"""How sharp is a trained network's minimum, and what lies between two of them."""
+"""How sharp is a trained network's minimum, and what lies between two of them.
+
+The command line is `sharp`; from Python, each name below is loaded when it is first used:
+
+    report = sharpcli.measure_model(model, train=(images, classes))
+    document = sharpcli.to_document(report)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .checkpoint import load_checkpoint
+    from .errors import SharpError
+    from .measuring import measure_checkpoints, measure_model
+    from .results import to_document
+    from .settings import MeasureSettings, RunSettings
+    from .tasks import Task, load_task
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "MeasureSettings",
+    "RunSettings",
+    "SharpError",
+    "Task",
+    "load_checkpoint",
+    "load_task",
+    "measure_checkpoints",
+    "measure_model",
+    "to_document",
+]
+
+_HOMES = {
+    "MeasureSettings": "settings",
+    "RunSettings": "settings",
+    "SharpError": "errors",
+    "Task": "tasks",
+    "load_checkpoint": "checkpoint",
+    "load_task": "tasks",
+    "measure_checkpoints": "measuring",
+    "measure_model": "measuring",
+    "to_document": "results",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from where it lives."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sharpcli' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

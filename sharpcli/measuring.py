@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .checkpoint import Checkpoint, first_not_finite, load_checkpoint, match_tensors
 from .comparison import training_loss_warning
@@ -25,9 +25,9 @@ from .progress import Begin, silent
 from .randomness import global_random_state_kept
 from .results import CheckpointResult, Failure, Report
 from .settings import MeasureSettings, RunSettings
-from .tasks import Task, load_task, task_from_metadata
+from .tasks import Task, defaults, load_task, task_from_metadata
 
-__all__ = ["Study", "measure_checkpoints", "prepare", "resolve_device"]
+__all__ = ["Study", "measure_checkpoints", "measure_model", "prepare", "resolve_device"]
 
 # Examples on which second derivatives are checked in float64: enough that every layer sees some,
 # few enough to cost nothing.
@@ -67,8 +67,7 @@ def measure_checkpoints(
     `task` is a `Task`, or names one (a file, `package.module:name`, a built-in); without it, the
     built-in task that a checkpoint's own metadata name is used. Ctrl-C ends the run with what is
     finished. Raises `SharpError` where nothing can be measured at all: no task, no data, an
-    unknown measure. The global random states are left
-    as they were.
+    unknown measure. The global random states are left as they were.
     """
     run, settings = run or RunSettings(), settings or MeasureSettings()
     measures = choose(settings.measures)
@@ -100,6 +99,53 @@ def measure_checkpoints(
         task=studies.description(),
         results=results,
         warnings=[w for w in [_loss_warning(results)] if w],
+    )
+
+
+def measure_model(
+    model: nn.Module,
+    train: Any,
+    test: Any = None,
+    *,
+    loss: Callable[[Any, Any], Any] | None = None,
+    predict: Callable[[nn.Module, Any], Any] | None = None,
+    metrics: Callable[[Any, Any], Mapping[str, Any]] | None = None,
+    run: RunSettings | None = None,
+    settings: MeasureSettings | None = None,
+    begin: Begin = lambda _: silent,
+) -> Report:
+    """Measure a model that is in memory, as a notebook has it.
+
+    `train` and `test` are map-style data sets or tuples of tensors (N, …); `loss`, `predict` and
+    `metrics` are what a task file would define. The model is copied: its parameters, buffers, mode
+    flags and `.grad` stay as they are. Raises `SharpError` where it cannot be measured.
+    """
+    run, settings = run or RunSettings(), settings or MeasureSettings()
+    measures = choose(settings.measures)
+    device = resolve_device(run.device)
+    name = type(model).__name__
+    task = Task(
+        name=name,
+        options={},
+        fingerprint="",
+        model=lambda: model,
+        data={"train": train, "test": test}.__getitem__,
+        predict=predict or defaults.predict,
+        loss=loss or defaults.loss_for(name),
+        metrics=metrics or defaults.metrics,
+    )
+    checkpoint = Checkpoint(Path(name), dict(model.state_dict()), {}, "")
+    with global_random_state_kept():
+        study = prepare(task, run, device, begin=begin)
+        _check_size(study, measures, settings)
+        about: dict[str, Any] = {"path": name, "metadata": {}}
+        result = _measure_tensors(checkpoint, about, study, measures, settings, begin)
+    return Report(
+        kind="measure",
+        settings={"run": asdict(run), "measure": asdict(settings)},
+        environment=environment(device),
+        task=_described(study),
+        results=[result],
     )
 
 
@@ -196,14 +242,18 @@ class _Studies:
     def description(self) -> dict[str, Any]:
         """The (first) task as the document has it."""
         for study in self._made.values():
-            return {
-                "name": study.task.name,
-                "options": dict(study.task.options),
-                "fingerprint": study.task.fingerprint,
-                "examples": {name: rows.count for name, rows in study.rows.items()},
-            }
+            return _described(study)
         name = self._task.name if isinstance(self._task, Task) else self._task
         return {"name": name, "options": {}, "fingerprint": None, "examples": {}}
+
+
+def _described(study: Study) -> dict[str, Any]:
+    return {
+        "name": study.task.name,
+        "options": dict(study.task.options),
+        "fingerprint": study.task.fingerprint,
+        "examples": {name: rows.count for name, rows in study.rows.items()},
+    }
 
 
 def _measured(
