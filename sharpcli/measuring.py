@@ -19,7 +19,8 @@ from .labels import short_labels
 from .measures import Measure, choose, compute
 from .measures.context import Context
 from .memory import is_out_of_memory
-from .objective import Network, Objective
+from .network import Network
+from .objective import Objective
 from .operators import SelfCheck, self_check
 from .progress import Begin, silent
 from .randomness import global_random_state_kept

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .errors import SharpError
 from .memory import available_memory
-from .objective import Objective, accumulate_into, exact_arithmetic
+from .network import exact_arithmetic
+from .objective import Objective, accumulate_into
 
 __all__ = ["Dense", "Hessian", "SelfCheck", "SymmetricOperator", "self_check"]
 

@@ -24,7 +24,8 @@ from torch.nn import functional
 
 from sharpcli.data import read_rows
 from sharpcli.errors import SharpError
-from sharpcli.objective import Network, Objective, exact_arithmetic
+from sharpcli.network import Network, exact_arithmetic
+from sharpcli.objective import Objective
 from sharpcli.tasks import defaults
 
 LIMITS = {"float64": 1e-12, "float32": 1e-5}

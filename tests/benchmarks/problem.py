@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from sharpcli.data import Rows
-from sharpcli.objective import Network, Objective
+from sharpcli.network import Network
+from sharpcli.objective import Objective
 from sharpcli.tasks import Task, defaults
 
 CPU = torch.device("cpu")

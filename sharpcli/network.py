@@ -1,0 +1,157 @@
+"""A task's model as a pure function of its parameters."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .data import Batch
+from .errors import SharpError
+
+if TYPE_CHECKING:
+    from .tasks import Task
+
+__all__ = ["Network", "exact_arithmetic", "sums_and_weights"]
+
+
+@contextlib.contextmanager
+def exact_arithmetic() -> Iterator[None]:
+    """Arithmetic in which first and second derivatives exist and mean what they say.
+
+    Attention runs by the math kernel (the fused ones have no second derivative), the transformer
+    encoder's inference-only path is off (it would evaluate another function than the one that is
+    differentiated), and TF32 is off.
+    """
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.mha.set_fastpath_enabled(False)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+        torch.backends.cuda.matmul.allow_tf32 = matmul
+        torch.backends.cudnn.allow_tf32 = cudnn
+
+
+class Network:
+    """A task's model as a pure function of a flat parameter vector θ (n,).
+
+    θ holds the parameters that require gradients, in `named_parameters()` order, each storage
+    once. The module given is copied and serves as a skeleton: its own tensors, mode flags and
+    `.grad` are never touched. With `compute` narrower than `dtype` (bfloat16 in float32), θ and
+    everything accumulated stay in `dtype` and the model runs in `compute`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        *,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        compute: torch.dtype | None = None,
+        mode: str = "eval",
+    ) -> None:
+        self.task, self.device, self.dtype = task, device, dtype
+        self.compute = compute or dtype
+        self.model = copy.deepcopy(model).to(device).train(mode == "train")
+        trained = {k: p for k, p in self.model.named_parameters() if p.requires_grad}
+        if not trained:
+            raise SharpError(
+                f"the model of task '{task.name}' has no parameter that requires a gradient",
+                "model() must leave requires_grad on for the parameters to measure",
+            )
+        self.names = list(trained)
+        self.shapes = [p.shape for p in trained.values()]
+        self.sizes = [p.numel() for p in trained.values()]
+        self.size = sum(self.sizes)
+        self.fixed_names = [
+            *(k for k, p in self.model.named_parameters() if not p.requires_grad),
+            *(k for k, _ in self.model.named_buffers()),
+        ]
+
+    def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """θ (n,) from tensors by name, as in a state dict."""
+        parts = [tensors[k].detach().to(self.device, self.dtype).reshape(-1) for k in self.names]
+        return torch.cat(parts)
+
+    def fixed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the model needs beside θ: buffers and frozen parameters, floats in run's dtype."""
+        own = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        fixed = {}
+        for name in self.fixed_names:
+            tensor = tensors.get(name, own[name]).detach()  # non-persistent buffers are the model's
+            kind = self.compute if tensor.is_floating_point() else None
+            fixed[name] = tensor.to(self.device, kind, copy=True)
+        return fixed
+
+    def unflatten(self, vector: Tensor) -> list[Tensor]:
+        """Views of a flat vector (n,), one a parameter, in the parameters' shapes."""
+        parts = torch.split(vector, self.sizes)
+        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+    def locate(self, index: int) -> str:
+        """The name of the parameter tensor that holds entry `index` of θ."""
+        for name, size in zip(self.names, self.sizes, strict=True):
+            if index < size:
+                return name
+            index -= size
+        raise IndexError(index)
+
+    def outputs(self, parameters: list[Tensor], fixed: Mapping[str, Tensor], batch: Batch) -> Any:
+        """What the task predicts for a batch. Buffers that a forward pass updates are copies."""
+        values = [p.to(self.compute) for p in parameters]
+        if self.model.training:
+            fixed = {name: tensor.clone() for name, tensor in fixed.items()}
+        tensors = {**dict(zip(self.names, values, strict=True)), **fixed}
+        return functional_call(_Predictor(self.model, self.task), _prefixed(tensors), (batch,))
+
+    def losses(self, outputs: Any, batch: Batch, count: int) -> tuple[Tensor, Tensor]:
+        """Per-example sums and weights of the loss, or one sum and one weight for the batch."""
+        return sums_and_weights(self.task.loss(outputs, batch), count, f"{self.task.name}: loss")
+
+
+class _Predictor(nn.Module):
+    """Lets a task's `predict(model, batch)` run inside `functional_call`."""
+
+    def __init__(self, model: nn.Module, task: Task) -> None:
+        super().__init__()
+        self.model = model
+        self._predict = task.predict
+        self.training = model.training
+
+    def forward(self, batch: Batch) -> Any:
+        return self._predict(self.model, batch)
+
+
+def _prefixed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"model.{name}": tensor for name, tensor in tensors.items()}
+
+
+def sums_and_weights(value: Any, count: int, source: str) -> tuple[Tensor, Tensor]:
+    """Normalise what a loss or metric gives: values (N,), or a pair (sum, weight)."""
+    if isinstance(value, tuple | list) and len(value) == 2:
+        total, weight = (torch.as_tensor(part) for part in value)
+        if total.shape == weight.shape and total.shape in (torch.Size([]), torch.Size([count])):
+            return total, weight.detach().to(total.device)
+        raise SharpError(
+            f"{source} gave a sum of shape {tuple(total.shape)} and a weight of shape "
+            f"{tuple(weight.shape)} for {count} examples",
+            f"both must be single numbers or of shape ({count},)",
+        )
+    if not isinstance(value, Tensor) or value.shape != (count,):
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise SharpError(
+            f"{source} gave {shape} for a batch of {count} examples",
+            "return one value per example (reduction='none'), or a pair (sum, weight)",
+        )
+    return value, torch.ones_like(value, requires_grad=False)
