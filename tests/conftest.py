@@ -1,4 +1,4 @@
-"""Made-up measurements for the tests of what reads documents."""
+"""Made-up measurements for the tests of what reads documents; what is skipped without a GPU."""
 
 from __future__ import annotations
 
@@ -17,6 +17,18 @@ from sharpcli.results import (
     scalar_fields,
     to_document,
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is marked `gpu` where there is no CUDA device."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
 def made_up_result(

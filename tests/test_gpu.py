@@ -1,0 +1,58 @@
+"""On a CUDA device: the same numbers as the dense reference on the CPU gives."""
+
+import pytest
+import torch
+from networks import CASES, dense_eigenvalues, dense_hessian
+
+from sharpcli.measuring import measure_model, resolve_device
+from sharpcli.settings import MeasureSettings, RunSettings
+
+pytestmark = pytest.mark.gpu
+
+
+def _measured(name, device, dtype):
+    of = CASES[name]
+    return measure_model(
+        of.model(),
+        of.data("train"),
+        of.data("test"),
+        loss=of.loss,
+        predict=of.predict,
+        metrics=of.metrics,
+        run=RunSettings(device=device, dtype=dtype),
+        settings=MeasureSettings(tol=1e-7, epsilons=(1e-3,)),
+    ).results[0]
+
+
+def test_a_gpu_is_what_auto_takes():
+    assert resolve_device("auto").type == "cuda"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", CASES)
+def test_eigenvalues_and_trace_are_the_dense_ones(name, dtype):
+    found = _measured(name, "cuda", dtype).measures
+    bar = 1e-8 if dtype == "float64" else 1e-4
+    largest = dense_eigenvalues(name).max()
+    for eigenvalue, true in zip(
+        found["hessian"]["eigenvalues"], dense_eigenvalues(name), strict=False
+    ):
+        assert abs(eigenvalue.value - float(true)) <= bar * float(largest.abs())
+        assert abs(eigenvalue.value - float(true)) <= eigenvalue.error
+    true = float(dense_hessian(name).trace())
+    assert abs(found["trace"]["value"] - true) <= 4 * found["trace"]["error"] + bar * abs(true)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_epsilon_sharpness_is_the_cpu_s(name):
+    there, here = (
+        _measured(name, device, "float64").measures["epsilon_sharpness"][0]["value"]
+        for device in ("cuda", "cpu")
+    )
+    assert abs(there - here) <= 1e-6 * abs(here)
+
+
+def test_global_random_states_stay_on_the_device():
+    before = torch.cuda.get_rng_state()
+    _measured(next(iter(CASES)), "cuda", "float32")
+    assert torch.equal(torch.cuda.get_rng_state(), before)
