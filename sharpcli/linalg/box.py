@@ -25,11 +25,11 @@ _LINE_EVALUATIONS = 4
 _FACTOR = 4.0
 # Sufficient increase (Armijo), the usual constant of Nocedal & Wright (2006).
 _ARMIJO = 1e-4
-# Corner ascents: every start climbs `_SCOUT` steps, the best four `_CLIMB` more, the best two the
+# Corner ascents: every start climbs `_SCOUT` steps, the best four `_CLIMB` more, the best one the
 # rest. Found by trial on minima with losses from 1e-1 to 1e-7: fewer scouting steps judge a start
 # before the examples that it will end up on have taken over.
 _SCOUT, _CLIMB = 3, 3
-_CLIMBERS, _FINALISTS = 4, 2
+_CLIMBERS = 4
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,14 @@ def corner_ascent(
     `starts` (p,). For convex f a step gains or stays (it maximises the tangent plane, which lies
     below f), but there are many corners that it stays at: so all climb a few steps, and only the
     best go on, up to `iterations` steps each. Cost: one gradient a step, 10 for the centre alone,
-    about 3 a start and 15 to 20 more otherwise.
+    about 3 a start and 16 more otherwise.
     """
     centre = torch.zeros_like(gradient)
     first = _Climb(_corner(gradient, centre), value, centre.to(torch.int8))
     climbs = [first, *(_Climb(start.to(torch.int8), -math.inf, None) for start in starts)]
     total, evaluations = 0, 0
     rounds = [(len(climbs), _SCOUT), (_CLIMBERS, _CLIMB)]
-    rounds.append((_FINALISTS, max(iterations - _SCOUT - _CLIMB, 0)))
+    rounds.append((1, max(iterations - _SCOUT - _CLIMB, 0)))
     if len(climbs) == 1:
         rounds = [(1, iterations)]
     for count, steps in rounds:
