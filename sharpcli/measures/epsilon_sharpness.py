@@ -35,7 +35,8 @@ def epsilon_sharpness(context: Context) -> dict[str, Any]:
     work on the scaled problem u = z/(ε(|A⁺θ| + 1)) ∈ [−1, 1]ᵖ with log L as objective, so a loss
     near zero does not stall them; `raw` is SciPy's L-BFGS-B on the problem as it is written. Cost:
     one gradient an evaluation; for each ε 10 to 20 (lbfgsb) and about 40 (corner). Not invariant to
-    rescaling. Where a subset was measured, the sampling error is that of the losses at the maximum found.
+    rescaling. Where a subset was measured, the sampling error is that of the losses at the maximum
+    found.
     """
     entries = []
     for dimensions in context.settings.subspaces:
