@@ -70,7 +70,7 @@ def _space(context: Context, dimensions: int | None) -> Space:
 def _one(context: Context, space: Space, bound: Tensor, epsilon: float) -> dict[str, Any]:
     loss, _ = context.value_and_gradient
     points = {name: maximize(context, space, bound) for name, maximize in _chosen(context)}
-    losses = {name: _value(loss, found) for name, found in points.items()}
+    losses = {name: found.value for name, found in points.items()}
     best = max(points, key=lambda name: losses[name])
     values = {name: sharpness(maximum, loss) for name, maximum in losses.items()}
     low, high = min(values.values()), max(values.values())
@@ -112,9 +112,10 @@ def _chosen(context: Context) -> list[tuple[str, Maximizer]]:
 def _lbfgsb(context: Context, space: Space, bound: Tensor) -> BoxMaximum:
     start, function = _scaled(context, context.objective, space, bound)
     settings = context.settings
-    return projected_lbfgs(
+    found = projected_lbfgs(
         function, *start, iterations=settings.iterations, progress=context.progress
     )
+    return _with_loss(found, context.value_and_gradient[0])
 
 
 def _corner(context: Context, space: Space, bound: Tensor) -> BoxMaximum:
@@ -127,6 +128,7 @@ def _corner(context: Context, space: Space, bound: Tensor) -> BoxMaximum:
         iterations=context.settings.iterations,
         progress=context.progress,
     )
+    found = _with_loss(found, context.value_and_gradient[0])
     return BoxMaximum(found.value, found.point, found.evaluations + spent)
 
 
@@ -184,11 +186,12 @@ def _scaled(
     return transform(loss, space.pull(gradient)), function
 
 
-def _value(loss: float, found: BoxMaximum) -> float:
-    """The loss that a maximiser reached; the centre's own where it never left it."""
-    if found.evaluations == 0:
-        return loss
-    return math.exp(found.value) if loss > 0 else found.value
+def _with_loss(found: BoxMaximum, loss: float) -> BoxMaximum:
+    """The maximum with the loss in place of its logarithm; the centre's own where that is best."""
+    if not bool(found.point.any()):
+        return BoxMaximum(loss, found.point, found.evaluations)
+    value = math.exp(found.value) if loss > 0 else found.value
+    return BoxMaximum(value, found.point, found.evaluations)
 
 
 def _raw(context: Context, space: Space, bound: Tensor) -> BoxMaximum:
@@ -197,7 +200,6 @@ def _raw(context: Context, space: Space, bound: Tensor) -> BoxMaximum:
         from scipy.optimize import Bounds, minimize
     except ImportError as error:
         raise SharpError("--maximizer raw needs SciPy", "pip install 'sharpcli[raw]'") from error
-    loss, _ = context.value_and_gradient
 
     def function(z: Any) -> tuple[float, Any]:
         shift = space.lift(torch.as_tensor(z).to(context.theta))
@@ -214,8 +216,7 @@ def _raw(context: Context, space: Space, bound: Tensor) -> BoxMaximum:
         options={"maxiter": context.settings.iterations, "maxcor": 10},
     )
     point = torch.as_tensor(found.x).to(context.theta) / bound
-    maximum = -float(found.fun)
-    return BoxMaximum(math.log(maximum) if loss > 0 else maximum, point, int(found.nfev))
+    return BoxMaximum(-float(found.fun), point, int(found.nfev))
 
 
 def _sampling_error(context: Context, shift: Tensor, loss: float) -> float | None:
