@@ -25,6 +25,8 @@ __all__ = ["EigshResult", "Krylov", "eigsh", "krylov_space"]
 # Two finds every double eigenvalue without a second search, and rebuilt graphs serve two vectors;
 # wider blocks need more products for the same Krylov degree.
 _BLOCK = 2
+# Products a pair that progress expects: seen were 2 to 4 on trained networks.
+_EXPECTED = 4
 # Ritz vectors kept at each end beside the wanted ones: restarts lose less (Wu & Simon keep some
 # beyond those wanted; three was enough on the networks of the benchmarks).
 _EXTRA = 3
@@ -128,7 +130,7 @@ def eigsh(
         ends = [*range(min(k, space.size)), *range(max(space.size - smallest, 0), space.size)]
         threshold = max(tolerance * float(values[0].abs()), _machine(space, values))
         met = [bool(residuals[i] <= threshold) or complete for i in ends]
-        progress(used, None)
+        progress(used, min(most, max(_EXPECTED * (wanted + _EXTRA), used + _BLOCK)))
         enough = space.size >= wanted and all(met) and blocks >= search_until
         if enough and not complete:
             cluster = _largest_cluster(values, residuals, k, smallest)
