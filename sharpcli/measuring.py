@@ -288,12 +288,6 @@ def _said_by_torch(error: RuntimeError) -> Failure | None:
     text = str(error).splitlines()[0] if str(error) else ""
     if is_out_of_memory(error):
         return Failure(f"out of memory: {text}", "use --samples")
-    if "does not require grad" in text:
-        return Failure(
-            "the loss has no gradient: nothing differentiable leads from the parameters to it",
-            "take detach(), item(), argmax and comparisons out of predict() and loss(), or measure "
-            "the loss alone: -m loss",
-        )
     if "modified by an inplace operation" in text:
         return Failure(
             f"the loss cannot be differentiated: {text.partition(':')[0]}",

@@ -111,8 +111,7 @@ class Hessian:
         for index, (batch, count) in enumerate(self.objective.batches()):
             graph = None if first else self._kept[index]
             if graph is None:
-                gradients, part_weight = self._differentiate(batch, count)
-                graph = gradients
+                graph, part_weight = self._differentiate(batch, count)
                 weight = weight + part_weight
                 if first:
                     spent += count * self._per_example

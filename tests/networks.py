@@ -221,6 +221,20 @@ class Unused(nn.Module):
         return self.last(torch.tanh(self.first(inputs)))
 
 
+class WrongSecond(torch.autograd.Function):
+    """Squares; the gradient is right, its derivative forgets that it depends on the input."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(inputs)
+        return inputs**2
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (inputs,) = ctx.saved_tensors
+        return 2 * inputs.detach() * gradient
+
+
 def frozen() -> nn.Module:
     model = mlp(5, 9, 8, 3)
     model[0].requires_grad_(False)  # type: ignore[index]

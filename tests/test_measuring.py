@@ -13,6 +13,7 @@ from networks import (
     CASES,
     UNEVEN,
     Attention,
+    WrongSecond,
     dense_eigenvalues,
     dense_loss,
     mlp,
@@ -330,27 +331,13 @@ def test_all_tokens_ignored_is_said(written):
     assert "every target of the data is ignored" in said.message
 
 
-class Wrong(torch.autograd.Function):
-    """Squares; the gradient is right, its derivative is not."""
-
-    @staticmethod
-    def forward(ctx, inputs):
-        ctx.save_for_backward(inputs)
-        return inputs**2
-
-    @staticmethod
-    def backward(ctx, gradient):
-        (inputs,) = ctx.saved_tensors
-        return 2 * inputs.detach() * gradient
-
-
 class Squares(nn.Module):
     def __init__(self):
         super().__init__()
         self.first, self.last = nn.Linear(5, 6), nn.Linear(6, 3)
 
     def forward(self, inputs):
-        return self.last(Wrong.apply(self.first(inputs)))
+        return self.last(WrongSecond.apply(self.first(inputs)))
 
 
 def test_wrong_second_derivatives_are_suspect_and_the_rest_is_not(written):

@@ -5,6 +5,7 @@ import torch
 from networks import (
     CASES,
     UNEVEN,
+    WrongSecond,
     dense_eigenvalues,
     dense_hessian,
     objective,
@@ -167,20 +168,6 @@ class Once(torch.autograd.Function):
     def backward(ctx, gradient):
         (inputs,) = ctx.saved_tensors
         return 2 * inputs * gradient
-
-
-class WrongSecond(torch.autograd.Function):
-    """Squares; the gradient is right, its derivative forgets that it depends on the input."""
-
-    @staticmethod
-    def forward(ctx, inputs):
-        ctx.save_for_backward(inputs)
-        return inputs**2
-
-    @staticmethod
-    def backward(ctx, gradient):
-        (inputs,) = ctx.saved_tensors
-        return 2 * inputs.detach() * gradient
 
 
 class Asymmetric(torch.autograd.Function):
