@@ -1,0 +1,1 @@
+"""What lies between minima and around them: lines, planes, directions, alignment, paths."""

@@ -1,0 +1,115 @@
+"""Lines and planes of parameter space: every point a weighted sum of a few anchor vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import SharpError
+
+__all__ = ["Frame", "around", "line", "plane_through", "weighted_sum"]
+
+# Share of ‖C−A‖ that must stand off the line AB: below, float32 rounding decides where C lies.
+_OFF_THE_LINE = 1e-6
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The points θ(c) = Σ_k (origin + axes·c)_k anchor_k of a line (d = 1) or a plane (d = 2).
+
+    `anchors` (K, n) are checkpoints and directions; `origin` (K,) and `axes` (K, d), float64 on
+    the CPU, say how their weights follow from the coordinates c (d,). A checkpoint whose weight is
+    one and the others' zero comes out bit for bit.
+    """
+
+    anchors: Tensor
+    origin: Tensor
+    axes: Tensor
+
+    @property
+    def dimensions(self) -> int:
+        """How many coordinates a point has."""
+        return self.axes.shape[1]
+
+    def weights(self, coordinates: Sequence[float]) -> Tensor:
+        """The anchors' weights (K,) at the coordinates (d,), float64."""
+        return self.origin + self.axes @ torch.tensor(coordinates, dtype=torch.float64)
+
+    def point(self, coordinates: Sequence[float]) -> Tensor:
+        """θ (n,) at the coordinates (d,). Cost: reads each anchor once."""
+        return weighted_sum(self.anchors, self.weights(coordinates))
+
+    def direction(self, axis: int) -> Tensor:
+        """dθ/dc along one axis, (n,)."""
+        return weighted_sum(self.anchors, self.axes[:, axis])
+
+    def locate(self, theta: Tensor) -> tuple[tuple[float, ...], float]:
+        """The least-squares coordinates of θ (n,), and the share of its distance not shown.
+
+        The share is ‖θ − θ(c)‖ / ‖θ − θ(0)‖, 0 for a point of the line or plane. Inner products
+        are taken in float64.
+        """
+        start = self.point([0.0] * self.dimensions).double()
+        basis = torch.stack([self.direction(axis).double() for axis in range(self.dimensions)])
+        away = theta.to(basis.device).double() - start
+        gram, right = (basis @ basis.T).cpu(), (basis @ away).cpu()
+        solution = torch.linalg.lstsq(gram, right.unsqueeze(1)).solution.squeeze(1)
+        distance = float(away.norm())
+        rest = float((away - basis.T @ solution.to(basis.device)).norm())
+        return tuple(solution.tolist()), rest / distance if distance else 0.0
+
+
+def weighted_sum(anchors: Tensor, weights: Tensor) -> Tensor:
+    """Σ_k weights_k anchors_k (n,): an anchor alone with weight one comes out bit for bit."""
+    total: Tensor | None = None
+    for anchor, weight in zip(anchors, weights.tolist(), strict=True):
+        if weight:
+            total = weight * anchor if total is None else total.add_(anchor, alpha=weight)
+    return torch.zeros_like(anchors[0]) if total is None else total
+
+
+def line(a: Tensor, b: Tensor) -> Frame:
+    """θ(α) = (1−α)A + αB: A at 0, B at 1; α counts distances ‖B−A‖."""
+    return Frame(torch.stack([a, b]), _vector(1, 0), _vector(-1, 1).unsqueeze(1))
+
+
+def plane_through(a: Tensor, b: Tensor, c: Tensor) -> Frame:
+    """The plane through three points in true weight distance: A = (0, 0), B = (‖B−A‖, 0).
+
+    Axes by Gram–Schmidt, û = (B−A)/‖B−A‖ and v̂ ∝ (C−A) − ⟨C−A, û⟩û (Garipov et al. 2018, section
+    4.1); coordinates are Euclidean distances. Raises `SharpError` where the three do not span a
+    plane.
+    """
+    to_b, to_c = (b - a).double(), (c - a).double()
+    length = float(to_b.norm())
+    if length == 0:
+        raise SharpError("A and B are the same point", "name three different checkpoints")
+    along = float(to_c @ to_b) / length
+    height = float((to_c - to_b * (along / length)).norm())
+    if height <= _OFF_THE_LINE * float(to_c.norm()):
+        place = "the same point as A" if not height and not along else f"at α = {along / length:g}"
+        raise SharpError(
+            f"C lies on the line through A and B ({place}): the three span no plane",
+            "leave C out to see the line, or name a third checkpoint off it",
+        )
+    per_alpha = _vector(-1 / length, 1 / length, 0)
+    slant = along / length
+    per_beta = _vector((slant - 1) / height, -slant / height, 1 / height)
+    return Frame(
+        torch.stack([a, b, c]), _vector(1, 0, 0), torch.stack([per_alpha, per_beta], dim=1)
+    )
+
+
+def around(center: Tensor, directions: Sequence[Tensor]) -> Frame:
+    """θ(α[, β]) = center + α d₁ [+ β d₂]; directions (n,) of any length."""
+    count = len(directions)
+    axes = torch.zeros(count + 1, count, dtype=torch.float64)
+    axes[1:] = torch.eye(count, dtype=torch.float64)
+    return Frame(torch.stack([center, *directions]), _vector(1, *[0] * count), axes)
+
+
+def _vector(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
