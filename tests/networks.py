@@ -18,9 +18,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import Dataset
 
 from sharpcli.measures import Context
-from sharpcli.measuring import prepare
 from sharpcli.objective import Objective
 from sharpcli.settings import MeasureSettings, RunSettings
+from sharpcli.studies import prepare
 from sharpcli.tasks import Task, defaults
 
 TRAIN, TEST = 23, 11  # in batches of 3 the last of the train split's eight has two rows

@@ -4,8 +4,9 @@ import pytest
 import torch
 from networks import CASES, dense_eigenvalues, dense_hessian
 
-from sharpcli.measuring import measure_model, resolve_device
+from sharpcli.measuring import measure_model
 from sharpcli.settings import MeasureSettings, RunSettings
+from sharpcli.studies import resolve_device
 
 pytestmark = pytest.mark.gpu
 

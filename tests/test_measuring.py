@@ -26,9 +26,10 @@ from torch.nn import functional
 
 from sharpcli.checkpoint import save_checkpoint
 from sharpcli.errors import SharpError, UsageError
-from sharpcli.measuring import measure_checkpoints, prepare, resolve_device
+from sharpcli.measuring import measure_checkpoints
 from sharpcli.results import flat_scalars, to_document
 from sharpcli.settings import MeasureSettings, RunSettings
+from sharpcli.studies import prepare, resolve_device
 from sharpcli.tasks import defaults
 
 SCHEMA = json.loads((Path(__file__).parents[1] / "docs" / "schema.json").read_text("utf-8"))

@@ -1,0 +1,213 @@
+"""A task and a run's settings made ready: what measures and explorations of checkpoints share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .checkpoint import Checkpoint, Match, first_not_finite, load_checkpoint, match_tensors
+from .data import Rows, read_rows
+from .errors import SharpError, UsageError
+from .memory import is_out_of_memory
+from .network import Network
+from .objective import Objective
+from .operators import SelfCheck
+from .progress import Begin, silent
+from .results import Failure
+from .settings import RunSettings
+from .tasks import Task, load_task, task_from_metadata
+
+__all__ = [
+    "Loaded",
+    "Studies",
+    "Study",
+    "load",
+    "matched",
+    "prepare",
+    "resolve_device",
+    "said_by_torch",
+]
+
+
+@dataclass
+class Study:
+    """A task made ready to measure any of its checkpoints: the network, and its data in memory."""
+
+    task: Task
+    network: Network
+    rows: dict[str, Rows]
+    run: RunSettings
+    checked: SelfCheck | None = None
+
+    def objectives(self, tensors: Mapping[str, Tensor]) -> dict[str, Objective]:
+        """The objective of each split with a checkpoint's buffers."""
+        fixed = self.network.fixed(tensors)
+        return {
+            name: Objective(self.network, rows, fixed, batch_size=self.run.batch_size)
+            for name, rows in self.rows.items()
+        }
+
+    def description(self) -> dict[str, Any]:
+        """The task as the document has it."""
+        return {
+            "name": self.task.name,
+            "options": dict(self.task.options),
+            "fingerprint": self.task.fingerprint,
+            "examples": {name: rows.count for name, rows in self.rows.items()},
+        }
+
+
+def prepare(
+    task: Task, run: RunSettings, device: torch.device, *, begin: Begin = lambda _: silent
+) -> Study:
+    """Build a task's model and read its data, train and (where there is one) test.
+
+    Raises `SharpError` where the task's functions fail, where data are empty or random, and where
+    there are no test data although they are what is to be measured on.
+    """
+    torch.manual_seed(run.seed)
+    dtype = torch.float64 if run.dtype == "float64" else torch.float32
+    narrow = torch.bfloat16 if run.dtype == "bfloat16" else None
+    model = task.model()
+    network = Network(model, task, device=device, dtype=dtype, compute=narrow, mode=run.mode)
+    rows = {}
+    for name in ("train", "test"):
+        data = task.data(name)
+        if data is None and name == run.split:
+            raise SharpError(
+                f"{task.name}: data('{name}') gives None: there are no {name} data to measure on",
+                "leave --split out, which measures on the training data",
+            )
+        if data is None:
+            continue
+        rows[name] = read_rows(
+            data,
+            name=f"{name} data of {task.name}",
+            samples=run.samples if name == run.split else None,
+            seed=run.seed,
+            collate=task.collate,
+            progress=begin(f"reading the {name} data"),
+        ).to(device, network.compute)
+    return Study(task, network, rows, run)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device called `name`; `auto` is the first GPU, else the CPU. Raises `UsageError`."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise UsageError(
+                f"--device {name}: this PyTorch ({torch.__version__}) sees {count} CUDA devices",
+                "use --device cpu, or install a CUDA build of PyTorch and check the driver",
+            )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError(f"--device {name}: there is no MPS device", "use --device cpu")
+    return device
+
+
+class Studies:
+    """The studies of a run, one a task and its options; most runs have one."""
+
+    def __init__(
+        self,
+        task: str | Task | None,
+        options: Mapping[str, str],
+        run: RunSettings,
+        device: torch.device,
+        begin: Begin = lambda _: silent,
+    ) -> None:
+        self._task, self._options, self._run = task, dict(options), run
+        self._device, self._begin = device, begin
+        self._made: dict[tuple[str, ...], Study] = {}
+
+    def of(self, metadata: Mapping[str, Any]) -> Study:
+        """The study of the task that was asked for, or that a checkpoint's metadata name.
+
+        Raises `UsageError` where neither names one, and what `load_task` and `prepare` raise.
+        """
+        task, options = self._asked_for(metadata)
+        if isinstance(task, Task):
+            key: tuple[str, ...] = (task.fingerprint,)
+        else:
+            key = (task, *(f"{name}={value}" for name, value in sorted(options.items())))
+        if key not in self._made:
+            ready = task if isinstance(task, Task) else load_task(task, options)
+            self._made[key] = prepare(ready, self._run, self._device, begin=self._begin)
+        return self._made[key]
+
+    def description(self) -> dict[str, Any]:
+        """The (first) task as the document has it."""
+        for study in self._made.values():
+            return study.description()
+        name = self._task.name if isinstance(self._task, Task) else self._task
+        return {"name": name, "options": {}, "fingerprint": None, "examples": {}}
+
+    def _asked_for(self, metadata: Mapping[str, Any]) -> tuple[str | Task, Mapping[str, str]]:
+        if self._task is not None:
+            return self._task, self._options
+        named = task_from_metadata(metadata)
+        if named is None:
+            raise UsageError(
+                "no task: a checkpoint has tensors only, the model, the loss and the data come "
+                "from a task",
+                "name one with --task (a file, package.module:name, or a name from "
+                "`sharp tasks`); `sharp init` writes a task file to start from",
+            )
+        return named[0], {**named[1], **self._options}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint in its task's terms: the tensors by the model's names, and θ (n,)."""
+
+    checkpoint: Checkpoint
+    match: Match
+    study: Study
+    theta: Tensor
+
+    @property
+    def notes(self) -> list[str]:
+        """What was undone to read the checkpoint and to match it, one line each."""
+        return [*self.checkpoint.notes, *self.match.notes]
+
+
+def load(path: str | Path, studies: Studies) -> Loaded:
+    """Read a checkpoint and match it to its task's model; raises `SharpError` where it fails."""
+    checkpoint = load_checkpoint(path)
+    return matched(checkpoint, studies.of(checkpoint.metadata))
+
+
+def matched(checkpoint: Checkpoint, study: Study) -> Loaded:
+    """Match a checkpoint to a study's model.
+
+    Raises `SharpError` where keys or shapes differ, and naming the first tensor with NaN or Inf.
+    """
+    found = match_tensors(checkpoint, study.network.model.state_dict())
+    bad = first_not_finite(found.tensors)
+    if bad is not None:
+        raise SharpError(
+            f"{checkpoint.path}: the tensor '{bad}' holds NaN or Inf",
+            "measure a checkpoint from before the run diverged",
+        )
+    return Loaded(checkpoint, found, study, study.network.flatten(found.tensors))
+
+
+def said_by_torch(error: RuntimeError) -> Failure | None:
+    """What an exception of torch's says about the task or the machine, None where it is a bug."""
+    text = str(error).splitlines()[0] if str(error) else ""
+    if is_out_of_memory(error):
+        return Failure(f"out of memory: {text}", "use --samples")
+    if "modified by an inplace operation" in text:
+        return Failure(
+            f"the loss cannot be differentiated: {text.partition(':')[0]}",
+            "replace the model's in-place operations (x += y, inplace=True) by others",
+        )
+    return None
