@@ -8,7 +8,6 @@ depend on how the data are split into batches.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -17,9 +16,10 @@ from torch import Tensor, nn
 from .data import Batch, Rows
 from .errors import SharpError
 from .memory import available_memory, is_out_of_memory, readable_size
+from .moments import Evaluation, mean_of, moments
 from .network import Network, exact_arithmetic, sums_and_weights
 
-__all__ = ["Evaluation", "Mean", "Objective"]
+__all__ = ["Objective"]
 
 T = TypeVar("T")
 
@@ -29,22 +29,6 @@ T = TypeVar("T")
 _MICROBATCH_BYTES = {"cpu": 12 * 2**20, "cuda": 2**30, "mps": 2**28}
 # Examples whose saved activations are counted to size microbatches.
 _SIZING_EXAMPLES = 8
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A mean over examples; `sampling_error` is its standard error where a subset was measured."""
-
-    value: float
-    sampling_error: float | None
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Loss and metrics over one data set, from one forward pass."""
-
-    loss: Mean
-    metrics: Mapping[str, Mean]
 
 
 class Objective:
@@ -154,14 +138,32 @@ class Objective:
 
     def evaluate(self, theta: Tensor) -> Evaluation:
         """Loss and the task's metrics with sampling errors. Cost: one forward pass."""
-        return self.within_memory(lambda: self._evaluate(theta))
+        names, values = self.moments(theta)
+        rows = self.rows
+        means = {
+            name: mean_of(each, rows.total, sampled=rows.sampled)
+            for name, each in zip(names, values.tolist(), strict=True)
+        }
+        return Evaluation(means.pop("loss"), means)
 
-    def per_example_losses(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+    def moments(
+        self, theta: Tensor, fixed: Mapping[str, Tensor] | None = None
+    ) -> tuple[list[str], Tensor]:
+        """Names of the loss and the metrics, and their `moments` (names, 6), left on the device.
+
+        `fixed` are buffers to use in place of the objective's own. Cost: one forward pass, and no
+        wait for the device.
+        """
+        return self.within_memory(lambda: self._moments(theta, fixed or self.fixed))
+
+    def per_example_losses(
+        self, theta: Tensor, fixed: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Sums and weights of every example's loss, float64 (N,) each. Cost: one forward pass.
 
         Raises `SharpError` where the task's loss gives one sum for a whole batch.
         """
-        sums, weights = self.within_memory(lambda: self._collect(theta, metrics=False))["loss"]
+        sums, weights = self.within_memory(lambda: self._pairs(theta, fixed or self.fixed))
         if len(sums) != self.rows.count:
             raise SharpError(
                 f"task '{self.network.task.name}': the loss gives one sum for a batch, so the "
@@ -192,40 +194,43 @@ class Objective:
             total, weight = total + part.detach(), weight + part_weight
         return _mean(total, weight), flat.div_(weight.to(flat.dtype))
 
-    def _evaluate(self, theta: Tensor) -> Evaluation:
+    def _moments(self, theta: Tensor, fixed: Mapping[str, Tensor]) -> tuple[list[str], Tensor]:
         self.evaluations += 1
-        found = self._collect(theta, metrics=True)
-        means = {name: self._mean_over(*pair) for name, pair in found.items()}
-        return Evaluation(means.pop("loss"), means)
-
-    def _collect(self, theta: Tensor, *, metrics: bool) -> dict[str, tuple[Tensor, Tensor]]:
-        """Sums and weights of the loss and each metric, concatenated over batches."""
-        task = self.network.task
-        found: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        parameters = self.network.unflatten(theta)
+        names: list[str] = []
+        total = torch.zeros((), dtype=accumulator(theta.device), device=theta.device)
         with torch.no_grad(), exact_arithmetic():
             for batch, count in self.batches():
-                outputs = self.network.outputs(self.network.unflatten(theta), self.fixed, batch)
-                values = {"loss": self.network.losses(outputs, batch, count)}
-                for name, value in (
-                    task.metrics(outputs, batch) if metrics and task.metrics else {}
-                ).items():
-                    source = f"{task.name}: metric '{name}'"
-                    values[name] = sums_and_weights(value, count, source)
-                for name, (total, weight) in values.items():
-                    kind = accumulator(theta.device)
-                    pair = (total.to(kind).reshape(-1), weight.to(kind).reshape(-1))
-                    found.setdefault(name, []).append(pair)
-        joined = {}
-        for name, pairs in found.items():
-            totals, weights = zip(*pairs, strict=True)
-            joined[name] = (torch.cat(totals), torch.cat(weights))
-        return joined
+                names, part = self.batch_moments(parameters, fixed, batch, count)
+                total = total + part
+        return names, total
 
-    def _mean_over(self, sums: Tensor, weights: Tensor) -> Mean:
-        mean = _mean(sums.sum(), weights.sum())
-        if not self.rows.sampled or len(sums) < 2:
-            return Mean(mean, None)
-        return Mean(mean, ratio_standard_error(sums, weights, mean, self.rows.total))
+    def batch_moments(
+        self,
+        parameters: list[Tensor],
+        fixed: Mapping[str, Tensor],
+        batch: Batch,
+        count: int,
+    ) -> tuple[list[str], Tensor]:
+        """As `moments`, of one batch; to be called without gradients, in exact arithmetic."""
+        task, kind = self.network.task, accumulator(self.network.device)
+        outputs = self.network.outputs(parameters, fixed, batch)
+        pairs = {"loss": self.network.losses(outputs, batch, count)}
+        for name, value in (task.metrics(outputs, batch) if task.metrics else {}).items():
+            pairs[name] = sums_and_weights(value, count, f"{task.name}: metric '{name}'")
+        parts = [moments(total.to(kind), weight.to(kind)) for total, weight in pairs.values()]
+        return list(pairs), torch.stack(parts)
+
+    def _pairs(self, theta: Tensor, fixed: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        parameters, kind = self.network.unflatten(theta), accumulator(theta.device)
+        found = []
+        with torch.no_grad(), exact_arithmetic():
+            for batch, count in self.batches():
+                outputs = self.network.outputs(parameters, fixed, batch)
+                total, weight = self.network.losses(outputs, batch, count)
+                found.append((total.to(kind).reshape(-1), weight.to(kind).reshape(-1)))
+        sums, weights = zip(*found, strict=True)
+        return torch.cat(sums), torch.cat(weights)
 
     def within_memory(self, work: Callable[[], T]) -> T:
         """Run `work`; where memory runs out, halve the batch and run it again."""
@@ -325,17 +330,6 @@ def accumulate_into(leaves: list[Tensor], views: list[Tensor]) -> None:
     """Let the next backward passes add each leaf's gradient to its view of a flat vector."""
     for leaf, view in zip(leaves, views, strict=True):
         leaf.grad = view
-
-
-def ratio_standard_error(sums: Tensor, weights: Tensor, mean: float, total: int) -> float:
-    """Standard error of Σ sums / Σ weights over a simple random sample of `total` examples.
-
-    Linearised ratio estimator with the finite-population correction (Cochran 1977, section 6.4).
-    """
-    count = len(sums)
-    residuals = (sums - mean * weights) / weights.mean()
-    correction = 1 - count / total
-    return float((residuals.square().sum() / (count - 1) / count * correction).sqrt())
 
 
 def accumulator(device: torch.device) -> torch.dtype:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..linalg.eigsh import EigshResult, Krylov, eigsh, krylov_space
-from ..objective import Evaluation, Objective
+from ..moments import Evaluation
+from ..objective import Objective
 from ..operators import Hessian, SelfCheck
 from ..progress import Begin, Progress, silent
 from ..settings import MeasureSettings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..objective import Mean
+from ..moments import Mean
 from ..results import Scalar
 from .context import Context
 
