@@ -1,7 +1,8 @@
 """The options that commands share, each group handed to the command as one value.
 
 `@task_options` passes `task` and `task_options`, `@run_options` passes `run: RunSettings`,
-`@output_options` passes `output: OutputSettings`. Also the parameter types that commands use.
+`@output_options` passes `output: OutputSettings`, whose `plot` `@plot_option` fills. Also the
+parameter types that commands use.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ __all__ = [
     "POSITIVE",
     "SEED",
     "output_options",
+    "plot_option",
     "run_options",
     "task_argument",
     "task_options",
@@ -217,7 +219,12 @@ def output_options(command: Command) -> Command:
             quiet=kwargs.pop("quiet"),
             strict=kwargs.pop("strict"),
             verbose=kwargs.pop("verbose"),
+            plot=kwargs.pop("plot_files", ()),
         )
+        for path in output.plot:
+            from .render.plotting import check_plot
+
+            check_plot(path)
         if output.quiet and output.verbose:
             raise UsageError("--quiet and --verbose exclude each other", "give one of them")
         return command(*args, output=output, **kwargs)
@@ -245,6 +252,25 @@ def output_options(command: Command) -> Command:
             "--strict", is_flag=True, help="Exit with 3 where some number did not converge."
         ),
         click.option("--verbose", is_flag=True, help="Say more on stderr about what is done."),
+    )
+
+
+def plot_option(command: Command) -> Command:
+    """Add --plot beside `output_options`, which hands its files on as `output.plot`.
+
+    They are checked before the command's body runs: suffix, folder, drawing library.
+    """
+    return _decorate(
+        command,
+        click.option(
+            "--plot",
+            "plot_files",
+            multiple=True,
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Draw the result to FILE too: .png, .svg, .pdf, .html (interactive), or .npz, "
+            ".vtk, .vts to draw it elsewhere. Again for more.",
+        ),
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["MeasureSettings", "OutputSettings", "RunSettings", "Split"]
+__all__ = ["FigureSettings", "MeasureSettings", "OutputSettings", "RunSettings", "Split"]
 
 Split = Literal["train", "test"]
 
@@ -51,10 +51,19 @@ class MeasureSettings:
 
 @dataclass(frozen=True)
 class OutputSettings:
-    """Where the result goes and in which form."""
+    """Where the result goes and in which form; `plot` are files of figures and exports of it."""
 
     format: Literal["table", "json", "csv", "markdown"] = "table"
     output: Path | None = None
     quiet: bool = False
     strict: bool = False
     verbose: bool = False
+    plot: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class FigureSettings:
+    """How a figure looks: the loss's axis, and the width in inches (None: what fits its panels)."""
+
+    scale: Literal["auto", "linear", "log"] = "auto"
+    width: float | None = None

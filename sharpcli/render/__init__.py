@@ -41,13 +41,19 @@ def emit(document: Document, output: OutputSettings) -> None:
     """Print a document, or write it to `output.output`, in the format asked for.
 
     The result alone goes to stdout; what failed, warnings and (unless quiet) notes go to stderr.
-    Raises `SharpError` naming the file where it cannot be written; it is then left as it was.
+    Its pictures and exports (`output.plot`) are written after it. Raises `SharpError` naming the
+    file where one cannot be written; it is then left as it was.
     """
     text = _text(document, output)
     if output.output is not None:
         write_whole(output.output, text)
     else:
         _print(text, as_json=output.format == "json", document=document)
+    if output.plot:
+        from .plotting import draw
+
+        for path in output.plot:
+            draw(document, path)
     report_problems(document, quiet=output.quiet)
 
 
@@ -83,25 +89,26 @@ def report_problems(document: Document, *, quiet: bool = False) -> None:
                 stderr.print(Text.assemble((f"{kind}: ", style), line))
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write `text` to `path` whole or not at all; raises `SharpError` naming the file.
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write text or bytes to `path` whole or not at all; raises `SharpError` naming the file.
 
     A link is followed; a device or a pipe (`/dev/null`) is written to, never replaced.
     """
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     target, temporary = Path(os.path.realpath(path)), None
     try:
         if target.exists() and not target.is_file():
-            target.write_text(text, "utf-8", "backslashreplace")
+            target.write_bytes(data)
             return
         handle, temporary = tempfile.mkstemp(".part", f".{target.name}.", target.parent)
-        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
         Path(temporary).chmod(_permissions(target))
         Path(temporary).replace(target)
     except OSError as error:
         raise SharpError(
             f"{path}: cannot be written: {error.strerror}",
-            "--output needs a file in a folder that exists and may be written to",
+            "name a file in a folder that exists, may be written to and has room",
         ) from error
     finally:
         if temporary is not None:
