@@ -6,17 +6,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["FigureSettings", "MeasureSettings", "OutputSettings", "RunSettings", "Split"]
+from .errors import UsageError
 
-Split = Literal["train", "test"]
+__all__ = [
+    "BatchNormMode",
+    "BatchNormSettings",
+    "DirectionSettings",
+    "FigureSettings",
+    "GridSettings",
+    "MeasureSettings",
+    "OutputSettings",
+    "PathKind",
+    "PathSettings",
+    "RunSettings",
+    "Split",
+]
+
+Split = Literal["train", "test", "both"]
+BatchNormMode = Literal["recalibrate", "interpolate", "batch"]
 
 
 @dataclass(frozen=True)
 class RunSettings:
     """On which data, in which arithmetic and where a checkpoint is measured.
 
-    `samples` is a seeded subset of the split (None: all of it); `batch_size` bounds memory and
-    never changes the answer (None: chosen by itself).
+    `samples` is a seeded subset of the split (None: all of it), of each split where both are
+    measured; `batch_size` bounds memory and never changes the answer (None: chosen by itself).
     """
 
     split: Split = "train"
@@ -50,6 +65,39 @@ class MeasureSettings:
 
 
 @dataclass(frozen=True)
+class GridSettings:
+    """Which points of a line or a plane.
+
+    `points` along each axis; a single number holds for every axis. `ranges` (low, high) of each
+    axis, empty: chosen by what is explored.
+    """
+
+    points: tuple[int, ...] = (25,)  # Keskar et al. 2017, figure 3
+    ranges: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class BatchNormSettings:
+    """What running statistics are at a point between checkpoints.
+
+    "recalibrate" takes them anew on training data, `examples` of them (None: as many as go in one
+    pass); "interpolate" sums the checkpoints' own; "batch" uses those of the data evaluated on.
+    """
+
+    mode: BatchNormMode = "recalibrate"
+    examples: int | None = None
+
+
+@dataclass(frozen=True)
+class DirectionSettings:
+    """The axes around one checkpoint; `normalize` None: filter for random ones, none for others."""
+
+    kind: Literal["random", "hessian", "trajectory"] = "random"
+    dimensions: Literal[1, 2] = 2
+    normalize: Literal["filter", "layer", "none"] | None = None
+
+
+@dataclass(frozen=True)
 class OutputSettings:
     """Where the result goes and in which form; `plot` are files of figures and exports of it."""
 
@@ -67,3 +115,32 @@ class FigureSettings:
 
     scale: Literal["auto", "linear", "log"] = "auto"
     width: float | None = None
+
+
+@dataclass(frozen=True)
+class PathSettings:
+    """How the bend of a curved path between two checkpoints is trained.
+
+    `lr` is the first step's size in each parameter as a share of the endpoints' root mean square
+    distance; `batch_size` examples of the training data go into each of the `steps`.
+    """
+
+    kind: PathKind = "bezier"
+    steps: int = 1000
+    batch_size: int = 128
+    lr: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what no path can be trained with; raises `UsageError` naming the option."""
+        if self.kind not in ("bezier", "chain"):
+            raise UsageError(f"--path {self.kind}: there is no such path", "use bezier or chain")
+        limits = {
+            "steps": (self.steps >= 1, "train for at least one step"),
+            "batch-size": (self.batch_size >= 1, "a batch has at least one example"),
+            "lr": (0 < self.lr < float("inf"), "a learning rate is above 0 (0.1 is usual)"),
+        }
+        for option, (holds, hint) in limits.items():
+            if not holds:
+                value = getattr(self, option.replace("-", "_"))
+                raise UsageError(f"--path-{option} {value}: is out of range", hint)
