@@ -1,0 +1,245 @@
+"""Directions around one point: random ones, the Hessian's, and what scales them by the weights.
+
+A filter is a slice along a tensor's first dimension, whatever the layer: an output channel of a
+convolution (a grouped one's too) or the weights into one unit of a dense layer, as in Li et al.
+2018; but a row of an embedding, and an *input* channel of a transposed convolution, whose first
+dimension is its input.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import SharpError, UsageError, did_you_mean
+from ..linalg.eigsh import eigsh
+from ..linalg.orthogonal import dots, extend
+from ..measures.context import Context
+from ..measures.hessian import hessian
+from ..network import Network
+from ..objective import Objective
+from ..operators import SelfCheck
+from ..progress import Progress, silent
+from ..results import Scalar
+from ..settings import MeasureSettings
+
+__all__ = [
+    "NORMALIZATIONS",
+    "HessianDirections",
+    "check_normalization",
+    "cosine",
+    "hessian_directions",
+    "normalize_direction",
+    "random_directions",
+]
+
+NORMALIZATIONS = ("filter", "layer", "none")
+
+
+def check_normalization(name: str) -> None:
+    """Raise `UsageError` unless `name` is one of `NORMALIZATIONS`."""
+    if name not in NORMALIZATIONS:
+        raise UsageError(
+            f"--normalize {name}: there is no such normalization",
+            did_you_mean(name, NORMALIZATIONS),
+        )
+
+
+def random_directions(
+    network: Network, theta: Tensor, count: int = 2, *, seed: int = 0, normalize: str = "filter"
+) -> list[Tensor]:
+    """One or two N(0, 1) directions (n,) at θ (n,), scaled by its weights and orthogonal.
+
+    `filter`: each filter of a direction has the norm of θ's (Li et al. 2018, section 4); `layer`:
+    each tensor has. Both leave tensors of rank one and less (biases, norms) where they are, as
+    that paper's code does. `none`: as drawn, in all tensors; the second then keeps its norm.
+
+    The second is made orthogonal to the first inside each filter (or tensor). Filters of a single
+    entry leave no room for that; the others then lean towards or away from the first until the
+    inner products cancel, and where they cannot (nearly all of θ is in one entry) `cosine` says
+    what is left. The first does not depend on `count`. Draws and arithmetic are float64 on the
+    CPU: a seed means the same directions on every device; they come in θ's dtype on its device.
+    Raises `UsageError` for an unknown `normalize`, `SharpError` where it leaves nothing to move.
+    Cost: a few passes over 24 bytes a parameter.
+    """
+    check_normalization(normalize)
+    if count not in (1, 2):
+        raise ValueError(f"{count} directions")
+    generator = torch.Generator().manual_seed(seed)
+    drawn = []
+    for _ in range(count):
+        direction = torch.randn(network.size, generator=generator, dtype=torch.float64)
+        _scale(network, direction, theta, normalize)
+        drawn.append(direction)
+    if count == 2:
+        groups = [_groups(network, direction, normalize) for direction in drawn]
+        _orthogonalize(*groups)
+    return [direction.to(theta) for direction in drawn]
+
+
+def normalize_direction(
+    network: Network, theta: Tensor, direction: Tensor, normalize: str
+) -> Tensor:
+    """A direction (n,) with the norm of θ's filters or tensors; with `none`, as it is.
+
+    Tensors of rank one and less become zero, and so do filters in which the direction is zero to
+    rounding or θ is. Raises `UsageError` for an unknown `normalize`, `SharpError` where nothing
+    would be left.
+    """
+    check_normalization(normalize)
+    scaled = direction.detach().cpu().double().clone()
+    _scale(network, scaled, theta, normalize, torch.finfo(direction.dtype).eps)
+    return scaled.to(direction)
+
+
+def cosine(first: Tensor, second: Tensor) -> float:
+    """The cosine of the angle between two vectors (n,), 0 where one of them is zero."""
+    a, b = first[None], second[None]
+    length = math.sqrt(float(dots(a, a))) * math.sqrt(float(dots(b, b)))
+    return float(dots(a, b)) / length if length else 0.0
+
+
+@dataclass(frozen=True)
+class HessianDirections:
+    """Unit eigenvectors (n,) of the Hessian's largest eigenvalues, and these with their errors."""
+
+    directions: tuple[Tensor, ...]
+    eigenvalues: tuple[Scalar, ...]
+    products: int
+    warnings: tuple[str, ...]
+
+
+def hessian_directions(
+    objective: Objective,
+    theta: Tensor,
+    count: int = 2,
+    *,
+    seed: int = 0,
+    tol: float = 1e-3,
+    max_products: int | None = None,
+    self_check: SelfCheck | None = None,
+    progress: Progress = silent,
+) -> HessianDirections:
+    """Eigenvectors of the `count` largest eigenvalues of ∇²L(θ): where the loss bends the most.
+
+    The eigenvalues carry residual, status and advice as those of `sharp measure`; `self_check` is
+    what makes them suspect. A vector's largest entry is positive, which fixes its sign. Raises
+    `SharpError` where θ has fewer than `count` entries, or loss and derivatives are not finite.
+    Cost: about 10 Hessian-vector products for one, 15 for two.
+    """
+    if objective.size < count:
+        raise SharpError(
+            f"the model has only {objective.size} parameter, which has no plane around it",
+            "draw a line",
+        )
+    settings = MeasureSettings(top=count, tol=tol, max_products=max_products)
+    context = Context(
+        objective, {}, theta, settings, seed=seed, self_check=self_check, progress=progress
+    )
+    try:
+        # Without the smallest eigenvalue, which may take more products than the others together.
+        context.eigenvalues = eigsh(
+            context.hessian,
+            count,
+            tolerance=tol,
+            max_products=max_products,
+            seed=seed,
+            progress=progress,
+        )
+        numbers = hessian(context)["hessian"]
+    finally:
+        context.release()
+    vectors = context.eigenvalues.vectors
+    vectors, _ = extend(vectors.clone(), vectors[:0], 1.0, torch.Generator().manual_seed(seed))
+    directions = [v if float(v[v.abs().argmax()]) > 0 else -v for v in vectors]
+    return HessianDirections(
+        tuple(directions),
+        tuple(numbers["eigenvalues"]),
+        numbers["products"],
+        tuple(context.warnings),
+    )
+
+
+def _groups(network: Network, vector: Tensor, normalize: str) -> list[Tensor]:
+    """Views (groups, entries) of a vector (n,): a group is what is scaled by one factor."""
+    if normalize == "none":
+        return [vector[None]]
+    parts = [part for part in network.unflatten(vector) if part.ndim >= 2]
+    return [part.flatten(1) if normalize == "filter" else part.view(1, -1) for part in parts]
+
+
+def _scale(
+    network: Network, direction: Tensor, theta: Tensor, normalize: str, rounding: float = 0.0
+) -> None:
+    """Give a float64 direction on the CPU the norms of θ's groups, in place.
+
+    Groups with less than `rounding` of the direction's norm become zero, not noise at full size.
+    """
+    if normalize == "none":
+        return
+    weights = _groups(network, theta.detach().cpu(), normalize)
+    negligible = rounding * float(direction.norm())
+    for group, weight in zip(_groups(network, direction, normalize), weights, strict=True):
+        norms = group.norm(dim=1)
+        factors = weight.double().norm(dim=1) / norms
+        group.mul_(factors.where(norms > negligible, 0.0)[:, None])
+    for part in network.unflatten(direction):
+        if part.ndim < 2:
+            part.zero_()
+    if not bool(direction.any()):
+        raise SharpError(
+            f"--normalize {normalize} leaves nothing to move: where the direction is not zero, no "
+            "tensor of two or more dimensions has a weight that is not",
+            "use --normalize none",
+        )
+
+
+def _orthogonalize(first: list[Tensor], second: list[Tensor]) -> None:
+    """Make the second direction orthogonal to the first, keeping the norm of each group, in place.
+
+    A group of several entries is made orthogonal by itself. Groups of one entry are parallel or
+    opposite; what they add up to is taken back by giving all others the same cosine.
+    """
+    wide = [(a, b) for a, b in zip(first, second, strict=True) if a.shape[1] > 1]
+    single = [(a, b) for a, b in zip(first, second, strict=True) if a.shape[1] == 1]
+    room = 0.0
+    for a, b in wide:
+        lengths, norms = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
+        room += float((lengths * norms).sum())
+        for _ in range(2):  # the second time takes away what rounding left
+            b -= a * _ratio((a * b).sum(1, keepdim=True), lengths.square())
+        b *= _ratio(norms, b.norm(dim=1, keepdim=True))
+    excess = _balance(single, room)
+    if not excess or not room:
+        return
+    lean = min(max(-excess / room, -1.0), 1.0)
+    for a, b in wide:
+        lengths, norms = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
+        b.mul_(math.sqrt(1 - lean**2)).add_(a * _ratio(norms, lengths), alpha=lean)
+
+
+def _balance(single: list[tuple[Tensor, Tensor]], room: float) -> float:
+    """Σ a·b over groups of one entry, with signs of b turned where it is beyond ±`room`."""
+    if not single:
+        return 0.0
+    products = torch.cat([(a * b).squeeze(1) for a, b in single])
+    excess = float(products.sum())
+    signs = torch.ones_like(products)
+    for index in products.abs().argsort(descending=True, stable=True).tolist():
+        if abs(excess) <= room:
+            break
+        turned = excess - 2 * float(products[index])
+        if abs(turned) < abs(excess):
+            excess, signs[index] = turned, -1.0
+    parts = torch.split(signs, [len(b) for _, b in single])
+    for (_, b), part in zip(single, parts, strict=True):
+        b *= part[:, None]
+    return excess
+
+
+def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """The quotient, 0 where the denominator is."""
+    return torch.where(denominator == 0, 0.0, numerator / denominator)

@@ -1,0 +1,181 @@
+"""An optimizer's path on a line or plane: its principal axes, and where its points fall."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import SharpError
+from ..linalg.orthogonal import extend
+from .frame import Frame
+
+__all__ = ["PrincipalAxes", "Projection", "principal_axes", "project"]
+
+# Entries of the points that are looked at together: T times as many numbers in float64.
+_CHUNK = {"cpu": 2**14, "cuda": 2**18}
+# A principal axis with a smaller share of the variance than this many machine epsilons (times the
+# number of points) is rounding of the Gram matrix.
+_GRAM_ROUNDING = 16
+# 1 − |cosine| below which two axes are one: an angle of about a millionth.
+_PARALLEL = 1e-12
+
+
+@dataclass(frozen=True)
+class PrincipalAxes:
+    """Orthonormal directions (n,), and the share of Σ‖θ_t − θ_final‖² that each one shows."""
+
+    directions: tuple[Tensor, ...]
+    explained_variance: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Where points fall on a line or plane.
+
+    Of point t: `coordinates` (d,) by least squares, and `unseen`, the share ‖rest‖ / ‖distance
+    from the origin‖ that the frame does not show (0 for the origin itself). Of all: the share of
+    Σ‖distance‖² that each axis would show alone, `explained_variance` (d,), and that they show
+    together, `explained_together`; both 1 where all points are the origin. The shares of axes
+    that are not orthogonal do not add up to the one they have together.
+    """
+
+    coordinates: tuple[tuple[float, ...], ...]
+    unseen: tuple[float, ...]
+    explained_variance: tuple[float, ...]
+    explained_together: float
+
+
+def principal_axes(points: Sequence[Tensor], final: Tensor, count: int = 2) -> PrincipalAxes:
+    """The first `count` principal axes of θ_t − θ_final for points θ_t (n,) of a path.
+
+    Not centred: the plane is to go through θ_final, and of all that do, these axes span the one
+    with the least Σ‖rest‖² (Li et al. 2018, section 7, define them so; subtracting the mean, as
+    PCA routines do, gives a plane through the path's mean). Axes are turned so that the point
+    farthest out along each has a positive coordinate. Raises `SharpError` where the
+    path spans fewer than `count` axes beyond the rounding that its points were stored with.
+    Cost: 2·T²·n operations in float64 through the (T, T) Gram matrix, two passes over the points,
+    and memory for the axes alone.
+    """
+    if not points:
+        raise SharpError(
+            "a path needs at least one checkpoint beside the final one",
+            "name the checkpoints that were saved on the way",
+        )
+    gram = torch.zeros(len(points), len(points), dtype=torch.float64)
+    square = 0.0
+    for start, stop in _chunks(final):
+        away = _away(points, final[start:stop], start, stop)
+        gram += (away @ away.T).cpu()
+        square += float(_wide(final[start:stop]).square().sum())
+    _check_finite(gram, square)
+    values, weights = torch.linalg.eigh(gram)
+    values, weights = values.flip(0)[:count].clamp_min(0.0), weights.flip(1)[:, :count]
+    lengths = values.sqrt()
+    epsilon = max(torch.finfo(point.dtype).eps for point in (*points, final))
+    # Every point was rounded to its dtype, θ_final too: at most epsilon/2 of each one's norm.
+    stored = epsilon * math.sqrt(len(points)) * (math.sqrt(square) + float(lengths[0]))
+    machine = _GRAM_ROUNDING * len(points) * torch.finfo(torch.float64).eps
+    limit = max(stored, math.sqrt(machine) * float(lengths[0]))
+    _check_rank(int((lengths > limit).sum()), len(points), count)
+    farthest = weights.abs().argmax(0, keepdim=True)
+    weights = weights * weights.gather(0, farthest).sign() / lengths
+    axes = torch.empty(count, len(final), dtype=final.dtype, device=final.device)
+    for start, stop in _chunks(final):
+        away = _away(points, final[start:stop], start, stop)
+        axes[:, start:stop] = (weights.T.to(away.device) @ away).to(axes)
+    # Where the second axis is far smaller than the first, the Gram matrix's rounding shows in it.
+    axes, _ = extend(axes, axes[:0], 1.0, torch.Generator())
+    shares = values / gram.trace()
+    return PrincipalAxes(tuple(axes), tuple(shares.tolist()))
+
+
+def project(points: Sequence[Tensor], frame: Frame) -> Projection:
+    """The least-squares coordinates of points (n,) on a frame's own axes, of any length and angle.
+
+    An axis that is zero, or what two parallel ones share, gets the smallest coordinates that fit.
+    Cost: two passes over points and anchors in float64, a slice at a time.
+    """
+    d, count = frame.dimensions, len(points)
+    inner = torch.zeros(count + d, count + d, dtype=torch.float64)
+    for origin, axes, start, stop in _slices(frame):
+        rows = torch.cat([axes, _away(points, origin, start, stop)])
+        inner += (rows @ rows.T).cpu()
+    gram, right = inner[:d, :d], inner[:d, d:]
+    lengths = gram.diagonal().sqrt()
+    lengths = torch.where(lengths == 0, 1.0, lengths)
+    # With unit axes: their lengths may differ by many orders, which says nothing of their angle.
+    cosines = gram / lengths[:, None] / lengths
+    inverse = torch.linalg.pinv(cosines, rtol=_PARALLEL, hermitian=True)
+    coordinates = (inverse @ (right / lengths[:, None]) / lengths[:, None]).T
+    rest = torch.zeros(count, dtype=torch.float64)
+    for origin, axes, start, stop in _slices(frame):
+        away = _away(points, origin, start, stop)
+        rest += (away - coordinates.to(axes.device) @ axes).square().sum(1).cpu()
+    squares = inner.diagonal()[d:]
+    total = float(squares.sum())
+    alone = [float(row.square().sum()) for row in right / lengths[:, None]]
+    return Projection(
+        tuple(tuple(row) for row in coordinates.tolist()),
+        tuple(torch.where(squares == 0, 0.0, (rest / squares).sqrt().clamp_max(1.0)).tolist()),
+        tuple(share / total if total else 1.0 for share in alone),
+        max(1 - float(rest.sum()) / total, 0.0) if total else 1.0,
+    )
+
+
+def _chunks(like: Tensor) -> Iterator[tuple[int, int]]:
+    """Bounds of slices of a vector (n,) that are small enough to hold T of in float64."""
+    size, chunk = like.shape[-1], _CHUNK.get(like.device.type, _CHUNK["cpu"])
+    for start in range(0, size, chunk):
+        yield start, min(start + chunk, size)
+
+
+def _slices(frame: Frame) -> Iterator[tuple[Tensor, Tensor, int, int]]:
+    """A frame's origin (m,) and axes (d, m), a slice of m entries at a time, in float64."""
+    for start, stop in _chunks(frame.anchors):
+        anchors = _wide(frame.anchors[:, start:stop])
+        origin, axes = frame.origin.to(anchors.device), frame.axes.to(anchors.device)
+        yield origin @ anchors, axes.T @ anchors, start, stop
+
+
+def _away(points: Sequence[Tensor], origin: Tensor, start: int, stop: int) -> Tensor:
+    """θ_t − origin (T, m) in float64 for entries `start` to `stop` of the points."""
+    origin = _wide(origin)
+    return torch.stack([_wide(p.detach()[start:stop]).to(origin.device) - origin for p in points])
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """In float64, on the CPU where the device has none."""
+    return tensor.cpu().double() if tensor.device.type == "mps" else tensor.double()
+
+
+def _check_finite(gram: Tensor, square: float) -> None:
+    bad = (~gram.diagonal().isfinite()).nonzero().flatten().tolist()
+    if bad and math.isfinite(square):
+        raise SharpError(
+            f"checkpoint {bad[0] + 1} of the path holds NaN or Inf",
+            "leave out the checkpoints from after the run diverged",
+        )
+    if bad:
+        raise SharpError(
+            "the final checkpoint of the path holds NaN or Inf",
+            "name a checkpoint from before the run diverged",
+        )
+
+
+def _check_rank(rank: int, points: int, count: int) -> None:
+    """Refuse a path with fewer axes than were asked for."""
+    if rank == 0:
+        raise SharpError(
+            "every checkpoint of the path equals the final one: there is no path to show",
+            "name the checkpoints that were saved on the way, or use --directions random",
+        )
+    if rank < count:
+        others = "one other checkpoint" if points == 1 else f"{points} other checkpoints"
+        raise SharpError(
+            f"the path's {others} and the final one lie on a line: they span no plane",
+            "name more checkpoints of the run, draw a line, or use --directions random",
+        )
