@@ -1,0 +1,159 @@
+"""Finished points on disk as they come, so that a run that is killed goes on where it stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from ..errors import SharpError
+
+__all__ = ["Journal"]
+
+_FORMAT = "sharpcli-points/1"
+
+
+class Journal:
+    """One append-only file of JSON lines: what the run is, then each group of points as it is done.
+
+    It stands beside the result, `result.json.partial`, or without one in the user's cache folder
+    under a name made from the run itself. `resume=False` starts over.
+
+    A line is written whole and flushed; one that a killed run left unfinished is cut off. The file
+    is locked while a run writes to it.
+    """
+
+    def __init__(self, output: Path | None = None, *, resume: bool = True) -> None:
+        self._output, self._resume = output, resume
+        self._file: FileIO | None = None
+        self._found: dict[tuple[str, int], Any] = {}
+        self.path: Path | None = None
+
+    def begin(self, run: Mapping[str, Any]) -> None:
+        """Open the file for a run, described by JSON values, and read what is finished.
+
+        Raises `SharpError` where the file belongs to another run (naming what differs), is being
+        written by another process, or cannot be written.
+        """
+        header = json.loads(json.dumps({"format": _FORMAT, **run}))
+        self.path = self._place(header)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("a+b", buffering=0)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        _lock(self._file, self.path)
+        self._file.seek(0)
+        lines = self._file.read().split(b"\n")
+        whole = lines[:-1] if self._resume else []  # what follows the last line end is unfinished
+        if whole:
+            self._read(whole, header)
+        self._file.truncate(sum(len(line) + 1 for line in whole))
+        if not whole:
+            self._write(header)
+
+    def finished(self, part: str) -> dict[int, Any]:
+        """The values of a part's finished groups of points, by the index of their first point."""
+        return {first: values for (of, first), values in self._found.items() if of == part}
+
+    def add(self, part: str, first: int, values: Any) -> None:
+        """Append a group of points; raises `SharpError` where the disk is full."""
+        self._write({"part": part, "first": first, "values": values})
+
+    def close(self) -> None:
+        """Close the file and leave it for a later run."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def discard(self) -> None:
+        """Remove the file: the result is where it belongs."""
+        self.close()
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def running(self, run: Mapping[str, Any]) -> Iterator[Journal]:
+        """`begin`, and `close` at the end."""
+        self.begin(run)
+        try:
+            yield self
+        finally:
+            self.close()
+
+    def _place(self, header: Mapping[str, Any]) -> Path:
+        if self._output is not None:
+            return self._output.with_name(f"{self._output.name}.partial")
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        name = hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()[:16]
+        return cache / "sharpcli" / f"{name}.partial"
+
+    def _read(self, lines: list[bytes], header: Mapping[str, Any]) -> None:
+        try:
+            found, *records = map(json.loads, lines)
+            difference = _difference(found, header)
+            groups = {(r["part"], r["first"]): r["values"] for r in records}
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise SharpError(
+                f"{self.path}: does not hold the finished points of a run ({error})",
+                "remove it, or start over with --no-resume",
+            ) from error
+        if difference:
+            raise SharpError(
+                f"{self.path}: holds the finished points of another run: {difference}",
+                "repeat that run's command to finish it, write to another --output, or start over "
+                "with --no-resume",
+            )
+        self._found = groups
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        assert self._file is not None, "begin() comes first"
+        try:
+            line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> SharpError:
+        hint = "finished points are kept there: name an --output in a folder that can be written to"
+        if self._output is None:
+            hint = "finished points are kept there: name an --output, or set XDG_CACHE_HOME"
+        return SharpError(f"{self.path}: cannot be written: {error.strerror}", hint)
+
+
+def _lock(file: FileIO, path: Path) -> None:
+    """Keep other processes off; the lock goes with the process, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows keeps a second writer off by itself
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise SharpError(
+            f"{path}: another run is writing to it",
+            "wait for it to end, or write to another --output",
+        ) from error
+
+
+def _difference(found: Any, wanted: Any, key: str = "") -> str:
+    """The first value in which two headers differ, "" where they are equal."""
+    if isinstance(found, Mapping) and isinstance(wanted, Mapping):
+        for name in [*wanted, *(n for n in found if n not in wanted)]:
+            difference = _difference(
+                found.get(name), wanted.get(name), f"{key}.{name}" if key else str(name)
+            )
+            if difference:
+                return difference
+        return ""
+    if isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        pairs = enumerate(zip(found, wanted, strict=True))
+        return next(filter(None, (_difference(a, b, f"{key}[{i}]") for i, (a, b) in pairs)), "")
+    return "" if found == wanted else f"{key} was {json.dumps(found)} and is {json.dumps(wanted)}"
