@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 Split = Literal["train", "test", "both"]
+PathKind = Literal["bezier", "chain"]
 BatchNormMode = Literal["recalibrate", "interpolate", "batch"]
 
 

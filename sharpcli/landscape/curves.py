@@ -121,7 +121,7 @@ def _batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tens
     """Indices of ever more batches of exactly `size` of `count` rows, shuffled epoch by epoch."""
     while True:
         order = torch.randperm(count, generator=generator)
-        yield from order[: count - count % size].split(size)
+        yield from order[: count - count % size].reshape(-1, size)
 
 
 def _adam_step(
