@@ -100,22 +100,22 @@ def project(points: Sequence[Tensor], frame: Frame) -> Projection:
     Cost: two passes over points and anchors in float64, a slice at a time.
     """
     d, count = frame.dimensions, len(points)
-    inner = torch.zeros(count + d, count + d, dtype=torch.float64)
+    gram, right = (torch.zeros(d, size, dtype=torch.float64) for size in (d, count))
+    squares, rest = torch.zeros(2, count, dtype=torch.float64)
     for origin, axes, start, stop in _slices(frame):
-        rows = torch.cat([axes, _away(points, origin, start, stop)])
-        inner += (rows @ rows.T).cpu()
-    gram, right = inner[:d, :d], inner[:d, d:]
+        away = _away(points, origin, start, stop)
+        gram += (axes @ axes.T).cpu()
+        right += (axes @ away.T).cpu()
+        squares += away.square().sum(1).cpu()
     lengths = gram.diagonal().sqrt()
     lengths = torch.where(lengths == 0, 1.0, lengths)
     # With unit axes: their lengths may differ by many orders, which says nothing of their angle.
     cosines = gram / lengths[:, None] / lengths
     inverse = torch.linalg.pinv(cosines, rtol=_PARALLEL, hermitian=True)
     coordinates = (inverse @ (right / lengths[:, None]) / lengths[:, None]).T
-    rest = torch.zeros(count, dtype=torch.float64)
     for origin, axes, start, stop in _slices(frame):
         away = _away(points, origin, start, stop)
         rest += (away - coordinates.to(axes.device) @ axes).square().sum(1).cpu()
-    squares = inner.diagonal()[d:]
     total = float(squares.sum())
     alone = [float(row.square().sum()) for row in right / lengths[:, None]]
     return Projection(
