@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +57,22 @@ class Rows:
     def take(self, indices: Tensor) -> Rows:
         """The rows of `indices`, copied."""
         return Rows(_map(self.batch, lambda leaf: _pick(leaf, indices)), len(indices), self.total)
+
+    def digest(self) -> str:
+        """SHA-256 over shapes, dtypes and bytes of all rows."""
+        found = hashlib.sha256()
+
+        def add(leaf: Any) -> Any:
+            if isinstance(leaf, Tensor):
+                raw = leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+                found.update(f"{tuple(leaf.shape)}{leaf.dtype}".encode())
+                found.update(raw.numpy().data)
+            else:
+                found.update(repr(leaf).encode())
+            return leaf
+
+        _map(self.batch, add)
+        return found.hexdigest()
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Rows:
         """On `device`, floating-point tensors in `dtype`; integers stay integers."""

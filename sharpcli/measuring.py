@@ -7,8 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .checkpoint import Checkpoint, load_checkpoint
 from .comparison import training_loss_warning
@@ -17,21 +16,23 @@ from .errors import SharpError, UsageError
 from .labels import short_labels
 from .measures import Measure, choose, compute
 from .measures.context import Context
-from .network import Network
-from .objective import Objective
-from .operators import SelfCheck, self_check
 from .progress import Begin, silent
 from .randomness import global_random_state_kept
 from .results import CheckpointResult, Failure, Report
 from .settings import MeasureSettings, RunSettings
-from .studies import Loaded, Studies, Study, matched, prepare, resolve_device, said_by_torch
+from .studies import (
+    Loaded,
+    Studies,
+    Study,
+    check_curvature,
+    matched,
+    prepare,
+    resolve_device,
+    said_by_torch,
+)
 from .tasks import Task, defaults
 
 __all__ = ["measure_checkpoints", "measure_model"]
-
-# Examples on which second derivatives are checked in float64: enough that every layer sees some,
-# few enough to cost nothing.
-_CHECKED_EXAMPLES = 16
 
 
 def measure_checkpoints(
@@ -169,7 +170,7 @@ def _measure(
     objective.check_deterministic(theta)
     warnings: list[str] = []
     if study.checked is None and any(measure.needs_curvature for measure in measures):
-        study.checked = _check_curvature(study, loaded.match.tensors, warnings)
+        study.checked = check_curvature(study, loaded.match.tensors, warnings)
     context = Context(
         objective,
         objectives,
@@ -186,30 +187,6 @@ def _measure(
         context.release()
     about |= {"parameters": study.network.size, "notes": loaded.notes}
     return CheckpointResult(about, "ok", found, warnings=warnings)
-
-
-def _check_curvature(
-    study: Study, tensors: Mapping[str, Tensor], warnings: list[str]
-) -> SelfCheck | None:
-    """Check the model's second derivatives in float64 on a few examples, once for a run."""
-    network = study.network
-    if network.device.type == "mps":
-        warnings.append("second derivatives were not checked: this device has no float64")
-        return None
-    double = Network(
-        network.model,
-        study.task,
-        device=network.device,
-        dtype=torch.float64,
-        mode=study.run.mode,
-    )
-    rows = study.rows[study.run.split].head(_CHECKED_EXAMPLES)
-    objective = Objective(double, rows, double.fixed(tensors), batch_size=rows.count)
-    try:
-        return self_check(objective, double.flatten(tensors), seed=study.run.seed)
-    except SharpError as error:
-        warnings.append(f"second derivatives were not checked in float64: {error.message}")
-        return None
 
 
 def _check_size(study: Study, measures: Sequence[Measure], settings: MeasureSettings) -> None:

@@ -16,7 +16,7 @@ from .errors import SharpError, UsageError
 from .memory import is_out_of_memory
 from .network import Network
 from .objective import Objective
-from .operators import SelfCheck
+from .operators import SelfCheck, self_check
 from .progress import Begin, silent
 from .results import Failure
 from .settings import RunSettings
@@ -26,12 +26,17 @@ __all__ = [
     "Loaded",
     "Studies",
     "Study",
+    "check_curvature",
     "load",
     "matched",
     "prepare",
     "resolve_device",
     "said_by_torch",
 ]
+
+# Examples on which second derivatives are checked in float64: enough that every layer sees some,
+# few enough to cost nothing.
+_CHECKED_EXAMPLES = 16
 
 
 @dataclass
@@ -88,7 +93,7 @@ def prepare(
         rows[name] = read_rows(
             data,
             name=f"{name} data of {task.name}",
-            samples=run.samples if name == run.split else None,
+            samples=run.samples if run.split in (name, "both") else None,
             seed=run.seed,
             collate=task.collate,
             progress=begin(f"reading the {name} data"),
@@ -211,3 +216,28 @@ def said_by_torch(error: RuntimeError) -> Failure | None:
             "replace the model's in-place operations (x += y, inplace=True) by others",
         )
     return None
+
+
+def check_curvature(
+    study: Study, tensors: Mapping[str, Tensor], warnings: list[str]
+) -> SelfCheck | None:
+    """Check the model's second derivatives in float64 on a few examples, once for a run."""
+    network = study.network
+    if network.device.type == "mps":
+        warnings.append("second derivatives were not checked: this device has no float64")
+        return None
+    double = Network(
+        network.model,
+        study.task,
+        device=network.device,
+        dtype=torch.float64,
+        mode=study.run.mode,
+    )
+    split = "train" if study.run.split == "both" else study.run.split
+    rows = study.rows[split].head(_CHECKED_EXAMPLES)
+    objective = Objective(double, rows, double.fixed(tensors), batch_size=rows.count)
+    try:
+        return self_check(objective, double.flatten(tensors), seed=study.run.seed)
+    except SharpError as error:
+        warnings.append(f"second derivatives were not checked in float64: {error.message}")
+        return None

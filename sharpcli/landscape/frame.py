@@ -46,21 +46,6 @@ class Frame:
         """dθ/dc along one axis, (n,)."""
         return weighted_sum(self.anchors, self.axes[:, axis])
 
-    def locate(self, theta: Tensor) -> tuple[tuple[float, ...], float]:
-        """The least-squares coordinates of θ (n,), and the share of its distance not shown.
-
-        The share is ‖θ − θ(c)‖ / ‖θ − θ(0)‖, 0 for a point of the line or plane. Inner products
-        are taken in float64.
-        """
-        start = self.point([0.0] * self.dimensions).double()
-        basis = torch.stack([self.direction(axis).double() for axis in range(self.dimensions)])
-        away = theta.to(basis.device).double() - start
-        gram, right = (basis @ basis.T).cpu(), (basis @ away).cpu()
-        solution = torch.linalg.lstsq(gram, right.unsqueeze(1)).solution.squeeze(1)
-        distance = float(away.norm())
-        rest = float((away - basis.T @ solution.to(basis.device)).norm())
-        return tuple(solution.tolist()), rest / distance if distance else 0.0
-
 
 def weighted_sum(anchors: Tensor, weights: Tensor) -> Tensor:
     """Σ_k weights_k anchors_k (n,): an anchor alone with weight one comes out bit for bit."""

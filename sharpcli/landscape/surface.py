@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,10 @@ from ..settings import BatchNormMode
 from .batch_norm import batch_statistics
 from .frame import weighted_sum
 
-__all__ = ["Anchors", "BatchNorm", "Surface", "Values"]
+__all__ = ["Anchors", "BatchNorm", "Point", "Surface", "Values", "WeightsOf"]
+
+Point = tuple[float, ...]
+WeightsOf = Callable[[Point], Tensor]
 
 Values = dict[str, dict[str, Mean]]
 """What is found at one point: split → "loss" or a metric's name → its mean."""
@@ -66,16 +69,6 @@ class BatchNorm:
     mode: BatchNormMode
     rows: Objective
 
-    def fixed(
-        self, buffers: Mapping[str, Tensor], theta: Tensor, split: Objective
-    ) -> Mapping[str, Tensor]:
-        """The buffers with which a split is evaluated at θ."""
-        if self.mode == "interpolate":
-            return buffers
-        if self.mode == "batch":
-            return batch_statistics(split, theta, buffers, unbiased=False)
-        return batch_statistics(self.rows, theta, buffers)
-
 
 class Surface:
     """Evaluates points; `together` says how many go at once, found by timing on a GPU.
@@ -105,36 +98,54 @@ class Surface:
 
         One wait for the device; batch-norm statistics cost a further forward pass.
         """
-        theta = weighted_sum(anchors.theta, weights)
-        buffers = anchors.buffers(weights)
-        shared: Mapping[str, Tensor] | None = None
+        theta, fixed = self._point(anchors, weights)
         found = []
         for name, objective in self.objectives.items():
-            fixed: Mapping[str, Tensor] = buffers
-            if self.batch_norm is not None and self.batch_norm.mode == "batch":
-                fixed = self.batch_norm.fixed(buffers, theta, objective)
-            elif self.batch_norm is not None:
-                shared = shared or self.batch_norm.fixed(buffers, theta, objective)
-                fixed = shared
-            self._names[name], values = objective.moments(theta, fixed)
+            self._names[name], values = objective.moments(theta, fixed(objective))
             found.append(values)
         return self._means(torch.cat(found).cpu())
 
-    def each(
-        self, anchors: Anchors, points: Sequence[Tensor]
-    ) -> Iterator[tuple[int, list[Values]]]:
-        """The values of all points in order, `(index of the first, values)` for those done at once.
+    def _point(
+        self, anchors: Anchors, weights: Tensor
+    ) -> tuple[Tensor, Callable[[Objective], Mapping[str, Tensor]]]:
+        """θ (n,) and what gives a split's buffers there; recalibrated ones are found once."""
+        theta, buffers = weighted_sum(anchors.theta, weights), anchors.buffers(weights)
+        norm = self.batch_norm
+        if norm is None or norm.mode == "interpolate":
+            return theta, lambda _: buffers
+        if norm.mode == "batch":
+            return theta, lambda split: batch_statistics(split, theta, buffers, unbiased=False)
+        recalibrated = batch_statistics(norm.rows, theta, buffers)
+        return theta, lambda _: recalibrated
 
-        `points` holds each point's weights (K,).
+    def each(
+        self, anchors: Anchors, points: Sequence[Point], weights: WeightsOf, done: Container[int]
+    ) -> Iterator[tuple[int, list[Values]]]:
+        """Values of the points in order: `(index of the first, values)` of those that go at once.
+
+        `weights` gives a point's (K,); groups whose first index is in `done` are left out.
         """
         if self.together is None:
-            self.together = self._faster(anchors, points)
+            self.together = self.choose_together(anchors, points, weights)
         for start in range(0, len(points), self.together):
-            some = points[start : start + self.together]
+            if start in done:
+                continue
+            some = [weights(point) for point in points[start : start + self.together]]
             if self.together == 1:
                 yield start, [self.at(anchors, some[0])]
             else:
                 yield start, self._at_once(anchors, some)
+
+    def per_example(self, anchors: Anchors, weights: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Every example's loss sum and weight (N,) on each split at one point.
+
+        Raises `SharpError` where the task's loss gives one sum for a whole batch.
+        """
+        theta, fixed = self._point(anchors, weights)
+        return {
+            name: objective.per_example_losses(theta, fixed(objective))
+            for name, objective in self.objectives.items()
+        }
 
     def _at_once(self, anchors: Anchors, points: Sequence[Tensor]) -> list[Values]:
         thetas = torch.stack([weighted_sum(anchors.theta, weights) for weights in points])
@@ -145,7 +156,7 @@ class Surface:
         ]
         fixed = anchors.buffers(points[0])
         found = [
-            objective.within_memory(lambda o=objective, n=name: self._sums(o, n, stacked, fixed))
+            self._sums(objective, name, stacked, fixed)
             for name, objective in self.objectives.items()
         ]
         return [self._means(each) for each in torch.cat(found, dim=1).cpu()]
@@ -154,7 +165,8 @@ class Surface:
         self, objective: Objective, split: str, stacked: list[Tensor], fixed: Mapping[str, Tensor]
     ) -> Tensor:
         """Moments (points, names, 6) of one split."""
-        total = torch.zeros((), dtype=accumulator(stacked[0].device), device=stacked[0].device)
+        device = stacked[0].device
+        total = torch.zeros((), dtype=accumulator(device), device=device)
         with torch.no_grad(), exact_arithmetic():
             for batch, count in objective.batches():
 
@@ -179,18 +191,18 @@ class Surface:
             }
         return found
 
-    def _faster(self, anchors: Anchors, points: Sequence[Tensor]) -> int:
+    def choose_together(self, anchors: Anchors, points: Sequence[Point], weights: WeightsOf) -> int:
         """How many points at once are faster on this model and device, timed."""
-        some = points[:_TOGETHER]
-        same_buffers = anchors.buffers(some[0]) if some else {}
-        moving = any(
-            not torch.equal(tensor, same_buffers[name])
-            for weights in some
-            for name, tensor in anchors.buffers(weights).items()
-        )
-        alone = moving or self.batch_norm is not None or len(points) < 2 * _TOGETHER
-        if self.network.device.type != "cuda" or alone:
+        if (
+            self.network.device.type != "cuda"
+            or self.batch_norm is not None
+            or len(points) < 2 * _TOGETHER
+        ):
             return 1
+        some = [weights(point) for point in points[:_TOGETHER]]
+        first = anchors.buffers(some[0])
+        if any(first[name] is not t for each in some for name, t in anchors.buffers(each).items()):
+            return 1  # buffers that differ from point to point
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")  # a slow path of vmap's says so by a warning
@@ -198,7 +210,7 @@ class Surface:
                 together = _seconds(lambda: self._at_once(anchors, some))
         except (RuntimeError, UserWarning):  # an operation that cannot be done for several at once
             return 1
-        single = _seconds(lambda: [self.at(anchors, weights) for weights in some])
+        single = _seconds(lambda: [self.at(anchors, each) for each in some])
         return _TOGETHER if single > _CLEAR_GAIN * together else 1
 
 

@@ -1,0 +1,144 @@
+"""Every point of a line, a plane or a path evaluated once, kept as it is found."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import UsageError
+from ..memory import available_memory, readable_size
+from ..moments import Mean
+from ..progress import Begin, silent
+from .journal import Journal
+from .surface import Anchors, Point, Surface, Values, WeightsOf
+
+__all__ = ["Walk", "readable_time"]
+
+# What a point takes while the grid is held and its document is made, and in the file: measured on
+# two splits with loss and accuracy.
+_BYTES_A_POINT = 2000
+_FILE_BYTES_A_POINT = 200
+# Seconds of work ahead above which the time is said before it starts.
+_LONG = 10.0
+
+
+@dataclass
+class Walk:
+    """Evaluates points in order, from where a former run stopped; Ctrl-C ends it with what it has.
+
+    `interrupted` says after how many of a part's points, None where all were finished.
+    """
+
+    surface: Surface
+    journal: Journal | None = None
+    begin: Begin = lambda _: silent
+    say: Callable[[str], None] = lambda _: None
+    interrupted: str | None = None
+
+    def values(
+        self, part: str, anchors: Anchors, points: Sequence[Point], weights: WeightsOf
+    ) -> list[Values | None]:
+        """The values of all points, None for those that an interruption left out.
+
+        `part` names these points in the journal. Raises `SharpError` where the journal cannot be
+        written, with every finished point kept. Cost: as `Surface.at`, a point.
+        """
+        found: list[Values | None] = [None] * len(points)
+        if self.interrupted:
+            return found
+        finished = self.journal.finished(part) if self.journal else {}
+        for first, group in finished.items():
+            found[first : first + len(group)] = [_decoded(values) for values in group]
+        self._choose_together(anchors, points, weights)
+        done = sum(values is not None for values in found)
+        ahead = len(points) - done
+        if done and ahead:
+            self.say(f"{done} of {len(points)} points were finished by a former run")
+        progress = self.begin(f"{part}: points")
+        progress(done, len(points))
+        started, said = time.monotonic(), False
+        try:
+            for first, group in self.surface.each(anchors, points, weights, finished):
+                found[first : first + len(group)] = group
+                if self.journal:
+                    self.journal.add(part, first, [_encoded(values) for values in group])
+                done += len(group)
+                progress(done, len(points))
+                left = (
+                    (time.monotonic() - started)
+                    * (len(points) - done)
+                    / (ahead - len(points) + done)
+                )
+                if not said and left > _LONG:
+                    where = f", kept in {self.journal.path}" if self.journal else ""
+                    self.say(f"{len(points)} points: about {readable_time(left)}{where}")
+                said = True
+        except KeyboardInterrupt:
+            self.interrupted = f"interrupted after {done} of {len(points)} points of the {part}"
+        return found
+
+    def check_size(self, shape: Sequence[int], anchors: Anchors, weights: WeightsOf) -> None:
+        """Refuse a grid that does not fit, saying how long it would take and how large it is.
+
+        Cost: nothing, or one point where it is refused. Raises `UsageError`.
+        """
+        count = math.prod(shape)
+        memory, file = count * _BYTES_A_POINT, count * _FILE_BYTES_A_POINT
+        free = available_memory(torch.device("cpu"))
+        folder = self.journal.path.parent if self.journal and self.journal.path else Path()
+        room = shutil.disk_usage(folder).free if self.journal else file
+        if memory <= free / 2 and file <= room:
+            return
+        started = time.monotonic()
+        self.surface.at(anchors, weights((0.0,) * len(shape)))
+        seconds = (time.monotonic() - started) * count
+        size = "×".join(map(str, shape))
+        raise UsageError(
+            f"--points {size}: {count:,} points take about {readable_time(seconds)}, "
+            f"{readable_size(memory)} of memory ({readable_size(free)} are free) and "
+            f"{readable_size(file)} on disk ({readable_size(room)} are free)",
+            "ask for fewer: 25x25 draws a surface, 101x101 a fine one",
+        )
+
+    def _choose_together(
+        self, anchors: Anchors, points: Sequence[Point], weights: WeightsOf
+    ) -> None:
+        """Take over how many points a former run took at once: it decides how sums are rounded."""
+        if not self.journal:
+            return
+        kept = self.journal.finished("together")
+        if kept:
+            self.surface.together = int(kept[0])
+        elif self.surface.together is None:
+            self.surface.together = self.surface.choose_together(anchors, points, weights)
+            self.journal.add("together", 0, self.surface.together)
+
+
+def readable_time(seconds: float) -> str:
+    """Seconds as a person says them: 12 s, 4 min, 2.5 h, 40 days."""
+    for limit, unit, name in ((90, 1, "s"), (5400, 60, "min"), (172800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.2g} {name}"
+    days = seconds / 86400
+    return f"{days:.2g} days" if days < 1000 else f"{days / 365.25:,.0f} years"
+
+
+def _encoded(values: Values) -> dict[str, Any]:
+    return {
+        split: {name: [mean.value, mean.sampling_error] for name, mean in means.items()}
+        for split, means in values.items()
+    }
+
+
+def _decoded(values: dict[str, Any]) -> Values:
+    return {
+        split: {name: Mean(*pair) for name, pair in means.items()}
+        for split, means in values.items()
+    }
