@@ -1,0 +1,240 @@
+"""What figures and exports read of a document: arrays on a line or plane, and what lies there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import SharpError
+from ..labels import clean
+from ..results import Document
+from .numbers import format_scalar
+
+__all__ = ["Axis", "Curve", "Mark", "Scene", "Trajectory", "named_curve", "read_scene", "spans"]
+
+Array = NDArray[np.float64]
+Values = Mapping[str, Mapping[str, Array]]  # by split, then by metric
+
+KINDS = ("interpolate", "landscape")
+_SYMBOLS = {"alpha": "α", "beta": "β"}
+_STRAIGHT, _ALIGNED = "straight line", "aligned"
+_PATHS = {"bezier": "Bézier curve", "chain": "one-bend chain"}
+_DECADES = 30.0  # a loss whose largest value is that many times the smallest goes on a log scale
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One coordinate: its places, and what an axis of a figure says about it."""
+
+    name: str
+    values: Array
+    label: str
+    norm: float | None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Numbers at places: (n,) along a line, (n_beta, n_alpha) on a plane; NaN: not finite there.
+
+    `barriers` maps a split to its scalar of the document, with the place of the maximum. A `bent`
+    curve leaves the line: its places are its own t from 0 to 1.
+    """
+
+    name: str
+    at: Array
+    values: Values
+    errors: Values
+    barriers: Mapping[str, Mapping[str, Any]]
+    bent: bool = False
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A checkpoint: its place (d,), the share of its distance not shown, its own numbers."""
+
+    name: str
+    path: str
+    role: str
+    at: Array
+    unseen: float
+    values: Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Places (n, d) of the checkpoints of one run, in their order."""
+
+    name: str
+    at: Array
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All that is drawn of a document; `grid` is the line or plane, `others` more curves."""
+
+    kind: str
+    axes: tuple[Axis, ...]
+    grid: Curve
+    others: tuple[Curve, ...]
+    marks: tuple[Mark, ...]
+    trajectories: tuple[Trajectory, ...]
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits that were measured, train first."""
+        return list(self.grid.values)
+
+    @property
+    def metrics(self) -> list[str]:
+        """The names of what was measured, the loss first."""
+        return list(next(iter(self.grid.values.values())))
+
+    @property
+    def is_plane(self) -> bool:
+        """Whether both coordinates vary: a grid of one row or column is a line."""
+        return len(self.axes) == 2 and all(len(axis.values) > 1 for axis in self.axes)
+
+    @property
+    def along(self) -> int:
+        """Which axis a line runs along."""
+        return 1 if len(self.axes) == 2 and len(self.axes[0].values) == 1 else 0
+
+
+def read_scene(document: Document) -> Scene:
+    """Read an `interpolate` or `landscape` document.
+
+    Raises `SharpError` for another kind, for a result that failed, and for one that is incomplete.
+    """
+    kind = document.get("kind")
+    if kind not in KINDS:
+        raise SharpError(
+            f'a result of kind "{kind}" has no figure', f"kinds with a figure: {', '.join(KINDS)}"
+        )
+    results = document["results"]
+    if not results or results[0].get("status") != "ok":
+        raise SharpError(
+            f"this {kind} result failed: there is nothing to draw", "see its error, and run again"
+        )
+    try:
+        return _scene(kind, results[0])
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration) as error:
+        raise SharpError(
+            f"this {kind} result is incomplete or damaged ({type(error).__name__}: {error})",
+            f"pass a file written by `sharp {kind} --json`",
+        ) from error
+
+
+def spans(values: Array) -> bool:
+    """Whether positive values are so far apart that only a logarithmic scale shows them."""
+    finite = values[np.isfinite(values)]
+    positive = finite[finite > 0]
+    return bool(positive.size and finite.min() >= 0 and positive.max() >= _DECADES * positive.min())
+
+
+def named_curve(name: str, curve: Curve, split: str) -> str:
+    """`aligned, train: barrier ≥0.12`, without a barrier where none was measured."""
+    barrier = curve.barriers.get(split)
+    return f"{name}, {split}" + (f": barrier {format_scalar(barrier)}" if barrier else "")
+
+
+def _scene(kind: str, result: Mapping[str, Any]) -> Scene:
+    axes = tuple(_axis(axis, kind, len(result["axes"])) for axis in result["axes"])
+    shape = tuple(len(axis.values) for axis in reversed(axes))  # alpha runs fastest
+    line = len(axes) == 1
+    grid = _curve(_STRAIGHT if line else kind, axes[0].values, result, shape)
+    if not grid.values or not all(grid.values.values()):
+        raise ValueError("it holds no curve")
+    others = []
+    if line and "aligned" in result:
+        others.append(_curve(_ALIGNED, axes[0].values, result["aligned"], shape))
+    if line and "path" in result:
+        path = result["path"]
+        at = _array([place["t"] for place in path["coordinates"]])
+        name = _PATHS.get(path["kind"], str(path["kind"]))
+        others.append(replace(_curve(name, at, path, at.shape), bent=True))
+    names = [axis.name for axis in axes]
+    return Scene(
+        kind,
+        axes,
+        grid,
+        tuple(others),
+        tuple(_mark(found, names) for found in result.get("checkpoints", ())),
+        tuple(
+            Trajectory(clean(found["name"]), _places(found["points"], names))
+            for found in result.get("trajectories", ())
+        ),
+    )
+
+
+def _axis(axis: Mapping[str, Any], kind: str, dimensions: int) -> Axis:
+    name = str(axis["name"])
+    label = _SYMBOLS.get(name, name)
+    if axis.get("meaning"):
+        separator = ", " if kind == "interpolate" and dimensions == 1 else ": "
+        label += separator + str(axis["meaning"])
+    if axis.get("explained_variance") is not None:
+        label += f" ({100 * axis['explained_variance']:.1f} % of variance)"
+    if axis.get("eigenvalue") is not None:
+        label += f" (λ = {format_scalar(axis['eigenvalue'])})"
+    norm = axis.get("norm")
+    return Axis(name, _array(axis["values"]), label, None if norm is None else float(norm))
+
+
+def _curve(name: str, at: Array, found: Mapping[str, Any], shape: tuple[int, ...]) -> Curve:
+    return Curve(
+        name,
+        at,
+        _values(found["curves"], shape),
+        _values(found.get("sampling_errors") or {}, shape),
+        {
+            split: barrier
+            for split, barrier in (found.get("barrier") or {}).items()
+            if barrier.get("value") is not None
+        },
+    )
+
+
+def _values(found: Mapping[str, Any], shape: tuple[int, ...]) -> Values:
+    """Every split's metrics as arrays, train and the loss first."""
+    return {
+        split: {
+            metric: _array(found[split][metric]).reshape(shape)
+            for metric in _with_first("loss", found[split])
+        }
+        for split in _with_first("train", found)
+    }
+
+
+def _with_first(name: str, names: Mapping[str, Any]) -> list[str]:
+    return sorted(names, key=lambda each: each != name)
+
+
+def _mark(found: Mapping[str, Any], names: Sequence[str]) -> Mark:
+    measures = found.get("measures") or {}
+    values: dict[str, dict[str, float]] = {}
+    for metric, by_split in measures.items():
+        for split in ("train", "test"):
+            if split in by_split and by_split[split].get("value") is not None:
+                values.setdefault(split, {})[metric] = float(by_split[split]["value"])
+    return Mark(
+        clean(found["name"]),
+        str(found.get("path", "")),
+        str(found.get("role", "marked")),
+        _places([found], names)[0],
+        float(found.get("unseen") or 0.0),
+        values,
+    )
+
+
+def _places(points: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Array:
+    """Coordinates (n, d)."""
+    places = [[float(point["coordinates"][name]) for name in names] for point in points]
+    return np.array(places, dtype=np.float64).reshape(len(points), len(names))
+
+
+def _array(values: Sequence[float | None]) -> Array:
+    return np.array([np.nan if v is None else float(v) for v in values], dtype=np.float64)
