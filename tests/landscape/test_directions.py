@@ -296,3 +296,19 @@ def test_one_direction_of_a_model_of_one_parameter_and_no_plane():
     with pytest.raises(SharpError, match="only 1 parameter") as caught:
         hessian_directions(problem, theta, 2)
     assert caught.value.hint == "draw a line"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("normalize", NORMALIZATIONS)
+def test_directions_on_a_gpu_are_those_of_the_cpu(normalize):
+    network, theta = case("conv")
+    of = CASES["conv"]
+    there = Network(of.model(), of, device=torch.device("cuda"))
+    on_cpu = random_directions(network, theta, 2, seed=4, normalize=normalize)
+    on_gpu = random_directions(there, theta.cuda(), 2, seed=4, normalize=normalize)
+    for a, b in zip(on_cpu, on_gpu, strict=True):
+        assert b.device.type == "cuda"
+        assert torch.equal(a, b.cpu())
+    assert abs(cosine(*on_gpu)) < 1e-7
+    scaled = normalize_direction(there, theta.cuda(), on_gpu[0], normalize)
+    assert torch.allclose(scaled.cpu(), on_cpu[0], rtol=1e-6)

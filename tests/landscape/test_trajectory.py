@@ -208,3 +208,18 @@ def test_no_more_than_a_slice_of_the_points_is_held_in_float64(monkeypatch):
     found = principal_axes(points, final)
     project(points, around(final, found.directions))
     assert largest <= 5 * 2**14
+
+
+@pytest.mark.gpu
+def test_a_path_kept_on_the_cpu_is_shown_on_a_gpu():
+    points, final = path(size=2**19 + 3, dtype=torch.float32)
+    on_cpu, on_gpu = principal_axes(points, final), principal_axes(points, final.cuda())
+    assert on_gpu.explained_variance == pytest.approx(on_cpu.explained_variance, rel=1e-9)
+    for a, b in zip(on_cpu.directions, on_gpu.directions, strict=True):
+        assert b.device.type == "cuda"
+        assert torch.allclose(a, b.cpu(), rtol=1e-6, atol=1e-9)
+    shown = project(points, around(final, on_cpu.directions))
+    again = project(points, around(final.cuda(), on_gpu.directions))
+    for a, b in zip(shown.coordinates, again.coordinates, strict=True):
+        assert a == pytest.approx(b, rel=1e-6)
+    assert shown.unseen == pytest.approx(again.unseen, rel=1e-6)
