@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
 from ..settings import FigureSettings
-from .scene import Array, Mark, Scene, spans
+from .scene import Array, Mark, Scene
 
 __all__ = ["contour_levels", "plane_figure"]
 
@@ -113,9 +113,8 @@ def _is_true_to_scale(scene: Scene) -> bool:
     """Whether one unit is as long on both axes of the figure."""
     first, second = (float(np.ptp(axis.values)) for axis in scene.axes)
     near = max(first, second) <= _MOST_UNEQUAL[scene.kind] * min(first, second)
-    norms = [axis.norm for axis in scene.axes]
-    same = None in norms or abs(norms[0] - norms[1]) <= 1e-3 * max(norms)
-    return near and same
+    norms = [axis.norm for axis in scene.axes if axis.norm is not None]
+    return near and (len(norms) < 2 or max(norms) - min(norms) <= 1e-3 * max(norms))
 
 
 def _draw_surface(
@@ -178,7 +177,7 @@ def _thin_out(axes: Axes, scene: Scene) -> None:
     taken = [name.get_window_extent() for name in names]
     spots = [mark.at for mark in scene.marks] + [at for run in scene.trajectories for at in run.at]
     for spot in axes.transData.transform(np.array(spots).reshape(-1, 2)):
-        taken.append(Bbox.from_bounds(*(spot - 4), 8, 8))
+        taken.append(Bbox([spot - 4, spot + 4]))
     for text in [text for text in axes.texts if text.get_gid() == _LEVEL]:
         place = text.get_window_extent()
         inside = axes.bbox.x0 <= place.x0 and place.x1 <= axes.bbox.x1

@@ -18,7 +18,7 @@ from .scene import Array, Curve, Mark, Scene, named_curve, spans
 
 __all__ = ["figure"]
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.linewidth": 0.6,
     "axes.labelsize": 8,
@@ -105,7 +105,7 @@ def _line_figure(scene: Scene, settings: FigureSettings) -> Figure:
             axes.yaxis.label.set_color(color)
             axes.tick_params(axis="y", colors=color, which="both")
     lower.set_xlabel(scene.axes[scene.along].label + _on_a_path(scene))
-    handles = [handle for axes in drawn.axes for handle in axes.get_legend_handles_labels()[0]]
+    handles = [line for axes in drawn.axes for line in axes.lines if line.get_label()[:1] != "_"]
     columns = len({str(handle.get_linestyle()) for handle in handles})  # train | test
     handles.sort(key=lambda handle: str(handle.get_linestyle()) != "-")
     drawn.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=2.6)
