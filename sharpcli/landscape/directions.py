@@ -59,7 +59,7 @@ def random_directions(
 
     The second is made orthogonal to the first inside each filter (or tensor). Filters of a single
     entry leave no room for that; the others then lean towards or away from the first until the
-    inner products cancel, and where they cannot (nearly all of θ is in one entry) `cosine` says
+    inner products cancel; where they cannot (a few single entries outweigh all else) `cosine` says
     what is left. The first does not depend on `count`. Draws and arithmetic are float64 on the
     CPU: a seed means the same directions on every device; they come in θ's dtype on its device.
     Raises `UsageError` for an unknown `normalize`, `SharpError` where it leaves nothing to move.
