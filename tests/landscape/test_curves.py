@@ -310,3 +310,22 @@ def test_two_seeds_on_real_digits_are_joined_by_paths_of_low_loss(name):
     for kind in KINDS:
         path = train_path(function, a, b, PathSettings(kind, steps=200))
         assert barrier(lambda t, path=path: path.point(t, a, b)) <= line / 10
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["tanh", "batch_norm", "tied", "mapping"])
+def test_a_gpu_trains_the_same_path(name, kind):
+    bends = []
+    for device in ("cpu", "cuda"):
+        run = RunSettings(device=device, dtype="float64")
+        study = prepare(CASES[name], run, torch.device(device))
+        tensors = CASES[name].model().state_dict()
+        function = study.objectives(tensors)["train"]
+        a = study.network.flatten(tensors)
+        b = a + two_points(function)[0].to(a)
+        path = train_path(function, a, b, PathSettings(kind, steps=30, batch_size=8))
+        assert path.bend.device == a.device
+        assert torch.equal(path.point(1.0, a, b), b)
+        bends.append(path.bend.cpu())
+    assert torch.allclose(*bends, rtol=0, atol=1e-6)
