@@ -209,8 +209,7 @@ def _orthogonalize(first: list[Tensor], second: list[Tensor]) -> None:
     for a, b in wide:
         lengths, norms = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
         room += float((lengths * norms).sum())
-        for _ in range(2):  # the second time takes away what rounding left
-            b -= a * _ratio((a * b).sum(1, keepdim=True), lengths.square())
+        b -= a * _ratio((a * b).sum(1, keepdim=True), lengths.square())
         b *= _ratio(norms, b.norm(dim=1, keepdim=True))
     excess = _balance(single, room)
     if not excess or not room:

@@ -99,6 +99,16 @@ def test_paths_without_a_plane_are_refused_and_say_what_to_do(dtype):
             principal_axes([], final, count)
 
 
+def test_what_storing_in_float32_does_to_a_line_is_no_plane():
+    final, step = draw(2, 4000)
+    for scale in (1e-4, 1e-2, 1.0):  # a short path far from zero is the more rounded one
+        points = [(final + scale * t * step).float() for t in (3.0, 1.7, 0.4)]
+        with pytest.raises(SharpError, match="lie on a line"):
+            principal_axes(points, final.float())
+        bent = [*points, (final + scale * draw(4000, seed=3)).float()]
+        assert min(principal_axes(bent, final.float()).explained_variance) > 1e-2
+
+
 def test_numbers_that_are_none_are_told_by_the_checkpoint_that_holds_them():
     points, final = path(5)
     points[2][17] = math.nan
@@ -194,6 +204,8 @@ def test_axes_that_are_one_or_none_still_give_numbers():
     both = project(points, around(final, [axis, -2 * axis]))
     alone = project(points, around(final, [axis]))
     assert both.unseen == pytest.approx(alone.unseen)
+    rounded = project(points, around(final, [axis, 1.7 * axis + 1e-7 * draw(300, seed=5)]))
+    assert max(abs(c) for coordinates in rounded.coordinates for c in coordinates) < 10
     nothing = project(points, around(final, [torch.zeros_like(axis)]))
     assert nothing.coordinates == ((0.0,),) * 4
     assert nothing.unseen == pytest.approx((1.0,) * 4)
