@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
 from ..settings import FigureSettings
-from .scene import Array, Mark, Scene
+from .scene import Array, Mark, Scene, is_log
 
 __all__ = ["contour_levels", "plane_figure"]
 
@@ -42,8 +42,7 @@ def plane_figure(scene: Scene, settings: FigureSettings) -> Figure:
     splits = scene.splits
     surfaces = [scene.grid.values[split][metric] for split in splits]
     together = np.concatenate([surface.ravel() for surface in surfaces])
-    logarithmic = metric == "loss" if settings.scale == "auto" else settings.scale == "log"
-    logarithmic = logarithmic and _can_be_log(together, settings.scale)
+    logarithmic = is_log(metric, together, settings.scale, plane=True)
     drawn = _sized(scene, settings, len(splits))
     panels = [drawn.add_subplot(1, len(splits), 1 + i) for i in range(len(splits))]
     levels = contour_levels(together, logarithmic=logarithmic)
@@ -91,14 +90,6 @@ def contour_levels(values: Array, *, logarithmic: bool) -> Array:
     if len(levels) < 4:
         return np.geomspace(low, high, 12)[1:-1]
     return levels[:: 1 + (len(levels) - 1) // _MOST]
-
-
-def _can_be_log(values: Array, scale: str) -> bool:
-    finite = values[np.isfinite(values)]
-    positive = finite[finite > 0]
-    if scale == "log":
-        return bool(positive.size)
-    return bool(positive.size and finite.min() >= 0 and positive.max() >= 4 * positive.min())
 
 
 def _sized(scene: Scene, settings: FigureSettings, panels: int) -> Figure:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from ..settings import FigureSettings
 from .numbers import format_scalar
-from .scene import Array, Curve, Mark, Scene, named_curve, spans
+from .scene import Array, Curve, Mark, Scene, is_log, named_curve
 
 __all__ = ["figure"]
 
@@ -96,16 +96,18 @@ def _line_figure(scene: Scene, settings: FigureSettings) -> Figure:
     if stacked:
         lower = drawn.add_subplot(2, 1, 2, sharex=upper)
         upper.tick_params(labelbottom=False)
-        _draw_metric(lower, scene, more[0], "linear", _COLORS, labelled=False)
+        _draw_metric(lower, scene, more[0], "auto", _COLORS, labelled=False)
         _mark_checkpoints(lower, scene, named=False)
     elif more:
         right = upper.twinx()
-        _draw_metric(right, scene, more[0], "linear", (_COLORS[1],))
+        _draw_metric(right, scene, more[0], "auto", (_COLORS[1],))
         for axes, color in ((upper, _COLORS[0]), (right, _COLORS[1])):
             axes.yaxis.label.set_color(color)
             axes.tick_params(axis="y", colors=color, which="both")
     lower.set_xlabel(scene.axes[scene.along].label + _on_a_path(scene))
-    handles = [line for axes in drawn.axes for line in axes.lines if line.get_label()[:1] != "_"]
+    handles = [
+        line for axes in drawn.axes for line in axes.lines if str(line.get_label())[0] != "_"
+    ]
     columns = len({str(handle.get_linestyle()) for handle in handles})  # train | test
     handles.sort(key=lambda handle: str(handle.get_linestyle()) != "-")
     drawn.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=2.6)
@@ -161,7 +163,7 @@ def _draw_metric(
                 label="_",
             )
     together = np.concatenate(shown) if shown else np.zeros(0)
-    if _is_log(together, scale if metric == scene.metrics[0] else "linear"):
+    if is_log(metric, together, scale):
         axes.set_yscale("log", nonpositive="clip")
         positive = together[np.isfinite(together) & (together > 0)]
         axes.set_ylim(positive.min() / 1.6, positive.max() * 1.6)
@@ -170,12 +172,6 @@ def _draw_metric(
         axes.set_xlim(at[0] - 1, at[0] + 1)
     else:
         axes.margins(x=0.02)
-
-
-def _is_log(values: Array, scale: str) -> bool:
-    if scale == "log":
-        return bool((values[np.isfinite(values)] > 0).any())
-    return scale == "auto" and spans(values)
 
 
 def _draw_band(

@@ -14,7 +14,7 @@ from ..labels import clean
 from ..results import Document
 from .numbers import format_scalar
 
-__all__ = ["Axis", "Curve", "Mark", "Scene", "Trajectory", "named_curve", "read_scene", "spans"]
+__all__ = ["Axis", "Curve", "Mark", "Scene", "Trajectory", "is_log", "named_curve", "read_scene"]
 
 Array = NDArray[np.float64]
 Values = Mapping[str, Mapping[str, Array]]  # by split, then by metric
@@ -23,7 +23,6 @@ KINDS = ("interpolate", "landscape")
 _SYMBOLS = {"alpha": "α", "beta": "β"}
 _STRAIGHT, _ALIGNED = "straight line", "aligned"
 _PATHS = {"bezier": "Bézier curve", "chain": "one-bend chain"}
-_DECADES = 30.0  # a loss whose largest value is that many times the smallest goes on a log scale
 
 
 @dataclass(frozen=True)
@@ -128,11 +127,19 @@ def read_scene(document: Document) -> Scene:
         ) from error
 
 
-def spans(values: Array) -> bool:
-    """Whether positive values are so far apart that only a logarithmic scale shows them."""
+def is_log(metric: str, values: Array, scale: str, *, plane: bool = False) -> bool:
+    """Whether values go on a logarithmic scale: as `scale` says, or under "auto" as they are.
+
+    They do where none is negative and the largest is 30 times the smallest positive one, on a
+    plane, whose levels are to be told apart, 4 times; a share such as the accuracy does not.
+    """
+    ratio = 4.0 if plane else 30.0
     finite = values[np.isfinite(values)]
     positive = finite[finite > 0]
-    return bool(positive.size and finite.min() >= 0 and positive.max() >= _DECADES * positive.min())
+    if scale != "auto" or not positive.size:
+        return scale == "log" and bool(positive.size)
+    wide = finite.min() >= 0 and positive.max() >= ratio * positive.min()
+    return bool(wide and (metric == "loss" or positive.max() > 1))
 
 
 def named_curve(name: str, curve: Curve, split: str) -> str:
