@@ -135,16 +135,10 @@ def test_one_step_s_gradient_is_that_of_finite_differences(kind, name, monkeypat
     train_path(function, a, b, PathSettings(kind, steps=1, batch_size=23, seed=3))
     (gradient,) = handed
     t = float(torch.rand((), generator=torch.Generator().manual_seed(3), dtype=torch.float64))
-    whole = Objective(
-        function.network,
-        function.rows,
-        {key: tensor.clone() for key, tensor in function.fixed.items()},
-        batch_size=function.rows.count,
-    )
+    training, _ = objective(CASES[name], mode="train")  # batch norm as PyTorch's own train() has it
 
     def loss(bend):
-        with curves._statistics_of_batches(function.network):
-            return whole.loss(Path(kind, bend, 0).point(t, a, b))
+        return training.loss(Path(kind, bend, 0).point(t, a, b))
 
     middle, step = (a + b) / 2, 1e-6
     for entry in range(0, function.size, 17):
