@@ -25,6 +25,16 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "measure",
         "Measure how sharp the minimum of each checkpoint is.",
     ),
+    "interpolate": (
+        "sharpcli.commands.interpolate",
+        "interpolate",
+        "Draw the loss between checkpoints.",
+    ),
+    "landscape": (
+        "sharpcli.commands.landscape",
+        "landscape",
+        "Draw the loss surface around a checkpoint.",
+    ),
     "compare": (
         "sharpcli.commands.compare",
         "compare",

@@ -25,6 +25,7 @@ __all__ = [
     "NAME_VALUE",
     "POSITIVE",
     "SEED",
+    "exploring_run_options",
     "output_options",
     "plot_option",
     "run_options",
@@ -145,7 +146,33 @@ def task_argument(command: Command) -> Command:
 
 def run_options(command: Command) -> Command:
     """Add the options that say on what and how to measure; the command gets `run: RunSettings`."""
+    return _run_options(
+        command,
+        click.option(
+            "--split",
+            type=click.Choice(["train", "test"]),
+            default=RunSettings().split,
+            show_default=True,
+            help="The data on which the loss is measured.",
+        ),
+    )
 
+
+def exploring_run_options(command: Command) -> Command:
+    """As `run_options`, for commands that draw both splits unless one is asked for."""
+    return _run_options(
+        command,
+        click.option(
+            "--split",
+            type=click.Choice(["train", "test", "both"]),
+            default="both",
+            show_default=True,
+            help="The data on which the loss is drawn.",
+        ),
+    )
+
+
+def _run_options(command: Command, split: Callable[[Command], Command]) -> Command:
     @functools.wraps(command)
     def with_run(*args: Any, **kwargs: Any) -> Any:
         names = ("split", "samples", "batch_size", "device", "dtype", "mode", "seed")
@@ -155,13 +182,7 @@ def run_options(command: Command) -> Command:
     default = RunSettings()
     return _decorate(
         with_run,
-        click.option(
-            "--split",
-            type=click.Choice(["train", "test"]),
-            default=default.split,
-            show_default=True,
-            help="The data on which the loss is measured.",
-        ),
+        split,
         click.option(
             "--samples",
             type=POSITIVE,

@@ -189,9 +189,9 @@ def flat_scalars(measures: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 def unconverged(document: Document) -> list[str]:
     """`path: flat key` of each number that did not converge; a lower bound is what it says."""
     return [
-        f"{result['checkpoint']['path']}: {key}"
+        f"{result['checkpoint']['path']}: {key}" if "checkpoint" in result else key
         for result in document["results"]
-        for key, scalar in flat_scalars(result.get("measures", {})).items()
+        for key, scalar in flat_scalars(result.get("measures", result)).items()
         if scalar["status"] in NOT_CONVERGED
     ]
 

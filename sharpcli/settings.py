@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from .errors import UsageError
 
@@ -14,6 +14,8 @@ __all__ = [
     "DirectionSettings",
     "FigureSettings",
     "GridSettings",
+    "InterpolateSettings",
+    "LandscapeSettings",
     "MeasureSettings",
     "OutputSettings",
     "PathKind",
@@ -24,6 +26,9 @@ __all__ = [
 
 Split = Literal["train", "test", "both"]
 PathKind = Literal["bezier", "chain"]
+T = TypeVar("T")
+_ARE = {1: "is one", 2: "are two"}
+
 BatchNormMode = Literal["recalibrate", "interpolate", "batch"]
 
 
@@ -69,12 +74,30 @@ class MeasureSettings:
 class GridSettings:
     """Which points of a line or a plane.
 
-    `points` along each axis; a single number holds for every axis. `ranges` (low, high) of each
-    axis, empty: chosen by what is explored.
+    `points` along each axis, and `ranges` (low, high) of each axis; a single entry holds for every
+    axis, no range: chosen by what is explored.
     """
 
     points: tuple[int, ...] = (25,)  # Keskar et al. 2017, figure 3
     ranges: tuple[tuple[float, float], ...] = ()
+
+    def shape(self, dimensions: int) -> tuple[int, ...]:
+        """Points along each of the axes; raises `UsageError` where more axes are named."""
+        return self._each(self.points, dimensions, "--points")
+
+    def limits(self, default: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
+        """The range of each axis, `default` where none was asked for; raises as `shape`."""
+        return self._each(self.ranges or default, len(default), "--range")
+
+    def _each(self, given: tuple[T, ...], dimensions: int, option: str) -> tuple[T, ...]:
+        if len(given) == 1:
+            return given * dimensions
+        if len(given) != dimensions:
+            raise UsageError(
+                f"{option} names {len(given)} axes, and there {_ARE[dimensions]}",
+                "give one value for all axes, or one for each",
+            )
+        return given
 
 
 @dataclass(frozen=True)
@@ -145,3 +168,22 @@ class PathSettings:
             if not holds:
                 value = getattr(self, option.replace("-", "_"))
                 raise UsageError(f"--path-{option} {value}: is out of range", hint)
+
+
+@dataclass(frozen=True)
+class InterpolateSettings:
+    """What is drawn between checkpoints; beside a line, B aligned with A and a curved path."""
+
+    grid: GridSettings = GridSettings()
+    batch_norm: BatchNormSettings = BatchNormSettings()
+    align: bool = False
+    path: PathSettings | None = None
+
+
+@dataclass(frozen=True)
+class LandscapeSettings:
+    """What is drawn around a checkpoint."""
+
+    grid: GridSettings = GridSettings()
+    batch_norm: BatchNormSettings = BatchNormSettings()
+    directions: DirectionSettings = DirectionSettings()

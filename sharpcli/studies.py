@@ -133,6 +133,11 @@ class Studies:
         self._device, self._begin = device, begin
         self._made: dict[tuple[str, ...], Study] = {}
 
+    @property
+    def made(self) -> list[Study]:
+        """The studies so far, in the order in which they were needed."""
+        return list(self._made.values())
+
     def of(self, metadata: Mapping[str, Any]) -> Study:
         """The study of the task that was asked for, or that a checkpoint's metadata name.
 

@@ -22,12 +22,14 @@ class Frame:
 
     `anchors` (K, n) are checkpoints and directions; `origin` (K,) and `axes` (K, d), float64 on
     the CPU, say how their weights follow from the coordinates c (d,). A checkpoint whose weight is
-    one and the others' zero comes out bit for bit.
+    one and the others' zero comes out bit for bit. `places` are the coordinates of the anchors that
+    are checkpoints; directions follow these.
     """
 
     anchors: Tensor
     origin: Tensor
     axes: Tensor
+    places: tuple[tuple[float, ...], ...]
 
     @property
     def dimensions(self) -> int:
@@ -58,7 +60,8 @@ def weighted_sum(anchors: Tensor, weights: Tensor) -> Tensor:
 
 def line(a: Tensor, b: Tensor) -> Frame:
     """θ(α) = (1−α)A + αB: A at 0, B at 1; α counts distances ‖B−A‖."""
-    return Frame(torch.stack([a, b]), _vector(1, 0), _vector(-1, 1).unsqueeze(1))
+    axes = _vector(-1, 1).unsqueeze(1)
+    return Frame(torch.stack([a, b]), _vector(1, 0), axes, ((0.0,), (1.0,)))
 
 
 def plane_through(a: Tensor, b: Tensor, c: Tensor) -> Frame:
@@ -83,9 +86,9 @@ def plane_through(a: Tensor, b: Tensor, c: Tensor) -> Frame:
     per_alpha = _vector(-1 / length, 1 / length, 0)
     slant = along / length
     per_beta = _vector((slant - 1) / height, -slant / height, 1 / height)
-    return Frame(
-        torch.stack([a, b, c]), _vector(1, 0, 0), torch.stack([per_alpha, per_beta], dim=1)
-    )
+    axes = torch.stack([per_alpha, per_beta], dim=1)
+    places = ((0.0, 0.0), (length, 0.0), (along, height))
+    return Frame(torch.stack([a, b, c]), _vector(1, 0, 0), axes, places)
 
 
 def around(center: Tensor, directions: Sequence[Tensor]) -> Frame:
@@ -93,7 +96,8 @@ def around(center: Tensor, directions: Sequence[Tensor]) -> Frame:
     count = len(directions)
     axes = torch.zeros(count + 1, count, dtype=torch.float64)
     axes[1:] = torch.eye(count, dtype=torch.float64)
-    return Frame(torch.stack([center, *directions]), _vector(1, *[0] * count), axes)
+    anchors = torch.stack([center, *directions])
+    return Frame(anchors, _vector(1, *[0] * count), axes, ((0.0,) * count,))
 
 
 def _vector(*values: float) -> Tensor:

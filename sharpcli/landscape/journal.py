@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -33,20 +32,26 @@ class Journal:
         self._file: FileIO | None = None
         self._found: dict[tuple[str, int], Any] = {}
         self.path: Path | None = None
+        self.problem: str | None = None
 
     def begin(self, run: Mapping[str, Any]) -> None:
         """Open the file for a run, described by JSON values, and read what is finished.
 
         Raises `SharpError` where the file belongs to another run (naming what differs), is being
-        written by another process, or cannot be written.
+        written by another process, or cannot be written. Where it is the cache folder that cannot
+        be written, nothing is kept and `problem` says why.
         """
         header = json.loads(json.dumps({"format": _FORMAT, **run}))
         self.path = self._place(header)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self._output is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a+b", buffering=0)
         except OSError as error:
-            raise self._unwritable(error) from error
+            if self._output is not None:
+                raise self._unwritable(error) from error
+            self.problem, self.path = f"{self.path.parent}: {error.strerror}", None
+            return
         _lock(self._file, self.path)
         self._file.seek(0)
         lines = self._file.read().split(b"\n")
@@ -63,7 +68,8 @@ class Journal:
 
     def add(self, part: str, first: int, values: Any) -> None:
         """Append a group of points; raises `SharpError` where the disk is full."""
-        self._write({"part": part, "first": first, "values": values})
+        if self._file is not None:
+            self._write({"part": part, "first": first, "values": values})
 
     def close(self) -> None:
         """Close the file and leave it for a later run."""
@@ -76,15 +82,6 @@ class Journal:
         self.close()
         if self.path is not None:
             self.path.unlink(missing_ok=True)
-
-    @contextlib.contextmanager
-    def running(self, run: Mapping[str, Any]) -> Iterator[Journal]:
-        """`begin`, and `close` at the end."""
-        self.begin(run)
-        try:
-            yield self
-        finally:
-            self.close()
 
     def _place(self, header: Mapping[str, Any]) -> Path:
         if self._output is not None:

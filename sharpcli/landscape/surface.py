@@ -110,13 +110,21 @@ class Surface:
     ) -> tuple[Tensor, Callable[[Objective], Mapping[str, Tensor]]]:
         """θ (n,) and what gives a split's buffers there; recalibrated ones are found once."""
         theta, buffers = weighted_sum(anchors.theta, weights), anchors.buffers(weights)
+        if self.batch_norm is not None and self.batch_norm.mode == "batch":
+            return theta, lambda split: self.buffers_of(split, theta, buffers)
+        same = self.buffers_of(next(iter(self.objectives.values())), theta, buffers)
+        return theta, lambda _: same
+
+    def buffers_of(
+        self, split: Objective, theta: Tensor, buffers: Mapping[str, Tensor]
+    ) -> Mapping[str, Tensor]:
+        """The buffers with which a split is evaluated at θ, its running statistics as asked for."""
         norm = self.batch_norm
         if norm is None or norm.mode == "interpolate":
-            return theta, lambda _: buffers
+            return buffers
         if norm.mode == "batch":
-            return theta, lambda split: batch_statistics(split, theta, buffers, unbiased=False)
-        recalibrated = batch_statistics(norm.rows, theta, buffers)
-        return theta, lambda _: recalibrated
+            return batch_statistics(split, theta, buffers, unbiased=False)
+        return batch_statistics(norm.rows, theta, buffers)
 
     def each(
         self, anchors: Anchors, points: Sequence[Point], weights: WeightsOf, done: Container[int]
@@ -136,16 +144,14 @@ class Surface:
             else:
                 yield start, self._at_once(anchors, some)
 
-    def per_example(self, anchors: Anchors, weights: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """Every example's loss sum and weight (N,) on each split at one point.
+    def per_example(self, anchors: Anchors, weights: Tensor, split: str) -> tuple[Tensor, Tensor]:
+        """Every example's loss sum and weight (N,) on one split at one point.
 
         Raises `SharpError` where the task's loss gives one sum for a whole batch.
         """
         theta, fixed = self._point(anchors, weights)
-        return {
-            name: objective.per_example_losses(theta, fixed(objective))
-            for name, objective in self.objectives.items()
-        }
+        objective = self.objectives[split]
+        return objective.per_example_losses(theta, fixed(objective))
 
     def _at_once(self, anchors: Anchors, points: Sequence[Tensor]) -> list[Values]:
         thetas = torch.stack([weighted_sum(anchors.theta, weights) for weights in points])

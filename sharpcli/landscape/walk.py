@@ -19,7 +19,7 @@ from ..progress import Begin, silent
 from .journal import Journal
 from .surface import Anchors, Point, Surface, Values, WeightsOf
 
-__all__ = ["Walk", "readable_time"]
+__all__ = ["Walk", "Watch", "readable_time"]
 
 # What a point takes while the grid is held and its document is made, and in the file: measured on
 # two splits with loss and accuracy.
@@ -27,6 +27,15 @@ _BYTES_A_POINT = 2000
 _FILE_BYTES_A_POINT = 200
 # Seconds of work ahead above which the time is said before it starts.
 _LONG = 10.0
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What a run tells and keeps while it works: progress, sentences, finished points."""
+
+    begin: Begin = lambda _: silent
+    say: Callable[[str], None] = lambda _: None
+    journal: Journal | None = None
 
 
 @dataclass
@@ -37,9 +46,7 @@ class Walk:
     """
 
     surface: Surface
-    journal: Journal | None = None
-    begin: Begin = lambda _: silent
-    say: Callable[[str], None] = lambda _: None
+    watch: Watch
     interrupted: str | None = None
 
     def values(
@@ -53,22 +60,22 @@ class Walk:
         found: list[Values | None] = [None] * len(points)
         if self.interrupted:
             return found
-        finished = self.journal.finished(part) if self.journal else {}
+        finished = self.watch.journal.finished(part) if self.watch.journal else {}
         for first, group in finished.items():
             found[first : first + len(group)] = [_decoded(values) for values in group]
         self._choose_together(anchors, points, weights)
         done = sum(values is not None for values in found)
         ahead = len(points) - done
         if done and ahead:
-            self.say(f"{done} of {len(points)} points were finished by a former run")
-        progress = self.begin(f"{part}: points")
+            self.watch.say(f"{done} of {len(points)} points were finished by a former run")
+        progress = self.watch.begin(f"{part}: points")
         progress(done, len(points))
         started, said = time.monotonic(), False
         try:
             for first, group in self.surface.each(anchors, points, weights, finished):
                 found[first : first + len(group)] = group
-                if self.journal:
-                    self.journal.add(part, first, [_encoded(values) for values in group])
+                if self.watch.journal:
+                    self.watch.journal.add(part, first, [_encoded(values) for values in group])
                 done += len(group)
                 progress(done, len(points))
                 left = (
@@ -77,8 +84,8 @@ class Walk:
                     / (ahead - len(points) + done)
                 )
                 if not said and left > _LONG:
-                    where = f", kept in {self.journal.path}" if self.journal else ""
-                    self.say(f"{len(points)} points: about {readable_time(left)}{where}")
+                    where = f", kept in {self.watch.journal.path}" if self.watch.journal else ""
+                    self.watch.say(f"{len(points)} points: about {readable_time(left)}{where}")
                 said = True
         except KeyboardInterrupt:
             self.interrupted = f"interrupted after {done} of {len(points)} points of the {part}"
@@ -92,8 +99,12 @@ class Walk:
         count = math.prod(shape)
         memory, file = count * _BYTES_A_POINT, count * _FILE_BYTES_A_POINT
         free = available_memory(torch.device("cpu"))
-        folder = self.journal.path.parent if self.journal and self.journal.path else Path()
-        room = shutil.disk_usage(folder).free if self.journal else file
+        folder = (
+            self.watch.journal.path.parent
+            if self.watch.journal and self.watch.journal.path
+            else Path()
+        )
+        room = shutil.disk_usage(folder).free if self.watch.journal else file
         if memory <= free / 2 and file <= room:
             return
         started = time.monotonic()
@@ -111,14 +122,14 @@ class Walk:
         self, anchors: Anchors, points: Sequence[Point], weights: WeightsOf
     ) -> None:
         """Take over how many points a former run took at once: it decides how sums are rounded."""
-        if not self.journal:
+        if not self.watch.journal:
             return
-        kept = self.journal.finished("together")
+        kept = self.watch.journal.finished("together")
         if kept:
             self.surface.together = int(kept[0])
         elif self.surface.together is None:
             self.surface.together = self.surface.choose_together(anchors, points, weights)
-            self.journal.add("together", 0, self.surface.together)
+            self.watch.journal.add("together", 0, self.surface.together)
 
 
 def readable_time(seconds: float) -> str:

@@ -1,0 +1,92 @@
+"""`sharp landscape`: the loss surface around a checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ..options import exploring_run_options, output_options, task_options
+from ..settings import (
+    BatchNormSettings,
+    DirectionSettings,
+    GridSettings,
+    LandscapeSettings,
+    OutputSettings,
+    RunSettings,
+)
+from .exploring import GatheringCommand, beside_of, check_paths, exploring_options, run_exploration
+
+__all__ = ["landscape"]
+
+DEFAULT = DirectionSettings()
+
+
+@click.command(
+    cls=GatheringCommand,
+    epilog="""\b
+Examples:
+  sharp landscape model.safetensors --task task.py --plot surface.html
+  sharp landscape model.safetensors --directions hessian --dimensions 1 --points 41
+  sharp landscape last.safetensors --directions trajectory --trajectory step-*.safetensors""",
+)
+@click.argument("checkpoint", metavar="A")
+@click.option(
+    "--directions",
+    type=click.Choice(["random", "hessian", "trajectory"]),
+    default=DEFAULT.kind,
+    show_default=True,
+    help="The axes: random, the Hessian's top eigenvectors, or a path's principal axes.",
+)
+@click.option(
+    "--dimensions",
+    type=click.IntRange(1, 2),
+    default=DEFAULT.dimensions,
+    show_default=True,
+    help="A line or a plane.",
+)
+@click.option(
+    "--normalize",
+    type=click.Choice(["filter", "layer", "none"]),
+    help="Scale the axes to the norm of the weights, filter by filter or layer by layer. "
+    "Default: filter for random axes, none for others.",
+)
+@exploring_options
+@task_options
+@exploring_run_options
+@output_options
+def landscape(
+    checkpoint: str,
+    directions: Any,
+    dimensions: Any,
+    normalize: Any,
+    grid: GridSettings,
+    batch_norm: BatchNormSettings,
+    marks: tuple[str, ...],
+    trajectories: list[tuple[str, ...]],
+    resume: bool,
+    task: str | None,
+    task_options: dict[str, str],
+    run: RunSettings,
+    output: OutputSettings,
+) -> int:
+    """Draw the loss surface around a checkpoint.
+
+    Loss and metrics on training and test data along one or two axes through the checkpoint, which
+    is at 0. Random axes are as long as the weights, filter by filter (Li et al. 2018), so that
+    pictures of two networks can be compared. Finished points are kept as they come: a run that is
+    killed goes on where it stopped.
+    """
+    check_paths([checkpoint])
+    axes = DirectionSettings(directions, dimensions, normalize)
+    settings = LandscapeSettings(grid, batch_norm, axes)
+
+    def explore(watch: Any) -> Any:
+        from ..exploring import landscape_checkpoint
+
+        beside = beside_of(marks, trajectories)
+        return landscape_checkpoint(
+            checkpoint, task, task_options, run, settings, beside=beside, watch=watch
+        )
+
+    return run_exploration(explore, output, resume=resume)

@@ -1,0 +1,291 @@
+"""One exploration of parameter space: what is loaded, where points are evaluated, what is found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .environment import environment
+from .errors import UsageError
+from .landscape.batch_norm import batch_norm_layers, recalibration_rows
+from .landscape.findings import curves_of, measures_of, sampling_errors_of
+from .landscape.frame import Frame
+from .landscape.grid import grid_points
+from .landscape.surface import Anchors, BatchNorm, Point, Surface, Values
+from .landscape.trajectory import Projection, project
+from .landscape.walk import Walk, Watch
+from .objective import Objective
+from .results import Report
+from .settings import BatchNormSettings, InterpolateSettings, LandscapeSettings
+from .studies import Loaded, Studies, Study, load
+
+__all__ = ["NAMES", "Beside", "Exploration", "begin_exploration", "explore_grid", "report"]
+
+NAMES = "ABC"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is looked at beside the grid: checkpoints to mark, and paths to project."""
+
+    marks: Sequence[str | Path] = ()
+    trajectories: Sequence[Sequence[str | Path]] = ()
+
+
+@dataclass
+class Exploration:
+    """A run's checkpoints in memory, its evaluator, and what is to be said of it.
+
+    `anchors` are the checkpoints that span the line or plane, `marks` those put on it, and
+    `trajectories` the points (n,) of each path. `found` is the document's one result.
+    """
+
+    kind: str
+    settings: Mapping[str, Any]
+    study: Study
+    anchors: Sequence[Loaded]
+    marks: Sequence[Loaded]
+    trajectories: Sequence[Sequence[tuple[str, Tensor]]]
+    train: Objective | None
+    surface: Surface
+    walk: Walk
+    found: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def buffers(self, loaded: Loaded) -> dict[str, Tensor]:
+        """A checkpoint's buffers and frozen parameters."""
+        return self.study.network.fixed(loaded.match.tensors)
+
+
+def begin_exploration(
+    kind: str,
+    paths: Sequence[str | Path],
+    beside: Beside,
+    studies: Studies,
+    settings: InterpolateSettings | LandscapeSettings,
+    dimensions: int,
+    watch: Watch,
+) -> Exploration:
+    """Load every checkpoint, read the data and open the journal; nothing is explored yet.
+
+    Raises `SharpError` where a checkpoint cannot be read or is not the task's model's, where two
+    evaluations differ, and where the grid does not fit this machine.
+    """
+    shape = settings.grid.shape(dimensions)
+    anchors = [_of_one_task(path, studies, paths[0]) for path in paths]
+    marks = [_of_one_task(path, studies, paths[0]) for path in beside.marks]
+    trajectories = [
+        [(str(path), _of_one_task(path, studies, paths[0]).theta) for path in points]
+        for points in beside.trajectories
+    ]
+    first, study = anchors[0], anchors[0].study
+    objectives = study.objectives(first.match.tensors)
+    splits = {name: o for name, o in objectives.items() if study.run.split in ("both", name)}
+    next(iter(splits.values())).check_deterministic(first.theta)
+    norm, said = _batch_norm(study, objectives, settings.batch_norm)
+    surface = Surface(splits, norm)
+    this = Exploration(
+        kind=kind,
+        settings={"run": asdict(study.run), **asdict(settings)},
+        study=study,
+        anchors=anchors,
+        marks=marks,
+        trajectories=trajectories,
+        train=objectives.get("train"),
+        surface=surface,
+        walk=Walk(surface, watch),
+        found={"status": "ok", "dimensions": dimensions, **said},
+    )
+    for name, each in zip(NAMES, anchors, strict=False):
+        this.notes += [f"{name}: {note}" for note in each.notes]
+    if watch.journal is not None:
+        described = {
+            "kind": kind,
+            "settings": this.settings,
+            "task": study.description(),
+            "checkpoints": [each.checkpoint.sha256 for each in (*anchors, *marks)],
+            "data": {name: rows.digest() for name, rows in study.rows.items()},
+            "environment": _without_date(study),
+        }
+        watch.journal.begin(described)
+        if watch.journal.problem:
+            watch.say(f"finished points are not kept: {watch.journal.problem}")
+    center = Anchors(first.theta.unsqueeze(0), [this.buffers(first)])
+    this.walk.check_size(shape, center, lambda _: torch.ones(1, dtype=torch.float64))
+    return this
+
+
+def explore_grid(
+    this: Exploration, frame: Frame, anchors: Anchors, axes: Sequence[dict[str, Any]], part: str
+) -> list[Values | None]:
+    """Evaluate every point of the grid and what is marked on it; fills `this.found`."""
+    names = [axis["name"] for axis in axes]
+    points = list(grid_points([axis["values"] for axis in axes]))
+    values = this.walk.values(part, anchors, points, frame.weights)
+    this.found |= {
+        "checkpoints": _checkpoints(
+            this, frame, anchors, names, dict(zip(points, values, strict=True))
+        ),
+        "shape": [len(axis["values"]) for axis in axes],
+        "axes": list(axes),
+        "coordinates": [dict(zip(names, point, strict=True)) for point in points],
+        "curves": curves_of(values),
+    }
+    errors = sampling_errors_of(values)
+    if errors:
+        this.found["sampling_errors"] = errors
+    _project_trajectories(this, frame, axes, names)
+    _say_not_finite(this, values, part)
+    return values
+
+
+def report(this: Exploration) -> Report:
+    """The report, without wall times and dates: a resumed run's is the same to the byte."""
+    if this.walk.interrupted:
+        this.found["status"] = "interrupted"
+        where = " the same command goes on from there" if this.walk.watch.journal else ""
+        this.warnings.append(f"{this.walk.interrupted}{';' + where if where else ''}")
+    return Report(
+        kind=this.kind,
+        settings=this.settings,
+        environment=_without_date(this.study),
+        task=this.study.description(),
+        results=[this.found],
+        notes=this.notes,
+        warnings=this.warnings,
+    )
+
+
+def _of_one_task(path: str | Path, studies: Studies, first: str | Path) -> Loaded:
+    loaded = load(path, studies)
+    made = studies.made
+    if len(made) > 1:
+        one, other = (
+            " ".join([study.task.name, *(f"{k}={v}" for k, v in study.task.options.items())])
+            for study in made[:2]
+        )
+        raise UsageError(
+            f"{first} and {path} are of different tasks ({one}; {other}): they are not points of "
+            "one parameter space",
+            "name checkpoints of one architecture, or one task for all of them with --task",
+        )
+    return loaded
+
+
+def _batch_norm(
+    study: Study, objectives: Mapping[str, Objective], settings: BatchNormSettings
+) -> tuple[BatchNorm | None, dict[str, Any]]:
+    """How running statistics are found, and what the document says of it."""
+    if not batch_norm_layers(study.network):
+        return None, {"batch_norm": None}
+    if study.run.mode == "train":
+        return None, {"batch_norm": "batch"}
+    rows = recalibration_rows(objectives["train"], settings.examples, study.run.seed)
+    said: dict[str, Any] = {"batch_norm": settings.mode}
+    if settings.mode == "recalibrate":
+        said["batch_norm_examples"] = rows.rows.count
+    return BatchNorm(settings.mode, rows), said
+
+
+def _checkpoints(
+    this: Exploration,
+    frame: Frame,
+    anchors: Anchors,
+    names: Sequence[str],
+    on_grid: Mapping[Point, Values | None],
+) -> list[dict[str, Any]]:
+    """What the document says of the checkpoints that span the frame and of those marked on it."""
+    role = "anchor" if this.kind == "interpolate" else "center"
+    roles = [(role, place, 0.0) for place in frame.places]
+    if this.marks:
+        marked = project([each.theta for each in this.marks], frame)
+        pairs = zip(marked.coordinates, marked.unseen, strict=True)
+        roles += [("marked", place, unseen) for place, unseen in pairs]
+    plain = Surface(this.surface.objectives)
+    found = []
+    for index, (loaded, (role, place, unseen)) in enumerate(
+        zip((*this.anchors, *this.marks), roles, strict=True)
+    ):
+        checkpoint = loaded.checkpoint
+        entry: dict[str, Any] = {
+            "name": NAMES[index] if role != "marked" else f"M{index - len(this.anchors) + 1}",
+            "path": str(checkpoint.path),
+            "sha256": checkpoint.sha256,
+            "parameters": this.study.network.size,
+            "metadata": checkpoint.metadata,
+            "notes": loaded.notes,
+            "role": role,
+            "coordinates": dict(zip(names, place, strict=True)),
+            "unseen": unseen,
+        }
+        if not this.walk.interrupted:
+            own = Anchors(loaded.theta.unsqueeze(0), [this.buffers(loaded)])
+            here = on_grid.get(place) or this.surface.at(anchors, _weights(frame, index, place))
+            same = role != "marked" and this.surface.batch_norm is None
+            alone = here if same else plain.at(own, torch.ones(1, dtype=torch.float64))
+            entry |= {"measures": measures_of(alone), "on_surface": measures_of(here)}
+        found.append(entry)
+    return found
+
+
+def _weights(frame: Frame, index: int, place: Sequence[float]) -> Tensor:
+    """The anchors' weights at a checkpoint's place, with no rounding where it is an anchor."""
+    if index >= len(frame.places):
+        return frame.weights(place)
+    weights = torch.zeros_like(frame.origin)
+    weights[index] = 1
+    return weights
+
+
+def _project_trajectories(
+    this: Exploration, frame: Frame, axes: Sequence[dict[str, Any]], names: Sequence[str]
+) -> None:
+    points = [theta for path in this.trajectories for _, theta in path]
+    if not points:
+        return
+    shown: Projection = project(points, frame)
+    places = iter(zip(shown.coordinates, shown.unseen, strict=True))
+    this.found["trajectories"] = [
+        {
+            "name": f"path {index}" if len(this.trajectories) > 1 else "path",
+            "points": [
+                {
+                    "path": path,
+                    "coordinates": dict(zip(names, place, strict=True)),
+                    "unseen": unseen,
+                }
+                for (path, _), (place, unseen) in zip(each, places, strict=False)
+            ],
+        }
+        for index, each in enumerate(this.trajectories, 1)
+    ]
+    for axis, share in zip(axes, shown.explained_variance, strict=True):
+        axis["explained_variance"] = share
+    this.found["explained_variance"] = shown.explained_together
+    if shown.explained_together < 0.5:
+        this.warnings.append(
+            f"the plane shows {shown.explained_together:.0%} of the path's variance: where its "
+            "points lie is mostly not to be seen here (--directions trajectory shows the most)"
+        )
+
+
+def _say_not_finite(this: Exploration, values: Sequence[Values | None], part: str) -> None:
+    for split in this.surface.objectives:
+        losses = [each[split]["loss"].value for each in values if each is not None]
+        bad = sum(not -float("inf") < loss < float("inf") for loss in losses)
+        if bad:
+            this.warnings.append(
+                f"the {split} loss is not finite at {bad} of {len(losses)} points of the {part}"
+            )
+
+
+def _without_date(study: Study) -> dict[str, Any]:
+    found = environment(study.network.device)
+    del found["date"]
+    return found

@@ -1,0 +1,328 @@
+"""What lies between checkpoints and around one: the calls behind `interpolate` and `landscape`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import SharpError, UsageError
+from .exploration import Beside, Exploration, begin_exploration, explore_grid, report
+from .landscape.alignment import align
+from .landscape.curves import path_weights, train_path
+from .landscape.directions import (
+    check_normalization,
+    cosine,
+    hessian_directions,
+    normalize_direction,
+    random_directions,
+)
+from .landscape.findings import barriers, curves_of
+from .landscape.frame import Frame, around, line, plane_through
+from .landscape.grid import axis_values, line_values
+from .landscape.surface import Anchors
+from .landscape.trajectory import principal_axes, project
+from .landscape.walk import Watch
+from .objective import Objective
+from .randomness import global_random_state_kept
+from .results import Report
+from .settings import (
+    DirectionSettings,
+    GridSettings,
+    InterpolateSettings,
+    LandscapeSettings,
+    PathSettings,
+    RunSettings,
+)
+from .studies import Studies, check_curvature, resolve_device
+from .tasks import Task
+
+__all__ = ["interpolate_checkpoints", "landscape_checkpoint"]
+
+# Keskar et al. 2017, figures 3 and 4.
+_LINE = (-1.0, 2.0)
+# In units of the directions: as long as the weights where filter-normalised (Li et al. 2018), a
+# distance of one for unit vectors.
+_AROUND = (-1.0, 1.0)
+# Share of what is to be seen (three checkpoints, a path) that a plane shows beyond it on each side.
+_MARGIN = 0.2
+# Examples on which an aligned network must compute what it did.
+_COMPARED_EXAMPLES = 64
+
+
+def interpolate_checkpoints(
+    paths: Sequence[str | Path],
+    task: str | Task | None = None,
+    task_options: Mapping[str, str] | None = None,
+    run: RunSettings | None = None,
+    settings: InterpolateSettings | None = None,
+    *,
+    beside: Beside | None = None,
+    watch: Watch | None = None,
+) -> Report:
+    """Loss and metrics on the line through two checkpoints, or the plane through three.
+
+    With two, `settings` may ask for the line to B with its hidden units permuted to match A's, and
+    for a trained curved path. The watch's journal keeps finished points on disk; it is left there,
+    to be discarded once the report is where it belongs. Parameters, buffers and the global random
+    states stay as they are. Raises `SharpError` where a checkpoint cannot be read or the three
+    span no plane. Cost: a forward pass over each split a point, and one over training data where
+    batch-norm statistics are recalibrated.
+    """
+    settings, watch = settings or InterpolateSettings(), watch or Watch()
+    if len(paths) not in (2, 3):
+        raise UsageError(
+            f"{len(paths)} checkpoint{'s' * (len(paths) != 1)}: a line leads through two, a plane "
+            "through three",
+            "sharp interpolate a.safetensors b.safetensors",
+        )
+    if len(paths) == 3 and (settings.align or settings.path):
+        option = "--align" if settings.align else "--path"
+        raise UsageError(f"{option} is for the line between two checkpoints", "leave C out")
+    settings.grid.limits(((0.0, 1.0),) * (len(paths) - 1))
+    with _kept(watch):
+        studies = _studies(task, task_options, run, watch)
+        this = begin_exploration(
+            "interpolate", paths, beside or Beside(), studies, settings, len(paths) - 1, watch
+        )
+        if len(paths) == 3:
+            _explore_plane(this, settings.grid)
+        else:
+            _explore_line(this, settings)
+        return report(this)
+
+
+def landscape_checkpoint(
+    path: str | Path,
+    task: str | Task | None = None,
+    task_options: Mapping[str, str] | None = None,
+    run: RunSettings | None = None,
+    settings: LandscapeSettings | None = None,
+    *,
+    beside: Beside | None = None,
+    watch: Watch | None = None,
+) -> Report:
+    """Loss and metrics on a line or a plane around one checkpoint.
+
+    Arguments and cost as for `interpolate_checkpoints`; Hessian directions cost about fifteen
+    Hessian-vector products more. Raises `UsageError` where the axes of a path are asked for and
+    `beside` holds none.
+    """
+    settings, watch = settings or LandscapeSettings(), watch or Watch()
+    directions, beside = settings.directions, beside or Beside()
+    normalize = directions.normalize or ("filter" if directions.kind == "random" else "none")
+    check_normalization(normalize)
+    if directions.kind == "trajectory" and not any(beside.trajectories):
+        raise UsageError(
+            "--directions trajectory needs the path whose axes are to be drawn",
+            "name its checkpoints: --trajectory step-*.safetensors",
+        )
+    settings.grid.limits((_AROUND,) * directions.dimensions)
+    with _kept(watch):
+        studies = _studies(task, task_options, run, watch)
+        this = begin_exploration(
+            "landscape", [path], beside, studies, settings, directions.dimensions, watch
+        )
+        _explore_around(this, directions, normalize, settings.grid)
+        return report(this)
+
+
+@contextlib.contextmanager
+def _kept(watch: Watch) -> Iterator[None]:
+    """Leave the global random states as they are, and the journal's file closed."""
+    try:
+        with global_random_state_kept():
+            yield
+    finally:
+        if watch.journal is not None:
+            watch.journal.close()
+
+
+def _studies(
+    task: str | Task | None,
+    task_options: Mapping[str, str] | None,
+    run: RunSettings | None,
+    watch: Watch,
+) -> Studies:
+    run = run or RunSettings(split="both")
+    return Studies(task, task_options or {}, run, resolve_device(run.device), watch.begin)
+
+
+def _explore_line(this: Exploration, settings: InterpolateSettings) -> None:
+    a, b = this.anchors
+    frame = line(a.theta, b.theta)
+    ((low, high),) = settings.grid.limits((_LINE,))
+    alphas = line_values(low, high, settings.grid.shape(1)[0])
+    distance = float((b.theta - a.theta).double().norm())
+    axis = {"name": "alpha", "values": alphas, "meaning": "from A (0) to B (1)", "norm": distance}
+    if distance == 0:
+        this.notes.append("A and B hold the same parameters: the line between them is one point")
+    anchors = Anchors(frame.anchors, [this.buffers(a), this.buffers(b)])
+    explore_grid(this, frame, anchors, [axis], "line")
+    this.found["barrier"] = barriers(
+        this.surface, anchors, frame.weights, alphas, this.found["curves"], "alpha"
+    )
+    if not this.found["barrier"] and not this.walk.interrupted:
+        this.notes.append("no barrier can be told: it needs the loss at 0 and 1 (see --range)")
+    if settings.align:
+        this.found["aligned"] = _aligned(this, alphas)
+    if settings.path is not None:
+        this.found["path"] = _curved(this, settings.path, len(alphas))
+
+
+def _explore_plane(this: Exploration, grid: GridSettings) -> None:
+    frame = plane_through(*(each.theta for each in this.anchors))
+    limits = grid.limits(_around_all(frame.places))
+    meanings = ("along the line from A to B", "away from that line, towards C")
+    axes = [
+        {"name": name, "values": axis_values(*limit, points), "meaning": meaning, "norm": 1.0}
+        for name, limit, points, meaning in zip(
+            ("alpha", "beta"), limits, grid.shape(2), meanings, strict=True
+        )
+    ]
+    anchors = Anchors(frame.anchors, [this.buffers(each) for each in this.anchors])
+    this.found["cosine"] = 0.0  # by construction
+    explore_grid(this, frame, anchors, axes, "plane")
+
+
+def _explore_around(
+    this: Exploration, settings: DirectionSettings, normalize: str, grid: GridSettings
+) -> None:
+    center = this.anchors[0]
+    axes: list[dict[str, Any]] = [{"name": "alpha"}, {"name": "beta"}][: settings.dimensions]
+    directions = _directions(this, settings, normalize, axes)
+    frame = around(center.theta, directions)
+    limits = grid.limits(_default_limits(this, frame, settings.kind))
+    for axis, direction, limit, points in zip(
+        axes, directions, limits, grid.shape(settings.dimensions), strict=True
+    ):
+        axis["values"] = axis_values(*limit, points)
+        axis["norm"] = float(direction.double().norm())
+    if len(directions) == 2:
+        this.found["cosine"] = cosine(*directions)
+    this.found |= {"directions": settings.kind, "normalize": normalize}
+    anchors = Anchors(frame.anchors, [this.buffers(center), *[None] * len(directions)])
+    explore_grid(this, frame, anchors, axes, "surface")
+
+
+def _directions(
+    this: Exploration,
+    settings: DirectionSettings,
+    normalize: str,
+    axes: list[dict[str, Any]],
+) -> list[Tensor]:
+    """The axes (n,) around the checkpoint; says what each is in `axes`."""
+    network, theta, count = this.study.network, this.anchors[0].theta, settings.dimensions
+    seed = this.study.run.seed
+    if settings.kind == "random":
+        for axis in axes:
+            axis["meaning"] = "a random direction"
+        return random_directions(network, theta, count, seed=seed, normalize=normalize)
+    if settings.kind == "hessian":
+        objective = _at_center(this)
+        found = hessian_directions(
+            objective,
+            theta,
+            count,
+            seed=seed,
+            self_check=check_curvature(this.study, this.anchors[0].match.tensors, this.warnings),
+            progress=this.walk.watch.begin("eigenvectors of the Hessian"),
+        )
+        this.warnings += found.warnings
+        for rank, (axis, value) in enumerate(zip(axes, found.eigenvalues, strict=True), 1):
+            axis |= {"meaning": f"eigenvector {rank} of the Hessian", "eigenvalue": value}
+        drawn: Sequence[Tensor] = found.directions
+    else:
+        points = [point for path in this.trajectories for _, point in path]
+        principal = principal_axes(points, theta, count)
+        for rank, axis in enumerate(axes, 1):
+            axis["meaning"] = f"principal axis {rank} of the path"
+        drawn = principal.directions
+    return [normalize_direction(network, theta, each, normalize) for each in drawn]
+
+
+def _at_center(this: Exploration) -> Objective:
+    """The objective that is drawn (training data, unless others were asked for) at the center."""
+    objectives, norm = this.surface.objectives, this.surface.batch_norm
+    objective = objectives.get("train") or next(iter(objectives.values()))
+    if norm is None or norm.mode == "interpolate":
+        return objective
+    center = this.anchors[0]
+    fixed = this.surface.buffers_of(objective, center.theta, this.buffers(center))
+    return Objective(objective.network, objective.rows, fixed, batch_size=this.study.run.batch_size)
+
+
+def _default_limits(this: Exploration, frame: Frame, kind: str) -> tuple[tuple[float, float], ...]:
+    if kind != "trajectory":
+        return (_AROUND,) * frame.dimensions
+    points = [point for path in this.trajectories for _, point in path]
+    return _around_all((*frame.places, *project(points, frame).coordinates))
+
+
+def _around_all(places: Sequence[Sequence[float]]) -> tuple[tuple[float, float], ...]:
+    """The smallest ranges that hold all places, widened on each side."""
+    ranges = []
+    for values in zip(*places, strict=True):
+        low, high = min(values), max(values)
+        margin = _MARGIN * (high - low) or 1.0
+        ranges.append((low - margin, high + margin))
+    return tuple(ranges)
+
+
+def _aligned(this: Exploration, alphas: Sequence[float]) -> dict[str, Any]:
+    """The line from A to B with its hidden units permuted to match A's."""
+    a, b = this.anchors
+    rows = next(iter(this.surface.objectives.values())).rows.head(_COMPARED_EXAMPLES)
+    matched = align(
+        this.study.network,
+        rows.batch,
+        a.match.tensors,
+        b.match.tensors,
+        seed=this.study.run.seed,
+    )
+    network = this.study.network
+    frame = line(a.theta, network.flatten(matched.tensors))
+    anchors = Anchors(frame.anchors, [this.buffers(a), network.fixed(matched.tensors)])
+    values = this.walk.values("aligned line", anchors, [(t,) for t in alphas], frame.weights)
+    curves = curves_of(values)
+    return {
+        "curves": curves,
+        "barrier": barriers(this.surface, anchors, frame.weights, alphas, curves, "alpha"),
+        "norm": float((frame.anchors[1] - frame.anchors[0]).double().norm()),
+        "groups": matched.groups,
+        "moved": matched.moved,
+        "function_difference": matched.function_difference,
+    }
+
+
+def _curved(this: Exploration, settings: PathSettings, points: int) -> dict[str, Any]:
+    """A trained path from A to B."""
+    if this.train is None:
+        raise SharpError("a path is trained on the training data, and there are none", "")
+    a, b = this.anchors
+    path = train_path(
+        this.train, a.theta, b.theta, settings, this.walk.watch.begin("training the path: steps")
+    )
+    ends = Anchors(torch.stack([a.theta, b.theta]), [this.buffers(a), this.buffers(b)])
+    middle = ends.buffers(torch.tensor([0.5, 0.5]))
+    anchors = Anchors(
+        torch.stack([a.theta, path.bend, b.theta]), [this.buffers(a), middle, this.buffers(b)]
+    )
+
+    def weights(point: Sequence[float]) -> Tensor:
+        return torch.tensor(path_weights(path.kind, point[0]), dtype=torch.float64)
+
+    places = line_values(0.0, 1.0, max(points, 2))
+    values = this.walk.values("path", anchors, [(t,) for t in places], weights)
+    curves = curves_of(values)
+    return {
+        "kind": path.kind,
+        "coordinates": [{"t": t} for t in places],
+        "curves": curves,
+        "barrier": barriers(this.surface, anchors, weights, places, curves, "t"),
+        "steps": path.steps,
+    }

@@ -1,0 +1,120 @@
+"""What was found at points, as a document holds it: curves, barriers, a checkpoint's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import SharpError
+from ..moments import Mean, mean_of, moments
+from ..results import Scalar, scalar_fields
+from .barrier import Barrier, barrier
+from .surface import Anchors, Surface, Values
+
+__all__ = ["barriers", "curves_of", "measures_of", "sampling_errors_of"]
+
+
+def curves_of(values: Sequence[Values | None]) -> dict[str, dict[str, list[float | None]]]:
+    """Loss and metrics by split, one number a point; None where a point was not reached."""
+    return _by_name(values, lambda mean: mean.value)
+
+
+def sampling_errors_of(values: Sequence[Values | None]) -> dict[str, Any]:
+    """As `curves_of`, the standard errors of sampling; empty where all examples were measured."""
+    errors = _by_name(values, lambda mean: mean.sampling_error)
+    sampled = {
+        split: {n: e for n, e in each.items() if any(x is not None for x in e)}
+        for split, each in errors.items()
+    }
+    return {split: each for split, each in sampled.items() if each}
+
+
+def measures_of(values: Values) -> dict[str, dict[str, Scalar]]:
+    """Loss and metrics → split → the number, as in the document of `sharp measure`."""
+    found: dict[str, dict[str, Scalar]] = {}
+    for split, means in values.items():
+        for name, mean in means.items():
+            found.setdefault(name, {})[split] = _scalar(mean)
+    return found
+
+
+def barriers(
+    surface: Surface,
+    anchors: Anchors,
+    weights: Callable[[Sequence[float]], Tensor],
+    places: Sequence[float],
+    curves: Mapping[str, Mapping[str, Sequence[float | None]]],
+    key: str,
+) -> dict[str, Any]:
+    """Each split's barrier in both conventions with its place, called `key`.
+
+    Where a subset is measured, with the sampling error of the difference, example by example: they
+    cost three forward passes. A split whose ends were not reached or are not finite is left out.
+    """
+    found: dict[str, Any] = {}
+    for split, curve in curves.items():
+        reached = [(t, x) for t, x in zip(places, curve["loss"], strict=True) if x is not None]
+        pair = [
+            barrier(*zip(*reached, strict=True), convention=convention) if reached else None
+            for convention in ("line", "mean")
+        ]
+        above_line, above_mean = pair
+        if above_line is None or above_mean is None:
+            continue
+        errors = [
+            _sampling_error(surface, anchors, weights, split, each, convention)
+            for each, convention in ((above_line, "line"), (above_mean, "mean"))
+        ]
+        found[split] = {
+            **_entry(above_line, key, errors[0]),
+            "above_mean": _entry(above_mean, key, errors[1]),
+        }
+    return found
+
+
+def _entry(found: Barrier, key: str, error: float | None) -> dict[str, Any]:
+    scalar = Scalar(found.value, None, "lower_bound", "lower_bound", sampling_error=error)
+    return scalar_fields(scalar, **{key: found.place})
+
+
+def _sampling_error(
+    surface: Surface,
+    anchors: Anchors,
+    weights: Callable[[Sequence[float]], Tensor],
+    split: str,
+    found: Barrier,
+    convention: str,
+) -> float | None:
+    objective = surface.objectives[split]
+    rows = objective.rows
+    if not rows.sampled:
+        return None
+    share = found.place if convention == "line" else 0.5
+    try:
+        top, start, stop = (
+            surface.per_example(anchors, weights((t,)), split) for t in (found.place, 0.0, 1.0)
+        )
+    except SharpError:  # the loss gives one sum for a batch, so that no sampling error is told
+        return None
+    rise = top[0] - (1 - share) * start[0] - share * stop[0]
+    return mean_of(moments(rise, top[1]).tolist(), rows.total, sampled=True).sampling_error
+
+
+def _by_name(values: Sequence[Values | None], of: Callable[[Mean], float | None]) -> dict[str, Any]:
+    first = next((each for each in values if each is not None), {})
+    return {
+        split: {
+            name: [None if each is None else of(each[split][name]) for each in values]
+            for name in means
+        }
+        for split, means in first.items()
+    }
+
+
+def _scalar(mean: Mean) -> Scalar:
+    error = mean.sampling_error
+    if error is None:
+        return Scalar(mean.value)
+    return Scalar(mean.value, error, "standard_error", sampling_error=error)
