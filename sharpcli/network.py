@@ -30,16 +30,30 @@ def exact_arithmetic() -> Iterator[None]:
     differentiated), and TF32 is off.
     """
     fastpath = torch.backends.mha.get_fastpath_enabled()
-    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    switches = _tf32_switches()
     torch.backends.mha.set_fastpath_enabled(False)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    for where, name, _, off in switches:
+        setattr(where, name, off)
     try:
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
-        torch.backends.cuda.matmul.allow_tf32 = matmul
-        torch.backends.cudnn.allow_tf32 = cudnn
+        for where, name, before, _ in switches:
+            setattr(where, name, before)
+
+
+def _tf32_switches() -> list[tuple[Any, str, Any, Any]]:
+    """Every switch of TF32: where it is, its name, how it stands, and what is off.
+
+    Once a task has used PyTorch's newer switches the older ones refuse to be read.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    try:
+        return [(it, "allow_tf32", it.allow_tf32, False) for it in (matmul, cudnn)]
+    except RuntimeError:
+        newer = (matmul, cudnn.conv, cudnn.rnn)  # type: ignore[attr-defined]  # torch 2.9 has them
+        return [(it, "fp32_precision", it.fp32_precision, "ieee") for it in newer]
 
 
 class Network:

@@ -19,7 +19,7 @@ from .memory import available_memory, is_out_of_memory, readable_size
 from .moments import Evaluation, mean_of, moments
 from .network import Network, exact_arithmetic, sums_and_weights
 
-__all__ = ["Objective"]
+__all__ = ["Objective", "accumulator"]
 
 T = TypeVar("T")
 
@@ -233,11 +233,15 @@ class Objective:
         return torch.cat(sums), torch.cat(weights)
 
     def within_memory(self, work: Callable[[], T]) -> T:
-        """Run `work`; where memory runs out, halve the batch and run it again."""
+        """Run `work` in exact arithmetic, backward passes too; out of memory, in smaller batches.
+
+        The batch is halved until it fits.
+        """
         while True:
             size = self.batch_size
             try:
-                return work()
+                with exact_arithmetic():
+                    return work()
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from .errors import SharpError
 from .memory import available_memory
-from .network import exact_arithmetic
 from .objective import Objective, accumulate_into
 
 __all__ = ["Dense", "Hessian", "SelfCheck", "SymmetricOperator", "self_check"]
@@ -128,10 +127,9 @@ class Hessian:
     ) -> tuple[tuple[list[Tensor], list[int]], Tensor]:
         """The differentiable gradient of a microbatch's summed loss, and its weight."""
         total, weight = self.objective.differentiable_sum(self._leaves, batch, count)
-        with exact_arithmetic():
-            gradients = torch.autograd.grad(
-                total, self._leaves, create_graph=True, materialize_grads=True
-            )
+        gradients = torch.autograd.grad(
+            total, self._leaves, create_graph=True, materialize_grads=True
+        )
         curved = [i for i, gradient in enumerate(gradients) if gradient.requires_grad]
         return ([gradients[i] for i in curved], curved), weight
 

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from networks import CASES, dense_eigenvalues, dense_hessian
+from networks import CASES, dense_eigenvalues, dense_hessian, task
+from torch import nn
 
 from sharpcli.measuring import measure_model
+from sharpcli.operators import Hessian
 from sharpcli.settings import MeasureSettings, RunSettings
-from sharpcli.studies import resolve_device
+from sharpcli.studies import prepare, resolve_device
 
 pytestmark = pytest.mark.gpu
 
@@ -23,6 +25,17 @@ def _measured(name, device, dtype):
         run=RunSettings(device=device, dtype=dtype),
         settings=MeasureSettings(tol=1e-7, epsilons=(1e-3,)),
     ).results[0]
+
+
+def _convolutions():
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, padding=1),
+        nn.GELU(),
+        nn.Flatten(),
+        nn.Linear(32 * 64, 10),
+    )
 
 
 def test_a_gpu_is_what_auto_takes():
@@ -51,6 +64,23 @@ def test_epsilon_sharpness_is_the_cpu_s(name):
         for device in ("cuda", "cpu")
     )
     assert abs(there - here) <= 1e-6 * abs(here)
+
+
+def test_convolutions_keep_float32_in_backward_passes_too():
+    """TF32, which cuDNN takes unless told not to, is off by fifty times as much."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(256, 1, 8, 8, generator=generator)
+    targets = torch.randint(0, 10, (256,), generator=generator)
+    of = task(_convolutions, lambda *_: (inputs, targets), metrics=None)
+    found = {}
+    for dtype in ("float32", "float64"):
+        study = prepare(of, RunSettings(device="cuda", dtype=dtype), resolve_device("cuda"))
+        tensors = of.model().state_dict()
+        function, theta = study.objectives(tensors)["train"], study.network.flatten(tensors)
+        _, gradient = function.gradient(theta)
+        found[dtype] = (gradient, Hessian(function, theta) @ torch.ones_like(theta))
+    for single, double in zip(found["float32"], found["float64"], strict=True):
+        assert float((single - double).norm()) <= 4e-6 * float(double.norm())
 
 
 def test_global_random_states_stay_on_the_device():

@@ -8,8 +8,9 @@ from torch import Tensor
 __all__ = ["dots", "extend", "project_out", "random_rows"]
 
 # Entries of a vector that are converted to float64 at a time: a block of basis rows this wide
-# stays in cache on a CPU and fills a GPU.
-_CHUNK = {"cpu": 2**14, "cuda": 2**22}
+# stays in cache on a CPU. A GPU takes as many as fill it, in at most half a gigabyte.
+_CHUNK = 2**14
+_CHUNK_ENTRIES = 2**26
 # A row that keeps less than this share of its norm after projection is spanned by the basis
 # already, up to rounding (multiples of machine epsilon).
 _BREAKDOWN = 100
@@ -23,7 +24,8 @@ def dots(left: Tensor, right: Tensor) -> Tensor:
     if left.dtype == torch.float64 or left.device.type == "mps":
         return (left @ right.T).to("cpu", torch.float64)
     out = torch.zeros(len(left), len(right), dtype=torch.float64, device=left.device)
-    chunk = _CHUNK.get(left.device.type, _CHUNK["cpu"])
+    on_gpu = left.device.type == "cuda"
+    chunk = max(_CHUNK, _CHUNK_ENTRIES // max(len(left), 1)) if on_gpu else _CHUNK
     for start in range(0, left.shape[1], chunk):
         stop = start + chunk
         out += left[:, start:stop].double() @ right[:, start:stop].double().T
