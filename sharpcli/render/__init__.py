@@ -16,11 +16,16 @@ from ..results import Document, dumps
 from ..settings import OutputSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.console import Console
+    from rich.text import Text
 
     from .table import Page
 
 __all__ = ["console", "emit", "error_console", "report_problems", "write_whole"]
+
+_PICTURED = ("interpolate", "landscape")  # kinds that are shown as charts or maps
 
 
 def console(*, plain: bool = False) -> Console:
@@ -48,7 +53,7 @@ def emit(document: Document, output: OutputSettings) -> None:
     if output.output is not None:
         write_whole(output.output, text)
     else:
-        _print(text, as_json=output.format == "json", document=document)
+        _print(text, output.format, document)
     if output.plot:
         from .plotting import draw
 
@@ -76,6 +81,13 @@ def report_problems(document: Document, *, quiet: bool = False) -> None:
             said.setdefault(("warning", warning), []).append(label)
         for note in result["checkpoint"].get("notes", ()):
             said.setdefault(("note", note), []).append(label)
+    for result in document["results"]:
+        if "checkpoints" in result:  # lines and planes: one result of several
+            for warning in result.get("warnings", ()):
+                said.setdefault(("warning", warning), [])
+            for checkpoint in result["checkpoints"]:
+                for note in checkpoint.get("notes", ()):
+                    said.setdefault(("note", note), []).append(str(checkpoint["name"]))
     for kind in ("warning", "note"):
         for text in document.get(f"{kind}s", ()):
             said.setdefault((kind, text), [])
@@ -108,7 +120,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
     except OSError as error:
         raise SharpError(
             f"{path}: cannot be written: {error.strerror}",
-            "name a file in a folder that exists, may be written to and has room",
+            "--output and --plot need a file in a folder that exists and may be written to",
         ) from error
     finally:
         if temporary is not None:
@@ -133,20 +145,32 @@ def _text(document: Document, output: OutputSettings) -> str:
         from .table import markdown
 
         return markdown(_page(document))
+    screen = console(plain=output.output is not None)
+    written = io.StringIO()
+    lines = list(_lines(document, screen))
+    screen.file = written
+    for line in lines:
+        screen.print(line)
+    return written.getvalue()
+
+
+def _lines(document: Document, screen: Console) -> Iterator[Text]:
+    """What a terminal shows of a document: its page, with pictures where it is about places."""
     from .table import page_lines
 
-    screen = console(plain=output.output is not None)
-    width, lines = screen.width, io.StringIO()
-    screen.file = lines
-    for line in page_lines(_page(document), width):
-        screen.print(line)
-    return lines.getvalue()
+    if document["kind"] not in _PICTURED:
+        return page_lines(_page(document), screen.width)
+    from .landscapes import landscape_lines
+
+    colour = screen.color_system in ("256", "truecolor") and not screen.no_color
+    return landscape_lines(document, screen.width, colour=colour)
 
 
 def _page(document: Document) -> Page:
     """What a person reads of a document."""
     from .comparison import compare_page
     from .inspection import inspection_page
+    from .landscapes import landscape_page
     from .measurements import measure_page, train_page
 
     kind = document["kind"]
@@ -155,6 +179,7 @@ def _page(document: Document) -> Page:
         "compare": compare_page,
         "inspect": inspection_page,
         "train": train_page,
+        **dict.fromkeys(_PICTURED, landscape_page),
     }
     if kind not in pages:
         raise UsageError(f'a result of kind "{kind}" has no table', "use --json")
@@ -162,23 +187,30 @@ def _page(document: Document) -> Page:
 
 
 def _csv(document: Document) -> str:
-    from .spreadsheet import group_rows, result_rows, rows_as_csv, tensor_rows
+    from .spreadsheet import group_rows, point_rows, result_rows, rows_as_csv, tensor_rows
 
-    rows = {"compare": group_rows, "inspect": tensor_rows}.get(document["kind"], result_rows)
-    return rows_as_csv(rows(document))
+    rows = {
+        "compare": group_rows,
+        "inspect": tensor_rows,
+        **dict.fromkeys(_PICTURED, point_rows),
+    }
+    return rows_as_csv(rows.get(document["kind"], result_rows)(document))
 
 
-def _print(text: str, *, as_json: bool, document: Document) -> None:
-    """Write to stdout, in escapes where its encoding lacks a character."""
+def _print(text: str, form: str, document: Document) -> None:
+    """Write to stdout, in ASCII drawings or escapes where its encoding lacks a character."""
     encoding = sys.stdout.encoding or "utf-8"
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
-        text = (
-            json.dumps(document, indent=2, allow_nan=False) + "\n"
-            if as_json
-            else text.encode(encoding, "backslashreplace").decode(encoding)
-        )
+        if form == "json":
+            text = json.dumps(document, indent=2, allow_nan=False) + "\n"
+        elif form == "csv":
+            text = text.encode(encoding, "backslashreplace").decode(encoding)
+        else:
+            from .plain import plainer
+
+            text = plainer(text, encoding)
     try:
         sys.stdout.write(text)
         # Now, so that a warning does not come out in the middle of a line where both streams

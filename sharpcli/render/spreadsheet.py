@@ -1,4 +1,4 @@
-"""A document as CSV: one row a checkpoint (or group, or tensor), flat keys, full precision."""
+"""A document as CSV: a row a checkpoint, group, tensor or grid point; flat keys, all digits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from ..results import Document, is_scalar, leaves
 
-__all__ = ["group_rows", "result_rows", "rows_as_csv", "tensor_rows"]
+__all__ = ["group_rows", "point_rows", "result_rows", "rows_as_csv", "tensor_rows"]
 
 _OF_A_SCALAR = {"value": "", "error": ".error", "error_kind": ".error_kind", "status": ".status"}
 _OF_A_DIFFERENCE = ("value", "error", "error_kind", "degrees_of_freedom", "ratio")
@@ -55,6 +55,26 @@ def tensor_rows(document: Document) -> list[dict[str, Any]]:
     return rows
 
 
+def point_rows(document: Document) -> list[dict[str, Any]]:
+    """A flat mapping for each point of a line or plane: `alpha[, beta]`, `train.loss`, ….
+
+    An aligned line's values stand beside the line's (`aligned.train.loss`); the points of a path
+    follow in rows of their own, by `t` (`path.train.loss`). What is not finite is left empty.
+    """
+    rows = []
+    for result in document["results"]:
+        points: list[dict[str, Any]] = [dict(point) for point in result["coordinates"]]
+        _add_curves(points, "", result)
+        if result.get("aligned"):
+            _add_curves(points, "aligned.", result["aligned"])
+        rows += points
+        if path := result.get("path"):
+            bends: list[dict[str, Any]] = [dict(point) for point in path["coordinates"]]
+            _add_curves(bends, "path.", path)
+            rows += bends
+    return rows
+
+
 def rows_as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows as CSV text; what a row lacks is left empty."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -83,6 +103,15 @@ def _row(result: Mapping[str, Any]) -> dict[str, Any]:
     for key, leaf in leaves(beside):
         row |= _cells(key, leaf)
     return row
+
+
+def _add_curves(rows: Sequence[dict[str, Any]], prefix: str, found: Mapping[str, Any]) -> None:
+    errors = found.get("sampling_errors") or {}
+    for suffix, curves in (("", found["curves"]), (".sampling_error", errors)):
+        for split, by_name in curves.items():
+            for name, values in by_name.items():
+                for row, value in zip(rows, values, strict=True):
+                    row[f"{prefix}{split}.{name}{suffix}"] = value
 
 
 def _flat(value: Any) -> Any:

@@ -1,0 +1,157 @@
+"""The charts and maps of an `interpolate` or `landscape` result in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.text import Text
+
+from ..labels import clean
+from .axes import beside
+from .chart import Chart, Rise, Series, chart_lines
+from .heatmap import HeatMap, colour_scale, heat_map_lines
+from .numbers import format_scalar
+
+__all__ = ["SYMBOLS", "Way", "barrier_place", "picture_lines", "ways"]
+
+SYMBOLS = {"alpha": "α", "beta": "β", "t": "t"}
+
+_STYLES = {"train": "cyan", "test": "magenta"}
+_WIDE = 110  # columns from which two pictures stand side by side
+_NARROWEST_PAIR = 72  # the same for small ones
+_GAP = 4
+_TALL, _LOW = 13, 9  # lines of a chart
+_MAP_ROWS = 25
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way from A to B, or one line through a landscape: coordinates and what was found."""
+
+    name: str
+    coordinate: str
+    x: Sequence[float]
+    curves: Mapping[str, Mapping[str, Sequence[float | None]]]
+    barrier: Mapping[str, Mapping[str, Any]]
+    marks: Sequence[tuple[float, str]]
+
+
+def ways(result: Mapping[str, Any]) -> list[Way]:
+    """The line, then what is drawn beside it: the aligned line, the trained path."""
+    x = [point["alpha"] for point in result["coordinates"]]
+    marks = [(c["coordinates"]["alpha"], clean(c["name"])) for c in result["checkpoints"]]
+    found = [Way("line", "alpha", x, result["curves"], result.get("barrier") or {}, marks)]
+    if aligned := result.get("aligned"):
+        ends = [(0.0, "A"), (1.0, "B′")]
+        found.append(Way("aligned", "alpha", x, aligned["curves"], aligned["barrier"], ends))
+    if path := result.get("path"):
+        t = [point["t"] for point in path["coordinates"]]
+        name = {"bezier": "Bézier path", "chain": "chain"}.get(path["kind"], clean(path["kind"]))
+        ends = [(0.0, "A"), (1.0, "B")]
+        found.append(Way(name, "t", t, path["curves"], path["barrier"], ends))
+    return found
+
+
+def barrier_place(barrier: Mapping[str, Any], coordinate: str) -> str:
+    """Where a barrier is: `α = 0.5`."""
+    at = barrier.get(coordinate)
+    return "–" if at is None else f"{SYMBOLS[coordinate]} = {at:.3g}"
+
+
+def picture_lines(result: Mapping[str, Any], width: int, *, colour: bool) -> Iterator[Text]:
+    """Charts of a line, the heat map of a plane; no line is wider than `width`."""
+    if result["dimensions"] == 1:
+        yield from _charts(ways(result), width)
+    else:
+        yield from _maps(result, width, colour)
+
+
+def _charts(found: Sequence[Way], width: int) -> Iterator[Text]:
+    """A row of charts for each way: the loss, and the first of the task's metrics beside it."""
+    known = dict.fromkeys(name for curves in found[0].curves.values() for name in curves)
+    quantities = ["loss", *(name for name in known if name != "loss")][:2]
+    pairs = width >= (_NARROWEST_PAIR if len(found) > 1 else _WIDE) and len(quantities) > 1
+    size = (width - _GAP) // 2 if pairs else width
+    for way in found:
+        charts = [_chart(way, quantity, found) for quantity in quantities]
+        heights = [_LOW if len(found) > 1 else _TALL] * len(charts)
+        if not pairs:
+            heights[1:] = [_LOW for _ in heights[1:]]
+        blocks = [chart_lines(c, size, h) for c, h in zip(charts, heights, strict=True)]
+        if pairs:
+            deepest = max(len(b) - h - 3 for b, h in zip(blocks, heights, strict=True))
+            both = zip(charts, heights, strict=True)
+            blocks = [chart_lines(c, size, h, header=deepest) for c, h in both]
+            blocks = [beside(blocks, size + _GAP)]
+        for block in blocks:
+            yield Text()
+            yield from block
+
+
+def _chart(way: Way, quantity: str, among: Sequence[Way]) -> Chart:
+    """The chart of one quantity along one way; all ways have the same range of it."""
+    alone, loss = len(among) == 1, quantity == "loss"
+    series = [
+        Series(split, way.x, curves[quantity], _STYLES.get(split, ""), dashed=split != "train")
+        for split, curves in way.curves.items()
+        if quantity in curves
+    ]
+    return Chart(
+        title=clean(quantity) if alone else f"{clean(quantity)}, {way.name}",
+        series=series,
+        x_name=SYMBOLS[way.coordinate],
+        marks=way.marks,
+        rise=_rise(way) if loss else None,
+        log=loss,
+        also=[y for w in among for c in w.curves.values() for y in c.get(quantity, ())],
+        keys=way is among[0],
+    )
+
+
+def _rise(way: Way) -> Rise | None:
+    """The barrier of the first split that has one, from the straight line up to the curve."""
+    for split, barrier in way.barrier.items():
+        at, value = barrier.get(way.coordinate), barrier.get("value")
+        if at is None or not value or value <= 0:
+            continue
+        index = min(range(len(way.x)), key=lambda i: abs(way.x[i] - at))
+        top = way.curves[split]["loss"][index]
+        if top is not None:
+            whose = "barrier" if split == "train" else f"barrier {split}"
+            label = f"{whose} {format_scalar(barrier)} at {barrier_place(barrier, way.coordinate)}"
+            return Rise(at, top - value, top, label)
+    return None
+
+
+def _maps(result: Mapping[str, Any], width: int, colour: bool) -> Iterator[Text]:
+    """The map of the training loss; beside it, where there is room, that of the test loss."""
+    losses = {split: curves["loss"] for split, curves in result["curves"].items()}
+    shown = list(losses)[: 2 if width >= _WIDE else 1]
+    size = (width - _GAP) // 2 if len(shown) > 1 else width
+    scale = colour_scale([y for split in shown for y in losses[split]], _MAP_ROWS)
+    blocks = [
+        heat_map_lines(_map(result, split), size, _MAP_ROWS, scale=scale, colour=colour)
+        for split in shown
+    ]
+    yield Text()
+    yield from beside(blocks, size + _GAP)
+    for split in list(losses)[len(shown) :]:
+        yield Text(f"loss {split}: from {_WIDE} columns on", "dim")
+
+
+def _map(result: Mapping[str, Any], split: str) -> HeatMap:
+    alphas, betas = (axis["values"] for axis in result["axes"])
+    return HeatMap(
+        title=f"loss {split}",
+        alphas=alphas,
+        betas=betas,
+        values=result["curves"][split]["loss"],
+        marks=[(_place(c), clean(c["name"])) for c in result["checkpoints"]],
+        path=[_place(p) for way in result.get("trajectories") or () for p in way["points"]],
+    )
+
+
+def _place(point: Mapping[str, Any]) -> tuple[float, float]:
+    return point["coordinates"]["alpha"], point["coordinates"]["beta"]
