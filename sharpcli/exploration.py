@@ -104,6 +104,8 @@ def begin_exploration(
     )
     for name, each in zip(NAMES, anchors, strict=False):
         this.notes += [f"{name}: {note}" for note in each.notes]
+    center = Anchors(first.theta.unsqueeze(0), [this.buffers(first)])
+    this.walk.check_size(shape, center, lambda _: torch.ones(1, dtype=torch.float64))
     if watch.journal is not None:
         described = {
             "kind": kind,
@@ -116,8 +118,6 @@ def begin_exploration(
         watch.journal.begin(described)
         if watch.journal.problem:
             watch.say(f"finished points are not kept: {watch.journal.problem}")
-    center = Anchors(first.theta.unsqueeze(0), [this.buffers(first)])
-    this.walk.check_size(shape, center, lambda _: torch.ones(1, dtype=torch.float64))
     return this
 
 

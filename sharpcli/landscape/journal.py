@@ -56,8 +56,8 @@ class Journal:
         self._file.seek(0)
         lines = self._file.read().split(b"\n")
         whole = lines[:-1] if self._resume else []  # what follows the last line end is unfinished
-        if whole:
-            self._read(whole, header)
+        if whole and not self._read(whole, header):
+            whole = []
         self._file.truncate(sum(len(line) + 1 for line in whole))
         if not whole:
             self._write(header)
@@ -83,14 +83,21 @@ class Journal:
         if self.path is not None:
             self.path.unlink(missing_ok=True)
 
+    @property
+    def folder(self) -> Path:
+        """Where the file stands, or the nearest folder above that there is."""
+        if self._output is not None:
+            return self._output.parent
+        return next(place for place in (_cache(), *_cache().parents) if place.is_dir())
+
     def _place(self, header: Mapping[str, Any]) -> Path:
         if self._output is not None:
             return self._output.with_name(f"{self._output.name}.partial")
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         name = hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()[:16]
-        return cache / "sharpcli" / f"{name}.partial"
+        return _cache() / f"{name}.partial"
 
-    def _read(self, lines: list[bytes], header: Mapping[str, Any]) -> None:
+    def _read(self, lines: list[bytes], header: Mapping[str, Any]) -> bool:
+        """Take over what is finished; whether the file is this run's. One without points may go."""
         try:
             found, *records = map(json.loads, lines)
             difference = _difference(found, header)
@@ -100,13 +107,14 @@ class Journal:
                 f"{self.path}: does not hold the finished points of a run ({error})",
                 "remove it, or start over with --no-resume",
             ) from error
-        if difference:
+        if difference and groups:
             raise SharpError(
                 f"{self.path}: holds the finished points of another run: {difference}",
                 "repeat that run's command to finish it, write to another --output, or start over "
                 "with --no-resume",
             )
         self._found = groups
+        return not difference
 
     def _write(self, record: Mapping[str, Any]) -> None:
         assert self._file is not None, "begin() comes first"
@@ -122,6 +130,11 @@ class Journal:
         if self._output is None:
             hint = "finished points are kept there: name an --output, or set XDG_CACHE_HOME"
         return SharpError(f"{self.path}: cannot be written: {error.strerror}", hint)
+
+
+def _cache() -> Path:
+    """The user's cache folder, where freedesktop.org's base directories put it."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sharpcli"
 
 
 def _lock(file: FileIO, path: Path) -> None:

@@ -25,8 +25,9 @@ __all__ = ["Walk", "Watch", "readable_time"]
 # two splits with loss and accuracy.
 _BYTES_A_POINT = 2000
 _FILE_BYTES_A_POINT = 200
-# Seconds of work ahead above which the time is said before it starts.
-_LONG = 10.0
+# Seconds after which the time left can be told (the first points are slower), and the least that is
+# worth a sentence.
+_PATIENCE, _LONG = 1.0, 10.0
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,8 @@ class Walk:
         for first, group in finished.items():
             found[first : first + len(group)] = [_decoded(values) for values in group]
         self._choose_together(anchors, points, weights)
-        done = sum(values is not None for values in found)
-        ahead = len(points) - done
-        if done and ahead:
+        before = done = sum(values is not None for values in found)
+        if 0 < done < len(points):
             self.watch.say(f"{done} of {len(points)} points were finished by a former run")
         progress = self.watch.begin(f"{part}: points")
         progress(done, len(points))
@@ -78,18 +78,20 @@ class Walk:
                     self.watch.journal.add(part, first, [_encoded(values) for values in group])
                 done += len(group)
                 progress(done, len(points))
-                left = (
-                    (time.monotonic() - started)
-                    * (len(points) - done)
-                    / (ahead - len(points) + done)
-                )
-                if not said and left > _LONG:
-                    where = f", kept in {self.watch.journal.path}" if self.watch.journal else ""
-                    self.watch.say(f"{len(points)} points: about {readable_time(left)}{where}")
-                said = True
+                spent, new = time.monotonic() - started, done - before
+                left = spent * (len(points) - done) / new
+                if not said and spent > _PATIENCE:
+                    said = True
+                    if left > _LONG:
+                        self._say_how_long(len(points) - done, left)
         except KeyboardInterrupt:
             self.interrupted = f"interrupted after {done} of {len(points)} points of the {part}"
         return found
+
+    def _say_how_long(self, points: int, seconds: float) -> None:
+        kept = self.watch.journal.path if self.watch.journal else None
+        where = f"; finished ones are kept in {kept}" if kept else ""
+        self.watch.say(f"{points} more points: about {readable_time(seconds)}{where}")
 
     def check_size(self, shape: Sequence[int], anchors: Anchors, weights: WeightsOf) -> None:
         """Refuse a grid that does not fit, saying how long it would take and how large it is.
@@ -99,12 +101,8 @@ class Walk:
         count = math.prod(shape)
         memory, file = count * _BYTES_A_POINT, count * _FILE_BYTES_A_POINT
         free = available_memory(torch.device("cpu"))
-        folder = (
-            self.watch.journal.path.parent
-            if self.watch.journal and self.watch.journal.path
-            else Path()
-        )
-        room = shutil.disk_usage(folder).free if self.watch.journal else file
+        journal = self.watch.journal
+        room = shutil.disk_usage(journal.folder).free if journal else file
         if memory <= free / 2 and file <= room:
             return
         started = time.monotonic()
