@@ -35,6 +35,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "landscape",
         "Draw the loss surface around a checkpoint.",
     ),
+    "plot": (
+        "sharpcli.commands.plot",
+        "plot",
+        "Draw a saved line, plane or landscape.",
+    ),
     "compare": (
         "sharpcli.commands.compare",
         "compare",

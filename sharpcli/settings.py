@@ -135,10 +135,14 @@ class OutputSettings:
 
 @dataclass(frozen=True)
 class FigureSettings:
-    """How a figure looks: the loss's axis, and the width in inches (None: what fits its panels)."""
+    """How a figure looks: the loss's axis, the width in inches, what is drawn of a plane.
+
+    None stands for the width that fits the panels, and for the loss.
+    """
 
     scale: Literal["auto", "linear", "log"] = "auto"
     width: float | None = None
+    metric: str | None = None
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,8 @@ def surface(
         "train": {"loss": train, "accuracy": [_accuracy(x) for x in train]},
         "test": {"loss": test, "accuracy": [_accuracy(x) for x in test]},
     }
-    meanings = more.pop("meanings", ("along B−A", "across it, towards C"))
+    along, across = "along the line from A to B", "away from that line, towards C"
+    meanings = more.pop("meanings", (along, across))
     facts = more.pop("facts", ({}, {}))
     axes = [
         {"name": name, "values": list(values), "meaning": meaning, "norm": 1.0, **fact}
@@ -239,7 +240,7 @@ def random_plane(n_alpha: int = 21, n_beta: int = 21, **more: Any) -> dict[str, 
             "checkpoints": [center],
             "directions": "random",
             "normalize": "filter",
-            "meanings": ("random direction, filter-normalised",) * 2,
+            "meanings": ("a random direction",) * 2,
             **more,
         },
     )
@@ -272,7 +273,7 @@ def path_plane(n_alpha: int = 25, n_beta: int = 17, **more: Any) -> dict[str, An
             "checkpoints": [center],
             "directions": "trajectory",
             "normalize": "none",
-            "meanings": ("1st principal axis", "2nd principal axis"),
+            "meanings": ("principal axis 1 of the path", "principal axis 2 of the path"),
             "facts": ({"explained_variance": 0.831}, {"explained_variance": 0.093}),
             "trajectories": [{"name": "run", "points": points}],
             **more,
@@ -295,7 +296,7 @@ def random_line(points: int = 25) -> dict[str, Any]:
                 {
                     "name": "alpha",
                     "values": alphas,
-                    "meaning": "Hessian eigenvector",
+                    "meaning": "eigenvector 1 of the Hessian",
                     "norm": 1.0,
                     "eigenvalue": scalar(12.31, error=0.04) | {"error_kind": "residual"},
                 }

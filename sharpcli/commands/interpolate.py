@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ..options import POSITIVE, exploring_run_options, output_options, task_options
+from ..options import POSITIVE, exploring_run_options, output_options, plot_option, task_options
 from ..settings import (
     BatchNormSettings,
     GridSettings,
@@ -70,6 +70,7 @@ Examples:
 @task_options
 @exploring_run_options
 @output_options
+@plot_option
 def interpolate(
     checkpoints: tuple[str, ...],
     grid: GridSettings,

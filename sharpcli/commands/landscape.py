@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ..options import exploring_run_options, output_options, task_options
+from ..options import exploring_run_options, output_options, plot_option, task_options
 from ..settings import (
     BatchNormSettings,
     DirectionSettings,
@@ -55,6 +55,7 @@ Examples:
 @task_options
 @exploring_run_options
 @output_options
+@plot_option
 def landscape(
     checkpoint: str,
     directions: Any,

@@ -38,7 +38,7 @@ _UNSEEN = 0.01  # of a checkpoint's distance: above it, its label says how much
 
 def plane_figure(scene: Scene, settings: FigureSettings) -> Figure:
     """A panel for each split, on one scale of colours."""
-    metric = scene.metrics[0]
+    metric = settings.metric or scene.metrics[0]
     splits = scene.splits
     surfaces = [scene.grid.values[split][metric] for split in splits]
     together = np.concatenate([surface.ravel() for surface in surfaces])

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from ..errors import SharpError, UsageError
+from ..errors import SharpError, UsageError, did_you_mean
 from ..results import Document
 from ..settings import FigureSettings
 
-__all__ = ["SUFFIXES", "check_plot", "draw"]
+__all__ = ["SUFFIXES", "check_plot", "draw", "narrowed"]
 
 # What draws each kind of file, and the extra that brings it (None: what is always there).
 SUFFIXES: dict[str, tuple[str, str] | None] = {
@@ -80,3 +82,47 @@ def draw(document: Document, path: Path, settings: FigureSettings | None = None)
 
         content = exported(scene, suffix)
     write_whole(path, content)
+
+
+def narrowed(document: Document, split: str | None, metric: str | None) -> Document:
+    """The document with the curves of one split and metric alone, for those that are named.
+
+    The loss stays beside the metric. Raises `UsageError` for one that was not measured.
+    """
+    (result,) = document["results"]
+    curves = result["curves"]
+    _check("--split", split, curves)
+    _check("--metric", metric, next(iter(curves.values())))
+    splits = tuple(curves) if split is None else (split,)
+    metrics = None if metric is None else ("loss", metric)
+    kept = _narrowed(result, splits, metrics)
+    for part in ("aligned", "path"):
+        if part in result:
+            kept[part] = _narrowed(result[part], splits, metrics)
+    return {**document, "results": [kept]}
+
+
+def _check(option: str, name: str | None, known: Mapping[str, Any]) -> None:
+    if name is not None and name not in known:
+        raise UsageError(f"{option} {name}: was not measured", did_you_mean(name, known))
+
+
+def _narrowed(
+    part: Mapping[str, Any], splits: tuple[str, ...], metrics: tuple[str, ...] | None
+) -> dict[str, Any]:
+    """One line or plane with these splits and metrics (None: all)."""
+    kept = dict(part)
+    for key in ("curves", "sampling_errors"):
+        if key in part:
+            kept[key] = {
+                split: {
+                    name: values
+                    for name, values in part[key][split].items()
+                    if metrics is None or name in metrics
+                }
+                for split in splits
+                if split in part[key]
+            }
+    if "barrier" in part:
+        kept["barrier"] = {s: part["barrier"][s] for s in splits if s in part["barrier"]}
+    return kept

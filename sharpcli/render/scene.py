@@ -14,15 +14,26 @@ from ..labels import clean
 from ..results import Document
 from .numbers import format_scalar
 
-__all__ = ["Axis", "Curve", "Mark", "Scene", "Trajectory", "is_log", "named_curve", "read_scene"]
+__all__ = [
+    "KINDS",
+    "Axis",
+    "Curve",
+    "Mark",
+    "Scene",
+    "Trajectory",
+    "is_log",
+    "named_curve",
+    "read_scene",
+]
 
 Array = NDArray[np.float64]
 Values = Mapping[str, Mapping[str, Array]]  # by split, then by metric
 
 KINDS = ("interpolate", "landscape")
 _SYMBOLS = {"alpha": "α", "beta": "β"}
+_NORMALIZED = ("filter", "layer")
 _STRAIGHT, _ALIGNED = "straight line", "aligned"
-_PATHS = {"bezier": "Bézier curve", "chain": "one-bend chain"}
+_PATHS = {"bezier": "Bézier path", "chain": "chain"}
 
 
 @dataclass(frozen=True)
@@ -114,7 +125,7 @@ def read_scene(document: Document) -> Scene:
             f'a result of kind "{kind}" has no figure', f"kinds with a figure: {', '.join(KINDS)}"
         )
     results = document["results"]
-    if not results or results[0].get("status") != "ok":
+    if not results or results[0].get("status") == "failed":
         raise SharpError(
             f"this {kind} result failed: there is nothing to draw", "see its error, and run again"
         )
@@ -149,9 +160,10 @@ def named_curve(name: str, curve: Curve, split: str) -> str:
 
 
 def _scene(kind: str, result: Mapping[str, Any]) -> Scene:
-    axes = tuple(_axis(axis, kind, len(result["axes"])) for axis in result["axes"])
+    line = len(result["axes"]) == 1
+    of_path = kind == "interpolate" and line
+    axes = tuple(_axis(axis, result, ", " if of_path else ": ") for axis in result["axes"])
     shape = tuple(len(axis.values) for axis in reversed(axes))  # alpha runs fastest
-    line = len(axes) == 1
     grid = _curve(_STRAIGHT if line else kind, axes[0].values, result, shape)
     if not grid.values or not all(grid.values.values()):
         raise ValueError("it holds no curve")
@@ -177,12 +189,13 @@ def _scene(kind: str, result: Mapping[str, Any]) -> Scene:
     )
 
 
-def _axis(axis: Mapping[str, Any], kind: str, dimensions: int) -> Axis:
+def _axis(axis: Mapping[str, Any], result: Mapping[str, Any], separator: str) -> Axis:
     name = str(axis["name"])
     label = _SYMBOLS.get(name, name)
     if axis.get("meaning"):
-        separator = ", " if kind == "interpolate" and dimensions == 1 else ": "
-        label += separator + str(axis["meaning"])
+        label += separator + clean(axis["meaning"])
+    if result.get("normalize") in _NORMALIZED:
+        label += f", normalised by {result['normalize']}"
     if axis.get("explained_variance") is not None:
         label += f" ({100 * axis['explained_variance']:.1f} % of variance)"
     if axis.get("eigenvalue") is not None:

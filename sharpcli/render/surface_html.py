@@ -67,7 +67,7 @@ def page(scene: Scene, settings: FigureSettings) -> str:
 
 def _plane(scene: Scene, settings: FigureSettings) -> tuple[list[Any], dict[str, Any]]:
     """A surface for each split with what lies on it, and a button to show each."""
-    metric = scene.metrics[0]
+    metric = settings.metric or scene.metrics[0]
     surfaces = {split: scene.grid.values[split][metric] for split in scene.splits}
     together = np.concatenate([surface.ravel() for surface in surfaces.values()])
     log = is_log(metric, together, settings.scale, plane=True)

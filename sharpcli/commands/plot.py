@@ -1,0 +1,92 @@
+"""`sharp plot`: the figure of a saved result."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import Any
+
+import click
+
+from ..errors import SharpError
+from ..options import output_options, plot_option
+from ..results import Document, load_document, parse_document
+from ..settings import FigureSettings, OutputSettings
+
+__all__ = ["plot"]
+
+
+@click.command(
+    "plot",
+    epilog="""\b
+Examples:
+  sharp plot line.json
+  sharp plot line.json --plot line.pdf --plot line.html
+  sharp plot plane.json --split test --metric accuracy --plot plane.png
+  sharp interpolate a.safetensors b.safetensors --json | sharp plot - --plot line.svg""",
+)
+@click.argument("result", metavar="RESULT.json")
+@click.option(
+    "--split", type=click.Choice(["train", "test"]), help="Draw this split. Default: all there are."
+)
+@click.option(
+    "--metric",
+    metavar="NAME",
+    help="On a plane, draw this in place of the loss; on a line, beside it.",
+)
+@click.option(
+    "--scale",
+    type=click.Choice(["auto", "linear", "log"]),
+    default=FigureSettings().scale,
+    show_default=True,
+    help="The scale of the loss in a file; auto is log where the loss spans decades.",
+)
+@click.option(
+    "--width",
+    type=click.FloatRange(min=1.5, max=40),
+    metavar="INCHES",
+    help="The width of a figure. Default: 4.6, for two panels 7.",
+)
+@output_options
+@plot_option
+def plot(
+    result: str,
+    split: str | None,
+    metric: str | None,
+    scale: Any,
+    width: float | None,
+    output: OutputSettings,
+) -> int:
+    """Draw a saved line, plane or landscape.
+
+    RESULT.json is what `sharp interpolate --json` or `sharp landscape --json` wrote, `-` reads it
+    from a pipe. Draws in the terminal, or to the files of --plot. Needs no torch, no task and no
+    checkpoint.
+    """
+    from ..render import emit
+    from ..render.plotting import draw, narrowed
+
+    name = "standard input" if result == "-" else result
+    document = narrowed(_checked(_read(result, name), name), split, metric)
+    if not output.plot or output.output is not None or output.format != "table":
+        emit(document, dataclasses.replace(output, plot=()))
+    for path in output.plot:
+        draw(document, path, FigureSettings(scale, width, metric))
+    return 0
+
+
+def _read(result: str, name: str) -> Document:
+    if result != "-":
+        return load_document(name)
+    return parse_document(sys.stdin.buffer.read(), name)
+
+
+def _checked(document: Document, name: str) -> Document:
+    """The document, where it can be drawn; raises `SharpError` with the file's name."""
+    from ..render.scene import read_scene
+
+    try:
+        read_scene(document)
+    except SharpError as error:
+        raise SharpError(f"{name}: {error.message}", error.hint) from error
+    return document
