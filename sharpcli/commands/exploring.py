@@ -209,12 +209,9 @@ def run_exploration(
     from ..landscape.journal import Journal
     from ..landscape.walk import Watch
     from ..render import emit, error_console
-    from ..render.plotting import check_plot
     from ..render.progress import progress_bars
     from ..results import to_document, unconverged
 
-    for path in output.plot:
-        check_plot(path)
     stderr = error_console()
 
     def say(text: str) -> None:
