@@ -54,12 +54,17 @@ def emit(document: Document, output: OutputSettings) -> None:
         write_whole(output.output, text)
     else:
         _print(text, output.format, document)
-    if output.plot:
+    report_problems(document, quiet=output.quiet)
+    if output.plot and not _is_interrupted(document):
         from .plotting import draw
 
         for path in output.plot:
             draw(document, path)
-    report_problems(document, quiet=output.quiet)
+
+
+def _is_interrupted(document: Document) -> bool:
+    """Whether a line or plane is unfinished, and so not yet to be drawn."""
+    return any(result.get("status") == "interrupted" for result in document["results"])
 
 
 def report_problems(document: Document, *, quiet: bool = False) -> None:
@@ -81,13 +86,6 @@ def report_problems(document: Document, *, quiet: bool = False) -> None:
             said.setdefault(("warning", warning), []).append(label)
         for note in result["checkpoint"].get("notes", ()):
             said.setdefault(("note", note), []).append(label)
-    for result in document["results"]:
-        if "checkpoints" in result:  # lines and planes: one result of several
-            for warning in result.get("warnings", ()):
-                said.setdefault(("warning", warning), [])
-            for checkpoint in result["checkpoints"]:
-                for note in checkpoint.get("notes", ()):
-                    said.setdefault(("note", note), []).append(str(checkpoint["name"]))
     for kind in ("warning", "note"):
         for text in document.get(f"{kind}s", ()):
             said.setdefault((kind, text), [])

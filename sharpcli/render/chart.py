@@ -16,7 +16,7 @@ _LOG_FROM = 2.0  # decades that the values span before a log scale shows more th
 _BITS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # of a dot: row, column
 _DASH, _DASH_AND_GAP = 5, 9  # dots
 _BARS = "▁▂▃▄▅▆▇█"
-_NOT_FINITE = "×"
+_MISSING = "×"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Chart:
 
     `log` allows a log scale, taken where the values span more than two decades; `also` are values
     that the y axis has room for without showing them (those of a chart to compare with). Without
-    `keys` the legend leaves the curves out, where a chart above has named them.
+    `keys` the legend leaves the curves out, where a chart above has named them. `missing`
+    is what a None means.
     """
 
     title: str
@@ -57,6 +58,7 @@ class Chart:
     log: bool = True
     also: Sequence[float | None] = ()
     keys: bool = True
+    missing: str = "not finite"
 
 
 Cells = dict[tuple[int, int], tuple[str, str]]  # (row, column) → character, style
@@ -73,7 +75,10 @@ def chart_lines(chart: Chart, width: int, height: int, *, header: int = 1) -> li
     scale = scale_of([*values, *chart.also], height // 2 + 1, log_from=log_from)
     places = [x for series in chart.series for x in series.x]
     if scale is None or not finite(values):
-        return [*_wrapped(Text(chart.title, "bold"), [], width), Text("no finite value", "dim")]
+        return [
+            *_wrapped(Text(chart.title, "bold"), [], width),
+            Text(f"{chart.missing} at any point", "dim"),
+        ]
     left = max(map(len, scale.labels)) + 2
     columns = max(8, width - left)
     across = scale_of(places, max(3, columns // 9), extend=False)
@@ -89,8 +94,8 @@ def chart_lines(chart: Chart, width: int, height: int, *, header: int = 1) -> li
     if chart.rise is not None and 0 <= across.place(chart.rise.x) <= 1:
         sign = _draw_rise(cells, chart.rise, across, scale, columns, height)
         keys.append(Text.assemble((sign, "bold"), f" {chart.rise.label}"))
-    if any(sign == _NOT_FINITE for sign, _ in cells.values()):
-        keys.append(Text(f"{_NOT_FINITE} not finite"))
+    if any(sign == _MISSING for sign, _ in cells.values()):
+        keys.append(Text(f"{_MISSING} {chart.missing}"))
     title = Text(chart.title, "bold")
     if scale.log:
         title.append(", log scale", "not bold")
@@ -130,7 +135,7 @@ def sparkline(
     for start in range(0, len(values), every):
         known = finite(values[start : start + every])
         if scale is None or len(known) < len(values[start : start + every]):
-            bars += _NOT_FINITE
+            bars += _MISSING
         else:
             bars += _bar(scale, max(known))
     return bars
@@ -153,7 +158,7 @@ def _draw(
         column = round(across.place(x) * (2 * columns - 1))
         if y is None or not math.isfinite(y):
             dots.append(None)
-            cells[0, column // 2] = (_NOT_FINITE, series.style)
+            cells[0, column // 2] = (_MISSING, series.style)
         else:
             dots.append((column, round((1 - up.place(y)) * (4 * height - 1))))
     drawn = 0

@@ -44,9 +44,9 @@ _BAR = 14  # cells of the legend beside the map: gap, bar and the longest value
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Values on a grid (alpha runs fastest; None: not finite), and places to mark on it.
+    """Values on a grid (alpha runs fastest; None: `missing`), and places to mark on it.
 
-    `path` is drawn as dots, `marks` as their letters, both at coordinates (alpha, beta).
+    `path` is drawn as dots, `marks` as their names, both at coordinates (alpha, beta).
     """
 
     title: str
@@ -55,6 +55,7 @@ class HeatMap:
     values: Sequence[float | None]
     marks: Sequence[tuple[tuple[float, float], str]] = ()
     path: Sequence[tuple[float, float]] = ()
+    missing: str = "not finite"
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def heat_map_lines(
     """
     scale = scale or colour_scale(heat.values, rows)
     if scale is None:
-        return [Text(heat.title, "bold"), Text("no finite value", "dim")]
+        return [Text(heat.title, "bold"), Text(f"{heat.missing} at any point", "dim")]
     room = max(4, width - _LEFT - _BAR)
     most = _LARGEST_BLOCK * max(len(heat.alphas), len(heat.betas))
     across, up = _sides(heat, min(room, most), min(2 * rows, most))
@@ -103,7 +104,8 @@ def heat_map_lines(
     ticks = _ticks(heat.betas, up, height // 3)
     left = max((len(text) for _, text in ticks), default=0) + 2
     at_row = {height - 1 - pixel // 2: text for pixel, text in reversed(ticks)}
-    bar = _bar(scale, height, colour, None in heat.values)
+    holes = len(finite(heat.values)) < len(heat.values)
+    bar = _bar(scale, height, colour, heat.missing if holes else None)
     lines = [title, Text(f"{'β':>{left - 2}}")]
     for row, cells in enumerate(body):
         edge = f"{at_row.get(row, ''):>{left - 2}} {'┤' if row in at_row else '│'}"
@@ -207,21 +209,22 @@ def _shaded(heat: HeatMap, scale: Scale, across: _Side, up: _Side) -> Body:
 
 
 def _mark(body: Body, heat: HeatMap, across: _Side, up: _Side) -> None:
-    """The path as dots, then the letters, which are what must be seen."""
+    """The path as dots, then the names, which are what must be seen."""
     dots = [(place, "•") for place in heat.path]
     for (alpha, beta), text in (*dots, *reversed(heat.marks)):
         column, pixel = across.pixel(alpha), up.pixel(beta)
         if column is None or pixel is None:
             continue
-        row = len(body) - 1 - pixel // 2
+        row = body[len(body) - 1 - pixel // 2]
         if text == "•":
-            under = body[row][column][1]
+            under = row[column][1]
             ground = under.bgcolor or under.color
             ink = _BLACK if ground and ground.triplet and ground.triplet.green > 150 else _WHITE
-            style = Style(color=ink, bgcolor=ground) if ground else Style()
-            body[row][column] = ("•", style)
-        else:
-            body[row][column] = (text[:1], Style(color=_BLACK, bgcolor=_WHITE, bold=True))
+            row[column] = ("•", Style(color=ink, bgcolor=ground) if ground else Style())
+            continue
+        start = max(0, min(column, across.pixels - len(text)))
+        for cell, letter in enumerate(text[: across.pixels], start):
+            row[cell] = (letter, Style(color=_BLACK, bgcolor=_WHITE, bold=True))
 
 
 def _ticks(values: Sequence[float], side: _Side, most: int) -> list[tuple[int, str]]:
@@ -233,9 +236,9 @@ def _ticks(values: Sequence[float], side: _Side, most: int) -> list[tuple[int, s
     return [(pixel, label) for pixel, label in found if pixel is not None]
 
 
-def _bar(scale: Scale, height: int, colour: bool, holes: bool) -> list[Text]:
+def _bar(scale: Scale, height: int, colour: bool, missing: str | None) -> list[Text]:
     """The legend: each line's colour or shade, and values at its ends and ticks."""
-    top = 2 if holes and height > 4 else 0
+    top = 2 if missing and height > 4 else 0
     height -= top
     labels = {0: format_number(scale.high, 3), height - 1: format_number(scale.low, 3)}
     if scale.flat:
@@ -251,7 +254,7 @@ def _bar(scale: Scale, height: int, colour: bool, holes: bool) -> list[Text]:
             if colour
             else Text(_NO_SHADE * 2)
         )
-        lines[0] = Text("  ") + hatched + Text(" not finite")
+        lines[0] = Text("  ") + hatched + Text(f" {missing}")
     for row in range(height):
         if scale.flat and row not in labels:
             lines.append(Text())

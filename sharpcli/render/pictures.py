@@ -41,7 +41,11 @@ class Way:
 def ways(result: Mapping[str, Any]) -> list[Way]:
     """The line, then what is drawn beside it: the aligned line, the trained path."""
     x = [point["alpha"] for point in result["coordinates"]]
-    marks = [(c["coordinates"]["alpha"], clean(c["name"])) for c in result["checkpoints"]]
+    marks = [
+        (c["coordinates"]["alpha"], clean(c["name"]))
+        for c in result["checkpoints"]
+        if c["coordinates"]["alpha"] is not None
+    ]
     found = [Way("line", "alpha", x, result["curves"], result.get("barrier") or {}, marks)]
     if aligned := result.get("aligned"):
         ends = [(0.0, "A"), (1.0, "B′")]
@@ -61,21 +65,32 @@ def barrier_place(barrier: Mapping[str, Any], coordinate: str) -> str:
 
 
 def picture_lines(result: Mapping[str, Any], width: int, *, colour: bool) -> Iterator[Text]:
-    """Charts of a line, the heat map of a plane; no line is wider than `width`."""
+    """Charts of a line, the heat map of a plane; no line is wider than `width`.
+
+    Nothing of a run that was interrupted before its first point.
+    """
+    if not result["curves"]:
+        return
+    missing = _missing(result)
     if result["dimensions"] == 1:
-        yield from _charts(ways(result), width)
+        yield from _charts(ways(result), width, missing)
     else:
-        yield from _maps(result, width, colour)
+        yield from _maps(result, width, colour, missing)
 
 
-def _charts(found: Sequence[Way], width: int) -> Iterator[Text]:
+def _missing(result: Mapping[str, Any]) -> str:
+    """What a curve's null means."""
+    return "not finite" if result.get("status") == "ok" else "not reached"
+
+
+def _charts(found: Sequence[Way], width: int, missing: str) -> Iterator[Text]:
     """A row of charts for each way: the loss, and the first of the task's metrics beside it."""
     known = dict.fromkeys(name for curves in found[0].curves.values() for name in curves)
     quantities = ["loss", *(name for name in known if name != "loss")][:2]
     pairs = width >= (_NARROWEST_PAIR if len(found) > 1 else _WIDE) and len(quantities) > 1
     size = (width - _GAP) // 2 if pairs else width
     for way in found:
-        charts = [_chart(way, quantity, found) for quantity in quantities]
+        charts = [_chart(way, quantity, found, missing) for quantity in quantities]
         heights = [_LOW if len(found) > 1 else _TALL] * len(charts)
         if not pairs:
             heights[1:] = [_LOW for _ in heights[1:]]
@@ -90,7 +105,7 @@ def _charts(found: Sequence[Way], width: int) -> Iterator[Text]:
             yield from block
 
 
-def _chart(way: Way, quantity: str, among: Sequence[Way]) -> Chart:
+def _chart(way: Way, quantity: str, among: Sequence[Way], missing: str) -> Chart:
     """The chart of one quantity along one way; all ways have the same range of it."""
     alone, loss = len(among) == 1, quantity == "loss"
     series = [
@@ -107,6 +122,7 @@ def _chart(way: Way, quantity: str, among: Sequence[Way]) -> Chart:
         log=loss,
         also=[y for w in among for c in w.curves.values() for y in c.get(quantity, ())],
         keys=way is among[0],
+        missing=missing,
     )
 
 
@@ -125,14 +141,14 @@ def _rise(way: Way) -> Rise | None:
     return None
 
 
-def _maps(result: Mapping[str, Any], width: int, colour: bool) -> Iterator[Text]:
+def _maps(result: Mapping[str, Any], width: int, colour: bool, missing: str) -> Iterator[Text]:
     """The map of the training loss; beside it, where there is room, that of the test loss."""
     losses = {split: curves["loss"] for split, curves in result["curves"].items()}
     shown = list(losses)[: 2 if width >= _WIDE else 1]
     size = (width - _GAP) // 2 if len(shown) > 1 else width
     scale = colour_scale([y for split in shown for y in losses[split]], _MAP_ROWS)
     blocks = [
-        heat_map_lines(_map(result, split), size, _MAP_ROWS, scale=scale, colour=colour)
+        heat_map_lines(_map(result, split, missing), size, _MAP_ROWS, scale=scale, colour=colour)
         for split in shown
     ]
     yield Text()
@@ -141,17 +157,25 @@ def _maps(result: Mapping[str, Any], width: int, colour: bool) -> Iterator[Text]
         yield Text(f"loss {split}: from {_WIDE} columns on", "dim")
 
 
-def _map(result: Mapping[str, Any], split: str) -> HeatMap:
+def _map(result: Mapping[str, Any], split: str, missing: str) -> HeatMap:
     alphas, betas = (axis["values"] for axis in result["axes"])
     return HeatMap(
         title=f"loss {split}",
         alphas=alphas,
         betas=betas,
         values=result["curves"][split]["loss"],
-        marks=[(_place(c), clean(c["name"])) for c in result["checkpoints"]],
-        path=[_place(p) for way in result.get("trajectories") or () for p in way["points"]],
+        marks=[(p, clean(c["name"])) for c in result["checkpoints"] for p in _places(c)],
+        path=[
+            place
+            for way in result.get("trajectories") or ()
+            for point in way["points"]
+            for place in _places(point)
+        ],
+        missing=missing,
     )
 
 
-def _place(point: Mapping[str, Any]) -> tuple[float, float]:
-    return point["coordinates"]["alpha"], point["coordinates"]["beta"]
+def _places(point: Mapping[str, Any]) -> list[tuple[float, float]]:
+    """Where a checkpoint is; nowhere where its weights are not finite."""
+    alpha, beta = point["coordinates"]["alpha"], point["coordinates"]["beta"]
+    return [] if alpha is None or beta is None else [(alpha, beta)]

@@ -140,7 +140,7 @@ def test_a_lone_point_is_a_dot_and_none_at_all_is_said() -> None:
     assert sum("•" in line for line in lines) == 1
     assert any(line.startswith("0.4000 ┤") for line in lines)
     nothing = drawn(Chart("loss", [Series("train", [0.0, 1.0], [None, None])]))
-    assert nothing == ["loss", "no finite value"]
+    assert nothing == ["loss", "not finite at any point"]
 
 
 def test_the_first_curve_lies_above_the_others() -> None:

@@ -87,7 +87,7 @@ def test_what_is_not_finite_is_hatched_and_named() -> None:
     assert rows[0][0] != "╱"
     coloured = heat_map_lines(heat, 80, 25)
     assert any("not finite" in line.plain for line in coloured)
-    assert shaded(HeatMap("loss", [0, 1], [0], [None, None])) == ["loss", "no finite value"]
+    assert shaded(HeatMap("loss", [0, 1], [0], [None, None])) == ["loss", "not finite at any point"]
 
 
 def test_colours_go_by_logarithms_where_the_range_is_large() -> None:

@@ -130,7 +130,8 @@ def test_a_trajectory_has_a_row_a_point_and_its_variances() -> None:
     assert "83.1 % of the path's variance" in out
     assert out.count("•") >= 8
     assert "epoch-3      5.69   1.223     6 %" in out
-    assert "runs/adam (20 of 75 points; the JSON has all)" in text(made.trajectory(75))
+    title = "runs/adam on these axes (20 of 75 points; the JSON has all)"
+    assert title in text(made.trajectory(75))
 
 
 def test_hessian_axes_have_their_eigenvalues() -> None:
@@ -157,6 +158,16 @@ def test_a_checkpoint_outside_the_picture_is_named() -> None:
     far = made.checkpoint("C", "runs/c/model.safetensors", [7.5], role="marked")
     document["results"][0]["checkpoints"].append(far)
     assert "outside the range of α: C" in text(document)
+
+
+def test_a_checkpoint_whose_place_is_not_finite_is_nowhere() -> None:
+    lost = made.checkpoint("M1", "runs/c.pt", (0.0, 0.0), role="marked", unseen=0.5)
+    for document in (made.line(), made.plane()):
+        lost["coordinates"] = dict.fromkeys(("alpha", "beta"))
+        document["results"][0]["checkpoints"].append(lost)
+        out = text(document)
+        assert out.count("M1") == 1
+        assert any("M1" in line and "–" in line for line in out.splitlines())
 
 
 def test_a_sample_of_the_data_is_called_one() -> None:
@@ -262,16 +273,47 @@ def test_strokes_keep_their_height_and_slope() -> None:
 
 def test_warnings_and_notes_are_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     document: dict[str, Any] = made.line()
-    result = document["results"][0]
-    result["warnings"] = ["the curve is coarse"]
-    for checkpoint in result["checkpoints"]:
-        checkpoint["notes"] = ["prefix 'module.' removed"]
-    document["notes"] = ["the batch size was chosen"]
+    document["warnings"] = ["the curve is coarse"]
+    document["notes"] = ["A: prefix 'module.' removed"]
     emit(document, OutputSettings("json"))
     assert capsys.readouterr().err.splitlines() == [
         "warning: the curve is coarse",
-        "note: A, B: prefix 'module.' removed",
-        "note: the batch size was chosen",
+        "note: A: prefix 'module.' removed",
     ]
     emit(document, OutputSettings("json", quiet=True))
     assert capsys.readouterr().err == "warning: the curve is coarse\n"
+
+
+def test_the_loss_on_the_plane_is_shown_where_it_is_another() -> None:
+    document = made.plane()
+    checkpoints = document["results"][0]["checkpoints"]
+    for checkpoint in checkpoints:
+        checkpoint["on_surface"] = checkpoint["measures"]
+    assert "on plane" not in text(document)
+    checkpoints[3]["on_surface"] = {
+        "loss": {"train": made.scalar(1.234), "test": made.scalar(0.31)},
+    }
+    assert "on plane: the loss at the checkpoint's place on the plane" in text(document)
+    columns = landscape_page(document).sheets[0].columns
+    assert [column.header for column in columns][-1] == "train on plane"
+    assert columns[-1].cells[3] == "1.234"
+
+
+def test_a_run_that_was_interrupted_shows_what_it_has() -> None:
+    document = made.line(X, [None if a > 0.5 else made.keskar(a) for a in X])
+    result = document["results"][0] | {"status": "interrupted", "barrier": {}}
+    for checkpoint in result["checkpoints"]:
+        del checkpoint["measures"]
+    document["results"] = [result]
+    out = text(document)
+    assert "× not reached" in out
+    assert "12 of 25" in out
+    result["curves"] = {}
+    assert text(document).splitlines()[0] == "digits (width=128) · float32 on cpu"
+    assert "┤" not in text(document)
+
+
+def test_what_a_plane_shows_of_a_path_together() -> None:
+    document = made.trajectory()
+    document["results"][0]["explained_variance"] = 0.9416
+    assert "together 94.2 % of the path's variance" in text(document)
