@@ -77,7 +77,8 @@ def curves(train: Sequence[float | None], test: Sequence[float | None] | None) -
 def barrier(x: Sequence[float], y: Sequence[float | None], name: str = "alpha") -> dict[str, Any]:
     inside = [(a, v) for a, v in zip(x, y, strict=True) if 0 <= a <= 1 and v is not None]
     if not inside:
-        return {**scalar(None, error_kind="lower_bound", status="not_finite"), name: None}
+        nothing = {**scalar(None, error_kind="lower_bound", status="not_finite"), name: None}
+        return {**nothing, "above_mean": nothing}
     start, end = inside[0][1], inside[-1][1]
     value, at = max((v - ((1 - a) * start + a * end), a) for a, v in inside)
     mean, at_mean = max((v - (start + end) / 2, a) for a, v in inside)

@@ -150,7 +150,7 @@ def test_a_number_that_is_missing_says_why() -> None:
     measures["loss"]["test"] = made.scalar(None, status="not_finite", advice="use --dtype float64")
     assert "! loss.test of B: use --dtype float64" in text(document)
     document = made.line(X, [None] * 25, [None] * 25)
-    assert "! barrier.train of the line, barrier.test of the line: not finite" in text(document)
+    assert "! barrier.train of the line, barrier.train.above_mean of the line, " in text(document)
 
 
 def test_a_checkpoint_outside_the_picture_is_named() -> None:
