@@ -12,7 +12,8 @@ def axis_values(low: float, high: float, points: int) -> list[float]:
     if points == 1:
         return [(low + high) / 2]
     step = points - 1
-    return [(low * (step - i) + high * i) / step for i in range(points)]
+    inner = [(low * (step - i) + high * i) / step for i in range(1, step)]
+    return [low, *inner, high]
 
 
 def line_values(low: float, high: float, points: int) -> list[float]:

@@ -52,15 +52,21 @@ class Journal:
                 raise self._unwritable(error) from error
             self.problem, self.path = f"{self.path.parent}: {error.strerror}", None
             return
-        _lock(self._file, self.path)
-        self._file.seek(0)
-        lines = self._file.read().split(b"\n")
-        whole = lines[:-1] if self._resume else []  # what follows the last line end is unfinished
-        if whole and not self._read(whole, header):
-            whole = []
-        self._file.truncate(sum(len(line) + 1 for line in whole))
-        if not whole:
-            self._write(header)
+        try:
+            _lock(self._file, self.path)
+            self._file.seek(0)
+            lines = self._file.read().split(b"\n")
+            whole = (
+                lines[:-1] if self._resume else []
+            )  # what follows the last line end is unfinished
+            if whole and not self._read(whole, header):
+                whole = []
+            self._file.truncate(sum(len(line) + 1 for line in whole))
+            if not whole:
+                self._write(header)
+        except SharpError:
+            self.close()
+            raise
 
     def finished(self, part: str) -> dict[int, Any]:
         """The values of a part's finished groups of points, by the index of their first point."""
@@ -100,6 +106,8 @@ class Journal:
         """Take over what is finished; whether the file is this run's. One without points may go."""
         try:
             found, *records = map(json.loads, lines)
+            if found["format"] != _FORMAT:
+                raise ValueError(f"its format is {found['format']!r}")
             difference = _difference(found, header)
             groups = {(r["part"], r["first"]): r["values"] for r in records}
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -146,7 +154,6 @@ def _lock(file: FileIO, path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        file.close()
         raise SharpError(
             f"{path}: another run is writing to it",
             "wait for it to end, or write to another --output",

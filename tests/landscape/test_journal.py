@@ -1,0 +1,199 @@
+"""The file of finished points: what is kept, what is refused, and what a killed run leaves."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from sharpcli.errors import SharpError
+from sharpcli.landscape.journal import Journal
+
+RUN = {"kind": "interpolate", "settings": {"grid": {"points": [25]}}, "checkpoints": ["ab", "cd"]}
+
+
+OPEN = []
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    """A file that is still open would keep the next test's writer off."""
+    yield
+    for journal in OPEN:
+        journal.close()
+    OPEN.clear()
+
+
+def begun(path, run=RUN, **options):
+    journal = Journal(path, **options)
+    OPEN.append(journal)
+    journal.begin(run)
+    return journal
+
+
+def test_points_are_found_again(tmp_path):
+    output = tmp_path / "line.json"
+    journal = begun(output)
+    assert journal.path == tmp_path / "line.json.partial"
+    journal.add("line", 0, [{"train": {"loss": [0.1, None]}}])
+    journal.add("path", 0, [1.5])
+    journal.add("line", 1, [float("nan")])
+    journal.close()
+    again = begun(output)
+    assert again.finished("line")[0] == [{"train": {"loss": [0.1, None]}}]
+    assert again.finished("path") == {0: [1.5]}
+    assert again.finished("line")[1][0] != again.finished("line")[1][0]  # NaN
+    again.discard()
+    assert not journal.path.exists()
+
+
+def test_each_line_is_on_disk_at_once(tmp_path):
+    journal = begun(tmp_path / "r")
+    journal.add("line", 0, [1])
+    lines = journal.path.read_text().splitlines()
+    assert json.loads(lines[-1]) == {"part": "line", "first": 0, "values": [1]}
+
+
+@pytest.mark.parametrize("cut", range(1, 40, 3))
+def test_an_unfinished_line_is_cut_off(tmp_path, cut):
+    journal = begun(tmp_path / "r")
+    journal.add("line", 0, [0.25])
+    whole = journal.path.read_bytes()
+    journal.add("line", 1, [0.123456789012345678])
+    journal.close()
+    journal.path.write_bytes(journal.path.read_bytes()[: len(whole) + cut])
+    again = begun(tmp_path / "r")
+    assert again.finished("line") == {0: [0.25]}
+    again.add("line", 1, [0.5])
+    again.close()
+    assert begun(tmp_path / "r").finished("line") == {0: [0.25], 1: [0.5]}
+
+
+def test_a_header_that_was_cut_off_is_written_anew(tmp_path):
+    journal = begun(tmp_path / "r")
+    journal.close()
+    journal.path.write_bytes(journal.path.read_bytes()[:10])
+    journal = begun(tmp_path / "r")
+    journal.add("line", 0, [1])
+    journal.close()
+    assert begun(tmp_path / "r").finished("line") == {0: [1]}
+
+
+def test_another_runs_points_are_refused_with_the_difference(tmp_path):
+    journal = begun(tmp_path / "r")
+    journal.add("line", 0, [1])
+    journal.close()
+    other = {**RUN, "settings": {"grid": {"points": [31]}}}
+    with pytest.raises(SharpError) as caught:
+        begun(tmp_path / "r", other)
+    assert "settings.grid.points[0] was 25 and is 31" in caught.value.message
+    assert "--no-resume" in caught.value.hint
+    assert begun(tmp_path / "r").finished("line") == {0: [1]}, "nothing is lost"
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({**RUN, "checkpoints": ["ab", "ee"]}, 'checkpoints[1] was "cd" and is "ee"'),
+        ({**RUN, "checkpoints": ["ab"]}, 'checkpoints was ["ab", "cd"] and is ["ab"]'),
+        ({**RUN, "data": {"train": "x"}}, 'data.train was null and is "x"'),
+    ],
+)
+def test_differences_of_any_depth_are_named(tmp_path, other, said):
+    journal = begun(tmp_path / "r", {**RUN, "data": {}} if "data" in other else RUN)
+    journal.add("line", 0, [1])
+    journal.close()
+    with pytest.raises(SharpError) as caught:
+        begun(tmp_path / "r", other)
+    assert said in caught.value.message
+
+
+def test_another_runs_file_without_points_gives_way(tmp_path):
+    begun(tmp_path / "r").close()
+    journal = begun(tmp_path / "r", {**RUN, "kind": "landscape"})
+    journal.add("line", 0, [1])
+    journal.close()
+    assert begun(tmp_path / "r", {**RUN, "kind": "landscape"}).finished("line") == {0: [1]}
+
+
+def test_starting_over_drops_what_there_is(tmp_path):
+    journal = begun(tmp_path / "r")
+    journal.add("line", 0, [1])
+    journal.close()
+    other = begun(tmp_path / "r", {**RUN, "kind": "landscape"}, resume=False)
+    assert other.finished("line") == {}
+
+
+@pytest.mark.parametrize(
+    "content", [b"no json\n", b"[1, 2]\n", b'{"a": 1}\n{"b": 2}\n', b"\xff\xfe\n"]
+)
+def test_a_file_that_is_none_of_ours_is_not_overwritten(tmp_path, content):
+    path = tmp_path / "r.partial"
+    path.write_bytes(content)
+    with pytest.raises(SharpError, match="does not hold the finished points of a run"):
+        begun(tmp_path / "r")
+    assert path.read_bytes() == content
+
+
+def test_a_second_run_on_the_same_file_is_kept_off(tmp_path):
+    journal = begun(tmp_path / "r")
+    code = (
+        "import sys, pathlib; from sharpcli.landscape.journal import Journal\n"
+        "from sharpcli.errors import SharpError\n"
+        "try: Journal(pathlib.Path(sys.argv[1])).begin({})\n"
+        "except SharpError as error: print(error.message)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "r")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "another run is writing to it" in found.stdout
+    journal.add("line", 0, [1])
+
+
+def test_a_missing_folder_is_said_before_anything_is_computed(tmp_path):
+    with pytest.raises(SharpError, match="cannot be written: No such file or directory"):
+        begun(tmp_path / "missing" / "r.json")
+
+
+def test_without_an_output_points_are_kept_in_the_cache_by_what_the_run_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    journal = begun(None)
+    assert journal.path.parent == tmp_path / "cache" / "sharpcli"
+    journal.add("line", 0, [1])
+    journal.close()
+    assert begun(None, {**RUN, "kind": "landscape"}).finished("line") == {}
+    assert begun(None).finished("line") == {0: [1]}
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "cache"))
+    journal = begun(None)
+    assert "Not a directory" in journal.problem
+    journal.add("line", 0, [1])
+    journal.discard()
+
+
+def test_a_full_disk_is_said_and_finished_points_stay(tmp_path):
+    code = (
+        "import resource, signal, sys, pathlib\n"
+        "from sharpcli.landscape.journal import Journal\n"
+        "from sharpcli.errors import SharpError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (400, 400))\n"
+        "journal = Journal(pathlib.Path(sys.argv[1])); journal.begin({})\n"
+        "try:\n    for i in range(100): journal.add('line', i, [0.5])\n"
+        "except SharpError as error: print(error.message)\n"
+        "journal.close()"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "r")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "r.partial: cannot be written: File too large" in found.stdout
+    assert len(begun(tmp_path / "r", {}).finished("line")) > 3

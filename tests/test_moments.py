@@ -1,0 +1,42 @@
+"""Means and sampling errors from sums that add up, against their definitions."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sharpcli.errors import SharpError
+from sharpcli.moments import mean_of, moments
+
+
+@given(st.integers(2, 40), st.integers(0, 10_000), st.floats(0.1, 100))
+def test_a_ratio_and_its_standard_error(count, seed, scale):
+    generator = torch.Generator().manual_seed(seed)
+    sums = scale * torch.rand(count, generator=generator, dtype=torch.float64)
+    weights = torch.randint(1, 5, (count,), generator=generator).double()
+    total = count + 10
+    found = mean_of(moments(sums, weights).tolist(), total, sampled=True)
+    mean = float(sums.sum() / weights.sum())
+    residuals = (sums - mean * weights) / weights.mean()
+    variance = residuals.square().sum() / (count - 1) / count * (1 - count / total)
+    assert found.value == pytest.approx(mean, rel=1e-12)
+    assert found.sampling_error == pytest.approx(float(variance.sqrt()), rel=1e-6, abs=1e-9 * scale)
+
+
+def test_moments_of_batches_add_up():
+    sums, weights = torch.rand(2, 30, dtype=torch.float64)
+    whole = moments(sums, weights)
+    parts = moments(sums[:7], weights[:7]) + moments(sums[7:], weights[7:])
+    assert torch.allclose(whole, parts, rtol=1e-14)
+    assert whole[5] == 30
+
+
+def test_a_single_pair_has_no_error_and_all_of_the_data_none_either():
+    one = moments(torch.tensor(3.0), torch.tensor(2.0)).tolist()
+    assert mean_of(one, 10, sampled=True) == mean_of(one, 10, sampled=False)
+    assert mean_of(one, 10, sampled=True).value == 1.5
+
+
+def test_no_weight_at_all_is_said():
+    with pytest.raises(SharpError, match="every target of the data is ignored"):
+        mean_of([0.0] * 6, 5, sampled=False)
