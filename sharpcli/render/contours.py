@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,9 +17,9 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
 from ..settings import FigureSettings
-from .scene import Array, Mark, Scene, is_log
+from .scene import Array, Mark, Scene, drawable, is_log, shown_marks
 
-__all__ = ["contour_levels", "plane_figure"]
+__all__ = ["contour_levels", "plain", "plane_figure"]
 
 _COLORS = "viridis"
 _WIDTHS = (4.2, 7.0)  # inches, for one panel and for two
@@ -31,6 +32,8 @@ _ROUND = (  # what levels are multiplied from, coarse to fine
     (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0),
 )
 _FEWEST, _MOST = 13, 20  # levels
+_HALO = [withStroke(linewidth=1.8, foreground="white")]  # around text on any colour
+_RUNS = ("white", "#E69F00", "#56B4E9", "#CC79A7")  # Okabe and Ito's, bright on viridis
 _LEVEL = "level"  # marks the texts that label a line
 _FLAT = 1e-6  # of the value: a smaller range is rounding
 _UNSEEN = 0.01  # of a checkpoint's distance: above it, its label says how much
@@ -40,7 +43,7 @@ def plane_figure(scene: Scene, settings: FigureSettings) -> Figure:
     """A panel for each split, on one scale of colours."""
     metric = settings.metric or scene.metrics[0]
     splits = scene.splits
-    surfaces = [scene.grid.values[split][metric] for split in splits]
+    surfaces = [drawable(scene.grid.values[split][metric]) for split in splits]
     together = np.concatenate([surface.ravel() for surface in surfaces])
     logarithmic = is_log(metric, together, settings.scale, plane=True)
     drawn = _sized(scene, settings, len(splits))
@@ -50,18 +53,23 @@ def plane_figure(scene: Scene, settings: FigureSettings) -> Figure:
         _draw_surface(axes, scene, surface, levels, logarithmic=logarithmic)
         _draw_what_lies_there(axes, scene)
         axes.locator_params(nbins=6)
-        axes.set_xlabel(scene.axes[0].label, wrap=True)
+        axes.set_xlabel(plain(scene.axes[0].label), wrap=True)
         if index == 0:
-            axes.set_ylabel(scene.axes[1].label, wrap=True)
+            axes.set_ylabel(plain(scene.axes[1].label), wrap=True)
         else:
             axes.tick_params(labelleft=False)
         if len(splits) > 1 or split != "train":
             axes.set_title(split)
-    _draw_colors(drawn, panels, levels, metric, logarithmic=logarithmic)
+    _draw_colors(drawn, panels, levels, plain(metric), logarithmic=logarithmic)
     drawn.draw_without_rendering()  # which lays it out
     for axes in panels:
         _thin_out(axes, scene)
     return drawn
+
+
+def plain(text: str) -> str:
+    """A name from a file, in which matplotlib would otherwise read formulas between dollars."""
+    return text.replace("$", r"\$")
 
 
 def contour_levels(values: Array, *, logarithmic: bool) -> Array:
@@ -166,7 +174,9 @@ def _thin_out(axes: Axes, scene: Scene) -> None:
     """
     names = [text for text in axes.texts if text.get_gid() != _LEVEL]
     taken = [name.get_window_extent() for name in names]
-    spots = [mark.at for mark in scene.marks] + [at for run in scene.trajectories for at in run.at]
+    spots = [mark.at for mark in shown_marks(scene)] + [
+        at for run in scene.trajectories for at in run.at
+    ]
     for spot in axes.transData.transform(np.array(spots).reshape(-1, 2)):
         taken.append(Bbox([spot - 4, spot + 4]))
     for text in [text for text in axes.texts if text.get_gid() == _LEVEL]:
@@ -186,15 +196,27 @@ def _written(level: float, *, logarithmic: bool) -> str:
 
 def _draw_what_lies_there(axes: Axes, scene: Scene) -> None:
     """Runs as paths with their points, then checkpoints with their names."""
-    for run in scene.trajectories:
+    several = len(scene.trajectories) > 1
+    for run, color in zip(scene.trajectories, cycle(_RUNS), strict=False):
         outline = [withStroke(linewidth=2.0, foreground="k")]
-        axes.plot(*run.at.T, "-", color="white", linewidth=1.0, path_effects=outline)
-        axes.plot(
-            *run.at.T, "o", color="white", markeredgecolor="k", markeredgewidth=0.5, markersize=3
-        )
-    center = _middle(scene.marks)
+        axes.plot(*run.at.T, "-", color=color, linewidth=1.0, path_effects=outline)
+        axes.plot(*run.at.T, "o", color=color, mec="k", mew=0.5, ms=3)
+        if several and len(run.at):
+            axes.annotate(
+                plain(run.name),
+                tuple(run.at[0]),
+                xytext=(0, 4),
+                textcoords="offset points",
+                ha="center",
+                fontsize=7,
+                annotation_clip=True,
+                path_effects=_HALO,
+                zorder=5,
+            )
+    marks = shown_marks(scene)
+    center = _middle(marks)
     reach = [float(np.ptp(axis.values)) for axis in scene.axes]
-    for mark in scene.marks:
+    for mark in marks:
         axes.plot(
             *mark.at,
             "D" if mark.role == "marked" else "o",
@@ -207,7 +229,7 @@ def _draw_what_lies_there(axes: Axes, scene: Scene) -> None:
         right = mark.at[0] >= center[0] and mark.at[0] < scene.axes[0].values[0] + 0.85 * reach[0]
         above = mark.at[1] >= center[1] and mark.at[1] < scene.axes[1].values[0] + 0.92 * reach[1]
         axes.annotate(
-            _label(mark),
+            plain(_label(mark)),
             tuple(mark.at),
             xytext=(4 if right else -4, 4 if above else -4),
             textcoords="offset points",
@@ -215,7 +237,7 @@ def _draw_what_lies_there(axes: Axes, scene: Scene) -> None:
             va="bottom" if above else "top",
             fontsize=8,
             fontweight="bold",
-            path_effects=[withStroke(linewidth=1.8, foreground="white")],
+            path_effects=_HALO,
             zorder=5,
         )
 

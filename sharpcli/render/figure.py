@@ -13,8 +13,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..settings import FigureSettings
+from .contours import plain, plane_figure
 from .numbers import format_scalar
-from .scene import Array, Curve, Mark, Scene, is_log, named_curve
+from .scene import Array, Curve, Mark, Scene, drawable, is_log, named_curve, shown_marks
 
 __all__ = ["figure"]
 
@@ -47,8 +48,10 @@ _METADATA: dict[str, dict[str, Any]] = {
 _COLORS = ("#0072B2", "#D55E00", "#009E73")
 _STYLES = {"train": "-", "test": (0, (3.5, 1.5))}
 _WIDTH = 4.6  # inches; a column of most papers takes it at 75 % or whole
+_TWO_COLUMNS, _LINE = 4.0, 0.14  # inches: what two columns of the legend take; one line of it
 _GREY = "0.45"
-_ROOM = 4.0  # the longest axis that leaves room for words between the names of A and B
+_BESIDE = 1.2  # inches beside the axes
+_WORD, _WORD_AND_NUMBER = 0.65, 1.0  # inches from A to B that leave room between their names
 _ARROW = {
     "arrowstyle": "<|-|>,head_width=0.12,head_length=0.3",
     "linewidth": 0.8,
@@ -67,12 +70,7 @@ def figure(scene: Scene, kind: str, settings: FigureSettings) -> bytes:
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
-        if scene.is_plane:
-            from .contours import plane_figure
-
-            drawn = plane_figure(scene, settings)
-        else:
-            drawn = _line_figure(scene, settings)
+        drawn = (plane_figure if scene.is_plane else _line_figure)(scene, settings)
         FigureCanvasAgg(drawn)
         content = io.BytesIO()
         drawn.savefig(
@@ -92,7 +90,7 @@ def _line_figure(scene: Scene, settings: FigureSettings) -> Figure:
     _mark_checkpoints(upper, scene)
     lower = upper
     if not scene.others:
-        _mark_barrier(upper, scene, first)
+        _mark_barrier(upper, scene, first, width)
     if stacked:
         lower = drawn.add_subplot(2, 1, 2, sharex=upper)
         upper.tick_params(labelbottom=False)
@@ -104,11 +102,14 @@ def _line_figure(scene: Scene, settings: FigureSettings) -> Figure:
         for axes, color in ((upper, _COLORS[0]), (right, _COLORS[1])):
             axes.yaxis.label.set_color(color)
             axes.tick_params(axis="y", colors=color, which="both")
-    lower.set_xlabel(scene.axes[scene.along].label + _on_a_path(scene))
+    lower.set_xlabel(plain(scene.axes[scene.along].label + _on_a_path(scene)))
     handles = [
         line for axes in drawn.axes for line in axes.lines if str(line.get_label())[0] != "_"
     ]
     columns = len({str(handle.get_linestyle()) for handle in handles})  # train | test
+    if width < _TWO_COLUMNS:
+        columns = 1
+    drawn.set_figheight(drawn.get_figheight() + _LINE * max(0, len(handles) // columns - 2))
     handles.sort(key=lambda handle: str(handle.get_linestyle()) != "-")
     drawn.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=2.6)
     return drawn
@@ -138,7 +139,7 @@ def _draw_metric(
             values = curve.values.get(split, {}).get(metric)
             if values is None:
                 continue
-            values = values.ravel()
+            values = drawable(values.ravel())
             shown.append(values)
             name = curve.name if scene.others else metric
             name = named_curve(name, curve, split) if metric == "loss" else f"{name}, {split}"
@@ -149,7 +150,7 @@ def _draw_metric(
                 linestyle=_STYLES.get(split, ":"),
                 marker="o",
                 markersize=1.8,
-                label=name if labelled else "_",
+                label=plain(name) if labelled else "_",
             )
             _draw_band(axes, curve, places, values, split, metric, color)
             broken = places[~np.isfinite(values)]
@@ -167,7 +168,7 @@ def _draw_metric(
         axes.set_yscale("log", nonpositive="clip")
         positive = together[np.isfinite(together) & (together > 0)]
         axes.set_ylim(positive.min() / 1.6, positive.max() * 1.6)
-    axes.set_ylabel(metric)
+    axes.set_ylabel(plain(metric))
     if len(at) == 1:
         axes.set_xlim(at[0] - 1, at[0] + 1)
     else:
@@ -191,7 +192,7 @@ def _mark_checkpoints(axes: Axes, scene: Scene, *, named: bool = True) -> None:
     values = scene.axes[scene.along].values
     reach = float(np.ptp(values)) or 2.0
     together: list[tuple[float, list[Mark]]] = []
-    for mark in sorted(scene.marks, key=lambda each: float(each.at[scene.along])):
+    for mark in sorted(shown_marks(scene), key=lambda each: float(each.at[scene.along])):
         place = float(mark.at[scene.along])
         axes.axvline(place, color=_GREY, linewidth=0.5, zorder=0.5)
         if together and place - together[-1][0] < 0.03 * reach:
@@ -200,7 +201,7 @@ def _mark_checkpoints(axes: Axes, scene: Scene, *, named: bool = True) -> None:
             together.append((place, [mark]))
     for place, marks in together if named else ():
         axes.annotate(
-            ", ".join(mark.name for mark in marks),
+            plain(", ".join(mark.name for mark in marks)),
             (place, 1.0),
             xycoords=axes.get_xaxis_transform(),
             xytext=(0, 2.5),
@@ -209,7 +210,7 @@ def _mark_checkpoints(axes: Axes, scene: Scene, *, named: bool = True) -> None:
         )
 
 
-def _mark_barrier(axes: Axes, scene: Scene, metric: str) -> None:
+def _mark_barrier(axes: Axes, scene: Scene, metric: str, width: float) -> None:
     """An arrow from the straight line between the ends' losses up to the highest point."""
     barriers = {s: b for s, b in scene.grid.barriers.items() if s in scene.splits}
     if metric != "loss" or not barriers:
@@ -227,9 +228,10 @@ def _mark_barrier(axes: Axes, scene: Scene, metric: str) -> None:
     between = np.linspace(0, 1, 65)
     axes.plot(between, start + (stop - start) * between, ":", color=_GREY, linewidth=0.9)
     axes.annotate("", (place, low + rise), (place, low), arrowprops=_ARROW)
-    if np.ptp(at) <= _ROOM:
+    room = (width - _BESIDE) / float(np.ptp(at))
+    if room >= _WORD:
         axes.annotate(
-            f"barrier {format_scalar(barrier)}",
+            "barrier" + (f" {format_scalar(barrier)}" if room >= _WORD_AND_NUMBER else ""),
             (min(max(place, 0.3), 0.7), 1.0),
             xycoords=axes.get_xaxis_transform(),
             xytext=(0, 2.5),

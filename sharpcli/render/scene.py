@@ -31,6 +31,7 @@ Values = Mapping[str, Mapping[str, Array]]  # by split, then by metric
 
 KINDS = ("interpolate", "landscape")
 _SYMBOLS = {"alpha": "α", "beta": "β"}
+_LARGEST, _SMALLEST = 1e200, 1e-200
 _NORMALIZED = ("filter", "layer")
 _STRAIGHT, _ALIGNED = "straight line", "aligned"
 _PATHS = {"bezier": "Bézier path", "chain": "chain"}
@@ -112,6 +113,25 @@ class Scene:
     def along(self) -> int:
         """Which axis a line runs along."""
         return 1 if len(self.axes) == 2 and len(self.axes[0].values) == 1 else 0
+
+
+def drawable(values: Array) -> Array:
+    """Values for a drawing library, whose arithmetic overflows near the ends of the doubles."""
+    return np.where(np.abs(values) < _SMALLEST, 0.0, np.clip(values, -_LARGEST, _LARGEST))
+
+
+def shown_marks(scene: Scene) -> list[Mark]:
+    """The checkpoints that lie on the part of the line or plane that was measured."""
+    shown = []
+    for mark in scene.marks:
+        slack = [1e-6 * (float(np.ptp(axis.values)) or 1.0) for axis in scene.axes]
+        inside = [
+            axis.values.min() - more <= place <= axis.values.max() + more
+            for axis, place, more in zip(scene.axes, mark.at, slack, strict=True)
+        ]
+        if all(inside):
+            shown.append(mark)
+    return shown
 
 
 def read_scene(document: Document) -> Scene:

@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 
 from ..settings import FigureSettings
-from .scene import Array, Scene, is_log, named_curve
+from .scene import Array, Scene, drawable, is_log, named_curve, shown_marks
 
 __all__ = ["page"]
 
@@ -68,7 +68,7 @@ def page(scene: Scene, settings: FigureSettings) -> str:
 def _plane(scene: Scene, settings: FigureSettings) -> tuple[list[Any], dict[str, Any]]:
     """A surface for each split with what lies on it, and a button to show each."""
     metric = settings.metric or scene.metrics[0]
-    surfaces = {split: scene.grid.values[split][metric] for split in scene.splits}
+    surfaces = {split: drawable(scene.grid.values[split][metric]) for split in scene.splits}
     together = np.concatenate([surface.ravel() for surface in surfaces.values()])
     log = is_log(metric, together, settings.scale, plane=True)
     traces: list[Any] = []
@@ -142,10 +142,11 @@ def _on_surface(
             | {"mode": "lines+markers", "name": _text(run.name)}
             | {"line": {"color": "#222", "width": 5}, "marker": {"color": "white", "size": 3}}
         )
-    if scene.marks:
+    marks = shown_marks(scene)
+    if marks:
         shown.append(
-            _scatter(scene, np.array([mark.at for mark in scene.marks]), height, log=log)
-            | {"mode": "markers+text", "text": [_text(mark.name) for mark in scene.marks]}
+            _scatter(scene, np.array([mark.at for mark in marks]), height, log=log)
+            | {"mode": "markers+text", "text": [_text(mark.name) for mark in marks]}
             | {
                 "name": "checkpoints",
                 "textposition": "top center",
@@ -239,7 +240,7 @@ def _line(scene: Scene, settings: FigureSettings) -> tuple[list[Any], dict[str, 
                 "layer": "below",
                 "line": {"color": "#888", "width": 1},
             }
-            for mark in scene.marks
+            for mark in shown_marks(scene)
         ],
         "annotations": [
             {
@@ -250,7 +251,7 @@ def _line(scene: Scene, settings: FigureSettings) -> tuple[list[Any], dict[str, 
                 "yanchor": "bottom",
                 "showarrow": False,
             }
-            for mark in scene.marks
+            for mark in shown_marks(scene)
         ],
     }
     if len(scene.metrics) > 1:
