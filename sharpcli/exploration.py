@@ -80,10 +80,14 @@ def begin_exploration(
     shape = settings.grid.shape(dimensions)
     anchors = [_of_one_task(path, studies, paths[0]) for path in paths]
     marks = [_of_one_task(path, studies, paths[0]) for path in beside.marks]
-    trajectories = [
-        [(str(path), _of_one_task(path, studies, paths[0]).theta) for path in points]
-        for points in beside.trajectories
-    ]
+    trajectories: list[list[tuple[str, Tensor]]] = []
+    hashes: dict[str, list[str]] = {}  # a point's θ is kept and no more: a path may be long
+    for number, points in enumerate(beside.trajectories, 1):
+        trajectories.append([])
+        for path in points:
+            loaded = _of_one_task(path, studies, paths[0])
+            trajectories[-1].append((str(path), loaded.theta))
+            hashes.setdefault(f"path {number}", []).append(loaded.checkpoint.sha256)
     first, study = anchors[0], anchors[0].study
     objectives = study.objectives(first.match.tensors)
     splits = {name: o for name, o in objectives.items() if study.run.split in ("both", name)}
@@ -112,6 +116,7 @@ def begin_exploration(
             "settings": this.settings,
             "task": study.description(),
             "checkpoints": [each.checkpoint.sha256 for each in (*anchors, *marks)],
+            "trajectories": hashes,
             "data": {name: rows.digest() for name, rows in study.rows.items()},
             "environment": _without_date(study),
         }

@@ -133,7 +133,12 @@ def landscape_checkpoint(
 
 @contextlib.contextmanager
 def _kept(watch: Watch) -> Iterator[None]:
-    """Leave the global random states as they are, and the journal's file closed."""
+    """Leave the global random states as they are, and the journal's file closed.
+
+    Raises `SharpError` where there is no folder for it.
+    """
+    if watch.journal is not None:
+        watch.journal.check()
     try:
         with global_random_state_kept():
             yield
@@ -168,10 +173,17 @@ def _explore_line(this: Exploration, settings: InterpolateSettings) -> None:
     )
     if not this.found["barrier"] and not this.walk.interrupted:
         this.notes.append("no barrier can be told: it needs the loss at 0 and 1 (see --range)")
-    if settings.align:
-        this.found["aligned"] = _aligned(this, alphas)
-    if settings.path is not None:
-        this.found["path"] = _curved(this, settings.path, len(alphas))
+    if this.walk.interrupted:
+        return
+    begun = "alignment"
+    try:
+        if settings.align:
+            this.found["aligned"] = _aligned(this, alphas)
+        if settings.path is not None and not this.walk.interrupted:
+            begun = "path's training"
+            this.found["path"] = _curved(this, settings.path, len(alphas))
+    except KeyboardInterrupt:
+        this.walk.interrupted = f"interrupted before the {begun} was finished"
 
 
 def _explore_plane(this: Exploration, grid: GridSettings) -> None:

@@ -27,6 +27,10 @@ __all__ = [
 
 INTERRUPTED, UNCONVERGED = 130, 3
 _BETWEEN = "\0"  # no path holds it
+_TAKEN = (
+    "--mark and --trajectory take all files that follow them: name other checkpoints before them, "
+    "or behind a --"
+)
 
 
 class GatheringCommand(click.Command):
@@ -41,13 +45,22 @@ class GatheringCommand(click.Command):
             gathered.append(pending)
             taking = pending in ("--mark", "--trajectory")
             pending = next(rest, None)
-            files = []
+            files: list[str] = []
             while taking and pending is not None and not pending.startswith("-"):
                 files.append(pending)
                 pending = next(rest, None)
+            if taking and not files:
+                raise click.BadOptionUsage(
+                    gathered[-1], f"{gathered[-1]} names no checkpoint: a file follows it", ctx
+                )
             if files:
                 gathered.append(_BETWEEN.join(files))
-        return super().parse_args(ctx, gathered)
+        try:
+            return super().parse_args(ctx, gathered)
+        except click.MissingParameter as error:
+            if len(gathered) == len(args):
+                raise
+            raise UsageError("there is no checkpoint A", _TAKEN) from error
 
 
 class PointsType(ParameterType):
@@ -235,8 +248,16 @@ def beside_of(marks: Sequence[str], trajectories: Sequence[Sequence[str]]) -> An
     return Beside(marks, trajectories)
 
 
-def check_paths(paths: Sequence[str]) -> None:
-    """Refuse an empty path; raises `UsageError`."""
+def check_paths(paths: Sequence[str], *, least: int = 1, gathered: bool = False) -> None:
+    """Refuse an empty path, and too few where options have `gathered` files; raises `UsageError`.
+
+    Where none have, whoever explores says how many there must be.
+    """
+    if len(paths) < least and gathered:
+        there = f"there {'is' if len(paths) == 1 else 'are'} {len(paths) or 'no'} checkpoint"
+        raise UsageError(
+            f"{there}{'s' * (len(paths) != 1)} to explore, and it takes {least}", _TAKEN
+        )
     if "" in paths:
         raise UsageError(
             "a checkpoint's path is empty", "is a variable of the shell not set? Name a file"

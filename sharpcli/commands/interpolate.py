@@ -94,7 +94,7 @@ def interpolate(
     distance: loss and metrics on training and test data, and how high a barrier lies between the
     two. Finished points are kept as they come: a run that is killed goes on where it stopped.
     """
-    check_paths(checkpoints)
+    check_paths(checkpoints, least=2, gathered=bool(marks or trajectories))
     path = None
     if path_kind is not None:
         path = PathSettings(path_kind, path_steps, path_batch_size, path_lr, run.seed)

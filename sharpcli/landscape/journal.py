@@ -15,6 +15,7 @@ from ..errors import SharpError
 __all__ = ["Journal"]
 
 _FORMAT = "sharpcli-points/1"
+_BEGINNING = json.dumps({"format": _FORMAT}, separators=(",", ":")).encode()[:-1]
 
 
 class Journal:
@@ -28,11 +29,22 @@ class Journal:
     """
 
     def __init__(self, output: Path | None = None, *, resume: bool = True) -> None:
-        self._output, self._resume = output, resume
+        # A device or a pipe takes the result, but nothing can be kept beside it.
+        special = output is not None and output.exists() and not output.is_file()
+        self._output, self._resume = None if special else output, resume
         self._file: FileIO | None = None
         self._found: dict[tuple[str, int], Any] = {}
+        self._owned = self._holds_points = False
         self.path: Path | None = None
         self.problem: str | None = None
+
+    def check(self) -> None:
+        """Raise `SharpError` where there is no folder for the file, before anything is computed."""
+        if not self.folder.is_dir():
+            raise SharpError(
+                f"{self._output}: cannot be written: there is no folder {self.folder}",
+                "make the folder, or name an --output in one that exists",
+            )
 
     def begin(self, run: Mapping[str, Any]) -> None:
         """Open the file for a run, described by JSON values, and read what is finished.
@@ -55,13 +67,13 @@ class Journal:
         try:
             _lock(self._file, self.path)
             self._file.seek(0)
-            lines = self._file.read().split(b"\n")
-            whole = (
-                lines[:-1] if self._resume else []
-            )  # what follows the last line end is unfinished
+            content = self._file.read() if self._resume else b""
+            self._refuse_foreign(content)
+            whole = content.split(b"\n")[:-1]  # what follows the last line end is unfinished
             if whole and not self._read(whole, header):
                 whole = []
             self._file.truncate(sum(len(line) + 1 for line in whole))
+            self._owned = True
             if not whole:
                 self._write(header)
         except SharpError:
@@ -76,10 +88,13 @@ class Journal:
         """Append a group of points; raises `SharpError` where the disk is full."""
         if self._file is not None:
             self._write({"part": part, "first": first, "values": values})
+            self._holds_points |= part != "together"
 
     def close(self) -> None:
-        """Close the file and leave it for a later run."""
+        """Close the file and leave it for a later run, unless it holds no points."""
         if self._file is not None:
+            if self.path is not None and self._owned and not self._holds_points:
+                self.path.unlink(missing_ok=True)
             self._file.close()
             self._file = None
 
@@ -102,6 +117,14 @@ class Journal:
         name = hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()[:16]
         return _cache() / f"{name}.partial"
 
+    def _refuse_foreign(self, content: bytes) -> None:
+        """Never write over a file that is not a (possibly just begun) file of points."""
+        if content[: len(_BEGINNING)] != _BEGINNING[: len(content)]:
+            raise SharpError(
+                f"{self.path}: does not hold the finished points of a run",
+                "remove it, or start over with --no-resume, which replaces it",
+            )
+
     def _read(self, lines: list[bytes], header: Mapping[str, Any]) -> bool:
         """Take over what is finished; whether the file is this run's. One without points may go."""
         try:
@@ -112,16 +135,18 @@ class Journal:
             groups = {(r["part"], r["first"]): r["values"] for r in records}
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise SharpError(
-                f"{self.path}: does not hold the finished points of a run ({error})",
-                "remove it, or start over with --no-resume",
+                f"{self.path}: the finished points of a run that it holds are damaged ({error})",
+                "start over with --no-resume, or remove it",
             ) from error
-        if difference and groups:
+        holds_points = any(part != "together" for part, _ in groups)
+        if difference and holds_points:
             raise SharpError(
                 f"{self.path}: holds the finished points of another run: {difference}",
                 "repeat that run's command to finish it, write to another --output, or start over "
                 "with --no-resume",
             )
-        self._found = groups
+        if not difference:
+            self._found, self._holds_points = groups, holds_points
         return not difference
 
     def _write(self, record: Mapping[str, Any]) -> None:
@@ -134,9 +159,11 @@ class Journal:
             raise self._unwritable(error) from error
 
     def _unwritable(self, error: OSError) -> SharpError:
-        hint = "finished points are kept there: name an --output in a folder that can be written to"
-        if self._output is None:
-            hint = "finished points are kept there: name an --output, or set XDG_CACHE_HOME"
+        hint = "points are kept there as they come: name an --output that can be written to"
+        if self._holds_points:
+            hint = "finished points are kept: make room, and the same command goes on from there"
+        elif self._output is None:
+            hint = "points are kept there as they come: name an --output, or set XDG_CACHE_HOME"
         return SharpError(f"{self.path}: cannot be written: {error.strerror}", hint)
 
 

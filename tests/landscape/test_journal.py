@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -71,12 +72,38 @@ def test_an_unfinished_line_is_cut_off(tmp_path, cut):
 
 def test_a_header_that_was_cut_off_is_written_anew(tmp_path):
     journal = begun(tmp_path / "r")
+    journal.add("line", 0, [0])
     journal.close()
     journal.path.write_bytes(journal.path.read_bytes()[:10])
     journal = begun(tmp_path / "r")
     journal.add("line", 0, [1])
     journal.close()
     assert begun(tmp_path / "r").finished("line") == {0: [1]}
+
+
+def test_a_file_without_points_is_not_left_behind(tmp_path):
+    journal = begun(tmp_path / "r")
+    journal.add("together", 0, 1)
+    journal.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"notes", b"notes\n", b'{"a":1}\n', b"\xff\x00"])
+def test_a_file_of_something_else_is_never_written_over(tmp_path, content):
+    (tmp_path / "r.partial").write_bytes(content)
+    with pytest.raises(
+        SharpError, match=r"r\.partial: does not hold the finished points"
+    ) as caught:
+        begun(tmp_path / "r")
+    assert "remove it, or start over with --no-resume" in caught.value.hint
+    assert (tmp_path / "r.partial").read_bytes() == content
+
+
+def test_a_device_has_nothing_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    journal = begun(Path("/dev/null"))
+    assert journal.path.parent == tmp_path / "sharpcli"
+    journal.close()
 
 
 def test_another_runs_points_are_refused_with_the_difference(tmp_path):

@@ -77,6 +77,7 @@ def test_how_many_go_at_once_is_kept(tmp_path):
     walk, _, line = walking(tmp_path)
     walk.surface.together = None
     walk.watch.journal.add("together", 0, 4)
+    walk.watch.journal.add("another line", 0, [])
     walk.watch.journal.close()
     again, _, line = walking(tmp_path)
     again.values(*line)
