@@ -66,9 +66,9 @@ def scipy_scaled(
         loss, gradient = box.at(torch.from_numpy(x).to(box.theta))
         scale = -1 / (loss if kind == "log" else box.start)
         value = -math.log(loss) if kind == "log" else loss * scale
-        return value, (gradient * box.bound).double().mul_(scale).numpy()
+        return value, (gradient * box.bound).double().mul_(scale).cpu().numpy()
 
-    first = np.zeros(len(box.theta)) if start is None else start.double().numpy()
+    first = np.zeros(len(box.theta)) if start is None else start.double().cpu().numpy()
     options = {"maxiter": iterations, "maxcor": 10}
 
     def solve() -> None:
@@ -83,11 +83,11 @@ def scipy_raw(box: Box, *, iterations: int = 10) -> Ascent:
     """SciPy's L-BFGS-B on −L over |z| ≤ bound as it is written, default tolerances, memory 10."""
     from scipy.optimize import Bounds, minimize
 
-    limit = box.bound.double().numpy()
+    limit = box.bound.double().cpu().numpy()
 
     def function(z: np.ndarray) -> tuple[float, np.ndarray]:
         loss, gradient = box.at(torch.from_numpy(z).to(box.theta) / box.bound)
-        return -loss, -gradient.double().numpy()
+        return -loss, -gradient.double().cpu().numpy()
 
     def solve() -> None:
         minimize(

@@ -11,7 +11,7 @@ import peers
 import torch
 from paired import in_turns, ratio
 from peers import Pairs
-from problem import Problem, main_problem, objective
+from problem import Problem, Setting, objective
 from report import Bar, Section
 
 from sharpcli.linalg.eigsh import eigsh
@@ -31,6 +31,7 @@ class _Reference:
     values: torch.Tensor
     product: peers.Product
     disagreement: float
+    device: torch.device
 
 
 def ours(problem: Problem, tolerance: float = TOLERANCE) -> Pairs:
@@ -42,8 +43,8 @@ def ours(problem: Problem, tolerance: float = TOLERANCE) -> Pairs:
     return Pairs(found.largest, found.vectors, found.products)
 
 
-def run(*, quick: bool, repeats: int) -> Section:
-    problem = main_problem(small=quick)
+def run(setting: Setting) -> Section:
+    problem = setting.main_problem()
     torch.manual_seed(0)  # PyHessian starts from the global generator
     count = len(problem.inputs)
     reference = _reference(problem)
@@ -65,7 +66,7 @@ def run(*, quick: bool, repeats: int) -> Section:
             problem, best["curvlinops"], K, TOLERANCE, basis
         ),
     }
-    timed = in_turns(rivals, repeats)
+    timed = in_turns(rivals, setting.repeats)
     started = time.perf_counter()
     tight = peers.pyhessian_pairs(problem, best["PyHessian"], K, _TIGHT, 1000)
     tight_seconds = time.perf_counter() - started
@@ -78,10 +79,10 @@ def run(*, quick: bool, repeats: int) -> Section:
         f"({sum(p.numel() for p in problem.parameters):,} parameters, training loss "
         f"{problem.loss:.2g} after ten epochs of Adam), float32, tolerance 1e-3. Timed from model "
         "and data in memory to the answer: building the objective, its graphs and everything else "
-        f"is in. {repeats} rounds. The truth is a float64 run of ours at 1e-8; SciPy's eigsh on a "
-        f"plain double backward in float64 differs from it by {reference.disagreement:.1e} "
-        "(relative to λ1). The residual is ‖Hv − λv‖/λ1 of the worst pair, with that float64 "
-        "product: the answer meets the tolerance where it is at most 1e-3.",
+        f"is in. {setting.repeats} rounds. The truth is a float64 run of ours at 1e-8; SciPy's "
+        "eigsh on a plain double backward in float64 differs from it by "
+        f"{reference.disagreement:.1e} (relative to λ1). The residual is ‖Hv − λv‖/λ1 of the "
+        "worst pair, with that float64 product: the answer meets the tolerance where it is at most 1e-3.",
     )
     rows = []
     for name, it in timed.items():
@@ -144,20 +145,22 @@ def _reference(problem: Problem) -> _Reference:
     size = sum(p.numel() for p in double.parameters)
 
     def matvec(vector: np.ndarray) -> np.ndarray:
-        return product(torch.from_numpy(vector.reshape(-1).copy())).numpy()
+        moved = torch.from_numpy(vector.reshape(-1).copy()).to(double.device)
+        return product(moved).cpu().numpy()
 
     operator = LinearOperator((size, size), matvec=matvec, dtype=np.float64)
     start = np.random.RandomState(1).standard_normal(size)
     found = arpack(operator, k=K, which="LA", tol=1e-9, ncv=60, v0=start)[0]
     other = torch.tensor(np.sort(found)[::-1].copy())
     disagreement = float((values - other).abs().max() / values[0])
-    return _Reference(values, product, disagreement)
+    return _Reference(values, product, disagreement, double.device)
 
 
 def _residual(pairs: Pairs, reference: _Reference) -> float:
     worst = 0.0
     for value, vector in zip(pairs.values, pairs.vectors, strict=True):
-        v = vector.double() / vector.double().norm()
+        v = vector.to(reference.device, torch.float64)
+        v /= v.norm()
         worst = max(worst, float((reference.product(v) - value * v).norm()))
     return worst / float(reference.values[0])
 
@@ -172,7 +175,7 @@ def _quality(pairs: Pairs, reference: _Reference) -> tuple[str, str, str, str]:
 def _pilot(problem: Problem, layouts: list[int]) -> tuple[list[tuple[str, ...]], dict[str, int]]:
     """Seconds of one product in every layout, and each peer's fastest layout."""
     size = sum(p.numel() for p in problem.parameters)
-    vector = torch.randn(size, generator=torch.Generator().manual_seed(0))
+    vector = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(problem.device)
     rows, best = [], {}
     for name, make in peers.PRODUCTS.items():
         products = {str(layout): make(problem, layout) for layout in layouts}
@@ -192,7 +195,7 @@ def _fewest_steps(problem: Problem, batch: int) -> tuple[int, int]:
     From one long run: fewer steps from the same seed are its beginning.
     """
     found = peers.eigenthings_steps(problem, batch, 100)
-    alphas, betas = found.alphas.double(), found.betas.double()
+    alphas, betas = found.alphas.cpu().double(), found.betas.cpu().double()
     by_largest, by_own = len(betas), len(betas) + 1
     for steps in reversed(range(2 * K, len(betas) + 1)):
         values, residuals = _ritz(alphas[:steps], betas[:steps])

@@ -7,7 +7,7 @@ from typing import Any
 
 from ascents import Ascent, Box, scipy_raw, scipy_scaled
 from paired import in_turns, ratio
-from problem import Problem, main_problem, objective
+from problem import Problem, Setting, objective
 from report import Bar, Section
 
 from sharpcli.measures.context import Context
@@ -29,8 +29,8 @@ def ours(problem: Problem, epsilon: float) -> dict[str, Any]:
     return found["epsilon_sharpness"][0]
 
 
-def run(*, quick: bool, repeats: int) -> Section:
-    problem = main_problem(small=quick)
+def run(setting: Setting) -> Section:
+    problem = setting.main_problem()
 
     def scipy(solve: Callable[[Box], Ascent]) -> Ascent:
         built, theta = objective(problem)
@@ -42,7 +42,7 @@ def run(*, quick: bool, repeats: int) -> Section:
         _SCALED[1]: lambda: scipy(lambda box: scipy_scaled(box, "log")),
         "SciPy, −L as written (raw)": lambda: scipy(scipy_raw),
     }
-    timed = in_turns(rivals, repeats)
+    timed = in_turns(rivals, setting.repeats)
     mine = timed[_OURS]
     start = mine.result["loss"]
     section = Section(
@@ -52,7 +52,7 @@ def run(*, quick: bool, repeats: int) -> Section:
         "and data in memory. SciPy's L-BFGS-B (10 iterations, memory 10, float64 as it demands) "
         "climbs the same scaled problem, on −L/L₀ and on −log L, and for information the problem "
         "as it is written, driven by our gradient; ours runs both of its maximisers. "
-        f"{repeats} rounds.",
+        f"{setting.repeats} rounds.",
     )
     by = ", ".join(f"{name} {value:.4g}" for name, value in mine.result["by_maximizer"].items())
     rows = [

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from ascents import Ascent, Box, random_starts, scipy_raw, scipy_scaled
 from epsilon_sharpness import ours
-from problem import Problem, digits, epochs_of_adam, objective, relu_mlp
+from problem import Problem, Setting, digits, epochs_of_adam, objective, relu_mlp
 from report import Bar, Section
 
 from sharpcli.measures.context import Context
@@ -24,7 +24,7 @@ _SCIPY_BAR, _RESTART_BAR, _RAW_BAR = 0.99, 0.95, 1e-6
 _MOST_EPOCHS = 5000
 
 
-def run(*, quick: bool, repeats: int) -> Section:
+def run(setting: Setting) -> Section:
     section = Section(
         NAME,
         "How much of the maximum is found",
@@ -39,7 +39,8 @@ def run(*, quick: bool, repeats: int) -> Section:
     )
     rows = []
     alone, reported, restarted, raw = [], [], [], []
-    for name, problem in _minima(quick=quick):
+    for name, made in _minima(quick=setting.quick):
+        problem = made.to(setting.device)
         print(f"  {name}, training loss {problem.loss:.1e}", file=sys.stderr)
         found = ours(problem, _EPSILON)
         built, theta = objective(problem)
@@ -47,7 +48,7 @@ def run(*, quick: bool, repeats: int) -> Section:
         scipy = {kind: scipy_scaled(box, kind).sharpness(box.start) for kind in ("linear", "log")}
         better = max(scipy.values())
         starts = {
-            method: random_starts(box, method, restarts=3 if quick else 20)
+            method: random_starts(box, method, restarts=3 if setting.quick else 20)
             for method in ("corner", "gradient", "lbfgsb")
         }
         winner = max(starts, key=lambda method: starts[method].loss)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 # Seconds of one run that are worth a line, so that who waits sees that it goes on.
 _LONG = 2.0
 
@@ -50,12 +52,20 @@ def in_turns(rivals: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str,
         for name in list(rivals)[:: -1 if repeat % 2 else 1]:
             results.pop(name, None)  # an old answer must not take memory from the new one
             gc.collect()
+            _wait()
             started = time.perf_counter()
             results[name] = rivals[name]()
+            _wait()
             seconds[name].append(time.perf_counter() - started)
             if seconds[name][-1] > _LONG:
                 print(f"  round {repeat + 1}: {name}, {seconds[name][-1]:.3g} s", file=sys.stderr)
     return {name: Timed(seconds[name], results[name]) for name in rivals}
+
+
+def _wait() -> None:
+    """Let a GPU finish what it was asked, so that its clock is ours."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def ratio(above: Timed, below: Timed) -> Ratio:

@@ -30,7 +30,7 @@ class Pairs:
 
 def _sorted(values: Tensor, vectors: Tensor, products: int) -> Pairs:
     order = torch.argsort(values, descending=True)
-    return Pairs(values[order].double(), vectors[order], products)
+    return Pairs(values[order].double().cpu(), vectors[order], products)
 
 
 def _pyhessian(problem: Problem, batch: int) -> object:
@@ -39,7 +39,7 @@ def _pyhessian(problem: Problem, batch: int) -> object:
     problem.model.zero_grad(set_to_none=True)
     batches = problem.batches(batch)
     data = {"data": batches[0]} if len(batches) == 1 else {"dataloader": batches}
-    return hessian(problem.model, CrossEntropyLoss(), **data, cuda=False)
+    return hessian(problem.model, CrossEntropyLoss(), **data, cuda=problem.device.type == "cuda")
 
 
 def pyhessian_pairs(
@@ -122,6 +122,7 @@ def eigenthings_steps(problem: Problem, batch: int, steps: int) -> LanczosTridia
 
     operator = _eigenthings(problem, batch)
     start = torch.randn(operator.size, generator=torch.Generator().manual_seed(0))
+    start = start.to(problem.device)
     return lanczos_tridiagonal(operator, start, steps)
 
 

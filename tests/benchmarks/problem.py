@@ -18,8 +18,6 @@ from sharpcli.network import Network
 from sharpcli.objective import Objective
 from sharpcli.tasks import Task, defaults
 
-CPU = torch.device("cpu")
-
 
 @dataclass(frozen=True)
 class Problem:
@@ -35,6 +33,16 @@ class Problem:
     def parameters(self) -> list[Tensor]:
         return list(self.model.parameters())
 
+    @property
+    def device(self) -> torch.device:
+        return self.inputs.device
+
+    def to(self, device: torch.device) -> Problem:
+        """The same problem, minimum and all, on another device."""
+        copied = copy.deepcopy(self.model).to(device)
+        inputs, targets = self.inputs.to(device), self.targets.to(device)
+        return replace(self, model=copied, inputs=inputs, targets=targets)
+
     def batches(self, size: int) -> list[tuple[Tensor, Tensor]]:
         """The data as equal batches of `size` rows, as every peer takes them."""
         return list(zip(self.inputs.split(size), self.targets.split(size), strict=True))
@@ -43,6 +51,21 @@ class Problem:
         """The same problem in float64."""
         copied = copy.deepcopy(self.model).double()
         return replace(self, model=copied, inputs=_as_double(self.inputs))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How the benchmarks are to run; `width` is that of the large network."""
+
+    quick: bool
+    repeats: int
+    device: torch.device
+    width: int = 512
+
+    def main_problem(self) -> Problem:
+        """The large network on the device, small where it is to be quick."""
+        made = _main_problem(32, 500) if self.quick else _main_problem(self.width, 4000)
+        return made.to(self.device)
 
 
 def mnist(count: int) -> tuple[Tensor, Tensor]:
@@ -94,9 +117,8 @@ def epochs_of_adam(
 
 
 @functools.cache
-def main_problem(*, small: bool = False) -> Problem:
+def _main_problem(width: int, count: int, epochs: int = 10) -> Problem:
     """784-512-512-10 with ReLU on 4,000 MNIST images, ten epochs of Adam with batches of 64."""
-    width, count, epochs = (32, 500, 10) if small else (512, 4000, 10)
     torch.manual_seed(0)
     inputs, targets = mnist(count)
     model = relu_mlp(784, width, width, 10)
@@ -120,7 +142,7 @@ def objective(
         loss=loss or defaults.loss_for("benchmark"),  # type: ignore[arg-type]
     )
     dtype = next(problem.model.parameters()).dtype
-    network = Network(problem.model, task, device=CPU, dtype=dtype)
+    network = Network(problem.model, task, device=problem.device, dtype=dtype)
     tensors = problem.model.state_dict(keep_vars=True)
     count = len(problem.inputs)
     rows = Rows((problem.inputs, problem.targets), count, count)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import peers
 import torch
 from paired import in_turns, ratio
-from problem import Problem, digits, epochs_of_adam, main_problem, objective
+from problem import Problem, Setting, digits, epochs_of_adam, objective
 from report import Bar, Section
 from torch import Tensor, nn
 
@@ -18,7 +18,7 @@ NAME = "product"
 _BAR = 1.6
 
 
-def run(*, quick: bool, repeats: int) -> Section:
+def run(setting: Setting) -> Section:
     section = Section(
         NAME,
         "One product in gradients",
@@ -27,8 +27,8 @@ def run(*, quick: bool, repeats: int) -> Section:
         "the Hessian with two vectors, by two. Peers run in their fastest layout; PyHessian keeps "
         "its graph in the layout of one batch, the other two build theirs for every product.",
     )
-    rounds = 3 if quick else max(7, 2 * repeats)
-    for problem in (main_problem(small=quick), _conv(), _block()):
+    rounds = 3 if setting.quick else max(7, 2 * setting.repeats)
+    for problem in (setting.main_problem(), *(it.to(setting.device) for it in (_conv(), _block()))):
         with_peers = problem.inputs.is_floating_point()
         timed = in_turns(_calls(problem, with_peers=with_peers), rounds)
         gradient = timed["our gradient"]

@@ -20,6 +20,7 @@ _PACKAGES = {
     "PyHessian": "PyHessian",
     "hessian-eigenthings": "hessian-eigenthings",
     "curvlinops": "curvlinops-for-pytorch",
+    "loss-landscapes": "loss-landscapes",
     "scikit-learn": "scikit-learn",
     "mlxtend": "mlxtend",
     "click": "click",
@@ -41,7 +42,8 @@ It needs the peers, which are on PyPI:
 That brings torchvision along, through PyHessian. It has to be the build that belongs to the torch
 that is installed: beside a CPU build of torch the one from PyPI does not load. Nothing here uses
 it, so `pip uninstall torchvision` is the short way out. `--only NAME` runs one benchmark, `--quick`
-shrinks them to see that they run, `--threads N` fixes the threads.
+shrinks them to see that they run, `--threads N` fixes the threads, `--device cuda` runs them on a
+GPU, `--width N` widens the large network.
 
 Rivals run in turns in one process, on the same model and data, so a ratio compares the same minutes
 of the same machine. A ratio is the median over the rounds, with the least and the most in brackets;
@@ -85,20 +87,20 @@ class Section:
         return "\n\n".join(parts)
 
 
-def document(sections: Sequence[Section]) -> str:
+def document(sections: Sequence[Section], device: torch.device) -> str:
     """The whole report in Markdown."""
     bars = [(s.name, b.what, b.seen, b.asked, b.met) for s in sections for b in s.bars]
     rows = [(n, w, s, a, "met" if met else "**missed**") for n, w, s, a, met in bars]
     parts = [
         _INTRODUCTION.strip(),
-        _machine(),
+        _machine(device),
         "## Summary\n\n" + _table(("benchmark", "bar", "seen", "asked", ""), rows),
         *(section.markdown() for section in sections),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _machine() -> str:
+def _machine(device: torch.device) -> str:
     versions = {"Python": platform.python_version()}
     for name, package in _PACKAGES.items():
         try:
@@ -106,10 +108,12 @@ def _machine() -> str:
         except importlib.metadata.PackageNotFoundError:
             versions[name] = "not installed"
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    gpu = [("GPU", torch.cuda.get_device_name(device))] if device.type == "cuda" else []
     rows = [
         ("date", datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")),
         ("processor", f"{_processor()}, {os.cpu_count()} cores"),
         ("threads", str(torch.get_num_threads())),
+        *gpu,
         ("load at the end, over 1, 5 and 15 minutes", load),
         ("system", f"{platform.system()} {platform.machine()}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),

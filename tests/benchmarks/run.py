@@ -10,13 +10,15 @@ from pathlib import Path
 
 import eigenvalues
 import epsilon_sharpness
+import line
 import maximum
 import product
 import startup
 import torch
+from problem import Setting
 from report import document
 
-_BENCHMARKS = (eigenvalues, product, epsilon_sharpness, maximum, startup)
+_BENCHMARKS = (eigenvalues, product, epsilon_sharpness, maximum, line, startup)
 
 
 def main() -> None:
@@ -29,21 +31,24 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=3, help="rounds of the long benchmarks")
     parser.add_argument("--threads", type=int, help="threads of PyTorch")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--width", type=int, default=512, help="of the large network's layers")
     chosen = parser.parse_args()
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
     warnings.simplefilter("ignore")  # PyHessian's backward(create_graph=True), SciPy's limits
+    setting = Setting(chosen.quick, chosen.repeats, chosen.device, chosen.width)
     sections = []
     for benchmark in _BENCHMARKS:
         if chosen.only and benchmark.NAME not in chosen.only:
             continue
         print(f"{benchmark.NAME} …", file=sys.stderr, flush=True)
         started = time.perf_counter()
-        section = benchmark.run(quick=chosen.quick, repeats=chosen.repeats)
+        section = benchmark.run(setting)
         section.seconds = time.perf_counter() - started
         print(section.markdown(), file=sys.stderr, flush=True)
         sections.append(section)
-    text = document(sections)
+    text = document(sections, chosen.device)
     if chosen.output:
         chosen.output.write_text(text, encoding="utf-8")
     else:

@@ -7,14 +7,15 @@ import sys
 from pathlib import Path
 
 from paired import in_turns, ratio
+from problem import Setting
 from report import Bar, Section
 
 NAME = "startup"
 _BAR = 1.5
 
 
-def run(*, quick: bool, repeats: int) -> Section:
-    rounds = 3 if quick else 15
+def run(setting: Setting) -> Section:
+    rounds = 3 if setting.quick else 15
     sharp = Path(sys.executable).with_name("sharp")
     commands = {
         "`sharp --help`": [str(sharp), "--help"],
