@@ -91,7 +91,7 @@ def barriers(curves: Mapping[str, Any], places: Sequence[float], key: str) -> di
             if loss[i] is not None
         ]
         height, place = max(rises, default=(0.0, 0.0))
-        found[split] = bound(height, **{key: place})
+        found[split] = bound(height, **{key: place, "above_mean": bound(height, **{key: place})})
     return found
 
 
