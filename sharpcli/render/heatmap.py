@@ -209,22 +209,28 @@ def _shaded(heat: HeatMap, scale: Scale, across: _Side, up: _Side) -> Body:
 
 
 def _mark(body: Body, heat: HeatMap, across: _Side, up: _Side) -> None:
-    """The path as dots, then the names, which are what must be seen."""
-    dots = [(place, "•") for place in heat.path]
-    for (alpha, beta), text in (*dots, *reversed(heat.marks)):
+    """The path as dots, then the names, each beside what is already named there."""
+    taken: set[tuple[int, int]] = set()
+    for (alpha, beta), text in (*((place, "•") for place in heat.path), *heat.marks):
         column, pixel = across.pixel(alpha), up.pixel(beta)
         if column is None or pixel is None:
             continue
-        row = body[len(body) - 1 - pixel // 2]
+        line = len(body) - 1 - pixel // 2
+        row = body[line]
         if text == "•":
             under = row[column][1]
             ground = under.bgcolor or under.color
             ink = _BLACK if ground and ground.triplet and ground.triplet.green > 150 else _WHITE
             row[column] = ("•", Style(color=ink, bgcolor=ground) if ground else Style())
             continue
-        start = max(0, min(column, across.pixels - len(text)))
-        for cell, letter in enumerate(text[: across.pixels], start):
-            row[cell] = (letter, Style(color=_BLACK, bgcolor=_WHITE, bold=True))
+        starts = sorted(range(across.pixels - len(text) + 1), key=lambda x: abs(x - column))
+        for start in starts[: 4 * len(text)]:
+            cells = range(start, start + len(text))
+            if not any((line, cell) in taken for cell in (start - 1, *cells, cells.stop)):
+                for cell, letter in zip(cells, text, strict=True):
+                    row[cell] = (letter, Style(color=_BLACK, bgcolor=_WHITE, bold=True))
+                    taken.add((line, cell))
+                break
 
 
 def _ticks(values: Sequence[float], side: _Side, most: int) -> list[tuple[int, str]]:

@@ -77,6 +77,17 @@ def test_a_path_is_dots_below_the_marks() -> None:
     assert all(ground is not None for _, _, ground in dots)
 
 
+def test_names_of_one_place_stand_side_by_side() -> None:
+    grid = spaced(-1, 1, 21)
+    marks = [((0.0, 0.0), "A"), ((0.01, 0.0), "M1"), ((1.0, 0.0), "M2")]
+    rows = picture(shaded(HeatMap("loss", grid, grid, [None, *[1.0] * 440], marks)))
+    named = next(row for row in rows if "A" in row)
+    assert "A" in named
+    assert "M1" in named
+    assert "AM1" not in named
+    assert named.rstrip().endswith("M2")
+
+
 def test_what_is_not_finite_is_hatched_and_named() -> None:
     values: list[float | None] = [None, 1.0, 2.0, float("inf")]
     heat = HeatMap("loss", [0, 1], [0, 1], values)
