@@ -16,6 +16,7 @@ __all__ = ["Scale", "beside", "finite", "scale_of", "x_axis"]
 _STEPS = (1.0, 2.0, 2.5, 5.0)  # between ticks, times a power of ten
 _LARGEST = 1e307  # anything beyond is drawn there: differences stay finite
 _FLAT = 1e-5  # of the value: a smaller range is rounding, and is drawn as one value
+_ASIDE = 4  # cells that a mark's name may be off its place, where another is too near
 _PLAIN = (-3, 6)  # decades of ticks written without an exponent
 
 
@@ -83,7 +84,7 @@ def x_axis(
     rule = "".join("┴" if cell in shown else "─" for cell in range(width))
     merged = _merged(marks)
     for cell in (width - 1, 3 * width // 4, width // 2):
-        named, found = _row_of([*merged, (cell, name)], width)
+        named, found = _row_of([*merged, (cell, name)], width, aside=_ASIDE)
         if cell in found - {mark for mark, _ in merged}:
             break
     return [rule, labels.rstrip(), named.rstrip()]
@@ -157,16 +158,22 @@ def _logarithmic(low: float, high: float, most: int, extend: bool) -> Scale:
     return Scale(low, high, True, tuple(ticks), tuple(f"{x:g}" for x in ticks))
 
 
-def _row_of(texts: Sequence[tuple[int, str]], width: int) -> tuple[str, set[int]]:
-    """Texts centred on their cells, the first ones first; which cells got theirs."""
+def _row_of(texts: Sequence[tuple[int, str]], width: int, aside: int = 0) -> tuple[str, set[int]]:
+    """Texts centred on their cells, or up to `aside` cells off, the first ones first.
+
+    Also which cells got theirs.
+    """
     row, shown = [" "] * width, set()
     for cell, text in texts:
         size = cell_len(text)
-        start = max(0, min(cell - (size - 1) // 2, width - size))
-        around = row[max(0, start - 1) : start + size + 1]
-        if size <= width and all(x == " " for x in around):
-            row[start : start + size] = list(text)
-            shown.add(cell)
+        centred = max(0, min(cell - (size - 1) // 2, width - size))
+        offsets = sorted(range(-aside, aside + 1), key=abs)
+        for start in (centred + offset for offset in offsets):
+            around = row[max(0, start - 1) : start + size + 1]
+            if 0 <= start <= width - size and all(x == " " for x in around):
+                row[start : start + size] = list(text)
+                shown.add(cell)
+                break
     return "".join(row), shown
 
 

@@ -111,7 +111,7 @@ def chart_lines(chart: Chart, width: int, height: int, *, header: int = 1) -> li
         line.rstrip()
         lines.append(line)
     ticks = [
-        *((_cell(across, x, columns), f"{x:.3g}") for x, _ in marked),
+        *((_cell(across, x, columns), f"{x:g}") for x, _ in marked if x in (0, 1)),
         *((_cell(across, x, columns), f"{x:g}") for x in across.ticks),
     ]
     at = [(_cell(across, x, columns), name) for x, name in marked]

@@ -42,8 +42,7 @@ _LEGEND = {
     "above mean": "above mean: max over [0, 1] of L(α) − (L(A) + L(B))/2, as in Frankle "
     "et al. 2020",
     "curve": "curve: the loss along the way; all rows of one split are on one scale",
-    "on {shape}": "on {shape}: the loss at the checkpoint's place on the {shape}, not at the "
-    "checkpoint itself",
+    "on {shape}": "on {shape}: the loss as drawn, at the checkpoint's place on the {shape}{norm}",
     "unseen": "unseen: the share of the distance from the origin that is off the {shape}",
 }
 
@@ -69,13 +68,14 @@ def landscape_page(document: Mapping[str, Any]) -> Page:
     columns = [column for sheet in sheets for column in sheet.columns]
     headers = [column.header for column in columns]
     shape = shape_of(result)
+    norm = " and with batch norm statistics as there" if result.get("batch_norm") else ""
     return Page(
         context=[*_context(document), *_axes(result)],
         sheets=sheets,
         footnotes=_footnotes(result),
         legend=[
             *(
-                text.format(shape=shape)
+                text.format(shape=shape, norm=norm)
                 for key, text in _LEGEND.items()
                 if key.format(shape=shape) in " ".join(headers)
             ),

@@ -53,6 +53,13 @@ def test_zero_and_one_are_on_the_axis_with_their_names() -> None:
         assert lines[-4][names.index("A")] == "┊"
 
 
+def test_names_too_near_each_other_stand_beside_their_places() -> None:
+    names = x_axis([], [(20, "A"), (19, "M1"), (21, "M2"), (20, "M3")], "α", 40)[2]
+    assert names.split() == ["M1", "A,M3", "M2", "α"]
+    crowded = x_axis([], [(20, "A"), *((20 + i, f"M{i}") for i in range(1, 9))], "α", 40)[2]
+    assert len(crowded) == 40
+
+
 def test_the_axis_name_makes_way_for_a_mark() -> None:
     assert x_axis([], [(9, "B")], "t", 10)[2] == "       t B"
 

@@ -293,7 +293,7 @@ def test_the_loss_on_the_plane_is_shown_where_it_is_another() -> None:
     checkpoints[3]["on_surface"] = {
         "loss": {"train": made.scalar(1.234), "test": made.scalar(0.31)},
     }
-    assert "on plane: the loss at the checkpoint's place on the plane" in text(document)
+    assert "on plane: the loss as drawn, at the checkpoint's place on the plane" in text(document)
     columns = landscape_page(document).sheets[0].columns
     assert [column.header for column in columns][-1] == "train on plane"
     assert columns[-1].cells[3] == "1.234"
