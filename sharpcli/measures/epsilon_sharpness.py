@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -38,14 +39,14 @@ def epsilon_sharpness(context: Context) -> dict[str, Any]:
     rescaling. Where a subset was measured, the sampling error is that of the losses at the maximum
     found.
     """
-    entries = []
+    entries, origin = [], _Origin(context)
     for dimensions in context.settings.subspaces:
         space = _space(context, dimensions)
         coordinates = space.coordinates(context.theta)
         for epsilon in context.settings.epsilons:
             started = time.perf_counter()
             bound = epsilon * (coordinates.abs() + 1)
-            entry = _one(context, space, bound, epsilon)
+            entry = _one(context, origin, space, bound, epsilon)
             context.synchronize()
             entries.append({**entry, "seconds": time.perf_counter() - started})
     return {"epsilon_sharpness": entries}
@@ -67,9 +68,11 @@ def _space(context: Context, dimensions: int | None) -> Space:
     return RandomSubspace(context.theta, dimensions, context.seed)
 
 
-def _one(context: Context, space: Space, bound: Tensor, epsilon: float) -> dict[str, Any]:
+def _one(
+    context: Context, origin: _Origin, space: Space, bound: Tensor, epsilon: float
+) -> dict[str, Any]:
     loss, _ = context.value_and_gradient
-    points = {name: maximize(context, space, bound) for name, maximize in _chosen(context)}
+    points = {name: maximize(context, space, bound) for name, maximize in _chosen(context, origin)}
     losses = {name: found.value for name, found in points.items()}
     best = max(points, key=lambda name: losses[name])
     values = {name: sharpness(maximum, loss) for name, maximum in losses.items()}
@@ -102,15 +105,16 @@ def _one(context: Context, space: Space, bound: Tensor, epsilon: float) -> dict[
 Maximizer = Callable[[Context, Space, Tensor], BoxMaximum]
 
 
-def _chosen(context: Context) -> list[tuple[str, Maximizer]]:
-    known: dict[str, Maximizer] = {"lbfgsb": _lbfgsb, "corner": _corner, "raw": _raw}
+def _chosen(context: Context, origin: _Origin) -> list[tuple[str, Maximizer]]:
+    corner = partial(_corner, origin=origin)
+    known: dict[str, Maximizer] = {"lbfgsb": _lbfgsb, "corner": corner, "raw": _raw}
     chosen = context.settings.maximizer
     names = ["lbfgsb", "corner"] if chosen == "both" else [chosen]
     return [(name, known[name]) for name in names]
 
 
 def _lbfgsb(context: Context, space: Space, bound: Tensor) -> BoxMaximum:
-    start, function = _scaled(context, context.objective, space, bound)
+    function, start = _scaled(context, context.objective, context.value_and_gradient, space, bound)
     settings = context.settings
     found = projected_lbfgs(
         function, *start, iterations=settings.iterations, progress=context.progress
@@ -118,9 +122,9 @@ def _lbfgsb(context: Context, space: Space, bound: Tensor) -> BoxMaximum:
     return _with_loss(found, context.value_and_gradient[0])
 
 
-def _corner(context: Context, space: Space, bound: Tensor) -> BoxMaximum:
-    start, function = _scaled(context, context.objective, space, bound)
-    starts, spent = _starts(context, space, bound)
+def _corner(context: Context, space: Space, bound: Tensor, *, origin: _Origin) -> BoxMaximum:
+    function, start = _scaled(context, context.objective, context.value_and_gradient, space, bound)
+    starts, spent = _starts(context, origin, space, bound)
     found = corner_ascent(
         function,
         *start,
@@ -132,7 +136,39 @@ def _corner(context: Context, space: Space, bound: Tensor) -> BoxMaximum:
     return BoxMaximum(found.value, found.point, found.evaluations + spent)
 
 
-def _starts(context: Context, space: Space, bound: Tensor) -> tuple[list[Tensor], int]:
+class _Origin:
+    """Gradients at θ from which corner ascents start: the same in every box, so computed once."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.evaluations = 0
+
+    @cached_property
+    def even(self) -> Tensor:
+        """The gradient of the mean of ℓ^q (n,). Cost: one gradient."""
+        self.evaluations += 1
+        return self._context.objective.gradient(self._context.theta, power=_POWER)[1]
+
+    @cached_property
+    def shards(self) -> list[tuple[Tensor, tuple[float, Tensor]]]:
+        """Each shard's examples, its loss and its gradient (n,). Cost: one gradient in all."""
+        context, generator = self._context, torch.Generator().manual_seed(self._context.seed)
+        self.evaluations += 1
+        order = torch.randperm(context.objective.rows.count, generator=generator)
+        return [
+            (indices, _shard(context, indices).gradient(context.theta))
+            for indices in order.chunk(_SHARDS)
+        ]
+
+
+def _shard(context: Context, indices: Tensor) -> Objective:
+    objective = context.objective
+    return Objective(objective.network, objective.rows.take(indices), objective.fixed)
+
+
+def _starts(
+    context: Context, origin: _Origin, space: Space, bound: Tensor
+) -> tuple[list[Tensor], int]:
     """Corners from which other examples' losses rise than those that are largest at θ.
 
     Near a minimum the gradient is that of a few examples, and the ascent from the centre ends on
@@ -140,36 +176,33 @@ def _starts(context: Context, space: Space, bound: Tensor) -> tuple[list[Tensor]
     and the best of eight ascents on an eighth of the data each let others come forward. Gives the
     starts, and what they cost in gradients over all the data.
     """
-    objective = context.objective
-    starts, spent = [], 0
+    before, starts = origin.evaluations, []
     if context.value_and_gradient[0] > 0:
-        starts.append(space.pull(objective.gradient(context.theta, power=_POWER)[1]).sign())
-        spent += 1
-    if objective.rows.count < 2 * _SHARDS:
-        return starts, spent
-    order = torch.randperm(
-        objective.rows.count, generator=torch.Generator().manual_seed(context.seed)
-    )
+        starts.append(space.pull(origin.even).sign())
+    if context.objective.rows.count < 2 * _SHARDS:
+        return starts, origin.evaluations - before
     ascents = []
-    for indices in order.chunk(_SHARDS):
-        rows = objective.rows.take(indices)
-        shard = Objective(objective.network, rows, objective.fixed)
-        start, function = _scaled(context, shard, space, bound)
+    for indices, at_theta in origin.shards:
+        function, start = _scaled(context, _shard(context, indices), at_theta, space, bound)
         ascents.append(corner_ascent(function, *start, iterations=_SHARD_STEPS))
     ascents.sort(key=lambda found: -found.value)
     starts += (found.point for found in ascents[:_SHARD_STARTS])
-    return starts, spent + 1 + -(-sum(found.evaluations for found in ascents) // _SHARDS)
+    climbed = -(-sum(found.evaluations for found in ascents) // _SHARDS)
+    return starts, origin.evaluations - before + climbed
 
 
 def _scaled(
-    context: Context, objective: Objective, space: Space, bound: Tensor
-) -> tuple[tuple[float, Tensor], ValueAndGradient]:
-    """The problem over u ∈ [−1, 1]ᵖ with z = bound·u: value and gradient at 0, and at any u.
+    context: Context,
+    objective: Objective,
+    at_theta: tuple[float, Tensor],
+    space: Space,
+    bound: Tensor,
+) -> tuple[ValueAndGradient, tuple[float, Tensor]]:
+    """The problem over u ∈ [−1, 1]ᵖ with z = bound·u: value and gradient at any u, and at 0.
 
     The objective is log L where L(θ) is positive: it rises evenly where L rises by powers of ten.
     """
-    whole = objective is context.objective
-    loss, gradient = context.value_and_gradient if whole else objective.gradient(context.theta)
+    loss, gradient = at_theta
     logarithm = loss > 0
 
     def transform(value: float, pulled: Tensor) -> tuple[float, Tensor]:
@@ -183,7 +216,7 @@ def _scaled(
         value, full = objective.gradient(context.theta + space.lift(bound * point))
         return transform(value, space.pull(full))
 
-    return transform(loss, space.pull(gradient)), function
+    return function, transform(loss, space.pull(gradient))
 
 
 def _with_loss(found: BoxMaximum, loss: float) -> BoxMaximum:

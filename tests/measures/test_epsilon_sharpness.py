@@ -275,3 +275,13 @@ def test_a_saturated_minimum_does_not_stall_where_raw_does(dtype):
     for value in found["by_maximizer"].values():
         assert value > 0
     assert found["loss_at_maximum"] > 1.02 * found["loss"]
+
+
+def test_gradients_at_theta_are_computed_for_the_first_box_alone():
+    """Of later boxes the numbers are those that each gives alone, two gradients cheaper."""
+    epsilons = (1e-3, 5e-4)
+    together = epsilon_sharpness(context(CASES["tanh"], epsilons=epsilons))["epsilon_sharpness"]
+    for index, epsilon in enumerate(epsilons):
+        alone = epsilon_sharpness(context(CASES["tanh"], epsilons=(epsilon,)))["epsilon_sharpness"]
+        assert together[index]["by_maximizer"] == alone[0]["by_maximizer"]
+        assert together[index]["evaluations"] == alone[0]["evaluations"] - 2 * index
