@@ -67,7 +67,7 @@ def test_epsilon_sharpness_is_the_cpu_s(name):
 
 
 def test_convolutions_keep_float32_in_backward_passes_too():
-    """TF32, which cuDNN takes unless told not to, is off by fifty times as much."""
+    """TF32, which cuDNN takes unless told not to, gave a net like this an error of 3e-5."""
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(256, 1, 8, 8, generator=generator)
     targets = torch.randint(0, 10, (256,), generator=generator)

@@ -82,7 +82,8 @@ def run(setting: Setting) -> Section:
         f"is in. {setting.repeats} rounds. The truth is a float64 run of ours at 1e-8; SciPy's "
         "eigsh on a plain double backward in float64 differs from it by "
         f"{reference.disagreement:.1e} (relative to λ1). The residual is ‖Hv − λv‖/λ1 of the "
-        "worst pair, with that float64 product: the answer meets the tolerance where it is at most 1e-3.",
+        "worst pair, with that float64 product: the answer meets the tolerance where it is at most "
+        "1e-3.",
     )
     rows = []
     for name, it in timed.items():
