@@ -236,11 +236,19 @@ def _rows(tensor: Tensor, place: Place) -> Tensor:
 
 def _descend(matching: _Matching, order: random.Random) -> None:
     """Match group after group, all others held, until none moves."""
-    numbers = list(range(len(matching.groups)))
+    names = [[place.tensor for place in group.places] for group in matching.groups]
+    waiting = set(range(len(names)))
     for _ in range(_MOST_SWEEPS):
+        numbers = sorted(waiting)
         order.shuffle(numbers)
-        moved = [_improve(matching, number) for number in numbers]
-        if not any(moved):
+        for number in numbers:
+            waiting.discard(number)
+            if _improve(matching, number):
+                # Whoever shares a tensor with the group now sees another B.
+                itself = {number} if len({*names[number]}) == len(names[number]) else set()
+                met = {n for n, its in enumerate(names) if not {*its}.isdisjoint(names[number])}
+                waiting |= met - itself
+        if not waiting:
             return
 
 
