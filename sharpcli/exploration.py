@@ -106,7 +106,8 @@ def begin_exploration(
         walk=Walk(surface, watch),
         found={"status": "ok", "dimensions": dimensions, **said},
     )
-    for name, each in zip(NAMES, anchors, strict=False):
+    names = [*NAMES[: len(anchors)], *(f"M{i}" for i in range(1, len(marks) + 1))]
+    for name, each in zip(names, (*anchors, *marks), strict=True):
         this.notes += [f"{name}: {note}" for note in each.notes]
     center = Anchors(first.theta.unsqueeze(0), [this.buffers(first)])
     this.walk.check_size(shape, center, lambda _: torch.ones(1, dtype=torch.float64))

@@ -133,7 +133,7 @@ def test_an_interrupt_is_one_line(monkeypatch):
 def test_python_m_runs_it():
     done = fresh("-m", "sharpcli", "nothing")
     assert done.returncode == 2
-    assert "there is no command 'nothing': there are: measure, compare" in done.stderr
+    assert "there is no command 'nothing': there are: measure, interpolate" in done.stderr
 
 
 def test_a_reader_that_leaves_gets_no_traceback():

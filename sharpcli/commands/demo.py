@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +17,9 @@ from ..settings import OutputSettings, RunSettings
 from ..training import TrainSettings
 from .measure import run_measure
 from .train import summary, train_and_save
+
+if TYPE_CHECKING:
+    from ..results import Document
 
 __all__ = ["SETUPS", "demo", "sentence"]
 
@@ -68,19 +71,39 @@ def demo(folder: Path, seed: int, quiet: bool) -> None:
 
     Trains a small network on real handwritten digits four times (SGD and Adam, small and large
     batches, to one training loss), measures how sharp the four minima are, says what that shows,
-    and prints the commands that repeat each step.
+    prints the commands that repeat each step, and draws the loss between two of the minima.
     """
-    from ..render import emit
+    from ..render import console, emit
+    from ..render.pictures import picture_lines
     from ..render.progress import progress_bars
 
     with progress_bars(quiet=quiet) as begin:
         paths = train_all(folder, seed, quiet, begin)
         document = run_measure(paths, None, {}, RunSettings(seed=seed), begin=begin)
+        between = line_between(paths[:2], seed, begin)
     emit(document, OutputSettings(quiet=quiet))
     click.echo(f"\n{sentence(document['results'])}\n\nTo repeat each step by hand:")
     for setting, path in zip(SETUPS, paths, strict=True):
         click.echo(f"  {train_command(replace(setting, seed=seed), path)}")
     click.echo(f"  sharp measure {shlex.join(map(str, paths))} --seed {seed}")
+    click.echo(f"  sharp interpolate {shlex.join(map(str, paths[:2]))} --seed {seed}")
+    click.echo(
+        f"\nThe loss between the minima of {SETUPS[0].optimizer}: A with batches of {SMALL}, B of "
+        f"{LARGE:,}"
+    )
+    screen = console()
+    for text in picture_lines(between["results"][0], screen.width, colour=False):
+        screen.print(text)
+
+
+def line_between(paths: Sequence[Path], seed: int, begin: Begin = lambda _: silent) -> Document:
+    """Interpolate between two checkpoints and give the document."""
+    from ..exploring import interpolate_checkpoints
+    from ..landscape.walk import Watch
+    from ..results import to_document
+
+    run = RunSettings(split="both", seed=seed)
+    return to_document(interpolate_checkpoints(paths, run=run, watch=Watch(begin)))
 
 
 def train_all(folder: Path, seed: int, quiet: bool, begin: Begin = lambda _: silent) -> list[Path]:

@@ -122,8 +122,15 @@ def test_the_whole_story(short, monkeypatch):
     assert "λ1" in done.stdout
     said, commands = done.stdout.split("To repeat each step by hand:")
     assert said.strip().endswith(("ones.", "sizes."))
+    commands, chart = commands.split("The loss between the minima of sgd: A with batches of 8, B")
     lines = commands.strip().splitlines()
-    assert [line.split()[1] for line in lines] == ["train"] * 4 + ["measure"]
-    again = CliRunner().invoke(sharp, [*shlex.split(lines[-1])[1:], "-m", "loss"])
+    assert [line.split()[1] for line in lines] == ["train"] * 4 + ["measure", "interpolate"]
+    again = CliRunner().invoke(sharp, [*shlex.split(lines[-2])[1:], "-m", "loss"])
     assert again.exit_code == 0, again.output
     assert "digits (model=mlp, batch_norm=False, width=4, depth=1" in again.stdout
+    line = CliRunner().invoke(sharp, shlex.split(lines[-1])[1:])
+    assert line.exit_code == 0, line.output
+    drawn = chart.strip().splitlines()[2:]
+    assert any("⠤" in row for row in drawn)
+    assert drawn[-1].split() == ["A", "B", "α"]
+    assert all(row in line.stdout.splitlines() for row in drawn), "the command draws the same"
