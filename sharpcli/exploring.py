@@ -50,6 +50,8 @@ _LINE = (-1.0, 2.0)
 _AROUND = (-1.0, 1.0)
 # Share of what is to be seen (three checkpoints, a path) that a plane shows beyond it on each side.
 _MARGIN = 0.2
+# |cosine| above which axes are said not to be orthogonal: rounding leaves 1e-7 in float32.
+_ORTHOGONAL = 1e-3
 # Examples on which an aligned network must compute what it did.
 _COMPARED_EXAMPLES = 64
 
@@ -215,7 +217,12 @@ def _explore_around(
         axis["values"] = axis_values(*limit, points)
         axis["norm"] = float(direction.double().norm())
     if len(directions) == 2:
-        this.found["cosine"] = cosine(*directions)
+        this.found["cosine"] = between = cosine(*directions)
+        if abs(between) > _ORTHOGONAL:
+            this.warnings.append(
+                f"the axes are not orthogonal: their cosine is {between:.3g} (the model has too few "
+                "weights in a filter, or a normalization has turned them)"
+            )
     this.found |= {"directions": settings.kind, "normalize": normalize}
     anchors = Anchors(frame.anchors, [this.buffers(center), *[None] * len(directions)])
     explore_grid(this, frame, anchors, axes, "surface")
@@ -241,6 +248,8 @@ def _directions(
             theta,
             count,
             seed=seed,
+            tol=settings.tol,
+            max_products=settings.max_products,
             self_check=check_curvature(this.study, this.anchors[0].match.tensors, this.warnings),
             progress=this.walk.watch.begin("eigenvectors of the Hessian"),
         )

@@ -114,11 +114,17 @@ class BatchNormSettings:
 
 @dataclass(frozen=True)
 class DirectionSettings:
-    """The axes around one checkpoint; `normalize` None: filter for random ones, none for others."""
+    """The axes around one checkpoint; `normalize` None: filter for random ones, none for others.
+
+    `tol` bounds the residual of the Hessian's eigenvectors as a share of λ1, `max_products` what is
+    spent on them.
+    """
 
     kind: Literal["random", "hessian", "trajectory"] = "random"
     dimensions: Literal[1, 2] = 2
     normalize: Literal["filter", "layer", "none"] | None = None
+    tol: float = 1e-3
+    max_products: int | None = None
 
 
 @dataclass(frozen=True)

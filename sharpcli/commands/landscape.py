@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ..options import exploring_run_options, output_options, plot_option, task_options
+from ..options import POSITIVE, exploring_run_options, output_options, plot_option, task_options
 from ..settings import (
     BatchNormSettings,
     DirectionSettings,
@@ -51,6 +51,20 @@ Examples:
     help="Scale the axes to the norm of the weights, filter by filter or layer by layer. "
     "Default: filter for random axes, none for others.",
 )
+@click.option(
+    "--tol",
+    type=click.FloatRange(min=0, min_open=True, max=1),
+    metavar="T",
+    default=DEFAULT.tol,
+    show_default=True,
+    help="Hessian axes: largest residual as a share of λ1.",
+)
+@click.option(
+    "--max-products",
+    type=POSITIVE,
+    metavar="N",
+    help="Hessian axes: stop after so many products. Default: chosen by what is asked.",
+)
 @exploring_options
 @task_options
 @exploring_run_options
@@ -61,6 +75,8 @@ def landscape(
     directions: Any,
     dimensions: Any,
     normalize: Any,
+    tol: float,
+    max_products: int | None,
     grid: GridSettings,
     batch_norm: BatchNormSettings,
     marks: tuple[str, ...],
@@ -79,7 +95,7 @@ def landscape(
     killed goes on where it stopped.
     """
     check_paths([checkpoint])
-    axes = DirectionSettings(directions, dimensions, normalize)
+    axes = DirectionSettings(directions, dimensions, normalize, tol, max_products)
     settings = LandscapeSettings(grid, batch_norm, axes)
 
     def explore(watch: Any) -> Any:
