@@ -276,8 +276,9 @@ def _project_trajectories(
     this.found["explained_variance"] = shown.explained_together
     if shown.explained_together < 0.5:
         this.warnings.append(
-            f"the plane shows {shown.explained_together:.0%} of the path's variance: where its "
-            "points lie is mostly not to be seen here (--directions trajectory shows the most)"
+            f"the {('line', 'plane')[len(names) - 1]} shows {shown.explained_together:.0%} of the "
+            "path's variance: where its points lie is mostly not to be seen here (sharp landscape "
+            "--directions trajectory shows the most)"
         )
 
 
