@@ -158,7 +158,7 @@ def _norm(steps: Array) -> Normalize:
 
 def _label_lines(axes: Axes, lines: QuadContourSet, *, logarithmic: bool) -> None:
     texts = {level: _written(level, logarithmic=logarithmic) for level in lines.levels}
-    for text in axes.clabel(lines, fmt=texts, fontsize=5.5, inline=False):
+    for text in axes.clabel(lines, fmt=texts, fontsize=6, inline=False):
         text.set(
             gid=_LEVEL,
             color="k",

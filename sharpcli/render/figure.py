@@ -49,6 +49,7 @@ _COLORS = ("#0072B2", "#D55E00", "#009E73")
 _STYLES = {"train": "-", "test": (0, (3.5, 1.5))}
 _WIDTH = 4.6  # inches; a column of most papers takes it at 75 % or whole
 _TWO_COLUMNS, _LINE = 4.0, 0.14  # inches: what two columns of the legend take; one line of it
+_MOST_DOTS = 80  # points of a curve; more are drawn as a line alone
 _GREY = "0.45"
 _BESIDE = 1.2  # inches beside the axes
 _WORD, _WORD_AND_NUMBER = 0.65, 1.0  # inches from A to B that leave room between their names
@@ -148,7 +149,7 @@ def _draw_metric(
                 values,
                 color=color,
                 linestyle=_STYLES.get(split, ":"),
-                marker="o",
+                marker="o" if len(places) <= _MOST_DOTS else None,
                 markersize=1.8,
                 label=plain(name) if labelled else "_",
             )

@@ -135,3 +135,13 @@ def test_no_torch_is_loaded(saved, tmp_path, suffix):
     )
     assert "LOADED False False" in done.stdout, done.stderr
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("command", ["interpolate", "landscape"])
+def test_a_figure_is_checked_before_anything_is_computed(command):
+    checkpoints = ["no-a.pt", "no-b.pt"][: 2 if command == "interpolate" else 1]
+    done = CliRunner().invoke(sharp, [command, *checkpoints, "--plot", "a.jpg"])
+    assert done.exit_code == 2
+    assert "'.jpg' is no kind of figure" in done.stderr
+    done = CliRunner().invoke(sharp, [command, *checkpoints, "--plot", "nowhere/a.pdf"])
+    assert "there is no folder" in done.stderr
