@@ -218,10 +218,10 @@ def _explore_around(
         axis["norm"] = float(direction.double().norm())
     if len(directions) == 2:
         this.found["cosine"] = between = cosine(*directions)
-        if abs(between) > _ORTHOGONAL:
+        if settings.kind == "random" and abs(between) > _ORTHOGONAL:
             this.warnings.append(
-                f"the axes are not orthogonal: their cosine is {between:.3g} (the model has too few "
-                "weights in a filter, or a normalization has turned them)"
+                f"the axes are not orthogonal (cosine {between:.3g}): nearly all of the weights' "
+                "norm is in a filter of a single weight, which has one direction"
             )
     this.found |= {"directions": settings.kind, "normalize": normalize}
     anchors = Anchors(frame.anchors, [this.buffers(center), *[None] * len(directions)])
