@@ -188,7 +188,10 @@ def _begin(matching: _Matching, *, from_inputs: bool) -> None:
 
 
 def _in_place(matching: _Matching, place: Place, waiting: Sequence[int]) -> list[Tensor]:
-    """For each axis of a tensor, which positions (a mask) lie in no other waiting group's hands."""
+    """For each axis of a place's tensor, a mask of what is in order already.
+
+    Those positions belong to no waiting group, but for those of the place itself.
+    """
     masks = [torch.ones(each, dtype=torch.bool) for each in matching.a[place.tensor].shape]
     for number in waiting:
         for other in matching.groups[number].places:
@@ -294,12 +297,16 @@ def _function_difference(
         with torch.no_grad(), exact_arithmetic():
             outputs = pytree.tree_leaves(double.outputs(parameters, fixed, rows))
         found.append([leaf.double() for leaf in outputs if isinstance(leaf, Tensor)])
-    differences = [
-        float((one - other).abs().max() / one.abs().max().clamp(min=torch.finfo(one.dtype).tiny))
-        for one, other in zip(*found, strict=True)
-        if one.numel()
-    ]
-    return max(differences, default=0.0)
+    return max((_difference(*pair) for pair in zip(*found, strict=True)), default=0.0)
+
+
+def _difference(before: Tensor, after: Tensor) -> float:
+    """The largest difference as a share of the largest finite value; equal infinities are equal."""
+    apart = torch.where(before == after, 0.0, (before - after).abs())
+    finite = before[before.isfinite()].abs()
+    if not apart.any():
+        return 0.0
+    return float(apart.max() / finite.max()) if len(finite) else math.inf
 
 
 def _assignment() -> Callable[..., Any]:

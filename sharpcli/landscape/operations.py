@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from . import rules
-from .axes import Value, pin, pinned, size
+from .axes import Value, pin, pinned, size, unify
 from .rules import Call, Rule
 
 __all__ = ["normalized_inputs", "outputs_of"]
@@ -29,7 +29,19 @@ def outputs_of(
         moved = [pin(dimension) for value in call.values() for dimension in value]
         return [pinned(shape) for shape in shapes], any(moved)
     found = rule(call)
+    if operation._schema.is_mutable and isinstance(found, tuple) and "self" in given:
+        _written(found, given["self"])
     return found if isinstance(found, list) else [found for _ in shapes], False
+
+
+def _written(result: Value, target: Value) -> None:
+    """What an operation in place leaves has to move as what it was written over.
+
+    Views share their axes with what they are views of, so that this holds for all of them.
+    """
+    if [size(dimension) for dimension in result] == [size(dimension) for dimension in target]:
+        for one, other in zip(result, target, strict=True):
+            unify(one, other)
 
 
 def normalized_inputs(operation: torch._ops.OpOverload) -> tuple[str, ...]:
@@ -38,11 +50,18 @@ def normalized_inputs(operation: torch._ops.OpOverload) -> tuple[str, ...]:
 
 
 def _rule(operation: torch._ops.OpOverload) -> Rule | None:
-    if torch.Tag.nondeterministic_seeded in operation.tags:
+    """The rule of an operation; in place, that of the one that gives a new tensor."""
+    name, is_ours, short = operation._schema.name.partition("aten::")
+    if torch.Tag.nondeterministic_seeded in operation.tags or name or not is_ours:
         return None
-    if torch.Tag.pointwise in operation.tags:
-        return rules.pointwise
-    return _RULES.get(operation._schema.name.removeprefix("aten::"))
+    if operation._schema.is_mutable and short.endswith("_"):
+        short = short.removesuffix("_")
+        packet = getattr(torch.ops.aten, short, None)
+        overload = getattr(packet, operation._overloadname, None)
+        tags = overload.tags if overload is not None else []
+    else:
+        tags = operation.tags
+    return rules.pointwise if torch.Tag.pointwise in tags else _RULES.get(short)
 
 
 def _named(rule: Rule, names: str) -> dict[str, Rule]:
@@ -58,8 +77,8 @@ _RULES: dict[str, Rule] = {
     ),
     **_named(
         rules.fill,
-        "fill zeros_like ones_like full_like new_zeros new_ones new_full zeros ones full "
-        "scalar_tensor",
+        "fill zero zeros_like ones_like full_like new_zeros new_ones new_full zeros ones full "
+        "scalar_tensor empty empty_like new_empty",
     ),
     **_named(rules.transpose, "t transpose"),
     **_named(rules.permute, "permute"),
@@ -76,6 +95,7 @@ _RULES: dict[str, Rule] = {
         "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training "
         "_batch_norm_no_update cudnn_batch_norm miopen_batch_norm",
     ),
+    **_named(rules.weight_norm, "_weight_norm_interface"),
     **_named(rules.layer_norm, "native_layer_norm _fused_rms_norm"),
     **_named(rules.group_norm, "native_group_norm"),
     **_named(rules.pad, "constant_pad_nd"),

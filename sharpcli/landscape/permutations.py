@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
@@ -25,7 +24,7 @@ from ..network import Network, exact_arithmetic
 from .axes import Axis, Value, fresh, leaves, pin, pinned
 from .operations import normalized_inputs, outputs_of
 
-__all__ = ["Group", "Permutations", "Place", "apply_permutations", "trace_permutations"]
+__all__ = ["Group", "Permutations", "Place", "apply_permutations", "permuted", "trace_permutations"]
 
 _EXAMPLES = 2  # a batch of one would hide the batch dimension
 
@@ -80,7 +79,8 @@ def trace_permutations(
     )
     names = [*still.names, *still.fixed_names]
     values = [*still.unflatten(still.flatten(tensors)), *still.fixed(tensors).values()]
-    module = _traced(still, values, Rows(batch, 0, 0).slice(0, _EXAMPLES))
+    rows = Rows(Rows(batch, 0, 0).slice(0, _EXAMPLES), 0, 0).to(still.device, still.dtype)
+    module = _traced(still, values, rows.batch)
     graph = module.graph
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     named = dict(zip(names, placeholders, strict=False))
@@ -143,7 +143,7 @@ def _traced(network: Network, values: Sequence[Tensor], batch: Batch) -> fx.Grap
 
     try:
         with torch.no_grad(), exact_arithmetic():
-            module = make_fx(functionalize(forward))(*values, *given)
+            module = make_fx(forward)(*values, *given)
     except RuntimeError as error:
         raise SharpError(
             f"{network.task.name}: the model's operations cannot be traced, so its hidden units "
@@ -245,6 +245,8 @@ def _groups(values: Mapping[str, Value]) -> tuple[Group, ...]:
 def _joined(several: list[Tensor]) -> list[Tensor]:
     """A group's positions along one axis as one, unless it lies across itself there."""
     joined = torch.cat(several, 1)
+    if len(several) == 1:
+        return several
     return [joined] if len(set(joined.flatten().tolist())) == joined.numel() else several
 
 

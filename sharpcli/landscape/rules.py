@@ -70,7 +70,7 @@ def pointwise(call: Call) -> Value:
 
 
 def fill(call: Call) -> Value:
-    """What is filled with one number: no place differs from another."""
+    """What is filled with one number, or not yet: no place differs from another."""
     return fresh(call.shape)
 
 
@@ -167,6 +167,11 @@ def batch_norm(call: Call) -> list[Value]:
     channels = [size(inputs[1])]
     rest = [(inputs[1],) if list(each) == channels else pinned(each) for each in call.shapes[1:]]
     return [inputs, *rest]
+
+
+def weight_norm(call: Call) -> list[Value]:
+    """A weight `v` with the norms `g` along a dimension, and these norms."""
+    return [broadcast([call["v"], call["g"]]), call["g"]]
 
 
 def layer_norm(call: Call) -> list[Value]:

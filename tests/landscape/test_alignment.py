@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import builtins
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -58,8 +59,6 @@ def test_units_without_a_bias_are_told_apart():
 
 
 def test_one_layer_is_matched_by_the_best_of_all_permutations():
-    import itertools
-
     found = case(task(lambda: mlp(5, 6, 3), vectors(5, 3)))
     other = drawn_tensors(task(lambda: mlp(5, 6, 3), vectors(5, 3)), seed=1)
     aligned = align(found.network, found.batch, found.tensors, other)
@@ -221,6 +220,24 @@ def test_two_seeds_of_a_wide_network_on_real_digits_lie_nearly_in_one_basin(digi
     assert naive > 0.2
     assert barrier(network, rows, a, aligned.tensors) <= naive / 5
     assert (aligned.groups, aligned.function_difference <= 1e-6) == (2, True)
+    assert aligned.objective_after > aligned.objective_before
+    structure = alignment.trace_permutations(network, rows.head(2).batch, a)
+    generator = torch.Generator().manual_seed(0)
+    drawn = [torch.randperm(group.size, generator=generator) for group in structure.groups]
+    permuted = apply_permutations(structure, b, drawn)
+    assert equal(align(network, rows.head(64).batch, a, permuted).tensors, aligned.tensors)
+
+
+@pytest.mark.gpu
+def test_networks_are_aligned_on_a_gpu_as_on_the_cpu():
+    of, _ = ARCHITECTURES["resnet"]
+    found, other = architecture("resnet"), drawn_tensors(of, seed=5)
+    gpu = torch.device("cuda")
+    network = Network(of.model(), of, device=gpu, dtype=torch.float64)
+    batch = read_rows(of.data("train"), name="train").to(gpu, torch.float64).head(10).batch
+    there = align(network, batch, found.tensors, other)
+    assert equal(there.tensors, align(found.network, found.batch, found.tensors, other).tensors)
+    assert there.function_difference <= 1e-12
 
 
 def test_a_permuted_trained_network_has_no_barrier(digits):

@@ -25,10 +25,30 @@ class Between(nn.Module):
 
 
 def in_place(hidden: Tensor, extra: Tensor) -> Tensor:
-    """Writes through a view into what is read later: the first half becomes twice the second."""
+    """Writes through a view what is read later: the first half becomes twice the second."""
     copy = hidden * 1
     copy[:, :6] = 2 * hidden[:, 6:]
     return copy
+
+
+def zeroed(hidden: Tensor, extra: Tensor) -> Tensor:
+    copy = hidden.clone()
+    copy[:, :5].zero_()
+    return copy
+
+
+def elsewhere(hidden: Tensor, extra: Tensor) -> Tensor:
+    """A view made before its base is written to sees what is written."""
+    copy = hidden * 1
+    view = copy.view(-1, 12)
+    copy.copy_(hidden.flip(1))
+    return view
+
+
+class Squared(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor) -> Tensor:
+        return inputs**2
 
 
 def halves(hidden: Tensor, extra: Tensor) -> Tensor:
@@ -93,7 +113,15 @@ OPERATIONS: dict[str, tuple[Callable[..., Any], int, list[int]]] = {
     "constant": (lambda h, e: added(h, 12), 12, []),
     "sorted": (lambda h, e: h.sort(1).values, 12, []),
     "indexed": (lambda h, e: h[:, torch.tensor([3, 1, 2])], 3, []),
-    "in_place": (in_place, 12, []),
+    "in_place": (in_place, 12, [6]),
+    "in_place_units": (lambda h, e: (h * 1).add_(e).relu_().mul_(2), 12, [12]),
+    "in_place_norm": (lambda h, e: (h * 1).sub_(h.mean(1, keepdim=True)).clamp_(-1, 1), 12, [12]),
+    "written_over": (lambda h, e: torch.empty_like(h).copy_(h), 12, [12]),
+    "zeroed": (zeroed, 12, [5, 7]),
+    "transposed_in_place": (lambda h, e: (h * 1).t_().mul_(e[:, None]).t_(), 12, [12]),
+    "written_from_elsewhere": (elsewhere, 12, []),
+    "random": (lambda h, e: h * (torch.rand_like(h) > -1), 12, []),
+    "custom_function": (lambda h, e: Squared.apply(h), 12, [12]),
     "squared": (lambda h, e: (h[:, :, None] * h[:, None, :]).flatten(1), 144, [12]),
 }
 

@@ -5,6 +5,7 @@ import torch
 from networks import CASES, CPU, frozen, images, mlp, task, tokens, vectors
 from permutable import ARCHITECTURES, architecture, case
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from sharpcli.data import read_rows
 from sharpcli.errors import SharpError
@@ -148,6 +149,29 @@ def test_a_recurrent_layer_is_traced_or_pinned_but_never_wrong():
     found = case(task(LSTM, tokens))
     moved, _ = found.permuted(found.tensors)
     torch.testing.assert_close(found.outputs(moved), found.outputs(found.tensors))
+
+
+def test_normalised_weights_move_with_their_norms():
+    def model() -> nn.Module:
+        return nn.Sequential(weight_norm(nn.Linear(5, 8)), nn.ReLU(), nn.Linear(8, 3))
+
+    found = case(task(model, vectors(5, 3)))
+    assert places(found, 8).keys() == {
+        ("0.bias", 0),
+        ("0.parametrizations.weight.original0", 0),
+        ("0.parametrizations.weight.original1", 0),
+        ("2.weight", 1),
+    }
+    moved, _ = found.permuted(found.tensors)
+    torch.testing.assert_close(found.outputs(moved), found.outputs(found.tensors))
+
+
+def test_a_network_that_runs_in_bfloat16_is_traced():
+    of = CASES["conv"]
+    network = Network(of.model(), of, device=CPU, compute=torch.bfloat16)
+    rows = read_rows(of.data("train"), name="train").to(CPU, torch.bfloat16)
+    structure = trace_permutations(network, rows.head(2).batch, of.model().state_dict())
+    assert sorted(group.size for group in structure.groups) == [3, 4]
 
 
 def test_a_model_that_branches_on_values_is_refused():
