@@ -1,53 +1,23 @@
-"""Symmetric linear operators: `op @ V` for V (n,) or (n, k), and `op.size`."""
+"""The Hessian of an objective as an operator, with the gradients' graphs kept."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-from .errors import SharpError
-from .memory import available_memory
-from .objective import Objective, accumulate_into
+from ..errors import SharpError
+from ..memory import available_memory
+from ..objective import Objective, accumulate_into
 
-__all__ = ["Dense", "Hessian", "SelfCheck", "SymmetricOperator", "self_check"]
+__all__ = ["Hessian"]
 
 # A gradient's graph, ready for a second derivative, holds about this many times the bytes that the
 # forward pass saves (activations, their cotangents, and the temporaries of both).
 _GRAPH_FACTOR = 4
 # Share of the free memory that kept graphs may take: bases and temporaries need the rest.
 _GRAPH_SHARE = 0.5
-
-
-class SymmetricOperator(Protocol):
-    """What the algorithms of `linalg` need."""
-
-    size: int
-    dtype: torch.dtype
-    device: torch.device
-    products: int
-
-    def __matmul__(self, vectors: Tensor) -> Tensor:
-        """The operator times a vector (n,) or the columns of a matrix (n, k)."""
-        ...
-
-
-@dataclass
-class Dense:
-    """A symmetric matrix (n, n) as an operator."""
-
-    matrix: Tensor
-    products: int = 0
-
-    def __post_init__(self) -> None:
-        self.size = len(self.matrix)
-        self.dtype, self.device = self.matrix.dtype, self.matrix.device
-
-    def __matmul__(self, vectors: Tensor) -> Tensor:
-        self.products += 1 if vectors.ndim == 1 else vectors.shape[1]
-        return self.matrix @ vectors
 
 
 class Hessian:
@@ -152,47 +122,3 @@ class Hessian:
                 f"the model has no second derivative: {str(error).splitlines()[0]}",
                 "leave the hessian and trace out with -m, or replace the operation that is named",
             ) from error
-
-
-@dataclass(frozen=True)
-class SelfCheck:
-    """How far a product is from symmetry and from a central difference, both relative."""
-
-    asymmetry: float
-    difference: float
-
-    # Rounding leaves about 1e-13 of either; a kink (ReLU) crossed by the difference leaves up to
-    # a few times 1e-3, a wrong derivative 1e-2 and more (2.5e-2 for the known LayerNorm fault).
-    @property
-    def passed(self) -> bool:
-        """Whether the product can be trusted."""
-        return self.asymmetry <= 1e-8 and self.difference <= 1e-2
-
-
-def self_check(objective: Objective, theta: Tensor, *, seed: int = 0) -> SelfCheck:
-    """Test the Hessian product of an objective: uᵀHv = vᵀHu, and Hv against a central difference.
-
-    Meant for a float64 objective on a few examples. Cost: two products and seven gradients.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    u, v = torch.randn(2, objective.size, generator=generator, dtype=torch.float64).to(theta)
-    # Along the gradient the curvature stands far above what the kinks of ReLU and max-pooling add
-    # to a difference; along a random direction it need not (seen: 7e-3 of it on a LeNet).
-    _, gradient = objective.gradient(theta)
-    v = gradient if float(gradient.norm()) > 0 else v
-    u, v = u / u.norm(), v / v.norm()
-    hessian = Hessian(objective, theta)
-    hu, hv = (hessian @ torch.stack([u, v], dim=1)).T
-    hessian.release()
-    scale = float(hv.norm()) or 1.0
-    # cbrt(machine epsilon) balances truncation against rounding in a central difference.
-    step = torch.finfo(theta.dtype).eps ** (1 / 3) * (1 + float(theta.norm()))
-    differences = []
-    # A step that crosses kinks (ReLU, max-pooling) differs whatever the product; a shorter one
-    # crosses fewer, and in float64 rounding leaves room for four decades.
-    for shrink in (1.0, 1e-2, 1e-4):
-        h = step * shrink
-        _, ahead = objective.gradient(theta + h * v)
-        _, behind = objective.gradient(theta - h * v)
-        differences.append(float(((ahead - behind) / (2 * h) - hv).norm()) / scale)
-    return SelfCheck(abs(float(u @ hv) - float(v @ hu)) / scale, min(differences))

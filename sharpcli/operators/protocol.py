@@ -1,0 +1,40 @@
+"""What the algorithms of `linalg` need of an operator, and a matrix that gives it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+__all__ = ["Dense", "SymmetricOperator"]
+
+
+class SymmetricOperator(Protocol):
+    """What the algorithms of `linalg` need."""
+
+    size: int
+    dtype: torch.dtype
+    device: torch.device
+    products: int
+
+    def __matmul__(self, vectors: Tensor) -> Tensor:
+        """The operator times a vector (n,) or the columns of a matrix (n, k)."""
+        ...
+
+
+@dataclass
+class Dense:
+    """A symmetric matrix (n, n) as an operator."""
+
+    matrix: Tensor
+    products: int = 0
+
+    def __post_init__(self) -> None:
+        self.size = len(self.matrix)
+        self.dtype, self.device = self.matrix.dtype, self.matrix.device
+
+    def __matmul__(self, vectors: Tensor) -> Tensor:
+        self.products += 1 if vectors.ndim == 1 else vectors.shape[1]
+        return self.matrix @ vectors
