@@ -10,6 +10,7 @@ from pathlib import Path
 
 import eigenvalues
 import epsilon_sharpness
+import killed
 import line
 import maximum
 import product
@@ -18,7 +19,7 @@ import torch
 from problem import Setting
 from report import document
 
-_BENCHMARKS = (eigenvalues, product, epsilon_sharpness, maximum, line, startup)
+_BENCHMARKS = (eigenvalues, product, epsilon_sharpness, maximum, line, startup, killed)
 
 
 def main() -> None:
