@@ -138,12 +138,13 @@ class Studies:
         """The studies so far, in the order in which they were needed."""
         return list(self._made.values())
 
-    def of(self, metadata: Mapping[str, Any]) -> Study:
+    def of(self, metadata: Mapping[str, Any], path: str | Path | None = None) -> Study:
         """The study of the task that was asked for, or that a checkpoint's metadata name.
 
-        Raises `UsageError` where neither names one, and what `load_task` and `prepare` raise.
+        Raises `UsageError`, naming the checkpoint's `path` if given, where neither names one, and
+        what `load_task` and `prepare` raise.
         """
-        task, options = self._asked_for(metadata)
+        task, options = self._asked_for(metadata, path)
         if isinstance(task, Task):
             key: tuple[str, ...] = (task.fingerprint,)
         else:
@@ -160,14 +161,16 @@ class Studies:
         name = self._task.name if isinstance(self._task, Task) else self._task
         return {"name": name, "options": {}, "fingerprint": None, "examples": {}}
 
-    def _asked_for(self, metadata: Mapping[str, Any]) -> tuple[str | Task, Mapping[str, str]]:
+    def _asked_for(
+        self, metadata: Mapping[str, Any], path: str | Path | None
+    ) -> tuple[str | Task, Mapping[str, str]]:
         if self._task is not None:
             return self._task, self._options
         named = task_from_metadata(metadata)
         if named is None:
             raise UsageError(
-                "no task: a checkpoint has tensors only, the model, the loss and the data come "
-                "from a task",
+                f"{'' if path is None else f'{path}: '}no task: a checkpoint has tensors only, the "
+                "model, the loss and the data come from a task",
                 "name one with --task (a file, package.module:name, or a name from "
                 "`sharp tasks`); `sharp init` writes a task file to start from",
             )
@@ -192,7 +195,7 @@ class Loaded:
 def load(path: str | Path, studies: Studies) -> Loaded:
     """Read a checkpoint and match it to its task's model; raises `SharpError` where it fails."""
     checkpoint = load_checkpoint(path)
-    return matched(checkpoint, studies.of(checkpoint.metadata))
+    return matched(checkpoint, studies.of(checkpoint.metadata, path))
 
 
 def matched(checkpoint: Checkpoint, study: Study) -> Loaded:

@@ -55,10 +55,11 @@ class GatheringCommand(click.Command):
                 )
             if files:
                 gathered.append(_BETWEEN.join(files))
+        took = {"--mark", "--trajectory"} & {*gathered}  # which Click empties
         try:
             return super().parse_args(ctx, gathered)
         except click.MissingParameter as error:
-            if len(gathered) == len(args):
+            if not took:
                 raise
             raise UsageError("there is no checkpoint A", _TAKEN) from error
 

@@ -49,10 +49,13 @@ def strict(text: str) -> dict[str, Any]:
     return json.loads(text, parse_constant=refuse)
 
 
-def spawn(*arguments: str, folder: Path, **environment: str) -> subprocess.Popen[str]:
-    """Start `sharp` as a process of its own, on one thread."""
+def spawn(
+    *arguments: str, folder: Path, limit_bytes: int | None = None, **environment: str
+) -> subprocess.Popen[str]:
+    """Start `sharp` as a process of its own, on one thread; files may be limited in size."""
+    limited = f"ulimit -f {limit_bytes // 1024}; " if limit_bytes else ""
     return subprocess.Popen(
-        [sys.executable, "-m", "sharpcli", *arguments],
+        ["bash", "-c", f'{limited}exec "$@"', "", sys.executable, "-m", "sharpcli", *arguments],
         cwd=folder,
         env={
             **os.environ,
