@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .environment import environment
 from .errors import UsageError
+from .labels import path_labels
 from .landscape.batch_norm import batch_norm_layers, recalibration_rows
 from .landscape.findings import curves_of, measures_of, sampling_errors_of
 from .landscape.frame import Frame
@@ -257,9 +258,10 @@ def _project_trajectories(
         return
     shown: Projection = project(points, frame)
     places = iter(zip(shown.coordinates, shown.unseen, strict=True))
+    labels = path_labels([[path for path, _ in each] for each in this.trajectories])
     this.found["trajectories"] = [
         {
-            "name": f"path {index}" if len(this.trajectories) > 1 else "path",
+            "name": name,
             "points": [
                 {
                     "path": path,
@@ -269,7 +271,7 @@ def _project_trajectories(
                 for (path, _), (place, unseen) in zip(each, places, strict=False)
             ],
         }
-        for index, each in enumerate(this.trajectories, 1)
+        for name, each in zip(labels, this.trajectories, strict=True)
     ]
     for axis, share in zip(axes, shown.explained_variance, strict=True):
         axis["explained_variance"] = share

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
@@ -14,6 +15,7 @@ __all__ = [
     "named",
     "natural_order",
     "pairs",
+    "path_labels",
     "short_labels",
 ]
 
@@ -37,6 +39,23 @@ def short_labels(paths: Sequence[str]) -> list[str]:
         again = f" ({seen[path]})" if paths.count(path) > 1 else ""
         labels.append(by_path[path] + again)
     return labels
+
+
+def path_labels(paths: Sequence[Sequence[str]]) -> list[str]:
+    """A label for each optimizer's path: what its checkpoints' names begin with, less their number.
+
+    `adam-01.pt`, `adam-02.pt` beside `sgd-01.pt`, `sgd-02.pt` are `adam` and `sgd`; so they are
+    where these are folders. Where names do not tell them apart: `path 1`, `path 2`; a lone one is
+    `path`.
+    """
+    if len(paths) == 1:
+        return ["path"]
+    begun = [_shared_start(each) for each in paths]
+    bare = [re.sub(r"[-_. ]*\d*$", "", text) for text in begun]
+    labels = [text.strip("/-_. ") for text in short_labels([text.rstrip("/") for text in bare])]
+    if all(labels) and all(bare) and len({*labels}) == len({*bare}) == len(paths):
+        return labels
+    return [f"path {number}" for number in range(1, len(paths) + 1)]
 
 
 def differing_metadata(metadata: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -113,6 +132,11 @@ def _without_shared(endings: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]
         return list(endings)
     told = [i for i in range(len(endings[0])) if len({e[i] for e in endings}) > 1]
     return [tuple(e[i] for i in told) for e in endings]
+
+
+def _shared_start(texts: Sequence[str]) -> str:
+    alike = itertools.takewhile(lambda letters: len({*letters}) == 1, zip(*texts, strict=False))
+    return "".join(letters[0] for letters in alike)
 
 
 def _without_suffix(name: str) -> str:

@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sharpcli.labels import clean, common_metadata, differing_metadata, natural_order, short_labels
+from sharpcli.labels import (
+    clean,
+    common_metadata,
+    differing_metadata,
+    natural_order,
+    path_labels,
+    short_labels,
+)
 
 
 @pytest.mark.parametrize(
@@ -57,3 +64,22 @@ def test_a_value_from_a_file_is_one_short_plain_line() -> None:
 def test_rows_sort_as_people_expect() -> None:
     values = [None, "run-10", "run-9", 400, 32, "adam"]
     assert sorted(values, key=natural_order) == [32, 400, "adam", "run-9", "run-10", None]
+
+
+@pytest.mark.parametrize(
+    ("paths", "labels"),
+    [
+        ([["a-1.pt", "a-2.pt"]], ["path"]),
+        ([["adam-01.pt", "adam-02.pt"], ["sgd-01.pt", "sgd-12.pt"]], ["adam", "sgd"]),
+        ([["r/adam/s-1.pt", "r/adam/s-10.pt"], ["r/sgd/s-1.pt", "r/sgd/s-9.pt"]], ["adam", "sgd"]),
+        ([["seed1/1.pt", "seed1/2.pt"], ["seed2/1.pt", "seed2/2.pt"]], ["seed1", "seed2"]),
+        ([["r/seed1-e1", "r/seed1-e2"], ["r/seed2-e1", "r/seed2-e2"]], ["seed1-e", "seed2-e"]),
+        ([["a.pt", "b.pt"], ["c.pt", "d.pt"]], ["path 1", "path 2"]),
+        ([["a-1.pt", "a-2.pt"], ["a-3.pt", "a-4.pt"]], ["path 1", "path 2"]),
+        ([["1.pt", "2.pt"], ["a-3.pt", "a-4.pt"]], ["path 1", "path 2"]),
+    ],
+)
+def test_paths_are_called_by_what_their_names_begin_with(
+    paths: list[list[str]], labels: list[str]
+) -> None:
+    assert path_labels(paths) == labels

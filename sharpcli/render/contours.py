@@ -17,13 +17,12 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
 from ..settings import FigureSettings
-from .scene import Array, Mark, Scene, drawable, is_log, shown_marks
+from .scene import Array, Mark, Scene, drawable, is_log, is_true_to_scale, shown_marks
 
 __all__ = ["contour_levels", "plain", "plane_figure"]
 
 _COLORS = "viridis"
 _WIDTHS = (4.2, 7.0)  # inches, for one panel and for two
-_MOST_UNEQUAL = {"interpolate": 4.0, "landscape": 2.0}  # sides: a longer plane is stretched
 _ROUND = (  # what levels are multiplied from, coarse to fine
     (1.0,),
     (1.0, 3.0),
@@ -35,6 +34,7 @@ _FEWEST, _MOST = 13, 20  # levels
 _HALO = [withStroke(linewidth=1.8, foreground="white")]  # around text on any colour
 _RUNS = ("white", "#E69F00", "#56B4E9", "#CC79A7")  # Okabe and Ito's, bright on viridis
 _LEVEL = "level"  # marks the texts that label a line
+_LONG_LABEL = 36  # letters
 _FLAT = 1e-6  # of the value: a smaller range is rounding
 _UNSEEN = 0.01  # of a checkpoint's distance: above it, its label says how much
 
@@ -53,18 +53,32 @@ def plane_figure(scene: Scene, settings: FigureSettings) -> Figure:
         _draw_surface(axes, scene, surface, levels, logarithmic=logarithmic)
         _draw_what_lies_there(axes, scene)
         axes.locator_params(nbins=6)
-        axes.set_xlabel(plain(scene.axes[0].label), wrap=True)
+        label = scene.axes[0].label
+        axes.set_xlabel(plain(_in_lines(label) if len(splits) > 1 else label), wrap=True)
         if index == 0:
-            axes.set_ylabel(plain(scene.axes[1].label), wrap=True)
+            axes.set_ylabel(plain(_in_lines(scene.axes[1].label)), wrap=True)
         else:
             axes.tick_params(labelleft=False)
         if len(splits) > 1 or split != "train":
             axes.set_title(split)
     _draw_colors(drawn, panels, levels, plain(metric), logarithmic=logarithmic)
+    _name_runs(drawn, panels[0], scene)
     drawn.draw_without_rendering()  # which lays it out
     for axes in panels:
         _thin_out(axes, scene)
     return drawn
+
+
+def _in_lines(label: str) -> str:
+    """A long label with what is in parentheses on a line of its own."""
+    return label if len(label) <= _LONG_LABEL else label.replace(" (", "\n(")
+
+
+def _name_runs(drawn: Figure, axes: Axes, scene: Scene) -> None:
+    """A legend of several runs, below: they often begin at one place, where names would meet."""
+    if len(scene.trajectories) > 1:
+        handles = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
+        drawn.legend(handles=handles, loc="outside lower center", ncols=4, handlelength=1.6)
 
 
 def plain(text: str) -> str:
@@ -104,16 +118,8 @@ def _sized(scene: Scene, settings: FigureSettings, panels: int) -> Figure:
     """A figure as high as its panels are at that width, with room for the scale of colours."""
     width = settings.width or _WIDTHS[min(panels, 2) - 1]
     sides = [float(np.ptp(axis.values)) for axis in scene.axes]
-    shape = sides[1] / sides[0] if _is_true_to_scale(scene) else 0.85
+    shape = sides[1] / sides[0] if is_true_to_scale(scene) else 0.85
     return Figure((width, (width - 1.3) / panels * shape + 0.7), layout="compressed")
-
-
-def _is_true_to_scale(scene: Scene) -> bool:
-    """Whether one unit is as long on both axes of the figure."""
-    first, second = (float(np.ptp(axis.values)) for axis in scene.axes)
-    near = max(first, second) <= _MOST_UNEQUAL[scene.kind] * min(first, second)
-    norms = [axis.norm for axis in scene.axes if axis.norm is not None]
-    return near and (len(norms) < 2 or max(norms) - min(norms) <= 1e-3 * max(norms))
 
 
 def _draw_surface(
@@ -138,7 +144,7 @@ def _draw_surface(
         axes.pcolormesh(alpha, beta, same, cmap=_COLORS, vmin=0, vmax=1, shading="nearest")
     axes.set_xlim(alpha[0], alpha[-1])
     axes.set_ylim(beta[0], beta[-1])
-    axes.set_aspect("equal" if _is_true_to_scale(scene) else "auto")
+    axes.set_aspect("equal" if is_true_to_scale(scene) else "auto")
 
 
 def _scaled(surface: Array, levels: Array, *, logarithmic: bool) -> tuple[Array, Array]:
@@ -196,23 +202,10 @@ def _written(level: float, *, logarithmic: bool) -> str:
 
 def _draw_what_lies_there(axes: Axes, scene: Scene) -> None:
     """Runs as paths with their points, then checkpoints with their names."""
-    several = len(scene.trajectories) > 1
     for run, color in zip(scene.trajectories, cycle(_RUNS), strict=False):
         outline = [withStroke(linewidth=2.0, foreground="k")]
-        axes.plot(*run.at.T, "-", color=color, linewidth=1.0, path_effects=outline)
-        axes.plot(*run.at.T, "o", color=color, mec="k", mew=0.5, ms=3)
-        if several and len(run.at):
-            axes.annotate(
-                plain(run.name),
-                tuple(run.at[0]),
-                xytext=(0, 4),
-                textcoords="offset points",
-                ha="center",
-                fontsize=7,
-                annotation_clip=True,
-                path_effects=_HALO,
-                zorder=5,
-            )
+        axes.plot(*run.way.T, "-", color=color, linewidth=1.0, path_effects=outline)
+        axes.plot(*run.at.T, "o", color=color, mec="k", mew=0.5, ms=3, label=plain(run.name))
     marks = shown_marks(scene)
     center = _middle(marks)
     reach = [float(np.ptp(axis.values)) for axis in scene.axes]
