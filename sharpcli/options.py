@@ -1,8 +1,9 @@
 """The options that commands share, each group handed to the command as one value.
 
 `@task_options` passes `task` and `task_options`, `@run_options` passes `run: RunSettings`,
-`@output_options` passes `output: OutputSettings`, whose `plot` `@plot_option` fills. Also the
-parameter types that commands use.
+`@curvature_options` passes `curvature: CurvatureSettings`, `@output_options` passes
+`output: OutputSettings`, whose `plot` `@plot_option` fills. Also the parameter types that commands
+use.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import click
 from click.core import ParameterSource
 
 from .errors import UsageError, did_you_mean
-from .settings import OutputSettings, RunSettings
+from .settings import CurvatureSettings, Operator, OutputSettings, ProductMode, RunSettings
 
 __all__ = [
     "DEVICE",
@@ -25,6 +26,7 @@ __all__ = [
     "NAME_VALUE",
     "POSITIVE",
     "SEED",
+    "curvature_options",
     "exploring_run_options",
     "output_options",
     "plot_option",
@@ -225,6 +227,36 @@ def _run_options(command: Command, split: Callable[[Command], Command]) -> Comma
             default=default.seed,
             show_default=True,
             help="The seed of everything random.",
+        ),
+    )
+
+
+def curvature_options(command: Command) -> Command:
+    """Add the options of curvature; the command gets `curvature: CurvatureSettings`."""
+
+    @functools.wraps(command)
+    def with_curvature(*args: Any, **kwargs: Any) -> Any:
+        curvature = CurvatureSettings(operator=kwargs.pop("operator"), hvp=kwargs.pop("hvp"))
+        return command(*args, curvature=curvature, **kwargs)
+
+    default = CurvatureSettings()
+    return _decorate(
+        with_curvature,
+        click.option(
+            "--operator",
+            type=click.Choice(get_args(Operator)),
+            default=default.operator,
+            show_default=True,
+            help="The matrix that stands for the curvature: the Hessian, the generalized "
+            "Gauss-Newton matrix, the model's Fisher, or that of the data's own gradients.",
+        ),
+        click.option(
+            "--hvp",
+            type=click.Choice(get_args(ProductMode)),
+            default=default.hvp,
+            show_default=True,
+            help="How a Hessian-vector product is differentiated. auto takes the fastest on the "
+            "model; finite-difference is for models without second derivatives.",
         ),
     )
 

@@ -11,15 +11,18 @@ from .errors import UsageError
 __all__ = [
     "BatchNormMode",
     "BatchNormSettings",
+    "CurvatureSettings",
     "DirectionSettings",
     "FigureSettings",
     "GridSettings",
     "InterpolateSettings",
     "LandscapeSettings",
     "MeasureSettings",
+    "Operator",
     "OutputSettings",
     "PathKind",
     "PathSettings",
+    "ProductMode",
     "RunSettings",
     "Split",
 ]
@@ -30,6 +33,14 @@ T = TypeVar("T")
 _ARE = {1: "is one", 2: "are two"}
 
 BatchNormMode = Literal["recalibrate", "interpolate", "batch"]
+Operator = Literal["hessian", "ggn", "fisher", "empirical-fisher"]
+ProductMode = Literal[
+    "auto",
+    "double-backward",
+    "forward-over-reverse",
+    "reverse-over-forward",
+    "finite-difference",
+]
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,19 @@ class RunSettings:
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
     mode: Literal["eval", "train"] = "eval"
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class CurvatureSettings:
+    """Which matrix stands for the curvature, and how its products are made.
+
+    `hvp` is the mode of differentiation of a Hessian product, "auto" the fastest on the model at
+    hand. `memory` bounds what is kept between products, in bytes (None: half of what is free).
+    """
+
+    operator: Operator = "hessian"
+    hvp: ProductMode = "auto"
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +92,7 @@ class MeasureSettings:
     tol: float = 1e-3
     max_products: int | None = None
     relative_error: float = 0.02
+    curvature: CurvatureSettings = CurvatureSettings()
 
 
 @dataclass(frozen=True)

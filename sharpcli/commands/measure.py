@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from ..options import output_options, run_options, task_options
-from ..settings import MeasureSettings, OutputSettings, RunSettings
+from ..options import curvature_options, output_options, run_options, task_options
+from ..settings import CurvatureSettings, MeasureSettings, OutputSettings, RunSettings
 
 if TYPE_CHECKING:
     from ..progress import Begin
@@ -140,6 +140,7 @@ Examples:
     metavar="N",
     help="hessian, trace: stop after so many products. Default: chosen by what is asked.",
 )
+@curvature_options
 @task_options
 @run_options
 @output_options
@@ -154,6 +155,7 @@ def measure(
     tol: float,
     relative_error: float,
     max_products: int | None,
+    curvature: CurvatureSettings,
     task: str | None,
     task_options: dict[str, str],
     run: RunSettings,
@@ -186,6 +188,7 @@ def measure(
         tol=tol,
         max_products=max_products,
         relative_error=relative_error,
+        curvature=curvature,
     )
     with progress_bars(quiet=output.quiet) as begin:
         document = run_measure(checkpoints, task, task_options, run, settings, begin=begin)

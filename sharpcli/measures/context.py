@@ -12,7 +12,7 @@ from torch import Tensor
 from ..linalg.eigsh import EigshResult, Krylov, eigsh, krylov_space
 from ..moments import Evaluation
 from ..objective import Objective
-from ..operators import Hessian, SelfCheck
+from ..operators import CurvatureOperator, SelfCheck, make_operator
 from ..progress import Begin, Progress, silent
 from ..settings import MeasureSettings
 
@@ -55,9 +55,9 @@ class Context:
         return value, gradient
 
     @cached_property
-    def hessian(self) -> Hessian:
-        """The Hessian at θ with its kept graphs."""
-        return Hessian(self.objective, self.theta)
+    def hessian(self) -> CurvatureOperator:
+        """The Hessian at θ, or the matrix that the settings put in its place."""
+        return make_operator(self.objective, self.theta, self.settings.curvature)
 
     @cached_property
     def eigenvalues(self) -> EigshResult:

@@ -11,7 +11,7 @@ import torch
 
 from ..linalg.trace import trace as estimate_trace
 from ..objective import Objective
-from ..operators import Hessian
+from ..operators import CurvatureOperator, make_operator
 from ..results import Scalar, scalar_fields
 from .context import Context
 
@@ -56,7 +56,7 @@ def hessian(context: Context) -> dict[str, Any]:
     numbers |= {
         "products": found.products,
         "size": context.objective.size,
-        "operator": "hessian",
+        "operator": context.settings.curvature.operator,
     }
     return {"hessian": numbers}
 
@@ -138,7 +138,7 @@ def _sampling_errors(context: Context, vectors: torch.Tensor) -> list[float | No
 
 
 def _over_shards(
-    context: Context, function: Callable[[Hessian], torch.Tensor]
+    context: Context, function: Callable[[CurvatureOperator], torch.Tensor]
 ) -> list[torch.Tensor]:
     """A function of each shard's own Hessian."""
     objective, found = context.objective, []
@@ -149,7 +149,7 @@ def _over_shards(
     for start, stop in itertools.pairwise(edges):
         rows = objective.rows.take(order[start:stop])
         shard = Objective(objective.network, rows, objective.fixed)
-        operator = Hessian(shard, context.theta)
+        operator = make_operator(shard, context.theta, context.settings.curvature)
         found.append(function(operator))
         operator.release()
     return found

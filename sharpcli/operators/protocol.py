@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Dense", "SymmetricOperator"]
+__all__ = ["CurvatureOperator", "Dense", "SymmetricOperator"]
 
 
 class SymmetricOperator(Protocol):
@@ -21,6 +21,14 @@ class SymmetricOperator(Protocol):
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
         """The operator times a vector (n,) or the columns of a matrix (n, k)."""
+        ...
+
+
+class CurvatureOperator(SymmetricOperator, Protocol):
+    """A symmetric operator of an objective at a point, which may keep graphs between products."""
+
+    def release(self) -> None:
+        """Free what is kept."""
         ...
 
 
