@@ -13,18 +13,42 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .checkpoint import load_checkpoint
     from .errors import SharpError
+    from .exploration import Beside
+    from .exploring import interpolate_checkpoints, landscape_checkpoint
+    from .landscape.journal import Journal
+    from .landscape.walk import Watch
     from .measuring import measure_checkpoints, measure_model
     from .results import to_document
-    from .settings import MeasureSettings, RunSettings
+    from .settings import (
+        BatchNormSettings,
+        DirectionSettings,
+        GridSettings,
+        InterpolateSettings,
+        LandscapeSettings,
+        MeasureSettings,
+        PathSettings,
+        RunSettings,
+    )
     from .tasks import Task, load_task
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BatchNormSettings",
+    "Beside",
+    "DirectionSettings",
+    "GridSettings",
+    "InterpolateSettings",
+    "Journal",
+    "LandscapeSettings",
     "MeasureSettings",
+    "PathSettings",
     "RunSettings",
     "SharpError",
     "Task",
+    "Watch",
+    "interpolate_checkpoints",
+    "landscape_checkpoint",
     "load_checkpoint",
     "load_task",
     "measure_checkpoints",
@@ -33,10 +57,21 @@ __all__ = [
 ]
 
 _HOMES = {
+    "BatchNormSettings": "settings",
+    "Beside": "exploration",
+    "DirectionSettings": "settings",
+    "GridSettings": "settings",
+    "InterpolateSettings": "settings",
+    "Journal": "landscape.journal",
+    "LandscapeSettings": "settings",
     "MeasureSettings": "settings",
+    "PathSettings": "settings",
     "RunSettings": "settings",
     "SharpError": "errors",
     "Task": "tasks",
+    "Watch": "landscape.walk",
+    "interpolate_checkpoints": "exploring",
+    "landscape_checkpoint": "exploring",
     "load_checkpoint": "checkpoint",
     "load_task": "tasks",
     "measure_checkpoints": "measuring",

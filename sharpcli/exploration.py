@@ -117,7 +117,12 @@ def begin_exploration(
             "kind": kind,
             "settings": this.settings,
             "task": study.description(),
-            "checkpoints": [each.checkpoint.sha256 for each in (*anchors, *marks)],
+            "checkpoints": {
+                **{
+                    name: each.checkpoint.sha256 for name, each in zip(NAMES, anchors, strict=False)
+                },
+                **{f"M{i}": each.checkpoint.sha256 for i, each in enumerate(marks, 1)},
+            },
             "trajectories": hashes,
             "data": {name: rows.digest() for name, rows in study.rows.items()},
             "environment": _without_date(study),

@@ -38,7 +38,7 @@ from .settings import (
     PathSettings,
     RunSettings,
 )
-from .studies import Studies, check_curvature, resolve_device
+from .studies import Studies, check_curvature, resolve_device, said_by_torch
 from .tasks import Task
 
 __all__ = ["interpolate_checkpoints", "landscape_checkpoint"]
@@ -137,13 +137,18 @@ def landscape_checkpoint(
 def _kept(watch: Watch) -> Iterator[None]:
     """Leave the global random states as they are, and the journal's file closed.
 
-    Raises `SharpError` where there is no folder for it.
+    Raises `SharpError` where there is no folder for it, and where memory runs out.
     """
     if watch.journal is not None:
         watch.journal.check()
     try:
         with global_random_state_kept():
             yield
+    except RuntimeError as error:
+        said = said_by_torch(error)
+        if said is None:
+            raise
+        raise SharpError(said.message, said.hint) from error
     finally:
         if watch.journal is not None:
             watch.journal.close()

@@ -197,7 +197,7 @@ class PathSettings:
         limits = {
             "steps": (self.steps >= 1, "train for at least one step"),
             "batch-size": (self.batch_size >= 1, "a batch has at least one example"),
-            "lr": (0 < self.lr < float("inf"), "a learning rate is above 0 (0.1 is usual)"),
+            "lr": (0 < self.lr <= 1e6, "a learning rate is above 0 (0.1 is usual)"),
         }
         for option, (holds, hint) in limits.items():
             if not holds:

@@ -43,6 +43,11 @@ def test_light_modules_import_nothing_heavy(module):
     assert loaded_by(f"import sharpcli.{module}") == []
 
 
+def test_settings_of_the_python_interface_import_nothing_heavy():
+    names = "GridSettings, InterpolateSettings, LandscapeSettings, MeasureSettings, PathSettings"
+    assert loaded_by(f"from sharpcli import {names}") == []
+
+
 @pytest.mark.parametrize("module", ["render", "training", "tasks"])
 def test_modules_without_torch(module):
     assert "torch" not in loaded_by(f"import sharpcli.{module}")

@@ -179,6 +179,8 @@ def test_three_that_span_no_plane(folder, paths, said):
         ((*LINE, "--batch-norm-examples", "1"), "1 is not in the range x>=2"),
         ((*LINE, "--path", "spline"), "'spline' is not one of 'bezier', 'chain'"),
         ((*LINE, "--path", "bezier", "--path-steps", "0"), "0 is not in the range x>=1"),
+        ((*LINE, "--path", "chain", "--path-lr", "1e60"), "--path-lr 1e+60: is out of range"),
+        ((*LINE, "--path", "chain", "--path-lr", "0"), "0.0 is not in the range x>0"),
         (("interpolate", A, B, C, *T, "--align"), "--align is for the line between two checkp"),
         (("interpolate", A, B, C, *T, "--path", "chain"), "--path is for the line between two"),
         (
@@ -428,7 +430,11 @@ def test_a_task_that_fails_is_one_message(folder, name):
     assert "\n  hint: " in stderr
 
 
-def test_a_path_that_diverges(folder):
-    stderr = refused(*LINE, "--path", "bezier", "--path-lr", "1e60", "--path-steps", "50")
-    assert "the training of the path diverged" in stderr
-    assert "hint: use a smaller --path-lr (it is 1e+60)" in stderr
+def test_a_machine_without_memory_is_no_bug(monkeypatch):
+    def full(*_):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("sharpcli.exploring.line", full)
+    stderr = refused(*LINE)
+    assert "out of memory: " in stderr
+    assert "hint: use --samples" in stderr
