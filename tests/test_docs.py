@@ -22,6 +22,8 @@ sys.path.remove(str(DOCS))
 
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+# Stands in for the checkpoints that pictures/make.sh trains for longer.
+MADE_BY_SCRIPT = {"seed": ("1", "2", "3"), "sgd": ("01", "30"), "adam": ("01", "30")}
 PLACEHOLDERS = {"CKPT", "CHECKPOINT", "FILE", "COMMAND", "TASK"}
 
 
@@ -82,16 +84,46 @@ def test_every_command_in_the_pages_parses(words):
 
 
 def test_the_guide_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    """Its commands in order, on the coarsest grids; figures and files are drawn all the same."""
     monkeypatch.chdir(tmp_path)
+    lines = [
+        f"sharp train digits --epochs 1 --optimizer {name.replace('seed', 'sgd')} "
+        f"--seed {int(number)} --output {name}-{number}.safetensors"
+        for name, numbers in MADE_BY_SCRIPT.items()
+        for number in numbers
+    ]
     text = "\n".join(blocks(DOCS / "guide.md", "sh"))
-    lines = [line for line in text.splitlines() if line.startswith("sharp ")]
-    assert len(lines) >= 5
+    lines += [line for line in text.splitlines() if line.startswith("sharp ")]
+    assert len(lines) >= 20
     for line in lines:
-        command, _, file = line.partition(" > ")
-        done = CliRunner().invoke(sharp, shlex.split(command)[1:])
+        command, _, file = re.sub(r"--points \d+", "--points 3", line).partition(" > ")
+        words = [path for word in shlex.split(command)[1:] for path in matching(word)]
+        coarse = ["--path-steps", "5"] if "--path" in words else []
+        done = CliRunner().invoke(sharp, [*words, *coarse])
         assert done.exit_code == 0, f"{line}\n{done.output}"
         if file:
             Path(file.strip()).write_text(done.stdout, "utf-8")
+    drawn = set(re.findall(r"--plot (\S+)", text))
+    assert {path.name for path in tmp_path.iterdir()} >= drawn > {"line.svg", "plane.html"}
+
+
+def matching(word):
+    """What a shell makes of a word."""
+    return sorted(str(path) for path in Path().glob(word)) if "*" in word else [word]
+
+
+def test_the_pictures_of_the_guide_are_made_by_the_commands_beside_them():
+    script = (DOCS / "pictures" / "make.sh").read_text("utf-8").splitlines()
+    commands = [line for line in script if line.startswith("sharp ")]
+    guide = [line for text in blocks(DOCS / "guide.md", "sh") for line in text.splitlines()]
+    assert len(commands) > 8
+    assert [line for line in commands if line not in guide] == []
+    shown = re.findall(
+        r"\]\(pictures/([\w.-]+\.(?:svg|png))\)", (DOCS / "guide.md").read_text("utf-8")
+    )
+    assert shown == [path for line in commands for path in re.findall(r"--plot (\S+)", line)]
+    pictures = [*DOCS.rglob("*.svg"), *DOCS.rglob("*.png")]
+    assert sum(path.stat().st_size for path in pictures) < 2**20
 
 
 def test_the_task_of_the_page_is_one(tmp_path, monkeypatch):

@@ -11,3 +11,4 @@ for seed in 0 1 2; do
 done
 sharp measure runs/*.safetensors --task mnist_task.py --subspace full --subspace 100 --json > result.json
 sharp compare result.json --by batch_size --baseline batch_size=32
+sharp interpolate runs/batch-32-seed-0.safetensors runs/batch-400-seed-0.safetensors --task mnist_task.py --plot line.svg

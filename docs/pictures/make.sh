@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# The checkpoints and all pictures of docs/guide.md, about two minutes of CPU time: make.sh [FOLDER].
+set -euo pipefail
+pictures=$(cd "$(dirname "$0")" && pwd)
+mkdir -p "${1:-$pictures/runs}"
+cd "${1:-$pictures/runs}"
+
+# Small and large batches from the same first weights, to one training loss.
+sharp train digits --optimizer adam --lr 0.003 --batch-size 16 --epochs 400 --until-loss 0.05 --output small.safetensors
+sharp train digits --optimizer adam --lr 0.003 --batch-size 360 --epochs 400 --until-loss 0.05 --output large.safetensors
+
+# Three seeds of a wide network.
+for seed in 1 2 3; do
+    sharp train digits -O width=256 --optimizer adam --epochs 30 --seed "$seed" --output "seed-$seed.safetensors"
+done
+
+# A run that ends after more and more epochs leaves its path behind, once with each optimizer.
+for optimizer in sgd adam; do
+    for epochs in 01 02 03 05 08 13 20 30; do
+        sharp train digits --optimizer "$optimizer" --batch-size 64 --epochs "$epochs" --output "$optimizer-$epochs.safetensors"
+    done
+done
+
+sharp interpolate small.safetensors large.safetensors --plot line.svg
+sharp interpolate seed-1.safetensors seed-2.safetensors --range 0:1 --align --path bezier --plot aligned.svg
+sharp interpolate seed-1.safetensors seed-2.safetensors seed-3.safetensors --points 41 --json > plane.json
+sharp plot plane.json --split train --plot plane.png
+sharp landscape small.safetensors --points 41 --plot surface.png
+sharp landscape small.safetensors --directions hessian --dimensions 1 --points 41 --plot hessian.svg
+sharp landscape adam-30.safetensors --directions trajectory --trajectory adam-*.safetensors --trajectory sgd-*.safetensors --points 41 --split train --plot trajectory.png
+
+# As small as their colours allow.
+python - <<'END'
+from PIL import Image
+
+for name in ("plane.png", "surface.png", "trajectory.png"):
+    Image.open(name).convert("RGB").quantize(160, dither=Image.Dither.NONE).save(name, optimize=True)
+END
+cp line.svg aligned.svg plane.png surface.png hessian.svg trajectory.png "$pictures"
