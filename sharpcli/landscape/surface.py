@@ -98,11 +98,12 @@ class Surface:
 
         One wait for the device; batch-norm statistics cost a further forward pass.
         """
-        theta, fixed = self._point(anchors, weights)
         found = []
-        for name, objective in self.objectives.items():
-            self._names[name], values = objective.moments(theta, fixed(objective))
-            found.append(values)
+        with exact_arithmetic():  # once for all passes of the point
+            theta, fixed = self._point(anchors, weights)
+            for name, objective in self.objectives.items():
+                self._names[name], values = objective.moments(theta, fixed(objective))
+                found.append(values)
         return self._means(torch.cat(found).cpu())
 
     def _point(
