@@ -1,10 +1,11 @@
-"""The arithmetic that a model runs in, backward passes included."""
+"""The arithmetic that a model runs in, backward passes included, and the tensors it runs on."""
 
+import pytest
 import torch
 from networks import objective, squared_error, task
 from torch import nn
 
-from sharpcli.network import exact_arithmetic
+from sharpcli.network import Network, exact_arithmetic
 from sharpcli.operators import Hessian
 
 
@@ -92,3 +93,47 @@ def test_a_task_that_used_the_newer_switches_of_tf32_is_measured_without_it():
         for it, value in zip((matmul, cudnn.conv, cudnn.rnn), before, strict=True):
             it.fp32_precision = value
     assert _tf32() == [False, True]
+
+
+def test_an_inner_block_of_exact_arithmetic_does_not_end_the_outer_one():
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    with exact_arithmetic():
+        with exact_arithmetic():
+            pass
+        assert not torch.backends.mha.get_fastpath_enabled()
+        assert not torch.backends.cuda.flash_sdp_enabled()
+    assert torch.backends.mha.get_fastpath_enabled() == fastpath
+
+
+class _Tied(nn.Module):
+    """One weight in two layers, a buffer in one, and a failure on request."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+        self.second.weight = self.first.weight
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, inputs):
+        if len(inputs) == 1:
+            raise ValueError("one row")
+        return self.second(self.first(inputs)) * self.scale
+
+
+def test_tied_weights_are_replaced_everywhere_and_put_back_after_a_failure():
+    model = _Tied()
+    network = Network(model, task(_Tied, _data), device=torch.device("cpu"))
+    own = {name: id(t) for name, t in network.model.state_dict(keep_vars=True).items()}
+    inputs, weight, scale = torch.eye(3), 2 * torch.eye(3), torch.tensor(5.0)
+    found = network.outputs([weight], {"scale": scale}, (inputs,))
+    assert torch.equal(found, 20 * torch.eye(3))
+    with pytest.raises(ValueError, match="one row"):
+        network.outputs([weight], {"scale": scale}, (inputs[:1],))
+    assert {name: id(t) for name, t in network.model.state_dict(keep_vars=True).items()} == own
+
+
+def test_recurrent_layers_run_on_the_weights_they_are_given():
+    network = Network(nn.GRU(3, 4), task(_Squares, _data), device=torch.device("cpu"))
+    zeros = [torch.zeros(shape) for shape in network.shapes]
+    outputs, _ = network.outputs(zeros, {}, (torch.ones(5, 2, 3),))
+    assert not outputs.any()
