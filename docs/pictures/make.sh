@@ -29,11 +29,20 @@ sharp landscape small.safetensors --points 41 --plot surface.png
 sharp landscape small.safetensors --directions hessian --dimensions 1 --points 41 --plot hessian.svg
 sharp landscape adam-30.safetensors --directions trajectory --trajectory adam-*.safetensors --trajectory sgd-*.safetensors --points 41 --split train --plot trajectory.png
 
-# As small as their colours allow.
+# As small as possible: the 250 most frequent colours, and the nearest of these for all others.
 python - <<'END'
+import numpy as np
 from PIL import Image
 
 for name in ("plane.png", "surface.png", "trajectory.png"):
-    Image.open(name).convert("RGB").quantize(160, dither=Image.Dither.NONE).save(name, optimize=True)
+    pixels = np.asarray(Image.open(name).convert("RGB"))
+    colours, places, counts = np.unique(
+        pixels.reshape(-1, 3), axis=0, return_inverse=True, return_counts=True
+    )
+    palette = colours[np.argsort(-counts)[:250]]
+    apart = np.abs(colours[:, None].astype(int) - palette).sum(2)
+    picture = Image.fromarray(apart.argmin(1)[places].reshape(pixels.shape[:2]).astype(np.uint8))
+    picture.putpalette(palette.tobytes())
+    picture.save(name, optimize=True)
 END
 cp line.svg aligned.svg plane.png surface.png hessian.svg trajectory.png "$pictures"

@@ -231,9 +231,11 @@ def _mark_barrier(axes: Axes, scene: Scene, metric: str, width: float) -> None:
     axes.annotate("", (place, low + rise), (place, low), arrowprops=_ARROW)
     room = (width - _BESIDE) / float(np.ptp(at))
     if room >= _WORD:
+        told = room >= _WORD_AND_NUMBER
+        beside = (_WORD_AND_NUMBER if told else _WORD) / 2 / room  # free of the names A and B
         axes.annotate(
-            "barrier" + (f" {format_scalar(barrier)}" if room >= _WORD_AND_NUMBER else ""),
-            (min(max(place, 0.3), 0.7), 1.0),
+            "barrier" + (f" {format_scalar(barrier)}" if told else ""),
+            (min(max(place, beside), 1 - beside), 1.0),
             xycoords=axes.get_xaxis_transform(),
             xytext=(0, 2.5),
             textcoords="offset points",
