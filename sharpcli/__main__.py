@@ -6,6 +6,7 @@ import functools
 import importlib
 import os
 import sys
+import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
@@ -14,6 +15,7 @@ import click
 
 from . import __version__
 from .errors import SharpError, did_you_mean
+from .processes import is_first, rank, size
 
 __all__ = ["COMMANDS", "main", "sharp"]
 
@@ -139,7 +141,7 @@ class LazyGroup(click.Group):
             error.show()
             sys.exit(error.exit_code)
         except SharpError as error:
-            click.echo(f"Error: {error}", err=True)
+            click.echo(f"{_process()}Error: {error}", err=True)
             sys.exit(error.exit_code)
         except (click.Abort, KeyboardInterrupt):
             click.echo("Interrupted.", err=True)
@@ -168,6 +170,19 @@ Exit codes: 0 done, 1 something failed, 2 misuse, 3 with --strict some number di
 @click.version_option(__version__, prog_name="sharp", message="%(prog)s %(version)s")
 def sharp() -> None:
     """Say how sharp a trained network's minimum is, and how sure that number is."""
+
+
+# Seconds for which a process other than the first keeps its error back: what all of them found is
+# said once by the first, and torchrun then ends the others.
+_GRACE = 3.0
+
+
+def _process() -> str:
+    """Which of several processes speaks, "" for the first."""
+    if is_first():
+        return ""
+    time.sleep(_GRACE)
+    return f"process {rank()} of {size()}: "
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from .errors import SharpError
 from .memory import available_memory, is_out_of_memory, readable_size
 from .moments import Evaluation, mean_of, moments
 from .network import Network, exact_arithmetic, sums_and_weights
+from .processes import add_up, share_of, size
 
 __all__ = ["Objective", "accumulator"]
 
@@ -27,6 +28,8 @@ T = TypeVar("T")
 # outer caches, large enough that matrix products run at full speed: of 1 to 29 MB, 7 to 15 MB were
 # the fastest on 784-512-512-10 (two cores). A GPU wants enough work to hide its launches.
 _MICROBATCH_BYTES = {"cpu": 12 * 2**20, "cuda": 2**30, "mps": 2**28}
+# Fewer examples than this a process and every process takes all of them.
+_EXAMPLES_A_PROCESS = 32
 # Examples whose saved activations are counted to size microbatches.
 _SIZING_EXAMPLES = 8
 
@@ -119,10 +122,29 @@ class Objective:
         return total, weight
 
     def batches(self) -> Iterator[tuple[Batch, int]]:
-        """Microbatches and how many examples each has."""
-        for start in range(0, self.rows.count, self.batch_size):
-            stop = min(start + self.batch_size, self.rows.count)
+        """Microbatches of this process's share, and how many examples each has."""
+        first, last = self.share
+        for start in range(first, last, self.batch_size):
+            stop = min(start + self.batch_size, last)
             yield self.rows.slice(start, stop), stop - start
+
+    @property
+    def divided(self) -> bool:
+        """Whether a pass is divided between processes.
+
+        Few examples are not worth it, and batch statistics need all of them in one batch.
+        """
+        enough = self.rows.count >= _EXAMPLES_A_PROCESS * size()
+        return size() > 1 and enough and not self.network.model.training
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """Where this process's part of the rows starts and stops."""
+        return share_of(self.rows.count) if self.divided else (0, self.rows.count)
+
+    def add_up(self, tensor: Tensor) -> Tensor:
+        """The sum of all processes' tensors, in place, where a pass is divided between them."""
+        return add_up(tensor) if self.divided else tensor
 
     def loss(self, theta: Tensor) -> float:
         """L(θ). Cost: one forward pass."""
@@ -180,6 +202,7 @@ class Objective:
             for batch, count in self.batches():
                 part, part_weight = self.sum_and_weight(parameters, batch, count)
                 total, weight = total + part, weight + part_weight
+        total, weight = self.add_up(torch.stack([total, weight]))
         return _mean(total, weight)
 
     def _gradient(self, theta: Tensor, power: float) -> tuple[float, Tensor]:
@@ -192,6 +215,8 @@ class Objective:
             part, part_weight = self.differentiable_sum(leaves, batch, count, power)
             torch.autograd.backward(part, inputs=leaves)
             total, weight = total + part.detach(), weight + part_weight
+        self.add_up(flat)
+        total, weight = self.add_up(torch.stack([total, weight]))
         return _mean(total, weight), flat.div_(weight.to(flat.dtype))
 
     def _moments(self, theta: Tensor, fixed: Mapping[str, Tensor]) -> tuple[list[str], Tensor]:
@@ -203,7 +228,7 @@ class Objective:
             for batch, count in self.batches():
                 names, part = self.batch_moments(parameters, fixed, batch, count)
                 total = total + part
-        return names, total
+        return names, self.add_up(total)
 
     def batch_moments(
         self,
@@ -229,8 +254,14 @@ class Objective:
                 outputs = self.network.outputs(parameters, fixed, batch)
                 total, weight = self.network.losses(outputs, batch, count)
                 found.append((total.to(kind).reshape(-1), weight.to(kind).reshape(-1)))
-        sums, weights = zip(*found, strict=True)
-        return torch.cat(sums), torch.cat(weights)
+        sums, weights = (torch.cat(parts) for parts in zip(*found, strict=True))
+        first, last = self.share
+        if not self.divided or len(sums) != last - first:
+            return sums, weights
+        whole = torch.zeros(2, self.rows.count, dtype=kind, device=theta.device)
+        whole[:, first:last] = torch.stack([sums, weights])
+        sums, weights = self.add_up(whole)
+        return sums, weights
 
     def within_memory(self, work: Callable[[], T]) -> T:
         """Run `work` in exact arithmetic, backward passes too; out of memory, in smaller batches.
@@ -238,21 +269,21 @@ class Objective:
         The batch is halved until it fits.
         """
         while True:
-            size = self.batch_size
+            batch_size = self.batch_size
             try:
                 with exact_arithmetic():
                     return work()
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                if size == 1 or self.network.model.training:
+                if batch_size == 1 or self.network.model.training:
                     free = readable_size(available_memory(self.network.device))
                     raise SharpError(
-                        f"out of memory on {self.network.device} with batches of {size} "
+                        f"out of memory on {self.network.device} with batches of {batch_size} "
                         f"({self.size} parameters, {free} free): {str(error).splitlines()[0]}",
                         "use --device cpu, --samples, or a machine with more memory",
                     ) from error
-            self._batch_size = size // 2
+            self._batch_size = batch_size // 2
 
     def check_deterministic(self, theta: Tensor) -> None:
         """Raise `SharpError` where two evaluations differ, or where a forward pass has effects."""
@@ -314,7 +345,7 @@ class Objective:
                     found.append(f"the output of '{name or type(module).__name__}' is not finite")
 
             hooks.append(module.register_forward_hook(look))
-        start = 0
+        start, _ = self.share
         try:
             with torch.no_grad():
                 for batch, count in self.batches():

@@ -17,6 +17,7 @@ from .memory import is_out_of_memory
 from .network import Network
 from .objective import Objective
 from .operators import SelfCheck, self_check
+from .processes import join
 from .progress import Begin, silent
 from .results import Failure
 from .settings import RunSettings
@@ -102,10 +103,12 @@ def prepare(
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device called `name`; `auto` is the first GPU, else the CPU. Raises `UsageError`."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
+    """The device called `name`; `auto` is the first GPU, else the CPU. Raises `UsageError`.
+
+    Under torchrun it meets the other processes, and each has a GPU of its own.
+    """
+    auto = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(auto if name == "auto" else name)
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
@@ -115,7 +118,7 @@ def resolve_device(name: str) -> torch.device:
             )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UsageError(f"--device {name}: there is no MPS device", "use --device cpu")
-    return device
+    return join(device)
 
 
 class Studies:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SharpError
+from ..processes import is_first
 
 __all__ = ["Journal"]
 
 _FORMAT = "sharpcli-points/1"
+_LONGEST = 60  # characters of a value in a message: hashes and lists of points are cut
 _BEGINNING = json.dumps({"format": _FORMAT}, separators=(",", ":")).encode()[:-1]
 
 
@@ -51,8 +53,11 @@ class Journal:
 
         Raises `SharpError` where the file belongs to another run (naming what differs), is being
         written by another process, or cannot be written. Where it is the cache folder that cannot
-        be written, nothing is kept and `problem` says why.
+        be written, nothing is kept and `problem` says why. Of several processes the first one
+        keeps the file.
         """
+        if not is_first():
+            return
         header = json.loads(json.dumps({"format": _FORMAT, **run}))
         self.path = self._place(header)
         try:
@@ -200,4 +205,9 @@ def _difference(found: Any, wanted: Any, key: str = "") -> str:
     if isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
         pairs = enumerate(zip(found, wanted, strict=True))
         return next(filter(None, (_difference(a, b, f"{key}[{i}]") for i, (a, b) in pairs)), "")
-    return "" if found == wanted else f"{key} was {json.dumps(found)} and is {json.dumps(wanted)}"
+    return "" if found == wanted else f"{key} was {_short(found)} and is {_short(wanted)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}…"

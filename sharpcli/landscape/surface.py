@@ -14,6 +14,7 @@ from torch.func import vmap
 from ..moments import Mean, mean_of
 from ..network import Network, exact_arithmetic
 from ..objective import Objective, accumulator
+from ..processes import share
 from ..settings import BatchNormMode
 from .batch_norm import batch_statistics
 from .frame import weighted_sum
@@ -185,7 +186,7 @@ class Surface:
                     return values
 
                 total = total + vmap(of_one)(*stacked)
-        return total
+        return objective.add_up(total)
 
     def _means(self, values: Tensor) -> Values:
         """Split and name the moments (all splits' names, 6) of one point."""
@@ -218,7 +219,7 @@ class Surface:
         except (RuntimeError, UserWarning):  # an operation that cannot be done for several at once
             return 1
         single = _seconds(lambda: [self.at(anchors, each) for each in some])
-        return _TOGETHER if single > _CLEAR_GAIN * together else 1
+        return share(_TOGETHER if single > _CLEAR_GAIN * together else 1)
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -14,6 +14,7 @@ import torch
 from ..errors import UsageError
 from ..memory import available_memory, readable_size
 from ..moments import Mean
+from ..processes import share
 from ..progress import Begin, silent
 from .journal import Journal
 from .surface import Anchors, Point, Surface, Values, WeightsOf
@@ -60,7 +61,7 @@ class Walk:
         found: list[Values | None] = [None] * len(points)
         if self.interrupted:
             return found
-        finished = self.watch.journal.finished(part) if self.watch.journal else {}
+        finished = share(self.watch.journal.finished(part) if self.watch.journal else {})
         for first, group in finished.items():
             found[first : first + len(group)] = [_decoded(values) for values in group]
         self._choose_together(anchors, points, weights)
@@ -121,7 +122,7 @@ class Walk:
         """Take over how many points a former run took at once: it decides how sums are rounded."""
         if not self.watch.journal:
             return
-        kept = self.watch.journal.finished("together")
+        kept = share(self.watch.journal.finished("together"))
         if kept:
             self.surface.together = int(kept[0])
         elif self.surface.together is None:

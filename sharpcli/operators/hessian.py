@@ -89,7 +89,8 @@ class Hessian:
                 self._second_backward(graph, network.unflatten(vector), network.unflatten(result))
             del graph
         if isinstance(weight, Tensor) and first:
-            self._weight = weight
+            self._weight = self.objective.add_up(weight)
+        self.objective.add_up(out)
         return out.div_(self._weight.to(out.dtype))
 
     def _differentiate(

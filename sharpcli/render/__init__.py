@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SharpError, UsageError
+from ..processes import is_first
 from ..results import Document, dumps
 from ..settings import OutputSettings
 
@@ -39,7 +40,7 @@ def error_console() -> Console:
     """The console of stderr, where progress, notes and warnings go."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, soft_wrap=True, quiet=not is_first())
 
 
 def emit(document: Document, output: OutputSettings) -> None:
@@ -47,8 +48,11 @@ def emit(document: Document, output: OutputSettings) -> None:
 
     The result alone goes to stdout; what failed, warnings and (unless quiet) notes go to stderr.
     Its pictures and exports (`output.plot`) are written after it. Raises `SharpError` naming the
-    file where one cannot be written; it is then left as it was.
+    file where one cannot be written; it is then left as it was. Of several processes only the
+    first one prints and writes.
     """
+    if not is_first():
+        return
     text = _text(document, output)
     if output.output is not None:
         write_whole(output.output, text)
