@@ -21,9 +21,12 @@ __all__ = [
     "Mark",
     "Scene",
     "Trajectory",
+    "drawable",
     "is_log",
+    "is_true_to_scale",
     "named_curve",
     "read_scene",
+    "shown_marks",
 ]
 
 Array = NDArray[np.float64]
@@ -31,7 +34,9 @@ Values = Mapping[str, Mapping[str, Array]]  # by split, then by metric
 
 KINDS = ("interpolate", "landscape")
 _SYMBOLS = {"alpha": "α", "beta": "β"}
+_MOST_UNEQUAL = {"interpolate": 4.0, "landscape": 2.0}  # sides: a longer plane is stretched
 _LARGEST, _SMALLEST = 1e200, 1e-200
+_UNIT = 1e-6  # of a distance: less is rounding
 _NORMALIZED = ("filter", "layer")
 _STRAIGHT, _ALIGNED = "straight line", "aligned"
 _PATHS = {"bezier": "Bézier path", "chain": "chain"}
@@ -39,11 +44,12 @@ _PATHS = {"bezier": "Bézier path", "chain": "chain"}
 
 @dataclass(frozen=True)
 class Axis:
-    """One coordinate: its places, and what an axis of a figure says about it."""
+    """One coordinate: its places, and what an axis of a figure says about it, at length or not."""
 
     name: str
     values: Array
     label: str
+    short: str
     norm: float | None
 
 
@@ -77,10 +83,14 @@ class Mark:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Places (n, d) of the checkpoints of one run, in their order."""
+    """Places (n, d) of the checkpoints of one run, in their order, and the way through them.
+
+    The way goes on to the centre where that is the run's end.
+    """
 
     name: str
     at: Array
+    way: Array
 
 
 @dataclass(frozen=True)
@@ -173,6 +183,17 @@ def is_log(metric: str, values: Array, scale: str, *, plane: bool = False) -> bo
     return bool(wide and (metric == "loss" or positive.max() > 1))
 
 
+def is_true_to_scale(scene: Scene) -> bool:
+    """Whether a plane is drawn with one unit as long on both axes.
+
+    Its units have to be as long in weights, and one side may not be many times the other.
+    """
+    first, second = (float(np.ptp(axis.values)) for axis in scene.axes)
+    near = max(first, second) <= _MOST_UNEQUAL[scene.kind] * min(first, second)
+    norms = [axis.norm for axis in scene.axes if axis.norm is not None]
+    return near and (len(norms) < 2 or max(norms) - min(norms) <= 1e-3 * max(norms))
+
+
 def named_curve(name: str, curve: Curve, split: str) -> str:
     """`aligned, train: barrier ≥0.12`, without a barrier where none was measured."""
     barrier = curve.barriers.get(split)
@@ -196,32 +217,44 @@ def _scene(kind: str, result: Mapping[str, Any]) -> Scene:
         name = _PATHS.get(path["kind"], str(path["kind"]))
         others.append(replace(_curve(name, at, path, at.shape), bent=True))
     names = [axis.name for axis in axes]
+    runs = result.get("trajectories", ())
+    to_center = result.get("directions") == "trajectory" and len(runs) == 1
     return Scene(
         kind,
         axes,
         grid,
         tuple(others),
         tuple(_mark(found, names) for found in result.get("checkpoints", ())),
-        tuple(
-            Trajectory(clean(found["name"]), _places(found["points"], names))
-            for found in result.get("trajectories", ())
-        ),
+        tuple(_run(found, names, to_center=to_center) for found in runs),
     )
 
 
 def _axis(axis: Mapping[str, Any], result: Mapping[str, Any], separator: str) -> Axis:
     name = str(axis["name"])
-    label = _SYMBOLS.get(name, name)
+    label = short = _SYMBOLS.get(name, name)
     if axis.get("meaning"):
         label += separator + clean(axis["meaning"])
     if result.get("normalize") in _NORMALIZED:
         label += f", normalised by {result['normalize']}"
+    facts = ""
     if axis.get("explained_variance") is not None:
-        label += f" ({100 * axis['explained_variance']:.1f} % of variance)"
+        facts += f" ({100 * axis['explained_variance']:.1f} % of variance)"
     if axis.get("eigenvalue") is not None:
-        label += f" (λ = {format_scalar(axis['eigenvalue'])})"
+        facts += f" (λ = {format_scalar(axis['eigenvalue'])})"
     norm = axis.get("norm")
-    return Axis(name, _array(axis["values"]), label, None if norm is None else float(norm))
+    norm = None if norm is None else float(norm)
+    plane = "directions" not in result and len(result["axes"]) == 2
+    if plane and norm is not None and abs(norm - 1) <= 1e-3:
+        facts += " (in weight distance)"
+    return Axis(name, _array(axis["values"]), label + facts, short + facts, norm)
+
+
+def _run(found: Mapping[str, Any], names: Sequence[str], *, to_center: bool) -> Trajectory:
+    """One path; the axes of a path are drawn around its last checkpoint, which it leads to."""
+    at = way = _places(found["points"], names)
+    if to_center and np.any(np.abs(at[-1:]) > _UNIT * np.abs(at).max(initial=0)):
+        way = np.vstack([at, np.zeros(len(names))])
+    return Trajectory(clean(found["name"]), at, way)
 
 
 def _curve(name: str, at: Array, found: Mapping[str, Any], shape: tuple[int, ...]) -> Curve:
@@ -271,8 +304,8 @@ def _mark(found: Mapping[str, Any], names: Sequence[str]) -> Mark:
 
 
 def _places(points: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Array:
-    """Coordinates (n, d)."""
-    places = [[float(point["coordinates"][name]) for name in names] for point in points]
+    """Coordinates (n, d); NaN for a checkpoint whose weights are not finite."""
+    places = [_array([point["coordinates"][name] for name in names]) for point in points]
     return np.array(places, dtype=np.float64).reshape(len(points), len(names))
 
 

@@ -7,6 +7,7 @@ tells nobody what was measured.
 from __future__ import annotations
 
 from html import escape
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -14,24 +15,49 @@ import plotly.graph_objects as go
 import plotly.io as pio
 
 from ..settings import FigureSettings
-from .scene import Array, Scene, drawable, is_log, named_curve, shown_marks
+from .axes import scale_of
+from .line_html import as_text, line_traces, listed
+from .scene import Array, Scene, Trajectory, drawable, is_log, is_true_to_scale, shown_marks
 
 __all__ = ["page"]
 
-_COLORS = ("#0072B2", "#D55E00", "#009E73")  # as in a figure: told apart without red or green
-_DASHES = {"train": "solid", "test": "dash"}
 _FONT = {"family": "sans-serif", "size": 13, "color": "#222"}
-_HEIGHT = 0.7  # of a surface, to its longer side
+_RUNS = ("#222", "#E69F00", "#56B4E9", "#CC79A7")  # Okabe and Ito's, bright on viridis
+_HEIGHT = 0.75  # of a surface, to its longer side
+_LIFT = 0.02  # of the height: what lies on a surface is drawn above it, a large dot twice
+_MOST_TICKS = 8
+_STEPS = 4  # of a way in each cell that it crosses
+_CONFIG = {
+    "displaylogo": False,
+    "responsive": True,
+    # A button that would send the numbers to plotly's service, and where it would send them.
+    "showSendToCloud": False,
+    "plotlyServerURL": "",
+    "modeBarButtonsToRemove": ["sendChartToCloud", "sendDataToCloud"],
+}
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy"
- content="default-src 'unsafe-inline' 'unsafe-eval' data: blob:">
+ content="default-src 'unsafe-inline' 'unsafe-eval' data: blob:;
+ base-uri 'none'; form-action 'none'">
 <title>{title}</title>
-<style>html, body {{ height: 100%; margin: 0; }}</style>
+<style>
+html, body {{ height: 100%; margin: 0; background: white; }}
+body {{ display: flex; flex-direction: column; color: #222; font: 14px/1.45 sans-serif; }}
+header {{ padding: 14px 20px 0; }}
+h1 {{ margin: 0; font-size: 18px; }}
+p {{ margin: 0; overflow-wrap: anywhere; }}
+body > div {{ flex: 1; min-height: 380px; }}
+</style>
 </head>
 <body>
+<header>
+<h1>{title}</h1>
+{said}
+</header>
 {figure}
 </body>
 </html>
@@ -40,21 +66,14 @@ _PAGE = """<!doctype html>
 
 def page(scene: Scene, settings: FigureSettings) -> str:
     """The whole page, about 5 MB: plotly's script and the numbers."""
-    traces, layout = _plane(scene, settings) if scene.is_plane else _line(scene, settings)
-    names = " – ".join(mark.name for mark in scene.marks)
-    title = f"{scene.metrics[0]}: {scene.kind} {names}".strip()
-    layout |= {
-        "font": _FONT,
-        "paper_bgcolor": "white",
-        "plot_bgcolor": "white",
-        "margin": {"l": 70, "r": 70, "t": 60, "b": 60},
-    }
+    traces, layout = (_plane if scene.is_plane else line_traces)(scene, settings)
+    layout |= {"font": _FONT, "paper_bgcolor": "white", "plot_bgcolor": "rgba(0,0,0,0)"}
     layout |= {"width": round(96 * settings.width)} if settings.width else {}
     drawn = go.Figure({"data": traces, "layout": layout}, skip_invalid=False)
     drawn.update_layout(template="none")
     figure = pio.to_html(
         drawn,
-        config={"displaylogo": False, "responsive": True},
+        config=_CONFIG,
         include_plotlyjs=True,
         include_mathjax=False,
         full_html=False,
@@ -62,112 +81,189 @@ def page(scene: Scene, settings: FigureSettings) -> str:
         default_width="100%",
         default_height="100%",
     )
-    return _PAGE.format(title=escape(title), figure=figure)
+    said = "\n".join(f"<p>{escape(text)}</p>" for text in _said(scene))
+    return _PAGE.format(title=escape(_title(scene, settings)), said=said, figure=figure)
+
+
+def _title(scene: Scene, settings: FigureSettings) -> str:
+    named = [mark.name for mark in scene.marks if mark.role != "marked"]
+    metrics = [settings.metric or scene.metrics[0]] if scene.is_plane else scene.metrics[:2]
+    what = " and ".join(metrics)
+    if scene.kind == "landscape" or not named:
+        return f"{what} around {' and '.join(named)}" if named else what
+    if len(scene.axes) == 1:
+        return f"{what} from {' to '.join(named)}"
+    return f"{what} on the plane through {', '.join(named)}"
+
+
+def _said(scene: Scene) -> list[str]:
+    """What the checkpoints are, and on a plane what the axes mean."""
+    where = "plane" if len(scene.axes) == 2 else "line"
+    marks = [
+        " ".join(filter(None, [mark.name, mark.path]))
+        + (f" ({mark.unseen:.0%} of its distance is off the {where})" if mark.unseen > 0.01 else "")
+        for mark in scene.marks
+    ]
+    said = [axis.label for axis in scene.axes] if scene.is_plane else []
+    return [*said, " · ".join(marks)] if marks else said
 
 
 def _plane(scene: Scene, settings: FigureSettings) -> tuple[list[Any], dict[str, Any]]:
-    """A surface for each split with what lies on it, and a button to show each."""
+    """A surface for each split with what lies on it, and a button to show each.
+
+    All on one scale of heights and of colours.
+    """
     metric = settings.metric or scene.metrics[0]
     surfaces = {split: drawable(scene.grid.values[split][metric]) for split in scene.splits}
     together = np.concatenate([surface.ravel() for surface in surfaces.values()])
     log = is_log(metric, together, settings.scale, plane=True)
+    heights = _heights(together, log=log)
     traces: list[Any] = []
     owners: list[str] = []
+    labels: dict[str, list[Any]] = {}
     for split, surface in surfaces.items():
-        on_split = _on_surface(scene, metric, split, surface, together, log=log)
-        for trace in on_split:
+        shown, labels[split] = _on_surface(scene, metric, split, surface, heights, log=log)
+        for trace in shown:
             traces.append(trace | {"visible": split == scene.splits[0]})
             owners.append(split)
     buttons = [
-        {"label": split, "method": "restyle", "args": [{"visible": [o == split for o in owners]}]}
+        {
+            "label": split,
+            "method": "update",
+            "args": [
+                {"visible": [owner == split for owner in owners]},
+                {"scene.annotations": labels[split]},
+            ],
+        }
         for split in surfaces
     ]
     sides = [float(np.ptp(axis.values)) for axis in scene.axes]
-    unequal = max(sides) > 4 * min(sides)
-    wide = [1.0, 1.0] if unequal else [side / max(sides) for side in sides]
+    wide = [side / max(sides) for side in sides] if is_true_to_scale(scene) else [1.0, 1.0]
+    scale: dict[str, Any] = {"type": "log"} if log else {"zeroline": False}
+    if heights is not None:
+        low, high = heights
+        scale |= {"range": [low - _LIFT * (high - low), high + 5 * _LIFT * (high - low)]}
+        scale |= _ticks(heights, log=log)
     layout: dict[str, Any] = {
-        "showlegend": False,
+        "margin": {"l": 0, "r": 0, "t": 0, "b": 0},
+        "showlegend": len(scene.trajectories) > 1,
+        "legend": {"orientation": "h", "x": 0.5, "xanchor": "center", "y": 0},
         "scene": {
-            "xaxis": {"title": {"text": _text(scene.axes[0].label)}},
-            "yaxis": {"title": {"text": _text(scene.axes[1].label)}},
-            "zaxis": {"title": {"text": _text(metric)}, **_log_axis(log)},
+            "xaxis": {"title": {"text": as_text(scene.axes[0].short)}, "zeroline": False},
+            "yaxis": {"title": {"text": as_text(scene.axes[1].short)}, "zeroline": False},
+            "zaxis": {"title": {"text": as_text(metric)}, **scale},
             "aspectmode": "manual",
             "aspectratio": {"x": wide[0], "y": wide[1], "z": _HEIGHT},
-            "camera": {"eye": {"x": -1.1, "y": -1.5, "z": 1.0}},
+            "camera": {"eye": {"x": -1.05, "y": -1.45, "z": 1.15}, "center": {"z": -0.12}},
+            "annotations": labels[scene.splits[0]],
         },
     }
     if len(buttons) > 1:
-        layout["updatemenus"] = [
-            {
-                "type": "buttons",
-                "direction": "right",
-                "x": 0,
-                "xanchor": "left",
-                "y": 1.0,
-                "yanchor": "bottom",
-                "buttons": buttons,
-            }
-        ]
+        place = {"x": 0.02, "xanchor": "left", "y": 0.98, "yanchor": "top"}
+        look = {"type": "buttons", "direction": "right", "bgcolor": "white"}
+        layout["updatemenus"] = [{**look, **place, "buttons": buttons}]
     return traces, layout
 
 
+def _heights(values: Array, *, log: bool) -> tuple[float, float] | None:
+    """The least and the largest value, their logarithms under `log`; None where all are equal."""
+    known = values[np.isfinite(values)]
+    known = np.log10(known[known > 0]) if log else known
+    low, high = float(known.min(initial=np.inf)), float(known.max(initial=-np.inf))
+    return (low, high) if high - low > 1e-6 * max(abs(low), abs(high)) else None
+
+
 def _on_surface(
-    scene: Scene, metric: str, split: str, surface: Array, together: Array, *, log: bool
-) -> list[dict[str, Any]]:
-    """The surface of one split, the runs that were projected on it, and its checkpoints."""
-    alpha, beta = (axis.values for axis in scene.axes)
-    least = together[together > 0].min() if log else -np.inf
+    scene: Scene,
+    metric: str,
+    split: str,
+    surface: Array,
+    heights: tuple[float, float] | None,
+    *,
+    log: bool,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The surface of one split, the runs on it and its checkpoints; the checkpoints' names."""
+    low, high = heights or (None, None)
+    least = 10.0**low if log and low is not None else -np.inf
+    # A loss of zero has no logarithm: it counts as the least that is above.
     height = np.where(np.isfinite(surface), np.maximum(surface, least), np.nan)
-    color, ticks = (np.log10(height), _decades(together)) if log else (height, {})
-    ends = np.log10([least, np.nanmax(together)]) if log else (None, None)
-    name = _text(f"{metric}, {split}")
+    name = as_text(f"{metric}, {split}")
+    lift = 0.0 if heights is None else _LIFT * (heights[1] - heights[0])
+    bar: dict[str, Any] = {"title": {"text": name}, "len": 0.7, "thickness": 20, "x": 1}
+    bar |= {} if heights is None else _ticks(heights, log=log, bar=True)
     shown: list[dict[str, Any]] = [
         {
             "type": "surface",
             "name": name,
-            "x": alpha.tolist(),
-            "y": beta.tolist(),
-            "z": _listed(height),
-            "surfacecolor": _listed(color),
-            "cmin": ends[0],
-            "cmax": ends[1],
+            "x": scene.axes[0].values.tolist(),
+            "y": scene.axes[1].values.tolist(),
+            "z": listed(height),
+            "surfacecolor": listed(np.log10(height) if log else height),
+            "cmin": low,
+            "cmax": high,
             "colorscale": "Viridis",
-            "colorbar": {"title": {"text": name}, "len": 0.7, **ticks},
+            "colorbar": bar,
             "hovertemplate": f"α %{{x:.4g}}<br>β %{{y:.4g}}<br>{name} %{{z:.4g}}<extra></extra>",
         }
     ]
-    for run in scene.trajectories:
-        shown.append(
-            _scatter(scene, run.at, height, log=log)
-            | {"mode": "lines+markers", "name": _text(run.name)}
-            | {"line": {"color": "#222", "width": 5}, "marker": {"color": "white", "size": 3}}
-        )
+
+    def points(places: Array, lift: float) -> dict[str, Any]:
+        """Places above the surface; those beside it are left out."""
+        values = _interpolated(scene, np.log10(height) if log else height, places)
+        return {
+            "type": "scatter3d",
+            "x": places[:, 0].tolist(),
+            "y": places[:, 1].tolist(),
+            "z": listed(10 ** (values + lift) if log else values + lift),
+            "customdata": listed(10**values if log else values),
+            "hovertemplate": f"α %{{x:.4g}}<br>β %{{y:.4g}}<br>{name} %{{customdata:.4g}}"
+            "<extra>%{text}</extra>",
+        }
+
+    for run, color in zip(scene.trajectories, cycle(_RUNS), strict=False):
+        way: dict[str, Any] = {"mode": "lines", "name": as_text(run.name), "hoverinfo": "skip"}
+        way |= {"line": {"color": color, "width": 6}, "hovertemplate": None}
+        dots: dict[str, Any] = {
+            "mode": "markers",
+            "name": f"points of {as_text(run.name)}",
+            "showlegend": False,
+        }
+        dots |= {"text": as_text(run.name)}
+        dots |= {"marker": {"color": "white", "size": 4, "line": {"color": color, "width": 1.5}}}
+        shown += [points(_fine(scene, run), lift) | way, points(run.at, lift) | dots]
     marks = shown_marks(scene)
-    if marks:
-        shown.append(
-            _scatter(scene, np.array([mark.at for mark in marks]), height, log=log)
-            | {"mode": "markers+text", "text": [_text(mark.name) for mark in marks]}
-            | {
-                "name": "checkpoints",
-                "textposition": "top center",
-                "textfont": {"size": 16},
-                "marker": {"color": "#D55E00", "size": 6, "line": {"color": "white", "width": 1}},
-            }
-        )
-    return shown
+    if not marks:
+        return shown, []
+    spots = points(np.array([mark.at for mark in marks]), 2 * lift)
+    style = {"color": "#D55E00", "size": 7, "line": {"color": "white", "width": 1.5}}
+    spots |= {"mode": "markers", "name": "checkpoints", "showlegend": False, "marker": style}
+    shown.append(spots | {"text": [as_text(mark.name) for mark in marks]})
+    # A label over the picture: a letter in it is dark on the dark bottom, or behind a ridge.
+    label = {"showarrow": False, "yshift": 24, "bgcolor": "rgba(255,255,255,0.85)", "borderpad": 2}
+    labels = [
+        {
+            **label,
+            "text": f"<b>{as_text(mark.name)}</b>",
+            "font": {"size": 15},
+            "x": x,
+            "y": y,
+            "z": np.log10(z).item() if log else z,
+        }
+        for mark, x, y, z in zip(marks, spots["x"], spots["y"], spots["z"], strict=True)
+        if z is not None
+    ]
+    return shown, labels
 
 
-def _scatter(scene: Scene, places: Array, height: Array, *, log: bool) -> dict[str, Any]:
-    """Points on the surface; those outside it are left out."""
-    values = _interpolated(scene, np.log(height) if log else height, places)
-    return {
-        "type": "scatter3d",
-        "x": places[:, 0].tolist(),
-        "y": places[:, 1].tolist(),
-        "z": _listed(np.exp(values) if log else values),
-        "hovertemplate": "α %{x:.4g}<br>β %{y:.4g}<extra>%{text}</extra>",
-        "text": "",
-    }
+def _fine(scene: Scene, run: Trajectory) -> Array:
+    """The way of a run in steps so small that it follows the surface and does not cut through."""
+    cells = [np.ptp(axis.values) / (axis.values.size - 1) for axis in scene.axes]
+    pieces = []
+    for start, stop in zip(run.way[:-1], run.way[1:], strict=True):
+        crossed = np.abs(stop - start) / cells
+        steps = 1 + int(_STEPS * min(crossed.max(), 200)) if np.isfinite(crossed).all() else 1
+        pieces.append(start + (stop - start) * np.arange(steps)[:, None] / steps)
+    return np.vstack([*pieces, run.way[-1:]])
 
 
 def _interpolated(scene: Scene, surface: Array, places: Array) -> Array:
@@ -190,101 +286,15 @@ def _interpolated(scene: Scene, surface: Array, places: Array) -> Array:
     return np.where(inside, total, np.nan)
 
 
-def _line(scene: Scene, settings: FigureSettings) -> tuple[list[Any], dict[str, Any]]:
-    """Every curve of the first metric on the left axis, of the second on the right."""
-    axis = scene.axes[scene.along]
-    first = scene.metrics[0]
-    traces: list[dict[str, Any]] = []
-    for rank, metric in enumerate(scene.metrics[:2]):
-        for number, curve in enumerate((scene.grid, *scene.others)):
-            color = _COLORS[number % len(_COLORS)] if scene.others else _COLORS[rank]
-            at = curve.at if curve.bent else axis.values
-            for split in scene.splits:
-                values = curve.values.get(split, {}).get(metric)
-                if values is None:
-                    continue
-                name = f"{curve.name}, {metric}" if scene.others else metric
-                name = named_curve(name, curve, split) if metric == "loss" else f"{name}, {split}"
-                error = curve.errors.get(split, {}).get(metric)
-                bars = {} if error is None else {"error_y": {"array": _listed(error.ravel())}}
-                traces.append(
-                    {
-                        "type": "scatter",
-                        "mode": "lines+markers",
-                        "name": _text(name),
-                        "x": at.tolist(),
-                        "y": _listed(values.ravel()),
-                        "yaxis": "y2" if rank else "y",
-                        "line": {"color": color, "dash": _DASHES.get(split, "dot")},
-                        "marker": {"size": 5},
-                        "opacity": 0.55 if rank and scene.others else 1.0,
-                        **bars,
-                    }
-                )
-    together = np.concatenate([v[first].ravel() for v in scene.grid.values.values()])
-    log = is_log(first, together, settings.scale)
-    frame = {"showline": True, "linecolor": "#222", "mirror": False, "ticks": "outside"}
-    layout: dict[str, Any] = {
-        "xaxis": {"title": {"text": _text(axis.label)}, "zeroline": False, **frame},
-        "yaxis": {"title": {"text": _text(first)}, **frame, **_log_axis(log)},
-        "legend": {"orientation": "h", "y": -0.15},
-        "hovermode": "x unified",
-        "shapes": [
-            {
-                "type": "line",
-                "x0": mark.at[scene.along],
-                "x1": mark.at[scene.along],
-                "y0": 0,
-                "y1": 1,
-                "yref": "paper",
-                "layer": "below",
-                "line": {"color": "#888", "width": 1},
-            }
-            for mark in shown_marks(scene)
-        ],
-        "annotations": [
-            {
-                "text": _text(mark.name),
-                "x": mark.at[scene.along],
-                "y": 1,
-                "yref": "paper",
-                "yanchor": "bottom",
-                "showarrow": False,
-            }
-            for mark in shown_marks(scene)
-        ],
-    }
-    if len(scene.metrics) > 1:
-        title = {"title": {"text": _text(scene.metrics[1])}}
-        layout["yaxis2"] = {**title, **frame, "overlaying": "y", "side": "right"}
-        layout["yaxis2"] |= {"showgrid": False, "zeroline": False}
-    return traces, layout
-
-
-def _log_axis(log: bool) -> dict[str, Any]:
-    return {"type": "log", "exponentformat": "power", "dtick": 1} if log else {"zeroline": False}
-
-
-def _decades(values: Array) -> dict[str, Any]:
-    """Ticks of a scale of logarithms, with the values themselves for labels."""
-    positive = values[np.isfinite(values) & (values > 0)]
-    low, high = np.log10(positive.min()), np.log10(positive.max())
-    factors = (1.0, 2.0, 5.0) if high - low < 3 else (1.0,)
-    every = max(1, int((high - low) // 8))
-    decades = range(int(np.floor(low)), int(np.ceil(high)) + 1, every)
-    ticks = [factor * 10.0**decade for decade in decades for factor in factors]
-    shown = [tick for tick in ticks if low <= np.log10(tick) <= high]
-    return {"tickvals": np.log10(shown).tolist(), "ticktext": [f"{tick:g}" for tick in shown]}
-
-
-def _listed(values: Array) -> list[Any]:
-    """Nested lists; None, which leaves a gap, for what is not finite."""
-    found = values.astype(object)
-    found[~np.isfinite(values)] = None
-    listed: list[Any] = found.tolist()
-    return listed
-
-
-def _text(text: str) -> str:
-    """Text from a document, which plotly would otherwise read for tags."""
-    return escape(text, quote=False)
+def _ticks(heights: tuple[float, float], *, log: bool, bar: bool = False) -> dict[str, Any]:
+    """Round ticks of heights: of an axis, or of the colours, which are logarithms under `log`."""
+    if not log:
+        return {}
+    ends = [10.0**height for height in heights]
+    scale = scale_of(ends, _MOST_TICKS, log_from=0.0, extend=False)
+    if scale is None or len(scale.ticks) < 4:
+        scale = scale_of(ends, 5, extend=False)
+    if scale is None:
+        return {}
+    places = np.log10(scale.ticks).tolist() if bar else list(scale.ticks)
+    return {"tickmode": "array", "tickvals": places, "ticktext": list(scale.labels)}
