@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 INTERRUPTED, UNCONVERGED = 130, 3
+_FARTHEST = 1e30  # distances beyond overflow in float32
 _BETWEEN = "\0"  # no path holds it
 _TAKEN = (
     "--mark and --trajectory take all files that follow them: name other checkpoints before them, "
@@ -101,6 +102,8 @@ class RangesType(ParameterType):
                 self.fail(f"'{value}' is not a range such as -1:2 or -1:1,0:3", param, ctx)
             if not all(map(math.isfinite, pair)) or pair[0] > pair[1]:
                 self.fail(f"'{part}' does not go from a number to a larger one", param, ctx)
+            if max(map(abs, pair)) > _FARTHEST:
+                self.fail(f"'{part}' goes farther than {_FARTHEST:g}", param, ctx)
             found.append(pair)
         if len(found) > 2:
             self.fail(f"'{value}' names {len(found)} axes: there are two at most", param, ctx)

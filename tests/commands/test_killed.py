@@ -54,7 +54,7 @@ def predict(model, batch):
 """
 )
 LINE = ("interpolate", "sgd.safetensors", "adam.safetensors", "-t", "task.py", "--points", "24")
-SLEEP = {"SHARP_TEST_SLEEP": "0.02"}
+SLEEP = {"SHARP_TEST_SLEEP": "0.1"}
 
 
 @pytest.fixture
