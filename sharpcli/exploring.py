@@ -179,7 +179,9 @@ def _explore_line(this: Exploration, settings: InterpolateSettings) -> None:
         this.surface, anchors, frame.weights, alphas, this.found["curves"], "alpha"
     )
     if not this.found["barrier"] and not this.walk.interrupted:
-        this.notes.append("no barrier can be told: it needs the loss at 0 and 1 (see --range)")
+        there = {0.0, 1.0} <= {*alphas}
+        why = "the loss is not finite at A or B" if there else "0 or 1 is not on the line (--range)"
+        this.notes.append(f"no barrier can be told: {why}")
     if this.walk.interrupted:
         return
     begun = "alignment"

@@ -41,11 +41,18 @@ class Journal:
         self.problem: str | None = None
 
     def check(self) -> None:
-        """Raise `SharpError` where there is no folder for the file, before anything is computed."""
+        """Raise `SharpError` where no file can be beside the result, before anything is read."""
+        if self._output is None:
+            return
+        problem = None
         if not self.folder.is_dir():
+            problem = f"there is no folder {self.folder}"
+        elif not os.access(self.folder, os.W_OK):
+            problem = f"the folder {self.folder} may not be written to"
+        if problem:
             raise SharpError(
-                f"{self._output}: cannot be written: there is no folder {self.folder}",
-                "make the folder, or name an --output in one that exists",
+                f"{self._output}: cannot be written: {problem}",
+                "name an --output in a folder that exists and may be written to",
             )
 
     def begin(self, run: Mapping[str, Any]) -> None:
@@ -98,10 +105,10 @@ class Journal:
     def close(self) -> None:
         """Close the file and leave it for a later run, unless it holds no points."""
         if self._file is not None:
-            if self.path is not None and self._owned and not self._holds_points:
-                self.path.unlink(missing_ok=True)
             self._file.close()
             self._file = None
+            if self.path is not None and self._owned and not self._holds_points:
+                self.path.unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Remove the file: the result is where it belongs."""

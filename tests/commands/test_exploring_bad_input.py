@@ -1,5 +1,7 @@
 """`sharp interpolate` and `landscape` on what cannot be done: one message, nothing lost."""
 
+import os
+
 import pytest
 import torch
 from explorations import run, spawn, strict
@@ -230,9 +232,20 @@ def test_a_grid_of_a_thousand_million_points_is_refused_at_once(folder, argument
 def test_an_output_folder_that_does_not_exist(folder, arguments):
     stderr = refused(*arguments, "--output", "none/out.json")
     assert stderr.startswith("Error: none/out.json: cannot be written: there is no folder none\n")
-    assert "hint: make the folder, or name an --output in one that exists" in stderr
+    assert "hint: name an --output in a folder that exists and may be written to" in stderr
     stderr = refused(*arguments, "--plot", "none/out.png")
     assert "--plot none/out.png: there is no folder " in stderr
+
+
+def test_an_output_folder_that_may_not_be_written_to(folder, monkeypatch):
+    (folder / "closed").mkdir()
+    allowed = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: "closed" not in str(path) and allowed(path, mode)
+    )
+    stderr = refused(*LINE, "--output", "closed/out.json")
+    assert "closed/out.json: cannot be written: the folder closed may not be written to" in stderr
+    assert nothing_kept(folder)
 
 
 def test_an_output_that_is_a_folder(folder):

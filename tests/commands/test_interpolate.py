@@ -428,7 +428,7 @@ def test_which_points_are_on_a_line(given, expected):
     assert sorted(set(found["axes"][0]["values"])) == expected
     ends = {0.0, 1.0} <= set(expected)
     assert (found["barrier"] == {}) is not ends
-    note = "note: no barrier can be told: it needs the loss at 0 and 1 (see --range)\n"
+    note = "note: no barrier can be told: 0 or 1 is not on the line (--range)\n"
     assert done.stderr == ("" if ends else note)
     shown = run("interpolate", *SMALL, *given)
     assert (shown.exit_code, shown.stderr) == (0, done.stderr)
@@ -460,6 +460,21 @@ def test_a_loss_that_overflows_is_null_and_said(folder):
     assert "warning: the train loss is not finite at " in done.stderr
     assert "RuntimeWarning" not in done.stderr
     assert run("interpolate", *SMALL, "--points", "4", "--range", "-1:200").exit_code == 0
+
+
+def test_ends_that_are_not_finite_have_no_barrier(folder):
+    (folder / "task.py").write_text(
+        TASK + "\ndef loss(outputs, batch): return outputs.sum(1) * float('nan')\n", "utf-8"
+    )
+    done = run("interpolate", *SMALL, "--points", "4", "--json")
+    assert done.exit_code == 0, done.output
+    found = strict(done.stdout)["results"][0]
+    assert found["barrier"] == {}
+    assert found["curves"]["train"]["loss"] == [None] * 4
+    assert found["curves"]["train"]["accuracy"] != [None] * 4
+    assert "note: no barrier can be told: the loss is not finite at A or B\n" in done.stderr
+    assert "warning: the train loss is not finite at 4 of 4 points of the line\n" in done.stderr
+    assert run("interpolate", *SMALL, "--points", "4").exit_code == 0
 
 
 # --align and --path.
