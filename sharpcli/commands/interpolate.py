@@ -28,7 +28,7 @@ DEFAULT = PathSettings()
 Examples:
   sharp interpolate small-batch.safetensors large-batch.safetensors --task task.py
   sharp interpolate a.safetensors b.safetensors --align --path bezier --plot line.pdf
-  sharp interpolate a.safetensors b.safetensors c.safetensors --points 41 --output plane.json""",
+  sharp interpolate a.safetensors b.safetensors c.safetensors --json --output plane.json""",
 )
 @click.argument("checkpoints", nargs=-1, metavar="A B [C]")
 @exploring_options
