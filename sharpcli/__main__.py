@@ -138,6 +138,7 @@ class LazyGroup(click.Group):
             value: Any = run()
             sys.stdout.flush()
         except click.ClickException as error:
+            _process()
             error.show()
             sys.exit(error.exit_code)
         except SharpError as error:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import atexit
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
+
+from .errors import SharpError
 
 if TYPE_CHECKING:
     import torch
@@ -58,23 +61,36 @@ def share_of(count: int) -> tuple[int, int]:
 
 
 def add_up(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum of all processes' tensors, in place; every process gets the same bits."""
+    """The sum of all processes' tensors, in place; every process gets the same bits.
+
+    Raises `SharpError` where another process has ended.
+    """
     if size() > 1:
         from torch import distributed
 
-        distributed.all_reduce(tensor)
+        _with_others(lambda: distributed.all_reduce(tensor))
     return tensor
 
 
 def share(value: T) -> T:
     """The first process's value, for what is decided by timing or read from a file.
 
-    `value` is one of plain types; other processes' own is dropped.
+    `value` is one of plain types; other processes' own is dropped. Raises as `add_up`.
     """
     if size() == 1:
         return value
     from torch import distributed
 
     held = [value]
-    distributed.broadcast_object_list(held, src=0)
+    _with_others(lambda: distributed.broadcast_object_list(held, src=0))
     return held[0]
+
+
+def _with_others(communicate: Callable[[], object]) -> None:
+    try:
+        communicate()
+    except RuntimeError as error:  # of Gloo or NCCL, when a connection is lost
+        raise SharpError(
+            f"another process has ended: {str(error).splitlines()[0]}",
+            "its own message says why",
+        ) from error
