@@ -13,9 +13,11 @@ from .checkpoint import Checkpoint, load_checkpoint
 from .comparison import training_loss_warning
 from .environment import environment
 from .errors import SharpError, UsageError
+from .layers import INTERRUPTED, check_layers, measure_layers
 from .labels import short_labels
 from .measures import Measure, choose, compute
 from .measures.context import Context
+from .processes import size
 from .progress import Begin, silent
 from .randomness import global_random_state_kept
 from .results import CheckpointResult, Failure, Report
@@ -53,6 +55,7 @@ def measure_checkpoints(
     """
     run, settings = run or RunSettings(), settings or MeasureSettings()
     measures = choose(settings.measures)
+    check_layers(measures, settings)
     device = resolve_device(run.device)
     studies = Studies(task, task_options or {}, run, device, begin)
     results: list[CheckpointResult] = []
@@ -69,11 +72,12 @@ def measure_checkpoints(
                 results.append(CheckpointResult({"path": str(path)}, "failed", error=said))
             except KeyboardInterrupt:
                 break
+            if any(layer.error == INTERRUPTED for layer in results[-1].layers):
+                break
     if misuses and len(misuses) == len(paths):
         raise misuses[0]
     for path in paths[len(results) :]:
-        stopped = Failure("interrupted before it was measured", "run the same command again")
-        results.append(CheckpointResult({"path": str(path)}, "failed", error=stopped))
+        results.append(CheckpointResult({"path": str(path)}, "failed", error=INTERRUPTED))
     return Report(
         kind="measure",
         settings={"run": asdict(run), "measure": asdict(settings)},
@@ -104,6 +108,7 @@ def measure_model(
     """
     run, settings = run or RunSettings(), settings or MeasureSettings()
     measures = choose(settings.measures)
+    check_layers(measures, settings)
     device = resolve_device(run.device)
     name = type(model).__name__
     task = Task(
@@ -149,6 +154,8 @@ def _measured(
     except UsageError:
         raise
     except SharpError as error:
+        if size() > 1:  # the others may be waiting for this process's share
+            raise
         return CheckpointResult(about, "failed", error=Failure(error.message, error.hint))
     except RuntimeError as error:
         said = said_by_torch(error)
@@ -186,7 +193,10 @@ def _measure(
     finally:
         context.release()
     about |= {"parameters": study.network.size, "notes": loaded.notes}
-    return CheckpointResult(about, "ok", found, warnings=warnings)
+    if study.run.parameters:
+        about["parameters_in_all"] = study.size
+    layers = measure_layers(context, measures, loaded, begin) if settings.by else []
+    return CheckpointResult(about, "ok", found, warnings=warnings, layers=layers)
 
 
 def _check_size(study: Study, measures: Sequence[Measure], settings: MeasureSettings) -> None:
