@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from click.testing import CliRunner, Result
+from jsonschema import Draft202012Validator
 from torch import Tensor, nn
 
 from sharpcli.__main__ import sharp
@@ -19,6 +20,7 @@ from sharpcli.checkpoint import load_checkpoint, save_checkpoint
 from sharpcli.tasks import Task, load_task
 
 ROOT = Path(__file__).parents[2]
+SCHEMA = Draft202012Validator(json.loads((ROOT / "docs" / "schema.json").read_text("utf-8")))
 NAMES = ("a.safetensors", "b.safetensors", "c.safetensors")
 MLP = {"width": "8", "depth": "2"}
 CNN = {"model": "cnn", "batch_norm": "true", "width": "4", "depth": "2"}
@@ -41,12 +43,14 @@ def found_by(*arguments: str) -> dict[str, Any]:
 
 
 def strict(text: str) -> dict[str, Any]:
-    """Parse JSON that has no NaN and no Infinity."""
+    """Parse a document: JSON that has no NaN and no Infinity, and that fits the schema."""
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
-    return json.loads(text, parse_constant=refuse)
+    document = json.loads(text, parse_constant=refuse)
+    SCHEMA.validate(document)
+    return document
 
 
 def spawn(
