@@ -13,8 +13,8 @@ from .checkpoint import Checkpoint, load_checkpoint
 from .comparison import training_loss_warning
 from .environment import environment
 from .errors import SharpError, UsageError
-from .layers import INTERRUPTED, check_layers, measure_layers
 from .labels import short_labels
+from .layers import INTERRUPTED, check_layers, measure_layers
 from .measures import Measure, choose, compute
 from .measures.context import Context
 from .processes import size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -71,7 +71,8 @@ class Network:
     θ holds the parameters that require gradients, in `named_parameters()` order, each storage
     once. The module given is copied and serves as a skeleton: its own tensors, mode flags and
     `.grad` are never touched. With `compute` narrower than `dtype` (bfloat16 in float32), θ and
-    everything accumulated stay in `dtype` and the model runs in `compute`.
+    everything accumulated stay in `dtype` and the model runs in `compute`. `idle` says that the
+    loss need not depend on θ at all, its derivatives are then 0.
     """
 
     def __init__(
@@ -93,15 +94,29 @@ class Network:
                 f"the model of task '{task.name}' has no parameter that requires a gradient",
                 "model() must leave requires_grad on for the parameters to measure",
             )
-        self.names = list(trained)
-        self.shapes = [p.shape for p in trained.values()]
-        self.sizes = [p.numel() for p in trained.values()]
-        self.size = sum(self.sizes)
-        self.fixed_names = [
-            *(k for k, p in self.model.named_parameters() if not p.requires_grad),
-            *(k for k, _ in self.model.named_buffers()),
-        ]
+        self.idle = False
         self._places = _places(self.model)
+        self._measure(list(trained))
+
+    def _measure(self, names: list[str]) -> None:
+        """Let θ hold the parameters `names`; all others are fixed."""
+        own, chosen = dict(self.model.named_parameters()), set(names)
+        self.names = names
+        self.shapes = [own[name].shape for name in names]
+        self.sizes = [own[name].numel() for name in names]
+        self.size = sum(self.sizes)
+        self.fixed_parameters = [name for name in own if name not in chosen]
+        self.fixed_names = [*self.fixed_parameters, *(k for k, _ in self.model.named_buffers())]
+
+    def subset(self, names: Sequence[str], *, idle: bool = False) -> Network:
+        """The network with a θ of the parameters `names` alone, in the order of this one's.
+
+        The rest of θ is then fixed, as frozen parameters are. The skeleton is shared.
+        """
+        chosen, part = set(names), copy.copy(self)
+        part.idle = idle
+        part._measure([name for name in self.names if name in chosen])
+        return part
 
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """θ (n,) from tensors by name, as in a state dict."""
@@ -109,7 +124,7 @@ class Network:
         return torch.cat(parts)
 
     def fixed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What the model needs beside θ: buffers and frozen parameters, floats in run's dtype."""
+        """What the model needs beside θ: buffers and fixed parameters, floats in run's dtype."""
         own = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
         fixed = {}
         for name in self.fixed_names:

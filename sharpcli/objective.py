@@ -76,7 +76,8 @@ class Objective:
             first = torch.arange(min(_SIZING_EXAMPLES, self.rows.count))
             rows = self.rows.take(first)  # copies: a view would count as all of the data
             parameters = self.leaves(torch.zeros(self.size, dtype=self.network.dtype))
-            own = {p.untyped_storage().data_ptr() for p in parameters}
+            held = (*parameters, *(self.fixed[name] for name in self.network.fixed_parameters))
+            own = {p.untyped_storage().data_ptr() for p in held}
             seen: dict[int, int] = {}
 
             def pack(tensor: Tensor) -> Tensor:
@@ -113,6 +114,8 @@ class Objective:
     ) -> tuple[Tensor, Tensor]:
         """As `sum_and_weight`; raises `SharpError` where the sum has no gradient at all."""
         total, weight = self.sum_and_weight(leaves, batch, count, power)
+        if not total.requires_grad and self.network.idle:
+            total = total + sum(0 * leaf.sum() for leaf in leaves)
         if not total.requires_grad:
             raise SharpError(
                 "the loss has no gradient: nothing differentiable leads from the parameters to it",

@@ -1,9 +1,9 @@
 """The options that commands share, each group handed to the command as one value.
 
 `@task_options` passes `task` and `task_options`, `@run_options` passes `run: RunSettings`,
-`@curvature_options` passes `curvature: CurvatureSettings`, `@output_options` passes
-`output: OutputSettings`, whose `plot` `@plot_option` fills. Also the parameter types that commands
-use.
+whose `parameters` `@parameters_option` fills, `@curvature_options` passes
+`curvature: CurvatureSettings`, `@output_options` passes `output: OutputSettings`, whose `plot`
+`@plot_option` fills. Also the parameter types that commands use.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ __all__ = [
     "curvature_options",
     "exploring_run_options",
     "output_options",
+    "parameters_option",
     "plot_option",
     "run_options",
     "task_argument",
@@ -178,7 +179,8 @@ def _run_options(command: Command, split: Callable[[Command], Command]) -> Comma
     @functools.wraps(command)
     def with_run(*args: Any, **kwargs: Any) -> Any:
         names = ("split", "samples", "batch_size", "device", "dtype", "mode", "seed")
-        run = RunSettings(**{name: kwargs.pop(name) for name in names})
+        given = {name: kwargs.pop(name) for name in names}
+        run = RunSettings(**given, parameters=tuple(dict.fromkeys(kwargs.pop("parameters", ()))))
         return command(*args, run=run, **kwargs)
 
     default = RunSettings()
@@ -257,6 +259,20 @@ def curvature_options(command: Command) -> Command:
             show_default=True,
             help="How a Hessian-vector product is differentiated. auto takes the fastest on the "
             "model; finite-difference is for models without second derivatives.",
+        ),
+    )
+
+
+def parameters_option(command: Command) -> Command:
+    """Add --parameters beside `run_options`, which hands it on as `run.parameters`."""
+    return _decorate(
+        command,
+        click.option(
+            "--parameters",
+            multiple=True,
+            metavar="PATTERN",
+            help="Measure only the parameters whose names match, such as 'layer4.*' (quote it); "
+            "the others stay as they are. Again for more. Default: all.",
         ),
     )
 

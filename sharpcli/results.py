@@ -21,6 +21,7 @@ __all__ = [
     "SCHEMA",
     "CheckpointResult",
     "Failure",
+    "LayerResult",
     "Report",
     "Scalar",
     "dumps",
@@ -72,6 +73,16 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class LayerResult:
+    """What was found for one layer's block of the parameters, or why nothing was."""
+
+    layer: str
+    parameters: int
+    measures: Mapping[str, Any] = field(default_factory=dict)
+    error: Failure | None = None
+
+
+@dataclass(frozen=True)
 class CheckpointResult:
     """What was found for one checkpoint.
 
@@ -84,6 +95,7 @@ class CheckpointResult:
     measures: Mapping[str, Any] = field(default_factory=dict)
     error: Failure | None = None
     warnings: Sequence[str] = ()
+    layers: Sequence[LayerResult] = ()
 
 
 @dataclass(frozen=True)
@@ -191,9 +203,17 @@ def unconverged(document: Document) -> list[str]:
     return [
         f"{result['checkpoint']['path']}: {key}" if "checkpoint" in result else key
         for result in document["results"]
-        for key, scalar in flat_scalars(result.get("measures", result)).items()
+        for part, measures in _parts(result)
+        for key, scalar in ((part + key, scalar) for key, scalar in flat_scalars(measures).items())
         if scalar["status"] in NOT_CONVERGED
     ]
+
+
+def _parts(result: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """A result's measures, and those of each of its layers under `layer: `."""
+    yield "", result.get("measures", result)
+    for layer in result.get("layers", ()) if "measures" in result else ():
+        yield f"{layer['layer']}: ", layer["measures"]
 
 
 def short_power(value: float) -> str:
@@ -206,7 +226,9 @@ def short_power(value: float) -> str:
 
 _SAVED = "pass a file written by `sharp … --json`"
 _SCALAR_FIELDS = tuple(f.name for f in fields(Scalar))
-_LEFT_OUT_WHEN_EMPTY = {"advice", "sampling_error", "correlations", "notes", "warnings"}
+_LEFT_OUT_WHEN_EMPTY = {
+    *("advice", "sampling_error", "correlations", "layers", "notes", "warnings")
+}
 
 
 def _refused(constant: str) -> None:
@@ -223,7 +245,8 @@ def _entry_name(index: int, entry: Any) -> str:
 def _plain(node: Any) -> Any:
     if is_dataclass(node) and not isinstance(node, type):
         plain = {f.name: _plain(getattr(node, f.name)) for f in fields(node)}
-        empty = _LEFT_OUT_WHEN_EMPTY | ({"error"} if isinstance(node, CheckpointResult) else set())
+        outcome = isinstance(node, CheckpointResult | LayerResult)
+        empty = _LEFT_OUT_WHEN_EMPTY | ({"error"} if outcome else set())
         return _checked({k: v for k, v in plain.items() if not (k in empty and v in (None, []))})
     if isinstance(node, Mapping):
         return _checked({str(key): _plain(value) for key, value in node.items()})

@@ -49,6 +49,8 @@ class RunSettings:
 
     `samples` is a seeded subset of the split (None: all of it), of each split where both are
     measured; `batch_size` bounds memory and never changes the answer (None: chosen by itself).
+    `parameters` are patterns of the shell over the names of parameters: θ holds those that match
+    one, the rest stays as it is (none: θ holds all).
     """
 
     split: Split = "train"
@@ -58,6 +60,7 @@ class RunSettings:
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
     mode: Literal["eval", "train"] = "eval"
     seed: int = 0
+    parameters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,8 @@ class MeasureSettings:
     `measures` are names of the registry, empty for the default set. ε-sharpness is measured for
     every one of `epsilons` in every one of `subspaces` (None is the full space, p a random
     subspace of p dimensions). `tol` bounds an eigenvalue's residual as a share of λ1,
-    `relative_error` the trace's standard error as a share of the trace.
+    `relative_error` the trace's standard error as a share of the trace. `by` "layer": each layer's
+    block of the parameters is measured too.
     """
 
     measures: tuple[str, ...] = ()
@@ -93,6 +97,7 @@ class MeasureSettings:
     max_products: int | None = None
     relative_error: float = 0.02
     curvature: CurvatureSettings = CurvatureSettings()
+    by: Literal["layer"] | None = None
 
 
 @dataclass(frozen=True)

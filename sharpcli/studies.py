@@ -21,6 +21,7 @@ from .processes import join
 from .progress import Begin, silent
 from .results import Failure
 from .settings import RunSettings
+from .subsets import matching
 from .tasks import Task, load_task, task_from_metadata
 
 __all__ = [
@@ -50,6 +51,12 @@ class Study:
     run: RunSettings
     checked: SelfCheck | None = None
 
+    @property
+    def size(self) -> int:
+        """How many parameters require a gradient, measured or not."""
+        own = self.network.model.parameters()
+        return sum(each.numel() for each in own if each.requires_grad)
+
     def objectives(self, tensors: Mapping[str, Tensor]) -> dict[str, Objective]:
         """The objective of each split with a checkpoint's buffers."""
         fixed = self.network.fixed(tensors)
@@ -74,13 +81,16 @@ def prepare(
     """Build a task's model and read its data, train and (where there is one) test.
 
     Raises `SharpError` where the task's functions fail, where data are empty or random, and where
-    there are no test data although they are what is to be measured on.
+    there are no test data although they are what is to be measured on; `UsageError` for a pattern
+    of `run.parameters` that no parameter matches.
     """
     torch.manual_seed(run.seed)
     dtype = torch.float64 if run.dtype == "float64" else torch.float32
     narrow = torch.bfloat16 if run.dtype == "bfloat16" else None
     model = task.model()
     network = Network(model, task, device=device, dtype=dtype, compute=narrow, mode=run.mode)
+    if run.parameters:
+        network = network.subset(matching(network.model, run.parameters))
     rows = {}
     for name in ("train", "test"):
         data = task.data(name)
@@ -243,7 +253,7 @@ def check_curvature(
         device=network.device,
         dtype=torch.float64,
         mode=study.run.mode,
-    )
+    ).subset(network.names)
     split = "train" if study.run.split == "both" else study.run.split
     rows = study.rows[split].head(_CHECKED_EXAMPLES)
     objective = Objective(double, rows, double.fixed(tensors), batch_size=rows.count)

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from ..options import curvature_options, output_options, run_options, task_options
+from ..options import (
+    curvature_options,
+    output_options,
+    parameters_option,
+    run_options,
+    task_options,
+)
 from ..settings import CurvatureSettings, MeasureSettings, OutputSettings, RunSettings
 
 if TYPE_CHECKING:
@@ -66,6 +72,7 @@ Examples:
   sharp measure sgd.safetensors adam.safetensors --task task.py
   sharp measure run-*/model.safetensors -t digits -m loss -m hessian --top 10
   sharp measure a.safetensors -m epsilon-sharpness --subspace full --subspace 100
+  sharp measure a.safetensors -t digits -m hessian -m trace --by layer
   sharp measure run-*/model.safetensors --json > result.json"""
 )
 @click.argument("checkpoints", nargs=-1, metavar="CKPT...")
@@ -140,6 +147,12 @@ Examples:
     metavar="N",
     help="hessian, trace: stop after so many products. Default: chosen by what is asked.",
 )
+@click.option(
+    "--by",
+    type=click.Choice(["layer"]),
+    help="Measure each layer's block of the parameters too: a run a layer.",
+)
+@parameters_option
 @curvature_options
 @task_options
 @run_options
@@ -155,6 +168,7 @@ def measure(
     tol: float,
     relative_error: float,
     max_products: int | None,
+    by: Any,
     curvature: CurvatureSettings,
     task: str | None,
     task_options: dict[str, str],
@@ -189,6 +203,7 @@ def measure(
         max_products=max_products,
         relative_error=relative_error,
         curvature=curvature,
+        by=by,
     )
     with progress_bars(quiet=output.quiet) as begin:
         document = run_measure(checkpoints, task, task_options, run, settings, begin=begin)
@@ -200,7 +215,9 @@ def exit_code(document: Document, *, strict: bool) -> int:
     """The documented exit code of a measurement: what failed comes before what did not converge."""
     from ..results import unconverged
 
-    failures = [result["error"] for result in document["results"] if result["status"] == "failed"]
+    results = document["results"]
+    parts = [*results, *(layer for result in results for layer in result.get("layers", ()))]
+    failures = [part["error"] for part in parts if "error" in part]
     if any(failure["message"].startswith("interrupted") for failure in failures):
         return INTERRUPTED
     if failures:

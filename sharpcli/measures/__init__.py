@@ -27,7 +27,8 @@ class Measure:
     """A measure's name for `--measure`, what it means, and the function that computes it.
 
     `compute(context)` returns its numbers by JSON key. `needs_curvature` says that second
-    derivatives are taken, which are then checked once for the model.
+    derivatives are taken, which are then checked once for the model. `of_parameters` is false where
+    the numbers do not depend on which parameters are measured.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Measure:
     compute: Callable[[Context], Mapping[str, Any]]
     default: bool = False
     needs_curvature: bool = False
+    of_parameters: bool = True
 
 
 _BUILT_IN = (
@@ -53,6 +55,7 @@ _BUILT_IN = (
         warns="compared training losses that differ by more than 2×",
         compute=loss,
         default=True,
+        of_parameters=False,
     ),
     Measure(
         name="epsilon-sharpness",

@@ -28,8 +28,9 @@ class Context:
 
     `theta` (n,) are the checkpoint's parameters; `objective` is the measured split's and one of
     `splits`. `warnings` collects what a measure warns of. `self_check` belongs to the model and
-    was made once for the run, None where no measure needs second derivatives. `begin` opens a
-    measure's `progress`.
+    was made once for the run, None where no measure needs second derivatives. `part` says that θ
+    is a block of parameters of which all were measured before. `begin` opens a measure's
+    `progress`.
     """
 
     objective: Objective
@@ -38,6 +39,7 @@ class Context:
     settings: MeasureSettings
     seed: int = 0
     self_check: SelfCheck | None = None
+    part: bool = False
     warnings: list[str] = field(default_factory=list)
     begin: Begin = lambda _: silent
     progress: Progress = silent

@@ -28,7 +28,7 @@ def gradient(context: Context) -> dict[str, Any]:
     """
     _, found = context.value_and_gradient
     norm = float(dots(found[None], found[None])) ** 0.5
-    if norm > _LARGE:
+    if norm > _LARGE and not context.part:
         context.warnings.append(
             f"the gradient's norm is {norm:.3g}: this is not a minimum, so its curvature is that "
             "of a slope (train longer, or read the numbers with care)"
