@@ -15,7 +15,17 @@ from matplotlib.figure import Figure
 from ..settings import FigureSettings
 from .contours import plain, plane_figure
 from .numbers import format_scalar
-from .scene import Array, Curve, Mark, Scene, drawable, is_log, named_curve, shown_marks
+from .scene import (
+    Array,
+    Curve,
+    Mark,
+    Scene,
+    drawable,
+    is_log,
+    line_label,
+    named_curve,
+    shown_marks,
+)
 
 __all__ = ["figure"]
 
@@ -103,7 +113,7 @@ def _line_figure(scene: Scene, settings: FigureSettings) -> Figure:
         for axes, color in ((upper, _COLORS[0]), (right, _COLORS[1])):
             axes.yaxis.label.set_color(color)
             axes.tick_params(axis="y", colors=color, which="both")
-    lower.set_xlabel(plain(scene.axes[scene.along].label + _on_a_path(scene)))
+    lower.set_xlabel(plain(line_label(scene)))
     handles = [
         line for axes in drawn.axes for line in axes.lines if str(line.get_label())[0] != "_"
     ]
@@ -114,12 +124,6 @@ def _line_figure(scene: Scene, settings: FigureSettings) -> Figure:
     handles.sort(key=lambda handle: str(handle.get_linestyle()) != "-")
     drawn.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=2.6)
     return drawn
-
-
-def _on_a_path(scene: Scene) -> str:
-    """What the axis means for a curve that does not run along it."""
-    bent = [curve.name for curve in scene.others if curve.bent]
-    return f"; t along the {bent[0]}" if bent else ""
 
 
 def _draw_metric(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..settings import FigureSettings
-from .scene import Array, Scene, is_log, named_curve, shown_marks
+from .scene import Array, Scene, is_log, line_label, named_curve, shown_marks
 
 __all__ = ["as_text", "line_traces", "listed"]
 
@@ -24,10 +24,10 @@ def line_traces(scene: Scene, settings: FigureSettings) -> tuple[list[Any], dict
     """
     metrics = scene.metrics[:2]
     stacked = bool(scene.others) and len(metrics) > 1
-    axis, marks = scene.axes[scene.along], shown_marks(scene)
+    marks = shown_marks(scene)
     layout: dict[str, Any] = {
         "margin": {"l": 75, "r": 30 if stacked or len(metrics) == 1 else 75, "t": 20, "b": 50},
-        "xaxis": {"title": {"text": as_text(axis.label)}, "zeroline": False, **_FRAME},
+        "xaxis": {"title": {"text": as_text(line_label(scene))}, "zeroline": False, **_FRAME},
         "legend": {"orientation": "h", "x": 0, "y": 1.06, "yanchor": "bottom"},
         "modebar": {"orientation": "v"},
         "hovermode": "x unified",

@@ -24,6 +24,7 @@ __all__ = [
     "drawable",
     "is_log",
     "is_true_to_scale",
+    "line_label",
     "named_curve",
     "read_scene",
     "shown_marks",
@@ -192,6 +193,12 @@ def is_true_to_scale(scene: Scene) -> bool:
     near = max(first, second) <= _MOST_UNEQUAL[scene.kind] * min(first, second)
     norms = [axis.norm for axis in scene.axes if axis.norm is not None]
     return near and (len(norms) < 2 or max(norms) - min(norms) <= 1e-3 * max(norms))
+
+
+def line_label(scene: Scene) -> str:
+    """What the axis of a line means, also for a curve that does not run along it."""
+    bent = [curve.name for curve in scene.others if curve.bent]
+    return scene.axes[scene.along].label + (f"; t along the {bent[0]}" if bent else "")
 
 
 def named_curve(name: str, curve: Curve, split: str) -> str:

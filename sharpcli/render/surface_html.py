@@ -30,9 +30,8 @@ _STEPS = 4  # of a way in each cell that it crosses
 _CONFIG = {
     "displaylogo": False,
     "responsive": True,
-    # A button that would send the numbers to plotly's service, and where it would send them.
+    # A button that would send the numbers to plotly's service.
     "showSendToCloud": False,
-    "plotlyServerURL": "",
     "modeBarButtonsToRemove": ["sendChartToCloud", "sendDataToCloud"],
 }
 _PAGE = """<!doctype html>
@@ -41,7 +40,7 @@ _PAGE = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy"
- content="default-src 'unsafe-inline' 'unsafe-eval' data: blob:;
+ content="default-src 'unsafe-inline' data: blob:;
  base-uri 'none'; form-action 'none'">
 <title>{title}</title>
 <style>
@@ -97,7 +96,7 @@ def _title(scene: Scene, settings: FigureSettings) -> str:
 
 
 def _said(scene: Scene) -> list[str]:
-    """What the checkpoints are, and on a plane what the axes mean."""
+    """On a plane what the axes mean, what the checkpoints are, what there is nothing to see of."""
     where = "plane" if len(scene.axes) == 2 else "line"
     marks = [
         " ".join(filter(None, [mark.name, mark.path]))
@@ -105,7 +104,12 @@ def _said(scene: Scene) -> list[str]:
         for mark in scene.marks
     ]
     said = [axis.label for axis in scene.axes] if scene.is_plane else []
-    return [*said, " · ".join(marks)] if marks else said
+    said += [" · ".join(marks)] if marks else []
+    for split, metrics in scene.grid.values.items():
+        for metric, values in metrics.items():
+            if not np.isfinite(values).any():
+                said.append(f"{metric}, {split}: finite nowhere on this {where}")
+    return said
 
 
 def _plane(scene: Scene, settings: FigureSettings) -> tuple[list[Any], dict[str, Any]]:
@@ -119,13 +123,15 @@ def _plane(scene: Scene, settings: FigureSettings) -> tuple[list[Any], dict[str,
     log = is_log(metric, together, settings.scale, plane=True)
     heights = _heights(together, log=log)
     traces: list[Any] = []
-    owners: list[str] = []
+    owners: list[str | None] = []
     labels: dict[str, list[Any]] = {}
     for split, surface in surfaces.items():
         shown, labels[split] = _on_surface(scene, metric, split, surface, heights, log=log)
+        # Plotly fails at a surface of holes alone: it is never shown.
+        owner = split if np.isfinite(surface).any() else None
         for trace in shown:
-            traces.append(trace | {"visible": split == scene.splits[0]})
-            owners.append(split)
+            traces.append(trace | {"visible": owner == scene.splits[0]})
+            owners.append(owner)
     buttons = [
         {
             "label": split,
@@ -139,19 +145,25 @@ def _plane(scene: Scene, settings: FigureSettings) -> tuple[list[Any], dict[str,
     ]
     sides = [float(np.ptp(axis.values)) for axis in scene.axes]
     wide = [side / max(sides) for side in sides] if is_true_to_scale(scene) else [1.0, 1.0]
-    scale: dict[str, Any] = {"type": "log"} if log else {"zeroline": False}
-    if heights is not None:
-        low, high = heights
-        scale |= {"range": [low - _LIFT * (high - low), high + 5 * _LIFT * (high - low)]}
-        scale |= _ticks(heights, log=log)
+    low, high = heights
+    ends = [low - _LIFT * (high - low), high + 5 * _LIFT * (high - low)]
+    scale = {"type": "log" if log else "linear", "range": ends, **_ticks(heights, log=log)}
+    across = [
+        {
+            "title": {"text": as_text(axis.short)},
+            "range": [axis.values[0].item(), axis.values[-1].item()],
+            "zeroline": False,
+        }
+        for axis in scene.axes
+    ]
     layout: dict[str, Any] = {
         "margin": {"l": 0, "r": 0, "t": 0, "b": 0},
         "showlegend": len(scene.trajectories) > 1,
         "legend": {"orientation": "h", "x": 0.5, "xanchor": "center", "y": 0},
         "scene": {
-            "xaxis": {"title": {"text": as_text(scene.axes[0].short)}, "zeroline": False},
-            "yaxis": {"title": {"text": as_text(scene.axes[1].short)}, "zeroline": False},
-            "zaxis": {"title": {"text": as_text(metric)}, **scale},
+            "xaxis": across[0],
+            "yaxis": across[1],
+            "zaxis": {"title": {"text": as_text(metric)}, "zeroline": False, **scale},
             "aspectmode": "manual",
             "aspectratio": {"x": wide[0], "y": wide[1], "z": _HEIGHT},
             "camera": {"eye": {"x": -1.05, "y": -1.45, "z": 1.15}, "center": {"z": -0.12}},
@@ -165,12 +177,20 @@ def _plane(scene: Scene, settings: FigureSettings) -> tuple[list[Any], dict[str,
     return traces, layout
 
 
-def _heights(values: Array, *, log: bool) -> tuple[float, float] | None:
-    """The least and the largest value, their logarithms under `log`; None where all are equal."""
+def _heights(values: Array, *, log: bool) -> tuple[float, float]:
+    """The least and the largest value, their logarithms under `log`.
+
+    Where all are equal, something to each side of it; where none is finite, 0 and 1.
+    """
     known = values[np.isfinite(values)]
     known = np.log10(known[known > 0]) if log else known
-    low, high = float(known.min(initial=np.inf)), float(known.max(initial=-np.inf))
-    return (low, high) if high - low > 1e-6 * max(abs(low), abs(high)) else None
+    if not known.size:
+        return 0.0, 1.0
+    low, high = float(known.min()), float(known.max())
+    if high - low > 1e-6 * max(abs(low), abs(high)):
+        return low, high
+    around = 0.3 if log else abs(low) / 2 or 0.5
+    return low - around, high + around
 
 
 def _on_surface(
@@ -178,19 +198,19 @@ def _on_surface(
     metric: str,
     split: str,
     surface: Array,
-    heights: tuple[float, float] | None,
+    heights: tuple[float, float],
     *,
     log: bool,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The surface of one split, the runs on it and its checkpoints; the checkpoints' names."""
-    low, high = heights or (None, None)
-    least = 10.0**low if log and low is not None else -np.inf
+    low, high = heights
+    least = 10.0**low if log else -np.inf
     # A loss of zero has no logarithm: it counts as the least that is above.
     height = np.where(np.isfinite(surface), np.maximum(surface, least), np.nan)
     name = as_text(f"{metric}, {split}")
-    lift = 0.0 if heights is None else _LIFT * (heights[1] - heights[0])
+    lift = _LIFT * (high - low)
     bar: dict[str, Any] = {"title": {"text": name}, "len": 0.7, "thickness": 20, "x": 1}
-    bar |= {} if heights is None else _ticks(heights, log=log, bar=True)
+    bar |= _ticks(heights, log=log, bar=True)
     shown: list[dict[str, Any]] = [
         {
             "type": "surface",

@@ -85,11 +85,11 @@ def test_a_plane_has_a_panel_a_split_levels_and_the_checkpoints():
     for text in ("train", "test", "A", "B", "C", "loss", "0.5", "1.2", "2.5"):
         assert text in said
     assert said.count("A") == 2
-    assert "β: away from that line, towards C" in said
+    assert "β: away from that line, towards C\n(in weight distance)" in said
 
 
 def test_axes_say_their_share_of_the_variance_their_eigenvalue_their_normalisation():
-    assert "α: principal axis 1 of the path (83.1 % of variance)" in texts(scenes.path_plane())
+    assert "α: principal axis 1 of the path\n(83.1 % of variance)" in texts(scenes.path_plane())
     assert "α: eigenvector 1 of the Hessian (λ = 12.31(4))" in texts(scenes.random_line())
     assert "β: a random direction, normalised by filter" in texts(scenes.random_plane(9, 9))
 
@@ -158,7 +158,7 @@ def test_grids_of_any_shape_draw(shape):
     assert read_scene(document).is_plane is (min(shape) > 1)
     assert draw(document)
     if shape == (1, 7):
-        assert "β: away from that line, towards C" in texts(document)
+        assert "β: away from that line, towards C (in weight distance)" in texts(document)
 
 
 @pytest.mark.parametrize("points", [1, 2, 3])
