@@ -242,6 +242,8 @@ def _checkpoints(
             same = role != "marked" and this.surface.batch_norm is None
             alone = here if same else plain.at(own, torch.ones(1, dtype=torch.float64))
             entry |= {"measures": measures_of(alone), "on_surface": measures_of(here)}
+        if this.study.run.parameters:
+            entry["parameters_in_all"] = this.study.size
         found.append(entry)
     return found
 

@@ -76,6 +76,11 @@ def interpolate_checkpoints(
     batch-norm statistics are recalibrated.
     """
     settings, watch = settings or InterpolateSettings(), watch or Watch()
+    if run is not None and run.parameters:
+        raise UsageError(
+            "--parameters: between checkpoints all parameters move",
+            "sharp landscape draws the parameters that match around one checkpoint",
+        )
     if len(paths) not in (2, 3):
         raise UsageError(
             f"{len(paths)} checkpoint{'s' * (len(paths) != 1)}: a line leads through two, a plane "
@@ -116,6 +121,13 @@ def landscape_checkpoint(
     """
     settings, watch = settings or LandscapeSettings(), watch or Watch()
     directions, beside = settings.directions, beside or Beside()
+    if run is not None and run.parameters and (beside.marks or beside.trajectories):
+        option = "--mark" if beside.marks else "--trajectory"
+        raise UsageError(
+            f"--parameters and {option} exclude each other: other checkpoints differ in the "
+            "parameters that stay as they are",
+            "leave one of them out",
+        )
     normalize = directions.normalize or ("filter" if directions.kind == "random" else "none")
     check_normalization(normalize)
     if directions.kind == "trajectory" and not any(beside.trajectories):

@@ -271,8 +271,8 @@ def parameters_option(command: Command) -> Command:
             "--parameters",
             multiple=True,
             metavar="PATTERN",
-            help="Measure only the parameters whose names match, such as 'layer4.*' (quote it); "
-            "the others stay as they are. Again for more. Default: all.",
+            help="Only the parameters whose names match, such as 'layer4.*' (quote it); the others "
+            "stay as they are. Again for more. Default: all.",
         ),
     )
 

@@ -6,7 +6,14 @@ from typing import Any
 
 import click
 
-from ..options import POSITIVE, exploring_run_options, output_options, plot_option, task_options
+from ..options import (
+    POSITIVE,
+    exploring_run_options,
+    output_options,
+    parameters_option,
+    plot_option,
+    task_options,
+)
 from ..settings import (
     BatchNormSettings,
     DirectionSettings,
@@ -65,6 +72,7 @@ Examples:
     metavar="N",
     help="Hessian axes: stop after so many products. Default: chosen by what is asked.",
 )
+@parameters_option
 @exploring_options
 @task_options
 @exploring_run_options

@@ -15,7 +15,7 @@ __all__ = ["comparability_warnings", "grouping_notes", "same_task", "training_lo
 _LOSS_RATIO = 2.0
 _NOT_A_CHOICE = {"seed", "epochs", "steps", "train_loss"}  # what came out, not what was tried
 _WITHOUT_EFFECT = re.compile(
-    r"settings\.(run\.(device|batch_size)$|output\b|checkpoints\b|paths\b)"
+    r"settings\.(run\.(device|batch_size)$|measure\.by$|output\b|checkpoints\b|paths\b)"
 )
 
 

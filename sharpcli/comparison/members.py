@@ -54,6 +54,10 @@ def read_members(documents: Sequence[tuple[str, Document]]) -> tuple[list[Member
                 notes.append(f"{name}: {result['checkpoint']['path']} failed and is left out")
             else:
                 found.append((name, result))
+        if parameters := (document["settings"].get("run") or {}).get("parameters"):
+            notes.append(f"{name}: of the parameters {', '.join(map(str, parameters))} alone")
+        if any(result.get("layers") for result in document["results"]):
+            notes.append(f"{name}: layers are not compared, only all parameters together")
     if not found:
         names = named([name for name, _ in documents])
         raise SharpError(f"{names}: no measured checkpoint", "each one failed; see its message")

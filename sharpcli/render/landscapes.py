@@ -18,6 +18,7 @@ from .landscape_sheets import (
     tidy,
     trajectory_sheet,
 )
+from .layers import measured_parameters
 from .measurements import legend
 from .numbers import NOT_FINITE, format_number, format_scalar
 from .pictures import SYMBOLS, picture_lines, ways
@@ -104,7 +105,8 @@ def _context(document: Mapping[str, Any]) -> list[str]:
     how = [_what(document), points, _BATCH_NORM.get(result.get("batch_norm") or "", "")]
     if result.get("cosine") is not None:
         how.append(f"cosine of the axes {tidy(result['cosine'])}")
-    return [" · ".join(filter(None, pieces)) for pieces in ((name, data, where), how)]
+    subset = measured_parameters(result["checkpoints"], run)
+    return [" · ".join(filter(None, pieces)) for pieces in ((name, data, where, subset), how)]
 
 
 def _what(document: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..labels import clean, common_metadata, differing_metadata, named, pairs, short_labels
 from ..results import NOT_CONVERGED, flat_scalars
+from .layers import layer_rows, layer_sheets, measured_parameters
 from .numbers import format_number, format_scalar
 from .table import Column, Page, Row, Sheet
 
@@ -48,7 +49,10 @@ _MEANINGS = {
 
 
 def measure_page(document: Mapping[str, Any]) -> Page:
-    """One row a checkpoint: the metadata that differ, then the measures with their errors."""
+    """One row a checkpoint: the metadata that differ, then the measures with their errors.
+
+    Where layers were measured, a sheet for each checkpoint follows.
+    """
     results = document["results"]
     labels = labels_of(results)
     metadata = [metadata_of(result) for result in results]
@@ -67,11 +71,17 @@ def measure_page(document: Mapping[str, Any]) -> Page:
         ),
     ]
     rows = [_row(label, result) for label, result in zip(labels, results, strict=True)]
+    layers = layer_rows(results, labels)
+    by_layer = layer_sheets(results, labels, column_titles)
     return Page(
         context=[*_context(document), *_in_common(known)],
-        sheets=[Sheet(rows, columns)],
-        footnotes=_footnotes(labels, scalars, titles),
-        legend=legend(columns),
+        sheets=[Sheet(rows, columns), *by_layer],
+        footnotes=_footnotes(
+            [*labels, *(name for name, _ in layers)],
+            [*scalars, *(row for _, row in layers)],
+            titles,
+        ),
+        legend=legend([*columns, *(column for sheet in by_layer for column in sheet.columns)]),
     )
 
 
@@ -189,6 +199,7 @@ def _places(rows_by_title: Mapping[str, Sequence[str]]) -> str:
 
 
 def _context(document: Mapping[str, Any]) -> list[str]:
+    results = document["results"]
     task, run = document.get("task") or {}, (document.get("settings") or {}).get("run") or {}
     options = pairs(task.get("options") or {})
     split, examples = run.get("split"), (task.get("examples") or {}).get(run.get("split"))
@@ -200,6 +211,9 @@ def _context(document: Mapping[str, Any]) -> list[str]:
         f"{task['name']} ({options})" if task.get("name") and options else task.get("name"),
         data,
         " on ".join(str(x) for x in (run.get("dtype"), device) if x),
+        measured_parameters(
+            [result["checkpoint"] for result in results if "checkpoint" in result], run
+        ),
     ]
     line = " · ".join(str(piece) for piece in pieces if piece)
     return [line] if line else []

@@ -12,16 +12,26 @@ from ..results import Document, is_scalar, leaves
 __all__ = ["group_rows", "point_rows", "result_rows", "rows_as_csv", "tensor_rows"]
 
 _OF_A_SCALAR = {"value": "", "error": ".error", "error_kind": ".error_kind", "status": ".status"}
+_TOLD = ("checkpoint", "status", "error", "warnings", "layers", "layer", "parameters")
 _OF_A_DIFFERENCE = ("value", "error", "error_kind", "degrees_of_freedom", "ratio")
 
 
 def result_rows(document: Document) -> list[dict[str, Any]]:
     """A flat mapping for each checkpoint: what it is, its metadata, then all numbers.
 
+    Where layers were measured, a mapping for each follows its checkpoint's, which has no `layer`.
+
     A scalar's value has its flat key for a name (`hessian.eigenvalues[0]`), with `.error`,
     `.error_kind`, `.status` and, for a sample of the data, `.sampling_error` behind it.
     """
-    return [_row(result) for result in document["results"]]
+    results = document["results"]
+    if not any(result.get("layers") for result in results):
+        return [_row(result) for result in results]
+    return [
+        {"checkpoint": result["checkpoint"]["path"], "layer": part.get("layer"), **_row(part)}
+        for result in results
+        for part in (result, *_layer_results(result))
+    ]
 
 
 def group_rows(document: Document) -> list[dict[str, Any]]:
@@ -85,6 +95,18 @@ def rows_as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
+def _layer_results(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A result's layers as results of their own."""
+    return [
+        {
+            **layer,
+            "checkpoint": {**result["checkpoint"], "parameters": layer["parameters"]},
+            "status": "failed" if "error" in layer else "ok",
+        }
+        for layer in result.get("layers", ())
+    ]
+
+
 def _row(result: Mapping[str, Any]) -> dict[str, Any]:
     checkpoint = result["checkpoint"]
     row: dict[str, Any] = {
@@ -95,9 +117,7 @@ def _row(result: Mapping[str, Any]) -> dict[str, Any]:
         "message": (result.get("error") or {}).get("message"),
     }
     row |= {f"metadata.{key}": value for key, value in (checkpoint.get("metadata") or {}).items()}
-    beside = {
-        k: v for k, v in result.items() if k not in ("checkpoint", "status", "error", "warnings")
-    }
+    beside = {key: value for key, value in result.items() if key not in _TOLD}
     for key, leaf in leaves(beside.pop("measures", {})):
         row |= _cells(key, leaf)
     for key, leaf in leaves(beside):
