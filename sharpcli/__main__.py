@@ -37,6 +37,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "landscape",
         "Draw the loss surface around a checkpoint.",
     ),
+    "spectrum": (
+        "sharpcli.commands.spectrum",
+        "spectrum",
+        "Draw the spectral density of each checkpoint's Hessian.",
+    ),
     "plot": (
         "sharpcli.commands.plot",
         "plot",

@@ -24,6 +24,7 @@ __all__ = [
     "PathSettings",
     "ProductMode",
     "RunSettings",
+    "SpectrumSettings",
     "Split",
 ]
 
@@ -98,6 +99,29 @@ class MeasureSettings:
     relative_error: float = 0.02
     curvature: CurvatureSettings = CurvatureSettings()
     by: Literal["layer"] | None = None
+
+
+@dataclass(frozen=True)
+class SpectrumSettings:
+    """How finely and how surely a spectral density is drawn.
+
+    `probes` random directions (None: as many as the size asks for), `steps` Lanczos steps from
+    each; two probes at least, or copies of an eigenvalue could not be told.
+    """
+
+    probes: int | None = None
+    steps: int = 80
+    curvature: CurvatureSettings = CurvatureSettings()
+
+    def __post_init__(self) -> None:
+        """Refuse what tells nothing; raises `UsageError` naming the option."""
+        limits = {
+            "probes": (self.probes is None or self.probes >= 2, "give 2 or more"),
+            "steps": (self.steps >= 5, "give 5 or more: four moments take as many"),
+        }
+        for option, (holds, hint) in limits.items():
+            if not holds:
+                raise UsageError(f"--{option} {getattr(self, option)}: is too few", hint)
 
 
 @dataclass(frozen=True)

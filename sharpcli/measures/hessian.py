@@ -11,11 +11,11 @@ import torch
 
 from ..linalg.trace import trace as estimate_trace
 from ..objective import Objective
-from ..operators import CurvatureOperator, make_operator
+from ..operators import CurvatureOperator, SelfCheck, make_operator
 from ..results import Scalar, scalar_fields
 from .context import Context
 
-__all__ = ["hessian", "trace"]
+__all__ = ["hessian", "suspicion", "trace"]
 
 # Shards whose Rayleigh quotients tell what sampling does to an eigenvalue: enough for a standard
 # error that is itself good to about 20 %.
@@ -33,10 +33,10 @@ def hessian(context: Context) -> dict[str, Any]:
     """
     found = context.eigenvalues
     sampling = _sampling_errors(context, found.vectors)
-    suspicion = _suspicion(context)
+    doubt = suspicion(context.self_check)
 
     def scalar(value: float, error: float, met: bool, sampled: float | None) -> Scalar:
-        status, advice = suspicion or _verdict(context, found.largest, error, met)
+        status, advice = doubt or _verdict(context, found.largest, error, met)
         return Scalar(value, error, "residual", status, advice, sampled)
 
     top = [
@@ -82,13 +82,13 @@ def trace(context: Context) -> dict[str, Any]:
             "max_products",
             "the standard error is above --relative-error: raise --max-products",
         )
-    status, advice = _suspicion(context) or (status, advice)
+    status, advice = suspicion(context.self_check) or (status, advice)
     scalar = Scalar(found.value, found.standard_error, "standard_error", status, advice)
     return {"trace": scalar_fields(scalar, products=found.products)}
 
 
-def _suspicion(context: Context) -> tuple[str, str] | None:
-    check = context.self_check
+def suspicion(check: SelfCheck | None) -> tuple[str, str] | None:
+    """Status and advice of every number where the second derivatives failed their check."""
     if check is None or check.passed:
         return None
     return "suspect", (
