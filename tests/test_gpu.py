@@ -6,7 +6,7 @@ from networks import CASES, dense_eigenvalues, dense_hessian, task
 from torch import nn
 
 from sharpcli.measuring import measure_model
-from sharpcli.operators import Hessian
+from sharpcli.operators import make_operator
 from sharpcli.settings import MeasureSettings, RunSettings
 from sharpcli.studies import prepare, resolve_device
 
@@ -78,7 +78,7 @@ def test_convolutions_keep_float32_in_backward_passes_too():
         tensors = of.model().state_dict()
         function, theta = study.objectives(tensors)["train"], study.network.flatten(tensors)
         _, gradient = function.gradient(theta)
-        found[dtype] = (gradient, Hessian(function, theta) @ torch.ones_like(theta))
+        found[dtype] = (gradient, make_operator(function, theta) @ torch.ones_like(theta))
     for single, double in zip(found["float32"], found["float64"], strict=True):
         assert float((single - double).norm()) <= 4e-6 * float(double.norm())
 

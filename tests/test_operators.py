@@ -20,7 +20,8 @@ from torch.nn import functional
 
 from sharpcli.errors import SharpError
 from sharpcli.linalg.eigsh import eigsh
-from sharpcli.operators import Dense, Hessian, self_check
+from sharpcli.operators import Dense, make_operator, self_check
+from sharpcli.settings import CurvatureSettings
 
 LIMITS = {"float64": 1e-12, "float32": 1e-5}
 
@@ -32,14 +33,14 @@ def random(size, columns, dtype=torch.float64, seed=0):
 
 def eigenvalues(name, dtype, seed=0, **batches):
     function, theta = objective(CASES[name], dtype, **batches)
-    return eigsh(Hessian(function, theta), 10, smallest=1, tolerance=1e-7, seed=seed)
+    return eigsh(make_operator(function, theta), 10, smallest=1, tolerance=1e-7, seed=seed)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_products_are_those_of_the_dense_hessian(name):
     for dtype, limit in (("float64", 1e-12), ("float32", 1e-5)):
         function, theta = objective(CASES[name], dtype)
-        hessian = Hessian(function, theta)
+        hessian = make_operator(function, theta)
         block = random(function.size, 3).to(theta)
         true = dense_hessian(name) @ block.double()
         found = hessian @ block
@@ -76,10 +77,10 @@ def test_ten_eigenvalues_and_the_least_are_right_and_within_their_errors(name, d
 def test_products_do_not_depend_on_batches(name, dtype):
     whole, theta = objective(CASES[name], dtype, batch_size=10_000)
     vector = random(whole.size, 2).to(theta)
-    true = Hessian(whole, theta) @ vector
+    true = make_operator(whole, theta) @ vector
     for size in UNEVEN:
         split, _ = objective(CASES[name], dtype, batch_size=size)
-        assert relative(Hessian(split, theta) @ vector, true) <= LIMITS[dtype]
+        assert relative(make_operator(split, theta) @ vector, true) <= LIMITS[dtype]
 
 
 @pytest.mark.parametrize("dtype", LIMITS)
@@ -96,9 +97,11 @@ def test_eigenvalues_do_not_depend_on_batches(name, dtype):
 def test_graphs_that_do_not_fit_are_rebuilt_and_give_the_same(name):
     function, theta = objective(CASES[name], batch_size=4)
     block = random(function.size, 3)
-    kept = Hessian(function, theta)
-    some = Hessian(function, theta, memory=int(2.5 * 4 * 4 * function.saved_bytes))
-    none = Hessian(function, theta, memory=0)
+    two = int(2.5 * 4 * 4 * function.saved_bytes)
+    kept, some, none = (
+        make_operator(function, theta, CurvatureSettings(memory=memory))
+        for memory in (None, two, 0)
+    )
     true = kept @ block
     for hessian in (kept, some, none):
         for _ in range(2):  # the first product builds, the second reuses or rebuilds
@@ -119,7 +122,7 @@ def test_out_of_memory_in_the_middle_starts_over_with_smaller_batches():
     function, theta = objective(
         task(of.model, lambda n, g: of.data("train"), predict=predict), batch_size=8
     )
-    hessian = Hessian(function, theta)
+    hessian = make_operator(function, theta)
     block = random(function.size, 2)
     assert relative(hessian @ block, dense_hessian("tanh") @ block) <= 1e-12
     assert function.batch_size == 4
@@ -128,7 +131,7 @@ def test_out_of_memory_in_the_middle_starts_over_with_smaller_batches():
 
 def test_released_graphs_are_built_anew():
     function, theta = objective(CASES["tanh"])
-    hessian = Hessian(function, theta)
+    hessian = make_operator(function, theta)
     vector = random(function.size, 1)[:, 0]
     first = hessian @ vector
     hessian.release()
@@ -138,7 +141,7 @@ def test_released_graphs_are_built_anew():
 def test_a_linear_loss_has_a_zero_hessian():
     of = task(lambda: nn.Linear(5, 3), real_targets(5, 3), loss=lambda o, b: o.sum(1))
     function, theta = objective(of)
-    assert not (Hessian(function, theta) @ random(function.size, 2)).any()
+    assert not (make_operator(function, theta) @ random(function.size, 2)).any()
 
 
 def test_attention_needs_its_math_kernel_and_gets_it():
@@ -152,7 +155,7 @@ def test_attention_needs_its_math_kernel_and_gets_it():
     with pytest.raises(RuntimeError, match="derivative"):
         torch.autograd.grad(sum(g.sum() for g in gradients), parameters)
     function, theta = objective(of)
-    assert (Hessian(function, theta) @ random(function.size, 1)).any()
+    assert (make_operator(function, theta) @ random(function.size, 1)).any()
 
 
 class Once(torch.autograd.Function):
@@ -208,7 +211,7 @@ class Distances(nn.Module):
 def test_no_second_derivative_is_said():
     function, theta = objective(task(Distances, vectors(5, 3)))
     with pytest.raises(SharpError, match="the model has no second derivative") as caught:
-        Hessian(function, theta) @ random(function.size, 1)
+        make_operator(function, theta) @ random(function.size, 1)
     assert "leave the hessian and trace out" in caught.value.hint
 
 
@@ -230,7 +233,7 @@ def test_a_second_derivative_that_is_not_finite_names_the_parameter():
     _, gradient = function.gradient(theta)
     assert torch.isfinite(gradient).all()
     with pytest.raises(SharpError, match=r"not finite although the gradient is.*'zero\.weight'"):
-        Hessian(function, theta) @ random(function.size, 1)
+        make_operator(function, theta) @ random(function.size, 1)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -261,7 +264,9 @@ def test_a_quadratic_has_its_hessian_in_closed_form():
     inputs = of.data("train")[0].double()
     design = torch.cat([inputs, torch.ones(len(inputs), 1)], dim=1)
     true = 2 * design.T @ design / len(inputs)
-    assert relative(Hessian(function, theta) @ torch.eye(5, dtype=torch.float64), true) <= 1e-13
+    assert (
+        relative(make_operator(function, theta) @ torch.eye(5, dtype=torch.float64), true) <= 1e-13
+    )
 
 
 def test_dense_counts_its_products():
@@ -276,7 +281,7 @@ def test_bfloat16_works_and_says_so_by_a_larger_error():
     errors = {}
     for dtype in ("float64", "float32", "bfloat16"):
         function, theta = objective(CASES["tanh"], dtype)
-        found = eigsh(Hessian(function, theta), 3, tolerance=1e-3, max_products=80)
+        found = eigsh(make_operator(function, theta), 3, tolerance=1e-3, max_products=80)
         errors[dtype] = float(found.largest_errors.max())
         assert abs(float(found.largest[0] - truth[0])) <= 0.05 * float(truth[0])
     assert errors["bfloat16"] > 3e-3 * float(truth[0])
@@ -288,7 +293,7 @@ def test_a_single_parameter_has_its_second_derivative():
         lambda: nn.Linear(1, 1, bias=False), real_targets(1, 1), loss=squared_error, metrics=None
     )
     function, theta = objective(of)
-    found = eigsh(Hessian(function, theta), 1)
+    found = eigsh(make_operator(function, theta), 1)
     inputs = of.data("train")[0].double()
     assert float(found.largest[0]) == pytest.approx(2 * float(inputs.square().mean()), rel=1e-13)
     assert found.products == 1

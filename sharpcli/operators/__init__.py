@@ -1,14 +1,12 @@
 """Symmetric linear operators: `op @ V` for V (n,) or (n, k), and `op.size`."""
 
 from .build import make_operator
-from .hessian import Hessian
 from .protocol import CurvatureOperator, Dense, SymmetricOperator
 from .self_check import SelfCheck, self_check
 
 __all__ = [
     "CurvatureOperator",
     "Dense",
-    "Hessian",
     "SelfCheck",
     "SymmetricOperator",
     "make_operator",

@@ -7,7 +7,9 @@ from torch import Tensor
 from ..errors import UsageError
 from ..objective import Objective
 from ..settings import CurvatureSettings
-from .hessian import Hessian
+from .curvature import Curvature
+from .gauss_newton import empirical_fisher, gauss_newton
+from .modes import MODES, choose_modes
 from .protocol import CurvatureOperator
 
 __all__ = ["make_operator"]
@@ -16,10 +18,38 @@ __all__ = ["make_operator"]
 def make_operator(
     objective: Objective, theta: Tensor, settings: CurvatureSettings | None = None
 ) -> CurvatureOperator:
-    """The operator that the settings name, of an objective at θ (n,)."""
+    """The operator that the settings name, of an objective at θ (n,).
+
+    Raises `UsageError` for the Fisher matrix of a model whose distribution is not known.
+    """
     settings = settings or CurvatureSettings()
-    if settings.operator != "hessian":
+    memory = settings.memory
+    if settings.operator == "hessian":
+        return _hessian(objective, theta, settings)
+    if settings.operator == "empirical-fisher":
+        return Curvature(objective, theta, empirical_fisher, memory=memory)
+    if settings.operator == "fisher":
+        _check_likelihood(objective)
+    return Curvature(objective, theta, gauss_newton, memory=memory)
+
+
+def _hessian(objective: Objective, theta: Tensor, settings: CurvatureSettings) -> CurvatureOperator:
+    if settings.hvp == "auto":
+        chosen = choose_modes(objective, theta, settings.memory)
+        kept, passing = MODES[chosen.kept], MODES[chosen.passing]
+    else:
+        kept = passing = MODES[settings.hvp]
+    return Curvature(objective, theta, kept, passing, memory=settings.memory)
+
+
+def _check_likelihood(objective: Objective) -> None:
+    """Refuse a loss that is not known to be a log-likelihood of which the GGN is the Fisher."""
+    task = objective.network.task
+    if not getattr(task.loss, "exponential_family", False):
         raise UsageError(
-            f"--operator {settings.operator}: there is no such operator", "use hessian"
+            f"--operator fisher: the distribution behind the loss of task '{task.name}' is not "
+            "known",
+            "take --operator ggn, which is the Fisher matrix where the loss is a negative "
+            "log-likelihood whose natural parameters are the outputs (say so in the task by "
+            "`loss.exponential_family = True`), or --operator empirical-fisher",
         )
-    return Hessian(objective, theta, memory=settings.memory)

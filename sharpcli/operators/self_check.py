@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..objective import Objective
-from .hessian import Hessian
+from .curvature import Curvature
+from .modes import MODES
 
 __all__ = ["SelfCheck", "self_check"]
 
@@ -28,10 +29,13 @@ class SelfCheck:
         return self.asymmetry <= 1e-8 and self.difference <= 1e-2
 
 
-def self_check(objective: Objective, theta: Tensor, *, seed: int = 0) -> SelfCheck:
+def self_check(
+    objective: Objective, theta: Tensor, *, mode: str = "double-backward", seed: int = 0
+) -> SelfCheck:
     """Test the Hessian product of an objective: uᵀHv = vᵀHu, and Hv against a central difference.
 
-    Meant for a float64 objective on a few examples. Cost: two products and seven gradients.
+    `mode` is the order of differentiation. Meant for a float64 objective on a few examples. Cost:
+    two products and seven gradients.
     """
     generator = torch.Generator().manual_seed(seed)
     u, v = torch.randn(2, objective.size, generator=generator, dtype=torch.float64).to(theta)
@@ -40,7 +44,7 @@ def self_check(objective: Objective, theta: Tensor, *, seed: int = 0) -> SelfChe
     _, gradient = objective.gradient(theta)
     v = gradient if float(gradient.norm()) > 0 else v
     u, v = u / u.norm(), v / v.norm()
-    hessian = Hessian(objective, theta)
+    hessian = Curvature(objective, theta, MODES[mode])
     hu, hv = (hessian @ torch.stack([u, v], dim=1)).T
     hessian.release()
     scale = float(hv.norm()) or 1.0

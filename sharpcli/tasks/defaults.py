@@ -35,6 +35,7 @@ def loss_for(where: str) -> Callable[[Any, Any], Values]:
     def loss(outputs: Any, batch: Any) -> Values:
         return _cross_entropy(where, outputs, batch)
 
+    loss.exponential_family = True  # type: ignore[attr-defined]  # the logits are natural parameters
     return loss
 
 

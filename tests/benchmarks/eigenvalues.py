@@ -15,7 +15,7 @@ from problem import Problem, Setting, objective
 from report import Bar, Section
 
 from sharpcli.linalg.eigsh import eigsh
-from sharpcli.operators import Hessian
+from sharpcli.operators import make_operator
 
 NAME = "eigenvalues"
 K, TOLERANCE = 10, 1e-3
@@ -37,7 +37,7 @@ class _Reference:
 def ours(problem: Problem, tolerance: float = TOLERANCE) -> Pairs:
     """Our ten eigenpairs, objective and all."""
     built, theta = objective(problem)
-    hessian = Hessian(built, theta)
+    hessian = make_operator(built, theta)
     found = eigsh(hessian, K, tolerance=tolerance)
     hessian.release()
     return Pairs(found.largest, found.vectors, found.products)

@@ -12,7 +12,7 @@ from problem import Problem, Setting, digits, epochs_of_adam, objective
 from report import Bar, Section
 from torch import Tensor, nn
 
-from sharpcli.operators import Hessian
+from sharpcli.operators import make_operator
 
 NAME = "product"
 _BAR = 1.6
@@ -48,7 +48,7 @@ def run(setting: Setting) -> Section:
 def _calls(problem: Problem, *, with_peers: bool) -> dict[str, Callable[[], object]]:
     loss = None if with_peers else _token_loss
     built, theta = objective(problem, loss=loss)
-    hessian = Hessian(built, theta)
+    hessian = make_operator(built, theta)
     generator = torch.Generator().manual_seed(0)
     pair = torch.randn(len(theta), 2, generator=generator).to(theta)
     vector = pair[:, 0].contiguous()
