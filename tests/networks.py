@@ -309,15 +309,18 @@ def _double(node: Any) -> Any:
     return node.double() if node.is_floating_point() else node
 
 
+def _double_batch(of: Task, split: str) -> Any:
+    data = of.data(split)
+    if isinstance(data, tuple):
+        return tuple(_double(column) for column in data)
+    rows = [data[index] for index in range(len(data))]
+    return {key: _double(torch.stack([row[key] for row in rows])) for key in rows[0]}
+
+
 def _reference(of: Task, split: str = "train") -> tuple[list[Tensor], Tensor]:
     """The parameters that are measured, and the mean loss as a function of them, in float64."""
     model = of.model().double().eval()
-    data = of.data(split)
-    if isinstance(data, tuple):
-        batch: Any = tuple(_double(column) for column in data)
-    else:
-        rows = [data[index] for index in range(len(data))]
-        batch = {key: _double(torch.stack([row[key] for row in rows])) for key in rows[0]}
+    batch = _double_batch(of, split)
     found = of.loss(of.predict(model, batch), batch)
     mean = found[0].sum() / found[1].sum() if isinstance(found, tuple) else found.mean()
     return [p for p in model.parameters() if p.requires_grad], mean
@@ -367,6 +370,53 @@ def dense_hessian(name: str) -> Tensor:
     depends on parameters.
     """
     return _dense(name)[2]
+
+
+@functools.cache
+def dense_gauss_newton(name: str) -> Tensor:
+    """Jᵀ B J (n, n) with J a row for each number of the outputs, and B a row for each too."""
+    of = CASES[name]
+    model, batch = of.model().double().eval(), _double_batch(of, "train")
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    with sdpa_kernel(SDPBackend.MATH):
+        outputs = of.predict(model, batch)
+        several = isinstance(outputs, tuple)
+        parts = list(outputs) if several else [outputs]
+        points = [part.detach().requires_grad_() for part in parts]
+        found = of.loss(tuple(points) if several else points[0], batch)
+        mean = found[0].sum() / found[1].sum() if isinstance(found, tuple) else found.mean()
+        slopes = torch.autograd.grad(mean, points, create_graph=True)
+        bends = _rows(torch.cat([slope.reshape(-1) for slope in slopes]), points)
+        jacobian = _rows(torch.cat([part.reshape(-1) for part in parts]), parameters)
+    return jacobian.T @ bends @ jacobian
+
+
+@functools.cache
+def dense_empirical_fisher(name: str) -> Tensor:
+    """Σ ∇ℓᵢ ∇ℓᵢᵀ / Σ weight (n, n), the gradients one by one."""
+    of = CASES[name]
+    model, batch = of.model().double().eval(), _double_batch(of, "train")
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    with sdpa_kernel(SDPBackend.MATH):
+        found = of.loss(of.predict(model, batch), batch)
+        losses, weights = found if isinstance(found, tuple) else (found, torch.ones_like(found))
+        gradients = _rows(losses, parameters)
+    return gradients.T @ gradients / weights.sum()
+
+
+def _rows(entries: Tensor, points: list[Tensor]) -> Tensor:
+    """The gradient of every entry (m,) in the points, a row each (m, n)."""
+    return torch.stack(
+        [
+            _flat(
+                torch.autograd.grad(
+                    entry, points, retain_graph=True, allow_unused=True, materialize_grads=True
+                ),
+                points,
+            )
+            for entry in entries
+        ]
+    )
 
 
 @functools.cache
