@@ -177,7 +177,7 @@ def _measure(
     objective.check_deterministic(theta)
     warnings: list[str] = []
     if study.checked is None and any(measure.needs_curvature for measure in measures):
-        study.checked = check_curvature(study, loaded.match.tensors, warnings)
+        study.checked = check_curvature(study, loaded.match.tensors, warnings, settings.curvature)
     context = Context(
         objective,
         objectives,

@@ -20,7 +20,7 @@ from .operators import SelfCheck, self_check
 from .processes import join
 from .progress import Begin, silent
 from .results import Failure
-from .settings import RunSettings
+from .settings import CurvatureSettings, RunSettings
 from .subsets import matching
 from .tasks import Task, load_task, task_from_metadata
 
@@ -240,10 +240,18 @@ def said_by_torch(error: RuntimeError) -> Failure | None:
 
 
 def check_curvature(
-    study: Study, tensors: Mapping[str, Tensor], warnings: list[str]
+    study: Study,
+    tensors: Mapping[str, Tensor],
+    warnings: list[str],
+    curvature: CurvatureSettings | None = None,
 ) -> SelfCheck | None:
-    """Check the model's second derivatives in float64 on a few examples, once for a run."""
-    network = study.network
+    """Check the model's second derivatives in float64 on a few examples, once for a run.
+
+    None where none are used: by finite differences, and in Gauss-Newton and Fisher matrices.
+    """
+    network, curvature = study.network, curvature or CurvatureSettings()
+    if curvature.operator != "hessian" or curvature.hvp == "finite-difference":
+        return None
     if network.device.type == "mps":
         warnings.append("second derivatives were not checked: this device has no float64")
         return None
@@ -258,7 +266,8 @@ def check_curvature(
     rows = study.rows[split].head(_CHECKED_EXAMPLES)
     objective = Objective(double, rows, double.fixed(tensors), batch_size=rows.count)
     try:
-        return self_check(objective, double.flatten(tensors), seed=study.run.seed)
+        theta = double.flatten(tensors)
+        return self_check(objective, theta, mode=curvature.hvp, seed=study.run.seed)
     except SharpError as error:
         warnings.append(f"second derivatives were not checked in float64: {error.message}")
         return None

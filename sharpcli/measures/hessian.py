@@ -48,6 +48,8 @@ def hessian(context: Context) -> dict[str, Any]:
     numbers: dict[str, Any] = {"eigenvalues": top}
     if len(found.smallest):
         value, error = float(found.smallest[0]), float(found.smallest_errors[0])
+        if context.settings.curvature.operator != "hessian":
+            value = max(value, 0.0)  # the others have no negative eigenvalue, but for rounding
         numbers["smallest"] = scalar(value, error, found.smallest_converged[0], None)
     else:
         numbers["smallest"] = top[-1]  # every eigenvalue was asked for

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..objective import Objective
+from ..settings import ProductMode
 from .curvature import Curvature
 from .modes import MODES
 
@@ -30,12 +31,13 @@ class SelfCheck:
 
 
 def self_check(
-    objective: Objective, theta: Tensor, *, mode: str = "double-backward", seed: int = 0
+    objective: Objective, theta: Tensor, *, mode: ProductMode = "auto", seed: int = 0
 ) -> SelfCheck:
     """Test the Hessian product of an objective: uᵀHv = vᵀHu, and Hv against a central difference.
 
-    `mode` is the order of differentiation. Meant for a float64 objective on a few examples. Cost:
-    two products and seven gradients.
+    `mode` is the order of differentiation; what "auto" takes agrees with double backward, which is
+    then tested. Meant for a float64 objective on a few examples. Cost: two products and seven
+    gradients.
     """
     generator = torch.Generator().manual_seed(seed)
     u, v = torch.randn(2, objective.size, generator=generator, dtype=torch.float64).to(theta)
@@ -44,7 +46,7 @@ def self_check(
     _, gradient = objective.gradient(theta)
     v = gradient if float(gradient.norm()) > 0 else v
     u, v = u / u.norm(), v / v.norm()
-    hessian = Curvature(objective, theta, MODES[mode])
+    hessian = Curvature(objective, theta, MODES["double-backward" if mode == "auto" else mode])
     hu, hv = (hessian @ torch.stack([u, v], dim=1)).T
     hessian.release()
     scale = float(hv.norm()) or 1.0
