@@ -29,13 +29,16 @@ class Evaluation:
     metrics: Mapping[str, Mean]
 
 
-def moments(sums: Tensor, weights: Tensor) -> Tensor:
+def moments(sums: Tensor, weights: Tensor, *, squares: bool = True) -> Tensor:
     """What a mean and its error are made of, (6,): Σs, Σw, Σs², Σsw, Σw² and how many there are.
 
     `sums` and `weights` are one pair an example (N,), or one pair for a whole batch. Moments of
-    batches add up. Stays on the device.
+    batches add up. Without `squares`, which only the error takes, the first two alone (2,). Stays
+    on the device.
     """
     s, w = sums.reshape(-1), weights.reshape(-1)
+    if not squares:
+        return torch.stack([s.sum(), w.sum()])
     count = torch.full((), float(len(s)), dtype=s.dtype, device=s.device)
     return torch.stack([s.sum(), w.sum(), s @ s, s @ w, w @ w, count])
 
@@ -47,14 +50,17 @@ def mean_of(values: Sequence[float], total: int, *, sampled: bool) -> Mean:
     finite-population correction (Cochran 1977, section 6.4), its residuals' squares multiplied
     out. Raises `SharpError` where there is no weight at all.
     """
-    s, w, ss, sw, ww, count = values
+    s, w, *rest = values
     if w == 0:
         raise SharpError(
             "the loss has no weight: every target of the data is ignored",
             "check the targets that data() gives, and what loss() leaves out",
         )
     mean = s / w
-    if not sampled or count < 2:
+    if not sampled:
+        return Mean(mean, None)
+    ss, sw, ww, count = rest
+    if count < 2:
         return Mean(mean, None)
     squares = max(0.0, ss - 2 * mean * sw + mean * mean * ww) / (w / count) ** 2
     return Mean(mean, (squares / (count - 1) / count * (1 - count / total)) ** 0.5)

@@ -7,6 +7,7 @@ depend on how the data are split into batches.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -20,9 +21,11 @@ from .moments import Evaluation, mean_of, moments
 from .network import Network, exact_arithmetic, sums_and_weights
 from .processes import add_up, share_of, size
 
-__all__ = ["Objective", "accumulator"]
+__all__ = ["Around", "Objective", "accumulator"]
 
 T = TypeVar("T")
+
+Around = Callable[[int, int], contextlib.AbstractContextManager[None]]
 
 # Activation bytes of one microbatch. On a CPU, small enough that a layer's activations stay in the
 # outer caches, large enough that matrix products run at full speed: of 1 to 29 MB, 7 to 15 MB were
@@ -172,14 +175,17 @@ class Objective:
         return Evaluation(means.pop("loss"), means)
 
     def moments(
-        self, theta: Tensor, fixed: Mapping[str, Tensor] | None = None
+        self,
+        theta: Tensor,
+        fixed: Mapping[str, Tensor] | None = None,
+        around: Around = lambda _, __: contextlib.nullcontext(),
     ) -> tuple[list[str], Tensor]:
-        """Names of the loss and the metrics, and their `moments` (names, 6), left on the device.
+        """Names of the loss and the metrics, and their `moments`, a row each, left on the device.
 
-        `fixed` are buffers to use in place of the objective's own. Cost: one forward pass, and no
-        wait for the device.
+        `fixed` are buffers to use in place of the objective's own; `around(start, count)` is
+        entered for each batch. Cost: one forward pass, and no wait for the device.
         """
-        return self.within_memory(lambda: self._moments(theta, fixed or self.fixed))
+        return self.within_memory(lambda: self._moments(theta, fixed or self.fixed, around))
 
     def per_example_losses(
         self, theta: Tensor, fixed: Mapping[str, Tensor] | None = None
@@ -222,15 +228,19 @@ class Objective:
         total, weight = self.add_up(torch.stack([total, weight]))
         return _mean(total, weight), flat.div_(weight.to(flat.dtype))
 
-    def _moments(self, theta: Tensor, fixed: Mapping[str, Tensor]) -> tuple[list[str], Tensor]:
+    def _moments(
+        self, theta: Tensor, fixed: Mapping[str, Tensor], around: Around
+    ) -> tuple[list[str], Tensor]:
         self.evaluations += 1
+        start, _ = self.share
         parameters = self.network.unflatten(theta)
         names: list[str] = []
         total = torch.zeros((), dtype=accumulator(theta.device), device=theta.device)
         with torch.no_grad(), exact_arithmetic():
             for batch, count in self.batches():
-                names, part = self.batch_moments(parameters, fixed, batch, count)
-                total = total + part
+                with around(start, count):
+                    names, part = self.batch_moments(parameters, fixed, batch, count)
+                total, start = total + part, start + count
         return names, self.add_up(total)
 
     def batch_moments(
@@ -246,7 +256,10 @@ class Objective:
         pairs = {"loss": self.network.losses(outputs, batch, count)}
         for name, value in (task.metrics(outputs, batch) if task.metrics else {}).items():
             pairs[name] = sums_and_weights(value, count, f"{task.name}: metric '{name}'")
-        parts = [moments(total.to(kind), weight.to(kind)) for total, weight in pairs.values()]
+        parts = [
+            moments(total.to(kind), weight.to(kind), squares=self.rows.sampled)
+            for total, weight in pairs.values()
+        ]
         return list(pairs), torch.stack(parts)
 
     def _pairs(self, theta: Tensor, fixed: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

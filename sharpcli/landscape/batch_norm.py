@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..network import Network, exact_arithmetic
 from ..objective import Objective, accumulator
 
-__all__ = ["batch_norm_layers", "batch_statistics", "recalibration_rows"]
+__all__ = ["EnoughError", "batch_norm_layers", "batch_statistics", "recalibration_rows"]
 
 # Bytes of activations (counted as for a backward pass, so several times what is held at once) up
 # to which statistics are taken in one forward pass; beyond, by default, on as many examples as fit.
@@ -80,13 +80,13 @@ def batch_statistics(
             keep(name, *part)  # in time for this very call
             return
         pending[name] = _merged(pending[name], part) if name in pending else part
-        raise _EnoughError
+        raise EnoughError
 
     with torch.no_grad(), exact_arithmetic(), _seen_by(layers, see):
         while len(found) < len(layers):
             pending.clear()
             for batch in objective.rows.split(size):
-                with suppress(_EnoughError):
+                with suppress(EnoughError):
                     network.outputs(network.unflatten(theta), statistics, batch)
             if whole or not pending:
                 break  # what is left is never called
@@ -98,7 +98,7 @@ def batch_statistics(
     return statistics
 
 
-class _EnoughError(BaseException):
+class EnoughError(BaseException):
     """Ends a forward pass whose remaining layers are not needed; no task's code should catch it."""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import time
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -13,10 +15,11 @@ from torch.func import vmap
 
 from ..moments import Mean, mean_of
 from ..network import Network, exact_arithmetic
-from ..objective import Objective, accumulator
+from ..objective import Around, Objective, accumulator
 from ..processes import share
 from ..settings import BatchNormMode
 from .batch_norm import batch_statistics
+from .first_layer import FirstLayers, first_layers
 from .frame import weighted_sum
 
 __all__ = ["Anchors", "BatchNorm", "Point", "Surface", "Values", "WeightsOf"]
@@ -31,6 +34,8 @@ Values = dict[str, dict[str, Mean]]
 # timing noise would decide how sums are rounded.
 _TOGETHER = 16
 _CLEAR_GAIN = 1.5
+# Points an anchor from which first layers are held: each anchor costs about as much as a point.
+_SHARING = 4
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,7 @@ class Surface:
         self.objectives, self.batch_norm = dict(objectives), batch_norm
         self.together = together
         self._names: dict[str, list[str]] = {}
+        self._held: tuple[Anchors | None, dict[str, FirstLayers | None]] = (None, {})
 
     @property
     def network(self) -> Network:
@@ -103,9 +109,10 @@ class Surface:
         with exact_arithmetic():  # once for all passes of the point
             theta, fixed = self._point(anchors, weights)
             for name, objective in self.objectives.items():
-                self._names[name], values = objective.moments(theta, fixed(objective))
+                around = self._around(anchors, name, weights)
+                self._names[name], values = objective.moments(theta, fixed(objective), around)
                 found.append(values)
-        return self._means(torch.cat(found).cpu())
+        return self._means(torch.cat([each.reshape(-1) for each in found]).tolist())
 
     def _point(
         self, anchors: Anchors, weights: Tensor
@@ -135,6 +142,7 @@ class Surface:
 
         `weights` gives a point's (K,); groups whose first index is in `done` are left out.
         """
+        self._hold_first_layers(anchors, len(points))
         if self.together is None:
             self.together = self.choose_together(anchors, points, weights)
         for start in range(0, len(points), self.together):
@@ -145,6 +153,21 @@ class Surface:
                 yield start, [self.at(anchors, some[0])]
             else:
                 yield start, self._at_once(anchors, some)
+
+    def _hold_first_layers(self, anchors: Anchors, points: int) -> None:
+        """Make ready what points between these anchors share, where there are enough of them."""
+        held = {}
+        if points >= _SHARING * len(anchors.theta):
+            for name, objective in self.objectives.items():
+                held[name] = first_layers(objective, anchors.theta, anchors.fixed)
+        self._held = (anchors, held)
+
+    def _around(self, anchors: Anchors, split: str, weights: Tensor) -> Around:
+        """What to enter for each batch of a split at one point."""
+        held = self._held[1].get(split) if self._held[0] is anchors else None
+        if held is None:
+            return lambda _, __: contextlib.nullcontext()
+        return functools.partial(held.at, weights)
 
     def per_example(self, anchors: Anchors, weights: Tensor, split: str) -> tuple[Tensor, Tensor]:
         """Every example's loss sum and weight (N,) on one split at one point.
@@ -167,12 +190,12 @@ class Surface:
             self._sums(objective, name, stacked, fixed)
             for name, objective in self.objectives.items()
         ]
-        return [self._means(each) for each in torch.cat(found, dim=1).cpu()]
+        return [self._means(each) for each in torch.cat(found, dim=1).tolist()]
 
     def _sums(
         self, objective: Objective, split: str, stacked: list[Tensor], fixed: Mapping[str, Tensor]
     ) -> Tensor:
-        """Moments (points, names, 6) of one split."""
+        """Moments of one split, all of a point's in a row (points, …)."""
         device = stacked[0].device
         total = torch.zeros((), dtype=accumulator(device), device=device)
         with torch.no_grad(), exact_arithmetic():
@@ -186,17 +209,24 @@ class Surface:
                     return values
 
                 total = total + vmap(of_one)(*stacked)
-        return objective.add_up(total)
+        return objective.add_up(total).flatten(1)
 
-    def _means(self, values: Tensor) -> Values:
-        """Split and name the moments (all splits' names, 6) of one point."""
+    def _means(self, values: Sequence[float]) -> Values:
+        """Split and name the moments of one point, all splits' and names' in a row."""
         found: Values = {}
-        rows = iter(values.tolist())
+        start = 0
         for split, objective in self.objectives.items():
-            of, total = objective.rows, objective.rows.total
+            rows, names = objective.rows, self._names[split]
+            width = 6 if rows.sampled else 2
             found[split] = {
-                name: mean_of(next(rows), total, sampled=of.sampled) for name in self._names[split]
+                name: mean_of(
+                    values[start + i * width : start + (i + 1) * width],
+                    rows.total,
+                    sampled=rows.sampled,
+                )
+                for i, name in enumerate(names)
             }
+            start += width * len(names)
         return found
 
     def choose_together(self, anchors: Anchors, points: Sequence[Point], weights: WeightsOf) -> int:

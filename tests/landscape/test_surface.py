@@ -89,8 +89,14 @@ def test_finished_groups_are_left_out():
 def test_one_forward_pass_a_split_and_one_wait_for_the_device(monkeypatch):
     _, objectives, frame, anchors, _ = ends(CASES["tanh"])
     waits = []
-    plain = torch.Tensor.cpu
-    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: waits.append(1) or plain(self))
+    plain = torch.Tensor.tolist
+
+    def counted(self):
+        if self.numel() > 2:  # two are the anchors' weights, which are on the host
+            waits.append(1)
+        return plain(self)
+
+    monkeypatch.setattr(torch.Tensor, "tolist", counted)
     Surface(objectives).at(anchors, frame.weights((0.5,)))
     assert [o.evaluations for o in objectives.values()] == [1, 1]
     assert len(waits) == 1
