@@ -45,7 +45,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "plot": (
         "sharpcli.commands.plot",
         "plot",
-        "Draw a saved line, plane or landscape.",
+        "Draw a saved line, plane, landscape or spectrum.",
     ),
     "compare": (
         "sharpcli.commands.compare",

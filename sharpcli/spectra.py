@@ -178,7 +178,8 @@ def _numbers(found: Quadrature, check: SelfCheck | None) -> dict[str, Any]:
         return Scalar(value, error, kind if error is not None else None, status, advice)
 
     def end(value: float, error: float) -> Scalar:
-        return scalar(value, error, met=error <= _END * width or error <= found.rounding)
+        error = max(error, found.rounding)
+        return scalar(value, error, met=error <= max(_END * width, found.rounding))
 
     above = bulk(found)
     nodes, weights = found.nodes()

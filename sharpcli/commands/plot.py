@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ..errors import SharpError
+from ..errors import SharpError, UsageError
 from ..options import output_options, plot_option
 from ..results import Document, load_document, parse_document
 from ..settings import FigureSettings, OutputSettings
@@ -39,7 +39,7 @@ Examples:
     type=click.Choice(["auto", "linear", "log"]),
     default=FigureSettings().scale,
     show_default=True,
-    help="The scale of the loss in a file; auto is log where the loss spans decades.",
+    help="The scale of the loss or the density in a file; auto is log where it spans decades.",
 )
 @click.option(
     "--width",
@@ -57,17 +57,21 @@ def plot(
     width: float | None,
     output: OutputSettings,
 ) -> int:
-    """Draw a saved line, plane or landscape.
+    """Draw a saved line, plane, landscape or spectrum.
 
-    RESULT.json is what `sharp interpolate --json` or `sharp landscape --json` wrote, `-` reads it
-    from a pipe. Draws in the terminal, or to the files of --plot. Needs no torch, no task and no
+    RESULT.json is what `sharp interpolate`, `landscape` or `spectrum` wrote with --json, `-` reads
+    it from a pipe. Draws in the terminal, or to the files of --plot. Needs no torch, no task and no
     checkpoint.
     """
     from ..render import emit
     from ..render.plotting import draw, narrowed
 
     name = "standard input" if result == "-" else result
-    document = narrowed(_checked(_read(result, name), name), split, metric)
+    document = _checked(_read(result, name), name)
+    if document["kind"] != "spectrum":
+        document = narrowed(document, split, metric)
+    elif split or metric:
+        raise UsageError(f"{name}: a spectrum has no --split and no --metric", "leave them out")
     if not output.plot or output.output is not None or output.format != "table":
         emit(document, dataclasses.replace(output, plot=()))
     for path in output.plot:
@@ -84,9 +88,13 @@ def _read(result: str, name: str) -> Document:
 def _checked(document: Document, name: str) -> Document:
     """The document, where it can be drawn; raises `SharpError` with the file's name."""
     from ..render.scene import read_scene
+    from ..render.spectra import read_spectra
 
     try:
-        read_scene(document)
+        if document["kind"] == "spectrum":
+            read_spectra(document)
+        else:
+            read_scene(document)
     except SharpError as error:
         raise SharpError(f"{name}: {error.message}", error.hint) from error
     return document

@@ -69,6 +69,7 @@ def spectrum(
     parameters than that, all eigenvalues.
     """
     from ..render import emit
+    from ..render.plotting import check_spectrum_plot
     from ..render.progress import progress_bars
     from ..results import to_document
     from ..spectra import spectra_of_checkpoints
@@ -79,6 +80,8 @@ def spectrum(
         raise UsageError(
             "a checkpoint's path is empty", "is a variable of the shell not set? Name a file"
         )
+    for path in output.plot:
+        check_spectrum_plot(path)
     settings = SpectrumSettings(probes, steps, curvature)
     with progress_bars(quiet=output.quiet) as begin:
         report = spectra_of_checkpoints(checkpoints, task, task_options, run, settings, begin=begin)

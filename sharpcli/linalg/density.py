@@ -24,11 +24,11 @@ _EVEN, _LOGARITHMIC, _BY_MASS = 400, 200, 200
 _AROUND = (-3.0, -1.0, -0.5, 0.0, 0.5, 1.0, 3.0)
 _MOST_SHARP = 64
 _BESIDE = 1e-3
-# The gap below the i-th eigenvalue ends the outliers where it is 5 + 2·ln i times the mean distance
+# The gap below the i-th eigenvalue ends the outliers where it is 5 + ln i times the mean distance
 # between the ten eigenvalues below it. At the soft edge of a random matrix that ratio is about 2.
-# Eigenvalues that are scattered without any repulsion pass somewhere in one of ten spectra: the
-# chance of each gap is (1 + ratio/10)⁻¹⁰, and the logarithm lets all of them together have little.
-_GAP, _GAP_GROWTH, _BELOW = 5.0, 2.0, 10
+# Even where eigenvalues lie without repelling each other, a gap's chance is (1 + ratio/9)⁻⁹ only,
+# and the logarithm keeps that of all of them together small.
+_GAP, _BELOW = 5.0, 10
 # An edge is known where its Ritz value's residual is below this share of the spectrum's width.
 _EDGE = 0.05
 
@@ -69,7 +69,7 @@ def density(found: Quadrature) -> tuple[Tensor, Tensor]:
 def bulk(found: Quadrature) -> Bulk:
     """The eigenvalues above the deepest wide gap of the spectrum, and the bulk below it.
 
-    The gap below the i-th eigenvalue is wide at 5 + 2·ln i times the mean distance between the ten
+    The gap below the i-th eigenvalue is wide at 5 + ln i times the mean distance between the ten
     eigenvalues below it, which the quadrature counts; only eigenvalues that are resolved one by
     one can be above. Without such a gap all is bulk.
     """
@@ -89,7 +89,7 @@ def bulk(found: Quadrature) -> Bulk:
     for index in range(1, min(len(found.top) + 1, len(values))):
         gap = float(values[index - 1] - values[index])
         sure = 2 * (float(errors[index - 1]) + found.rounding)
-        wide = _GAP + _GAP_GROWTH * math.log(index)
+        wide = _GAP + math.log(index)
         if gap > sure and gap >= wide * _spacing(values[index:], counts[index:]):
             number = index
     edge = min(number, len(values) - 1)

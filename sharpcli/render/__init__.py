@@ -160,6 +160,10 @@ def _lines(document: Document, screen: Console) -> Iterator[Text]:
     """What a terminal shows of a document: its page, with pictures where it is about places."""
     from .table import page_lines
 
+    if document["kind"] == "spectrum":
+        from .spectra import spectrum_lines
+
+        return spectrum_lines(document, screen.width)
     if document["kind"] not in _PICTURED:
         return page_lines(_page(document), screen.width)
     from .landscapes import landscape_lines
@@ -174,6 +178,7 @@ def _page(document: Document) -> Page:
     from .inspection import inspection_page
     from .landscapes import landscape_page
     from .measurements import measure_page, train_page
+    from .spectra import spectrum_page
 
     kind = document["kind"]
     pages = {
@@ -181,6 +186,7 @@ def _page(document: Document) -> Page:
         "compare": compare_page,
         "inspect": inspection_page,
         "train": train_page,
+        "spectrum": spectrum_page,
         **dict.fromkeys(_PICTURED, landscape_page),
     }
     if kind not in pages:

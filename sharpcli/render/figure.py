@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -27,7 +27,7 @@ from .scene import (
     shown_marks,
 )
 
-__all__ = ["figure"]
+__all__ = ["COLORS", "figure", "written"]
 
 _STYLE: dict[Any, Any] = {
     "font.size": 8,
@@ -55,7 +55,7 @@ _METADATA: dict[str, dict[str, Any]] = {
     "pdf": {"CreationDate": None},
 }
 # Okabe and Ito's colours: told apart in grey and by eyes that see no red or no green.
-_COLORS = ("#0072B2", "#D55E00", "#009E73")
+COLORS = ("#0072B2", "#D55E00", "#009E73")
 _STYLES = {"train": "-", "test": (0, (3.5, 1.5))}
 _WIDTH = 4.6  # inches; a column of most papers takes it at 75 % or whole
 _TWO_COLUMNS, _LINE = 4.0, 0.14  # inches: what two columns of the legend take; one line of it
@@ -73,7 +73,14 @@ _ARROW = {
 
 
 def figure(scene: Scene, kind: str, settings: FigureSettings) -> bytes:
-    """The bytes of a `kind` file ("png", "svg" or "pdf").
+    """The bytes of a `kind` file ("png", "svg" or "pdf") of a line or plane."""
+    return written(
+        lambda: (plane_figure if scene.is_plane else _line_figure)(scene, settings), kind
+    )
+
+
+def written(make: Callable[[], Figure], kind: str) -> bytes:
+    """The bytes of a `kind` file of the figure that `make` gives.
 
     Uses neither pyplot nor a window, and matplotlib's own defaults whatever the user's are: the
     settings are put back afterwards.
@@ -81,7 +88,7 @@ def figure(scene: Scene, kind: str, settings: FigureSettings) -> bytes:
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
-        drawn = (plane_figure if scene.is_plane else _line_figure)(scene, settings)
+        drawn = make()
         FigureCanvasAgg(drawn)
         content = io.BytesIO()
         drawn.savefig(
@@ -97,7 +104,7 @@ def _line_figure(scene: Scene, settings: FigureSettings) -> Figure:
     stacked = bool(scene.others) and bool(more)
     drawn = Figure((width, width * (0.95 if stacked else 0.62)), layout="constrained")
     upper = drawn.add_subplot(2, 1, 1) if stacked else drawn.add_subplot()
-    _draw_metric(upper, scene, first, settings.scale, _COLORS)
+    _draw_metric(upper, scene, first, settings.scale, COLORS)
     _mark_checkpoints(upper, scene)
     lower = upper
     if not scene.others:
@@ -105,12 +112,12 @@ def _line_figure(scene: Scene, settings: FigureSettings) -> Figure:
     if stacked:
         lower = drawn.add_subplot(2, 1, 2, sharex=upper)
         upper.tick_params(labelbottom=False)
-        _draw_metric(lower, scene, more[0], "auto", _COLORS, labelled=False)
+        _draw_metric(lower, scene, more[0], "auto", COLORS, labelled=False)
         _mark_checkpoints(lower, scene, named=False)
     elif more:
         right = upper.twinx()
-        _draw_metric(right, scene, more[0], "auto", (_COLORS[1],))
-        for axes, color in ((upper, _COLORS[0]), (right, _COLORS[1])):
+        _draw_metric(right, scene, more[0], "auto", (COLORS[1],))
+        for axes, color in ((upper, COLORS[0]), (right, COLORS[1])):
             axes.yaxis.label.set_color(color)
             axes.tick_params(axis="y", colors=color, which="both")
     lower.set_xlabel(plain(line_label(scene)))

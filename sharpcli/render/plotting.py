@@ -12,7 +12,7 @@ from ..errors import SharpError, UsageError, did_you_mean
 from ..results import Document
 from ..settings import FigureSettings
 
-__all__ = ["SUFFIXES", "check_plot", "draw", "narrowed"]
+__all__ = ["SUFFIXES", "check_plot", "check_spectrum_plot", "draw", "narrowed"]
 
 # What draws each kind of file, and the extra that brings it (None: what is always there).
 SUFFIXES: dict[str, tuple[str, str] | None] = {
@@ -24,6 +24,8 @@ SUFFIXES: dict[str, tuple[str, str] | None] = {
     ".vtk": None,
     ".vts": None,
 }
+
+_OF_A_SPECTRUM = (".png", ".svg", ".pdf", ".npz")
 
 
 def check_plot(path: Path) -> None:
@@ -56,8 +58,17 @@ def check_plot(path: Path) -> None:
         )
 
 
+def check_spectrum_plot(path: Path) -> None:
+    """Raise `UsageError` where `path` is no kind of file that a spectrum is drawn to."""
+    if path.suffix.lower() not in _OF_A_SPECTRUM:
+        raise UsageError(
+            f"--plot {path}: a spectrum is not drawn as {path.suffix}",
+            f"the suffix says the kind: {', '.join(_OF_A_SPECTRUM)}",
+        )
+
+
 def draw(document: Document, path: Path, settings: FigureSettings | None = None) -> None:
-    """Draw an `interpolate` or `landscape` document to `path`, whole or not at all.
+    """Draw an `interpolate`, `landscape` or `spectrum` document to `path`, whole or not at all.
 
     The suffix says the kind of file. The same document gives the same bytes. Raises as
     `check_plot`, and `SharpError` for a document that has no figure.
@@ -65,6 +76,13 @@ def draw(document: Document, path: Path, settings: FigureSettings | None = None)
     check_plot(path)
     suffix, settings = path.suffix.lower(), settings or FigureSettings()
     from . import write_whole
+
+    if document.get("kind") == "spectrum":
+        check_spectrum_plot(path)
+        from .spectral_figure import spectral_file
+
+        write_whole(path, spectral_file(document, suffix, settings))
+        return
     from .scene import read_scene
 
     scene = read_scene(document)

@@ -153,7 +153,8 @@ def read_scene(document: Document) -> Scene:
     kind = document.get("kind")
     if kind not in KINDS:
         raise SharpError(
-            f'a result of kind "{kind}" has no figure', f"kinds with a figure: {', '.join(KINDS)}"
+            f'a result of kind "{kind}" has no figure',
+            f"kinds with a figure: {', '.join(KINDS)}, spectrum",
         )
     results = document["results"]
     if not results or results[0].get("status") == "failed":

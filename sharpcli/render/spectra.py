@@ -1,0 +1,219 @@
+"""A `spectrum` document in a terminal: its densities in one chart, a table below."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any
+
+from rich.text import Text
+
+from ..errors import SharpError
+from ..labels import clean, pairs, short_labels
+from ..results import NOT_CONVERGED, flat_scalars
+from .chart import Chart, Series, chart_lines
+from .numbers import format_scalar
+from .table import Column, Page, Row, Sheet, page_lines
+
+__all__ = ["Spectrum", "binned", "read_spectra", "span_of", "spectrum_lines", "spectrum_page"]
+
+_STYLES = ("cyan", "magenta", "yellow", "green")
+_HEIGHT = 15
+_LEAST = 0.3  # of one eigenvalue in a bin: where a curve runs that has none
+_TITLES = {
+    "largest": "λ1",
+    "smallest": "λmin",
+    "bulk_edge": "bulk edge",
+    "outliers": "outliers",
+    "moments[0]": "⟨λ⟩",
+    "moments[1]": "⟨λ²⟩",
+    "moments[2]": "⟨λ³⟩",
+    "moments[3]": "⟨λ⁴⟩",
+}
+_LEGEND = (
+    "λ1, λmin: both ends of the spectrum; 12.31(4): 12.31 ± 0.04",
+    "outliers: eigenvalues above the deepest wide gap of the spectrum; bulk edge: the largest "
+    "below it",
+    "⟨λᵏ⟩: moments of the eigenvalue distribution, tr Hᵏ/n",
+)
+_NAMES = {
+    "hessian": "the Hessian",
+    "ggn": "the generalized Gauss-Newton matrix",
+    "fisher": "the Fisher matrix",
+    "empirical-fisher": "the empirical Fisher matrix",
+}
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """One checkpoint's density on its grid, and what was read off it."""
+
+    name: str
+    size: int
+    grid: Sequence[float]
+    density: Sequence[float]
+    edge: float | None
+    outliers: Sequence[float]
+    result: Mapping[str, Any]
+
+
+def read_spectra(document: Mapping[str, Any]) -> list[Spectrum]:
+    """The spectra of a document's checkpoints that have one.
+
+    Raises `SharpError` where there is none, and for a document that is incomplete.
+    """
+    results = document["results"]
+    names = short_labels([str(result["checkpoint"]["path"]) for result in results])
+    try:
+        found = [
+            Spectrum(
+                clean(name),
+                int(result["size"]),
+                [float(x) for x in result["grid"]],
+                [float(y) for y in result["density"]],
+                result["bulk_edge"]["value"],
+                [float(each["value"]) for each in result["outliers"]["eigenvalues"]],
+                result,
+            )
+            for name, result in zip(names, results, strict=True)
+            if result.get("status") != "failed"
+        ]
+        whole = all(len(s.grid) == len(s.density) > 1 for s in found)
+    except (KeyError, TypeError, ValueError) as error:
+        raise SharpError(
+            f"this spectrum result is incomplete or damaged ({type(error).__name__}: {error})",
+            "pass a file written by `sharp spectrum --json`",
+        ) from error
+    if not found or not whole:
+        raise SharpError(
+            "this spectrum result failed: there is nothing to draw", "see its error, and run again"
+        )
+    return found
+
+
+def binned(spectrum: Spectrum, low: float, high: float, bins: int) -> list[float]:
+    """The density in even bins from `low` to `high`: mass by width.
+
+    Where there is none stands a little less than one eigenvalue would make, for a log scale.
+    """
+    grid, density = spectrum.grid, spectrum.density
+    intervals = zip(pairwise(grid), pairwise(density), strict=True)
+    steps = [(b - a) * (p + q) / 2 for (a, b), (p, q) in intervals]
+    mass = [0.0, *accumulate(steps)]
+
+    def below(place: float) -> float:
+        index = bisect_right(grid, place)
+        if index == 0 or index == len(grid):
+            return mass[-1] if index else 0.0
+        a, b = grid[index - 1], grid[index]
+        return mass[index - 1] + (mass[index] - mass[index - 1]) * (place - a) / (b - a)
+
+    width = (high - low) / bins
+    passed = [below(low + i * width) for i in range(bins)] + [below(high)]
+    least = _LEAST / spectrum.size / width
+    return [max((q - p) / width, least) for p, q in pairwise(passed)]
+
+
+def span_of(spectra: Sequence[Spectrum]) -> tuple[float, float]:
+    """The ends of an axis that shows all of them, a little apart from their outermost masses."""
+    low, high = min(s.grid[0] for s in spectra), max(s.grid[-1] for s in spectra)
+    room = 0.01 * (high - low) or 1.0
+    return low - room, high + room
+
+
+def spectrum_lines(document: Mapping[str, Any], width: int) -> Iterator[Text]:
+    """Context, the chart and the table, as lines of at most `width` cells."""
+    page = spectrum_page(document)
+    yield from page_lines(Page(page.context, []), width)
+    known = [result for result in document["results"] if result.get("status") != "failed"]
+    if known:
+        yield Text()
+        yield from _chart(read_spectra(document), width)
+    yield from page_lines(Page([], page.sheets, page.footnotes, page.legend), width)
+
+
+def spectrum_page(document: Mapping[str, Any]) -> Page:
+    """One row a checkpoint: both ends, the bulk's edge and what is beyond, the moments."""
+    results = document["results"]
+    labels = short_labels([str(result["checkpoint"]["path"]) for result in results])
+    scalars = [flat_scalars({k: v for k, v in r.items() if k != "checkpoint"}) for r in results]
+    columns = [
+        Column(title, [_cell(key, row) for row in scalars])
+        for key, title in _TITLES.items()
+        if any(key in row for row in scalars)
+    ]
+    rows = [
+        Row(label, _failure(result) if result.get("status") == "failed" else None)
+        for label, result in zip(labels, results, strict=True)
+    ]
+    advice: dict[str, list[str]] = {}
+    for label, row in zip(labels, scalars, strict=True):
+        for key, scalar in row.items():
+            if key in _TITLES and scalar["status"] in NOT_CONVERGED:
+                text = scalar.get("advice") or "did not converge"
+                advice.setdefault(text, []).append(f"{_TITLES[key]} of {label}")
+    notes = [f"! {', '.join(places)}: {text}" for text, places in advice.items()]
+    return Page(_context(document), [Sheet(rows, columns)], notes, _LEGEND if columns else [])
+
+
+def _cell(key: str, row: Mapping[str, Mapping[str, Any]]) -> str:
+    if key not in row:
+        return "–"
+    scalar = row[key]
+    if key != "outliers":
+        return format_scalar(scalar)
+    return f"{scalar['value']}" + ("!" if scalar["status"] in NOT_CONVERGED else "")
+
+
+def _failure(result: Mapping[str, Any]) -> str:
+    message = " ".join(str(result["error"]["message"]).split())
+    return "failed: " + message.removeprefix(f"{result['checkpoint']['path']}: ")
+
+
+def _context(document: Mapping[str, Any]) -> list[str]:
+    task, settings = document.get("task") or {}, document.get("settings") or {}
+    run = settings.get("run") or {}
+    options, split = pairs(task.get("options") or {}), run.get("split")
+    examples = (task.get("examples") or {}).get(split)
+    data = f"{examples} {split} examples" if examples else split
+    if run.get("samples"):
+        data = f"a sample of {run['samples']} {split} examples"
+    device = (document.get("environment") or {}).get("device")
+    where = " on ".join(str(x) for x in (run.get("dtype"), device) if x)
+    name = clean(task["name"]) + (f" ({options})" if options else "") if task.get("name") else ""
+    lines = [" · ".join(filter(None, (name, data, where)))]
+    for result in document["results"]:
+        if result.get("status") != "failed":
+            operator = _NAMES.get(result["operator"], clean(result["operator"]))
+            how = f"{result['probes']} probes of {result['steps']} Lanczos steps"
+            if not result["probes"]:
+                how = "all eigenvalues"
+            lines.append(f"{operator}, {result['size']} × {result['size']} · {how}")
+            break
+    return lines
+
+
+def _chart(spectra: Sequence[Spectrum], width: int) -> list[Text]:
+    """All densities in one chart, as many as there are colours."""
+    shown = spectra[: len(_STYLES)]
+    low, high = span_of(shown)
+    bins = 2 * max(20, width - 8)
+    step = (high - low) / bins
+    series = [
+        Series(
+            spectrum.name,
+            [low + (i + 0.5) * step for i in range(bins)],
+            binned(spectrum, low, high, bins),
+            style,
+        )
+        for spectrum, style in zip(shown, _STYLES, strict=False)
+    ]
+    alone = shown[0] if len(shown) == 1 else None
+    marks = [(alone.edge, "bulk edge")] if alone and alone.outliers and alone.edge else []
+    title = "spectral density"
+    if len(shown) < len(spectra):
+        title += f" of the first {len(shown)}"
+    chart = Chart(title, series, x_name="λ", marks=marks, keys=len(spectra) > 1)
+    return chart_lines(chart, width, _HEIGHT)
