@@ -27,8 +27,8 @@ _BESIDE = 1e-3
 # The gap below the i-th eigenvalue ends the outliers where it is 5 + ln i times the mean distance
 # between the ten eigenvalues below it. At the soft edge of a random matrix that ratio is about 2.
 # Even where eigenvalues lie without repelling each other, a gap's chance is (1 + ratio/9)⁻⁹ only,
-# and the logarithm keeps that of all of them together small.
-_GAP, _BELOW = 5.0, 10
+# and the logarithm keeps that of all of them together small. Outliers are a tenth of all at most.
+_GAP, _BELOW, _MOST_SHARE = 5.0, 10, 0.1
 # An edge is known where its Ritz value's residual is below this share of the spectrum's width.
 _EDGE = 0.05
 
@@ -86,7 +86,8 @@ def bulk(found: Quadrature) -> Bulk:
     order = values.argsort(descending=True, stable=True)
     values, counts, errors = values[order], counts[order], errors[order]
     number = 0
-    for index in range(1, min(len(found.top) + 1, len(values))):
+    most = min(len(found.top), int(_MOST_SHARE * found.size), len(values) - 1)
+    for index in range(1, most + 1):
         gap = float(values[index - 1] - values[index])
         sure = 2 * (float(errors[index - 1]) + found.rounding)
         wide = _GAP + math.log(index)

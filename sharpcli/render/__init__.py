@@ -195,11 +195,19 @@ def _page(document: Document) -> Page:
 
 
 def _csv(document: Document) -> str:
-    from .spreadsheet import group_rows, point_rows, result_rows, rows_as_csv, tensor_rows
+    from .spreadsheet import (
+        group_rows,
+        point_rows,
+        result_rows,
+        rows_as_csv,
+        spectrum_rows,
+        tensor_rows,
+    )
 
     rows = {
         "compare": group_rows,
         "inspect": tensor_rows,
+        "spectrum": spectrum_rows,
         **dict.fromkeys(_PICTURED, point_rows),
     }
     return rows_as_csv(rows.get(document["kind"], result_rows)(document))

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..results import Document, is_scalar, leaves
 
-__all__ = ["group_rows", "point_rows", "result_rows", "rows_as_csv", "tensor_rows"]
+__all__ = ["group_rows", "point_rows", "result_rows", "rows_as_csv", "spectrum_rows", "tensor_rows"]
 
 _OF_A_SCALAR = {"value": "", "error": ".error", "error_kind": ".error_kind", "status": ".status"}
 _TOLD = ("checkpoint", "status", "error", "warnings", "layers", "layer", "parameters")
@@ -83,6 +83,13 @@ def point_rows(document: Document) -> list[dict[str, Any]]:
             _add_curves(bends, "path.", path)
             rows += bends
     return rows
+
+
+def spectrum_rows(document: Document) -> list[dict[str, Any]]:
+    """A flat mapping for each checkpoint, as `result_rows`, without the curves."""
+    curves = ("nodes", "weights", "grid", "density")
+    kept = [{k: v for k, v in r.items() if k not in curves} for r in document["results"]]
+    return result_rows({**document, "results": kept})
 
 
 def rows_as_csv(rows: Sequence[Mapping[str, Any]]) -> str:

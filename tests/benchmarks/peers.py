@@ -33,7 +33,8 @@ def _sorted(values: Tensor, vectors: Tensor, products: int) -> Pairs:
     return Pairs(values[order].double().cpu(), vectors[order], products)
 
 
-def _pyhessian(problem: Problem, batch: int) -> object:
+def pyhessian_made(problem: Problem, batch: int) -> object:
+    """Its object, with the gradient's graph where there is one batch."""
     from pyhessian import hessian
 
     problem.model.zero_grad(set_to_none=True)
@@ -66,7 +67,7 @@ def pyhessian_pairs(
     module.hessian_vector_product = counted
     module.hessian.dataloader_hv_product = counted_rebuilt
     try:
-        made = _pyhessian(problem, batch)
+        made = pyhessian_made(problem, batch)
         values, vectors = made.eigenvalues(maxIter=iterations, tol=tolerance, top_n=k)
     finally:
         module.hessian_vector_product = plain
@@ -79,7 +80,7 @@ def pyhessian_product(problem: Problem, batch: int) -> Product:
     """Its product: on one batch it keeps the graph, on several it makes them anew."""
     from pyhessian.utils import hessian_vector_product
 
-    made = _pyhessian(problem, batch)
+    made = pyhessian_made(problem, batch)
     sizes = [p.numel() for p in problem.parameters]
 
     def product(vector: Tensor) -> Tensor:
@@ -92,7 +93,7 @@ def pyhessian_product(problem: Problem, batch: int) -> Product:
     return product
 
 
-def _eigenthings(problem: Problem, batch: int) -> object:
+def eigenthings_operator(problem: Problem, batch: int) -> object:
     from hessian_eigenthings import HessianOperator, supervised_loss
 
     return HessianOperator(
@@ -105,7 +106,7 @@ def eigenthings_pairs(problem: Problem, batch: int, k: int, tolerance: float, st
     from hessian_eigenthings import lanczos
 
     found = lanczos(
-        _eigenthings(problem, batch),
+        eigenthings_operator(problem, batch),
         k=k,
         max_iter=steps,
         tol=tolerance,
@@ -120,17 +121,17 @@ def eigenthings_steps(problem: Problem, batch: int, steps: int) -> LanczosTridia
     """The same Lanczos run as it stands after `steps`, before its eigenvalues are taken."""
     from hessian_eigenthings import lanczos_tridiagonal
 
-    operator = _eigenthings(problem, batch)
+    operator = eigenthings_operator(problem, batch)
     start = torch.randn(operator.size, generator=torch.Generator().manual_seed(0))
     start = start.to(problem.device)
     return lanczos_tridiagonal(operator, start, steps)
 
 
 def eigenthings_product(problem: Problem, batch: int) -> Product:
-    return _eigenthings(problem, batch).matvec
+    return eigenthings_operator(problem, batch).matvec
 
 
-def _curvlinops(problem: Problem, batch: int) -> object:
+def curvlinops_operator(problem: Problem, batch: int) -> object:
     from curvlinops import HessianLinearOperator
 
     return HessianLinearOperator(
@@ -149,7 +150,7 @@ def curvlinops_pairs(
     """SciPy's eigsh (ARPACK) on curvlinops' operator; `basis` is ARPACK's ncv."""
     from scipy.sparse.linalg import LinearOperator, eigsh
 
-    operator = _curvlinops(problem, batch).to_scipy(dtype=np.float32)
+    operator = curvlinops_operator(problem, batch).to_scipy(dtype=np.float32)
     products = 0
 
     def counted(vector: np.ndarray) -> np.ndarray:
@@ -164,7 +165,7 @@ def curvlinops_pairs(
 
 
 def curvlinops_product(problem: Problem, batch: int) -> Product:
-    operator = _curvlinops(problem, batch)
+    operator = curvlinops_operator(problem, batch)
     return lambda vector: operator @ vector
 
 

@@ -8,6 +8,7 @@ import time
 import warnings
 from pathlib import Path
 
+import density
 import eigenvalues
 import epsilon_sharpness
 import killed
@@ -19,7 +20,7 @@ import torch
 from problem import Setting
 from report import document
 
-_BENCHMARKS = (eigenvalues, product, epsilon_sharpness, maximum, line, startup, killed)
+_BENCHMARKS = (eigenvalues, product, density, epsilon_sharpness, maximum, line, startup, killed)
 
 
 def main() -> None:
