@@ -38,9 +38,9 @@ def ours(problem: Problem, probes: int, steps: int) -> tuple[np.ndarray, np.ndar
 
 @contextlib.contextmanager
 def _torch_eig() -> Iterator[None]:
-    """The function that PyHessian calls and that PyTorch has removed, by the one that replaced it."""
+    """What PyHessian calls and PyTorch has removed, by what replaced it."""
 
-    def eig(matrix: torch.Tensor, eigenvectors: bool = False) -> Any:  # noqa: ARG001 (its name)
+    def eig(matrix: torch.Tensor, eigenvectors: bool = False) -> Any:
         values, vectors = torch.linalg.eigh(matrix)
         return torch.stack([values, torch.zeros_like(values)], dim=1), vectors
 
@@ -126,8 +126,8 @@ def run(setting: Setting) -> Section:
         )
     section.notes = [
         f"PyHessian ran in batches of {best['PyHessian']}: in one batch it keeps the gradient's "
-        "graph, as ours does, in several it makes them anew. Its `density` calls `torch.eig`, which "
-        "PyTorch has removed: it raises unless that is put back, as it is here. It "
+        "graph, as ours does, in several it makes them anew. Its `density` calls `torch.eig`, "
+        "which PyTorch has removed: it raises unless that is put back, as it is here. It "
         "reorthogonalises fully, a vector at a time.",
         f"hessian-eigenthings ran in batches of {best['hessian-eigenthings']}; it "
         "reorthogonalises fully, a vector at a time.",
