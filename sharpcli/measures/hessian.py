@@ -36,6 +36,7 @@ def hessian(context: Context) -> dict[str, Any]:
     doubt = suspicion(context.self_check)
 
     def scalar(value: float, error: float, met: bool, sampled: float | None) -> Scalar:
+        error = math.hypot(error, context.hessian.error)
         status, advice = doubt or _verdict(context, found.largest, error, met)
         return Scalar(value, error, "residual", status, advice, sampled)
 
@@ -96,7 +97,8 @@ def suspicion(check: SelfCheck | None) -> tuple[str, str] | None:
     return "suspect", (
         "the second derivatives fail a float64 self-check (asymmetry "
         f"{check.asymmetry:.1e}, difference to a finite difference {check.difference:.1e}): an "
-        "operation of the model has a wrong or no second derivative"
+        "operation of the model has a wrong or no second derivative; --hvp finite-difference does "
+        "without"
     )
 
 
@@ -106,6 +108,11 @@ def _verdict(
     if not met:
         return "max_products", "the residual is above --tol: raise --max-products or --tol"
     limit = context.settings.tol * float(largest[0].abs())
+    if context.hessian.error > limit > 0:
+        return "precision", (
+            "finite differences change with their step by more than --tol: the gradient jumps near "
+            "θ, or the model runs in float32 only"
+        )
     if error > limit and context.theta.dtype != torch.float64 and limit > 0:
         return "precision", "rounding keeps the error above --tol: use --dtype float64"
     return "converged", None

@@ -8,6 +8,7 @@ from ..errors import UsageError
 from ..objective import Objective
 from ..settings import CurvatureSettings
 from .curvature import Curvature
+from .finite_difference import FiniteDifference
 from .gauss_newton import empirical_fisher, gauss_newton
 from .modes import MODES, choose_modes
 from .protocol import CurvatureOperator
@@ -34,6 +35,8 @@ def make_operator(
 
 
 def _hessian(objective: Objective, theta: Tensor, settings: CurvatureSettings) -> CurvatureOperator:
+    if settings.hvp == "finite-difference":
+        return FiniteDifference(objective, theta)
     if settings.hvp == "auto":
         chosen = choose_modes(objective, theta, settings.memory)
         kept, passing = MODES[chosen.kept], MODES[chosen.passing]

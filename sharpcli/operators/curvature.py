@@ -57,6 +57,7 @@ class Curvature:
         self.size = objective.size
         self.dtype, self.device = theta.dtype, theta.device
         self.products = 0
+        self.error = 0.0  # but for rounding, products are exact
         self._keep, self._pass = kept, passing or kept
         self._budget = graph_budget(theta.device, memory)
         self._leaves = objective.leaves(theta)

@@ -25,7 +25,12 @@ class SymmetricOperator(Protocol):
 
 
 class CurvatureOperator(SymmetricOperator, Protocol):
-    """A symmetric operator of an objective at a point, which may keep graphs between products."""
+    """A symmetric operator of an objective at a point, which may keep graphs between products.
+
+    `error` bounds what its products with unit vectors are off beyond rounding.
+    """
+
+    error: float
 
     def release(self) -> None:
         """Free what is kept."""
