@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -51,7 +52,7 @@ def forward_over_reverse(
         weight: list[Tensor] = []
 
         def passes() -> None:
-            with forward_ad.dual_level():
+            with _scripting_unsaid(), forward_ad.dual_level():
                 duals = _duals(leaves, vector)
                 total, found = objective.differentiable_sum(duals, batch, count)
                 gradients = torch.autograd.grad(total, duals, allow_unused=True)
@@ -77,9 +78,7 @@ def reverse_over_forward(
 
         def passes() -> None:
             # Not in plain dual numbers: there log_softmax overwrites what the backward pass needs.
-            with warnings.catch_warnings():
-                # Its first call on some operations scripts their derivatives, which is deprecated.
-                warnings.simplefilter("ignore", DeprecationWarning)
+            with _scripting_unsaid():
                 derived: tuple[Tensor, ...] = torch.func.jvp(
                     total, tuple(leaves), tuple(vector), has_aux=True
                 )
@@ -92,6 +91,14 @@ def reverse_over_forward(
         return weight[0]
 
     return product
+
+
+@contextlib.contextmanager
+def _scripting_unsaid() -> Iterator[None]:
+    """Without PyTorch's warning of itself: it scripts the derivatives of some operations."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
 
 
 def _duals(leaves: list[Tensor], vector: list[Tensor]) -> list[Tensor]:
