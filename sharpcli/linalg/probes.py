@@ -17,14 +17,18 @@ if TYPE_CHECKING:
 
 __all__ = ["RESOLVED", "End", "Nodes", "lanczos"]
 
-# An end's Ritz value is taken for an eigenvalue where its residual is below this share of the
-# distance to its neighbour: its vector is then off by as much, its value by the square.
-RESOLVED = 1e-2
+# A Ritz value is taken for an eigenvalue where its residual is below this share of the distance to
+# its neighbours, and rounding below `_ROUGH` of it. Its vector is then off by as much, its value by
+# the square; more where an eigenvalue is near that no Ritz value shows yet, so there is room below
+# `_COPY`.
+RESOLVED, _ROUGH = 1e-3, 1e-2
 # A Ritz vector is another copy where this share of its square lies outside those known.
 _COPY = 1e-3
 # A node owes a weight below this (in shares of 1/n, or the square of ten machine epsilons) to
 # rounding: it is another copy of an eigenvalue that is there, or on its way to become one.
 _UNSEEN, _UNSEEN_EPSILONS = 1e-12, 10
+# Copies of one eigenvalue lie nearer than this, in machine epsilons of ‖A‖.
+_ROUNDING = 16
 # A step that leaves less than this has exhausted its Krylov space, in the same unit.
 _BREAKDOWN = 100
 # A second pass of orthogonalisation where the first one left less than this share of the norm
@@ -49,7 +53,7 @@ class Nodes:
         far = torch.full((1,), torch.inf, dtype=self.values.dtype)
         gaps = self.values[:-1] - self.values[1:]
         nearest = torch.minimum(torch.cat([far, gaps]), torch.cat([gaps, far]))
-        return self.residuals + rounding <= RESOLVED * nearest
+        return (self.residuals <= RESOLVED * nearest) & (rounding <= _ROUGH * nearest)
 
 
 def lanczos(
@@ -88,11 +92,44 @@ def lanczos(
         between = beside[index, : length - 1]
         matrix = torch.diag(diagonal[index, :length])
         matrix += torch.diag(between, 1) + torch.diag(between, -1)
-        values, vectors = (x.flip(-1) for x in torch.linalg.eigh(matrix))
-        seen = vectors[0] ** 2 >= max(_UNSEEN / n, (_UNSEEN_EPSILONS * epsilon) ** 2)
-        vectors, values = vectors[:, seen], values[seen]
-        residuals = beside[index, length - 1] * vectors[-1].abs()
-        yield Nodes(values, vectors[0] ** 2, residuals), vectors, bases[index, :length]
+        nodes, vectors = _distinct(matrix, float(beside[index, length - 1]), epsilon)
+        seen = nodes.weights >= max(_UNSEEN / n, (_UNSEEN_EPSILONS * epsilon) ** 2)
+        nodes = Nodes(nodes.values[seen], nodes.weights[seen], nodes.residuals[seen])
+        yield nodes, vectors[:, seen], bases[index, :length]
+
+
+def _distinct(matrix: Tensor, beyond: float, epsilon: float) -> tuple[Nodes, Tensor]:
+    """The nodes of a tridiagonal matrix with their vectors in columns, copies as one.
+
+    In exact arithmetic a start sees one vector of a multiple eigenvalue; rounding brings others in
+    late, and mixes their vectors as it likes. What the start sees of all of them is that one.
+    """
+    values, vectors = (x.flip(-1) for x in torch.linalg.eigh(matrix))
+    residuals = beyond * vectors[-1].abs()
+    width = float(values[0] - values[-1])
+    slack = _ROUNDING * epsilon * float(values.abs().max())
+    sharp = (residuals <= RESOLVED * width / len(values)).tolist()
+    near = (values[:-1] - values[1:] <= residuals[:-1] + residuals[1:] + slack).tolist()
+    groups: list[list[int]] = [[0]]
+    for index in range(1, len(values)):
+        if near[index - 1] and sharp[index - 1] and sharp[index]:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    columns, middles = [], []
+    for group in groups:
+        share = vectors[0, group]
+        column = vectors[:, group] @ share
+        norm = float(share.norm())
+        columns.append(column / norm if norm else vectors[:, group[0]])
+        middles.append(
+            float(values[group] @ share**2) / norm**2 if norm else float(values[group[0]])
+        )
+    together = torch.stack(columns, dim=1)
+    found = Nodes(
+        torch.tensor(middles, dtype=torch.float64), together[0] ** 2, beyond * together[-1].abs()
+    )
+    return found, together
 
 
 def _orthogonalise(image: Tensor, basis: Tensor, before: float) -> tuple[float, float]:
