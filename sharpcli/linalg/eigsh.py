@@ -3,7 +3,8 @@
 Full reorthogonalisation in float64 inner products keeps ghosts out (Paige 1972 shows what happens
 without). A block of random vectors finds as many copies of a multiple eigenvalue as it is wide;
 where as many turn up, a wider random block searches the complement for more, so multiplicities are
-right with probability one. Restarts keep the Ritz vectors of both ends (Wu & Simon 2000).
+right with probability one. Restarts keep the Ritz vectors of both ends (Wu & Simon 2000). Nothing
+of the basis's size is ever copied: it grows, is restarted and turned in place.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import torch
 from torch import Tensor
 
 from ..progress import Progress, silent
-from .orthogonal import extend, project_out, random_rows
+from .orthogonal import applied, combine, extend, project_out, random_rows
 
 if TYPE_CHECKING:
     from ..operators import SymmetricOperator
 
-__all__ = ["EigshResult", "Krylov", "eigsh", "krylov_space"]
+__all__ = ["EigshResult", "Krylov", "eigsh", "expected_products", "krylov_space", "least_rows"]
 
 # Two finds every double eigenvalue without a second search, and rebuilt graphs serve two vectors;
 # wider blocks need more products for the same Krylov degree.
@@ -42,21 +43,38 @@ class Krylov:
     """An orthonormal basis Q (m, n) by rows with T = Q A Qᵀ, and what A leaves outside its span.
 
     A Qᵀ = Qᵀ T + Fᵀ B, where F is the `pending` block and B, the `coupling`, is zero but for its
-    columns of the last rows of the basis, which are the ones kept.
+    columns of the last rows of the basis, which are the ones kept. Both lie in `rows`, the basis
+    first, with room behind them.
     """
 
-    basis: Tensor
+    rows: Tensor
+    size: int
+    width: int
     projected: Tensor
-    pending: Tensor
     coupling: Tensor
     rounding: float = 0.0
     previous: int = 0
     restarts: int = 0
 
     @property
-    def size(self) -> int:
-        """Rows in the basis."""
-        return len(self.projected)
+    def basis(self) -> Tensor:
+        """Q (m, n)."""
+        return self.rows[: self.size]
+
+    @property
+    def pending(self) -> Tensor:
+        """F: the rows that the operator is applied to next."""
+        return self.rows[self.size : self.size + self.width]
+
+    def wait(self, block: Tensor) -> None:
+        """Let `block` be the pending rows."""
+        self.width = len(block)
+        needed = self.size + self.width
+        if needed > len(self.rows):
+            more = self.rows.new_empty(min(2 * needed, self.rows.shape[1]), self.rows.shape[1])
+            more[: self.size] = self.basis
+            self.rows = more
+        self.pending.copy_(block)
 
     def ritz(self) -> tuple[Tensor, Tensor, Tensor]:
         """Ritz values in descending order, their coordinates (m, m) in columns, residual norms."""
@@ -71,7 +89,8 @@ class EigshResult:
     """The k largest and `smallest` smallest eigenvalues of a symmetric operator.
 
     `errors` bound how far each value is from an eigenvalue: the residual norm ‖Av − λv‖ together
-    with the rounding that the products showed. `vectors` (k, n) belong to `largest`.
+    with the rounding that the products showed. `vectors` (k, n) belong to `largest`. In `passes`
+    calls the operator was applied to `products` vectors.
     """
 
     largest: Tensor
@@ -82,6 +101,7 @@ class EigshResult:
     smallest_converged: list[bool]
     vectors: Tensor
     products: int
+    passes: int
     krylov: Krylov
 
     @property
@@ -98,6 +118,8 @@ def eigsh(
     tolerance: float = 1e-3,
     max_products: int | None = None,
     max_basis: int | None = None,
+    start: Tensor | None = None,
+    basis_device: torch.device | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> EigshResult:
@@ -105,7 +127,11 @@ def eigsh(
 
     A pair is converged when its residual norm is at most `tolerance`·|λ1|. Stops unconverged after
     `max_products` (default: 100 + 20 for each wanted pair); the basis is restarted at `max_basis`
-    rows (default: 80 + 4 for each wanted pair), never fewer than both ends and two blocks need.
+    rows (default: 80 + 4 for each wanted pair), never fewer than `least_rows`; it lies on
+    `basis_device` (default: the operator's) with one block more.
+    `start` (b, n) are rows near the wanted eigenvectors: they begin the search together with as
+    many random ones as without, in blocks that wide: fewer calls of the operator with more vectors
+    each. A wanted eigenvector orthogonal to all of them may then be missed.
     Cost: one product a basis row; typically 2 to 4 for each pair at 1e-3. Raises `ValueError`
     where more pairs are wanted than the operator has.
     """
@@ -114,13 +140,15 @@ def eigsh(
         raise ValueError(f"{wanted} eigenvalues of an operator of size {n}")
     generator = torch.Generator().manual_seed(seed)
     most = max_products or 100 + 20 * wanted
-    least_basis = wanted + 2 * _EXTRA + 3 * _BLOCK
-    limit = min(n, max(max_basis or 80 + 4 * wanted, least_basis))
-    space = _empty(operator, min(_BLOCK, n), generator)
+    random = min(_BLOCK, n)
+    block = random if start is None else min(len(start) + random, n)
+    limit = min(n, max(max_basis or 80 + 4 * wanted, least_rows(k, smallest, block)))
+    room = limit if max_basis else min(limit, expected_products(k, smallest) + block)
+    space = _empty(operator, random, room + block, generator, start, basis_device)
     started = operator.products
-    blocks, search_until, searched = 0, 0, min(_BLOCK, n)
+    blocks, search_until, searched = 0, 0, random
     while True:
-        if space.size + len(space.pending) > limit:
+        if space.size + space.width > limit:
             _restart(space, k, smallest)
         _expand(space, operator, generator)
         blocks += 1
@@ -130,7 +158,7 @@ def eigsh(
         ends = [*range(min(k, space.size)), *range(max(space.size - smallest, 0), space.size)]
         threshold = max(tolerance * float(values[0].abs()), _machine(space, values))
         met = [bool(residuals[i] <= threshold) or complete for i in ends]
-        progress(used, min(most, max(_EXPECTED * (wanted + _EXTRA), used + _BLOCK)))
+        progress(used, min(most, max(expected_products(k, smallest), used + space.width)))
         enough = space.size >= wanted and all(met) and blocks >= search_until
         if enough and not complete:
             cluster = _largest_cluster(values, residuals, k, smallest)
@@ -138,37 +166,70 @@ def eigsh(
                 # As many equal values as random vectors: there may be more copies. Let as many
                 # new ones search along, half as deep as the space is.
                 searched += cluster
-                if space.size + len(space.pending) + cluster > limit:
+                if space.size + space.width + cluster > limit:
                     _restart(space, k, smallest)
                 _widen(space, cluster, generator)
                 search_until = blocks + max(3, (blocks + 1) // 2)
                 continue
-        if enough or complete or used + len(space.pending) > most:
-            return _result(space, k, smallest, met, used)
+        if enough or complete or used + space.width > most:
+            return _result(space, operator, k, smallest, met, (used, blocks))
 
 
-def krylov_space(operator: SymmetricOperator, products: int, *, seed: int = 0) -> Krylov:
+def least_rows(k: int, smallest: int, block: int = _BLOCK) -> int:
+    """The fewest rows of a basis that restarts can do with: both ends and three blocks."""
+    return k + smallest + 2 * _EXTRA + 3 * block
+
+
+def expected_products(k: int, smallest: int) -> int:
+    """Products that a solve is likely to need, for progress and estimates."""
+    return _EXPECTED * (k + smallest + _EXTRA)
+
+
+def krylov_space(
+    operator: SymmetricOperator,
+    products: int,
+    *,
+    seed: int = 0,
+    basis_device: torch.device | None = None,
+) -> Krylov:
     """A block Krylov space of a random start, `products` deep: a sketch of the operator."""
     generator = torch.Generator().manual_seed(seed)
-    space = _empty(operator, min(_BLOCK, operator.size), generator)
-    while space.size < min(products, operator.size):
+    width, products = min(_BLOCK, operator.size), min(products, operator.size)
+    space = _empty(operator, width, products + 2 * width, generator, None, basis_device)
+    while space.size < products:
         _expand(space, operator, generator)
     return space
 
 
-def _empty(operator: SymmetricOperator, width: int, generator: torch.Generator) -> Krylov:
-    like = torch.empty(0, operator.size, dtype=operator.dtype, device=operator.device)
-    pending, _ = extend(random_rows(width, like, generator), like, 0.0, generator)
+def _empty(
+    operator: SymmetricOperator,
+    random: int,
+    room: int,
+    generator: torch.Generator,
+    start: Tensor | None,
+    device: torch.device | None,
+) -> Krylov:
+    rows = torch.empty(
+        min(room, operator.size),
+        operator.size,
+        dtype=operator.dtype,
+        device=device or operator.device,
+    )
+    first = random_rows(random, rows, generator)
+    if start is not None:
+        first = torch.cat([start.to(rows), first])[: operator.size]
+    pending, _ = extend(first, rows[:0], 0.0, generator)
     none = torch.zeros(0, 0, dtype=torch.float64)
-    return Krylov(like, none, pending, none)
+    space = Krylov(rows, 0, 0, none, none)
+    space.wait(pending)
+    return space
 
 
 def _expand(space: Krylov, operator: SymmetricOperator, generator: torch.Generator) -> None:
     """Apply the operator to the pending block and absorb it into the basis."""
-    block = space.pending
-    start, width = space.size, len(block)
-    space.basis = torch.cat([space.basis, block])
-    images = (operator @ block.T).T.contiguous()
+    start, width = space.size, space.width
+    images = applied(operator, space.pending)
+    space.size, space.width = start + width, 0
     removed = project_out(images, space.basis)
     size = start + width
     # In exact arithmetic the new columns are zero above the previous block: what stands there is
@@ -183,7 +244,8 @@ def _expand(space: Krylov, operator: SymmetricOperator, generator: torch.Generat
     projected[start:, start:] = (removed[start:] + removed[start:].T) / 2
     space.projected = projected
     scale = float(torch.linalg.matrix_norm(projected, 2))
-    space.pending, space.coupling = extend(images, space.basis, scale, generator)
+    pending, space.coupling = extend(images, space.basis, scale, generator)
+    space.wait(pending)
     space.previous = start
 
 
@@ -193,24 +255,29 @@ def _restart(space: Krylov, k: int, smallest: int) -> None:
     top = min(k + _EXTRA, space.size)
     bottom = min(smallest + _EXTRA if smallest else 0, space.size - top)
     keep = torch.cat([vectors[:, :top], vectors[:, space.size - bottom :]], dim=1)
-    width = space.coupling.shape[1]
-    space.basis = keep.T.to(space.basis) @ space.basis
-    space.coupling = space.coupling @ keep[-width:]
-    projected = keep.T @ space.projected @ keep
-    space.projected = torch.diag(projected.diagonal())
-    space.previous = 0
+    pending = space.pending
+    _turn(space, keep)
+    space.wait(pending)
     space.restarts += 1
+
+
+def _turn(space: Krylov, vectors: Tensor) -> None:
+    """Let Ritz vectors, by their coordinates (m, r), be the basis, in place."""
+    combine(vectors.T, space.basis)
+    space.coupling = space.coupling @ vectors[-space.coupling.shape[1] :]
+    space.projected = torch.diag((vectors.T @ space.projected @ vectors).diagonal())
+    space.size, space.previous = vectors.shape[1], 0
 
 
 def _widen(space: Krylov, width: int, generator: torch.Generator) -> None:
     """Add `width` random vectors to the pending block, or as many as there is room for."""
-    taken = torch.cat([space.basis, space.pending])
-    rows = random_rows(min(width, space.basis.shape[1] - len(taken)), space.basis, generator)
+    taken = space.rows[: space.size + space.width]
+    rows = random_rows(min(width, taken.shape[1] - len(taken)), taken, generator)
     project_out(rows, taken)
     fresh, _ = extend(rows, taken, 0.0, generator)
-    space.pending = torch.cat([space.pending, fresh])
     none = torch.zeros(len(fresh), space.coupling.shape[1], dtype=torch.float64)
     space.coupling = torch.cat([space.coupling, none])
+    space.wait(torch.cat([space.pending, fresh]))
 
 
 def _largest_cluster(values: Tensor, residuals: Tensor, k: int, smallest: int) -> int:
@@ -237,17 +304,24 @@ def _largest_cluster(values: Tensor, residuals: Tensor, k: int, smallest: int) -
 
 def _machine(space: Krylov, values: Tensor, restarts: int = 0) -> float:
     multiple = _ROUNDING + _ROUNDING_PER_RESTART * restarts
-    return multiple * torch.finfo(space.basis.dtype).eps * float(values.abs().max())
+    return multiple * torch.finfo(space.rows.dtype).eps * float(values.abs().max())
 
 
-def _result(space: Krylov, k: int, smallest: int, met: list[bool], used: int) -> EigshResult:
+def _result(
+    space: Krylov,
+    operator: SymmetricOperator,
+    k: int,
+    smallest: int,
+    met: list[bool],
+    spent: tuple[int, int],
+) -> EigshResult:
     values, vectors, residuals = space.ritz()
     # The asymmetry is one entry's; a Ritz value sums as many as the basis has rows.
     rounding = space.rounding * space.size**0.5
     rounding = max(rounding, _machine(space, values, space.restarts))
     errors = torch.hypot(residuals, torch.tensor(rounding, dtype=torch.float64))
     tail = space.size - smallest
-    top = vectors[:, :k].T.to(space.basis) @ space.basis
+    _turn(space, vectors)
     return EigshResult(
         values[:k],
         errors[:k],
@@ -255,7 +329,7 @@ def _result(space: Krylov, k: int, smallest: int, met: list[bool], used: int) ->
         values[tail:].flip(0),
         errors[tail:].flip(0),
         met[k:][::-1],
-        top,
-        used,
+        space.basis[:k].to(operator.device),
+        *spent,
         space,
     )

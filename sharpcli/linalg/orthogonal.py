@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-__all__ = ["dots", "extend", "project_out", "random_rows"]
+if TYPE_CHECKING:
+    from ..operators import SymmetricOperator
+
+__all__ = ["applied", "combine", "dots", "extend", "project_out", "random_rows"]
 
 # Entries of a vector that are converted to float64 at a time: a block of basis rows this wide
 # stays in cache on a CPU. A GPU takes as many as fill it, in at most half a gigabyte.
@@ -17,19 +22,40 @@ _BREAKDOWN = 100
 # Inner products with the basis that a unit row may keep, in machine epsilons: far below the square
 # root of epsilon that keeps a Lanczos projection exact to rounding (Simon 1984).
 _OVERLAP = 100
+# Rows are orthonormalised together where each keeps this share of its norm after those before it:
+# two rounds of Cholesky are then as exact as one row after the other.
+_INDEPENDENT = 1e-3
+
+
+def applied(operator: SymmetricOperator, rows: Tensor) -> Tensor:
+    """The operator times each row (b, n), as new rows where the given ones are kept."""
+    images = (operator @ rows.to(operator.device).T).T
+    return images.to(rows.device).contiguous()
 
 
 def dots(left: Tensor, right: Tensor) -> Tensor:
     """`left @ right.T` for left (m, n) and right (b, n), accumulated in float64: (m, b)."""
-    if left.dtype == torch.float64 or left.device.type == "mps":
+    return _dots(left, right).to("cpu", torch.float64)
+
+
+def _dots(left: Tensor, right: Tensor) -> Tensor:
+    """As `dots`, left on the device where it has float64."""
+    if left.dtype == torch.float64:
+        return left @ right.T
+    if left.device.type == "mps":
         return (left @ right.T).to("cpu", torch.float64)
     out = torch.zeros(len(left), len(right), dtype=torch.float64, device=left.device)
-    on_gpu = left.device.type == "cuda"
-    chunk = max(_CHUNK, _CHUNK_ENTRIES // max(len(left), 1)) if on_gpu else _CHUNK
-    for start in range(0, left.shape[1], chunk):
-        stop = start + chunk
+    for start, stop in _chunks(left):
         out += left[:, start:stop].double() @ right[:, start:stop].double().T
-    return out.cpu()
+    return out
+
+
+def _chunks(rows: Tensor) -> list[tuple[int, int]]:
+    """Columns that are worked on together."""
+    on_gpu = rows.device.type == "cuda"
+    chunk = max(_CHUNK, _CHUNK_ENTRIES // max(len(rows), 1)) if on_gpu else _CHUNK
+    n = rows.shape[1]
+    return [(start, min(start + chunk, n)) for start in range(0, n, chunk)]
 
 
 def project_out(rows: Tensor, basis: Tensor) -> Tensor:
@@ -37,13 +63,20 @@ def project_out(rows: Tensor, basis: Tensor) -> Tensor:
 
     Classical Gram–Schmidt, twice (Giraud et al. 2005: twice is enough). The first pass runs in the
     rows' own precision, the second corrects it in float64. Returns the coefficients removed,
-    (m, b) float64 on the CPU. Cost: 8·m·b·n operations.
+    (m, b) float64 on the CPU: the only wait for the device. Cost: 8·m·b·n operations, no copy.
     """
     rough = basis @ rows.T
-    rows -= rough.T @ basis
-    exact = dots(basis, rows)
-    rows -= exact.T.to(rows) @ basis
-    return rough.to("cpu", torch.float64) + exact
+    rows.addmm_(rough.T, basis, alpha=-1)
+    exact = _dots(basis, rows)
+    rows.addmm_(exact.T.to(rows), basis, alpha=-1)
+    return (rough.to(exact) + exact).cpu()
+
+
+def combine(matrix: Tensor, rows: Tensor) -> None:
+    """Put `matrix` (r, m) times `rows` (m, n) into the first r of them, a few columns at a time."""
+    count, matrix = len(matrix), matrix.to(rows)
+    for start, stop in _chunks(rows):
+        rows[:count, start:stop] = matrix @ rows[:, start:stop]
 
 
 def random_rows(count: int, like: Tensor, generator: torch.Generator) -> Tensor:
@@ -60,10 +93,14 @@ def extend(
     Returns the new rows Q (b, n) and B (b, b) float64 with rows = Bᵀ Q. A row that vanishes
     against `scale` (the operator's norm) is replaced by a random one orthogonal to everything,
     with a zero row in B: the search goes on where a Krylov space is exhausted. Fewer rows come
-    back where basis and rows together would exceed n.
+    back where basis and rows together would exceed n. The given rows are overwritten.
     """
     n = rows.shape[1]
     count = min(len(rows), n - len(basis))
+    if count == len(rows):
+        coupling = _together(rows, basis, _BREAKDOWN * torch.finfo(rows.dtype).eps * scale)
+        if coupling is not None:
+            return rows, coupling
     coupling = torch.zeros(count, len(rows), dtype=torch.float64)
     epsilon = torch.finfo(rows.dtype).eps
     negligible = _BREAKDOWN * epsilon * scale
@@ -90,3 +127,30 @@ def extend(
                 row = row / float(dots(row, row)) ** 0.5
         done = torch.cat([done, row])
     return done, coupling
+
+
+def _together(rows: Tensor, basis: Tensor, negligible: float) -> Tensor | None:
+    """Orthonormalise rows in place by Cholesky, twice; None, and nothing done, where that is rash.
+
+    Waits for the device three times, however many rows there are.
+    """
+    epsilon = torch.finfo(rows.dtype).eps
+    first = _factor(dots(rows, rows), negligible)
+    if first is None:
+        return None
+    combine(torch.linalg.inv(first), rows)
+    # Cancellation magnifies what two passes left of the basis: look, and mend if it shows.
+    if len(basis) and float((basis @ rows.T).abs().max()) > _OVERLAP * epsilon:
+        project_out(rows, basis)
+    second = torch.linalg.cholesky(dots(rows, rows))
+    combine(torch.linalg.inv(second), rows)
+    coupling: Tensor = (first @ second).T.contiguous()
+    return coupling
+
+
+def _factor(gram: Tensor, negligible: float) -> Tensor | None:
+    """The Cholesky factor of rows far from dependent and none negligible, else None."""
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    left, norms = factor.diagonal(), gram.diagonal().clamp_min(0).sqrt()
+    sound = not bool(failed) and bool((left > negligible).all())
+    return factor if sound and bool((left > _INDEPENDENT * norms).all()) else None

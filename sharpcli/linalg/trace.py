@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..progress import Progress, silent
 from .eigsh import Krylov
-from .orthogonal import dots, project_out
+from .orthogonal import applied, dots, project_out
 
 if TYPE_CHECKING:
     from ..operators import SymmetricOperator
@@ -62,7 +62,7 @@ def trace(
         return TraceResult(known, rounding, True, 0)
     if n - krylov.size <= max_probes:
         rest = _complement(krylov.basis)
-        value = known + float(dots(rest, (operator @ rest.T).T.contiguous()).trace())
+        value = known + float(dots(rest, applied(operator, rest)).trace())
         return TraceResult(value, rounding, True, len(rest))
     generator = torch.Generator().manual_seed(seed)
     started = operator.products
@@ -71,7 +71,7 @@ def trace(
     while True:
         probes = _signs(_BLOCK, krylov.basis, generator)
         project_out(probes, krylov.basis)
-        images = (operator @ probes.T).T.contiguous()
+        images = applied(operator, probes)
         samples += dots(probes, images).diagonal().tolist()
         project_out(images, krylov.basis)
         squares += dots(images, images).diagonal().tolist()
