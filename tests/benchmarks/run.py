@@ -11,6 +11,7 @@ from pathlib import Path
 import density
 import eigenvalues
 import epsilon_sharpness
+import gpt2
 import killed
 import line
 import maximum
@@ -20,7 +21,17 @@ import torch
 from problem import Setting
 from report import document
 
-_BENCHMARKS = (eigenvalues, product, density, epsilon_sharpness, maximum, line, startup, killed)
+_BENCHMARKS = (
+    eigenvalues,
+    product,
+    density,
+    epsilon_sharpness,
+    maximum,
+    line,
+    startup,
+    killed,
+    gpt2,
+)
 
 
 def main() -> None:
