@@ -120,7 +120,7 @@ def _spectrum(loaded: Loaded, settings: SpectrumSettings, begin: Begin) -> dict[
     objective.check_deterministic(theta)
     warnings: list[str] = []
     if study.checked is None:
-        study.checked = check_curvature(study, loaded.match.tensors, warnings)
+        study.checked = check_curvature(study, loaded.match.tensors, warnings, settings.curvature)
     probes = settings.probes or choose_probes(objective.size)
     together = _together(theta, probes, settings.steps)
     started = time.perf_counter()
