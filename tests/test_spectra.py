@@ -1,0 +1,167 @@
+"""Checkpoints and a task to a spectrum: numbers beside the dense one, failures in their place."""
+
+import numpy as np
+import pytest
+import torch
+from networks import CASES, dense_eigenvalues, mlp, relative, task, vectors
+from spectra import total_variation, true_moments
+
+from sharpcli.checkpoint import save_checkpoint
+from sharpcli.errors import SharpError, UsageError
+from sharpcli.linalg.quadrature import quadrature
+from sharpcli.progress import silent
+from sharpcli.results import to_document
+from sharpcli.settings import CurvatureSettings, RunSettings, SpectrumSettings
+from sharpcli.spectra import _together, spectra_of_checkpoints
+
+DOUBLE = RunSettings(dtype="float64", device="cpu")
+FEW = SpectrumSettings(probes=2, steps=20)
+MEDIUM = task(lambda: mlp(20, 40, 30, 5), vectors(20, 5), name="medium", train=200)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    def save(of, name="a.safetensors"):
+        path = tmp_path / name
+        save_checkpoint(path, of.model().state_dict(), {})
+        return path
+
+    return save
+
+
+def spectrum(paths, of, settings=None, run=DOUBLE, **more):
+    document = to_document(spectra_of_checkpoints(paths, of, None, run, settings, **more))
+    return document["results"]
+
+
+def dense(of):
+    """All eigenvalues, from products that share nothing with the command."""
+    model = of.model().double()
+    inputs, targets = (x.double() if x.is_floating_point() else x for x in of.data("train"))
+    parameters = list(model.parameters())
+    loss = torch.nn.functional.cross_entropy(model(inputs), targets)
+    gradient = torch.cat(
+        [g.ravel() for g in torch.autograd.grad(loss, parameters, create_graph=True)]
+    )
+    rows = [
+        torch.cat([x.ravel() for x in torch.autograd.grad(g, parameters, retain_graph=True)])
+        for g in gradient
+    ]
+    matrix = torch.stack(rows)
+    return torch.linalg.eigvalsh((matrix + matrix.T) / 2)
+
+
+def test_the_quadrature_of_a_network_against_its_dense_spectrum(saved):
+    true = dense(MEDIUM)
+    assert len(true) == 2225
+    (result,) = spectrum([saved(MEDIUM)], MEDIUM, SpectrumSettings(probes=20, steps=60))
+    assert result["status"] == "ok"
+    assert (result["size"], result["products"]) == (2225, 1200)
+    grid, curve = (torch.tensor(result[key], dtype=torch.float64) for key in ("grid", "density"))
+    assert total_variation(grid, curve, true) <= 0.02
+    weights = np.array(result["weights"])
+    edges = np.linspace(float(true.min()), float(true.max()), 21)
+    nodes = np.clip(result["nodes"], edges[0], edges[-1])
+    found = np.histogram(nodes, edges, weights=weights)[0]
+    bins = np.histogram(true.numpy(), edges)[0] / len(true)
+    assert np.abs(found - bins).sum() / 2 <= 0.05
+    for moment, value in zip(result["moments"], true_moments(true), strict=True):
+        assert moment["error_kind"] == "standard_error"
+        assert abs(moment["value"] - value) <= 3 * moment["error"] < 0.5 * abs(value)
+    for end, value in (("largest", true.max()), ("smallest", true.min())):
+        assert abs(result[end]["value"] - float(value)) <= result[end]["error"]
+        assert result[end]["status"] == "converged"
+
+
+@pytest.mark.parametrize("name", ["tanh", "frozen"])
+def test_a_small_network_is_computed_entirely(name, saved):
+    (result,) = spectrum([saved(CASES[name])], CASES[name])
+    true = dense_eigenvalues(name)
+    assert relative(np.array(result["nodes"][::-1]), true) < 1e-10
+    assert result["probes"] == result["steps"] == 0
+    assert result["products"] == result["size"] == len(true)
+
+
+def test_the_gauss_newton_matrix_has_nothing_below_zero(saved):
+    settings = SpectrumSettings(curvature=CurvatureSettings(operator="ggn"))
+    (result,) = spectrum([saved(MEDIUM)], MEDIUM, settings, RunSettings(device="cpu"))
+    assert result["operator"] == "ggn"
+    assert min(result["nodes"]) == min(result["grid"]) == 0
+
+
+def test_the_same_seed_gives_the_same_and_another_another(saved):
+    path = saved(MEDIUM)
+    runs = [RunSettings(dtype="float64", device="cpu", seed=seed) for seed in (1, 1, 2)]
+    nodes = [spectrum([path], MEDIUM, FEW, run)[0]["nodes"] for run in runs]
+    assert nodes[0] == nodes[1] != nodes[2]
+
+
+def test_the_number_of_batches_does_not_matter(saved):
+    path = saved(MEDIUM)
+    runs = [RunSettings(dtype="float64", device="cpu", batch_size=n) for n in (200, 64)]
+    first, second = (spectrum([path], MEDIUM, FEW, run)[0] for run in runs)
+    for one, other in zip(first["moments"], second["moments"], strict=True):
+        assert one["value"] == pytest.approx(other["value"], rel=1e-9)
+
+
+def test_a_checkpoint_that_fails_stays_in_its_place(saved, tmp_path):
+    wrong = saved(CASES["tanh"], "wrong.safetensors")
+    paths = [saved(MEDIUM), wrong, tmp_path / "missing.safetensors"]
+    results = spectrum(paths, MEDIUM, FEW)
+    assert [result["status"] for result in results] == ["ok", "failed", "failed"]
+    assert "wrong.safetensors" in results[1]["error"]["message"]
+    assert "missing.safetensors" in results[2]["error"]["message"]
+    assert "nodes" not in results[1]
+
+
+def test_an_interruption_keeps_what_is_finished(saved):
+    begun = []
+
+    def begin(what):
+        begun.append(what)
+        if what.endswith("spectrum") and sum(w.endswith("spectrum") for w in begun) == 2:
+            raise KeyboardInterrupt
+        return silent
+
+    paths = [saved(MEDIUM, name) for name in ("a.safetensors", "b.safetensors", "c.safetensors")]
+    results = spectrum(paths, MEDIUM, FEW, begin=begin)
+    assert [result["status"] for result in results] == ["ok", "failed", "failed"]
+    assert results[2]["error"]["message"] == "interrupted before it was measured"
+
+
+def test_progress_counts_products(saved):
+    said = []
+    spectrum([saved(MEDIUM)], MEDIUM, FEW, begin=lambda _: lambda *pair: said.append(pair))
+    assert said[-1] == (40, 40)
+
+
+def test_few_steps_say_that_the_ends_are_not_found(saved):
+    (result,) = spectrum([saved(MEDIUM)], MEDIUM, SpectrumSettings(probes=2, steps=5))
+    assert result["smallest"]["status"] == "max_products"
+    assert "raise --steps" in result["smallest"]["advice"]
+
+
+def test_a_basis_without_room_is_said_before_it_is_built(monkeypatch):
+    monkeypatch.setattr("sharpcli.spectra.available_memory", lambda _: 4 * 10**6)
+    theta = torch.zeros(100_000)
+    with pytest.raises(SharpError, match=r"80 Lanczos steps need 3\d.* MB") as raised:
+        _together(theta, 2, 80)
+    assert raised.value.hint == "take fewer with --steps 5"
+    assert _together(theta, 2, 5) == 1
+
+
+def test_settings_that_tell_nothing_are_refused():
+    for settings in ({"probes": 1}, {"steps": 4}):
+        with pytest.raises(UsageError, match="too few"):
+            SpectrumSettings(**settings)
+
+
+def test_the_starts_are_one_generators():
+    """The quadrature takes its randomness from its seed alone."""
+    from spectra import DIAGONAL, Diagonal
+
+    torch.manual_seed(0)
+    first = quadrature(Diagonal(DIAGONAL["uniform"]()), probes=2, steps=5)
+    torch.manual_seed(1)
+    second = quadrature(Diagonal(DIAGONAL["uniform"]()), probes=2, steps=5)
+    assert first.moments() == second.moments()
