@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from .data import Batch
 from .errors import SharpError
@@ -17,8 +18,10 @@ from .errors import SharpError
 if TYPE_CHECKING:
     from .tasks import Task
 
-__all__ = ["Network", "exact_arithmetic", "sums_and_weights"]
+__all__ = ["AttentionWatch", "Network", "exact_arithmetic", "sums_and_weights"]
 
+
+_ATTENTION = {"scaled_dot_product_attention", "multi_head_attention_forward"}
 
 # Whether the process is in exact arithmetic; the switches are the process's too.
 _exact = False
@@ -50,6 +53,22 @@ def exact_arithmetic() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fastpath)
         for where, name, before, _ in switches:
             setattr(where, name, before)
+
+
+class AttentionWatch(TorchFunctionMode):
+    """Sees whether PyTorch's fused attention is called for inside the block: `seen`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = False
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Run the function, having looked at its name."""
+        if getattr(function, "__name__", "") in _ATTENTION:
+            self.seen = True
+        return function(*args, **(kwargs or {}))
 
 
 def _tf32_switches() -> list[tuple[Any, str, Any, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from .checkpoint import Checkpoint, Match, first_not_finite, load_checkpoint, ma
 from .data import Rows, read_rows
 from .errors import SharpError, UsageError
 from .memory import is_out_of_memory
-from .network import Network
+from .network import AttentionWatch, Network
 from .objective import Objective
 from .operators import SelfCheck, self_check
 from .processes import join
@@ -39,6 +39,9 @@ __all__ = [
 # Examples on which second derivatives are checked in float64: enough that every layer sees some,
 # few enough to cost nothing.
 _CHECKED_EXAMPLES = 16
+_ATTENTION_NOTE = (
+    "attention is computed by PyTorch's math kernel: its fused ones have no second derivative"
+)
 
 
 @dataclass
@@ -50,6 +53,7 @@ class Study:
     rows: dict[str, Rows]
     run: RunSettings
     checked: SelfCheck | None = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def size(self) -> int:
@@ -202,7 +206,7 @@ class Loaded:
     @property
     def notes(self) -> list[str]:
         """What was undone to read the checkpoint and to match it, one line each."""
-        return [*self.checkpoint.notes, *self.match.notes]
+        return [*self.checkpoint.notes, *self.match.notes, *self.study.notes]
 
 
 def load(path: str | Path, studies: Studies) -> Loaded:
@@ -247,9 +251,11 @@ def check_curvature(
 ) -> SelfCheck | None:
     """Check the model's second derivatives in float64 on a few examples, once for a run.
 
-    None where none are used: by finite differences, and in Gauss-Newton and Fisher matrices.
+    None where none are used: by finite differences, and in Gauss-Newton and Fisher matrices. Notes
+    in the study what the model's attention does.
     """
     network, curvature = study.network, curvature or CurvatureSettings()
+    _note_attention(study, tensors)
     if curvature.operator != "hessian" or curvature.hvp == "finite-difference":
         return None
     if network.device.type == "mps":
@@ -271,3 +277,15 @@ def check_curvature(
     except SharpError as error:
         warnings.append(f"second derivatives were not checked in float64: {error.message}")
         return None
+
+
+def _note_attention(study: Study, tensors: Mapping[str, Tensor]) -> None:
+    network = study.network
+    split = "train" if study.run.split == "both" else study.run.split
+    rows = study.rows[split].head(_CHECKED_EXAMPLES)
+    objective = Objective(network, rows, network.fixed(tensors), batch_size=rows.count)
+    parameters = network.unflatten(network.flatten(tensors))
+    with torch.no_grad(), AttentionWatch() as watch:
+        objective.sum_and_weight(parameters, rows.batch, rows.count)
+    if watch.seen and _ATTENTION_NOTE not in study.notes:
+        study.notes.append(_ATTENTION_NOTE)

@@ -13,6 +13,7 @@ from .numbers import format_number, format_scalar
 from .table import Column, Page, Row, Sheet
 
 __all__ = [
+    "MATRICES",
     "column_titles",
     "labels_of",
     "legend",
@@ -37,6 +38,13 @@ _IN_THE_JSON_ALONE = re.compile(r"hessian\.eigenvalues\[[1-9]\d*\]|gradient\.(l1
 _ORDER = (r"loss\.", None, r"epsilon_sharpness\[", r"hessian\.", r"trace$", r"gradient\.")
 
 _SAID_ABOVE = {"task", "task_options", "sharpcli"}  # of the metadata that `sharp train` writes
+
+MATRICES = {
+    "hessian": "the Hessian",
+    "ggn": "the generalized Gauss-Newton matrix",
+    "fisher": "the Fisher matrix",
+    "empirical-fisher": "the empirical Fisher matrix",
+}
 
 _MEANINGS = {
     "gap": "gap: test loss minus training loss",
@@ -81,7 +89,10 @@ def measure_page(document: Mapping[str, Any]) -> Page:
             [*scalars, *(row for _, row in layers)],
             titles,
         ),
-        legend=legend([*columns, *(column for sheet in by_layer for column in sheet.columns)]),
+        legend=[
+            line.replace("the Hessian", curvature_name(document))
+            for line in legend([*columns, *(it for sheet in by_layer for it in sheet.columns)])
+        ],
     )
 
 
@@ -130,6 +141,13 @@ def column_titles(keys: Iterable[str]) -> dict[str, str]:
     present = list(dict.fromkeys(keys))
     titles = {key: title for key in present if (title := _title(key, present)) is not None}
     return dict(sorted(titles.items(), key=lambda item: _place(item[0])))
+
+
+def curvature_name(document: Mapping[str, Any]) -> str:
+    """The matrix whose eigenvalues a document tells, in words."""
+    settings = document.get("settings") or {}
+    curvature = (settings.get(document["kind"]) or {}).get("curvature") or {}
+    return MATRICES[curvature.get("operator", "hessian")]
 
 
 def legend(columns: Sequence[Column]) -> list[str]:

@@ -14,6 +14,7 @@ from ..errors import SharpError
 from ..labels import clean, pairs, short_labels
 from ..results import NOT_CONVERGED, flat_scalars
 from .chart import Chart, Series, chart_lines
+from .measurements import MATRICES
 from .numbers import format_scalar
 from .table import Column, Page, Row, Sheet, page_lines
 
@@ -38,12 +39,6 @@ _LEGEND = (
     "below it",
     "⟨λᵏ⟩: moments of the eigenvalue distribution, tr Hᵏ/n",
 )
-_NAMES = {
-    "hessian": "the Hessian",
-    "ggn": "the generalized Gauss-Newton matrix",
-    "fisher": "the Fisher matrix",
-    "empirical-fisher": "the empirical Fisher matrix",
-}
 
 
 @dataclass(frozen=True)
@@ -186,7 +181,7 @@ def _context(document: Mapping[str, Any]) -> list[str]:
     lines = [" · ".join(filter(None, (name, data, where)))]
     for result in document["results"]:
         if result.get("status") != "failed":
-            operator = _NAMES.get(result["operator"], clean(result["operator"]))
+            operator = MATRICES.get(result["operator"], clean(result["operator"]))
             how = f"{result['probes']} probes of {result['steps']} Lanczos steps"
             if not result["probes"]:
                 how = "all eigenvalues"

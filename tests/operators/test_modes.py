@@ -6,9 +6,12 @@ from networks import CASES, context, dense_hessian, objective, relative
 
 from sharpcli.errors import SharpError
 from sharpcli.measures.hessian import hessian
+from sharpcli.measuring import measure_model
 from sharpcli.operators import make_operator, modes, self_check
 from sharpcli.operators.modes import MODES, Modes, choose_modes
-from sharpcli.settings import CurvatureSettings, RunSettings
+from sharpcli.render.measurements import measure_page
+from sharpcli.results import to_document
+from sharpcli.settings import CurvatureSettings, MeasureSettings, RunSettings
 from sharpcli.studies import check_curvature, prepare
 
 # What PyTorch's forward mode lacks or has wrong on these networks.
@@ -115,3 +118,24 @@ def test_the_measure_takes_the_mode(mode):
     true = torch.linalg.eigvalsh(dense_hessian("conv")).flip(0)
     for scalar, value in zip(found, true.tolist(), strict=False):
         assert abs(scalar.value - value) <= scalar.error
+
+
+@pytest.mark.parametrize(("name", "noted"), [("attention", 1), ("encoder", 1), ("conv", 0)])
+def test_what_attention_does_is_noted_with_its_reason(name, noted):
+    of = CASES[name]
+    settings = MeasureSettings(measures=("hessian",), top=1)
+    found = measure_model(of.model(), of.data("train"), loss=of.loss, settings=settings)
+    notes = found.results[0].checkpoint["notes"]
+    assert (
+        sum("math kernel: its fused ones have no second derivative" in it for it in notes) == noted
+    )
+
+
+def test_a_table_says_which_matrix_its_eigenvalues_are_of():
+    of = CASES["tanh"]
+    for operator, said in (("hessian", "of the Hessian,"), ("ggn", "generalized Gauss-Newton")):
+        settings = MeasureSettings(
+            measures=("hessian",), top=1, curvature=CurvatureSettings(operator)
+        )
+        report = measure_model(of.model(), of.data("train"), loss=of.loss, settings=settings)
+        assert any(said in line for line in measure_page(to_document(report)).legend)
