@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from sharpcli.settings import RunSettings
 
 
 @dataclass
@@ -61,3 +64,61 @@ def total_variation(grid: Tensor, curve: Tensor, values: Tensor, bins: int = 20)
     passed = np.interp(edges, x, below)
     passed[0], passed[-1] = 0.0, below[-1]  # the kernels reach a little beyond both ends
     return float(np.abs(np.diff(passed) - np.histogram(true, edges)[0] / len(true)).sum() / 2)
+
+
+def made_up(path: str, scale: float = 1.0, **more: Any) -> dict[str, Any]:
+    """A checkpoint's result as `sharp spectrum` writes it: a bulk at zero and two outliers."""
+
+    def scalar(value: float | None, error: float | None = None, **others: Any) -> dict[str, Any]:
+        kind = "residual" if error is not None else None
+        return {"value": value, "error": error, "error_kind": kind, "status": "converged"} | others
+
+    grid = [-0.1, 0.0, 0.1, *(s * x for s in (4 * scale, 8 * scale) for x in (0.995, 1.0, 1.005))]
+    peaks = [0.0, 9.8, 0.0, 0.0, 0.5 / scale, 0.0, 0.0, 0.25 / scale, 0.0]
+    return {
+        "checkpoint": {
+            "path": path,
+            "sha256": "0" * 64,
+            "parameters": 100,
+            "metadata": {},
+            "notes": [],
+        },
+        "status": "ok",
+        "largest": scalar(8 * scale, 1e-4),
+        "smallest": scalar(-0.1, 1e-3),
+        "bulk_edge": scalar(0.1, 1e-3),
+        "outliers": scalar(2, eigenvalues=[scalar(8 * scale, 1e-4), scalar(4 * scale, 1e-4)]),
+        "moments": [scalar(0.12, 0.01, error_kind="standard_error") for _ in range(4)],
+        "nodes": [0.0, 4 * scale, 8 * scale],
+        "weights": [0.98, 0.01, 0.01],
+        "grid": grid,
+        "density": peaks,
+        "operator": "hessian",
+        "size": 100,
+        "probes": 2,
+        "steps": 20,
+        "products": 40,
+        "seconds": 0.1,
+        **more,
+    }
+
+
+def document(*results: dict[str, Any]) -> dict[str, Any]:
+    """A whole document of such results."""
+    return {
+        "schema": "sharpcli/1",
+        "kind": "spectrum",
+        "settings": {
+            "run": asdict(RunSettings(device="cpu")) | {"parameters": []},
+            "spectrum": {"probes": None, "steps": 80, "curvature": {"operator": "hessian"}},
+        },
+        "environment": {"sharpcli": "0.1.0", "python": "3.12", "device": "cpu"},
+        "task": {"name": "t.py", "options": {}, "fingerprint": "", "examples": {"train": 48}},
+        "results": list(results),
+    }
+
+
+def failed(path: str) -> dict[str, Any]:
+    """A checkpoint that could not be read."""
+    error = {"message": f"{path}: is empty", "hint": "save it again"}
+    return {"checkpoint": {"path": path}, "status": "failed", "error": error}

@@ -24,7 +24,9 @@ from sharpcli.settings import (
     LandscapeSettings,
     PathSettings,
     RunSettings,
+    SpectrumSettings,
 )
+from sharpcli.spectra import spectra_of_checkpoints
 from sharpcli.tasks import Task, load_task
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -104,6 +106,25 @@ def test_inspections_fit() -> None:
         ],
     }
     validator.validate(document)
+
+
+def test_spectra_fit() -> None:
+    from spectra import document as of_spectra
+    from spectra import failed as failed_spectrum
+    from spectra import made_up
+
+    document = of_spectra(made_up("a.pt"), failed_spectrum("b.pt"))
+    validator.validate(document)
+    for key in ("moments", "grid", "outliers", "products"):
+        broken = of_spectra({k: v for k, v in made_up("a.pt").items() if k != key})
+        assert not validator.is_valid(broken), key
+
+
+def test_a_spectrum_of_a_task_fits(dense: tuple[Task, Paths]) -> None:
+    task, (a, *_) = dense
+    settings = SpectrumSettings(probes=2, steps=5)
+    run = RunSettings(samples=20)
+    validator.validate(to_document(spectra_of_checkpoints([a], task, None, run, settings)))
 
 
 SMALL = GridSettings((3,))

@@ -15,7 +15,7 @@ from sharpcli.operators import Dense
 @functools.cache
 def found(name, dtype=torch.float64, probes=None, steps=60, seed=0):
     values = DIAGONAL[name]().to(dtype)
-    probes = probes or choose_probes(len(values))
+    probes = probes or 20
     return quadrature(Diagonal(values), probes=probes, steps=steps, seed=seed)
 
 
@@ -146,8 +146,7 @@ def test_outliers_stay_narrow():
 
 def test_the_zero_matrix():
     of = quadrature(Diagonal(torch.zeros(300)), probes=2, steps=20)
-    nodes, weights = of.nodes()
-    assert nodes.unique().tolist() == [0]
+    assert of.nodes()[0].unique().tolist() == [0]
     assert [(m.value, m.error) for m in of.moments()] == [(0, 0)] * 4
     grid, curve = density(of)
     assert float(torch.trapezoid(curve, grid)) == pytest.approx(1)
@@ -171,7 +170,7 @@ def test_the_same_seed_gives_the_same():
 
 
 def test_large_operators_get_fewer_probes():
-    assert [choose_probes(n) for n in (10, 3000, 20_000, 10**6)] == [20, 20, 3, 2]
+    assert [choose_probes(n) for n in (10, 3000, 20_000, 10**6)] == [40, 40, 6, 2]
 
 
 @functools.cache
