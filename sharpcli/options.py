@@ -26,6 +26,7 @@ __all__ = [
     "NAME_VALUE",
     "POSITIVE",
     "SEED",
+    "SIZE",
     "curvature_options",
     "exploring_run_options",
     "output_options",
@@ -93,10 +94,30 @@ class DeviceType(ParameterType):
         return str(value)
 
 
+class SizeType(ParameterType):
+    """Bytes, such as 500MB or 2GB (decimal) or 2GiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number of bytes; fails where it is none, or less than one."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([kKMGT]?)(i?)[bB]?\s*", str(value))
+        size = 0
+        if found:
+            base = 1024 if found[3] else 1000
+            size = int(float(found[1]) * base ** " kMGT".index(found[2].replace("K", "k") or " "))
+        if size < 1:
+            self.fail(f"'{value}' is not a size such as 500MB or 2GB", param, ctx)
+        return size
+
+
 NAME_VALUE: Final = NameValueType()
 NAMES: Final = NamesType()
 DEVICE: Final = DeviceType()
 POSITIVE: Final = click.IntRange(min=1)
+SIZE: Final = SizeType()
 SEED: Final = click.IntRange(min=0, max=2**32 - 1)  # what NumPy takes, for tasks that seed it
 
 
@@ -238,7 +259,8 @@ def curvature_options(command: Command) -> Command:
 
     @functools.wraps(command)
     def with_curvature(*args: Any, **kwargs: Any) -> Any:
-        curvature = CurvatureSettings(operator=kwargs.pop("operator"), hvp=kwargs.pop("hvp"))
+        names = ("operator", "hvp", "memory")
+        curvature = CurvatureSettings(**{name: kwargs.pop(name) for name in names})
         return command(*args, curvature=curvature, **kwargs)
 
     default = CurvatureSettings()
@@ -259,6 +281,13 @@ def curvature_options(command: Command) -> Command:
             show_default=True,
             help="How a Hessian-vector product is differentiated. auto takes the fastest on the "
             "model; finite-difference is for models without second derivatives.",
+        ),
+        click.option(
+            "--memory",
+            type=SIZE,
+            metavar="SIZE",
+            help="Memory to take beside the model and the data, such as 500MB or 2GB: kept graphs, "
+            "eigenvectors and batches are made to fit. Default: what is free.",
         ),
     )
 
@@ -283,7 +312,9 @@ def output_options(command: Command) -> Command:
     @functools.wraps(command)
     def with_output(*args: Any, **kwargs: Any) -> Any:
         output = OutputSettings(
-            format=_chosen_format(kwargs.pop("output_format"), kwargs.pop("as_json")),
+            format=_chosen_format(
+                kwargs.pop("output_format"), kwargs.pop("as_json"), kwargs["output_file"]
+            ),
             output=kwargs.pop("output_file"),
             quiet=kwargs.pop("quiet"),
             strict=kwargs.pop("strict"),
@@ -306,7 +337,7 @@ def output_options(command: Command) -> Command:
             type=click.Choice(["table", "json", "csv", "markdown"]),
             default=OutputSettings().format,
             show_default=True,
-            help="The form of the result.",
+            help="The form of the result. With --output, by default as its suffix says.",
         ),
         click.option("--json", "as_json", is_flag=True, help="Short for --format json."),
         click.option(
@@ -343,6 +374,9 @@ def plot_option(command: Command) -> Command:
     )
 
 
+_FORMATS = {".json": "json", ".csv": "csv", ".md": "markdown"}
+
+
 def _decorate(command: Command, *options: Callable[[Command], Command]) -> Command:
     for option in reversed(options):  # Click lists them in the order in which they were written
         command = option(command)
@@ -369,11 +403,16 @@ def _as_dict(
     return {**dict(in_file), **dict(pairs)}
 
 
-def _chosen_format(chosen: Any, as_json: bool) -> Any:
-    """The format, where --json counts for as much as a --format given in the same place."""
+def _chosen_format(chosen: Any, as_json: bool, output: Path | None) -> Any:
+    """The format, where --json counts for as much as a --format given in the same place.
+
+    Without either, the suffix of the file to write says it.
+    """
+    context = click.get_current_context()
+    if not as_json and context.get_parameter_source("output_format") is ParameterSource.DEFAULT:
+        return _FORMATS.get(output.suffix.lower(), chosen) if output else chosen
     if not as_json or chosen == "json":
         return chosen
-    context = click.get_current_context()
     json_from = context.get_parameter_source("as_json")
     format_from = context.get_parameter_source("output_format")
     if format_from is ParameterSource.DEFAULT or json_from is ParameterSource.COMMANDLINE:

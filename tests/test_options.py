@@ -54,6 +54,27 @@ def test_bad_run_options_say_what_is_allowed(arguments, said):
     assert said in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("file", "arguments", "expected"),
+    [
+        ("r.json", [], "json"),
+        ("r.JSON", [], "json"),
+        ("r.csv", [], "csv"),
+        ("r.md", [], "markdown"),
+        ("r.txt", [], "table"),
+        ("r", [], "table"),
+        ("r.json", ["--format", "table"], "table"),
+        ("r.csv", ["--json"], "json"),
+    ],
+)
+def test_the_suffix_of_the_output_says_its_form_unless_an_option_does(
+    tmp_path, file, arguments, expected
+):
+    got, done = invoke(output_options, "--output", str(tmp_path / file), *arguments)
+    assert done.exit_code == 0, done.output
+    assert got["output"].format == expected
+
+
 def test_output_options(tmp_path):
     got, _ = invoke(output_options)
     assert got == {"output": OutputSettings()}
