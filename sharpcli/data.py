@@ -58,6 +58,18 @@ class Rows:
         """The rows of `indices`, copied."""
         return Rows(_map(self.batch, lambda leaf: _pick(leaf, indices)), len(indices), self.total)
 
+    def storages(self) -> set[int]:
+        """Where the tensors' storages lie, as `Tensor.data_ptr` says it."""
+        found: set[int] = set()
+
+        def look(leaf: Any) -> Any:
+            if isinstance(leaf, Tensor):
+                found.add(leaf.untyped_storage().data_ptr())
+            return leaf
+
+        _map(self.batch, look)
+        return found
+
     def digest(self) -> str:
         """SHA-256 over shapes, dtypes and bytes of all rows."""
         found = hashlib.sha256()

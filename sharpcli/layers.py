@@ -94,6 +94,7 @@ def _context(whole: Context, network: Network, batch_size: int | None, begin: Be
             split.rows,
             dict(_fixed(network, split.fixed, views)),
             batch_size=batch_size,
+            memory=settings.curvature.memory,
         )
         for name, split in whole.splits.items()
     }

@@ -18,7 +18,7 @@ from .layers import INTERRUPTED, check_layers, measure_layers
 from .measures import Measure, choose, compute
 from .measures.context import Context
 from .processes import size
-from .progress import Begin, silent
+from .progress import UNSAID, Begin, Notes, silent
 from .randomness import global_random_state_kept
 from .results import CheckpointResult, Failure, Report
 from .settings import MeasureSettings, RunSettings
@@ -45,6 +45,7 @@ def measure_checkpoints(
     settings: MeasureSettings | None = None,
     *,
     begin: Begin = lambda _: silent,
+    notes: Notes = UNSAID,
 ) -> Report:
     """Measure each checkpoint on a task; a checkpoint that fails is reported in its place.
 
@@ -65,7 +66,7 @@ def measure_checkpoints(
             _check_size(studies.of({}), measures, settings)
         for path in paths:
             try:
-                results.append(_measured(Path(path), studies, measures, settings, begin))
+                results.append(_measured(Path(path), studies, measures, settings, begin, notes))
             except UsageError as error:
                 misuses.append(error)
                 said = Failure(error.message, error.hint)
@@ -99,6 +100,7 @@ def measure_model(
     run: RunSettings | None = None,
     settings: MeasureSettings | None = None,
     begin: Begin = lambda _: silent,
+    notes: Notes = UNSAID,
 ) -> Report:
     """Measure a model that is in memory, as a notebook has it.
 
@@ -126,7 +128,7 @@ def measure_model(
         study = prepare(task, run, device, begin=begin)
         _check_size(study, measures, settings)
         about: dict[str, Any] = {"path": name, "metadata": {}}
-        result = _measure(matched(checkpoint, study), about, measures, settings, begin)
+        result = _measure(matched(checkpoint, study), about, measures, settings, begin, notes)
     return Report(
         kind="measure",
         settings={"run": asdict(run), "measure": asdict(settings)},
@@ -142,6 +144,7 @@ def _measured(
     measures: Sequence[Measure],
     settings: MeasureSettings,
     begin: Begin,
+    notes: Notes,
 ) -> CheckpointResult:
     """One checkpoint's result, failed where it could not be measured."""
     about: dict[str, Any] = {"path": str(path)}
@@ -150,7 +153,7 @@ def _measured(
         about |= {"sha256": checkpoint.sha256, "metadata": checkpoint.metadata}
         study = studies.of(checkpoint.metadata)
         _check_size(study, measures, settings)
-        return _measure(matched(checkpoint, study), about, measures, settings, begin)
+        return _measure(matched(checkpoint, study), about, measures, settings, begin, notes)
     except UsageError:
         raise
     except SharpError as error:
@@ -170,10 +173,13 @@ def _measure(
     measures: Sequence[Measure],
     settings: MeasureSettings,
     begin: Begin,
+    notes: Notes,
 ) -> CheckpointResult:
     study, theta = loaded.study, loaded.theta
     objectives = study.objectives(loaded.match.tensors)
     objective = objectives[study.run.split]
+    for each in objectives.values():
+        each.memory = settings.curvature.memory
     objective.check_deterministic(theta)
     warnings: list[str] = []
     if study.checked is None and any(measure.needs_curvature for measure in measures):
@@ -187,6 +193,7 @@ def _measure(
         self_check=study.checked,
         warnings=warnings,
         begin=lambda name: begin(f"{loaded.checkpoint.path.name}: {name}"),
+        notes=notes.about(loaded.checkpoint.path.name),
     )
     try:
         found = compute(measures, context)

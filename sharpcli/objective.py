@@ -31,6 +31,8 @@ Around = Callable[[int, int], contextlib.AbstractContextManager[None]]
 # outer caches, large enough that matrix products run at full speed: of 1 to 29 MB, 7 to 15 MB were
 # the fastest on 784-512-512-10 (two cores). A GPU wants enough work to hide its launches.
 _MICROBATCH_BYTES = {"cpu": 12 * 2**20, "cuda": 2**30, "mps": 2**28}
+# Activations are at most this part of the memory: derivatives take several times as much.
+_MICROBATCH_SHARE = 8
 # Fewer examples than this a process and every process takes all of them.
 _EXAMPLES_A_PROCESS = 32
 # Examples whose saved activations are counted to size microbatches.
@@ -40,8 +42,9 @@ _SIZING_EXAMPLES = 8
 class Objective:
     """L(θ) = Σ sum / Σ weight over `rows`, with its gradient; θ is (n,) in the network's dtype.
 
-    `batch_size` bounds memory only (None: sized by the activations that one example saves). Where
-    memory runs out, batches are halved and the pass is repeated.
+    `batch_size` bounds memory only (None: sized by the activations that one example saves and by
+    the `memory` in bytes, None: what is free). Where memory runs out, batches are halved and the
+    pass is repeated.
     """
 
     def __init__(
@@ -51,11 +54,13 @@ class Objective:
         fixed: Mapping[str, Tensor],
         *,
         batch_size: int | None = None,
+        memory: int | None = None,
     ) -> None:
         self.network, self.fixed = network, fixed
         self.rows = rows.to(network.device, network.compute)
         self.size = network.size
         self.evaluations = 0
+        self.memory = memory
         self._batch_size = batch_size
         self._saved_bytes: float | None = None
 
@@ -66,7 +71,8 @@ class Objective:
             if self.network.model.training:
                 return self.rows.count  # batch statistics: the batch is part of the function
             target = _MICROBATCH_BYTES.get(self.network.device.type, _MICROBATCH_BYTES["cpu"])
-            share = available_memory(self.network.device) / 8
+            free = available_memory(self.network.device)
+            share = min(free, free if self.memory is None else self.memory) / _MICROBATCH_SHARE
             most = max(1, int(min(target, share) / max(self.saved_bytes, 1)))
             parts = -(-self.rows.count // most)
             self._batch_size = -(-self.rows.count // parts)

@@ -16,7 +16,7 @@ from .errors import SharpError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["add_up", "is_first", "join", "rank", "share", "share_of", "size"]
+__all__ = ["add_up", "is_first", "join", "neighbours", "rank", "share", "share_of", "size"]
 
 T = TypeVar("T")
 
@@ -29,6 +29,11 @@ def rank() -> int:
 def size() -> int:
     """How many processes torchrun has started, 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def neighbours() -> int:
+    """How many processes torchrun has started on this machine, 1 without it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if size() > 1 else 1
 
 
 def is_first() -> bool:

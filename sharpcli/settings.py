@@ -69,12 +69,15 @@ class CurvatureSettings:
     """Which matrix stands for the curvature, and how its products are made.
 
     `hvp` is the mode of differentiation of a Hessian product, "auto" the fastest on the model at
-    hand. `memory` bounds what is kept between products, in bytes (None: half of what is free).
+    hand. `memory` bounds the bytes that a measurement takes beside model, checkpoint and data: kept
+    graphs, the basis of eigenvectors, microbatches (None: what is free). `coarse` is the share of
+    the data whose eigenvectors start the search on all of them (None: it starts at random).
     """
 
     operator: Operator = "hessian"
     hvp: ProductMode = "auto"
     memory: int | None = None
+    coarse: float | None = None
 
 
 @dataclass(frozen=True)

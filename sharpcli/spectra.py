@@ -117,12 +117,13 @@ def _of_checkpoint(
 def _spectrum(loaded: Loaded, settings: SpectrumSettings, begin: Begin) -> dict[str, Any]:
     study, theta = loaded.study, loaded.theta
     objective = study.objectives(loaded.match.tensors)[study.run.split]
+    objective.memory = settings.curvature.memory
     objective.check_deterministic(theta)
     warnings: list[str] = []
     if study.checked is None:
         study.checked = check_curvature(study, loaded.match.tensors, warnings, settings.curvature)
     probes = settings.probes or choose_probes(objective.size)
-    together = _together(theta, probes, settings.steps)
+    together = _together(theta, probes, settings.steps, settings.curvature.memory)
     started = time.perf_counter()
     operator = make_operator(objective, theta, settings.curvature)
     try:
@@ -149,12 +150,13 @@ def _spectrum(loaded: Loaded, settings: SpectrumSettings, begin: Begin) -> dict[
     return {**numbers, **({"warnings": warnings} if warnings else {})}
 
 
-def _together(theta: Tensor, probes: int, steps: int) -> int:
+def _together(theta: Tensor, probes: int, steps: int, memory: int | None) -> int:
     """How many probes advance in step; raises `SharpError` where not even one has room."""
     if theta.numel() <= probes * steps:
         return 1
     need = steps * theta.numel() * theta.element_size()
     free = available_memory(theta.device)
+    free = free if memory is None else min(memory, free)
     if need > free:
         fewer = int(steps * free / need / 2)
         raise SharpError(

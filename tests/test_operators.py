@@ -21,6 +21,8 @@ from torch.nn import functional
 from sharpcli.errors import SharpError
 from sharpcli.linalg.eigsh import eigsh
 from sharpcli.operators import Dense, make_operator, self_check
+from sharpcli.operators.graphs import graph_cost
+from sharpcli.operators.hessian import double_backward
 from sharpcli.settings import CurvatureSettings
 
 LIMITS = {"float64": 1e-12, "float32": 1e-5}
@@ -97,10 +99,9 @@ def test_eigenvalues_do_not_depend_on_batches(name, dtype):
 def test_graphs_that_do_not_fit_are_rebuilt_and_give_the_same(name):
     function, theta = objective(CASES[name], batch_size=4)
     block = random(function.size, 3)
-    two = int(2.5 * 4 * 4 * function.saved_bytes)
+    one = graph_cost(function, function.leaves(theta), double_backward).of(4)
     kept, some, none = (
-        make_operator(function, theta, CurvatureSettings(memory=memory))
-        for memory in (None, two, 0)
+        make_operator(function, theta, graphs=graphs) for graphs in (None, 2.5 * one, 0)
     )
     true = kept @ block
     for hessian in (kept, some, none):

@@ -19,7 +19,7 @@ from ..options import (
 from ..settings import CurvatureSettings, MeasureSettings, OutputSettings, RunSettings
 
 if TYPE_CHECKING:
-    from ..progress import Begin
+    from ..progress import Begin, Notes
     from ..results import Document
 
 __all__ = ["measure", "run_measure"]
@@ -182,7 +182,7 @@ def measure(
     error. A checkpoint that fails is said in its place and the others are still measured.
     """
     from ..render import emit
-    from ..render.progress import progress_bars
+    from ..render.progress import notes_of, progress_bars
 
     if list_measures:
         _print_measures()
@@ -206,7 +206,9 @@ def measure(
         by=by,
     )
     with progress_bars(quiet=output.quiet) as begin:
-        document = run_measure(checkpoints, task, task_options, run, settings, begin=begin)
+        document = run_measure(
+            checkpoints, task, task_options, run, settings, begin=begin, notes=notes_of(output)
+        )
     emit(document, output)
     return exit_code(document, strict=output.strict)
 
@@ -233,14 +235,21 @@ def run_measure(
     settings: MeasureSettings = DEFAULT,
     *,
     begin: Begin | None = None,
+    notes: Notes | None = None,
 ) -> Document:
     """Measure checkpoints and give the document: what `sharp measure` and `sharp demo` share."""
     from ..measuring import measure_checkpoints
-    from ..progress import silent
+    from ..progress import Notes, silent
     from ..results import to_document
 
     report = measure_checkpoints(
-        paths, task, task_options, run, settings, begin=begin or (lambda _: silent)
+        paths,
+        task,
+        task_options,
+        run,
+        settings,
+        begin=begin or (lambda _: silent),
+        notes=notes or Notes(),
     )
     return to_document(report)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,17 +10,22 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ..budget import Budget, share_memory
 from ..linalg.eigsh import EigshResult, Krylov, eigsh, krylov_space
+from ..memory import readable_size
 from ..moments import Evaluation
 from ..objective import Objective
 from ..operators import CurvatureOperator, SelfCheck, make_operator
-from ..progress import Begin, Progress, silent
+from ..progress import Begin, Notes, Progress, silent
 from ..settings import MeasureSettings
+from .coarse import Coarse, coarse_start
 
 __all__ = ["Context"]
 
 # Products spent on a sketch where the trace is asked for without eigenvalues.
 _SKETCH_PRODUCTS = 20
+# Seconds of a solve that are foretold to all, not only under --verbose.
+_LONG = 120
 
 
 @dataclass
@@ -30,7 +36,7 @@ class Context:
     `splits`. `warnings` collects what a measure warns of. `self_check` belongs to the model and
     was made once for the run, None where no measure needs second derivatives. `part` says that θ
     is a block of parameters of which all were measured before. `begin` opens a measure's
-    `progress`.
+    `progress`; `notes` are what it says besides.
     """
 
     objective: Objective
@@ -42,6 +48,7 @@ class Context:
     part: bool = False
     warnings: list[str] = field(default_factory=list)
     begin: Begin = lambda _: silent
+    notes: Notes = field(default_factory=Notes)
     progress: Progress = silent
 
     @cached_property
@@ -57,22 +64,54 @@ class Context:
         return value, gradient
 
     @cached_property
+    def budget(self) -> Budget:
+        """What fits in memory: kept graphs, rows of a basis. Raises `SharpError`: too little."""
+        top, smallest = self._ends
+        found = share_memory(self.objective, self.theta, self.settings.curvature, top, smallest)
+        self.notes.detail(str(found))
+        return found
+
+    @cached_property
     def hessian(self) -> CurvatureOperator:
         """The Hessian at θ, or the matrix that the settings put in its place."""
-        return make_operator(self.objective, self.theta, self.settings.curvature)
+        graphs = self.budget.graphs
+        return make_operator(self.objective, self.theta, self.settings.curvature, graphs=graphs)
+
+    @cached_property
+    def coarse(self) -> Coarse | None:
+        """Vectors of a subset of the data that start the search, where the settings ask."""
+        share, rows = self.settings.curvature.coarse, self.budget.rows
+        top, smallest = self._ends
+        if share is None:
+            return None
+        return coarse_start(
+            self.objective,
+            self.theta,
+            self.settings.curvature,
+            top,
+            smallest,
+            share=share,
+            rows=rows,
+            seed=self.seed,
+            progress=self.progress,
+        )
 
     @cached_property
     def eigenvalues(self) -> EigshResult:
         """Both ends of the Hessian's spectrum, as the settings ask. Cost: its `products`."""
-        settings = self.settings
+        settings, (top, smallest) = self.settings, self._ends
+        coarse, budget = self.coarse, self.budget
         return eigsh(
             self.hessian,
-            settings.top,
-            smallest=min(1, self.objective.size - settings.top),
+            top,
+            smallest=smallest,
             tolerance=settings.tol,
             max_products=settings.max_products,
+            max_basis=budget.rows,
+            start=coarse.start if coarse else None,
+            basis_device=budget.device,
             seed=self.seed,
-            progress=self.progress,
+            progress=self._foretelling(self.progress),
         )
 
     @property
@@ -80,7 +119,37 @@ class Context:
         """A subspace that holds the Hessian's large eigenvalues: the one that exists, if any."""
         if "eigenvalues" in self.__dict__:
             return self.eigenvalues.krylov
-        return krylov_space(self.hessian, _SKETCH_PRODUCTS, seed=self.seed)
+        products = min(_SKETCH_PRODUCTS, self.budget.rows)
+        device = self.budget.device
+        return krylov_space(self.hessian, products, seed=self.seed, basis_device=device)
+
+    @property
+    def _ends(self) -> tuple[int, int]:
+        """How many eigenvalues at the top, and how many at the bottom."""
+        size = self.objective.size
+        top = min(self.settings.top, size)
+        return top, min(1, size - top)
+
+    def _foretelling(self, progress: Progress) -> Progress:
+        """The progress of a solve, that says after the first products how long it may take."""
+        started = time.perf_counter()
+        said = False
+
+        def step(done: int, total: int | None) -> None:
+            nonlocal said
+            progress(done, total)
+            if said or total is None or not done:
+                return
+            said = True
+            seconds = (time.perf_counter() - started) / done * total
+            text = (
+                f"about {max(1, round(seconds / 60))} min for {total} products, and "
+                f"{readable_size(self.budget.bytes)} of memory at most"
+            )
+            say = self.notes.note if seconds >= _LONG else self.notes.detail
+            say(text)
+
+        return step
 
     def release(self) -> None:
         """Free the graphs that products kept."""

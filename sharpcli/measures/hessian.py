@@ -58,9 +58,15 @@ def hessian(context: Context) -> dict[str, Any]:
         numbers["ratio_1_5"] = _ratio(top[0], top[4])
     numbers |= {
         "products": found.products,
+        "passes": found.passes,
         "size": context.objective.size,
         "operator": context.settings.curvature.operator,
     }
+    if context.coarse:
+        numbers["coarse"] = {
+            "examples": context.coarse.examples,
+            "products": context.coarse.products,
+        }
     return {"hessian": numbers}
 
 

@@ -1,6 +1,6 @@
 """Symmetric linear operators: `op @ V` for V (n,) or (n, k), and `op.size`."""
 
-from .build import make_operator
+from .build import graph_bytes, make_operator
 from .protocol import CurvatureOperator, Dense, SymmetricOperator
 from .self_check import SelfCheck, self_check
 
@@ -9,6 +9,7 @@ __all__ = [
     "Dense",
     "SelfCheck",
     "SymmetricOperator",
+    "graph_bytes",
     "make_operator",
     "self_check",
 ]

@@ -10,39 +10,62 @@ from ..settings import CurvatureSettings
 from .curvature import Curvature
 from .finite_difference import FiniteDifference
 from .gauss_newton import empirical_fisher, gauss_newton
+from .graphs import graph_budget, graph_cost
 from .modes import MODES, choose_modes
 from .protocol import CurvatureOperator
 
-__all__ = ["make_operator"]
+__all__ = ["graph_bytes", "make_operator"]
 
 
 def make_operator(
-    objective: Objective, theta: Tensor, settings: CurvatureSettings | None = None
+    objective: Objective,
+    theta: Tensor,
+    settings: CurvatureSettings | None = None,
+    *,
+    graphs: float | None = None,
 ) -> CurvatureOperator:
     """The operator that the settings name, of an objective at θ (n,).
 
-    Raises `UsageError` for the Fisher matrix of a model whose distribution is not known.
+    `graphs` are the bytes that kept graphs may take (None: half of the memory). Raises
+    `UsageError` for the Fisher matrix of a model whose distribution is not known.
     """
     settings = settings or CurvatureSettings()
-    memory = settings.memory
+    if graphs is None:
+        graphs = graph_budget(theta.device, settings.memory)
     if settings.operator == "hessian":
-        return _hessian(objective, theta, settings)
+        return _hessian(objective, theta, settings, graphs)
     if settings.operator == "empirical-fisher":
-        return Curvature(objective, theta, empirical_fisher, memory=memory)
+        return Curvature(objective, theta, empirical_fisher, graphs=graphs)
     if settings.operator == "fisher":
         _check_likelihood(objective)
-    return Curvature(objective, theta, gauss_newton, memory=memory)
+    return Curvature(objective, theta, gauss_newton, graphs=graphs)
 
 
-def _hessian(objective: Objective, theta: Tensor, settings: CurvatureSettings) -> CurvatureOperator:
+def graph_bytes(
+    objective: Objective, theta: Tensor, settings: CurvatureSettings
+) -> tuple[float, float]:
+    """Bytes that the graphs of a microbatch take, and those of all of them. Cost: `graph_cost`."""
+    if settings.operator == "hessian" and settings.hvp == "finite-difference":
+        return 0.0, 0.0
+    make = MODES["double-backward" if settings.hvp == "auto" else settings.hvp]
+    if settings.operator != "hessian":
+        make = empirical_fisher if settings.operator == "empirical-fisher" else gauss_newton
+    cost = objective.within_memory(lambda: graph_cost(objective, objective.leaves(theta), make))
+    sizes = [count for _, count in objective.batches()]
+    return cost.of(max(sizes)), sum(map(cost.of, sizes))
+
+
+def _hessian(
+    objective: Objective, theta: Tensor, settings: CurvatureSettings, graphs: float
+) -> CurvatureOperator:
     if settings.hvp == "finite-difference":
         return FiniteDifference(objective, theta)
     if settings.hvp == "auto":
-        chosen = choose_modes(objective, theta, settings.memory)
+        chosen = choose_modes(objective, theta, graphs)
         kept, passing = MODES[chosen.kept], MODES[chosen.passing]
     else:
         kept = passing = MODES[settings.hvp]
-    return Curvature(objective, theta, kept, passing, memory=settings.memory)
+    return Curvature(objective, theta, kept, passing, graphs=graphs)
 
 
 def _check_likelihood(objective: Objective) -> None:

@@ -8,40 +8,24 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from ..data import Batch
 from ..errors import SharpError
-from ..memory import available_memory
+from ..memory import is_out_of_memory
 from ..objective import Objective
+from .graphs import GraphCost, Linearize, Product, graph_budget, graph_cost
 
 __all__ = [
     "Curvature",
-    "Linearize",
-    "Product",
-    "graph_budget",
-    "graph_bytes",
     "refusing_missing_derivatives",
 ]
-
-# Adds the product of a microbatch's (unnormalised) matrix with a vector to a result, both as a
-# list of the parameters' shapes, in place. Gives the microbatch's weight.
-Product = Callable[[list[Tensor], list[Tensor]], Tensor]
-# Makes a microbatch's product at the parameters given as leaves.
-Linearize = Callable[[Objective, list[Tensor], Batch, int], Product]
-
-# A gradient's graph, ready for a second derivative, holds about this many times the bytes that the
-# forward pass saves (activations, their cotangents, and the temporaries of both).
-_GRAPH_FACTOR = 4
-# Share of the free memory that kept graphs may take: bases and temporaries need the rest.
-_GRAPH_SHARE = 0.5
 
 
 class Curvature:
     """Σ over microbatches of a curvature matrix at θ, by the weight of all examples.
 
-    `kept` makes a microbatch's product with its graphs, which are kept while `memory` bytes
+    `kept` makes a microbatch's product with its graphs, which are kept while `graphs` bytes
     (default: half of what is free) allow. `passing` makes the products of the microbatches that do
-    not fit; they are made for every call of `@` anew, once for all its columns. Call `release` to
-    free the graphs.
+    not fit; they are made for every call of `@` anew, once for all its columns. Where memory runs
+    out, kept graphs are dropped before batches are halved. Call `release` to free the graphs.
     """
 
     def __init__(
@@ -51,7 +35,7 @@ class Curvature:
         kept: Linearize,
         passing: Linearize | None = None,
         *,
-        memory: int | None = None,
+        graphs: float | None = None,
     ) -> None:
         self.objective, self._theta = objective, theta
         self.size = objective.size
@@ -59,7 +43,8 @@ class Curvature:
         self.products = 0
         self.error = 0.0  # but for rounding, products are exact
         self._keep, self._pass = kept, passing or kept
-        self._budget = graph_budget(theta.device, memory)
+        self._budget = graph_budget(theta.device, None) if graphs is None else graphs
+        self._cost: GraphCost | None = None
         self._leaves = objective.leaves(theta)
         self._kept: list[Product | None] = []
         self._kept_batch_size = 0
@@ -72,7 +57,7 @@ class Curvature:
         """
         rows = vectors.reshape(self.size, -1).T.contiguous()
         self.products += len(rows)
-        out = self.objective.within_memory(lambda: self._apply(rows))
+        out = self.objective.within_memory(lambda: self._apply_within(rows))
         if not bool(torch.isfinite(out).all()):
             self._refuse(out)
         return out.T.reshape(vectors.shape)
@@ -80,6 +65,23 @@ class Curvature:
     def release(self) -> None:
         """Free the kept graphs."""
         self._kept = []
+
+    @property
+    def microbatches(self) -> tuple[int, int]:
+        """How many microbatches keep their graphs, and how many there are; 0 before a product."""
+        return sum(product is not None for product in self._kept), len(self._kept)
+
+    def _apply_within(self, rows: Tensor) -> Tensor:
+        """The product; where memory runs out, again with half of the kept graphs, down to none."""
+        while True:
+            try:
+                return self._apply(rows)
+            except RuntimeError as error:
+                kept, _ = self.microbatches
+                if not is_out_of_memory(error) or not kept or self._cost is None:
+                    raise
+            self._budget = self._cost.of(self._kept_batch_size) * (kept // 2)
+            self._kept = []
 
     def _refuse(self, products: Tensor) -> NoReturn:
         value, gradient = self.objective.gradient(self._theta)
@@ -98,12 +100,14 @@ class Curvature:
         if self._kept_batch_size != objective.batch_size:  # memory ran out: other batches now
             self._kept, self._kept_batch_size = [], objective.batch_size
         first = not self._kept
+        if self._cost is None:
+            self._cost = graph_cost(objective, self._leaves, self._keep)
         spent = 0.0
         weights = []
         for index, (batch, count) in enumerate(objective.batches()):
             product = None if first else self._kept[index]
             if product is None:
-                spent += count * graph_bytes(objective)
+                spent += self._cost.of(count)
                 fits = first and spent <= self._budget
                 make = self._keep if fits else self._pass
                 product = make(objective, self._leaves, batch, count)
@@ -117,16 +121,6 @@ class Curvature:
             self._weight = self.objective.add_up(torch.stack(weights).sum())
         self.objective.add_up(out)
         return out.div_(self._weight.to(out.dtype))
-
-
-def graph_bytes(objective: Objective) -> float:
-    """Bytes that the graph of one example's gradient takes."""
-    return _GRAPH_FACTOR * objective.saved_bytes
-
-
-def graph_budget(device: torch.device, memory: int | None) -> float:
-    """Bytes that kept graphs may take on a device."""
-    return _GRAPH_SHARE * available_memory(device) if memory is None else memory
 
 
 def refusing_missing_derivatives(work: Callable[[], None]) -> None:

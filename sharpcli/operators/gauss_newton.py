@@ -16,7 +16,8 @@ from ..data import Batch
 from ..errors import SharpError
 from ..network import exact_arithmetic
 from ..objective import Objective, accumulate_into, accumulator
-from .curvature import Product, refusing_missing_derivatives
+from .curvature import refusing_missing_derivatives
+from .graphs import Product, without_numbers
 from .outputs import replaced, tensors_of
 
 __all__ = ["empirical_fisher", "gauss_newton"]
@@ -100,7 +101,8 @@ def _product(
     cotangents = [torch.zeros_like(out, requires_grad=True) for out in outs]
     pulled = torch.autograd.grad(outs, leaves, cotangents, create_graph=True, allow_unused=True)
     reached = [i for i, part in enumerate(pulled) if part is not None and part.requires_grad]
-    parts = [part for part in pulled if part is not None and part.requires_grad]
+    parts = [without_numbers(p) for p in pulled if p is not None and p.requires_grad]
+    del pulled
 
     def product(vector: list[Tensor], result: list[Tensor]) -> Tensor:
         def passes() -> None:

@@ -12,7 +12,8 @@ from torch.autograd import forward_ad
 
 from ..data import Batch
 from ..objective import Objective, accumulate_into
-from .curvature import Product, refusing_missing_derivatives
+from .curvature import refusing_missing_derivatives
+from .graphs import Product, without_numbers
 
 __all__ = ["double_backward", "forward_over_reverse", "reverse_over_forward"]
 
@@ -27,7 +28,8 @@ def double_backward(
     total, weight = objective.differentiable_sum(leaves, batch, count)
     every = torch.autograd.grad(total, leaves, create_graph=True, materialize_grads=True)
     curved = [i for i, gradient in enumerate(every) if gradient.requires_grad]
-    gradients = [every[i] for i in curved]
+    gradients = [without_numbers(every[i]) for i in curved]
+    del every, total
 
     def product(vector: list[Tensor], result: list[Tensor]) -> Tensor:
         def backward() -> None:

@@ -13,7 +13,7 @@ from ..data import Batch
 from ..errors import SharpError
 from ..network import Network
 from ..objective import Objective
-from .curvature import Linearize, Product, graph_budget, graph_bytes
+from .graphs import Linearize, Product, graph_budget, graph_cost
 from .hessian import double_backward, forward_over_reverse, reverse_over_forward
 
 __all__ = ["MODES", "Modes", "choose_modes"]
@@ -51,19 +51,20 @@ class Modes:
 _chosen: weakref.WeakKeyDictionary[Network, Modes] = weakref.WeakKeyDictionary()
 
 
-def choose_modes(objective: Objective, theta: Tensor, memory: int | None = None) -> Modes:
+def choose_modes(objective: Objective, theta: Tensor, graphs: float | None = None) -> Modes:
     """The fastest modes on the model at hand: timed once for a network, then the same.
 
     A mode must agree with double backward to be taken. Cost: two gradients or fewer. Raises
     `SharpError` where the model has no second derivative.
     """
     network = objective.network
+    graphs = graph_budget(theta.device, None) if graphs is None else graphs
     if network not in _chosen:
-        _chosen[network] = objective.within_memory(lambda: _timed(objective, theta, memory))
+        _chosen[network] = objective.within_memory(lambda: _timed(objective, theta, graphs))
     return _chosen[network]
 
 
-def _timed(objective: Objective, theta: Tensor, memory: int | None) -> Modes:
+def _timed(objective: Objective, theta: Tensor, graphs: float) -> Modes:
     rows = objective.rows
     count = min(objective.batch_size, -(-rows.count // _TIMED_SHARE))
     trial = _Trial(objective, theta, rows.slice(0, count), count)
@@ -71,7 +72,8 @@ def _timed(objective: Objective, theta: Tensor, memory: int | None) -> Modes:
     first, true = trial.apply(double)
     product = min(first, trial.apply(double)[0])
     del double
-    everything = rows.count * graph_bytes(objective) <= graph_budget(theta.device, memory)
+    whole = graph_cost(objective, trial.leaves, double_backward).of(rows.count)
+    everything = whole <= graphs
     if everything and product < _UNBEATEN * build:
         return Modes("double-backward", "double-backward")
     limits = {"kept": product, "passing": build / _COLUMNS + product}
@@ -97,14 +99,14 @@ class _Trial:
     def __init__(self, objective: Objective, theta: Tensor, batch: Batch, count: int) -> None:
         self._objective, self._theta = objective, theta
         self._batch, self._count = batch, count
-        self._leaves = objective.leaves(theta)
+        self.leaves = objective.leaves(theta)
         generator = torch.Generator().manual_seed(0)
         self._vector = torch.randn(objective.size, generator=generator).to(theta)
 
     def prepare(self, mode: Linearize) -> tuple[float, Product]:
         """Seconds to make the microbatch's product, and it."""
         started = self._now()
-        made = mode(self._objective, self._leaves, self._batch, self._count)
+        made = mode(self._objective, self.leaves, self._batch, self._count)
         return self._now() - started, made
 
     def apply(self, product: Product) -> tuple[float, Tensor]:

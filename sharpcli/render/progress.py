@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from ..progress import Begin, Progress
+from ..progress import Begin, Notes, Progress
+from ..settings import OutputSettings
 from . import error_console
 
-__all__ = ["progress_bars"]
+__all__ = ["notes_of", "progress_bars"]
 
 # Seconds before a bar is shown: shorter work is over before it is read.
 _PATIENCE = 2.0
@@ -56,3 +57,14 @@ def progress_bars(*, quiet: bool = False) -> Iterator[Begin]:
     finally:
         if shown:
             bars.stop()
+
+
+def notes_of(output: OutputSettings) -> Notes:
+    """Notes on stderr unless the output is to be quiet, details where it is to be verbose."""
+    stderr = error_console()
+
+    def say(text: str) -> None:
+        stderr.print(f"note: {text}", style="dim", markup=False)
+
+    silent = Notes()
+    return Notes(silent.note if output.quiet else say, say if output.verbose else silent.detail)
