@@ -400,3 +400,41 @@ def test_a_full_disk_is_one_message(folder):
     assert process.returncode == 1
     assert "standard output: cannot be written: No space left on device" in stderr
     assert "Traceback" not in stderr
+
+
+def test_by_layer_has_a_sheet_a_checkpoint_and_a_row_a_layer():
+    done = measure(*BOTH, "-m", "gradient", "-m", "trace", "--by", "layer")
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    start = lines.index("sgd, layer by layer")
+    assert lines[start + 1].split() == ["layer", "parameters", "trace", "‖∇L‖"]
+    assert [line.split()[0] for line in lines[start + 3 : start + 6]] == ["0", "2", "all"]
+    assert [line.split()[1] for line in lines[start + 3 : start + 5]] == ["40", "27"]
+    assert "adam, layer by layer" in lines
+    assert "not a minimum" in done.stderr
+    assert "0: the gradient" not in done.stderr
+
+
+def test_by_layer_in_json_and_csv():
+    done = measure(*BOTH, "-m", "gradient", "--by", "layer", "--json")
+    results = document_of(done)["results"]
+    assert [layer["layer"] for layer in results[1]["layers"]] == ["0", "2"]
+    done = measure(*BOTH, "-m", "gradient", "--by", "layer", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert [(row["checkpoint"], row["layer"], row["parameters"]) for row in rows] == [
+        (name, layer, count)
+        for name in ("sgd.safetensors", "adam.safetensors")
+        for layer, count in (("", "67"), ("0", "40"), ("2", "27"))
+    ]
+    norms = [float(row["gradient.norm"]) for row in rows[:3]]
+    assert norms[0] == pytest.approx((norms[1] ** 2 + norms[2] ** 2) ** 0.5)
+
+
+def test_a_subset_is_said_with_its_size():
+    done = measure(*BOTH, "-m", "gradient", "--parameters", "2.*", width=200)
+    first = done.stdout.splitlines()[0]
+    assert first.endswith("float32 on cpu · 2.* (27 of 67 parameters)")
+    done = measure(*BOTH, "--parameters", "2.wait")
+    assert done.exit_code == 2
+    assert "--parameters '2.wait': matches no parameter of the model" in done.stderr
+    assert "layers: 0, 2 (`sharp inspect` lists a checkpoint's tensors)" in done.stderr
