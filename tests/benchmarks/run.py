@@ -15,6 +15,7 @@ import gpt2
 import killed
 import line
 import maximum
+import processes
 import product
 import startup
 import torch
@@ -30,6 +31,7 @@ _BENCHMARKS = (
     line,
     startup,
     killed,
+    processes,
     gpt2,
 )
 
