@@ -2,12 +2,20 @@
 
 import pytest
 import torch
-from networks import CASES, dense_eigenvalues, dense_hessian, task
+from networks import (
+    CASES,
+    dense_eigenvalues,
+    dense_empirical_fisher,
+    dense_gauss_newton,
+    dense_hessian,
+    relative,
+    task,
+)
 from torch import nn
 
 from sharpcli.measuring import measure_model
 from sharpcli.operators import make_operator
-from sharpcli.settings import MeasureSettings, RunSettings
+from sharpcli.settings import CurvatureSettings, MeasureSettings, RunSettings
 from sharpcli.studies import prepare, resolve_device
 
 pytestmark = pytest.mark.gpu
@@ -87,3 +95,26 @@ def test_global_random_states_stay_on_the_device():
     before = torch.cuda.get_rng_state()
     _measured(next(iter(CASES)), "cuda", "float32")
     assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("operator", ["ggn", "empirical-fisher"])
+@pytest.mark.parametrize("name", CASES)
+def test_gauss_newton_and_fisher_products_are_the_dense_ones(name, operator):
+    dense = {"ggn": dense_gauss_newton, "empirical-fisher": dense_empirical_fisher}[operator](name)
+    function, theta = _on_the_device(CASES[name], "float64")
+    made = make_operator(function, theta, CurvatureSettings(operator))
+    assert relative((made @ theta).cpu(), dense @ theta.cpu()) <= 1e-11
+
+
+@pytest.mark.parametrize("hvp", ["auto", "double-backward", "finite-difference"])
+@pytest.mark.parametrize("name", CASES)
+def test_every_mode_of_a_product_gives_the_dense_hessian_s(name, hvp):
+    function, theta = _on_the_device(CASES[name], "float32")
+    made = make_operator(function, theta, CurvatureSettings(hvp=hvp))
+    assert relative((made @ theta).cpu(), dense_hessian(name) @ theta.double().cpu()) <= 1e-4
+
+
+def _on_the_device(of, dtype):
+    study = prepare(of, RunSettings(device="cuda", dtype=dtype), resolve_device("cuda"))
+    tensors = of.model().state_dict()
+    return study.objectives(tensors)["train"], study.network.flatten(tensors)
