@@ -16,6 +16,7 @@ from .measures import Measure, compute
 from .measures.context import Context
 from .network import Network
 from .objective import Objective
+from .processes import size
 from .progress import Begin, Progress
 from .results import Failure, LayerResult
 from .settings import MeasureSettings
@@ -67,6 +68,8 @@ def measure_layers(
             rest = list(blocks.items())[len(found) :]
             return [*found, *(LayerResult(k, v.size, error=INTERRUPTED) for k, v in rest)]
         except SharpError as refused:
+            if size() > 1:  # the others may be waiting for this process's share
+                raise
             error = Failure(refused.message, refused.hint)
         except RuntimeError as raised:
             error = said_by_torch(raised)

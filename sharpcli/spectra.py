@@ -100,6 +100,8 @@ def _of_checkpoint(
         about |= {"sha256": checkpoint.sha256, "metadata": checkpoint.metadata}
         loaded = matched(checkpoint, studies.of(checkpoint.metadata))
         about |= {"parameters": loaded.study.network.size, "notes": loaded.notes}
+        if loaded.study.run.parameters:
+            about["parameters_in_all"] = loaded.study.size
         return {"checkpoint": about, "status": "ok", **_spectrum(loaded, settings, begin)}
     except UsageError:
         raise

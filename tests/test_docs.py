@@ -108,8 +108,8 @@ def test_the_guide_runs_from_top_to_bottom(tmp_path, monkeypatch):
 
 
 def matching(word):
-    """What a shell makes of a word."""
-    return sorted(str(path) for path in Path().glob(word)) if "*" in word else [word]
+    """What a shell makes of a word: the files that it matches, or, where there are none, itself."""
+    return sorted(str(path) for path in Path().glob(word)) or [word] if "*" in word else [word]
 
 
 def test_the_pictures_of_the_guide_are_made_by_the_commands_beside_them():

@@ -14,6 +14,7 @@ from ..errors import SharpError
 from ..labels import clean, pairs, short_labels
 from ..results import NOT_CONVERGED, flat_scalars
 from .chart import Chart, Series, chart_lines
+from .layers import measured_parameters
 from .measurements import MATRICES
 from .numbers import format_scalar
 from .table import Column, Page, Row, Sheet, page_lines
@@ -178,7 +179,8 @@ def _context(document: Mapping[str, Any]) -> list[str]:
     device = (document.get("environment") or {}).get("device")
     where = " on ".join(str(x) for x in (run.get("dtype"), device) if x)
     name = clean(task["name"]) + (f" ({options})" if options else "") if task.get("name") else ""
-    lines = [" · ".join(filter(None, (name, data, where)))]
+    subset = measured_parameters([result["checkpoint"] for result in document["results"]], run)
+    lines = [" · ".join(filter(None, (name, data, where, subset)))]
     for result in document["results"]:
         if result.get("status") != "failed":
             operator = MATRICES.get(result["operator"], clean(result["operator"]))

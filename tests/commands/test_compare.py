@@ -120,3 +120,17 @@ def test_neither_torch_nor_numpy_is_imported(saved: str) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert found.stderr.splitlines()[-1] == "[]"
+
+
+def test_what_is_not_compared_of_a_result_is_said(
+    result: Make, document: Make, tmp_path: Path
+) -> None:
+    saved = document([result("a.pt"), result("b.pt")])
+    saved["settings"]["run"]["parameters"] = ["layer4.*"]
+    saved["results"][0]["layers"] = [{"layer": "fc", "parameters": 4, "measures": {}}]
+    path = tmp_path / "part.json"
+    path.write_text(dumps(saved), "utf-8")
+    found = run(str(path))
+    assert found.exit_code == 0
+    assert f"note: {path}: of the parameters layer4.* alone" in found.stderr
+    assert f"note: {path}: layers are not compared, only all parameters together" in found.stderr
