@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from click.testing import CliRunner, Result
 from jsonschema import Draft202012Validator
+from minima import hear_interrupts
 from torch import Tensor, nn
 
 from sharpcli.__main__ import sharp
@@ -71,6 +72,7 @@ def spawn(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_interrupts,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import torch
@@ -26,6 +27,11 @@ def data(split):
 
 SGD = {"optimizer": "sgd", "batch_size": "32", "lr": "0.1"}
 ADAM = {"optimizer": "adam", "batch_size": "400", "lr": "0.1"}
+
+
+def hear_interrupts() -> None:
+    """For a process to be started: a shell's background job ignores Ctrl-C, and so would it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def tensors(scale: float = 1.0) -> dict[str, torch.Tensor]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from jsonschema import Draft202012Validator
-from minima import TASK, measure, tensors, write_minima
+from minima import TASK, hear_interrupts, measure, tensors, write_minima
 from rich.cells import cell_len
 from safetensors.torch import save_file
 
@@ -351,6 +351,7 @@ def start(*arguments, **options):
         stderr=options.pop("stderr", subprocess.PIPE),
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "90"},
+        preexec_fn=hear_interrupts,
         **options,
     )
 

@@ -119,10 +119,14 @@ def test_numbers_that_are_none_are_told_by_the_checkpoint_that_holds_them():
         principal_axes(points, final)
 
 
+# A point that is nearer to the centre than rounding has no direction that could be told.
+PLACES = st.just(0.0) | st.floats(1e-3, 3) | st.floats(-3, -1e-3)
+
+
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
-    alpha=st.floats(-3, 3),
-    beta=st.floats(-3, 3),
+    alpha=PLACES,
+    beta=PLACES,
     skew=st.floats(-0.99, 0.99),
     lengths=st.tuples(st.sampled_from([1e-2, 1.0, 30.0]), st.sampled_from([1e-2, 1.0, 30.0])),
     single=st.booleans(),
