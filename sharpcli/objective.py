@@ -93,7 +93,7 @@ class Objective:
                 storage = tensor.untyped_storage()
                 if storage.data_ptr() not in own:
                     seen[storage.data_ptr()] = storage.nbytes()
-                return tensor
+                return tensor.detach()  # the tensor itself would hold its own graph, for ever
 
             with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
                 self.sum_and_weight(parameters, rows.batch, rows.count)

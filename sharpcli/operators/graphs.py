@@ -81,7 +81,7 @@ def _held(objective: Objective, leaves: list[Tensor], make: Linearize, count: in
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             seen[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # the tensor itself would hold its own graph, for ever
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         product = make(objective, leaves, rows.batch, count)

@@ -44,10 +44,12 @@ def self_check(
     # Along the gradient the curvature stands far above what the kinks of ReLU and max-pooling add
     # to a difference; along a random direction it need not (seen: 7e-3 of it on a LeNet).
     _, gradient = objective.gradient(theta)
-    v = gradient if float(gradient.norm()) > 0 else v
-    u, v = u / u.norm(), v / v.norm()
+    pair = torch.stack([u, gradient if float(gradient.norm()) > 0 else v])
+    del u, v, gradient  # copies of θ in float64
+    pair /= pair.norm(dim=1, keepdim=True)
+    u, v = pair
     hessian = Curvature(objective, theta, MODES["double-backward" if mode == "auto" else mode])
-    hu, hv = (hessian @ torch.stack([u, v], dim=1)).T
+    hu, hv = (hessian @ pair.T).T
     hessian.release()
     scale = float(hv.norm()) or 1.0
     # cbrt(machine epsilon) balances truncation against rounding in a central difference.
