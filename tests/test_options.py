@@ -5,7 +5,8 @@ import pytest
 from click.testing import CliRunner
 
 from sharpcli.errors import UsageError
-from sharpcli.options import NAMES, output_options, run_options, task_argument, task_options
+from sharpcli.options import output_options, run_options, task_argument, task_options
+from sharpcli.parameter_types import NAMES
 from sharpcli.settings import OutputSettings, RunSettings
 
 

@@ -6,7 +6,8 @@ import sys
 
 import click
 
-from ..options import NAMES, output_options
+from ..options import output_options
+from ..parameter_types import NAMES
 from ..results import NOT_CONVERGED, Document, load_document, parse_document
 from ..settings import OutputSettings
 

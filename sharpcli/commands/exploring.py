@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from ..errors import UsageError
-from ..options import ParameterType
+from ..parameter_types import ParameterType
 from ..settings import BatchNormSettings, GridSettings, OutputSettings
 
 if TYPE_CHECKING:

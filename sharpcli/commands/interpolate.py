@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from ..options import POSITIVE, exploring_run_options, output_options, plot_option, task_options
+from ..options import exploring_run_options, output_options, plot_option, task_options
+from ..parameter_types import POSITIVE
 from ..settings import (
     BatchNormSettings,
     GridSettings,

@@ -7,13 +7,13 @@ from typing import Any
 import click
 
 from ..options import (
-    POSITIVE,
     exploring_run_options,
     output_options,
     parameters_option,
     plot_option,
     task_options,
 )
+from ..parameter_types import POSITIVE
 from ..settings import (
     BatchNormSettings,
     DirectionSettings,
