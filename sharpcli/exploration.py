@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .diagnosis import check_deterministic
 from .environment import environment
 from .errors import UsageError
 from .labels import path_labels
@@ -92,7 +93,7 @@ def begin_exploration(
     first, study = anchors[0], anchors[0].study
     objectives = study.objectives(first.match.tensors)
     splits = {name: o for name, o in objectives.items() if study.run.split in ("both", name)}
-    next(iter(splits.values())).check_deterministic(first.theta)
+    check_deterministic(next(iter(splits.values())), first.theta)
     norm, said = _batch_norm(study, objectives, settings.batch_norm)
     surface = Surface(splits, norm)
     this = Exploration(

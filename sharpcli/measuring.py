@@ -11,6 +11,7 @@ from torch import nn
 
 from .checkpoint import Checkpoint, load_checkpoint
 from .comparison import training_loss_warning
+from .diagnosis import check_deterministic
 from .environment import environment
 from .errors import SharpError, UsageError
 from .labels import short_labels
@@ -180,7 +181,7 @@ def _measure(
     objective = objectives[study.run.split]
     for each in objectives.values():
         each.memory = settings.curvature.memory
-    objective.check_deterministic(theta)
+    check_deterministic(objective, theta)
     warnings: list[str] = []
     if study.checked is None and any(measure.needs_curvature for measure in measures):
         study.checked = check_curvature(study, loaded.match.tensors, warnings, settings.curvature)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .data import Batch, Rows
 from .errors import SharpError
@@ -306,81 +306,6 @@ class Objective:
                         "use --device cpu, --samples, or a machine with more memory",
                     ) from error
             self._batch_size = batch_size // 2
-
-    def check_deterministic(self, theta: Tensor) -> None:
-        """Raise `SharpError` where two evaluations differ, or where a forward pass has effects."""
-        rows = self.rows.head(64)
-        before = {name: tensor.clone() for name, tensor in self.fixed.items()}
-        parameters = self.network.unflatten(theta)
-        with torch.no_grad():
-            first, again = (
-                float(self.sum_and_weight(parameters, rows.batch, rows.count)[0]) for _ in range(2)
-            )
-        changed = [k for k, old in before.items() if not torch.equal(old, self.fixed[k])]
-        if changed:
-            raise SharpError(
-                f"a forward pass changes the buffer '{changed[0]}'",
-                "the model must be in evaluation mode in predict()",
-            )
-        # Sums in another order differ by rounding; randomness differs by far more.
-        rounding = 100 * torch.finfo(self.network.compute).eps * abs(first)
-        if abs(first - again) > rounding:  # never for NaN, which is found later and named
-            random = [
-                f"{name or 'the model'} ({type(module).__name__})"
-                for name, module in self.network.model.named_modules()
-                if "Dropout" in type(module).__name__ and module.training
-            ]
-            what = (
-                f"active dropout in {random[0]}"
-                if random
-                else "randomness in the forward pass, such as F.dropout"
-            )
-            raise SharpError(
-                f"two evaluations of the same batch differ ({first:.9g} and {again:.9g}): {what}",
-                "switch it off (F.dropout needs training=self.training): the objective must be one "
-                "fixed function",
-            )
-
-    def check_finite(self, loss: float, theta: Tensor, gradient: Tensor | None = None) -> None:
-        """Raise `SharpError` naming the first tensor that is not finite."""
-        if loss != loss or loss in (float("inf"), float("-inf")):
-            raise SharpError(
-                f"the loss is {loss}: {self._first_not_finite(theta)}",
-                "measure a checkpoint from before the run diverged, or try --dtype float64",
-            )
-        if gradient is not None and not bool(torch.isfinite(gradient).all()):
-            index = int((~torch.isfinite(gradient)).nonzero()[0])
-            raise SharpError(
-                f"the gradient is not finite, first in '{self.network.locate(index)}'",
-                "either the weights have diverged (measure an earlier checkpoint), or the loss has "
-                "a singular point here (sqrt or log at 0; move it off with a small constant)",
-            )
-
-    def _first_not_finite(self, theta: Tensor) -> str:
-        """Which module's output is the first that is not finite, and for which examples."""
-        found: list[str] = []
-        hooks = []
-        for name, module in self.network.model.named_modules():
-
-            def look(module: nn.Module, _: Any, output: Any, name: str = name) -> None:
-                if isinstance(output, Tensor) and not bool(torch.isfinite(output).all()):
-                    found.append(f"the output of '{name or type(module).__name__}' is not finite")
-
-            hooks.append(module.register_forward_hook(look))
-        start, _ = self.share
-        try:
-            with torch.no_grad():
-                for batch, count in self.batches():
-                    parameters = self.network.unflatten(theta)
-                    total, _ = self.sum_and_weight(parameters, batch, count)
-                    if found or not bool(torch.isfinite(total)):
-                        where = f"examples {start} to {start + count - 1}"
-                        return f"{found[0]} for {where}" if found else f"on {where}"
-                    start += count
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return "the sum over all examples overflows"
 
 
 def accumulate_into(leaves: list[Tensor], views: list[Tensor]) -> None:

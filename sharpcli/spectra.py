@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from .checkpoint import load_checkpoint
+from .diagnosis import check_deterministic
 from .environment import environment
 from .errors import SharpError, UsageError
 from .linalg.density import bulk, density
@@ -120,7 +121,7 @@ def _spectrum(loaded: Loaded, settings: SpectrumSettings, begin: Begin) -> dict[
     study, theta = loaded.study, loaded.theta
     objective = study.objectives(loaded.match.tensors)[study.run.split]
     objective.memory = settings.curvature.memory
-    objective.check_deterministic(theta)
+    check_deterministic(objective, theta)
     warnings: list[str] = []
     if study.checked is None:
         study.checked = check_curvature(study, loaded.match.tensors, warnings, settings.curvature)

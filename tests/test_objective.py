@@ -23,6 +23,7 @@ from torch import nn
 from torch.nn import functional
 
 from sharpcli.data import read_rows
+from sharpcli.diagnosis import check_deterministic, check_finite
 from sharpcli.errors import SharpError
 from sharpcli.network import Network, exact_arithmetic
 from sharpcli.objective import Objective
@@ -188,7 +189,7 @@ def test_active_dropout_is_refused():
         model_task(lambda: Forward(lambda x: functional.dropout(x, 0.5, training=True)))
     )
     with pytest.raises(SharpError, match="two evaluations of the same batch differ") as caught:
-        function.check_deterministic(theta)
+        check_deterministic(function, theta)
     assert "F.dropout needs training=self.training" in caught.value.hint
 
 
@@ -202,14 +203,14 @@ def test_a_dropout_module_that_predict_switches_on_is_named():
     )
     function, theta = objective(model)
     with pytest.raises(SharpError, match=r"active dropout in 1 \(Dropout\)"):
-        function.check_deterministic(theta)
+        check_deterministic(function, theta)
 
 
 def test_dropout_is_off_by_itself():
     function, theta = objective(
         model_task(lambda: nn.Sequential(nn.Linear(5, 8), nn.Dropout(), nn.Linear(8, 3)).train())
     )
-    function.check_deterministic(theta)
+    check_deterministic(function, theta)
 
 
 def test_batch_norm_that_predict_puts_into_train_mode_is_refused():
@@ -219,14 +220,14 @@ def test_batch_norm_that_predict_puts_into_train_mode_is_refused():
     of = task(CASES["batch_norm"].model, lambda n, g: CASES["batch_norm"].data("train"))
     function, theta = objective(task(of.model, lambda n, g: of.data("train"), predict=predict))
     with pytest.raises(SharpError, match=r"changes the buffer '1\.(running|num)") as caught:
-        function.check_deterministic(theta)
+        check_deterministic(function, theta)
     assert "evaluation mode in predict" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_case_is_a_fixed_function(name):
     function, theta = objective(CASES[name])
-    function.check_deterministic(theta)
+    check_deterministic(function, theta)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +295,7 @@ def test_a_nan_loss_names_the_first_module_and_the_examples():
     function, theta = objective(of, batch_size=4)
     value = function.loss(theta)
     with pytest.raises(SharpError, match="the output of '1' is not finite for examples 8 to 11"):
-        function.check_finite(value, theta)
+        check_finite(function, value, theta)
 
 
 def test_a_nan_gradient_names_the_parameter():
@@ -310,7 +311,7 @@ def test_a_nan_gradient_names_the_parameter():
     function, theta = objective(model_task(Root))
     value, gradient = function.gradient(theta)
     with pytest.raises(SharpError, match="the gradient is not finite, first in 'zero'"):
-        function.check_finite(value, theta, gradient)
+        check_finite(function, value, theta, gradient)
 
 
 # Arithmetic
@@ -327,7 +328,7 @@ def test_the_encoder_never_takes_its_inference_only_path(monkeypatch):
     function, theta = objective(of)
     function.loss(theta)
     function.evaluate(theta)
-    function.check_deterministic(theta)
+    check_deterministic(function, theta)
 
 
 def test_the_switches_of_exact_arithmetic_are_put_back():

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..budget import Budget, share_memory
+from ..diagnosis import check_finite
 from ..linalg.eigsh import EigshResult, Krylov, eigsh, krylov_space
 from ..memory import readable_size
 from ..moments import Evaluation
@@ -60,7 +61,7 @@ class Context:
     def value_and_gradient(self) -> tuple[float, Tensor]:
         """L(θ) and ∇L(θ) (n,), finite. Cost: one gradient."""
         value, gradient = self.objective.gradient(self.theta)
-        self.objective.check_finite(value, self.theta, gradient)
+        check_finite(self.objective, value, self.theta, gradient)
         return value, gradient
 
     @cached_property

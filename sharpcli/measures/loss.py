@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..diagnosis import check_finite
 from ..moments import Mean
 from ..results import Scalar
 from .context import Context
@@ -20,7 +21,7 @@ def loss(context: Context) -> dict[str, Any]:
     Raises `SharpError` naming the first module whose output is not finite.
     """
     for name, objective in context.splits.items():
-        objective.check_finite(context.evaluations[name].loss.value, context.theta)
+        check_finite(objective, context.evaluations[name].loss.value, context.theta)
     found = {"loss": _both({k: e.loss for k, e in context.evaluations.items()})}
     found["loss"]["evaluations"] = len(context.splits)
     for metric in next(iter(context.evaluations.values())).metrics:

@@ -8,6 +8,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from ..diagnosis import check_finite
 from ..errors import SharpError
 from ..memory import is_out_of_memory
 from ..objective import Objective
@@ -85,7 +86,7 @@ class Curvature:
 
     def _refuse(self, products: Tensor) -> NoReturn:
         value, gradient = self.objective.gradient(self._theta)
-        self.objective.check_finite(value, self._theta, gradient)
+        check_finite(self.objective, value, self._theta, gradient)
         index = int((~torch.isfinite(products)).any(0).nonzero()[0])
         raise SharpError(
             "the second derivative is not finite although the gradient is, first in "

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..diagnosis import check_finite
 from ..errors import SharpError
 from ..network import Network
 from ..objective import Objective
@@ -64,7 +65,7 @@ class FiniteDifference:
         inner, theta = self._inner, self._theta
         assert inner is not None
         value, gradient = inner.gradient(theta)
-        inner.check_finite(value, theta, gradient)
+        check_finite(inner, value, theta, gradient)
         generator = torch.Generator().manual_seed(0)
         random = torch.randn(self.size, generator=generator).to(theta)
         direction = random / random.norm() + gradient / gradient.norm().clamp_min(
@@ -97,7 +98,7 @@ class FiniteDifference:
         if not bool(torch.isfinite(found).all()):
             for point in (ahead, behind):
                 value, gradient = inner.gradient(point)
-                inner.check_finite(value, point, gradient)
+                check_finite(inner, value, point, gradient)
         return found
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from sharpcli.data import Rows
+from sharpcli.diagnosis import check_deterministic
 from sharpcli.landscape.frame import line
 from sharpcli.landscape.surface import Anchors, Surface
 from sharpcli.landscape.walk import Walk, Watch
@@ -90,7 +91,7 @@ def ours(ends: Ends, *, accuracy: bool) -> Curves:
         rows = Rows((inputs, targets), len(inputs), len(inputs))
         objectives[name] = Objective(network, rows, fixed[0])
     thetas = [network.flatten(state) for state in states]
-    objectives["train"].check_deterministic(thetas[0])
+    check_deterministic(objectives["train"], thetas[0])
     frame = line(*thetas)
     walk = Walk(Surface(objectives), Watch())
     points = [(alpha,) for alpha in ALPHAS]
