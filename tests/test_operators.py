@@ -23,7 +23,6 @@ from sharpcli.linalg.eigsh import eigsh
 from sharpcli.operators import Dense, make_operator, self_check
 from sharpcli.operators.graphs import graph_cost
 from sharpcli.operators.hessian import double_backward
-from sharpcli.settings import CurvatureSettings
 
 LIMITS = {"float64": 1e-12, "float32": 1e-5}
 

@@ -6,7 +6,7 @@ from click.testing import CliRunner
 
 from sharpcli.errors import UsageError
 from sharpcli.options import output_options, run_options, task_argument, task_options
-from sharpcli.parameter_types import NAMES
+from sharpcli.parameter_types import NAMES, SIZE
 from sharpcli.settings import OutputSettings, RunSettings
 
 
@@ -137,3 +137,17 @@ def test_names():
     for bad in ("a,,b", "", "a,a"):
         with pytest.raises(click.BadParameter):
             NAMES.convert(bad, None, None)
+
+
+@pytest.mark.parametrize(
+    ("said", "size"),
+    [("500MB", 500 * 10**6), ("2GB", 2 * 10**9), ("1.5GiB", 3 * 2**29), ("12k", 12_000), ("7", 7)],
+)
+def test_sizes_are_read_as_people_write_them(said, size):
+    assert SIZE.convert(said, None, None) == size
+
+
+@pytest.mark.parametrize("said", ["", "0", "much", "-3GB", "2 gigabytes", "0.1"])
+def test_what_is_no_size_is_refused(said):
+    with pytest.raises(click.BadParameter, match="is not a size such as 500MB or 2GB"):
+        SIZE.convert(said, None, None)

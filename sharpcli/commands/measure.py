@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,6 +153,13 @@ Examples:
     type=click.Choice(["layer"]),
     help="Measure each layer's block of the parameters too: a run a layer.",
 )
+@click.option(
+    "--coarse",
+    type=click.FloatRange(min=0, min_open=True, max=0.5),
+    metavar="FRACTION",
+    help="hessian: start from the eigenvectors of this share of the data: fewer passes over all of "
+    "them, about as many products. Default: a random start.",
+)
 @parameters_option
 @curvature_options
 @task_options
@@ -169,6 +177,7 @@ def measure(
     relative_error: float,
     max_products: int | None,
     by: Any,
+    coarse: float | None,
     curvature: CurvatureSettings,
     task: str | None,
     task_options: dict[str, str],
@@ -202,7 +211,7 @@ def measure(
         tol=tol,
         max_products=max_products,
         relative_error=relative_error,
-        curvature=curvature,
+        curvature=replace(curvature, coarse=coarse),
         by=by,
     )
     with progress_bars(quiet=output.quiet) as begin:

@@ -8,6 +8,7 @@ import time
 import warnings
 from pathlib import Path
 
+import coarse
 import density
 import eigenvalues
 import epsilon_sharpness
@@ -15,6 +16,7 @@ import gpt2
 import killed
 import line
 import maximum
+import memory
 import processes
 import product
 import startup
@@ -26,6 +28,8 @@ _BENCHMARKS = (
     eigenvalues,
     product,
     density,
+    coarse,
+    memory,
     epsilon_sharpness,
     maximum,
     line,

@@ -1,0 +1,105 @@
+"""How a bound on memory is shared out: kept graphs and rows of a basis follow from it."""
+
+import weakref
+
+import pytest
+import torch
+from networks import CASES, context, objective
+
+from sharpcli import budget
+from sharpcli.budget import share_memory
+from sharpcli.errors import SharpError
+from sharpcli.linalg.eigsh import least_rows
+from sharpcli.operators import graph_bytes, make_operator
+from sharpcli.operators.gauss_newton import gauss_newton
+from sharpcli.operators.graphs import graph_cost
+from sharpcli.settings import CurvatureSettings
+
+PINNED = CurvatureSettings(hvp="double-backward")
+
+
+def shared(memory, name="conv"):
+    function, theta = objective(CASES[name], batch_size=4)
+    settings = CurvatureSettings(hvp="double-backward", memory=memory)
+    return share_memory(function, theta, settings, 2, 1), function, theta
+
+
+def test_with_room_for_all_everything_is_kept():
+    found, function, _ = shared(10**9)
+    assert found.graphs >= found.all_graphs > 0
+    assert found.rows == min(function.size, 92)
+    assert found.bytes <= found.total
+
+
+def test_graphs_and_rows_follow_from_the_memory():
+    whole = shared(10**9)[0]
+    for memory in range(int(whole.bytes), 0, -int(whole.bytes) // 8):
+        try:
+            found, function, theta = shared(memory)
+        except SharpError as error:
+            assert "at the least" in error.message
+            break
+        assert least_rows(2, 1) <= found.rows <= whole.rows
+        assert found.bytes <= memory
+        operator = make_operator(function, theta, PINNED, graphs=found.graphs)
+        operator @ theta
+        kept, batches = operator.microbatches
+        one, _ = graph_bytes(function, theta, PINNED)
+        assert batches == 6
+        assert kept == min(batches, kept)
+        assert kept * one <= found.graphs + one
+    else:
+        pytest.fail("however little there is, it is enough")
+
+
+def test_too_little_memory_is_said_with_what_would_do():
+    with pytest.raises(SharpError, match=r"1 kB of memory are too little for 3 eigenvalues") as no:
+        shared(1000)
+    assert "--memory" in no.value.hint
+
+
+def test_a_bound_above_what_is_free_is_lowered_to_it(monkeypatch):
+    monkeypatch.setattr(budget, "available_memory", lambda device: 10**7)
+    assert shared(10**12)[0].total == 10**7
+
+
+def test_out_of_memory_drops_kept_graphs_before_batches_are_halved():
+    function, theta = objective(CASES["conv"], batch_size=4)
+    operator = make_operator(function, theta, PINNED)
+    true = operator @ theta
+    assert operator.microbatches == (6, 6)
+    inner, failures = operator._apply, [torch.OutOfMemoryError("tried to allocate")]
+
+    def apply(rows):
+        if failures:
+            raise failures.pop()
+        return inner(rows)
+
+    operator._apply = apply
+    assert torch.allclose(operator @ theta, true, rtol=1e-12)
+    assert operator.microbatches == (3, 6)
+    assert function.batch_size == 4
+
+
+def test_what_counts_saved_tensors_leaves_nothing_behind():
+    function, theta = objective(CASES["tanh"])
+    leaves = function.leaves(theta.clone())
+    seen = weakref.ref(leaves[0])
+    assert function.saved_bytes > 0
+    graph_cost(function, leaves, gauss_newton)
+    del leaves
+    assert seen() is None
+
+
+@pytest.mark.parametrize("name", ["conv", "twins"])
+def test_a_subset_s_vectors_start_the_search_to_the_same_eigenvalues(name):
+    plain, coarse = (
+        context(CASES[name], top=3, tol=1e-6, curvature=CurvatureSettings(coarse=share))
+        for share in (None, 0.5)
+    )
+    found = coarse.eigenvalues
+    assert torch.allclose(found.largest, plain.eigenvalues.largest, atol=1e-6)
+    assert torch.allclose(found.smallest, plain.eigenvalues.smallest, atol=1e-6)
+    assert found.passes < plain.eigenvalues.passes
+    assert coarse.coarse.examples < coarse.objective.rows.count
+    assert coarse.coarse.products > 0
