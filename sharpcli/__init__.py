@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .results import to_document
     from .settings import (
         BatchNormSettings,
+        CurvatureSettings,
         DirectionSettings,
         GridSettings,
         InterpolateSettings,
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
         MeasureSettings,
         PathSettings,
         RunSettings,
+        SpectrumSettings,
     )
+    from .spectra import spectra_of_checkpoints
     from .tasks import Task, load_task
 
 __version__ = "0.1.0"
@@ -36,6 +39,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BatchNormSettings",
     "Beside",
+    "CurvatureSettings",
     "DirectionSettings",
     "GridSettings",
     "InterpolateSettings",
@@ -45,6 +49,7 @@ __all__ = [
     "PathSettings",
     "RunSettings",
     "SharpError",
+    "SpectrumSettings",
     "Task",
     "Watch",
     "interpolate_checkpoints",
@@ -53,12 +58,14 @@ __all__ = [
     "load_task",
     "measure_checkpoints",
     "measure_model",
+    "spectra_of_checkpoints",
     "to_document",
 ]
 
 _HOMES = {
     "BatchNormSettings": "settings",
     "Beside": "exploration",
+    "CurvatureSettings": "settings",
     "DirectionSettings": "settings",
     "GridSettings": "settings",
     "InterpolateSettings": "settings",
@@ -68,6 +75,7 @@ _HOMES = {
     "PathSettings": "settings",
     "RunSettings": "settings",
     "SharpError": "errors",
+    "SpectrumSettings": "settings",
     "Task": "tasks",
     "Watch": "landscape.walk",
     "interpolate_checkpoints": "exploring",
@@ -76,6 +84,7 @@ _HOMES = {
     "load_task": "tasks",
     "measure_checkpoints": "measuring",
     "measure_model": "measuring",
+    "spectra_of_checkpoints": "spectra",
     "to_document": "results",
 }
 
