@@ -185,6 +185,7 @@ def _measure(
     warnings: list[str] = []
     if study.checked is None and any(measure.needs_curvature for measure in measures):
         study.checked = check_curvature(study, loaded.match.tensors, warnings, settings.curvature)
+    loaded.forget()
     context = Context(
         objective,
         objectives,

@@ -208,6 +208,11 @@ class Loaded:
         """What was undone to read the checkpoint and to match it, one line each."""
         return [*self.checkpoint.notes, *self.match.notes, *self.study.notes]
 
+    def forget(self) -> None:
+        """Let go of the checkpoint's tensors, of which θ and an objective's buffers are copies."""
+        self.checkpoint.tensors.clear()
+        self.match.tensors.clear()
+
 
 def load(path: str | Path, studies: Studies) -> Loaded:
     """Read a checkpoint and match it to its task's model; raises `SharpError` where it fails."""
