@@ -53,7 +53,8 @@ class Scalar:
     came before the tolerance), "precision" (rounding keeps the error above the tolerance),
     "suspect" (the second derivatives failed their self-check), "not_finite" (there is no value);
     `advice` then says what to do. `sampling_error` is the standard error that comes from measuring
-    a subset of the data, None when all of it was measured.
+    a subset of the data, None when all of it was measured; `sampling_bias` is how much higher the
+    value is on a subset than on all of the data, where that is known to matter.
     """
 
     value: float | None
@@ -62,6 +63,7 @@ class Scalar:
     status: str = "converged"
     advice: str | None = None
     sampling_error: float | None = None
+    sampling_bias: float | None = None
 
 
 @dataclass(frozen=True)
@@ -226,9 +228,8 @@ def short_power(value: float) -> str:
 
 _SAVED = "pass a file written by `sharp … --json`"
 _SCALAR_FIELDS = tuple(f.name for f in fields(Scalar))
-_LEFT_OUT_WHEN_EMPTY = {
-    *("advice", "sampling_error", "correlations", "layers", "notes", "warnings")
-}
+_LEFT_OUT_OF_SCALARS = {"advice", "sampling_error", "sampling_bias"}
+_LEFT_OUT_WHEN_EMPTY = _LEFT_OUT_OF_SCALARS | {"correlations", "layers", "notes", "warnings"}
 
 
 def _refused(constant: str) -> None:
@@ -265,6 +266,4 @@ def _checked(plain: Document) -> Document:
         return plain
     if plain["value"] is None and plain["status"] in ("converged", "lower_bound"):
         plain["status"] = "not_finite"
-    return {
-        k: v for k, v in plain.items() if v is not None or k not in ("advice", "sampling_error")
-    }
+    return {k: v for k, v in plain.items() if v is not None or k not in _LEFT_OUT_OF_SCALARS}

@@ -19,7 +19,7 @@ from .orthogonal import applied, dots, project_out
 if TYPE_CHECKING:
     from ..operators import SymmetricOperator
 
-__all__ = ["TraceResult", "trace"]
+__all__ = ["TraceResult", "random_signs", "trace"]
 
 # Probes before the error is believed. It comes from ‖PAPg‖², which varies little from probe to
 # probe, so a few are enough.
@@ -69,7 +69,7 @@ def trace(
     samples: list[float] = []
     squares: list[float] = []
     while True:
-        probes = _signs(_BLOCK, krylov.basis, generator)
+        probes = random_signs(_BLOCK, krylov.basis, generator)
         project_out(probes, krylov.basis)
         images = applied(operator, probes)
         samples += dots(probes, images).diagonal().tolist()
@@ -90,6 +90,7 @@ def _complement(basis: Tensor) -> Tensor:
     return full[:, len(basis) :].T.contiguous().to(basis)
 
 
-def _signs(count: int, like: Tensor, generator: torch.Generator) -> Tensor:
+def random_signs(count: int, like: Tensor, generator: torch.Generator) -> Tensor:
+    """Rows of 1 and −1 (count, n), the same on every device for the same generator."""
     draws = torch.randint(0, 2, (count, like.shape[1]), generator=generator, dtype=torch.int8)
     return draws.to(like) * 2 - 1

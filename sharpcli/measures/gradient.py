@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from ..linalg.orthogonal import dots
 from ..results import Scalar
 from .context import Context
+from .sampling import gradient_errors
 
 __all__ = ["gradient"]
 
@@ -23,7 +25,8 @@ def gradient(context: Context) -> dict[str, Any]:
     """‖∇L‖₂, the perturbed 1-norm Σ√(g² + ε²) with ε = 1e-8, and the largest entry of |∇L|.
 
     Adam's memory (anti-)penalises the perturbed 1-norm (Cattaneo, Klusowski & Shigida 2024). A
-    norm that is not small says: not a minimum. Cost: one gradient. Raises `SharpError` naming the
+    norm that is not small says: not a minimum. Cost: one gradient, on a
+    subset two: the sampling error comes from shards. Raises `SharpError` naming the
     first parameter whose gradient is not finite.
     """
     _, found = context.value_and_gradient
@@ -33,13 +36,19 @@ def gradient(context: Context) -> dict[str, Any]:
             f"the gradient's norm is {norm:.3g}: this is not a minimum, so its curvature is that "
             "of a slope (train longer, or read the numbers with care)"
         )
+    errors = gradient_errors(context)
     numbers = {
-        "norm": Scalar(norm),
-        "l1": Scalar(_perturbed_l1(found)),
-        "max": Scalar(float(found.abs().max())),
+        "norm": _scalar(norm, errors, "norm"),
+        "l1": _scalar(_perturbed_l1(found), errors, "l1"),
+        "max": _scalar(float(found.abs().max()), errors, "max"),
         "evaluations": 1,
     }
     return {"gradient": numbers}
+
+
+def _scalar(value: float, errors: Mapping[str, float] | None, name: str) -> Scalar:
+    error = errors[name] if errors else None
+    return Scalar(value, error, "standard_error" if errors else None, sampling_error=error)
 
 
 def _perturbed_l1(vector: Tensor) -> float:

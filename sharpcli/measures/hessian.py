@@ -2,48 +2,46 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from ..linalg.trace import trace as estimate_trace
-from ..objective import Objective
-from ..operators import CurvatureOperator, SelfCheck, make_operator
+from ..operators import SelfCheck
 from ..results import Scalar, scalar_fields
 from .context import Context
+from .sampling import eigenvalue_errors, trace_error
 
 __all__ = ["hessian", "suspicion", "trace"]
-
-# Shards whose Rayleigh quotients tell what sampling does to an eigenvalue: enough for a standard
-# error that is itself good to about 20 %.
-_SHARDS = 16
 
 
 def hessian(context: Context) -> dict[str, Any]:
     """λ1 ≥ … ≥ λk and λmin of ∇²L(θ), each with its residual ‖Hv − λv‖; λ1/λ5.
 
     Converged means a residual of at most tol·|λ1|. Where a subset was measured, the sampling error
-    of λi is the standard error over shards of vᵢᵀH_s vᵢ, its first-order change. Cost: 2 to 4
-    products a pair, a product about 1.5 (MLP) to 2.8 (deep networks) gradients. Invariant to
-    rotations of θ, not to rescaling. Source: block Lanczos (Golub & Underwood 1977) with thick
-    restarts (Wu & Simon 2000).
+    of λi is the standard error over shards of vᵢᵀH_s vᵢ, its first-order change, together with the
+    second-order one. Cost: 2 to 4 products a pair, a product about 1.5 (MLP) to 2.8 (deep networks)
+    gradients; on a subset one more a number. Invariant to rotations of θ, not to rescaling. Source:
+    block Lanczos (Golub & Underwood 1977) with thick restarts (Wu & Simon 2000).
     """
     found = context.eigenvalues
-    sampling = _sampling_errors(context, found.vectors)
+    sampled = eigenvalue_errors(context, found.krylov, len(found.largest))
     doubt = suspicion(context.self_check)
 
-    def scalar(value: float, error: float, met: bool, sampled: float | None) -> Scalar:
+    def scalar(value: float, error: float, met: bool, sampling: float | None) -> Scalar:
         error = math.hypot(error, context.hessian.error)
         status, advice = doubt or _verdict(context, found.largest, error, met)
-        return Scalar(value, error, "residual", status, advice, sampled)
+        return Scalar(value, error, "residual", status, advice, sampling)
 
     top = [
-        scalar(float(value), float(error), met, sampled)
-        for value, error, met, sampled in zip(
-            found.largest, found.largest_errors, found.largest_converged, sampling, strict=True
+        scalar(float(value), float(error), met, each)
+        for value, error, met, each in zip(
+            found.largest,
+            found.largest_errors,
+            found.largest_converged,
+            sampled.largest,
+            strict=True,
         )
     ]
     numbers: dict[str, Any] = {"eigenvalues": top}
@@ -51,11 +49,11 @@ def hessian(context: Context) -> dict[str, Any]:
         value, error = float(found.smallest[0]), float(found.smallest_errors[0])
         if context.settings.curvature.operator != "hessian":
             value = max(value, 0.0)  # the others have no negative eigenvalue, but for rounding
-        numbers["smallest"] = scalar(value, error, found.smallest_converged[0], None)
+        numbers["smallest"] = scalar(value, error, found.smallest_converged[0], sampled.smallest)
     else:
         numbers["smallest"] = top[-1]  # every eigenvalue was asked for
     if len(top) >= 5:
-        numbers["ratio_1_5"] = _ratio(top[0], top[4])
+        numbers["ratio_1_5"] = _ratio(top[0], top[4], sampled.ratio)
     numbers |= {
         "products": found.products,
         "passes": found.passes,
@@ -74,12 +72,13 @@ def trace(context: Context) -> dict[str, Any]:
     """Σ λ = tr ∇²L(θ), with the standard error of its random part.
 
     Exact on the subspace that the eigenvalues built (or a sketch of 20 products), random signs on
-    the rest. Cost: 6 products or more. Source: Hutch++ (Meyer et al. 2021). The sampling error of
-    a subset is not in it.
+    the rest. Cost: 6 products or more, and 13 on a subset, for the sampling error: the standard
+    error over shards of their traces. Source: Hutch++ (Meyer et al. 2021).
     """
+    krylov = context.krylov
     found = estimate_trace(
         context.hessian,
-        context.krylov,
+        krylov,
         relative_error=context.settings.relative_error,
         max_probes=context.settings.max_products or 100,
         seed=context.seed + 1,
@@ -92,7 +91,8 @@ def trace(context: Context) -> dict[str, Any]:
             "the standard error is above --relative-error: raise --max-products",
         )
     status, advice = suspicion(context.self_check) or (status, advice)
-    scalar = Scalar(found.value, found.standard_error, "standard_error", status, advice)
+    sampled = trace_error(context, krylov)
+    scalar = Scalar(found.value, found.standard_error, "standard_error", status, advice, sampled)
     return {"trace": scalar_fields(scalar, products=found.products)}
 
 
@@ -124,8 +124,8 @@ def _verdict(
     return "converged", None
 
 
-def _ratio(first: Scalar, fifth: Scalar) -> Scalar:
-    """λ1/λ5 with the residuals carried through to first order."""
+def _ratio(first: Scalar, fifth: Scalar, sampled: float | None) -> Scalar:
+    """λ1/λ5 with residuals, and its `sampled` share of error, carried through to first order."""
     if not first.value or not fifth.value:
         return Scalar(None, status="not_finite", advice="λ5 is zero")
     value = first.value / fifth.value
@@ -133,38 +133,5 @@ def _ratio(first: Scalar, fifth: Scalar) -> Scalar:
         (first.error or 0.0) / first.value, (fifth.error or 0.0) / fifth.value
     )
     worst = first if first.status != "converged" else fifth
-    return Scalar(value, error, "residual", worst.status, worst.advice)
-
-
-def _sampling_errors(context: Context, vectors: torch.Tensor) -> list[float | None]:
-    rows = context.objective.rows
-    if not rows.sampled:
-        return [None] * len(vectors)
-    if rows.count < 2 * _SHARDS:
-        context.warnings.append(
-            f"{rows.count} examples are too few to tell the sampling error of the eigenvalues: "
-            f"take {2 * _SHARDS} or more"
-        )
-        return [None] * len(vectors)
-    quotients = torch.stack(_over_shards(context, lambda h: ((h @ vectors.T).T * vectors).sum(1)))
-    correction = 1 - rows.count / rows.total
-    errors = (quotients.double().var(0) / len(quotients) * correction).sqrt()
-    return [float(error) for error in errors]
-
-
-def _over_shards(
-    context: Context, function: Callable[[CurvatureOperator], torch.Tensor]
-) -> list[torch.Tensor]:
-    """A function of each shard's own Hessian."""
-    objective, found = context.objective, []
-    edges = torch.linspace(0, objective.rows.count, _SHARDS + 1).long().tolist()
-    order = torch.randperm(
-        objective.rows.count, generator=torch.Generator().manual_seed(context.seed)
-    )
-    for start, stop in itertools.pairwise(edges):
-        rows = objective.rows.take(order[start:stop])
-        shard = Objective(objective.network, rows, objective.fixed)
-        operator = make_operator(shard, context.theta, context.settings.curvature)
-        found.append(function(operator))
-        operator.release()
-    return found
+    sampling = None if sampled is None else abs(value) * sampled
+    return Scalar(value, error, "residual", worst.status, worst.advice, sampling)

@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 import coarse
+import coverage
 import density
 import eigenvalues
 import epsilon_sharpness
@@ -29,6 +30,7 @@ _BENCHMARKS = (
     product,
     density,
     coarse,
+    coverage,
     memory,
     epsilon_sharpness,
     maximum,

@@ -1,0 +1,255 @@
+"""What measuring a subset of the data does to a number: errors from shards and halves of it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..linalg.eigsh import Krylov
+from ..linalg.orthogonal import applied, dots, project_out
+from ..linalg.trace import random_signs
+from ..objective import Objective
+from ..operators import CurvatureOperator, make_operator
+from .context import Context
+
+__all__ = [
+    "EigenvalueErrors",
+    "eigenvalue_errors",
+    "gradient_errors",
+    "halves",
+    "part",
+    "share_left",
+    "trace_error",
+]
+
+# Shards that tell what sampling does: enough for a standard error that is itself good to about
+# 20 %; twice as many gave no better intervals.
+_SHARDS = 16
+# Eigenvectors of which a trace's part is followed exactly, and random probes for the rest.
+_FOLLOWED, _PROBES = 5, 8
+# Vectors that an operator is applied to at once.
+_BLOCK = 2
+
+
+@dataclass(frozen=True)
+class EigenvalueErrors:
+    """Standard errors of the k largest, of the smallest and of λ1/λ5 as a share of it, if any."""
+
+    largest: Sequence[float | None]
+    smallest: float | None = None
+    ratio: float | None = None
+
+
+def share_left(context: Context) -> float:
+    """1 − N/total: what a variance is multiplied by where N are drawn without replacement."""
+    rows = context.objective.rows
+    return 1 - rows.count / rows.total
+
+
+def part(objective: Objective, indices: Tensor) -> Objective:
+    """The objective on some of its examples."""
+    rows = objective.rows.take(indices)
+    return Objective(objective.network, rows, objective.fixed, memory=objective.memory)
+
+
+def halves(context: Context) -> list[Objective]:
+    """The objective on each of two halves of the examples, drawn by the seed."""
+    order = _order(context)
+    middle = len(order) // 2
+    return [part(context.objective, half) for half in (order[:middle], order[middle:])]
+
+
+def eigenvalue_errors(context: Context, krylov: Krylov, k: int) -> EigenvalueErrors:
+    """Sampling errors of λ1 … λk and λmin; `krylov` holds Ritz vectors, largest first.
+
+    First order: the standard error over shards of vᵢᵀH_s vᵢ. Second order: a sampled matrix is the
+    true one and noise, which pushes λ1 up and λmin down by Σⱼ Var(vⱼᵀH_s vᵢ)/(λᵢ − λⱼ). That
+    push is counted into the error. Nones where all data, or too few, were measured. Cost: k + 1
+    products over all shards together.
+    """
+    if not _enough(context, "the eigenvalues"):
+        return EigenvalueErrors([None] * k)
+    basis, values = krylov.basis, krylov.projected.diagonal().double()
+    count = len(values)
+    wanted = [*range(min(k, count)), *([count - 1] if count > k else [])]
+    coordinates, norms = [], []
+    for operator in _operators(context):
+        images = [
+            (dots(image, basis)[0], float(dots(image, image)))
+            for image in _applied_to(operator, [basis[index] for index in wanted])
+        ]
+        coordinates.append(torch.stack([inside for inside, _ in images]))
+        norms.append(torch.tensor([square for _, square in images], dtype=torch.float64))
+    inside, whole = torch.stack(coordinates), torch.stack(norms)
+    factor = share_left(context) / _SHARDS
+    own = torch.stack([inside[:, i, index] for i, index in enumerate(wanted)], dim=1)
+    first = own.var(0) * factor
+    mixed = inside.var(0) * factor
+    # What leaves the span of the basis, by Pythagoras; its mean is the residual, next to nothing.
+    beyond = (whole - inside.square().sum(2)).sum(0).clamp_min(0) / (_SHARDS - 1) * factor
+    errors = []
+    for i, index in enumerate(wanted):
+        gaps = values[index] - values
+        mixed[i, index] = 0.0
+        push = float(_repulsion(gaps, mixed[i]).sum() + _repulsion(values[index], beyond[i]))
+        errors.append(math.hypot(float(first[i]) ** 0.5, push))
+    ratio = None
+    if k >= 5 and count >= 5 and float(values[0]) and float(values[4]):
+        ratio = float((own[:, 0] / values[0] - own[:, 4] / values[4]).var() * factor) ** 0.5
+    smallest = errors[-1] if count > k else None
+    return EigenvalueErrors(errors[:k], smallest, ratio)
+
+
+def trace_error(context: Context, krylov: Krylov) -> float | None:
+    """Sampling error of tr H: the standard error over shards of tr H_s.
+
+    A shard's trace is Σ vᵀH_s v over the first eigenvectors and gᵀPH_sPg over random signs g, the
+    same for all shards, with P the projection off these eigenvectors. What the probes themselves
+    scatter from shard to shard is taken off, by a two-way analysis of variance. Cost: 13 products
+    over all shards together.
+    """
+    if not _enough(context, "the trace"):
+        return None
+    first = _first_vectors(krylov)
+    generator = torch.Generator().manual_seed(context.seed + 2)
+    probes = random_signs(_PROBES, krylov.basis, generator).to(torch.int8)
+    found = torch.stack(
+        [
+            torch.cat(
+                [
+                    _quotients(operator, first),
+                    *(
+                        _quotients(operator, _off(probe, first))
+                        for probe in torch.split(probes, _BLOCK)
+                    ),
+                ]
+            )
+            for operator in _operators(context)
+        ]
+    )
+    known, probed = found[:, : len(first)].sum(1), found[:, len(first) :]
+    rest = probed.mean(1)
+    noise = probed - rest[:, None] - probed.mean(0) + probed.mean()
+    scatter = noise.square().sum() / ((_SHARDS - 1) * (_PROBES - 1)) / _PROBES
+    variance = max(float((known + rest).var() - scatter), float(known.var()) / 4, 0.0)
+    return math.sqrt(variance / _SHARDS * share_left(context))
+
+
+def gradient_errors(context: Context) -> dict[str, float] | None:
+    """Sampling errors of the gradient's 2-norm, 1-norm and largest entry.
+
+    Noise adds to a norm: at a minimum of all the data a subset's gradient is all noise. So the
+    error is the first-order one over shards together with what is left when each entry's variance
+    is taken off its square. Cost: one gradient and four vectors.
+    """
+    if not _enough(context, "the gradient"):
+        return None
+    _, whole = context.value_and_gradient
+    norm = float(dots(whole[None], whole[None])) ** 0.5
+    towards, sides = whole / norm if norm else whole, whole.sign()
+    squares = torch.zeros_like(whole)
+    along: dict[str, list[float]] = {"norm": [], "l1": []}
+    for shard in _shards(context):
+        off = shard.gradient(context.theta)[1] - whole
+        along["norm"].append(float(dots(off[None], towards[None])))
+        along["l1"].append(float(dots(off[None], sides[None])))
+        squares += off.square()
+    factor = share_left(context) / _SHARDS
+    variance = squares * (factor / (_SHARDS - 1))
+    less = whole.square() - variance
+    largest = int(whole.abs().argmax())
+    first = {
+        name: float(torch.tensor(each, dtype=torch.float64).var() * factor) ** 0.5
+        for name, each in along.items()
+    }
+    first["max"] = float(variance[largest]) ** 0.5
+    cleared = less.clamp_min(0).sqrt()
+    added = {
+        "norm": norm - max(0.0, float(less.double().sum())) ** 0.5,
+        "l1": float((whole.abs() - cleared).double().sum()),
+        "max": float(whole[largest].abs() - cleared.max()),
+    }
+    return {name: math.hypot(first[name], added[name]) for name in first}
+
+
+def _enough(context: Context, what: str) -> bool:
+    """Whether a subset was measured, and one large enough to be divided; warns where it is not."""
+    rows = context.objective.rows
+    if not rows.sampled:
+        return False
+    if rows.count < 2 * _SHARDS:
+        context.warnings.append(
+            f"{rows.count} examples are too few to tell the sampling error of {what}: "
+            f"take {2 * _SHARDS} or more"
+        )
+        return False
+    return True
+
+
+def _order(context: Context) -> Tensor:
+    generator = torch.Generator().manual_seed(context.seed)
+    return torch.randperm(context.objective.rows.count, generator=generator)
+
+
+def _shards(context: Context) -> Iterator[Objective]:
+    """The objective on each of the shards, which are equal but for one example."""
+    order = _order(context)
+    edges = torch.linspace(0, len(order), _SHARDS + 1).long().tolist()
+    for start, stop in itertools.pairwise(edges):
+        yield part(context.objective, order[start:stop])
+
+
+def _operators(context: Context) -> Iterator[CurvatureOperator]:
+    """Each shard's own curvature, one at a time."""
+    for shard in _shards(context):
+        operator = make_operator(
+            shard, context.theta, context.settings.curvature, graphs=context.budget.graphs
+        )
+        try:
+            yield operator
+        finally:
+            operator.release()
+
+
+def _repulsion(gap: Tensor, variance: Tensor) -> Tensor:
+    """How far an entry of this variance pushes an eigenvalue from one that is `gap` below it.
+
+    variance/gap where it is small, never more than a standard deviation: √(gap²/4 + variance) −
+    |gap|/2, the eigenvalue of the two by two matrix.
+    """
+    push = (gap.square() / 4 + variance).sqrt() - gap.abs() / 2
+    return torch.where(gap < 0, -push, push)
+
+
+def _first_vectors(krylov: Krylov) -> Tensor:
+    """The first Ritz vectors (r, n): rows of the basis where it has been turned to them."""
+    if bool((krylov.projected == torch.diag(krylov.projected.diagonal())).all()):
+        return krylov.basis[:_FOLLOWED]
+    _, turn, _ = krylov.ritz()
+    found: Tensor = turn[:, :_FOLLOWED].T.to(krylov.basis) @ krylov.basis
+    return found
+
+
+def _off(probes: Tensor, rows: Tensor) -> Tensor:
+    """Random signs (b, n) without their part along orthonormal rows."""
+    found = probes.to(rows)
+    project_out(found, rows)
+    return found
+
+
+def _quotients(operator: CurvatureOperator, rows: Tensor) -> Tensor:
+    """vᵀHv for each row v, float64."""
+    images = _applied_to(operator, list(rows))
+    pairs = zip(images, rows, strict=True)
+    return torch.stack([dots(image, row[None])[0, 0] for image, row in pairs])
+
+
+def _applied_to(operator: CurvatureOperator, rows: list[Tensor]) -> Iterator[Tensor]:
+    """The operator times each row, as (1, n): only a few are held at once."""
+    for start in range(0, len(rows), _BLOCK):
+        yield from applied(operator, torch.stack(rows[start : start + _BLOCK]))[:, None]

@@ -1,0 +1,164 @@
+"""How often the intervals of a subset of the data hold what all of the data give."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from problem import Problem, Setting, epochs_of_adam, mnist, objective, relu_mlp
+from report import Bar, Section
+from torch import Tensor
+
+from sharpcli.measures import compute, known_measures
+from sharpcli.measures.context import Context
+from sharpcli.objective import Objective
+from sharpcli.settings import MeasureSettings
+
+NAME = "coverage"
+_IMAGES, _SAMPLES, _SUBSETS = 4000, 1024, 200
+_DEPTHS = (1e-1, 1e-2)
+_LEAST, _MOST = 90.0, 99.0
+_WITHIN = 1.96  # standard errors, of a nominal 95 %
+# What is to be covered, and what is looked at beside it.
+_PROMISED = {
+    "loss": lambda m: m["loss"]["train"],
+    "φ": lambda m: m["epsilon_sharpness"][0],
+    "λ1": lambda m: m["hessian"]["eigenvalues"][0],
+    "trace": lambda m: m["trace"],
+}
+_OTHERS = {
+    "λ2": lambda m: m["hessian"]["eigenvalues"][1],
+    "λ5": lambda m: m["hessian"]["eigenvalues"][4],
+    "λmin": lambda m: m["hessian"]["smallest"],
+    "λ1/λ5": lambda m: m["hessian"]["ratio_1_5"],
+    "‖∇L‖": lambda m: m["gradient"]["norm"],
+    "‖∇L‖₁": lambda m: m["gradient"]["l1"],
+    "max |∇L|": lambda m: m["gradient"]["max"],
+}
+
+
+@dataclass(frozen=True)
+class _Number:
+    """A number with its own error, the sampling error and the sampling bias, 0 where there is none.
+
+    `holds` says whether its interval has a value in it.
+    """
+
+    value: float
+    own: float
+    error: float
+    bias: float
+
+    def holds(self, true: float) -> bool:
+        return abs(self.value - self.bias - true) <= _WITHIN * (self.own**2 + self.error**2) ** 0.5
+
+
+def run(setting: Setting) -> Section:
+    images, samples, subsets = (600, 150, 4) if setting.quick else (_IMAGES, _SAMPLES, _SUBSETS)
+    section = Section(
+        NAME,
+        "A sample's sampling error",
+        f"784-32-10 on {images} MNIST images, at minima that Adam (1e-3, batches of 64) passes "
+        f"through on its way down; {subsets} random subsets of {samples} images each are measured "
+        "as `--samples` does, and all images once. An interval is value − sampling_bias ± "
+        "1.96·√(sampling_error² + standard error²). Bias and errors are in standard deviations of "
+        "the value over the subsets: bias is what the values are too high on average, and what of "
+        "it is in `sampling_bias`. Seconds are medians, with errors and without, the same subset "
+        "taken for all there is.",
+    )
+    header = (
+        "number",
+        "all images",
+        "bias",
+        "told",
+        "mean error",
+        "covered",
+        "too low",
+        "too high",
+    )
+    for depth in _DEPTHS[:1] if setting.quick else _DEPTHS:
+        built, theta, loss = _minimum(depth, images, setting.device)
+        whole, _ = _measured(built, theta)
+        found: list[Mapping[str, Any]] = []
+        seconds: list[tuple[float, float]] = []
+        for number in range(subsets):
+            generator = torch.Generator().manual_seed(1000 + number)
+            chosen = torch.randperm(images, generator=generator)[:samples].sort().values
+            rows = built.rows.take(chosen)
+            part = functools.partial(Objective, built.network, fixed=built.fixed)
+            measures, spent = _measured(part(rows=rows), theta)
+            found.append(measures)
+            if number % 20 == 0:
+                _, without = _measured(part(rows=rows.head(samples)), theta)
+                seconds.append((spent, without))
+                print(f"  loss {loss:.2g}: {number} of {subsets}", file=sys.stderr)
+        rows_ = []
+        for name, pick in {**_PROMISED, **_OTHERS}.items():
+            true = _number(pick(whole)).value
+            numbers = [_number(pick(measures)) for measures in found]
+            rows_.append((name, f"{true:.4g}", *_row(numbers, true)))
+            if name in _PROMISED:
+                share = 100 * sum(number.holds(true) for number in numbers) / subsets
+                met = _LEAST <= share <= _MOST
+                what = f"{name} covered, training loss {loss:.2g}"
+                asked = f"{_LEAST:g}–{_MOST:g} %"
+                section.bars.append(Bar(what, f"{share:.1f} %", asked, met))
+        spent, without = (statistics.median(each) for each in zip(*seconds, strict=True))
+        title = f"Training loss {loss:.2g}, {spent:.2f} s a subset, {without:.2f} s without errors"
+        section.tables.append((title, header, rows_))
+    return section
+
+
+def _minimum(depth: float, count: int, device: torch.device) -> tuple[Objective, Tensor, float]:
+    torch.manual_seed(0)
+    inputs, targets = mnist(count)
+    model = relu_mlp(784, 32, 10)
+    training = epochs_of_adam(model, inputs, targets, batch=64, seed=0)
+    loss = next(loss for loss in training if loss < depth)
+    problem = Problem("784-32-10", copy.deepcopy(model), inputs, targets, loss).to(device)
+    return *objective(problem), loss
+
+
+def _measured(built: Objective, theta: Tensor) -> tuple[Mapping[str, Any], float]:
+    """All measures as `sharp measure` makes them, and the seconds that they took."""
+    settings = MeasureSettings(epsilons=(1e-3,))
+    context = Context(built, {"train": built}, theta, settings)
+    started = time.perf_counter()
+    try:
+        return compute(list(known_measures().values()), context), time.perf_counter() - started
+    finally:
+        context.release()
+
+
+def _number(scalar: Any) -> _Number:
+    read: Callable[[str], Any] = (
+        scalar.get if isinstance(scalar, Mapping) else lambda name: getattr(scalar, name)
+    )
+    # A residual bounds an error that does not vary; only a random estimate's own adds to it.
+    random = read("error_kind") == "standard_error" and read("error") != read("sampling_error")
+    own = read("error") if random else 0.0
+    return _Number(read("value"), own, read("sampling_error") or 0.0, read("sampling_bias") or 0.0)
+
+
+def _row(numbers: list[_Number], true: float) -> tuple[str, ...]:
+    values = torch.tensor([number.value for number in numbers], dtype=torch.float64)
+    scatter = float(values.std()) or 1.0
+    count = len(numbers)
+    missed = [number for number in numbers if not number.holds(true)]
+    low = sum(number.value - number.bias < true for number in missed)
+    errors = sum((number.own**2 + number.error**2) ** 0.5 for number in numbers) / count
+    return (
+        f"{float(values.mean() - true) / scatter:+.2f}",
+        f"{sum(number.bias for number in numbers) / count / scatter:.2f}",
+        f"{errors / scatter:.2f}",
+        f"{100 * (count - len(missed)) / count:.1f} %",
+        f"{100 * low / count:.1f} %",
+        f"{100 * (len(missed) - low) / count:.1f} %",
+    )
