@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from .adaptive import FIRST_SAMPLES, grown, widest
 from .checkpoint import Checkpoint, load_checkpoint
 from .comparison import training_loss_warning
 from .diagnosis import check_deterministic
@@ -59,15 +61,27 @@ def measure_checkpoints(
     measures = choose(settings.measures)
     check_layers(measures, settings)
     device = resolve_device(run.device)
-    studies = Studies(task, task_options or {}, run, device, begin)
+    sized: dict[int | None, Studies] = {}
+
+    def studies_of(samples: int | None) -> Studies:
+        if samples not in sized:
+            asked = replace(run, samples=samples)
+            sized[samples] = Studies(task, task_options or {}, asked, device, begin)
+        return sized[samples]
+
+    def measured(path: Path, samples: int | None) -> CheckpointResult:
+        return _measured(path, studies_of(samples), measures, settings, begin, notes)
+
+    first = _first_samples(run, settings)
     results: list[CheckpointResult] = []
     misuses: list[UsageError] = []
     with global_random_state_kept():
         if task is not None:
-            _check_size(studies.of({}), measures, settings)
+            _check_size(studies_of(first).of({}), measures, settings)
         for path in paths:
             try:
-                results.append(_measured(Path(path), studies, measures, settings, begin, notes))
+                about = notes.about(Path(path).name)
+                results.append(_grown(settings, run, about, partial(measured, Path(path))))
             except UsageError as error:
                 misuses.append(error)
                 said = Failure(error.message, error.hint)
@@ -84,7 +98,7 @@ def measure_checkpoints(
         kind="measure",
         settings={"run": asdict(run), "measure": asdict(settings)},
         environment=environment(device),
-        task=studies.description(),
+        task=list(sized.values())[-1].description() if sized else studies_of(first).description(),
         results=results,
         warnings=[w for w in [_loss_warning(results)] if w],
     )
@@ -124,19 +138,44 @@ def measure_model(
         loss=loss or defaults.loss_for(name),
         metrics=metrics or defaults.metrics,
     )
-    checkpoint = Checkpoint(Path(name), dict(model.state_dict()), {}, "")
     with global_random_state_kept():
-        study = prepare(task, run, device, begin=begin)
-        _check_size(study, measures, settings)
-        about: dict[str, Any] = {"path": name, "metadata": {}}
-        result = _measure(matched(checkpoint, study), about, measures, settings, begin, notes)
+        studies: list[Study] = []
+
+        def at(samples: int | None) -> CheckpointResult:
+            study = prepare(task, replace(run, samples=samples), device, begin=begin)
+            studies.append(study)
+            _check_size(study, measures, settings)
+            checkpoint = Checkpoint(Path(name), dict(model.state_dict()), {}, "")
+            about: dict[str, Any] = {"path": name, "metadata": {}}
+            return _measure(matched(checkpoint, study), about, measures, settings, begin, notes)
+
+        result = _grown(settings, run, notes.about(name), at)
     return Report(
         kind="measure",
         settings={"run": asdict(run), "measure": asdict(settings)},
         environment=environment(device),
-        task=study.description(),
+        task=studies[-1].description(),
         results=[result],
     )
+
+
+def _first_samples(run: RunSettings, settings: MeasureSettings) -> int | None:
+    if settings.sampling_error is None:
+        return run.samples
+    return run.samples or FIRST_SAMPLES
+
+
+def _grown(
+    settings: MeasureSettings,
+    run: RunSettings,
+    notes: Notes,
+    measure: Callable[[int | None], CheckpointResult],
+) -> CheckpointResult:
+    """One measurement, or as many on growing samples as the sampling error that is asked takes."""
+    target, first = settings.sampling_error, _first_samples(run, settings)
+    if target is None or first is None:
+        return measure(first)
+    return grown(target, measure, first=first, split=run.split, notes=notes)
 
 
 def _measured(
@@ -204,7 +243,15 @@ def _measure(
     about |= {"parameters": study.network.size, "notes": loaded.notes}
     if study.run.parameters:
         about["parameters_in_all"] = study.size
-    layers = measure_layers(context, measures, loaded, begin) if settings.by else []
+    enough = True
+    if objective.rows.sampled or settings.sampling_error is not None:
+        about["examples"] = objective.rows.count
+    if objective.rows.sampled:
+        about["examples_in_all"] = objective.rows.total
+        least_known = widest(found, study.run.split)
+        target = settings.sampling_error
+        enough = target is None or least_known is None or least_known.share <= target
+    layers = measure_layers(context, measures, loaded, begin) if settings.by and enough else []
     return CheckpointResult(about, "ok", found, warnings=warnings, layers=layers)
 
 

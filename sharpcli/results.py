@@ -196,8 +196,11 @@ def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def flat_scalars(measures: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The scalars of one result's `measures` by flat key, as `leaves` names them."""
-    return {key: leaf for key, leaf in leaves(measures) if is_scalar(leaf)}
+    """The scalars of one result's `measures` by flat key, as `leaves` names them.
+
+    They may be those of a document or, as `Scalar`s, of a report.
+    """
+    return {key: leaf for key, leaf in leaves(_plain(measures)) if is_scalar(leaf)}
 
 
 def unconverged(document: Document) -> list[str]:

@@ -87,8 +87,9 @@ class MeasureSettings:
     `measures` are names of the registry, empty for the default set. ε-sharpness is measured for
     every one of `epsilons` in every one of `subspaces` (None is the full space, p a random
     subspace of p dimensions). `tol` bounds an eigenvalue's residual as a share of λ1,
-    `relative_error` the trace's standard error as a share of the trace. `by` "layer": each layer's
-    block of the parameters is measured too.
+    `relative_error` the trace's standard error as a share of the trace. Samples of the data grow
+    until `sampling_error` bounds what they leave unknown, as a share (None: they do not). `by`
+    "layer": each layer's block of the parameters is measured too.
     """
 
     measures: tuple[str, ...] = ()
@@ -100,6 +101,7 @@ class MeasureSettings:
     tol: float = 1e-3
     max_products: int | None = None
     relative_error: float = 0.02
+    sampling_error: float | None = None
     curvature: CurvatureSettings = CurvatureSettings()
     by: Literal["layer"] | None = None
 

@@ -74,6 +74,7 @@ Examples:
   sharp measure run-*/model.safetensors -t digits -m loss -m hessian --top 10
   sharp measure a.safetensors -m epsilon-sharpness --subspace full --subspace 100
   sharp measure a.safetensors -t digits -m hessian -m trace --by layer
+  sharp measure a.safetensors -t task.py -m loss -m hessian --sampling-error 0.1
   sharp measure run-*/model.safetensors --json > result.json"""
 )
 @click.argument("checkpoints", nargs=-1, metavar="CKPT...")
@@ -143,6 +144,13 @@ Examples:
     help="trace: largest standard error as a share of the trace.",
 )
 @click.option(
+    "--sampling-error",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="R",
+    help="Measure as few examples as bring the sampling errors of loss, φ, λ1 and trace below this "
+    "share of each: 512 (or --samples), then twice as many, up to all.",
+)
+@click.option(
     "--max-products",
     type=click.IntRange(min=1),
     metavar="N",
@@ -175,6 +183,7 @@ def measure(
     top: int,
     tol: float,
     relative_error: float,
+    sampling_error: float | None,
     max_products: int | None,
     by: Any,
     coarse: float | None,
@@ -211,6 +220,7 @@ def measure(
         tol=tol,
         max_products=max_products,
         relative_error=relative_error,
+        sampling_error=sampling_error,
         curvature=replace(curvature, coarse=coarse),
         by=by,
     )

@@ -37,7 +37,8 @@ class Context:
     `splits`. `warnings` collects what a measure warns of. `self_check` belongs to the model and
     was made once for the run, None where no measure needs second derivatives. `part` says that θ
     is a block of parameters of which all were measured before. `begin` opens a measure's
-    `progress`; `notes` are what it says besides.
+    `progress`; `notes` are what it says besides. `quotients` (shards, k) are vᵢᵀH_s vᵢ over shards
+    of a subset, where the sampling error of the eigenvalues has been made.
     """
 
     objective: Objective
@@ -51,6 +52,7 @@ class Context:
     begin: Begin = lambda _: silent
     notes: Notes = field(default_factory=Notes)
     progress: Progress = silent
+    quotients: Tensor | None = None
 
     @cached_property
     def evaluations(self) -> Mapping[str, Evaluation]:

@@ -72,7 +72,7 @@ def trace(context: Context) -> dict[str, Any]:
     """Σ λ = tr ∇²L(θ), with the standard error of its random part.
 
     Exact on the subspace that the eigenvalues built (or a sketch of 20 products), random signs on
-    the rest. Cost: 6 products or more, and 13 on a subset, for the sampling error: the standard
+    the rest. Cost: 6 products or more, and 4 on a subset, for the sampling error: the standard
     error over shards of their traces. Source: Hutch++ (Meyer et al. 2021).
     """
     krylov = context.krylov

@@ -217,21 +217,21 @@ def _places(rows_by_title: Mapping[str, Sequence[str]]) -> str:
 
 
 def _context(document: Mapping[str, Any]) -> list[str]:
-    results = document["results"]
+    checkpoints = [each["checkpoint"] for each in document["results"] if "checkpoint" in each]
     task, run = document.get("task") or {}, (document.get("settings") or {}).get("run") or {}
     options = pairs(task.get("options") or {})
     split, examples = run.get("split"), (task.get("examples") or {}).get(run.get("split"))
     data = f"{examples} {split} examples" if examples else split
-    if run.get("samples"):
-        data = f"a sample of {run['samples']} {split} examples"
+    used = sorted({about["examples"] for about in checkpoints if "examples_in_all" in about})
+    if used or run.get("samples"):
+        count = f"{used[0]} to {used[-1]}" if len(used) > 1 else (used or [run["samples"]])[0]
+        data = f"a sample of {count} {split} examples"
     device = (document.get("environment") or {}).get("device")
     pieces = [
         f"{task['name']} ({options})" if task.get("name") and options else task.get("name"),
         data,
         " on ".join(str(x) for x in (run.get("dtype"), device) if x),
-        measured_parameters(
-            [result["checkpoint"] for result in results if "checkpoint" in result], run
-        ),
+        measured_parameters(checkpoints, run),
     ]
     line = " · ".join(str(piece) for piece in pieces if piece)
     return [line] if line else []

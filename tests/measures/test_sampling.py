@@ -1,0 +1,162 @@
+"""Sampling errors against closed forms and against the scatter over samples."""
+
+import math
+
+import pytest
+import torch
+from networks import context, mlp, real_targets, squared_error, task
+from torch import nn
+
+from sharpcli.measures import compute, known_measures
+from sharpcli.measures.epsilon_sharpness import epsilon_sharpness
+from sharpcli.measures.gradient import gradient
+from sharpcli.measures.hessian import hessian, trace
+from sharpcli.results import flat_scalars
+
+TOTAL, COUNT, SEEDS = 1600, 400, 30
+
+
+def regression(total=TOTAL, outputs=1):
+    """Linear regression, whose loss is quadratic: an example's Hessian is 2·(x, 1)(x, 1)ᵀ."""
+
+    def data(count, generator):
+        inputs, targets = real_targets(3, outputs)(count, generator)
+        return inputs * torch.tensor([0.3, 1.6, 2.5]), targets
+
+    return task(
+        lambda: nn.Linear(3, outputs),
+        data,
+        loss=squared_error,
+        metrics=None,
+        train=total,
+    )
+
+
+def over_samples(measure, **settings):
+    """A measure's document on all of the data, and on samples of them by seed."""
+    of = regression()
+    whole = measure(context(of, **settings))
+    return whole, [measure(context(of, samples=COUNT, seed=s, **settings)) for s in range(SEEDS)]
+
+
+def covered(scalars, true):
+    """The share of 95 % intervals that hold a value."""
+    held = [
+        abs(s.value - (s.sampling_bias or 0) - true) <= 1.96 * s.sampling_error + 1e-9
+        for s in scalars
+    ]
+    return sum(held) / len(held)
+
+
+def test_every_number_of_a_sample_has_an_error_and_none_of_all_the_data():
+    def numbers(**settings):
+        shared = context(regression(), top=2, **settings)
+        found = flat_scalars(compute(list(known_measures().values()), shared))
+        return {key: each for key, each in found.items() if not key.endswith("test")}
+
+    for key, scalar in numbers(samples=COUNT).items():
+        assert scalar["sampling_error"] > 0, key
+        assert math.isfinite(scalar["sampling_error"]), key
+    for key, scalar in numbers().items():
+        assert "sampling_error" not in scalar, key
+        assert "sampling_bias" not in scalar, key
+
+
+def test_the_error_of_a_trace_is_that_of_the_mean_of_the_examples_traces():
+    of = regression()
+    inputs, _ = of.data("train")
+    traces = 2 * (inputs.double().square().sum(1) + 1)
+    true = float(traces.std()) / math.sqrt(COUNT) * math.sqrt(1 - COUNT / TOTAL)
+    _, found = over_samples(lambda shared: trace(shared)["trace"])
+    errors = torch.tensor([each["sampling_error"] for each in found])
+    assert float(errors.mean()) == pytest.approx(true, rel=0.1)
+    assert float(errors.std()) < 0.3 * true
+
+
+def test_the_trace_of_a_wide_network_is_told_by_probes():
+    of = task(
+        lambda: mlp(6, 20, 3), real_targets(6, 3), loss=squared_error, metrics=None, train=1000
+    )
+    found = [
+        trace(context(of, samples=250, seed=seed, relative_error=0.05))["trace"]
+        for seed in range(16)
+    ]
+    scatter = float(torch.tensor([each["value"] for each in found]).std())
+    expected = [math.hypot(each["error"], each["sampling_error"]) for each in found]
+    assert sum(expected) / len(expected) == pytest.approx(scatter, rel=0.5)
+
+
+def test_the_trace_has_one_error_with_eigenvalues_before_it_and_another_alone():
+    of = task(lambda: mlp(4, 8, 3), real_targets(4, 3), loss=squared_error, metrics=None, train=200)
+    alone = trace(context(of, samples=100, relative_error=0.1))["trace"]
+    shared = context(of, samples=100, relative_error=0.1)
+    hessian(shared)
+    assert shared.quotients.shape == (16, 5)
+    after = trace(shared)["trace"]
+    assert after["sampling_error"] == pytest.approx(alone["sampling_error"], rel=0.5)
+
+
+def test_intervals_of_both_ends_of_the_spectrum_hold_the_value_of_all_data():
+    whole, found = over_samples(lambda shared: hessian(shared)["hessian"], top=2)
+    for pick in (lambda h: h["eigenvalues"][0], lambda h: h["smallest"]):
+        assert covered([pick(each) for each in found], pick(whole).value) >= 0.85
+
+
+def test_a_gradient_of_noise_alone_has_an_interval_that_reaches_down_to_the_truth():
+    of = regression()
+    inputs, targets = of.data("train")
+    best = torch.linalg.lstsq(
+        torch.cat([inputs, torch.ones(TOTAL, 1)], 1).double(), targets.double()
+    ).solution
+
+    def at_the_minimum(seed, samples):
+        shared = context(of, samples=samples, seed=seed)
+        shared.theta = best[:, 0]
+        return gradient(shared)["gradient"]
+
+    whole = at_the_minimum(0, None)
+    assert whole["norm"].value < 1e-12
+    found = [at_the_minimum(seed, COUNT) for seed in range(SEEDS)]
+    for name in ("norm", "l1", "max"):
+        assert covered([each[name] for each in found], whole[name].value) >= 0.85
+        assert all(each[name].error == each[name].sampling_error for each in found)
+
+
+def test_the_bias_of_sharpness_is_what_maximising_over_a_sample_adds():
+    def first(shared):
+        return epsilon_sharpness(shared)["epsilon_sharpness"][0]
+
+    def wide(seed=0, samples=None):
+        of = task(
+            lambda: mlp(10, 40, 2), real_targets(10, 2), loss=squared_error, metrics=None, train=400
+        )
+        shared = context(of, samples=samples, seed=seed, epsilons=(1e-3,), maximizer="corner")
+        return first(shared), shared
+
+    whole, _ = wide()
+    assert "sampling_bias" not in {k for k, v in whole.items() if v is not None}
+    found = [wide(seed, 64)[0] for seed in range(16)]
+    added = sum(each["value"] for each in found) / len(found) - whole["value"]
+    told = sum(each["sampling_bias"] for each in found) / len(found)
+    assert added > 0
+    assert told == pytest.approx(added, rel=0.6)
+
+
+def test_a_bias_beyond_half_the_error_is_warned_of():
+    shared = context(regression(), samples=40, epsilons=(1e-3,))
+    entry = epsilon_sharpness(shared)["epsilon_sharpness"][0]
+    said = [each for each in shared.warnings if "a maximum fits the examples" in each]
+    assert bool(said) == (entry["sampling_bias"] > entry["sampling_error"] / 2)
+
+
+def test_too_few_examples_are_said_once_for_each_measure():
+    shared = context(regression(), samples=20, top=2)
+    hessian(shared)
+    trace(shared)
+    gradient(shared)
+    few = [each for each in shared.warnings if "20 examples are too few" in each]
+    assert [each.split(" of ")[1].split(":")[0] for each in few] == [
+        "the eigenvalues",
+        "the trace",
+        "the gradient",
+    ]

@@ -1,0 +1,169 @@
+"""Samples that grow until their sampling error is small enough."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from networks import real_targets, squared_error, task
+from torch import nn
+
+from sharpcli.adaptive import grown, widest
+from sharpcli.measuring import measure_model
+from sharpcli.progress import Notes
+from sharpcli.results import CheckpointResult, Scalar, to_document
+from sharpcli.settings import MeasureSettings, RunSettings
+
+TOTAL = 3000
+
+
+def heard():
+    """Notes, and the list of what they were told."""
+    said = []
+    return Notes(note=said.append), said
+
+
+def result(count, error, *, total=TOTAL):
+    """What measuring `count` of `total` examples gives."""
+    about = {"examples": count} | ({"examples_in_all": total} if count < total else {})
+    scalar = Scalar(2.0, sampling_error=error if count < total else None)
+    return CheckpointResult(about, measures={"trace": scalar, "other": Scalar(1.0)})
+
+
+def test_widest_looks_at_leading_numbers_with_their_bias():
+    measures = {
+        "loss": {"train": Scalar(1.0, sampling_error=0.1), "test": Scalar(1.0)},
+        "epsilon_sharpness": [
+            {"epsilon": 1e-3, "value": 10.0, "status": "lower_bound"}
+            | {"sampling_error": 3.0, "sampling_bias": 4.0}
+        ],
+        "hessian": {"eigenvalues": [Scalar(5.0, sampling_error=1.0), Scalar(1.0)]},
+        "gradient": {"norm": Scalar(1e-3, sampling_error=1.0)},
+    }
+    found = widest(measures, "train")
+    assert (found.key, found.share) == ("epsilon_sharpness[1e-3]", 0.5)
+    assert str(found) == "epsilon_sharpness[1e-3] to 50 %"
+    del measures["epsilon_sharpness"]
+    assert widest(measures, "train").key == "hessian.eigenvalues[0]"
+    assert widest({"gradient": measures["gradient"]}, "train").share == 1000
+    assert widest({}, "train") is None
+
+
+def test_a_number_whose_error_cannot_be_told_is_not_known():
+    found = widest({"trace": Scalar(1.0)}, "train")
+    assert found.share == float("inf")
+    assert str(found) == "trace not at all"
+    assert widest({"trace": Scalar(0.0, sampling_error=0.0)}, "train").share == 0
+
+
+def test_samples_double_until_the_target_is_met():
+    notes, said = heard()
+    asked = []
+
+    def measure(count):
+        asked.append(count)
+        return result(count, 40 / count)
+
+    found = grown(0.05, measure, first=100, split="train", notes=notes)
+    assert asked == [100, 200, 400]
+    assert found.checkpoint["examples"] == 400
+    assert said[0] == "100 of 3000 examples are too few (trace to 20 %): takes twice as many"
+    assert said[-1] == "measured on 400 of 3000 examples: trace to 5 %"
+
+
+def test_where_no_sample_is_enough_all_of_the_data_are_measured():
+    notes, said = heard()
+    found = grown(
+        1e-9, lambda n: result(min(n, TOTAL), 1.0), first=1000, split="train", notes=notes
+    )
+    assert found.checkpoint == {"examples": TOTAL}
+    assert said[-1] == "measured on all 3000 examples: no sample of them was enough"
+
+
+def test_a_failure_ends_it():
+    notes, said = heard()
+    failed = CheckpointResult({}, "failed")
+    assert grown(0.1, lambda _: failed, first=8, split="train", notes=notes) is failed
+    assert said == []
+
+
+def regression():
+    return task(
+        lambda: nn.Linear(3, 1), real_targets(3, 1), loss=squared_error, metrics=None, train=TOTAL
+    )
+
+
+def measured(target, *, samples=None, model=None):
+    of = regression()
+    notes, said = heard()
+    report = measure_model(
+        model or of.model(),
+        of.data("train"),
+        loss=of.loss,
+        metrics=None,
+        run=RunSettings(device="cpu", samples=samples),
+        settings=MeasureSettings(measures=("loss", "trace"), sampling_error=target),
+        notes=notes,
+    )
+    return to_document(report), said
+
+
+@pytest.mark.parametrize(("target", "samples"), [(0.5, None), (0.03, None), (0.03, 100)])
+def test_a_measurement_uses_as_few_examples_as_meet_the_target(target, samples):
+    document, said = measured(target, samples=samples)
+    about = document["results"][0]["checkpoint"]
+    used = about["examples"]
+    first = samples or 512
+    assert used in {first * 2**k for k in range(6)}
+    assert about["examples_in_all"] == TOTAL
+    assert document["task"]["examples"]["train"] == used
+    assert document["settings"]["run"]["samples"] == samples
+    for scalar in (
+        document["results"][0]["measures"]["loss"]["train"],
+        document["results"][0]["measures"]["trace"],
+    ):
+        assert scalar["sampling_error"] <= target * abs(scalar["value"])
+    assert len(said) == 1 + [first * 2**k for k in range(6)].index(used)
+    json.dumps(document, allow_nan=False)
+
+
+def test_a_target_out_of_reach_takes_all_data_and_leaves_no_sampling_error():
+    document, said = measured(1e-6)
+    about = document["results"][0]["checkpoint"]
+    assert about["examples"] == TOTAL
+    assert "examples_in_all" not in about
+    assert "sampling_error" not in document["results"][0]["measures"]["trace"]
+    assert said[-1].endswith("measured on all 3000 examples: no sample of them was enough")
+
+
+def test_samples_of_one_seed_are_nested():
+    from sharpcli.data import read_rows
+
+    column = torch.arange(TOTAL)
+    small, large = (
+        set(read_rows((column,), name="train", samples=n, seed=3).batch[0].tolist())
+        for n in (200, 400)
+    )
+    assert small < large
+
+
+def test_layers_are_measured_on_the_last_sample_only():
+    of = regression()
+    settings = MeasureSettings(measures=("trace",), sampling_error=0.05, by="layer")
+    begun = []
+
+    def begin(what):
+        begun.append(what)
+        return lambda done, total: None
+
+    report = measure_model(
+        of.model(),
+        of.data("train"),
+        loss=of.loss,
+        metrics=None,
+        run=RunSettings(device="cpu", samples=64),
+        settings=replace(settings),
+        begin=begin,
+    )
+    assert len(report.results[0].layers) == 1
+    assert sum("layer 1 of 1" in each for each in begun) == 1
