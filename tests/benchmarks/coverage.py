@@ -67,11 +67,11 @@ def run(setting: Setting) -> Section:
         "A sample's sampling error",
         f"784-32-10 on {images} MNIST images, at minima that Adam (1e-3, batches of 64) passes "
         f"through on its way down; {subsets} random subsets of {samples} images each are measured "
-        "as `--samples` does, and all images once, eigenvalues to 1e-5. An interval is value − sampling_bias ± "
-        "1.96·√(sampling_error² + standard error²), and a residual beyond. Bias and errors are in "
-        "standard deviations of the value over the subsets: bias is what the values are too high "
-        "on average, told what of it is in `sampling_bias`. Seconds are medians, with errors and "
-        "without, the same subset taken for all there is.",
+        "as `--samples` does, and all images once, eigenvalues to 1e-5. An interval is value − "
+        "sampling_bias ± 1.96·√(sampling_error² + standard error²), and a residual beyond. Bias "
+        "and errors are in standard deviations of the value over the subsets: bias is what the "
+        "values are too high on average, told what of it is in `sampling_bias`. Seconds are "
+        "medians, with errors and without, the same subset taken for all there is.",
     )
     header = (
         "number",
