@@ -15,23 +15,26 @@ from .operators import graph_bytes
 from .processes import neighbours, share
 from .settings import CurvatureSettings
 
-__all__ = ["Budget", "share_memory"]
+__all__ = ["Budget", "share_memory", "share_memory_of_probes"]
 
 # Share of what is free that is taken where no bound is given: other programs live too.
 _SHARE = 0.8
-# Copies of θ beside the basis: two blocks of two (a product's vectors and what becomes of them),
-# and two for gradients on their way.
-_WORKING_COPIES = 6
+# Copies of θ beside the basis: for each vector of a block itself and what becomes of it, and two
+# for gradients on their way.
+_COPIES_A_VECTOR, _COPIES = 2, 2
 # Bases of more rows than this a wanted pair, and as many more, gain nothing (see `eigsh`).
 _ROWS, _ROWS_A_PAIR = 80, 4
 _BLOCK = 2
+# Probes of a density that advance in step, which pays where an operator rebuilds something for each
+# product, and the share of the memory that their bases may take from graphs then.
+_PROBES, _BASES_SHARE = 4, 0.5
 
 
 @dataclass(frozen=True)
 class Budget:
     """What fits in `total` bytes, all else in bytes too.
 
-    `rows` of a Krylov basis beside the block to come, each a `copy` of θ, on `device`; `graphs`
+    `rows` of Krylov bases beside the `block` to come, each a `copy` of θ, on `device`; `graphs`
     for kept graphs of the `all_graphs` that there are; `working` for vectors on their way and for
     one microbatch of `batch_size` examples.
     """
@@ -44,12 +47,18 @@ class Budget:
     all_graphs: float
     working: float
     batch_size: int
+    block: int = _BLOCK
 
     @property
     def bytes(self) -> float:
-        """What a solve takes at most."""
+        """What is taken at most."""
         kept = min(self.graphs, self.all_graphs)
-        return self.working + kept + (self.rows + _BLOCK) * self.copy
+        return self.working + kept + (self.rows + self.block) * self.copy
+
+    @property
+    def at_most(self) -> str:
+        """The same in words."""
+        return f"{readable_size(self.bytes)} of memory at most"
 
     def __str__(self) -> str:
         """In one line, for a person."""
@@ -58,7 +67,7 @@ class Budget:
             f"{readable_size(self.total)} of memory: a basis of {self.rows} vectors "
             f"({readable_size(self.rows * self.copy)}, {self.device.type}), "
             f"{kept:.0%} of the graphs kept ({readable_size(kept * self.all_graphs)}), batches of "
-            f"{self.batch_size}, blocks of {_BLOCK}, {readable_size(self.working)} to work in"
+            f"{self.batch_size}, blocks of {self.block}, {readable_size(self.working)} to work in"
         )
 
 
@@ -71,12 +80,9 @@ def share_memory(
     it cannot do without; then graphs, then the basis again. It moves to the CPU where a GPU is
     short of memory. Cost: `graph_cost`. Raises `SharpError` where even the least does not fit.
     """
-    free = _free(theta.device)
-    total = int(_SHARE * free) if settings.memory is None else min(settings.memory, free)
-    total = share(total)
-    copy = theta.numel() * theta.element_size()
+    total, copy = _total(theta, settings), theta.numel() * theta.element_size()
     one, every = graph_bytes(objective, theta, settings)
-    working = _WORKING_COPIES * copy + one
+    working = _working(_BLOCK, copy, one)
     most = min(theta.numel(), _ROWS + _ROWS_A_PAIR * (k + smallest))
     least = min(most, least_rows(k, smallest))
     left = total - working
@@ -99,6 +105,52 @@ def share_memory(
             "machine with more memory",
         )
     return Budget(total, copy, rows, device, graphs, every, working, objective.batch_size)
+
+
+def share_memory_of_probes(
+    objective: Objective, theta: Tensor, settings: CurvatureSettings, probes: int, steps: int
+) -> Budget:
+    """What `settings.memory` (None: what is free) gives a density from so many probes.
+
+    One probe's basis comes first, then graphs; further probes advance in step with it where graphs
+    are kept all the same, or, where they are not all, where the bases leave half of the memory.
+    Cost: `graph_cost`. Raises `SharpError` where not even one basis fits.
+    """
+    total, copy = _total(theta, settings), theta.numel() * theta.element_size()
+    one, every = graph_bytes(objective, theta, settings)
+    if theta.numel() <= probes * steps:  # all columns of the matrix, and no basis
+        probes = steps = 0
+
+    def left(block: int) -> float:
+        return total - _working(block, copy, one) - (block * steps + block) * copy
+
+    blocks = range(max(1, min(_PROBES, probes)), 0, -1)
+    most = _BASES_SHARE * total
+    block = next((b for b in blocks if left(b) >= every), 0) or next(
+        (b for b in blocks if left(b) >= 0 and b * steps * copy <= most), 1
+    )
+    if left(block) < 0 and steps:
+        fewer = int(steps + left(1) / copy)
+        raise SharpError(
+            f"{steps} Lanczos steps of {theta.numel()} parameters need "
+            f"{readable_size(total - left(1))}, and {readable_size(total)} of memory are there",
+            f"take fewer with --steps {fewer}" if fewer >= 5 else "use a machine with more memory",
+        )
+    graphs, rows = max(left(block), 0.0), block * steps
+    working = _working(block, copy, one)
+    return Budget(
+        total, copy, rows, theta.device, graphs, every, working, objective.batch_size, block
+    )
+
+
+def _total(theta: Tensor, settings: CurvatureSettings) -> int:
+    """The bytes to share out, the same in all processes."""
+    free = _free(theta.device)
+    return share(int(_SHARE * free) if settings.memory is None else min(settings.memory, free))
+
+
+def _working(block: int, copy: int, microbatch: float) -> float:
+    return (_COPIES_A_VECTOR * block + _COPIES) * copy + microbatch
 
 
 def _free(device: torch.device) -> int:

@@ -16,16 +16,14 @@ from .measures import Measure, compute
 from .measures.context import Context
 from .network import Network
 from .objective import Objective
-from .processes import size
+from .outcomes import INTERRUPTED, own_failure
 from .progress import Begin, Progress
-from .results import Failure, LayerResult
+from .results import LayerResult
 from .settings import MeasureSettings
-from .studies import Loaded, said_by_torch
+from .studies import Loaded
 from .subsets import layers_of
 
-__all__ = ["INTERRUPTED", "check_layers", "measure_layers"]
-
-INTERRUPTED = Failure("interrupted before it was measured", "run the same command again")
+__all__ = ["check_layers", "measure_layers"]
 
 
 def check_layers(measures: Sequence[Measure], settings: MeasureSettings) -> None:
@@ -67,14 +65,8 @@ def measure_layers(
         except KeyboardInterrupt:
             rest = list(blocks.items())[len(found) :]
             return [*found, *(LayerResult(k, v.size, error=INTERRUPTED) for k, v in rest)]
-        except SharpError as refused:
-            if size() > 1:  # the others may be waiting for this process's share
-                raise
-            error = Failure(refused.message, refused.hint)
-        except RuntimeError as raised:
-            error = said_by_torch(raised)
-            if error is None:
-                raise
+        except (SharpError, RuntimeError) as raised:
+            error = own_failure(raised)
         finally:
             context.release()
         whole.warnings += [f"{layer}: {said}" for said in context.warnings if said not in known]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +12,25 @@ from torch import nn
 from .adaptive import FIRST_SAMPLES, grown, widest
 from .checkpoint import Checkpoint, load_checkpoint
 from .comparison import training_loss_warning
-from .diagnosis import check_deterministic
 from .environment import environment
-from .errors import SharpError, UsageError
+from .errors import UsageError
 from .labels import short_labels
-from .layers import INTERRUPTED, check_layers, measure_layers
+from .layers import check_layers, measure_layers
 from .measures import Measure, choose, compute
 from .measures.context import Context
-from .processes import size
+from .outcomes import INTERRUPTED, each_checkpoint
 from .progress import UNSAID, Begin, Notes, silent
 from .randomness import global_random_state_kept
-from .results import CheckpointResult, Failure, Report
+from .results import CheckpointResult, Report
 from .settings import MeasureSettings, RunSettings
 from .studies import (
     Loaded,
     Studies,
     Study,
-    check_curvature,
     matched,
     prepare,
+    ready,
     resolve_device,
-    said_by_torch,
 )
 from .tasks import Task, defaults
 
@@ -69,31 +66,27 @@ def measure_checkpoints(
             sized[samples] = Studies(task, task_options or {}, asked, device, begin)
         return sized[samples]
 
-    def measured(path: Path, samples: int | None) -> CheckpointResult:
-        return _measured(path, studies_of(samples), measures, settings, begin, notes)
+    def measured(path: Path, about: dict[str, Any]) -> CheckpointResult:
+        said = notes.about(path.name)
+        return _grown(
+            settings,
+            run,
+            said,
+            lambda samples: _measured(
+                path, about, studies_of(samples), measures, settings, begin, notes
+            ),
+        )
 
     first = _first_samples(run, settings)
-    results: list[CheckpointResult] = []
-    misuses: list[UsageError] = []
     with global_random_state_kept():
         if task is not None:
             _check_size(studies_of(first).of({}), measures, settings)
-        for path in paths:
-            try:
-                about = notes.about(Path(path).name)
-                results.append(_grown(settings, run, about, partial(measured, Path(path))))
-            except UsageError as error:
-                misuses.append(error)
-                said = Failure(error.message, error.hint)
-                results.append(CheckpointResult({"path": str(path)}, "failed", error=said))
-            except KeyboardInterrupt:
-                break
-            if any(layer.error == INTERRUPTED for layer in results[-1].layers):
-                break
-    if misuses and len(misuses) == len(paths):
-        raise misuses[0]
-    for path in paths[len(results) :]:
-        results.append(CheckpointResult({"path": str(path)}, "failed", error=INTERRUPTED))
+        results = each_checkpoint(
+            paths,
+            measured,
+            lambda about, error: CheckpointResult(about, "failed", error=error),
+            is_last=lambda result: any(layer.error == INTERRUPTED for layer in result.layers),
+        )
     return Report(
         kind="measure",
         settings={"run": asdict(run), "measure": asdict(settings)},
@@ -180,31 +173,19 @@ def _grown(
 
 def _measured(
     path: Path,
+    about: dict[str, Any],
     studies: Studies,
     measures: Sequence[Measure],
     settings: MeasureSettings,
     begin: Begin,
     notes: Notes,
 ) -> CheckpointResult:
-    """One checkpoint's result, failed where it could not be measured."""
-    about: dict[str, Any] = {"path": str(path)}
-    try:
-        checkpoint = load_checkpoint(path)
-        about |= {"sha256": checkpoint.sha256, "metadata": checkpoint.metadata}
-        study = studies.of(checkpoint.metadata)
-        _check_size(study, measures, settings)
-        return _measure(matched(checkpoint, study), about, measures, settings, begin, notes)
-    except UsageError:
-        raise
-    except SharpError as error:
-        if size() > 1:  # the others may be waiting for this process's share
-            raise
-        return CheckpointResult(about, "failed", error=Failure(error.message, error.hint))
-    except RuntimeError as error:
-        said = said_by_torch(error)
-        if said is None:
-            raise
-        return CheckpointResult(about, "failed", error=said)
+    """One checkpoint's result; what is known about the checkpoint is added to `about`."""
+    checkpoint = load_checkpoint(path)
+    about |= {"sha256": checkpoint.sha256, "metadata": checkpoint.metadata}
+    study = studies.of(checkpoint.metadata)
+    _check_size(study, measures, settings)
+    return _measure(matched(checkpoint, study), about, measures, settings, begin, notes)
 
 
 def _measure(
@@ -215,20 +196,14 @@ def _measure(
     begin: Begin,
     notes: Notes,
 ) -> CheckpointResult:
-    study, theta = loaded.study, loaded.theta
-    objectives = study.objectives(loaded.match.tensors)
+    study, warnings = loaded.study, list[str]()
+    check = any(measure.needs_curvature for measure in measures)
+    objectives = ready(loaded, settings.curvature, warnings, check=check)
     objective = objectives[study.run.split]
-    for each in objectives.values():
-        each.memory = settings.curvature.memory
-    check_deterministic(objective, theta)
-    warnings: list[str] = []
-    if study.checked is None and any(measure.needs_curvature for measure in measures):
-        study.checked = check_curvature(study, loaded.match.tensors, warnings, settings.curvature)
-    loaded.forget()
     context = Context(
         objective,
         objectives,
-        theta,
+        loaded.theta,
         settings,
         seed=study.run.seed,
         self_check=study.checked,
@@ -240,9 +215,7 @@ def _measure(
         found = compute(measures, context)
     finally:
         context.release()
-    about |= {"parameters": study.network.size, "notes": loaded.notes}
-    if study.run.parameters:
-        about["parameters_in_all"] = study.size
+    about = {**about, **loaded.description()}
     enough = True
     if objective.rows.sampled or settings.sampling_error is not None:
         about["examples"] = objective.rows.count

@@ -2,47 +2,40 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from .budget import Budget, share_memory_of_probes
 from .checkpoint import load_checkpoint
-from .diagnosis import check_deterministic
 from .environment import environment
-from .errors import SharpError, UsageError
 from .linalg.density import bulk, density
 from .linalg.quadrature import Quadrature, choose_probes, quadrature
 from .measures.hessian import suspicion
-from .memory import available_memory, readable_size
+from .measures.sampling import shards, share_left
+from .objective import Objective
 from .operators import SelfCheck, make_operator
-from .processes import size
-from .progress import Begin, silent
+from .outcomes import each_checkpoint
+from .progress import UNSAID, Begin, Notes, Progress, foretelling, silent
 from .randomness import global_random_state_kept
-from .results import Failure, Report, Scalar, scalar_fields
+from .results import Report, Scalar, scalar_fields
 from .settings import RunSettings, SpectrumSettings
-from .studies import (
-    Loaded,
-    Studies,
-    check_curvature,
-    matched,
-    resolve_device,
-    said_by_torch,
-)
+from .studies import Loaded, Studies, matched, ready, resolve_device
 from .tasks import Task
 
 __all__ = ["spectra_of_checkpoints"]
 
-# Share of the free memory that the probes' bases may take; and probes that advance in step, which
-# pays where an operator rebuilds something for each product.
-_BASES_SHARE = 0.25
-_TOGETHER = 4
-_INTERRUPTED = Failure("interrupted before it was measured", "run the same command again")
 # An end of the spectrum is not found where its residual is above this share of the width.
 _END = 0.05
+# Shards of a sample whose own spectra tell its sampling error: their data are a pass together, but
+# each has its own Lanczos vectors. A standard error from eight is good to about a quarter.
+_SHARDS = 8
 
 
 def spectra_of_checkpoints(
@@ -53,31 +46,33 @@ def spectra_of_checkpoints(
     settings: SpectrumSettings | None = None,
     *,
     begin: Begin = lambda _: silent,
+    notes: Notes = UNSAID,
 ) -> Report:
     """The spectral density of each checkpoint; one that fails is reported in its place.
 
     What names the task and what ends a run is as in `measure_checkpoints`. Cost: probes·steps
-    products a checkpoint, or one for each parameter where that is less.
+    products a checkpoint, or one for each parameter where that is less; on a sample of the data
+    twice that.
     """
     run, settings = run or RunSettings(), settings or SpectrumSettings()
     device = resolve_device(run.device)
     studies = Studies(task, task_options or {}, run, device, begin)
-    results: list[dict[str, Any]] = []
-    misuses: list[UsageError] = []
+
+    def found(path: Path, about: dict[str, Any]) -> dict[str, Any]:
+        checkpoint = load_checkpoint(path)
+        about |= {"sha256": checkpoint.sha256, "metadata": checkpoint.metadata}
+        loaded = matched(checkpoint, studies.of(checkpoint.metadata))
+        numbers = _spectrum(loaded, settings, begin, notes.about(path.name))
+        return {"checkpoint": {**about, **loaded.description()}, "status": "ok", **numbers}
+
     with global_random_state_kept():
         if task is not None:
             studies.of({})
-        for path in paths:
-            try:
-                results.append(_of_checkpoint(Path(path), studies, settings, begin))
-            except UsageError as error:
-                misuses.append(error)
-                results.append(_failed({"path": str(path)}, Failure(error.message, error.hint)))
-            except KeyboardInterrupt:
-                break
-    if misuses and len(misuses) == len(paths):
-        raise misuses[0]
-    results += [_failed({"path": str(path)}, _INTERRUPTED) for path in paths[len(results) :]]
+        results = each_checkpoint(
+            paths,
+            found,
+            lambda about, error: {"checkpoint": about, "status": "failed", "error": error},
+        )
     return Report(
         kind="spectrum",
         settings={"run": asdict(run), "spectrum": asdict(settings)},
@@ -87,87 +82,102 @@ def spectra_of_checkpoints(
     )
 
 
-def _failed(about: Mapping[str, Any], error: Failure) -> dict[str, Any]:
-    return {"checkpoint": about, "status": "failed", "error": error}
-
-
-def _of_checkpoint(
-    path: Path, studies: Studies, settings: SpectrumSettings, begin: Begin
+def _spectrum(
+    loaded: Loaded, settings: SpectrumSettings, begin: Begin, notes: Notes
 ) -> dict[str, Any]:
-    """One checkpoint's result, failed where there is none."""
-    about: dict[str, Any] = {"path": str(path)}
-    try:
-        checkpoint = load_checkpoint(path)
-        about |= {"sha256": checkpoint.sha256, "metadata": checkpoint.metadata}
-        loaded = matched(checkpoint, studies.of(checkpoint.metadata))
-        about |= {"parameters": loaded.study.network.size, "notes": loaded.notes}
-        if loaded.study.run.parameters:
-            about["parameters_in_all"] = loaded.study.size
-        return {"checkpoint": about, "status": "ok", **_spectrum(loaded, settings, begin)}
-    except UsageError:
-        raise
-    except SharpError as error:
-        if size() > 1:  # the others may be waiting for this process's share
-            raise
-        return _failed(about, Failure(error.message, error.hint))
-    except RuntimeError as error:
-        said = said_by_torch(error)
-        if said is None:
-            raise
-        return _failed(about, said)
-
-
-def _spectrum(loaded: Loaded, settings: SpectrumSettings, begin: Begin) -> dict[str, Any]:
-    study, theta = loaded.study, loaded.theta
-    objective = study.objectives(loaded.match.tensors)[study.run.split]
-    objective.memory = settings.curvature.memory
-    check_deterministic(objective, theta)
-    warnings: list[str] = []
-    if study.checked is None:
-        study.checked = check_curvature(study, loaded.match.tensors, warnings, settings.curvature)
+    study, warnings = loaded.study, list[str]()
+    objective = ready(loaded, settings.curvature, warnings)[study.run.split]
     probes = settings.probes or choose_probes(objective.size)
-    together = _together(theta, probes, settings.steps, settings.curvature.memory)
+    settings = replace(settings, probes=probes)
+    memory = share_memory_of_probes(
+        objective, loaded.theta, settings.curvature, probes, settings.steps
+    )
+    notes.detail(str(memory))
+    title = f"{loaded.checkpoint.path.name}: spectrum"
     started = time.perf_counter()
-    operator = make_operator(objective, theta, settings.curvature)
-    try:
-        found = quadrature(
-            operator,
-            probes=probes,
-            steps=settings.steps,
-            seed=study.run.seed,
-            together=together,
-            progress=begin(f"{loaded.checkpoint.path.name}: spectrum"),
-        )
-    finally:
-        operator.release()
-    seconds = time.perf_counter() - started
+
+    def measured(part: Objective, progress: Progress) -> Quadrature:
+        return _quadrature(part, loaded.theta, settings, memory, study.run.seed, progress)
+
+    found = measured(objective, foretelling(begin(title), notes, memory.at_most))
     numbers = _numbers(found, study.checked)
+    if objective.rows.sampled and objective.rows.count >= 2 * _SHARDS:
+        parts = [
+            _numbers(measured(shard, begin(f"{title}, sampling error {i} of {_SHARDS}")), None)
+            for i, shard in enumerate(shards(objective, study.run.seed, _SHARDS), 1)
+        ]
+        numbers = _with_errors(numbers, parts, share_left(objective))
+    elif objective.rows.sampled:
+        warnings.append(
+            f"{objective.rows.count} examples are too few to tell the sampling error of a "
+            f"spectrum: take {2 * _SHARDS} or more"
+        )
     numbers |= {
         "operator": settings.curvature.operator,
         "size": found.size,
         "probes": 0 if not found.rest else probes,
         "steps": 0 if not found.rest else settings.steps,
         "products": found.products,
-        "seconds": seconds,
+        "seconds": time.perf_counter() - started,
     }
     return {**numbers, **({"warnings": warnings} if warnings else {})}
 
 
-def _together(theta: Tensor, probes: int, steps: int, memory: int | None) -> int:
-    """How many probes advance in step; raises `SharpError` where not even one has room."""
-    if theta.numel() <= probes * steps:
-        return 1
-    need = steps * theta.numel() * theta.element_size()
-    free = available_memory(theta.device)
-    free = free if memory is None else min(memory, free)
-    if need > free:
-        fewer = int(steps * free / need / 2)
-        raise SharpError(
-            f"{steps} Lanczos steps need {readable_size(need)} for their basis, and "
-            f"{readable_size(free)} are free",
-            f"take fewer with --steps {fewer}" if fewer >= 5 else "use a machine with more memory",
+def _quadrature(
+    objective: Objective,
+    theta: Tensor,
+    settings: SpectrumSettings,
+    memory: Budget,
+    seed: int,
+    progress: Progress,
+) -> Quadrature:
+    assert settings.probes is not None
+    operator = make_operator(objective, theta, settings.curvature, graphs=memory.graphs)
+    try:
+        return quadrature(
+            operator,
+            probes=settings.probes,
+            steps=settings.steps,
+            seed=seed,
+            together=memory.block,
+            progress=progress,
         )
-    return max(1, min(_TOGETHER, probes, int(_BASES_SHARE * free / need)))
+    finally:
+        operator.release()
+
+
+def _with_errors(
+    numbers: dict[str, Any], parts: Sequence[Mapping[str, Any]], left: float
+) -> dict[str, Any]:
+    """The numbers of a sample with their sampling errors, from those of its shards.
+
+    Random groups (Wolter 2007, chapter 2): a number's variance is that over the shards by their
+    number, `left` the part of it that is not of the finite population. Where a number goes with
+    1/N, shards show how far the sample's is off, which is counted into the error.
+    """
+    count = len(parts)
+
+    def error(value: float, values: Sequence[float]) -> float:
+        bias = (statistics.fmean(values) - value) / (count - 1) * left
+        return math.hypot((statistics.variance(values) / count * left) ** 0.5, bias)
+
+    def told(scalar: Scalar, others: Sequence[Scalar]) -> Scalar:
+        if scalar.value is None or any(other.value is None for other in others):
+            return scalar
+        values = [float(other.value) for other in others if other.value is not None]
+        return replace(scalar, sampling_error=error(float(scalar.value), values))
+
+    found = dict(numbers)
+    for key in ("largest", "smallest", "bulk_edge"):
+        found[key] = told(numbers[key], [part[key] for part in parts])
+    found["moments"] = [
+        told(moment, [part["moments"][i] for part in parts])
+        for i, moment in enumerate(numbers["moments"])
+    ]
+    outliers = numbers["outliers"]
+    counts = [float(part["outliers"]["value"]) for part in parts]
+    found["outliers"] = {**outliers, "sampling_error": error(float(outliers["value"]), counts)}
+    return found
 
 
 def _numbers(found: Quadrature, check: SelfCheck | None) -> dict[str, Any]:

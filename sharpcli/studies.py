@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .checkpoint import Checkpoint, Match, first_not_finite, load_checkpoint, match_tensors
 from .data import Rows, read_rows
+from .diagnosis import check_deterministic
 from .errors import SharpError, UsageError
 from .memory import is_out_of_memory
 from .network import AttentionWatch, Network
@@ -32,6 +33,7 @@ __all__ = [
     "load",
     "matched",
     "prepare",
+    "ready",
     "resolve_device",
     "said_by_torch",
 ]
@@ -208,6 +210,12 @@ class Loaded:
         """What was undone to read the checkpoint and to match it, one line each."""
         return [*self.checkpoint.notes, *self.match.notes, *self.study.notes]
 
+    def description(self) -> dict[str, Any]:
+        """How many parameters are measured, of how many where not all are, and the notes."""
+        study = self.study
+        in_all = {"parameters_in_all": study.size} if study.run.parameters else {}
+        return {"parameters": study.network.size, **in_all, "notes": self.notes}
+
     def forget(self) -> None:
         """Let go of the checkpoint's tensors, of which θ and an objective's buffers are copies."""
         self.checkpoint.tensors.clear()
@@ -233,6 +241,25 @@ def matched(checkpoint: Checkpoint, study: Study) -> Loaded:
             "measure a checkpoint from before the run diverged",
         )
     return Loaded(checkpoint, found, study, study.network.flatten(found.tensors))
+
+
+def ready(
+    loaded: Loaded, curvature: CurvatureSettings, warnings: list[str], *, check: bool = True
+) -> dict[str, Objective]:
+    """The objective of each split with a checkpoint's buffers, found fit to be measured.
+
+    With `check` the model's second derivatives are looked at too, once for a study. The
+    checkpoint's tensors are let go of. Raises `SharpError` where two evaluations differ.
+    """
+    study = loaded.study
+    objectives = study.objectives(loaded.match.tensors)
+    for objective in objectives.values():
+        objective.memory = curvature.memory
+    check_deterministic(objectives[study.run.split], loaded.theta)
+    if check and study.checked is None:
+        study.checked = check_curvature(study, loaded.match.tensors, warnings, curvature)
+    loaded.forget()
+    return objectives
 
 
 def said_by_torch(error: RuntimeError) -> Failure | None:

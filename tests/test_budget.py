@@ -7,7 +7,7 @@ import torch
 from networks import CASES, context, objective
 
 from sharpcli import budget
-from sharpcli.budget import share_memory
+from sharpcli.budget import share_memory, share_memory_of_probes
 from sharpcli.errors import SharpError
 from sharpcli.linalg.eigsh import least_rows
 from sharpcli.operators import graph_bytes, make_operator
@@ -61,6 +61,42 @@ def test_too_little_memory_is_said_with_what_would_do():
 def test_a_bound_above_what_is_free_is_lowered_to_it(monkeypatch):
     monkeypatch.setattr(budget, "available_memory", lambda device: 10**7)
     assert shared(10**12)[0].total == 10**7
+
+
+def for_probes(memory, probes=4, steps=10):
+    function, theta = objective(CASES["conv"], batch_size=4)
+    settings = CurvatureSettings(hvp="double-backward", memory=memory)
+    return share_memory_of_probes(function, theta, settings, probes, steps)
+
+
+def test_probes_go_in_step_where_graphs_have_room_beside_their_bases():
+    found = for_probes(10**9)
+    assert (found.block, found.rows) == (4, 40)
+    assert found.graphs >= found.all_graphs > 0
+    assert found.bytes <= found.total
+    assert "blocks of 4" in str(found)
+
+
+def test_a_density_keeps_within_its_memory_down_to_one_basis():
+    most, blocks = int(for_probes(10**9).bytes), []
+    for memory in range(most, 0, -most // 12):
+        try:
+            found = for_probes(memory)
+        except SharpError as error:
+            assert "10 Lanczos steps of" in error.message
+            assert "--steps" in error.hint or "more memory" in error.hint
+            break
+        assert found.bytes <= memory
+        assert found.rows == 10 * found.block
+        blocks.append(found.block)
+    else:
+        pytest.fail("however little there is, it is enough")
+    assert {1, 4} <= {*blocks}
+
+
+def test_a_matrix_computed_whole_needs_no_basis():
+    found = for_probes(10**9, probes=10, steps=1000)
+    assert (found.rows, found.block) == (0, 1)
 
 
 def test_out_of_memory_drops_kept_graphs_before_batches_are_halved():

@@ -1,5 +1,7 @@
 """Checkpoints and a task to a spectrum: numbers beside the dense one, failures in their place."""
 
+import statistics
+
 import numpy as np
 import pytest
 import torch
@@ -7,12 +9,12 @@ from networks import CASES, dense_eigenvalues, mlp, relative, task, vectors
 from spectra import total_variation, true_moments
 
 from sharpcli.checkpoint import save_checkpoint
-from sharpcli.errors import SharpError, UsageError
+from sharpcli.errors import UsageError
 from sharpcli.linalg.quadrature import quadrature
-from sharpcli.progress import silent
+from sharpcli.progress import Notes, silent
 from sharpcli.results import to_document
 from sharpcli.settings import CurvatureSettings, RunSettings, SpectrumSettings
-from sharpcli.spectra import _together, spectra_of_checkpoints
+from sharpcli.spectra import spectra_of_checkpoints
 
 DOUBLE = RunSettings(dtype="float64", device="cpu")
 FEW = SpectrumSettings(probes=2, steps=20)
@@ -142,13 +144,44 @@ def test_few_steps_say_that_the_ends_are_not_found(saved):
     assert "raise --steps" in result["smallest"]["advice"]
 
 
-def test_a_basis_without_room_is_said_before_it_is_built(monkeypatch):
-    monkeypatch.setattr("sharpcli.spectra.available_memory", lambda _: 4 * 10**6)
-    theta = torch.zeros(100_000)
-    with pytest.raises(SharpError, match=r"80 Lanczos steps need 3\d.* MB") as raised:
-        _together(theta, 2, 80, None)
-    assert raised.value.hint == "take fewer with --steps 5"
-    assert _together(theta, 2, 5, None) == 1
+def test_a_sample_s_numbers_have_sampling_errors_that_hold_those_of_all_data(saved):
+    of = task(lambda: mlp(10, 8, 5), vectors(10, 5), name="sampled", train=1000)
+    path = saved(of)
+    (whole,) = spectrum([path], of)
+    keys = ("largest", "smallest")
+    assert not any("sampling_error" in whole[key] for key in keys)
+    held, told, traces = [], [], []
+    for seed in range(20):
+        run = RunSettings(dtype="float64", device="cpu", samples=250, seed=seed)
+        (result,) = spectrum([path], of, run=run)
+        assert result["products"] == whole["products"]
+        assert {"sampling_error"} <= {*result["outliers"], *result["bulk_edge"]}
+        pairs = [(result[key], whole[key]["value"]) for key in keys]
+        pairs += [(m, w["value"]) for m, w in zip(result["moments"], whole["moments"], strict=True)]
+        held += [abs(m["value"] - true) <= 1.96 * m["sampling_error"] for m, true in pairs]
+        told.append(result["moments"][0]["sampling_error"])
+        traces.append(result["moments"][0]["value"])
+    assert 0.85 <= sum(held) / len(held) <= 0.99
+    assert statistics.fmean(told) == pytest.approx(statistics.stdev(traces), rel=0.35)
+
+
+def test_a_sample_too_small_for_shards_is_said(saved):
+    run = RunSettings(dtype="float64", device="cpu", samples=15)
+    (result,) = spectrum([saved(MEDIUM)], MEDIUM, FEW, run)
+    assert "take 16 or more" in result["warnings"][0]
+    assert "sampling_error" not in result["largest"]
+
+
+def test_the_plan_is_a_detail_and_so_is_how_long_it_takes(saved):
+    notes, details = [], []
+    said = Notes(notes.append, details.append)
+    spectrum([saved(MEDIUM)], MEDIUM, SpectrumSettings(probes=2, steps=20), notes=said)
+    assert notes == []
+    plan, time = details
+    assert "a.safetensors: " in plan
+    assert "a basis of 40 vectors" in plan
+    assert "100% of the graphs kept" in plan
+    assert "min for 40 products, and " in time
 
 
 def test_settings_that_tell_nothing_are_refused():

@@ -70,7 +70,7 @@ def spectrum(
     """
     from ..render import emit
     from ..render.plotting import check_spectrum_plot
-    from ..render.progress import progress_bars
+    from ..render.progress import notes_of, progress_bars
     from ..results import to_document
     from ..spectra import spectra_of_checkpoints
 
@@ -84,7 +84,9 @@ def spectrum(
         check_spectrum_plot(path)
     settings = SpectrumSettings(probes, steps, curvature)
     with progress_bars(quiet=output.quiet) as begin:
-        report = spectra_of_checkpoints(checkpoints, task, task_options, run, settings, begin=begin)
+        report = spectra_of_checkpoints(
+            checkpoints, task, task_options, run, settings, begin=begin, notes=notes_of(output)
+        )
     document = to_document(report)
     emit(document, output)
     return exit_code(document, strict=output.strict)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,11 +12,10 @@ from torch import Tensor
 from ..budget import Budget, share_memory
 from ..diagnosis import check_finite
 from ..linalg.eigsh import EigshResult, Krylov, eigsh, krylov_space
-from ..memory import readable_size
 from ..moments import Evaluation
 from ..objective import Objective
 from ..operators import CurvatureOperator, SelfCheck, make_operator
-from ..progress import Begin, Notes, Progress, silent
+from ..progress import Begin, Notes, Progress, foretelling, silent
 from ..settings import MeasureSettings
 from .coarse import Coarse, coarse_start
 
@@ -25,8 +23,6 @@ __all__ = ["Context"]
 
 # Products spent on a sketch where the trace is asked for without eigenvalues.
 _SKETCH_PRODUCTS = 20
-# Seconds of a solve that are foretold to all, not only under --verbose.
-_LONG = 120
 
 
 @dataclass
@@ -114,7 +110,7 @@ class Context:
             start=coarse.start if coarse else None,
             basis_device=budget.device,
             seed=self.seed,
-            progress=self._foretelling(self.progress),
+            progress=foretelling(self.progress, self.notes, budget.at_most),
         )
 
     @property
@@ -132,27 +128,6 @@ class Context:
         size = self.objective.size
         top = min(self.settings.top, size)
         return top, min(1, size - top)
-
-    def _foretelling(self, progress: Progress) -> Progress:
-        """The progress of a solve, that says after the first products how long it may take."""
-        started = time.perf_counter()
-        said = False
-
-        def step(done: int, total: int | None) -> None:
-            nonlocal said
-            progress(done, total)
-            if said or total is None or not done:
-                return
-            said = True
-            seconds = (time.perf_counter() - started) / done * total
-            text = (
-                f"about {max(1, round(seconds / 60))} min for {total} products, and "
-                f"{readable_size(self.budget.bytes)} of memory at most"
-            )
-            say = self.notes.note if seconds >= _LONG else self.notes.detail
-            say(text)
-
-        return step
 
     def release(self) -> None:
         """Free the graphs that products kept."""

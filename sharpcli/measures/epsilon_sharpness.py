@@ -278,7 +278,7 @@ def _sampling_error(context: Context, shift: Tensor, loss: float) -> float | Non
     if count < 2:
         return None
     scatter = (100 * change / weights.mean()).square().sum() / (count * (count - 1))
-    return float((scatter * share_left(context)).sqrt())
+    return float((scatter * share_left(context.objective)).sqrt())
 
 
 def _selection_bias(context: Context, space: Space, bound: Tensor, point: Tensor) -> float | None:
@@ -302,4 +302,4 @@ def _selection_bias(context: Context, space: Space, bound: Tensor, point: Tensor
         half.loss(mine) - half.loss(other)
         for half, mine, other in zip(own, points, points[::-1], strict=True)
     )
-    return max(0.0, 100 * higher / 8 / (1 + loss) * share_left(context))
+    return max(0.0, 100 * higher / 8 / (1 + loss) * share_left(context.objective))

@@ -24,6 +24,7 @@ __all__ = [
     "gradient_errors",
     "halves",
     "part",
+    "shards",
     "share_left",
     "trace_error",
 ]
@@ -46,9 +47,9 @@ class EigenvalueErrors:
     ratio: float | None = None
 
 
-def share_left(context: Context) -> float:
+def share_left(objective: Objective) -> float:
     """1 − N/total: what a variance is multiplied by where N are drawn without replacement."""
-    rows = context.objective.rows
+    rows = objective.rows
     return 1 - rows.count / rows.total
 
 
@@ -60,7 +61,7 @@ def part(objective: Objective, indices: Tensor) -> Objective:
 
 def halves(context: Context) -> list[Objective]:
     """The objective on each of two halves of the examples, drawn by the seed."""
-    order = _order(context)
+    order = _order(context.objective, context.seed)
     middle = len(order) // 2
     return [part(context.objective, half) for half in (order[:middle], order[middle:])]
 
@@ -85,7 +86,7 @@ def eigenvalue_errors(context: Context, krylov: Krylov, k: int) -> EigenvalueErr
             norms.append(images.square().sum(1).double().cpu())
     inside = torch.cat(coordinates).reshape(_SHARDS, len(wanted), count)
     whole = torch.cat(norms).reshape(_SHARDS, len(wanted))
-    factor = share_left(context) / _SHARDS
+    factor = share_left(context.objective) / _SHARDS
     own = torch.stack([inside[:, i, index] for i, index in enumerate(wanted)], dim=1)
     context.quotients = own[:, :k]
     first = own.var(0) * factor
@@ -131,7 +132,7 @@ def trace_error(context: Context, krylov: Krylov) -> float | None:
     noise = probed - rest[:, None] - probed.mean(0) + probed.mean()
     scatter = noise.square().sum() / ((_SHARDS - 1) * (_PROBES - 1)) / _PROBES
     variance = max(float((known + rest).var() - scatter), float(known.var()) / 4, 0.0)
-    return math.sqrt(variance / _SHARDS * share_left(context))
+    return math.sqrt(variance / _SHARDS * share_left(context.objective))
 
 
 def gradient_errors(context: Context) -> dict[str, float] | None:
@@ -149,13 +150,13 @@ def gradient_errors(context: Context) -> dict[str, float] | None:
     towards, sides = whole / norm if norm else whole, whole.sign()
     squares = torch.zeros_like(whole)
     along: dict[str, list[float]] = {"norm": [], "l1": [], "square": []}
-    for shard in _shards(context):
+    for shard in shards(context.objective, context.seed):
         off = shard.gradient(context.theta)[1] - whole
         along["norm"].append(float(dots(off[None], towards[None])))
         along["l1"].append(float(dots(off[None], sides[None])))
         along["square"].append(float(dots(off[None], off[None])))
         squares += off.square()
-    factor = share_left(context) / _SHARDS
+    factor = share_left(context.objective) / _SHARDS
     variance = squares * (factor / (_SHARDS - 1))
     largest = int(whole.abs().argmax())
     first = {name: (statistics.variance(along[name]) * factor) ** 0.5 for name in ("norm", "l1")}
@@ -185,22 +186,21 @@ def _enough(context: Context, what: str) -> bool:
     return True
 
 
-def _order(context: Context) -> Tensor:
-    generator = torch.Generator().manual_seed(context.seed)
-    return torch.randperm(context.objective.rows.count, generator=generator)
-
-
-def _shards(context: Context) -> Iterator[Objective]:
-    """The objective on each of the shards, which are equal but for one example."""
-    order = _order(context)
-    edges = torch.linspace(0, len(order), _SHARDS + 1).long().tolist()
+def shards(objective: Objective, seed: int, count: int = _SHARDS) -> Iterator[Objective]:
+    """The objective on each of `count` shards of its examples, equal but for one example."""
+    order = _order(objective, seed)
+    edges = torch.linspace(0, len(order), count + 1).long().tolist()
     for start, stop in itertools.pairwise(edges):
-        yield part(context.objective, order[start:stop])
+        yield part(objective, order[start:stop])
+
+
+def _order(objective: Objective, seed: int) -> Tensor:
+    return torch.randperm(objective.rows.count, generator=torch.Generator().manual_seed(seed))
 
 
 def _operators(context: Context) -> Iterator[CurvatureOperator]:
     """Each shard's own curvature, one at a time."""
-    for shard in _shards(context):
+    for shard in shards(context.objective, context.seed):
         operator = make_operator(
             shard, context.theta, context.settings.curvature, graphs=context.budget.graphs
         )

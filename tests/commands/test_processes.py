@@ -75,9 +75,12 @@ def assert_same(one, two):
     "words",
     [
         ("measure", "a.safetensors", "--samples", "200"),
+        ("measure", "a.safetensors", "-m", "loss", "-m", "hessian", "-m", "trace", "--by", "layer"),
+        ("spectrum", "a.safetensors", "--samples", "200", "--probes", "2", "--steps", "8"),
         ("interpolate", "a.safetensors", "b.safetensors", "--points", "5"),
+        ("landscape", "a.safetensors", "--points", "3"),
     ],
-    ids=lambda words: words[0],
+    ids=" ".join,
 )
 def test_two_processes_give_the_numbers_of_one_and_speak_once(folder, words):
     words = (*words, "--json", "--dtype", "float64")
