@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -88,10 +88,10 @@ class Network:
     """A task's model as a pure function of a flat parameter vector θ (n,).
 
     θ holds the parameters that require gradients, in `named_parameters()` order, each storage
-    once. The module given is copied and serves as a skeleton: its own tensors, mode flags and
-    `.grad` are never touched. With `compute` narrower than `dtype` (bfloat16 in float32), θ and
-    everything accumulated stay in `dtype` and the model runs in `compute`. `idle` says that the
-    loss need not depend on θ at all, its derivatives are then 0.
+    once. The module given is copied, but for these, and serves as a skeleton: its own tensors,
+    mode flags and `.grad` are never touched. With `compute` narrower than `dtype` (bfloat16 in
+    float32), θ and everything accumulated stay in `dtype` and the model runs in `compute`. `idle`
+    says that the loss need not depend on θ at all, its derivatives are then 0.
     """
 
     def __init__(
@@ -106,13 +106,13 @@ class Network:
     ) -> None:
         self.task, self.device, self.dtype = task, device, dtype
         self.compute = compute or dtype
-        self.model = copy.deepcopy(model).to(device).train(mode == "train")
-        trained = {k: p for k, p in self.model.named_parameters() if p.requires_grad}
+        trained = {k: p for k, p in model.named_parameters() if p.requires_grad}
         if not trained:
             raise SharpError(
                 f"the model of task '{task.name}' has no parameter that requires a gradient",
                 "model() must leave requires_grad on for the parameters to measure",
             )
+        self.model = _skeleton(model, trained.values(), device).train(mode == "train")
         self.idle = False
         self._places = _places(self.model)
         self._measure(list(trained))
@@ -194,6 +194,18 @@ class Network:
     def losses(self, outputs: Any, batch: Batch, count: int) -> tuple[Tensor, Tensor]:
         """Per-example sums and weights of the loss, or one sum and one weight for the batch."""
         return sums_and_weights(self.task.loss(outputs, batch), count, f"{self.task.name}: loss")
+
+
+def _skeleton(model: nn.Module, trained: Iterable[nn.Parameter], device: torch.device) -> nn.Module:
+    """A copy of the model on a device in which the `trained` parameters have shapes, but no memory.
+
+    θ stands in for them whenever the model runs: their own numbers would be a copy too many.
+    """
+    places: dict[int, Any] = {}
+    for parameter in trained:
+        nothing = torch.zeros((), dtype=parameter.dtype, device=device)
+        places[id(parameter)] = nn.Parameter(nothing.expand(parameter.shape))
+    return copy.deepcopy(model, places).to(device)
 
 
 def _places(model: nn.Module) -> dict[str, list[tuple[dict[str, Any], str]]]:

@@ -137,3 +137,13 @@ def test_recurrent_layers_run_on_the_weights_they_are_given():
     zeros = [torch.zeros(shape) for shape in network.shapes]
     outputs, _ = network.outputs(zeros, {}, (torch.ones(5, 2, 3),))
     assert not outputs.any()
+
+
+def test_the_skeleton_holds_no_numbers_of_what_is_trained():
+    model = _Tied()
+    network = Network(model, task(_Tied, _data), device=torch.device("cpu"))
+    own = network.model.first.weight
+    assert own is network.model.second.weight
+    assert (own.shape, own.untyped_storage().nbytes()) == ((3, 3), 4)
+    assert network.model.scale.untyped_storage().data_ptr() != model.scale.data_ptr()
+    assert model.first.weight.untyped_storage().nbytes() == 36
