@@ -28,22 +28,23 @@ _exact = False
 
 
 @contextlib.contextmanager
-def exact_arithmetic() -> Iterator[None]:
+def exact_arithmetic(*, tf32: bool = False) -> Iterator[None]:
     """Arithmetic in which first and second derivatives exist and mean what they say.
 
     Attention runs by the math kernel (the fused ones have no second derivative), the transformer
     encoder's inference-only path is off (it would evaluate another function than the one that is
-    differentiated), and TF32 is off. Inside another such block it costs nothing.
+    differentiated), and TF32 is off, or on where it is asked for, whatever the process has set.
+    Inside another such block it does and costs nothing.
     """
     global _exact
     if _exact:
         yield
         return
     fastpath = torch.backends.mha.get_fastpath_enabled()
-    switches = _tf32_switches()
+    switches = _tf32_switches(tf32)
     torch.backends.mha.set_fastpath_enabled(False)
-    for where, name, _, off in switches:
-        setattr(where, name, off)
+    for where, name, _, wanted in switches:
+        setattr(where, name, wanted)
     _exact = True
     try:
         with sdpa_kernel(SDPBackend.MATH):
@@ -71,17 +72,18 @@ class AttentionWatch(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def _tf32_switches() -> list[tuple[Any, str, Any, Any]]:
-    """Every switch of TF32: where it is, its name, how it stands, and what is off.
+def _tf32_switches(wanted: bool) -> list[tuple[Any, str, Any, Any]]:
+    """Every switch of TF32: where it is, its name, how it stands, and how it is to stand.
 
     Once a task has used PyTorch's newer switches the older ones refuse to be read.
     """
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     try:
-        return [(it, "allow_tf32", it.allow_tf32, False) for it in (matmul, cudnn)]
+        return [(it, "allow_tf32", it.allow_tf32, wanted) for it in (matmul, cudnn)]
     except RuntimeError:
         newer = (matmul, cudnn.conv, cudnn.rnn)  # type: ignore[attr-defined]  # torch 2.9 has them
-        return [(it, "fp32_precision", it.fp32_precision, "ieee") for it in newer]
+        value = "tf32" if wanted else "ieee"
+        return [(it, "fp32_precision", it.fp32_precision, value) for it in newer]
 
 
 class Network:
@@ -90,8 +92,9 @@ class Network:
     θ holds the parameters that require gradients, in `named_parameters()` order, each storage
     once. The module given is copied, but for these, and serves as a skeleton: its own tensors,
     mode flags and `.grad` are never touched. With `compute` narrower than `dtype` (bfloat16 in
-    float32), θ and everything accumulated stay in `dtype` and the model runs in `compute`. `idle`
-    says that the loss need not depend on θ at all, its derivatives are then 0.
+    float32), θ and everything accumulated stay in `dtype` and the model runs in `compute`. `tf32`
+    lets a GPU round factors of float32 products to three digits. `idle` says that the loss need
+    not depend on θ at all, its derivatives are then 0.
     """
 
     def __init__(
@@ -103,8 +106,9 @@ class Network:
         dtype: torch.dtype = torch.float32,
         compute: torch.dtype | None = None,
         mode: str = "eval",
+        tf32: bool = False,
     ) -> None:
-        self.task, self.device, self.dtype = task, device, dtype
+        self.task, self.device, self.dtype, self.tf32 = task, device, dtype, tf32
         self.compute = compute or dtype
         trained = {k: p for k, p in model.named_parameters() if p.requires_grad}
         if not trained:
@@ -164,6 +168,10 @@ class Network:
                 return name
             index -= size
         raise IndexError(index)
+
+    def arithmetic(self) -> contextlib.AbstractContextManager[None]:
+        """What the model runs in: `exact_arithmetic`."""
+        return exact_arithmetic(tf32=self.tf32)
 
     def outputs(self, parameters: list[Tensor], fixed: Mapping[str, Tensor], batch: Batch) -> Any:
         """What the task predicts for a batch. Buffers that a forward pass updates are copies."""

@@ -18,7 +18,7 @@ from .data import Batch, Rows
 from .errors import SharpError
 from .memory import available_memory, is_out_of_memory, readable_size
 from .moments import Evaluation, mean_of, moments
-from .network import Network, exact_arithmetic, sums_and_weights
+from .network import Network, sums_and_weights
 from .processes import add_up, share_of, size
 
 __all__ = ["Around", "Objective", "accumulator"]
@@ -109,7 +109,7 @@ class Objective:
         self, parameters: list[Tensor], batch: Batch, count: int, power: float = 1.0
     ) -> tuple[Tensor, Tensor]:
         """Differentiable float64 sum of a batch's losses (to a power), and its weight."""
-        with exact_arithmetic():
+        with self.network.arithmetic():
             outputs = self.network.outputs(parameters, self.fixed, batch)
             total, weight = self.network.losses(outputs, batch, count)
         kind = accumulator(self.network.device)
@@ -242,7 +242,7 @@ class Objective:
         parameters = self.network.unflatten(theta)
         names: list[str] = []
         total = torch.zeros((), dtype=accumulator(theta.device), device=theta.device)
-        with torch.no_grad(), exact_arithmetic():
+        with torch.no_grad(), self.network.arithmetic():
             for batch, count in self.batches():
                 with around(start, count):
                     names, part = self.batch_moments(parameters, fixed, batch, count)
@@ -271,7 +271,7 @@ class Objective:
     def _pairs(self, theta: Tensor, fixed: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         parameters, kind = self.network.unflatten(theta), accumulator(theta.device)
         found = []
-        with torch.no_grad(), exact_arithmetic():
+        with torch.no_grad(), self.network.arithmetic():
             for batch, count in self.batches():
                 outputs = self.network.outputs(parameters, fixed, batch)
                 total, weight = self.network.losses(outputs, batch, count)
@@ -293,7 +293,7 @@ class Objective:
         while True:
             batch_size = self.batch_size
             try:
-                with exact_arithmetic():
+                with self.network.arithmetic():
                     return work()
             except RuntimeError as error:
                 if not is_out_of_memory(error):

@@ -112,7 +112,7 @@ def exploring_run_options(command: Command) -> Command:
 def _run_options(command: Command, split: Callable[[Command], Command]) -> Command:
     @functools.wraps(command)
     def with_run(*args: Any, **kwargs: Any) -> Any:
-        names = ("split", "samples", "batch_size", "device", "dtype", "mode", "seed")
+        names = ("split", "samples", "batch_size", "device", "dtype", "tf32", "mode", "seed")
         given = {name: kwargs.pop(name) for name in names}
         run = RunSettings(**given, parameters=tuple(dict.fromkeys(kwargs.pop("parameters", ()))))
         return command(*args, run=run, **kwargs)
@@ -148,6 +148,12 @@ def _run_options(command: Command, split: Callable[[Command], Command]) -> Comma
             default=default.dtype,
             show_default=True,
             help="The arithmetic.",
+        ),
+        click.option(
+            "--tf32",
+            is_flag=True,
+            help="On a GPU, float32 products of factors with three digits: faster, and no more "
+            "exact than that. Default: off, whatever PyTorch is set to.",
         ),
         click.option(
             "--mode",

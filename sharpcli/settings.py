@@ -51,7 +51,8 @@ class RunSettings:
     `samples` is a seeded subset of the split (None: all of it), of each split where both are
     measured; `batch_size` bounds memory and never changes the answer (None: chosen by itself).
     `parameters` are patterns of the shell over the names of parameters: θ holds those that match
-    one, the rest stays as it is (none: θ holds all).
+    one, the rest stays as it is (none: θ holds all). `tf32` lets a GPU make float32 products with
+    factors of three digits.
     """
 
     split: Split = "train"
@@ -62,6 +63,7 @@ class RunSettings:
     mode: Literal["eval", "train"] = "eval"
     seed: int = 0
     parameters: tuple[str, ...] = ()
+    tf32: bool = False
 
 
 @dataclass(frozen=True)

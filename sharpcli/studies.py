@@ -94,7 +94,15 @@ def prepare(
     dtype = torch.float64 if run.dtype == "float64" else torch.float32
     narrow = torch.bfloat16 if run.dtype == "bfloat16" else None
     model = task.model()
-    network = Network(model, task, device=device, dtype=dtype, compute=narrow, mode=run.mode)
+    network = Network(
+        model,
+        task,
+        device=device,
+        dtype=dtype,
+        compute=narrow,
+        mode=run.mode,
+        tf32=run.tf32,
+    )
     if run.parameters:
         network = network.subset(matching(network.model, run.parameters))
     rows = {}

@@ -7,6 +7,8 @@ from torch import nn
 
 from sharpcli.network import Network, exact_arithmetic
 from sharpcli.operators import make_operator
+from sharpcli.settings import RunSettings
+from sharpcli.studies import prepare
 
 
 def _tf32() -> list[bool | str]:
@@ -88,11 +90,24 @@ def test_a_task_that_used_the_newer_switches_of_tf32_is_measured_without_it():
         assert len(set_by_the_task) == 3
         with exact_arithmetic():
             assert _tf32() == ["ieee"] * 3
+        with exact_arithmetic(tf32=True):
+            assert _tf32() == ["tf32"] * 3
         assert _tf32() == set_by_the_task
     finally:
         for it, value in zip((matmul, cudnn.conv, cudnn.rnn), before, strict=True):
             it.fp32_precision = value
     assert _tf32() == [False, True]
+
+
+def test_tf32_is_on_where_it_is_asked_for_and_as_it_was_afterwards():
+    of = task(_Squares, _data, loss=squared_error, metrics=None)
+    network = prepare(of, RunSettings(device="cpu", tf32=True), torch.device("cpu")).network
+    before = _tf32()
+    with network.arithmetic():
+        assert _tf32() == [True, True]
+    assert _tf32() == before
+    with network.subset(network.names[:1]).arithmetic():
+        assert _tf32() == [True, True]
 
 
 def test_an_inner_block_of_exact_arithmetic_does_not_end_the_outer_one():

@@ -139,9 +139,8 @@ Examples:
     "--relative-error",
     type=click.FloatRange(min=0, min_open=True),
     metavar="R",
-    default=DEFAULT.relative_error,
-    show_default=True,
-    help="trace: largest standard error as a share of the trace.",
+    help="trace: largest standard error as a share of the trace. With --samples also what the "
+    f"sample may leave unknown, as --sampling-error R.  [default: {DEFAULT.relative_error:g}]",
 )
 @click.option(
     "--sampling-error",
@@ -182,7 +181,7 @@ def measure(
     maximizer: Any,
     top: int,
     tol: float,
-    relative_error: float,
+    relative_error: float | None,
     sampling_error: float | None,
     max_products: int | None,
     by: Any,
@@ -211,6 +210,8 @@ def measure(
         raise UsageError(
             "a checkpoint's path is empty", "is a variable of the shell not set? Name a file"
         )
+    if sampling_error is None and run.samples is not None:
+        sampling_error = relative_error
     settings = MeasureSettings(
         measures=measures,
         epsilons=tuple(dict.fromkeys(epsilons)),
@@ -219,7 +220,7 @@ def measure(
         top=top,
         tol=tol,
         max_products=max_products,
-        relative_error=relative_error,
+        relative_error=DEFAULT.relative_error if relative_error is None else relative_error,
         sampling_error=sampling_error,
         curvature=replace(curvature, coarse=coarse),
         by=by,

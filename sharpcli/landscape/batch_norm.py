@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..network import Network, exact_arithmetic
+from ..network import Network
 from ..objective import Objective, accumulator
 
 __all__ = ["EnoughError", "batch_norm_layers", "batch_statistics", "recalibration_rows"]
@@ -82,7 +82,7 @@ def batch_statistics(
         pending[name] = _merged(pending[name], part) if name in pending else part
         raise EnoughError
 
-    with torch.no_grad(), exact_arithmetic(), _seen_by(layers, see):
+    with torch.no_grad(), network.arithmetic(), _seen_by(layers, see):
         while len(found) < len(layers):
             pending.clear()
             for batch in objective.rows.split(size):

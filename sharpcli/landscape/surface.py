@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from ..moments import Mean, mean_of
-from ..network import Network, exact_arithmetic
+from ..network import Network
 from ..objective import Around, Objective, accumulator
 from ..processes import share
 from ..settings import BatchNormMode
@@ -106,7 +106,7 @@ class Surface:
         One wait for the device; batch-norm statistics cost a further forward pass.
         """
         found = []
-        with exact_arithmetic():  # once for all passes of the point
+        with self.network.arithmetic():  # once for all passes of the point
             theta, fixed = self._point(anchors, weights)
             for name, objective in self.objectives.items():
                 around = self._around(anchors, name, weights)
@@ -198,7 +198,7 @@ class Surface:
         """Moments of one split, all of a point's in a row (points, …)."""
         device = stacked[0].device
         total = torch.zeros((), dtype=accumulator(device), device=device)
-        with torch.no_grad(), exact_arithmetic():
+        with torch.no_grad(), self.network.arithmetic():
             for batch, count in objective.batches():
 
                 def of_one(

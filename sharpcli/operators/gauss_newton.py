@@ -14,7 +14,6 @@ from torch import Tensor
 
 from ..data import Batch
 from ..errors import SharpError
-from ..network import exact_arithmetic
 from ..objective import Objective, accumulate_into, accumulator
 from .curvature import refusing_missing_derivatives
 from .graphs import Product, without_numbers
@@ -31,7 +30,7 @@ def gauss_newton(objective: Objective, leaves: list[Tensor], batch: Batch, count
     about 1.3 gradients for an MLP, up to 2.
     """
     network = objective.network
-    with exact_arithmetic():
+    with network.arithmetic():
         outputs = network.outputs(leaves, objective.fixed, batch)
         every = tensors_of(outputs)
         points = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in every]
@@ -69,7 +68,7 @@ def empirical_fisher(
     Raises `SharpError` where the task's loss gives one sum for a batch. Cost as `gauss_newton`.
     """
     network = objective.network
-    with exact_arithmetic():
+    with network.arithmetic():
         outputs = network.outputs(leaves, objective.fixed, batch)
         losses, weight = network.losses(outputs, batch, count)
     if losses.shape != (count,):

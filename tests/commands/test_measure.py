@@ -289,6 +289,24 @@ def test_samples(samples):
     assert ("sampling_error" in loss) == (samples == "20")
 
 
+@pytest.mark.parametrize(
+    ("words", "asked", "examples"),
+    [
+        (("--samples", "12", "--relative-error", "0.001"), 0.001, 48),
+        (("--samples", "12", "--relative-error", "1e9"), 1e9, 12),
+        (("--samples", "12", "--relative-error", "0.001", "--sampling-error", "1e9"), 1e9, 12),
+        (("--relative-error", "0.1"), None, None),
+    ],
+)
+def test_the_relative_error_of_a_sample_is_that_of_sampling_too(words, asked, examples):
+    arguments = ("sgd.safetensors", "-t", "task.py", "-m", "loss", "--json")
+    document = document_of(measure(*arguments, *words))
+    settings, about = document["settings"]["measure"], document["results"][0]["checkpoint"]
+    assert settings["relative_error"] == float(words[words.index("--relative-error") + 1])
+    assert settings["sampling_error"] == asked
+    assert about.get("examples") == examples
+
+
 def test_a_checkpoint_given_twice_is_two_numbered_rows():
     done = measure("sgd.safetensors", "sgd.safetensors", "-t", "task.py", *QUICK)
     assert done.exit_code == 0
