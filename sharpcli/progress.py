@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["UNSAID", "Begin", "Notes", "Progress", "Say", "foretelling", "silent"]
+__all__ = ["UNSAID", "Begin", "Notes", "Progress", "Say", "foretelling", "readable_time", "silent"]
 
 # Seconds of work that are foretold to all, not only under --verbose.
 _LONG = 120
@@ -48,21 +48,37 @@ def silent(done: int, total: int | None) -> None:
 
 
 def foretelling(progress: Progress, notes: Notes, beside: str) -> Progress:
-    """The progress of products, that says after the first ones how long all may take.
+    """The progress of products, that says early how long all may take.
 
-    `beside` is said along. To all where it is long, else as a detail.
+    The first ones set up what the others use, so their pace is not theirs: it is told after the
+    second. `beside` is said along. To all where it is long, else as a detail.
     """
-    started = time.perf_counter()
+    first: tuple[int, float] | None = None
     said = False
 
     def step(done: int, total: int | None) -> None:
-        nonlocal said
+        nonlocal first, said
         progress(done, total)
+        now = time.perf_counter()
         if said or total is None or not done:
             return
+        if first is None:
+            first = done, now
+            return
         said = True
-        seconds = (time.perf_counter() - started) / done * total
+        seconds = (now - first[1]) / max(done - first[0], 1) * (total - done)
         say = notes.note if seconds >= _LONG else notes.detail
-        say(f"about {max(1, round(seconds / 60))} min for {total} products, and {beside}")
+        say(f"about {readable_time(seconds)} more: {total} products in all, {beside}")
 
     return step
+
+
+def readable_time(seconds: float) -> str:
+    """Seconds as a person says them: 12 s, 4 min, 2.5 h, 40 days."""
+    for limit, unit, name in ((90, 1, "s"), (5400, 60, "min"), (172800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.2g} {name}"
+    days = seconds / 86400
+    if days < 1000:
+        return f"{days:.2g} days" if days < 100 else f"{days:.0f} days"
+    return f"{days / 365.25:,.0f} years"

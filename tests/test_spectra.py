@@ -181,7 +181,7 @@ def test_the_plan_is_a_detail_and_so_is_how_long_it_takes(saved):
     assert "a.safetensors: " in plan
     assert "a basis of 40 vectors" in plan
     assert "100% of the graphs kept" in plan
-    assert "min for 40 products, and " in time
+    assert "more: 40 products in all, " in time
 
 
 def test_settings_that_tell_nothing_are_refused():

@@ -15,11 +15,11 @@ from ..errors import UsageError
 from ..memory import available_memory, readable_size
 from ..moments import Mean
 from ..processes import share
-from ..progress import Begin, silent
+from ..progress import Begin, readable_time, silent
 from .journal import Journal
 from .surface import Anchors, Point, Surface, Values, WeightsOf
 
-__all__ = ["Walk", "Watch", "readable_time"]
+__all__ = ["Walk", "Watch"]
 
 # What a point takes while the grid is held and its document is made, and in the file: measured on
 # two splits with loss and accuracy.
@@ -128,15 +128,6 @@ class Walk:
         elif self.surface.together is None:
             self.surface.together = self.surface.choose_together(anchors, points, weights)
             self.watch.journal.add("together", 0, self.surface.together)
-
-
-def readable_time(seconds: float) -> str:
-    """Seconds as a person says them: 12 s, 4 min, 2.5 h, 40 days."""
-    for limit, unit, name in ((90, 1, "s"), (5400, 60, "min"), (172800, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds / unit:.2g} {name}"
-    days = seconds / 86400
-    return f"{days:.2g} days" if days < 1000 else f"{days / 365.25:,.0f} years"
 
 
 def _encoded(values: Values) -> dict[str, Any]:

@@ -83,7 +83,10 @@ class _Block(nn.Module):
 
 
 class Gpt(nn.Module):
-    """A GPT over bytes: blocks between an embedding and a linear head."""
+    """A GPT over bytes: blocks between an embedding and a linear head.
+
+    Gives logits (N, 256, length), as PyTorch's cross-entropy takes them.
+    """
 
     def __init__(self, layers: int, width: int, heads: int, length: int) -> None:
         super().__init__()
@@ -95,14 +98,13 @@ class Gpt(nn.Module):
         nn.init.normal_(self.tokens.weight, std=0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.head(self.norm(self.blocks(self.tokens(tokens) + self.places)))
+        logits = self.head(self.norm(self.blocks(self.tokens(tokens) + self.places)))
+        return logits.transpose(1, 2)
 
 
 def token_loss(outputs: Tensor, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Cross-entropy of every token: each example's sum, and how many tokens it has."""
-    losses = functional.cross_entropy(
-        outputs.transpose(1, 2).double(), batch[1], reduction="none"
-    ).sum(1)
+    losses = functional.cross_entropy(outputs.double(), batch[1], reduction="none").sum(1)
     return losses, torch.full_like(losses, batch[1].shape[1]).detach()
 
 

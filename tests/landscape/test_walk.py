@@ -10,7 +10,7 @@ from sharpcli.errors import UsageError
 from sharpcli.landscape import walk as module
 from sharpcli.landscape.journal import Journal
 from sharpcli.landscape.surface import Surface
-from sharpcli.landscape.walk import Walk, Watch, readable_time
+from sharpcli.landscape.walk import Walk, Watch
 
 RUN = {"kind": "test"}
 
@@ -118,18 +118,3 @@ def test_a_grid_that_fits_costs_nothing_to_check():
     walk, objectives, (_, anchors, _, weights) = walking()
     walk.check_size((41, 41), anchors, lambda _: weights((0.0,)))
     assert objectives["train"].evaluations == 0
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [
-        (3.2, "3.2 s"),
-        (61, "61 s"),
-        (300, "5 min"),
-        (9000, "2.5 h"),
-        (4e5, "4.6 days"),
-        (1e12, "31,688 years"),
-    ],
-)
-def test_times_are_said_as_people_say_them(seconds, said):
-    assert readable_time(seconds) == said

@@ -1,0 +1,42 @@
+"""What is said while work goes on: how long it takes, once, to whom it concerns."""
+
+import pytest
+
+from sharpcli import progress
+from sharpcli.progress import Notes, foretelling, readable_time, silent
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (3.2, "3.2 s"),
+        (61, "61 s"),
+        (300, "5 min"),
+        (9000, "2.5 h"),
+        (4e5, "4.6 days"),
+        (5e7, "579 days"),
+        (1e12, "31,688 years"),
+    ],
+)
+def test_times_are_said_as_people_say_them(seconds, said):
+    assert readable_time(seconds) == said
+
+
+@pytest.mark.parametrize(("pace", "to_all"), [(0.5, False), (10.0, True)])
+def test_the_pace_is_that_after_the_first_products_which_set_things_up(monkeypatch, pace, to_all):
+    clock, notes, details = [0.0], [], []
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
+    step = foretelling(silent, Notes(notes.append, details.append), "1 GB of memory at most")
+    for done, seconds in ((0, 0.0), (2, 100.0), (4, 2 * pace), (6, 2 * pace)):
+        clock[0] += seconds
+        step(done, 40)
+    said = f"about {readable_time(36 * pace)} more: 40 products in all, 1 GB of memory at most"
+    assert (notes, details) == (([said], []) if to_all else ([], [said]))
+
+
+def test_nothing_is_foretold_where_the_end_is_not_known():
+    details = []
+    step = foretelling(silent, Notes(detail=details.append), "")
+    for done in (1, 2, 3):
+        step(done, None)
+    assert details == []
