@@ -38,10 +38,10 @@ __all__ = [
 
 SCHEMA = "sharpcli/1"
 
-# The statuses of a number that is not what was asked for; a lower bound is what it says.
+# The statuses of a number that is not what was asked for; a bound is what it says.
 NOT_CONVERGED = ("max_products", "precision", "suspect", "not_finite")
 
-ErrorKind = Literal["residual", "standard_error", "lower_bound"]
+ErrorKind = Literal["residual", "standard_error", "lower_bound", "upper_bound"]
 Document = dict[str, Any]
 
 
@@ -49,9 +49,10 @@ Document = dict[str, Any]
 class Scalar:
     """A number that a person may quote: its value, how far it may be off, and why.
 
-    `status` is "converged", "lower_bound" or one of `NOT_CONVERGED`: "max_products" (the limit
-    came before the tolerance), "precision" (rounding keeps the error above the tolerance),
-    "suspect" (the second derivatives failed their self-check), "not_finite" (there is no value);
+    `status` is "converged", "lower_bound", "upper_bound" or one of `NOT_CONVERGED`: "max_products"
+    (the limit came before the tolerance), "precision" (rounding keeps the error above the
+    tolerance), "suspect" (the second derivatives failed their self-check), "not_finite" (there is
+    no value);
     `advice` then says what to do. `sampling_error` is the standard error that comes from measuring
     a subset of the data, None when all of it was measured; `sampling_bias` is how much higher the
     value is on a subset than on all of the data, where that is known to matter.
@@ -204,7 +205,7 @@ def flat_scalars(measures: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def unconverged(document: Document) -> list[str]:
-    """`path: flat key` of each number that did not converge; a lower bound is what it says."""
+    """`path: flat key` of each number that did not converge; a bound is what it says."""
     return [
         f"{result['checkpoint']['path']}: {key}" if "checkpoint" in result else key
         for result in document["results"]
@@ -230,6 +231,7 @@ def short_power(value: float) -> str:
 
 
 _SAVED = "pass a file written by `sharp … --json`"
+_SOUND = ("converged", "lower_bound", "upper_bound")
 _SCALAR_FIELDS = tuple(f.name for f in fields(Scalar))
 _LEFT_OUT_OF_SCALARS = {"advice", "sampling_error", "sampling_bias"}
 _LEFT_OUT_WHEN_EMPTY = _LEFT_OUT_OF_SCALARS | {"correlations", "layers", "notes", "warnings"}
@@ -267,6 +269,6 @@ def _checked(plain: Document) -> Document:
     """A scalar without a value never claims to have converged, and carries no empty advice."""
     if not is_scalar(plain):
         return plain
-    if plain["value"] is None and plain["status"] in ("converged", "lower_bound"):
+    if plain["value"] is None and plain["status"] in _SOUND:
         plain["status"] = "not_finite"
     return {k: v for k, v in plain.items() if v is not None or k not in _LEFT_OUT_OF_SCALARS}

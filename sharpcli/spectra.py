@@ -16,8 +16,9 @@ from .budget import Budget, share_memory_of_probes
 from .checkpoint import load_checkpoint
 from .environment import environment
 from .linalg.density import bulk, density
+from .linalg.eigsh import is_settled
 from .linalg.quadrature import Quadrature, choose_probes, quadrature
-from .measures.hessian import suspicion
+from .measures.hessian import at_most, suspicion
 from .measures.sampling import shards, share_left
 from .objective import Objective
 from .operators import SelfCheck, make_operator
@@ -25,7 +26,7 @@ from .outcomes import each_checkpoint
 from .progress import UNSAID, Begin, Notes, Progress, foretelling, silent
 from .randomness import global_random_state_kept
 from .results import Report, Scalar, scalar_fields
-from .settings import RunSettings, SpectrumSettings
+from .settings import Operator, RunSettings, SpectrumSettings
 from .studies import Loaded, Studies, matched, ready, resolve_device
 from .tasks import Task
 
@@ -100,11 +101,15 @@ def _spectrum(
         return _quadrature(part, loaded.theta, settings, memory, study.run.seed, progress)
 
     found = measured(objective, foretelling(begin(title), notes, memory.at_most))
-    numbers = _numbers(found, study.checked)
+    numbers = _numbers(found, study.checked, settings.curvature.operator)
     if objective.rows.sampled and objective.rows.count >= 2 * _SHARDS:
         parts = [
-            _numbers(measured(shard, begin(f"{title}, sampling error {i} of {_SHARDS}")), None)
-            for i, shard in enumerate(shards(objective, study.run.seed, _SHARDS), 1)
+            _numbers(measured(shard, begin(name)), None, settings.curvature.operator)
+            for name, shard in zip(
+                [f"{title}, sampling error {i} of {_SHARDS}" for i in range(1, _SHARDS + 1)],
+                shards(objective, study.run.seed, _SHARDS),
+                strict=True,
+            )
         ]
         numbers = _with_errors(numbers, parts, share_left(objective))
     elif objective.rows.sampled:
@@ -180,7 +185,7 @@ def _with_errors(
     return found
 
 
-def _numbers(found: Quadrature, check: SelfCheck | None) -> dict[str, Any]:
+def _numbers(found: Quadrature, check: SelfCheck | None, operator: Operator) -> dict[str, Any]:
     doubt = suspicion(check)
     coarse = ("max_products", "the steps were too few to find this end: raise --steps")
     (high, high_error), (low, low_error) = found.ends()
@@ -196,14 +201,17 @@ def _numbers(found: Quadrature, check: SelfCheck | None) -> dict[str, Any]:
         error = max(error, found.rounding)
         return scalar(value, error, met=error <= max(_END * width, found.rounding))
 
+    lowest = end(low, low_error)
+    if operator == "hessian" and found.rest and not is_settled(low, low_error):
+        lowest = at_most(lowest)
     above = bulk(found)
     nodes, weights = found.nodes()
     grid, curve = density(found)
     values = zip(above.outliers.tolist(), above.errors.tolist(), strict=True)
     return {
         "largest": end(high, high_error),
-        "smallest": end(low, low_error),
-        "bulk_edge": end(above.edge, above.error),
+        "smallest": lowest,
+        "bulk_edge": scalar(above.edge, max(above.error, found.rounding), met=above.resolved),
         "outliers": scalar_fields(
             scalar(len(above.outliers), None, met=above.resolved),
             eigenvalues=[scalar(value, max(error, found.rounding)) for value, error in values],

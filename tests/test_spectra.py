@@ -138,10 +138,27 @@ def test_progress_counts_products(saved):
     assert said[-1] == (40, 40)
 
 
-def test_few_steps_say_that_the_ends_are_not_found(saved):
+def test_few_steps_say_what_is_not_found(saved):
     (result,) = spectrum([saved(MEDIUM)], MEDIUM, SpectrumSettings(probes=2, steps=5))
-    assert result["smallest"]["status"] == "max_products"
-    assert "raise --steps" in result["smallest"]["advice"]
+    for key in ("smallest", "bulk_edge", "outliers"):
+        assert result[key]["status"] == "max_products"
+        assert "raise --steps" in result[key]["advice"]
+
+
+def test_a_smallest_value_that_others_may_lie_below_is_an_upper_bound(saved, monkeypatch):
+    path, seen = saved(MEDIUM), []
+
+    def is_settled(value, residual):
+        seen.append((value, residual))
+        return False
+
+    monkeypatch.setattr("sharpcli.spectra.is_settled", is_settled)
+    (result,) = spectrum([path], MEDIUM, SpectrumSettings(probes=2, steps=30))
+    assert result["smallest"]["status"] == result["smallest"]["error_kind"] == "upper_bound"
+    assert result["smallest"]["error"] is None
+    assert [value for value, _ in seen] == [result["smallest"]["value"]]
+    ggn = SpectrumSettings(probes=2, steps=30, curvature=CurvatureSettings(operator="ggn"))
+    assert spectrum([path], MEDIUM, ggn)[0]["smallest"]["status"] == "converged"
 
 
 def test_a_sample_s_numbers_have_sampling_errors_that_hold_those_of_all_data(saved):

@@ -123,7 +123,8 @@ def _statistics(scalars: Sequence[Mapping[str, Any]]) -> Document:
     known = [float(error) for error in errors if error is not None]
     kinds = {scalar.get("error_kind") for scalar in finite}
     statuses = {scalar["status"] for scalar in scalars}
-    worst = ("not_finite", "suspect", "max_products", "precision", "lower_bound", "converged")
+    bounds = ("lower_bound", "upper_bound")
+    worst = ("not_finite", "suspect", "max_products", "precision", *bounds, "converged")
     summary = {
         "mean": _mean(values),
         "standard_deviation": _deviation(values),

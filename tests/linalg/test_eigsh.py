@@ -5,6 +5,7 @@ import functools
 import numpy as np
 import pytest
 import torch
+from spectra import Diagonal
 
 from sharpcli.linalg.eigsh import eigsh, krylov_space
 from sharpcli.linalg.orthogonal import dots
@@ -214,3 +215,36 @@ def test_a_krylov_space_is_an_orthonormal_basis_with_its_projection(products):
     overlap = dots(space.basis, space.basis) - torch.eye(space.size)
     assert float(overlap.abs().max()) < 1e-13
     assert torch.allclose(space.basis @ dense @ space.basis.T, space.projected, atol=1e-13)
+
+
+def piled_up(*lowest):
+    """Twelve outliers far out, ten thousand curvatures within 1e-6 of zero, a few below."""
+    generator = torch.Generator().manual_seed(0)
+    pile = (torch.rand(10_000, generator=generator, dtype=torch.float64) - 0.5) * 2e-6
+    bulk = torch.logspace(-3, -0.5, 200, dtype=torch.float64)
+    outliers = torch.linspace(2, 12, 12, dtype=torch.float64)
+    return Diagonal(torch.cat([outliers, bulk, pile, torch.tensor(lowest, dtype=torch.float64)]))
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("lowest", [(-0.02, -0.015, -0.01), (-0.012,), (-0.3, -0.002)])
+def test_a_smallest_value_is_not_taken_from_the_pile_at_zero(lowest, seed):
+    found = eigsh(piled_up(*lowest), 5, smallest=1, seed=seed)
+    assert found.smallest_settled == [True]
+    assert abs(float(found.smallest) - lowest[0]) <= float(found.smallest_errors)
+
+
+def test_where_nothing_lies_below_the_pile_patience_ends():
+    operator = piled_up()
+    operator.values.abs_()
+    found = eigsh(operator, 5, smallest=1)
+    assert found.converged
+    assert found.smallest_settled == [False]
+    assert float(found.smallest) >= float(operator.values.min())
+    assert 60 <= found.products <= 62
+
+
+def test_patience_does_not_outlast_the_products_allowed():
+    found = eigsh(piled_up(-0.02), 5, smallest=1, max_products=24)
+    assert found.products <= 24
+    assert found.smallest_settled == [False]

@@ -1,6 +1,7 @@
 """Both ends of the spectrum and the trace, as a document shows them."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from torch import nn
 
 from sharpcli.measures.hessian import hessian, trace
 from sharpcli.operators import SelfCheck
+from sharpcli.settings import CurvatureSettings
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -75,6 +77,23 @@ def test_running_out_of_products_is_said_for_each_number():
     assert "raise --max-products or --tol" in found["eigenvalues"][0].advice
     assert found["ratio_1_5"].status == "max_products"
     assert found["smallest"].status == "max_products"
+
+
+@pytest.mark.parametrize("operator", ["hessian", "ggn"])
+def test_a_smallest_value_that_is_not_settled_is_an_upper_bound(operator):
+    shared = context(CASES["conv"], curvature=CurvatureSettings(operator))
+    found = shared.eigenvalues
+    shared.__dict__["eigenvalues"] = replace(found, smallest_settled=[False])
+    smallest = hessian(shared)["hessian"]["smallest"]
+    if operator == "hessian":
+        assert (smallest.status, smallest.error_kind) == ("upper_bound", "upper_bound")
+        assert smallest.error is None
+    else:  # nothing lies below zero there
+        assert (smallest.status, smallest.error_kind) == ("converged", "residual")
+    shared.__dict__["eigenvalues"] = replace(
+        found, smallest_settled=[False], smallest_converged=[False]
+    )
+    assert hessian(shared)["hessian"]["smallest"].status == "max_products"
 
 
 def test_float32_says_where_it_cannot_be_more_exact():
