@@ -25,9 +25,11 @@ class Widest:
     share: float
 
     def __str__(self) -> str:
-        """`hessian.eigenvalues[0] to 12 %`."""
-        known = f"to {100 * self.share:.2g} %" if math.isfinite(self.share) else "not at all"
-        return f"{self.key} {known}"
+        """`λ1 to 12 %`."""
+        known = f"to {100 * self.share:.3g} %" if math.isfinite(self.share) else "not at all"
+        name = re.sub(r"^epsilon_sharpness\[(.*)\]$", r"φ(\1)", self.key)
+        name = re.sub(r"^loss\..*", "the loss", name)
+        return f"{name.replace('hessian.eigenvalues[0]', 'λ1')} {known}"
 
 
 def widest(measures: Mapping[str, Any], split: str) -> Widest | None:
@@ -71,8 +73,9 @@ def grown(
         if found is None or found.share <= target:
             notes.note(f"measured on {used} of {total} examples: {found}")
             return result
-        notes.note(f"{used} of {total} examples are too few ({found}): takes twice as many")
         count *= 2
+        more = "all" if count >= total else str(count)
+        notes.note(f"{used} of {total} examples are too few ({found}): takes {more}")
 
 
 def _share(scalar: Mapping[str, Any]) -> float:

@@ -78,13 +78,18 @@ def share_memory(
 
     The basis has first call on half of what blocks and a microbatch leave, and on as many rows as
     it cannot do without; then graphs, then the basis again. It moves to the CPU where a GPU is
-    short of memory. Cost: `graph_cost`. Raises `SharpError` where even the least does not fit.
+    short of memory; batches are halved where the least does not fit otherwise. Cost: `graph_cost`.
+    Raises `SharpError` where it does not fit at all.
     """
     total, copy = _total(theta, settings), theta.numel() * theta.element_size()
-    one, every = graph_bytes(objective, theta, settings)
-    working = _working(_BLOCK, copy, one)
+    least = min(theta.numel(), least_rows(k, smallest))
+    needed = (least + _BLOCK) * copy
+    while True:
+        one, every = graph_bytes(objective, theta, settings)
+        working = _working(_BLOCK, copy, one)
+        if working + needed <= total or not objective.halve_batches():
+            break
     most = min(theta.numel(), _ROWS + _ROWS_A_PAIR * (k + smallest))
-    least = min(most, least_rows(k, smallest))
     left = total - working
     fits, device = int(left // copy) - _BLOCK, theta.device
     if fits < least and theta.device.type == "cuda" and left > 0:
@@ -97,10 +102,10 @@ def share_memory(
         rows = min(most, int((left - min(graphs, every)) // copy) - _BLOCK)
     rows = share(rows)
     if rows < least:
-        needed = working + (least + _BLOCK) * copy
         raise SharpError(
             f"{readable_size(total)} of memory are too little for {k + smallest} eigenvalues of "
-            f"{theta.numel()} parameters, which take {readable_size(needed)} at the least",
+            f"{theta.numel()} parameters, which take {readable_size(working + needed)} at the "
+            "least",
             "ask for fewer with --top, raise --memory, measure some --parameters only, or use a "
             "machine with more memory",
         )

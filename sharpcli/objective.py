@@ -78,6 +78,14 @@ class Objective:
             self._batch_size = -(-self.rows.count // parts)
         return min(self._batch_size, self.rows.count)
 
+    def halve_batches(self) -> bool:
+        """Take half as many examples a microbatch; whether there was more than one to take."""
+        size = self.batch_size
+        if size == 1 or self.network.model.training:
+            return False
+        self._batch_size = size // 2
+        return True
+
     @property
     def saved_bytes(self) -> float:
         """Bytes that one example's forward pass keeps for the backward pass (measured)."""
@@ -298,14 +306,13 @@ class Objective:
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                if batch_size == 1 or self.network.model.training:
+                if not self.halve_batches():
                     free = readable_size(available_memory(self.network.device))
                     raise SharpError(
                         f"out of memory on {self.network.device} with batches of {batch_size} "
                         f"({self.size} parameters, {free} free): {str(error).splitlines()[0]}",
                         "use --device cpu, --samples, or a machine with more memory",
                     ) from error
-            self._batch_size = batch_size // 2
 
 
 def accumulate_into(leaves: list[Tensor], views: list[Tensor]) -> None:

@@ -81,6 +81,15 @@ class CurvatureSettings:
     memory: int | None = None
     coarse: float | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse a mode of a product that there is not; raises `UsageError`."""
+        if self.operator != "hessian" and self.hvp != "auto":
+            raise UsageError(
+                f"--hvp {self.hvp}: is a way to a Hessian product, and --operator {self.operator} "
+                "has none",
+                "leave --hvp out: Gauss-Newton and Fisher matrices take first derivatives only",
+            )
+
 
 @dataclass(frozen=True)
 class MeasureSettings:

@@ -19,7 +19,7 @@ from .linalg.density import bulk, density
 from .linalg.eigsh import is_settled
 from .linalg.quadrature import Quadrature, choose_probes, quadrature
 from .measures.hessian import at_most, suspicion
-from .measures.sampling import shards, share_left
+from .measures.sampling import shards, share_left, too_few
 from .objective import Objective
 from .operators import SelfCheck, make_operator
 from .outcomes import each_checkpoint
@@ -114,8 +114,8 @@ def _spectrum(
         numbers = _with_errors(numbers, parts, share_left(objective))
     elif objective.rows.sampled:
         warnings.append(
-            f"{objective.rows.count} examples are too few to tell the sampling error of a "
-            f"spectrum: take {2 * _SHARDS} or more"
+            f"{too_few(objective.rows.count)} to tell the sampling error of a spectrum: take "
+            f"{2 * _SHARDS} or more"
         )
     numbers |= {
         "operator": settings.curvature.operator,

@@ -8,7 +8,7 @@ import torch
 from networks import real_targets, squared_error, task
 from torch import nn
 
-from sharpcli.adaptive import grown, widest
+from sharpcli.adaptive import Widest, grown, widest
 from sharpcli.measuring import measure_model
 from sharpcli.progress import Notes
 from sharpcli.results import CheckpointResult, Scalar, to_document
@@ -42,9 +42,10 @@ def test_widest_looks_at_leading_numbers_with_their_bias():
     }
     found = widest(measures, "train")
     assert (found.key, found.share) == ("epsilon_sharpness[1e-3]", 0.5)
-    assert str(found) == "epsilon_sharpness[1e-3] to 50 %"
+    assert str(found) == "φ(1e-3) to 50 %"
     del measures["epsilon_sharpness"]
-    assert widest(measures, "train").key == "hessian.eigenvalues[0]"
+    assert str(widest(measures, "train")) == "λ1 to 20 %"
+    assert str(Widest("loss.train", 0.104)) == "the loss to 10.4 %"
     assert widest({"gradient": measures["gradient"]}, "train").share == 1000
     assert widest({}, "train") is None
 
@@ -67,7 +68,7 @@ def test_samples_double_until_the_target_is_met():
     found = grown(0.05, measure, first=100, split="train", notes=notes)
     assert asked == [100, 200, 400]
     assert found.checkpoint["examples"] == 400
-    assert said[0] == "100 of 3000 examples are too few (trace to 20 %): takes twice as many"
+    assert said[0] == "100 of 3000 examples are too few (trace to 20 %): takes 200"
     assert said[-1] == "measured on 400 of 3000 examples: trace to 5 %"
 
 

@@ -1,5 +1,6 @@
 """How a bound on memory is shared out: kept graphs and rows of a basis follow from it."""
 
+import re
 import weakref
 
 import pytest
@@ -56,6 +57,18 @@ def test_too_little_memory_is_said_with_what_would_do():
     with pytest.raises(SharpError, match=r"1 kB of memory are too little for 3 eigenvalues") as no:
         shared(1000)
     assert "--memory" in no.value.hint
+
+
+def test_the_least_that_is_said_is_enough_and_less_is_not():
+    with pytest.raises(SharpError) as no:
+        shared(1000)
+    said = re.search(r"take ([\d.]+) kB at the least", no.value.message)
+    least = float(said[1]) * 1000
+    found, function, _ = shared(int(1.01 * least))
+    assert found.bytes <= 1.01 * least
+    assert function.batch_size == 1 < shared(10**9)[1].batch_size  # halved until it fitted
+    with pytest.raises(SharpError):
+        shared(int(0.99 * least))
 
 
 def test_a_bound_above_what_is_free_is_lowered_to_it(monkeypatch):

@@ -164,8 +164,9 @@ Examples:
     "--coarse",
     type=click.FloatRange(min=0, min_open=True, max=0.5),
     metavar="FRACTION",
-    help="hessian: start from the eigenvectors of this share of the data: fewer passes over all of "
-    "them, about as many products. Default: a random start.",
+    help="hessian: start from the eigenvectors of this share of the data: half as many passes over "
+    "all of them, but more products. For data that are slow to pass over; slower where graphs fit "
+    "in memory. Default: a random start.",
 )
 @parameters_option
 @curvature_options

@@ -9,6 +9,7 @@ from ..diagnosis import check_finite
 from ..moments import Mean
 from ..results import Scalar
 from .context import Context
+from .sampling import too_few
 
 __all__ = ["loss"]
 
@@ -22,6 +23,11 @@ def loss(context: Context) -> dict[str, Any]:
     """
     for name, objective in context.splits.items():
         check_finite(objective, context.evaluations[name].loss.value, context.theta)
+        if objective.rows.sampled and objective.rows.count < 2:
+            context.warnings.append(
+                f"{too_few(objective.rows.count)} to tell the sampling error of the loss: take 2 "
+                "or more"
+            )
     found = {"loss": _both({k: e.loss for k, e in context.evaluations.items()})}
     found["loss"]["evaluations"] = len(context.splits)
     for metric in next(iter(context.evaluations.values())).metrics:

@@ -26,6 +26,7 @@ __all__ = [
     "part",
     "shards",
     "share_left",
+    "too_few",
     "trace_error",
 ]
 
@@ -172,6 +173,11 @@ def gradient_errors(context: Context) -> dict[str, float] | None:
     return {name: math.hypot(first[name], added[name]) for name in first}
 
 
+def too_few(count: int) -> str:
+    """That so many examples are too few, as the beginning of a sentence."""
+    return "1 example is too few" if count == 1 else f"{count} examples are too few"
+
+
 def _enough(context: Context, what: str) -> bool:
     """Whether a subset was measured, and one large enough to be divided; warns where it is not."""
     rows = context.objective.rows
@@ -179,8 +185,8 @@ def _enough(context: Context, what: str) -> bool:
         return False
     if rows.count < 2 * _SHARDS:
         context.warnings.append(
-            f"{rows.count} examples are too few to tell the sampling error of {what}: "
-            f"take {2 * _SHARDS} or more"
+            f"{too_few(rows.count)} to tell the sampling error of {what}: take {2 * _SHARDS} or "
+            "more"
         )
         return False
     return True

@@ -72,3 +72,11 @@ def test_an_infinite_loss_names_the_module():
     of = task(lambda: mlp(5, 8, 3, activation=torch.nn.SiLU), data)
     with pytest.raises(SharpError, match="the loss is nan: the output of '0' is not finite"):
         loss(context(of, "float32"))
+
+
+def test_a_sample_of_one_says_that_it_tells_nothing_of_sampling():
+    shared = context(CASES["tanh"], samples=1)
+    assert loss(shared)["loss"]["train"].sampling_error is None
+    assert shared.warnings == [
+        "1 example is too few to tell the sampling error of the loss: take 2 or more"
+    ]

@@ -259,3 +259,10 @@ def test_the_measures_take_the_operator(name, operator):
     total = trace(shared)["trace"]
     assert abs(total["value"] - float(dense.trace())) <= 4 * total["error"]
     assert len(eigsh(shared.hessian, 1).largest) == 1
+
+
+@pytest.mark.parametrize("operator", ["ggn", "fisher", "empirical-fisher"])
+def test_a_mode_of_hessian_products_is_refused(operator):
+    with pytest.raises(UsageError, match="--hvp finite-difference: is a way to a Hessian") as no:
+        CurvatureSettings(operator, hvp="finite-difference")
+    assert f"--operator {operator} has none" in no.value.message
