@@ -44,7 +44,8 @@ class Objective:
 
     `batch_size` bounds memory only (None: sized by the activations that one example saves and by
     the `memory` in bytes, None: what is free). Where memory runs out, batches are halved and the
-    pass is repeated.
+    pass is repeated. Of several processes each takes a share of a pass, all of it where it is
+    `alone` with the objective.
     """
 
     def __init__(
@@ -55,8 +56,9 @@ class Objective:
         *,
         batch_size: int | None = None,
         memory: int | None = None,
+        alone: bool = False,
     ) -> None:
-        self.network, self.fixed = network, fixed
+        self.network, self.fixed, self._alone = network, fixed, alone
         self.rows = rows.to(network.device, network.compute)
         self.size = network.size
         self.evaluations = 0
@@ -154,6 +156,8 @@ class Objective:
 
         Few examples are not worth it, and batch statistics need all of them in one batch.
         """
+        if self._alone:
+            return False
         enough = self.rows.count >= _EXAMPLES_A_PROCESS * size()
         return size() > 1 and enough and not self.network.model.training
 

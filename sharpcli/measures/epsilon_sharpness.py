@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..errors import SharpError, UsageError
 from ..linalg.box import BoxMaximum, ValueAndGradient, corner_ascent, projected_lbfgs
-from ..objective import Objective
+from ..objective import Objective, accumulator
+from ..processes import add_up, rank, size
 from ..results import Scalar, scalar_fields
 from .context import Context
 from .sampling import halves, part, share_left
@@ -163,15 +164,20 @@ class _Origin:
         return self._context.objective.gradient(self._context.theta, power=_POWER)[1]
 
     @cached_property
-    def shards(self) -> list[tuple[Tensor, tuple[float, Tensor]]]:
-        """Each shard's examples, its loss and its gradient (n,). Cost: one gradient in all."""
+    def shards(self) -> dict[int, tuple[Objective, tuple[float, Tensor]]]:
+        """The shards that are this process's own, by number: each with its loss and its gradient.
+
+        Cost: one gradient in all.
+        """
         context, generator = self._context, torch.Generator().manual_seed(self._context.seed)
         self.evaluations += 1
         order = torch.randperm(context.objective.rows.count, generator=generator)
-        return [
-            (indices, part(context.objective, indices).gradient(context.theta))
-            for indices in order.chunk(_SHARDS)
-        ]
+        own = {
+            number: part(context.objective, indices, alone=True)
+            for number, indices in enumerate(order.chunk(_SHARDS))
+            if number % size() == rank()
+        }
+        return {number: (shard, shard.gradient(context.theta)) for number, shard in own.items()}
 
 
 def _starts(
@@ -189,15 +195,33 @@ def _starts(
         starts.append(space.pull(origin.even).sign())
     if context.objective.rows.count < 2 * _SHARDS:
         return starts, origin.evaluations - before
-    ascents = []
-    for indices, at_theta in origin.shards:
-        shard = part(context.objective, indices)
+    found, climbed = _shard_corners(context, origin, space, bound)
+    return starts + found, origin.evaluations - before + climbed
+
+
+def _shard_corners(
+    context: Context, origin: _Origin, space: Space, bound: Tensor
+) -> tuple[list[Tensor], int]:
+    """The best corners of ascents on shards, and what they cost in gradients over all the data.
+
+    Of several processes each climbs on shards of its own: a pass over a shard is too short to be
+    divided.
+    """
+    climbed = {}
+    told = torch.zeros(_SHARDS, 2, dtype=accumulator(context.theta.device))
+    for number, (shard, at_theta) in origin.shards.items():
         function, start = _scaled(context, shard, at_theta, space, bound)
-        ascents.append(corner_ascent(function, *start, iterations=_SHARD_STEPS))
-    ascents.sort(key=lambda found: -found.value)
-    starts += (found.point for found in ascents[:_SHARD_STARTS])
-    climbed = -(-sum(found.evaluations for found in ascents) // _SHARDS)
-    return starts, origin.evaluations - before + climbed
+        climbed[number] = corner_ascent(function, *start, iterations=_SHARD_STEPS)
+        told[number, 0] = climbed[number].value
+        told[number, 1] = climbed[number].evaluations
+    told = add_up(told.to(context.theta.device)).cpu()
+    best = told[:, 0].argsort(descending=True, stable=True)[:_SHARD_STARTS].tolist()
+    corners = torch.zeros(len(best), len(bound), dtype=torch.int8, device=bound.device)
+    for corner, number in zip(corners, best, strict=True):
+        if number in climbed:
+            corner.copy_(climbed[number].point)
+    spent = -(-int(told[:, 1].sum()) // _SHARDS)
+    return list(add_up(corners)), spent
 
 
 def _scaled(

@@ -54,10 +54,10 @@ def share_left(objective: Objective) -> float:
     return 1 - rows.count / rows.total
 
 
-def part(objective: Objective, indices: Tensor) -> Objective:
-    """The objective on some of its examples."""
+def part(objective: Objective, indices: Tensor, *, alone: bool = False) -> Objective:
+    """The objective on some of its examples, for all processes or for this one `alone`."""
     rows = objective.rows.take(indices)
-    return Objective(objective.network, rows, objective.fixed, memory=objective.memory)
+    return Objective(objective.network, rows, objective.fixed, memory=objective.memory, alone=alone)
 
 
 def halves(context: Context) -> list[Objective]:
