@@ -73,7 +73,7 @@ def plot(
     elif split or metric:
         raise UsageError(f"{name}: a spectrum has no --split and no --metric", "leave them out")
     if not output.plot or output.output is not None or output.format != "table":
-        emit(document, dataclasses.replace(output, plot=()))
+        emit(document, dataclasses.replace(output, plot=()), metric=metric)
     for path in output.plot:
         draw(document, path, FigureSettings(scale, width, metric))
     return 0

@@ -43,17 +43,18 @@ def error_console() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True, quiet=not is_first())
 
 
-def emit(document: Document, output: OutputSettings) -> None:
+def emit(document: Document, output: OutputSettings, *, metric: str | None = None) -> None:
     """Print a document, or write it to `output.output`, in the format asked for.
 
     The result alone goes to stdout; what failed, warnings and (unless quiet) notes go to stderr.
-    Its pictures and exports (`output.plot`) are written after it. Raises `SharpError` naming the
+    Its pictures and exports (`output.plot`) are written after it. `metric` is what a plane's maps
+    show in place of the loss. Raises `SharpError` naming the
     file where one cannot be written; it is then left as it was. Of several processes only the
     first one prints and writes.
     """
     if not is_first():
         return
-    text = _text(document, output)
+    text = _text(document, output, metric)
     if output.output is not None:
         write_whole(output.output, text)
     else:
@@ -138,7 +139,7 @@ def _permissions(path: Path) -> int:
     return 0o666 & ~mask
 
 
-def _text(document: Document, output: OutputSettings) -> str:
+def _text(document: Document, output: OutputSettings, metric: str | None) -> str:
     if output.format == "json":
         return dumps(document) + "\n"
     if output.format == "csv":
@@ -146,17 +147,17 @@ def _text(document: Document, output: OutputSettings) -> str:
     if output.format == "markdown":
         from .table import markdown
 
-        return markdown(_page(document))
+        return markdown(_page(document, metric))
     screen = console(plain=output.output is not None)
     written = io.StringIO()
-    lines = list(_lines(document, screen))
+    lines = list(_lines(document, screen, metric))
     screen.file = written
     for line in lines:
         screen.print(line)
     return written.getvalue()
 
 
-def _lines(document: Document, screen: Console) -> Iterator[Text]:
+def _lines(document: Document, screen: Console, metric: str | None) -> Iterator[Text]:
     """What a terminal shows of a document: its page, with pictures where it is about places."""
     from .table import page_lines
 
@@ -165,14 +166,14 @@ def _lines(document: Document, screen: Console) -> Iterator[Text]:
 
         return spectrum_lines(document, screen.width)
     if document["kind"] not in _PICTURED:
-        return page_lines(_page(document), screen.width)
+        return page_lines(_page(document, metric), screen.width)
     from .landscapes import landscape_lines
 
     colour = screen.color_system in ("256", "truecolor") and not screen.no_color
-    return landscape_lines(document, screen.width, colour=colour)
+    return landscape_lines(document, screen.width, colour=colour, metric=metric)
 
 
-def _page(document: Document) -> Page:
+def _page(document: Document, metric: str | None = None) -> Page:
     """What a person reads of a document."""
     from .comparison import compare_page
     from .inspection import inspection_page
@@ -187,8 +188,9 @@ def _page(document: Document) -> Page:
         "inspect": inspection_page,
         "train": train_page,
         "spectrum": spectrum_page,
-        **dict.fromkeys(_PICTURED, landscape_page),
     }
+    if kind in _PICTURED:
+        return landscape_page(document, metric)
     if kind not in pages:
         raise UsageError(f'a result of kind "{kind}" has no table', "use --json")
     return pages[kind](document)

@@ -5,29 +5,41 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from rich.text import Text
 
 from .axes import Scale, finite, scale_of, x_axis
 
-__all__ = ["Chart", "Rise", "Series", "chart_lines", "sparkline"]
+__all__ = ["Chart", "Dash", "Rise", "Series", "chart_lines", "sparkline"]
+
+Dash = Literal["solid", "dashed", "dotted", "dash-dotted"]
 
 _LOG_FROM = 2.0  # decades that the values span before a log scale shows more than an even one
 _BITS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # of a dot: row, column
-_DASH, _DASH_AND_GAP = 5, 9  # dots
+# What each kind of line is called in a legend, and which of its dots are drawn, again and again.
+_DASHES: dict[Dash, tuple[str, str]] = {
+    "solid": ("⠒⠒⠒", "#"),
+    "dashed": ("⠒ ⠒", "#####...."),
+    "dotted": ("⠂⠂⠂", "#."),
+    "dash-dotted": ("⠒⠒ ⠂", "######..#.."),
+}
 _BARS = "▁▂▃▄▅▆▇█"
 _MISSING = "×"
 
 
 @dataclass(frozen=True)
 class Series:
-    """A curve: its values by x (None: not finite there), dashed or solid, in a colour."""
+    """A curve: its values by x (None: not finite there), in a colour and a kind of line.
+
+    The kind tells curves apart where there are no colours.
+    """
 
     name: str
     x: Sequence[float]
     y: Sequence[float | None]
     style: str = ""
-    dashed: bool = False
+    dash: Dash = "solid"
 
 
 @dataclass(frozen=True)
@@ -161,7 +173,7 @@ def _draw(
             cells[0, column // 2] = (_MISSING, series.style)
         else:
             dots.append((column, round((1 - up.place(y)) * (4 * height - 1))))
-    drawn = 0
+    drawn, (_, pattern) = 0, _DASHES[series.dash]
     for before, dot, after in zip([None, *dots], dots, [*dots[1:], None], strict=False):
         if dot is not None and before is None and after is None:
             cells[dot[1] // 4, dot[0] // 2] = ("•", series.style)
@@ -170,7 +182,7 @@ def _draw(
         (x0, y0), (x1, y1) = dot, after
         steps = max(abs(x1 - x0), abs(y1 - y0), 1)
         for step in range(steps + (after is dots[-1])):
-            if not series.dashed or drawn % _DASH_AND_GAP < _DASH:
+            if pattern[drawn % len(pattern)] == "#":
                 share = step / steps
                 _dot(cells, round(x0 + share * (x1 - x0)), round(y0 + share * (y1 - y0)), series)
             drawn += 1
@@ -205,7 +217,7 @@ def _draw_rise(
 
 
 def _key(series: Series) -> Text:
-    return Text.assemble(("⠒ ⠒" if series.dashed else "⠒⠒⠒", series.style), f" {series.name}")
+    return Text.assemble((_DASHES[series.dash][0], series.style), f" {series.name}")
 
 
 def _wrapped(title: Text, keys: Sequence[Text], width: int) -> list[Text]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..labels import clean, pairs
+from ..labels import clean
 from ..results import NOT_CONVERGED
+from .context import task_name
 from .measurements import column_titles, legend
-from .numbers import format_number, format_scalar, format_signed, format_uncertain
+from .numbers import bound_sign, format_number, format_scalar, format_signed, format_uncertain
 from .table import Column, Page, Row, Sheet
 
 __all__ = ["compare_page"]
@@ -53,7 +54,7 @@ def compare_page(document: Mapping[str, Any]) -> Page:
     if shown:
         sheets.append(_correlation_sheet([correlations[key] for key in shown], titles))
     return Page(
-        context=_task(document["task"]),
+        context=[name] if (name := task_name(document["task"])) else [],
         sheets=sheets,
         legend=_legend(document, numbers, sheets),
     )
@@ -66,8 +67,7 @@ def _mean(summary: Mapping[str, Any] | None) -> str:
     if summary["n"] <= 1 or summary["mean"] is None:
         return format_scalar({**summary, "value": summary["mean"]})
     text = format_uncertain(summary["mean"], spread=summary["standard_deviation"])
-    bound = "≥" if summary["error_kind"] == "lower_bound" else ""
-    return bound + text + ("!" if summary["status"] in NOT_CONVERGED else "")
+    return bound_sign(summary) + text + ("!" if summary["status"] in NOT_CONVERGED else "")
 
 
 def _difference(summary: Mapping[str, Any] | None) -> str:
@@ -104,13 +104,6 @@ def _three(value: float | None, sign: bool = False) -> str:
     if sign:
         return f"{value:+.2f}"
     return format_number(value, 2)
-
-
-def _task(task: Mapping[str, Any]) -> list[str]:
-    if not task.get("name"):
-        return []
-    options = pairs(task.get("options") or {})
-    return [clean(task["name"]) + (f" ({options})" if options else "")]
 
 
 def _legend(

@@ -13,6 +13,7 @@ from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
@@ -65,8 +66,39 @@ def plane_figure(scene: Scene, settings: FigureSettings) -> Figure:
     _name_runs(drawn, panels[0], scene)
     drawn.draw_without_rendering()  # which lays it out
     for axes in panels:
+        for name in _names(axes):
+            _turn_inwards(name, axes)
         _thin_out(axes, scene)
     return drawn
+
+
+def _names(axes: Axes) -> list[Annotation]:
+    """The checkpoints' names, without the labels of the lines."""
+    return [text for text in axes.texts if isinstance(text, Annotation)]
+
+
+def _turn_inwards(name: Annotation, axes: Axes) -> None:
+    """Put a name that leaves its axes on the best side of its checkpoint.
+
+    What then still leaves them is moved in. Works on a figure that has been laid out.
+    """
+
+    def put(side: tuple[float, float]) -> tuple[float, float]:
+        """Offer a side; return how far, in pixels, the name has to be moved from there."""
+        x, y = side
+        name.set(ha="left" if x > 0 else "right", va="bottom" if y > 0 else "top")
+        name.xyann = side
+        place, frame = name.get_window_extent(), axes.bbox
+        return (
+            max(0.0, frame.x0 - place.x0) - max(0.0, place.x1 - frame.x1),
+            max(0.0, frame.y0 - place.y0) - max(0.0, place.y1 - frame.y1),
+        )
+
+    x, y = name.xyann
+    sides = [(x, y), (-x, y), (x, -y), (-x, -y)]
+    x, y = min(sides, key=lambda side: sum(map(abs, put(side))))
+    across, up = (72 * pixels / axes.figure.dpi for pixels in put((x, y)))
+    name.xyann = (x + across, y + up)
 
 
 def _in_lines(label: str) -> str:
@@ -178,8 +210,7 @@ def _thin_out(axes: Axes, scene: Scene) -> None:
 
     Works on a figure that has been laid out: it compares places on the page.
     """
-    names = [text for text in axes.texts if text.get_gid() != _LEVEL]
-    taken = [name.get_window_extent() for name in names]
+    taken = [name.get_window_extent() for name in _names(axes)]
     spots = [mark.at for mark in shown_marks(scene)] + [
         at for run in scene.trajectories for at in run.at
     ]
@@ -232,6 +263,7 @@ def _draw_what_lies_there(axes: Axes, scene: Scene) -> None:
             fontweight="bold",
             path_effects=_HALO,
             zorder=5,
+            in_layout=False,  # the axes do not make room for a name, which is put inside
         )
 
 
@@ -241,7 +273,8 @@ def _middle(marks: Sequence[Mark]) -> Array:
 
 def _label(mark: Mark) -> str:
     """The name, and how much of the checkpoint's distance the plane does not show."""
-    return f"{mark.name} ({mark.unseen:.0%} off)" if mark.unseen >= _UNSEEN else mark.name
+    off = f" ({100 * mark.unseen:.0f} % off the plane)" if mark.unseen >= _UNSEEN else ""
+    return mark.name + off
 
 
 def _draw_colors(

@@ -55,7 +55,7 @@ _METADATA: dict[str, dict[str, Any]] = {
     "pdf": {"CreationDate": None},
 }
 # Okabe and Ito's colours: told apart in grey and by eyes that see no red or no green.
-COLORS = ("#0072B2", "#D55E00", "#009E73")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES = {"train": "-", "test": (0, (3.5, 1.5))}
 _WIDTH = 4.6  # inches; a column of most papers takes it at 75 % or whole
 _TWO_COLUMNS, _LINE = 4.0, 0.14  # inches: what two columns of the legend take; one line of it

@@ -38,8 +38,7 @@ _NO_SHADE = "╱"
 _LOG_FROM = 1.0  # decades: colours tell fewer values apart than heights do
 _LONGEST_SIDE = 3.0  # of the picture, as a multiple of the other, whatever the ranges are
 _LARGEST_BLOCK = 10  # pixels a side that a point of a small grid is drawn with
-_LEFT = 8  # cells of the axis to its left, at most
-_BAR = 14  # cells of the legend beside the map: gap, bar and the longest value
+_NARROWEST = 4  # cells of the picture, whatever is beside it
 
 
 @dataclass(frozen=True)
@@ -92,20 +91,24 @@ def heat_map_lines(
     scale = scale or colour_scale(heat.values, rows)
     if scale is None:
         return [Text(heat.title, "bold"), Text(f"{heat.missing} at any point", "dim")]
-    room = max(4, width - _LEFT - _BAR)
-    most = _LARGEST_BLOCK * max(len(heat.alphas), len(heat.betas))
-    across, up = _sides(heat, min(room, most), min(2 * rows, most))
-    height = math.ceil(up.pixels / 2)
+    holes = len(finite(heat.values)) < len(heat.values)
+    most, room = _LARGEST_BLOCK * max(len(heat.alphas), len(heat.betas)), width
+    while True:  # the axis and the legend are as wide as the picture's height makes them
+        across, up = _sides(heat, min(room, most), min(2 * rows, most))
+        height = math.ceil(up.pixels / 2)
+        ticks = _ticks(heat.betas, up, height // 3)
+        left = max((len(text) for _, text in ticks), default=0) + 2
+        bar = _bar(scale, height, colour, heat.missing if holes else None)
+        over = left + across.pixels + max(line.cell_len for line in bar) - width
+        if over <= 0 or room == _NARROWEST:
+            break
+        room = max(_NARROWEST, across.pixels - over)
     body = _coloured(heat, scale, across, up) if colour else _shaded(heat, scale, across, up)
     _mark(body, heat, across, up)
     title = Text(heat.title, "bold")
     if scale.log:
         title.append(", log scale", "not bold")
-    ticks = _ticks(heat.betas, up, height // 3)
-    left = max((len(text) for _, text in ticks), default=0) + 2
     at_row = {height - 1 - pixel // 2: text for pixel, text in reversed(ticks)}
-    holes = len(finite(heat.values)) < len(heat.values)
-    bar = _bar(scale, height, colour, heat.missing if holes else None)
     lines = [title, Text(f"{'β':>{left - 2}}")]
     for row, cells in enumerate(body):
         edge = f"{at_row.get(row, ''):>{left - 2}} {'┤' if row in at_row else '│'}"

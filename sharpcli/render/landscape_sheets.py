@@ -112,9 +112,10 @@ def barrier_sheets(result: Mapping[str, Any]) -> list[Sheet]:
     ]
 
 
-def extreme_sheet(result: Mapping[str, Any]) -> Sheet:
-    """The lowest and the highest loss of the grid, and how many points have none."""
-    curves = {split: both["loss"] for split, both in result["curves"].items()}
+def extreme_sheet(result: Mapping[str, Any], quantity: str) -> Sheet:
+    """The lowest and the highest value of the grid, and how many points have none."""
+    found = result["curves"].items()
+    curves = {split: known[quantity] for split, known in found if quantity in known}
     columns = []
     for header, best in (("lowest", min), ("highest", max)):
         values = [best(finite(y), default=None) for y in curves.values()]
@@ -130,7 +131,7 @@ def extreme_sheet(result: Mapping[str, Any]) -> Sheet:
     if result["dimensions"] == 1:
         lines = [sparkline(y) for y in curves.values()]
         columns.append(Column("curve", lines, numeric=False))
-    return Sheet([Row(split) for split in curves], columns, caption="loss")
+    return Sheet([Row(split) for split in curves], columns, caption=clean(quantity))
 
 
 def _at(result: Mapping[str, Any], values: Sequence[float | None], value: float | None) -> str:

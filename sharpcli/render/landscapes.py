@@ -7,8 +7,9 @@ from typing import Any
 
 from rich.text import Text
 
-from ..labels import clean, pairs
-from ..results import NOT_CONVERGED, flat_scalars
+from ..labels import clean
+from ..results import flat_scalars
+from .context import run_lines
 from .landscape_sheets import (
     barrier_sheets,
     checkpoint_sheet,
@@ -18,9 +19,8 @@ from .landscape_sheets import (
     tidy,
     trajectory_sheet,
 )
-from .layers import measured_parameters
-from .measurements import legend
-from .numbers import NOT_FINITE, format_number, format_scalar
+from .measurements import footnotes, legend
+from .numbers import format_number, format_scalar
 from .pictures import SYMBOLS, picture_lines, ways
 from .table import Page, page_lines
 
@@ -48,23 +48,30 @@ _LEGEND = {
 }
 
 
-def landscape_lines(document: Mapping[str, Any], width: int, *, colour: bool) -> Iterator[Text]:
+def landscape_lines(
+    document: Mapping[str, Any], width: int, *, colour: bool, metric: str | None = None
+) -> Iterator[Text]:
     """The page with its charts or maps below the context, as lines of at most `width` cells.
 
-    `colour`: whether the terminal shows colours enough for a heat map (256 or more).
+    `colour`: whether the terminal shows colours enough for a heat map (256 or more). `metric` is
+    shown of a plane in place of the loss.
     """
-    page = landscape_page(document)
+    page = landscape_page(document, metric)
     yield from page_lines(Page(page.context, []), width)
-    yield from picture_lines(document["results"][0], width, colour=colour)
+    yield from picture_lines(document["results"][0], width, colour=colour, metric=metric)
     yield from page_lines(Page([], page.sheets, page.footnotes, page.legend), width)
 
 
-def landscape_page(document: Mapping[str, Any]) -> Page:
-    """What was looked at, the checkpoints with their places, then barriers, extremes and paths."""
+def landscape_page(document: Mapping[str, Any], metric: str | None = None) -> Page:
+    """What was looked at, the checkpoints with their places, then barriers, extremes and paths.
+
+    The extremes are those of the loss, on a plane of `metric` where that is named.
+    """
     result = document["results"][0]
     sheets = [checkpoint_sheet(result), *barrier_sheets(result)]
     if len(sheets) == 1 and result["curves"]:
-        sheets.append(extreme_sheet(result))
+        plane = result["dimensions"] == 2
+        sheets.append(extreme_sheet(result, metric if metric and plane else "loss"))
     sheets += [trajectory_sheet(result, each) for each in result.get("trajectories") or ()]
     columns = [column for sheet in sheets for column in sheet.columns]
     headers = [column.header for column in columns]
@@ -87,26 +94,14 @@ def landscape_page(document: Mapping[str, Any]) -> Page:
 
 
 def _context(document: Mapping[str, Any]) -> list[str]:
-    task, run = document.get("task") or {}, (document.get("settings") or {}).get("run") or {}
     result = document["results"][0]
-    options, splits = pairs(task.get("options") or {}), list(result["curves"])
-    examples, data = task.get("examples") or {}, ""
-    if splits and run.get("samples"):
-        data = f"a sample of {run['samples']} {' and '.join(splits)} examples"
-    elif splits:
-        data = " and ".join(f"{examples.get(split) or 'all'} {split}" for split in splits)
-        data += " examples"
-    device = (document.get("environment") or {}).get("device")
-    where = " on ".join(str(x) for x in (run.get("dtype"), device) if x)
-    name = clean(task["name"]) + (f" ({options})" if options else "") if task.get("name") else ""
     points = " × ".join(map(str, result["shape"])) + (
         " point" if result["shape"] == [1] else " points"
     )
     how = [_what(document), points, _BATCH_NORM.get(result.get("batch_norm") or "", "")]
     if result.get("cosine") is not None:
         how.append(f"cosine of the axes {tidy(result['cosine'])}")
-    subset = measured_parameters(result["checkpoints"], run)
-    return [" · ".join(filter(None, pieces)) for pieces in ((name, data, where, subset), how)]
+    return [*run_lines(document, list(result["curves"])), " · ".join(filter(None, how))]
 
 
 def _what(document: Mapping[str, Any]) -> str:
@@ -167,16 +162,11 @@ def _ways(result: Mapping[str, Any]) -> list[str]:
 def _footnotes(result: Mapping[str, Any]) -> list[str]:
     """What to do about each number that did not come out; which checkpoints are off the picture."""
     found = [
-        *((f"of {c['name']}", c.get("measures") or {}) for c in result["checkpoints"]),
-        *((f"of the {way.name}", {"barrier": way.barrier}) for way in ways(result)),
+        *((c["name"], flat_scalars(c.get("measures") or {})) for c in result["checkpoints"]),
+        *((f"the {way.name}", flat_scalars({"barrier": way.barrier})) for way in ways(result)),
     ]
-    advice: dict[str, list[str]] = {}
-    for about, measures in found:
-        for key, scalar in flat_scalars(measures).items():
-            if scalar["status"] in NOT_CONVERGED:
-                text = scalar.get("advice") or NOT_FINITE
-                advice.setdefault(text, []).append(f"{key} {about}")
-    notes = [f"! {', '.join(places)}: {text}" for text, places in advice.items()]
+    names, scalars = [name for name, _ in found], [row for _, row in found]
+    notes = footnotes(names, scalars, {key: key for row in scalars for key in row})
     for axis in result["axes"]:
         low, high = min(axis["values"]), max(axis["values"])
         slack = 1e-6 * (high - low)

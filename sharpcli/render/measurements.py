@@ -8,17 +8,20 @@ from typing import Any
 
 from ..labels import clean, common_metadata, differing_metadata, named, pairs, short_labels
 from ..results import NOT_CONVERGED, flat_scalars
-from .layers import layer_rows, layer_sheets, measured_parameters
-from .numbers import format_number, format_scalar
+from .context import run_lines
+from .layers import layer_rows, layer_sheets
+from .numbers import NOT_FINITE, format_number, format_scalar
 from .table import Column, Page, Row, Sheet
 
 __all__ = [
     "MATRICES",
     "column_titles",
+    "footnotes",
     "labels_of",
     "legend",
     "measure_page",
     "metadata_of",
+    "notation",
     "train_page",
 ]
 
@@ -46,6 +49,12 @@ MATRICES = {
     "empirical-fisher": "the empirical Fisher matrix",
 }
 
+_NOTATION = {
+    r"\d\(": "12.31(4): 12.31 ± 0.04, the error of the computation",
+    r"±": "15.2±0.7: ± is the standard error of having measured a sample of the data",
+    r"≥": "≥17.2: the largest value found; the true maximum is this or more",
+    r"≤": "≤0.1: the smallest value found; the true minimum is this or less",
+}
 _MEANINGS = {
     "gap": "gap: test loss minus training loss",
     "φ": "φ ε: sharpness, 100·(max L − L)/(1 + L) over the box of half-width ε(|θᵢ| + 1)",
@@ -82,9 +91,9 @@ def measure_page(document: Mapping[str, Any]) -> Page:
     layers = layer_rows(results, labels)
     by_layer = layer_sheets(results, labels, column_titles)
     return Page(
-        context=[*_context(document), *_in_common(known)],
+        context=[*run_lines(document), *_in_common(known)],
         sheets=[Sheet(rows, columns), *by_layer],
-        footnotes=_footnotes(
+        footnotes=footnotes(
             [*labels, *(name for name, _ in layers)],
             [*scalars, *(row for _, row in layers)],
             titles,
@@ -118,7 +127,7 @@ def train_page(document: Mapping[str, Any]) -> Page:
         ),
     ]
     rows = [_row(label, result) for label, result in zip(labels_of(results), results, strict=True)]
-    return Page([*_context(document), *_in_common(known)], [Sheet(rows, columns)])
+    return Page([*run_lines(document), *_in_common(known)], [Sheet(rows, columns)])
 
 
 def labels_of(results: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -153,14 +162,33 @@ def curvature_name(document: Mapping[str, Any]) -> str:
 def legend(columns: Sequence[Column]) -> list[str]:
     """What the symbols mean that these columns show, one line each."""
     headers = " ".join(column.header for column in columns)
+    return notation(columns) + [text for symbol, text in _MEANINGS.items() if symbol in headers]
+
+
+def notation(columns: Sequence[Column]) -> list[str]:
+    """How the numbers in these columns are to be read, one line each."""
     cells = " ".join(cell for column in columns if column.numeric for cell in column.cells)
-    notation = {
-        r"\d\(": "12.31(4): 12.31 ± 0.04, the error of the computation",
-        r"±": "15.2±0.7: ± is the standard error of having measured a sample of the data",
-        r"≥": "≥17.2: the largest value found; the true maximum is this or more",
-    }
-    lines = [text for pattern, text in notation.items() if re.search(pattern, cells)]
-    return lines + [text for symbol, text in _MEANINGS.items() if symbol in headers]
+    return [text for pattern, text in _NOTATION.items() if re.search(pattern, cells)]
+
+
+def footnotes(
+    labels: Sequence[str],
+    scalars: Sequence[Mapping[str, Mapping[str, Any]]],
+    titles: Mapping[str, str],
+) -> list[str]:
+    """One line for each advice: which numbers of which rows did not converge.
+
+    `scalars` are each row's by flat key; only those that `titles` names are told.
+    """
+    marked: dict[str, dict[str, list[str]]] = {}
+    for label, row in zip(labels, scalars, strict=True):
+        for key, title in titles.items():
+            if key in row and row[key]["status"] in NOT_CONVERGED:
+                advice = row[key].get("advice") or (
+                    NOT_FINITE if row[key]["value"] is None else "did not converge"
+                )
+                marked.setdefault(advice, {}).setdefault(title, []).append(label)
+    return [f"! {_places(places)}: {advice}" for advice, places in marked.items()]
 
 
 def _title(key: str, present: Sequence[str]) -> str | None:
@@ -191,50 +219,12 @@ def _row(label: str, result: Mapping[str, Any]) -> Row:
     return Row(label, "failed: " + message.removeprefix(f"{result['checkpoint']['path']}: "))
 
 
-def _footnotes(
-    labels: Sequence[str],
-    scalars: Sequence[Mapping[str, Mapping[str, Any]]],
-    titles: Mapping[str, str],
-) -> list[str]:
-    """One line for each advice: which numbers of which rows it is about."""
-    marked: dict[str, dict[str, list[str]]] = {}
-    for label, row in zip(labels, scalars, strict=True):
-        for key, title in titles.items():
-            if key in row and row[key]["status"] in NOT_CONVERGED:
-                advice = row[key].get("advice") or (
-                    "not finite" if row[key]["value"] is None else "did not converge"
-                )
-                marked.setdefault(advice, {}).setdefault(title, []).append(label)
-    return [f"! {_places(places)}: {advice}" for advice, places in marked.items()]
-
-
 def _places(rows_by_title: Mapping[str, Sequence[str]]) -> str:
     """`λ1, λmin of sgd, adam; trace of sgd`."""
     titles: dict[tuple[str, ...], list[str]] = {}
     for title, rows in rows_by_title.items():
         titles.setdefault(tuple(rows), []).append(title)
     return "; ".join(f"{', '.join(shared)} of {named(rows)}" for rows, shared in titles.items())
-
-
-def _context(document: Mapping[str, Any]) -> list[str]:
-    checkpoints = [each["checkpoint"] for each in document["results"] if "checkpoint" in each]
-    task, run = document.get("task") or {}, (document.get("settings") or {}).get("run") or {}
-    options = pairs(task.get("options") or {})
-    split, examples = run.get("split"), (task.get("examples") or {}).get(run.get("split"))
-    data = f"{examples} {split} examples" if examples else split
-    used = sorted({about["examples"] for about in checkpoints if "examples_in_all" in about})
-    if used or run.get("samples"):
-        count = f"{used[0]} to {used[-1]}" if len(used) > 1 else (used or [run["samples"]])[0]
-        data = f"a sample of {count} {split} examples"
-    device = (document.get("environment") or {}).get("device")
-    pieces = [
-        f"{task['name']} ({options})" if task.get("name") and options else task.get("name"),
-        data,
-        " on ".join(str(x) for x in (run.get("dtype"), device) if x),
-        measured_parameters(checkpoints, run),
-    ]
-    line = " · ".join(str(piece) for piece in pieces if piece)
-    return [line] if line else []
 
 
 def _in_common(metadata: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -2,9 +2,9 @@
 
 One notation throughout: `12.31(4)` is 12.31 ± 0.04 where the error is the computation's own (a
 residual bound, the standard error of a random estimate); `15.2±0.7` where it is a spread of the
-data (the sampling error of a subset, a standard deviation over a group); `≥17.2` is a lower bound.
-What is printed never claims more than was computed: an error in parentheses is rounded up and takes
-in the rounding of the value, a lower bound is rounded down.
+data (the sampling error of a subset, a standard deviation over a group); `≥17.2` is a lower bound,
+`≤0.1` an upper one. What is printed never claims more than was computed: an error in parentheses is
+rounded up and takes in the rounding of the value, a lower bound is rounded down, an upper one up.
 """
 
 from __future__ import annotations
@@ -15,13 +15,21 @@ from typing import Any
 
 from ..results import NOT_CONVERGED
 
-__all__ = ["NOT_FINITE", "format_number", "format_scalar", "format_signed", "format_uncertain"]
+__all__ = [
+    "NOT_FINITE",
+    "bound_sign",
+    "format_number",
+    "format_scalar",
+    "format_signed",
+    "format_uncertain",
+]
 
 NOT_FINITE = "not finite"
 
 _EXACT_DIGITS = 4  # of a number without an error: enough to tell two checkpoints apart
 _MOST_DIGITS = 5  # however small the error: the JSON has the rest
-_BOUND_DIGITS = 3  # of a lower bound: the search for a maximum is not more repeatable than that
+_BOUND_DIGITS = 3  # of a bound: the search for an extreme is not more repeatable than that
+_BOUNDS = {"lower_bound": "≥", "upper_bound": "≤"}  # by error_kind, which may be a status too
 _FIXED = (-3, 6)  # decades written without an exponent: 0.001 up to 999999
 _TWO_DIGITS_BELOW = Decimal(
     "3.55"
@@ -68,11 +76,18 @@ def format_scalar(scalar: Mapping[str, Any]) -> str:
     mark = "!" if scalar.get("status") in NOT_CONVERGED else ""
     if value is None:
         return NOT_FINITE + mark
-    if scalar.get("status") == "lower_bound" or scalar.get("error_kind") == "lower_bound":
-        return f"≥{_format_bound(value, spread)}{mark}"
+    if sign := bound_sign(scalar):
+        rounding = ROUND_FLOOR if sign == "≥" else ROUND_CEILING
+        return f"{sign}{_format_bound(value, spread, rounding)}{mark}"
     if scalar.get("error_kind") == "standard_error" and error == spread:
         error = None  # the sampling error is all the error there is
     return format_uncertain(value, error, spread) + mark
+
+
+def bound_sign(scalar: Mapping[str, Any]) -> str:
+    """`≥` where the true value is this or more, `≤` where it is this or less, else nothing."""
+    kinds = (scalar.get("status"), scalar.get("error_kind"))
+    return next((_BOUNDS[kind] for kind in kinds if kind in _BOUNDS), "")
 
 
 def format_signed(value: float, error: float | None = None, spread: float | None = None) -> str:
@@ -83,13 +98,13 @@ def format_signed(value: float, error: float | None = None, spread: float | None
     return bracket + (number if number.startswith("-") else f"+{number}")
 
 
-def _format_bound(value: float, spread: float | None) -> str:
+def _format_bound(value: float, spread: float | None, rounding: str) -> str:
     exact = _exact(value)
     if not spread:
-        return format_number(value, _BOUND_DIGITS, ROUND_FLOOR)
+        return format_number(value, _BOUND_DIGITS, rounding)
     around = _exact(spread)
     unit = max(_unit_of(around), _decade(exact) - _MOST_DIGITS + 1)
-    return _written(exact, unit, None, around, ROUND_FLOOR)
+    return _written(exact, unit, None, around, rounding)
 
 
 def _unit_of(error: Decimal) -> int:

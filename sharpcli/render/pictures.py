@@ -10,7 +10,7 @@ from rich.text import Text
 
 from ..labels import clean
 from .axes import beside
-from .chart import Chart, Rise, Series, chart_lines
+from .chart import Chart, Dash, Rise, Series, chart_lines
 from .heatmap import HeatMap, colour_scale, heat_map_lines
 from .numbers import format_scalar
 
@@ -18,12 +18,12 @@ __all__ = ["SYMBOLS", "Way", "barrier_place", "picture_lines", "ways"]
 
 SYMBOLS = {"alpha": "α", "beta": "β", "t": "t"}
 
-_STYLES = {"train": "cyan", "test": "magenta"}
+_STYLES: dict[str, tuple[str, Dash]] = {"train": ("cyan", "solid"), "test": ("magenta", "dashed")}
 _WIDE = 110  # columns from which two pictures stand side by side
 _NARROWEST_PAIR = 72  # the same for small ones
 _GAP = 4
 _TALL, _LOW = 13, 9  # lines of a chart
-_MAP_ROWS = 25
+_LOW_MAP, _TALL_MAP = 25, 32  # lines of a map, and where the screen is wide
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,13 @@ def barrier_place(barrier: Mapping[str, Any], coordinate: str) -> str:
     return "–" if at is None else f"{SYMBOLS[coordinate]} = {at:.3g}"
 
 
-def picture_lines(result: Mapping[str, Any], width: int, *, colour: bool) -> Iterator[Text]:
-    """Charts of a line, the heat map of a plane; no line is wider than `width`.
+def picture_lines(
+    result: Mapping[str, Any], width: int, *, colour: bool, metric: str | None = None
+) -> Iterator[Text]:
+    """Charts of a line, the heat maps of a plane; no line is wider than `width`.
 
-    Nothing of a run that was interrupted before its first point.
+    A plane's maps are of `metric`, by default of the loss. Nothing of a run that was interrupted
+    before its first point.
     """
     if not result["curves"]:
         return
@@ -75,7 +78,7 @@ def picture_lines(result: Mapping[str, Any], width: int, *, colour: bool) -> Ite
     if result["dimensions"] == 1:
         yield from _charts(ways(result), width, missing)
     else:
-        yield from _maps(result, width, colour, missing)
+        yield from _maps(result, width, colour, metric or "loss", missing)
 
 
 def _missing(result: Mapping[str, Any]) -> str:
@@ -109,7 +112,7 @@ def _chart(way: Way, quantity: str, among: Sequence[Way], missing: str) -> Chart
     """The chart of one quantity along one way; all ways have the same range of it."""
     alone, loss = len(among) == 1, quantity == "loss"
     series = [
-        Series(split, way.x, curves[quantity], _STYLES.get(split, ""), dashed=split != "train")
+        Series(split, way.x, curves[quantity], *_STYLES.get(split, ("", "dashed")))
         for split, curves in way.curves.items()
         if quantity in curves
     ]
@@ -141,29 +144,36 @@ def _rise(way: Way) -> Rise | None:
     return None
 
 
-def _maps(result: Mapping[str, Any], width: int, colour: bool, missing: str) -> Iterator[Text]:
-    """The map of the training loss; beside it, where there is room, that of the test loss."""
-    losses = {split: curves["loss"] for split, curves in result["curves"].items()}
-    shown = list(losses)[: 2 if width >= _WIDE else 1]
-    size = (width - _GAP) // 2 if len(shown) > 1 else width
-    scale = colour_scale([y for split in shown for y in losses[split]], _MAP_ROWS)
+def _maps(
+    result: Mapping[str, Any], width: int, colour: bool, quantity: str, missing: str
+) -> Iterator[Text]:
+    """A map for each split on one scale of colours, side by side where there is room."""
+    splits = [split for split, curves in result["curves"].items() if quantity in curves]
+    wide = width >= _WIDE
+    pairs, rows = wide and len(splits) > 1, _TALL_MAP if wide else _LOW_MAP
+    size = (width - _GAP) // 2 if pairs else width
+    scale = colour_scale([y for s in splits for y in result["curves"][s][quantity]], rows)
     blocks = [
-        heat_map_lines(_map(result, split, missing), size, _MAP_ROWS, scale=scale, colour=colour)
-        for split in shown
+        heat_map_lines(
+            _map(result, split, quantity, missing), size, rows, scale=scale, colour=colour
+        )
+        for split in splits
     ]
-    yield Text()
-    yield from beside(blocks, size + _GAP)
-    for split in list(losses)[len(shown) :]:
-        yield Text(f"loss {split}: from {_WIDE} columns on", "dim")
+    if pairs:
+        widest = max(line.cell_len for block in blocks for line in block)
+        blocks = [beside(blocks, widest + _GAP)]
+    for block in blocks:
+        yield Text()
+        yield from block
 
 
-def _map(result: Mapping[str, Any], split: str, missing: str) -> HeatMap:
+def _map(result: Mapping[str, Any], split: str, quantity: str, missing: str) -> HeatMap:
     alphas, betas = (axis["values"] for axis in result["axes"])
     return HeatMap(
-        title=f"loss {split}",
+        title=f"{clean(quantity)} {split}",
         alphas=alphas,
         betas=betas,
-        values=result["curves"][split]["loss"],
+        values=result["curves"][split][quantity],
         marks=[(p, clean(c["name"])) for c in result["checkpoints"] for p in _places(c)],
         path=[
             place

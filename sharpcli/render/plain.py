@@ -22,6 +22,7 @@ _PLAIN = {
     "′": "'",
     "±": "+-",
     "≥": ">=",
+    "≤": "<=",
     "α": "a",
     "β": "b",
 }
@@ -46,6 +47,8 @@ def _stroke(character: str) -> str:
         return " " if bits == 0 else character
     left, right = ([r for r, row in enumerate(_ROWS) if bits & row[side]] for side in (0, 1))
     rows = left + right
+    if len(rows) == 1:
+        return "'..."[rows[0]]
     if max(rows) - min(rows) < 2:
         return "'-_"[round((min(rows) + max(rows)) / 3)]
     if not left or not right or sum(left) * len(right) == sum(right) * len(left):

@@ -11,17 +11,22 @@ from typing import Any
 from rich.text import Text
 
 from ..errors import SharpError
-from ..labels import clean, pairs, short_labels
+from ..labels import clean, short_labels
 from ..results import NOT_CONVERGED, flat_scalars
-from .chart import Chart, Series, chart_lines
-from .layers import measured_parameters
-from .measurements import MATRICES
+from .chart import Chart, Dash, Series, chart_lines
+from .context import run_lines
+from .measurements import MATRICES, footnotes, notation
 from .numbers import format_scalar
 from .table import Column, Page, Row, Sheet, page_lines
 
 __all__ = ["Spectrum", "binned", "read_spectra", "span_of", "spectrum_lines", "spectrum_page"]
 
-_STYLES = ("cyan", "magenta", "yellow", "green")
+_STYLES: tuple[tuple[str, Dash], ...] = (
+    ("cyan", "solid"),
+    ("magenta", "dashed"),
+    ("yellow", "dotted"),
+    ("green", "dash-dotted"),
+)
 _HEIGHT = 15
 _LEAST = 0.3  # of one eigenvalue in a bin: where a curve runs that has none
 _TITLES = {
@@ -35,7 +40,7 @@ _TITLES = {
     "moments[3]": "⟨λ⁴⟩",
 }
 _LEGEND = (
-    "λ1, λmin: both ends of the spectrum; 12.31(4): 12.31 ± 0.04",
+    "λ1, λmin: both ends of the spectrum",
     "outliers: eigenvalues above the deepest wide gap of the spectrum; bulk edge: the largest "
     "below it",
     "⟨λᵏ⟩: moments of the eigenvalue distribution, tr Hᵏ/n",
@@ -144,14 +149,12 @@ def spectrum_page(document: Mapping[str, Any]) -> Page:
         Row(label, _failure(result) if result.get("status") == "failed" else None)
         for label, result in zip(labels, results, strict=True)
     ]
-    advice: dict[str, list[str]] = {}
-    for label, row in zip(labels, scalars, strict=True):
-        for key, scalar in row.items():
-            if key in _TITLES and scalar["status"] in NOT_CONVERGED:
-                text = scalar.get("advice") or "did not converge"
-                advice.setdefault(text, []).append(f"{_TITLES[key]} of {label}")
-    notes = [f"! {', '.join(places)}: {text}" for text, places in advice.items()]
-    return Page(_context(document), [Sheet(rows, columns)], notes, _LEGEND if columns else [])
+    return Page(
+        _context(document),
+        [Sheet(rows, columns)],
+        footnotes(labels, scalars, _TITLES),
+        [*notation(columns), *_LEGEND] if columns else [],
+    )
 
 
 def _cell(key: str, row: Mapping[str, Mapping[str, Any]]) -> str:
@@ -169,18 +172,7 @@ def _failure(result: Mapping[str, Any]) -> str:
 
 
 def _context(document: Mapping[str, Any]) -> list[str]:
-    task, settings = document.get("task") or {}, document.get("settings") or {}
-    run = settings.get("run") or {}
-    options, split = pairs(task.get("options") or {}), run.get("split")
-    examples = (task.get("examples") or {}).get(split)
-    data = f"{examples} {split} examples" if examples else split
-    if run.get("samples"):
-        data = f"a sample of {run['samples']} {split} examples"
-    device = (document.get("environment") or {}).get("device")
-    where = " on ".join(str(x) for x in (run.get("dtype"), device) if x)
-    name = clean(task["name"]) + (f" ({options})" if options else "") if task.get("name") else ""
-    subset = measured_parameters([result["checkpoint"] for result in document["results"]], run)
-    lines = [" · ".join(filter(None, (name, data, where, subset)))]
+    lines = run_lines(document)
     for result in document["results"]:
         if result.get("status") != "failed":
             operator = MATRICES.get(result["operator"], clean(result["operator"]))
@@ -193,7 +185,7 @@ def _context(document: Mapping[str, Any]) -> list[str]:
 
 
 def _chart(spectra: Sequence[Spectrum], width: int) -> list[Text]:
-    """All densities in one chart, as many as there are colours."""
+    """All densities in one chart, as many as there are kinds of line."""
     shown = spectra[: len(_STYLES)]
     low, high = span_of(shown)
     bins = 2 * max(20, width - 8)
@@ -203,7 +195,7 @@ def _chart(spectra: Sequence[Spectrum], width: int) -> list[Text]:
             spectrum.name,
             [low + (i + 0.5) * step for i in range(bins)],
             binned(spectrum, low, high, bins),
-            style,
+            *style,
         )
         for spectrum, style in zip(shown, _STYLES, strict=False)
     ]

@@ -17,6 +17,14 @@ __all__ = ["spectral_file"]
 _WIDTH, _SHAPE = 4.6, 0.62  # inches; the height as a share of it
 _BINS = 500  # of the axis: about as many as a print of that width tells apart
 _ROW = 0.024  # of the height: between the rows of outliers above the axes
+_STYLES = ("-", (0, (3.5, 1.5)))  # of the lines, when the colours begin again
+_TRIANGLE: dict[str, Any] = {
+    "linestyle": "none",
+    "marker": "v",
+    "markersize": 2.6,
+    "markeredgewidth": 0,
+}
+_TRIANGLES = "an outlier, beyond the bulk"
 
 
 def spectral_file(document: Document, suffix: str, settings: FigureSettings) -> bytes:
@@ -48,7 +56,7 @@ def _figure(spectra: Sequence[Spectrum], settings: FigureSettings) -> Any:
     floor = np.inf
     for index, spectrum in enumerate(spectra):
         color = COLORS[index % len(COLORS)]
-        style = "-" if index < len(COLORS) else (0, (3.5, 1.5))
+        style = _STYLES[index // len(COLORS) % len(_STYLES)]
         density = np.array(binned(spectrum, low, high, _BINS))
         floor = min(floor, density.min())
         count = len(spectrum.outliers)
@@ -57,10 +65,8 @@ def _figure(spectra: Sequence[Spectrum], settings: FigureSettings) -> Any:
         axes.plot(
             list(spectrum.outliers),
             [1.0 + (0.6 + index) * _ROW] * count,
-            "v",
             color=color,
-            markersize=2.6,
-            markeredgewidth=0,
+            **_TRIANGLE,
             clip_on=False,
             transform=axes.get_xaxis_transform(),
         )
@@ -71,6 +77,8 @@ def _figure(spectra: Sequence[Spectrum], settings: FigureSettings) -> Any:
     axes.set_xlabel("eigenvalue λ")
     axes.set_ylabel("spectral density")
     if len(spectra) > 1 or spectra[0].outliers:
+        if any(spectrum.outliers for spectrum in spectra):
+            axes.plot([], [], color="0.35", **_TRIANGLE, label=_TRIANGLES)
         axes.legend(loc="upper right")
     return drawn
 

@@ -68,7 +68,9 @@ def test_one_split_and_another_metric(saved, tmp_path):
     assert list(json.loads(done.stdout)["results"][0]["curves"]) == ["test"]
     done = plot(path, "--split", "test", "--metric", "accuracy")
     assert done.exit_code == 0, done.output
-    assert "train" not in done.stdout.split("checkpoint")[0].split("β")[-1]
+    assert "accuracy test" in done.stdout
+    assert "accuracy train" not in done.stdout
+    assert "loss test" not in done.stdout.split("checkpoint")[0]
     chosen = ("--split", "test", "--metric", "accuracy", "--width", "3", "--scale", "linear")
     assert plot(path, *chosen, "--plot", tmp_path / "a.png").exit_code == 0
 

@@ -110,4 +110,4 @@ def test_strict_exits_with_3_where_an_end_was_not_found(minima, monkeypatch):
     assert spectrum(*arguments).exit_code == 0
     done = spectrum(*arguments, "--strict")
     assert done.exit_code == 3
-    assert "raise --steps" in done.stdout
+    assert "raise --steps" in " ".join(done.stdout.split())

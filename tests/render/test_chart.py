@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sharpcli.render.axes import Scale, scale_of, x_axis
-from sharpcli.render.chart import Chart, Rise, Series, chart_lines, sparkline
+from sharpcli.render.chart import Chart, Dash, Rise, Series, chart_lines, sparkline
 
 X = [i / 4 for i in range(-4, 9)]
 
@@ -31,13 +31,26 @@ def test_a_falling_line_falls_from_the_first_cell_to_the_last() -> None:
 def test_train_is_solid_and_test_dashed_without_any_colour() -> None:
     series = [
         Series("train", X, [1.0] * len(X)),
-        Series("test", X, [2.0] * len(X), dashed=True),
+        Series("test", X, [2.0] * len(X), dash="dashed"),
     ]
     lines = drawn(Chart("loss", series))
     assert lines[0] == "loss   ⠒⠒⠒ train   ⠒ ⠒ test"
     dashed, solid = (line for line in lines[1:-3] if braille(line))
     assert len(braille(solid)) == len(solid) - solid.index("┤") - 1
     assert len(braille(solid)) / 3 < len(braille(dashed)) < 3 * len(braille(solid)) / 4
+
+
+def test_four_kinds_of_line_differ_in_the_chart_and_in_its_legend() -> None:
+    kinds: list[Dash] = ["solid", "dashed", "dotted", "dash-dotted"]
+    series = [Series(kind, X, [float(i)] * len(X), dash=kind) for i, kind in enumerate(kinds)]
+    lines = drawn(Chart("loss", series))
+    assert lines[0] == "loss   ⠒⠒⠒ solid   ⠒ ⠒ dashed   ⠂⠂⠂ dotted   ⠒⠒ ⠂ dash-dotted"
+    curves = [line.partition("┤")[2] for line in lines[1:-3] if braille(line)]
+    patterns = [[sum(map(int, f"{max(0, ord(c) - 0x2800):b}")) for c in line] for line in curves]
+    assert len(patterns) == 4
+    assert len({tuple(pattern[:18]) for pattern in patterns}) == 4
+    dots = [sum(pattern) for pattern in patterns]
+    assert sorted(dots, reverse=True)[0] == dots[-1]  # the solid one is at the bottom
 
 
 def test_zero_and_one_are_on_the_axis_with_their_names() -> None:
@@ -151,7 +164,7 @@ def test_a_lone_point_is_a_dot_and_none_at_all_is_said() -> None:
 
 
 def test_the_first_curve_lies_above_the_others() -> None:
-    series = [Series("train", X, X, "cyan"), Series("test", X, X, "magenta", dashed=True)]
+    series = [Series("train", X, X, "cyan"), Series("test", X, X, "magenta", "dashed")]
     line = chart_lines(Chart("loss", series), 60, 9)[5]
     assert "cyan" in {str(span.style) for span in line.spans}
     assert "magenta" not in {str(span.style) for span in line.spans}

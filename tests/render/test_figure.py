@@ -97,7 +97,27 @@ def test_axes_say_their_share_of_the_variance_their_eigenvalue_their_normalisati
 def test_a_checkpoint_off_the_plane_says_how_far():
     mark = scenes.checkpoint("sgd", "marked", {}, unseen=0.31, alpha=3.0, beta=3.0)
     said = texts(scenes.plane(9, 9, checkpoints=[mark]))
-    assert "sgd (31% off)" in said
+    assert "sgd (31 % off the plane)" in said
+
+
+@pytest.mark.parametrize("unseen", [0.0, 0.999])
+@pytest.mark.parametrize("name", ["M1", "a rather long name"])
+def test_names_stay_inside_the_axes(name, unseen):
+    document = scenes.plane(9, 9)
+    alpha, beta = (axis["values"] for axis in document["results"][0]["axes"])
+    document["results"][0]["checkpoints"] = [
+        scenes.checkpoint(name, "marked", {}, unseen=unseen, alpha=a, beta=b)
+        for a in (alpha[0], alpha[3], alpha[-1])
+        for b in (beta[0], beta[4], beta[-1])
+    ]
+    drawn = plane_figure(read_scene(document), DEFAULT)
+    panels = [axes for axes in drawn.axes if axes.get_title()]
+    names = [t for axes in panels for t in axes.texts if t.get_text().startswith(name)]
+    assert len(names) == 18
+    for text in names:
+        place, frame = text.get_window_extent(), text.axes.bbox
+        assert frame.x0 - 0.5 <= place.x0 < place.x1 <= frame.x1 + 0.5
+        assert frame.y0 - 0.5 <= place.y0 < place.y1 <= frame.y1 + 0.5
 
 
 def test_checkpoints_outside_of_the_drawing_are_left_out():

@@ -109,11 +109,39 @@ def test_a_plane_shows_where_its_checkpoints_are() -> None:
     assert "unseen: the share of the distance from the origin that is off the plane" in out
     body = [line for line in out.splitlines() if "│" in line or "┤" in line]
     marked = [name for line in body for name in "ABCD" if name in line]
-    assert marked == ["C", "D", "A", "B"]
-    assert "loss test: from 110 columns on" in out
-    wide = text(made.plane(), 160)
-    assert any("loss train" in x and "loss test" in x for x in wide.splitlines())
-    assert "from 110 columns" not in wide
+    assert marked == ["C", "D", "A", "B"] * 2
+
+
+def test_the_maps_of_a_plane_stand_side_by_side_where_there_is_room() -> None:
+    def heads(width: int) -> list[str]:
+        lines = text(made.plane(), width).splitlines()
+        return [line for line in lines if line.startswith("loss t")]
+
+    for width in (80, 109):
+        assert [head.split(",")[0] for head in heads(width)] == ["loss train", "loss test"]
+    for width in (110, 160, 300):
+        (head,) = heads(width)
+        assert "loss train" in head
+        assert "loss test" in head
+        assert head.index("loss test") <= width // 2 + 2
+
+
+def test_wide_screens_have_wide_maps() -> None:
+    def map_width(width: int) -> int:
+        lines = text(bowl(15, 15), width).splitlines()
+        return next(line for line in lines if "└" in line).count("─")
+
+    assert map_width(80) == map_width(100)
+    assert map_width(110) > map_width(100)
+
+
+def test_a_plane_shows_the_metric_that_is_named() -> None:
+    lines = landscape_lines(made.random_plane(9), 80, colour=False, metric="accuracy")
+    out = "\n".join(line.plain for line in lines)
+    assert "accuracy train" in out
+    assert "accuracy test" in out
+    assert "loss train, log scale" not in out
+    assert "accuracy  lowest" in out
 
 
 def test_a_landscape_says_its_directions_and_its_extremes() -> None:
@@ -150,7 +178,7 @@ def test_a_number_that_is_missing_says_why() -> None:
     measures["loss"]["test"] = made.scalar(None, status="not_finite", advice="use --dtype float64")
     assert "! loss.test of B: use --dtype float64" in text(document)
     document = made.line(X, [None] * 25, [None] * 25)
-    assert "! barrier.train of the line, barrier.train.above_mean of the line, " in text(document)
+    assert "! barrier.train, barrier.train.above_mean, " in text(document)
 
 
 def test_a_checkpoint_outside_the_picture_is_named() -> None:
@@ -172,8 +200,16 @@ def test_a_checkpoint_whose_place_is_not_finite_is_nowhere() -> None:
 
 def test_a_sample_of_the_data_is_called_one() -> None:
     document = made.line()
-    document["settings"]["run"]["samples"] = 256
-    assert "a sample of 256 train and test examples" in text(document)
+    examples = document["task"]["examples"]
+    for samples, train, test, said in (
+        (256, 256, 256, "a sample of 256 train and test examples"),
+        (256, 256, 360, "a sample of 256 train and all 360 test examples"),
+        (1000, 1000, 360, "a sample of 1000 train and all 360 test examples"),
+        (5000, 1437, 360, "1437 train and 360 test examples"),
+    ):
+        document["settings"]["run"]["samples"] = samples
+        examples |= {"train": train, "test": test}
+        assert f" · {said} · " in text(document)
 
 
 def test_names_cannot_steer_the_terminal() -> None:
@@ -267,6 +303,7 @@ def test_an_encoding_without_braille_gets_ascii(monkeypatch: pytest.MonkeyPatch)
 def test_strokes_keep_their_height_and_slope() -> None:
     assert plainer("⠉⠒⠤⣀⡇⢸⠡⡐", "ascii") == "'--_||\\/"
     assert plainer("⠀x", "ascii") == " x"
+    assert plainer("⠂⠂⠂ ≤", "ascii") == "... <="
     assert plainer("─λ", "ascii") == "-\\u03bb"
     assert plainer("▒⠒", "cp437") == "▒-"
 

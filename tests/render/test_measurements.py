@@ -68,10 +68,44 @@ def test_what_did_not_converge_has_a_footnote_with_the_advice(result: Make, docu
 
 
 def test_a_sample_of_the_data_is_said_and_its_error_shown(result: Make, document: Make) -> None:
-    page = measure_page(document([result("a.pt", sampling=0.7)], samples=256))
+    sampled = document([result("a.pt", sampling=0.7)], samples=256)
+    sampled["task"]["examples"]["train"] = 256
+    page = measure_page(sampled)
     assert page.context[0].startswith("digits · a sample of 256 train examples")
     assert cells(page)["λ1"] == ["12.3±0.7"]
     assert any(line.startswith("15.2±0.7:") for line in page.legend)
+
+
+def test_a_sample_larger_than_the_data_is_all_of_them(result: Make, document: Make) -> None:
+    page = measure_page(document([result("a.pt")], samples=5000))
+    assert page.context == ["digits · 1437 train examples · float32 on cpu"]
+
+
+def test_samples_that_grew_differ_from_what_was_asked(result: Make, document: Make) -> None:
+    grown = document([result("a.pt"), result("b.pt")], samples=100)
+    for each, count in zip(grown["results"], (400, 800), strict=True):
+        each["checkpoint"] |= {"examples": count, "examples_in_all": 1437}
+    assert "a sample of 400 to 800 train examples" in measure_page(grown).context[0]
+
+
+def test_without_a_task_nothing_is_said_of_its_data(failed: Make, document: Make) -> None:
+    nothing = document([failed("a.pt")], samples=100)
+    nothing["task"] = {"name": None, "options": {}, "fingerprint": None, "examples": {}}
+    assert measure_page(nothing).context == ["float32 on cpu"]
+
+
+def test_an_upper_bound_is_explained_where_there_is_one(result: Make, document: Make) -> None:
+    bounded = document([result("a.pt")])
+    said = "≤0.1: the smallest value found; the true minimum is this or less"
+    assert said not in measure_page(bounded).legend
+    smallest = bounded["results"][0]["measures"]["hessian"]["smallest"]
+    smallest |= {"value": 0.0001, "error": None} | dict.fromkeys(
+        ("status", "error_kind"), "upper_bound"
+    )
+    page = measure_page(bounded)
+    assert said in page.legend
+    assert cells(page)["λmin"] == ["≤1.00e-04"]
+    assert page.footnotes == []
 
 
 def test_the_legend_explains_only_what_is_shown(document: Make) -> None:

@@ -75,6 +75,14 @@ def test_a_lower_bound_is_never_rounded_up(value: float) -> None:
     assert float(shown) >= value - 0.0101 * abs(value)
 
 
+@given(values)
+def test_an_upper_bound_is_never_rounded_down(value: float) -> None:
+    text = format_scalar({"value": value, "status": "upper_bound", "error_kind": "upper_bound"})
+    shown, _, _ = parsed(text.removeprefix("≤"))
+    assert shown >= Decimal(repr(value))
+    assert float(shown) <= value + 0.0101 * abs(value)
+
+
 @given(values, errors)
 def test_numbers_stay_short(value: float, error: float) -> None:
     assert len(format_uncertain(value, error)) <= 17
@@ -115,6 +123,14 @@ def test_what_did_not_converge_is_marked() -> None:
 def test_a_sampled_lower_bound_follows_its_sampling_error() -> None:
     scalar = {"value": 0.1247, "status": "lower_bound", "sampling_error": 0.0063}
     assert format_scalar(scalar) == "≥0.124±0.006"
+
+
+def test_an_upper_bound_has_the_digits_of_a_lower_one() -> None:
+    scalar = {"value": 0.10012, "error": None, "error_kind": "upper_bound", "status": "upper_bound"}
+    assert format_scalar(scalar) == "≤0.101"
+    assert format_scalar({**scalar, "value": -0.014291}) == "≤-0.0142"
+    assert format_scalar({**scalar, "status": "suspect"}) == "≤0.101!"
+    assert format_scalar({**scalar, "sampling_error": 0.0063}) == "≤0.101±0.006"
 
 
 def test_an_error_that_is_the_sampling_error_is_said_once() -> None:

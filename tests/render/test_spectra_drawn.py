@@ -10,6 +10,7 @@ from PIL import Image
 from spectra import document, failed, made_up
 
 from sharpcli.errors import SharpError, UsageError
+from sharpcli.render.figure import COLORS
 from sharpcli.render.plotting import draw
 from sharpcli.render.spectra import binned, read_spectra, spectrum_lines, spectrum_page
 from sharpcli.render.spectral_figure import spectral_file
@@ -31,7 +32,7 @@ def test_chart_and_table_fit(width):
     text = "\n".join(found)
     assert "spectral density" in text
     assert "⠒⠒⠒ a" in text
-    assert "⠒⠒⠒ b" in text
+    assert "⠒ ⠒ b" in text
     assert "the Hessian, 100 × 100" in text
 
 
@@ -59,12 +60,28 @@ def test_what_did_not_converge_is_marked_and_said():
     cells = {column.header: column.cells[0] for column in page.sheets[0].columns}
     assert cells["outliers"] == "2!"
     assert cells["λmin"].endswith("!")
-    assert page.footnotes == ["! λmin of a.pt, outliers of a.pt: raise --steps"]
+    assert page.footnotes == ["! λmin, outliers of a.pt: raise --steps"]
 
 
 def test_all_eigenvalues_are_said_to_be():
     context = spectrum_page(document(made_up("a.pt", probes=0, steps=0))).context
     assert "all eigenvalues" in context[1]
+
+
+def test_only_the_notation_that_is_used_is_explained():
+    assert "≤" not in "".join(spectrum_page(ONE).legend)
+    bounded = made_up("a.pt")
+    bounded["smallest"] |= dict.fromkeys(("status", "error_kind"), "upper_bound")
+    legend = spectrum_page(document(bounded)).legend
+    assert any(line.startswith("≤0.1: ") for line in legend)
+    assert any(line.startswith("12.31(4): ") for line in legend)
+
+
+def test_the_data_that_were_used_are_said():
+    asked = copy.deepcopy(ONE)
+    for samples, said in ((48, "a sample of 48 train examples"), (500, "48 train examples")):
+        asked["settings"]["run"]["samples"] = samples
+        assert f"t.py · {said} · " in spectrum_page(asked).context[0]
 
 
 def test_a_failed_checkpoint_keeps_its_row_and_the_chart_is_of_the_rest():
@@ -78,6 +95,8 @@ def test_more_than_there_are_colours():
     results = [made_up(f"{name}.pt") for name in "abcdef"]
     text = "\n".join(lines(document(*results)))
     assert "spectral density of the first 4" in text
+    for key in ("⠒⠒⠒ a", "⠒ ⠒ b", "⠂⠂⠂ c", "⠒⠒ ⠂ d"):
+        assert key in text
 
 
 def test_bins_hold_the_mass():
@@ -101,8 +120,22 @@ def test_files_are_the_same_bytes_again(suffix, tmp_path):
 
 def test_the_figure_names_checkpoints_and_outliers():
     text = spectral_file(TWO, ".svg", DEFAULT).decode()
-    for said in ("a: 2 outliers", "b: 2 outliers", "spectral density"):
+    for said in ("a: 2 outliers", "b: 2 outliers", "an outlier, beyond the bulk"):
         assert f"<!-- {said} -->" in text
+
+
+def test_the_figure_explains_no_triangle_where_there_is_none():
+    none = [made_up(f"{name}.pt") for name in "ab"]
+    for result in none:
+        result["outliers"]["eigenvalues"] = []
+    assert "outlier" not in spectral_file(document(*none), ".svg", DEFAULT).decode()
+
+
+def test_seven_checkpoints_have_seven_colours():
+    results = [made_up(f"{name}.pt") for name in "abcdefg"]
+    text = spectral_file(document(*results), ".svg", DEFAULT).decode().lower()
+    assert len(set(COLORS)) == 7
+    assert all(f"stroke: {color.lower()}; " in text for color in COLORS[:-1])
 
 
 def test_the_figure_on_a_linear_scale_and_in_another_width():
