@@ -86,6 +86,21 @@ class Rows:
         _map(self.batch, add)
         return found.hexdigest()
 
+    @property
+    def images(self) -> bool:
+        """Whether some tensor has four dimensions, as images in batches have."""
+        found: list[bool] = []
+        _map(self.batch, lambda leaf: found.append(_is_images(leaf)))
+        return any(found)
+
+    def channels_last(self) -> Rows:
+        """The same rows, images stored channels last."""
+
+        def move(leaf: Any) -> Any:
+            return leaf.to(memory_format=torch.channels_last) if _is_images(leaf) else leaf
+
+        return Rows(_map(self.batch, move), self.count, self.total)
+
     def to(self, device: torch.device, dtype: torch.dtype) -> Rows:
         """On `device`, floating-point tensors in `dtype`; integers stay integers."""
 
@@ -176,6 +191,10 @@ def _map(node: Any, leaf: Callable[[Any], Any]) -> Any:
 
 def _holds_batches(node: Sequence[Any]) -> bool:
     return any(isinstance(value, Tensor | Mapping | tuple | list) for value in node)
+
+
+def _is_images(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.ndim == 4 and leaf.is_floating_point()
 
 
 def _pick(leaf: Any, indices: Tensor) -> Any:

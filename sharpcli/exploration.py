@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from .landscape.batch_norm import batch_norm_layers, recalibration_rows
 from .landscape.findings import curves_of, measures_of, sampling_errors_of
 from .landscape.frame import Frame
 from .landscape.grid import grid_points
+from .landscape.layout import channels_last
 from .landscape.surface import Anchors, BatchNorm, Point, Surface, Values
 from .landscape.trajectory import Projection, project
 from .landscape.walk import Walk, Watch
@@ -95,6 +96,9 @@ def begin_exploration(
     splits = {name: o for name, o in objectives.items() if study.run.split in ("both", name)}
     check_deterministic(next(iter(splits.values())), first.theta)
     norm, said = _batch_norm(study, objectives, settings.batch_norm)
+    splits = {name: channels_last(objective, first.theta) for name, objective in splits.items()}
+    if norm is not None:
+        norm = replace(norm, rows=channels_last(norm.rows, first.theta))
     surface = Surface(splits, norm)
     this = Exploration(
         kind=kind,
@@ -108,6 +112,12 @@ def begin_exploration(
         walk=Walk(surface, watch),
         found={"status": "ok", "dimensions": dimensions, **said},
     )
+    if "batch_norm_examples" in said:
+        used, there = said["batch_norm_examples"], objectives["train"].rows.count
+        of = "" if used == there else f"of {there} "
+        this.notes.append(
+            f"batch norm: statistics re-estimated from {used} {of}training examples at each point"
+        )
     names = [*NAMES[: len(anchors)], *(f"M{i}" for i in range(1, len(marks) + 1))]
     for name, each in zip(names, (*anchors, *marks), strict=True):
         this.notes += [f"{name}: {note}" for note in each.notes]

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from .errors import SharpError, UsageError
 from .exploration import Beside, Exploration, begin_exploration, explore_grid, report
-from .landscape.alignment import align
-from .landscape.curves import path_weights, train_path
 from .landscape.directions import (
     check_normalization,
     cosine,
@@ -21,12 +19,12 @@ from .landscape.directions import (
     normalize_direction,
     random_directions,
 )
-from .landscape.findings import barriers, curves_of
-from .landscape.frame import Frame, around, line, plane_through
-from .landscape.grid import axis_values, line_values
+from .landscape.frame import Frame, around, plane_through
+from .landscape.grid import axis_values, check_line
 from .landscape.surface import Anchors
 from .landscape.trajectory import principal_axes, project
 from .landscape.walk import Watch
+from .lines import explore_line
 from .objective import Objective
 from .randomness import global_random_state_kept
 from .results import Report
@@ -35,7 +33,6 @@ from .settings import (
     GridSettings,
     InterpolateSettings,
     LandscapeSettings,
-    PathSettings,
     RunSettings,
 )
 from .studies import Studies, check_curvature, resolve_device, said_by_torch
@@ -43,8 +40,6 @@ from .tasks import Task
 
 __all__ = ["interpolate_checkpoints", "landscape_checkpoint"]
 
-# Keskar et al. 2017, figures 3 and 4.
-_LINE = (-1.0, 2.0)
 # In units of the directions: as long as the weights where filter-normalised (Li et al. 2018), a
 # distance of one for unit vectors.
 _AROUND = (-1.0, 1.0)
@@ -52,8 +47,6 @@ _AROUND = (-1.0, 1.0)
 _MARGIN = 0.2
 # |cosine| above which axes are said not to be orthogonal: rounding leaves 1e-7 in float32.
 _ORTHOGONAL = 1e-3
-# Examples on which an aligned network must compute what it did.
-_COMPARED_EXAMPLES = 64
 
 
 def interpolate_checkpoints(
@@ -90,7 +83,9 @@ def interpolate_checkpoints(
     if len(paths) == 3 and (settings.align or settings.path):
         option = "--align" if settings.align else "--path"
         raise UsageError(f"{option} is for the line between two checkpoints", "leave C out")
-    settings.grid.limits(((0.0, 1.0),) * (len(paths) - 1))
+    limits = settings.grid.limits(((0.0, 1.0),) * (len(paths) - 1))
+    if len(paths) == 2 and settings.grid.ranges:
+        check_line(*limits[0], settings.grid.shape(1)[0])
     with _kept(watch):
         studies = _studies(task, task_options, run, watch)
         this = begin_exploration(
@@ -99,7 +94,7 @@ def interpolate_checkpoints(
         if len(paths) == 3:
             _explore_plane(this, settings.grid)
         else:
-            _explore_line(this, settings)
+            explore_line(this, settings)
         return report(this)
 
 
@@ -133,7 +128,7 @@ def landscape_checkpoint(
     if directions.kind == "trajectory" and not any(beside.trajectories):
         raise UsageError(
             "--directions trajectory needs the path whose axes are to be drawn",
-            "name its checkpoints: --trajectory step-*.safetensors",
+            "name its checkpoints, A as the last: --trajectory step-*.safetensors",
         )
     settings.grid.limits((_AROUND,) * directions.dimensions)
     with _kept(watch):
@@ -174,37 +169,6 @@ def _studies(
 ) -> Studies:
     run = run or RunSettings(split="both")
     return Studies(task, task_options or {}, run, resolve_device(run.device), watch.begin)
-
-
-def _explore_line(this: Exploration, settings: InterpolateSettings) -> None:
-    a, b = this.anchors
-    frame = line(a.theta, b.theta)
-    ((low, high),) = settings.grid.limits((_LINE,))
-    alphas = line_values(low, high, settings.grid.shape(1)[0])
-    distance = float((b.theta - a.theta).double().norm())
-    axis = {"name": "alpha", "values": alphas, "meaning": "from A (0) to B (1)", "norm": distance}
-    if distance == 0:
-        this.notes.append("A and B hold the same parameters: the line between them is one point")
-    anchors = Anchors(frame.anchors, [this.buffers(a), this.buffers(b)])
-    explore_grid(this, frame, anchors, [axis], "line")
-    this.found["barrier"] = barriers(
-        this.surface, anchors, frame.weights, alphas, this.found["curves"], "alpha"
-    )
-    if not this.found["barrier"] and not this.walk.interrupted:
-        there = {0.0, 1.0} <= {*alphas}
-        why = "the loss is not finite at A or B" if there else "0 or 1 is not on the line (--range)"
-        this.notes.append(f"no barrier can be told: {why}")
-    if this.walk.interrupted:
-        return
-    begun = "alignment"
-    try:
-        if settings.align:
-            this.found["aligned"] = _aligned(this, alphas)
-        if settings.path is not None and not this.walk.interrupted:
-            begun = "path's training"
-            this.found["path"] = _curved(this, settings.path, len(alphas))
-    except KeyboardInterrupt:
-        this.walk.interrupted = f"interrupted before the {begun} was finished"
 
 
 def _explore_plane(this: Exploration, grid: GridSettings) -> None:
@@ -279,6 +243,12 @@ def _directions(
     else:
         points = [point for path in this.trajectories for _, point in path]
         principal = principal_axes(points, theta, count)
+        if not any(path and torch.equal(path[-1][1], theta) for path in this.trajectories):
+            said = "the path does not end" if len(this.trajectories) == 1 else "no path ends"
+            this.warnings.append(
+                f"{said} at A: its axes are still taken about A (name the path's last checkpoint "
+                "as A, or A as the path's last)"
+            )
         for rank, axis in enumerate(axes, 1):
             axis["meaning"] = f"principal axis {rank} of the path"
         drawn = principal.directions
@@ -287,11 +257,11 @@ def _directions(
 
 def _at_center(this: Exploration) -> Objective:
     """The objective that is drawn (training data, unless others were asked for) at the center."""
-    objectives, norm = this.surface.objectives, this.surface.batch_norm
-    objective = objectives.get("train") or next(iter(objectives.values()))
+    center, norm = this.anchors[0], this.surface.batch_norm
+    split = "train" if "train" in this.surface.objectives else next(iter(this.surface.objectives))
+    objective = this.study.objectives(center.match.tensors)[split]
     if norm is None or norm.mode == "interpolate":
         return objective
-    center = this.anchors[0]
     fixed = this.surface.buffers_of(objective, center.theta, this.buffers(center))
     return Objective(objective.network, objective.rows, fixed, batch_size=this.study.run.batch_size)
 
@@ -311,58 +281,3 @@ def _around_all(places: Sequence[Sequence[float]]) -> tuple[tuple[float, float],
         margin = _MARGIN * (high - low) or 1.0
         ranges.append((low - margin, high + margin))
     return tuple(ranges)
-
-
-def _aligned(this: Exploration, alphas: Sequence[float]) -> dict[str, Any]:
-    """The line from A to B with its hidden units permuted to match A's."""
-    a, b = this.anchors
-    rows = next(iter(this.surface.objectives.values())).rows.head(_COMPARED_EXAMPLES)
-    matched = align(
-        this.study.network,
-        rows.batch,
-        a.match.tensors,
-        b.match.tensors,
-        seed=this.study.run.seed,
-    )
-    network = this.study.network
-    frame = line(a.theta, network.flatten(matched.tensors))
-    anchors = Anchors(frame.anchors, [this.buffers(a), network.fixed(matched.tensors)])
-    values = this.walk.values("aligned line", anchors, [(t,) for t in alphas], frame.weights)
-    curves = curves_of(values)
-    return {
-        "curves": curves,
-        "barrier": barriers(this.surface, anchors, frame.weights, alphas, curves, "alpha"),
-        "norm": float((frame.anchors[1] - frame.anchors[0]).double().norm()),
-        "groups": matched.groups,
-        "moved": matched.moved,
-        "function_difference": matched.function_difference,
-    }
-
-
-def _curved(this: Exploration, settings: PathSettings, points: int) -> dict[str, Any]:
-    """A trained path from A to B."""
-    if this.train is None:
-        raise SharpError("a path is trained on the training data, and there are none", "")
-    a, b = this.anchors
-    path = train_path(
-        this.train, a.theta, b.theta, settings, this.walk.watch.begin("training the path: steps")
-    )
-    ends = Anchors(torch.stack([a.theta, b.theta]), [this.buffers(a), this.buffers(b)])
-    middle = ends.buffers(torch.tensor([0.5, 0.5]))
-    anchors = Anchors(
-        torch.stack([a.theta, path.bend, b.theta]), [this.buffers(a), middle, this.buffers(b)]
-    )
-
-    def weights(point: Sequence[float]) -> Tensor:
-        return torch.tensor(path_weights(path.kind, point[0]), dtype=torch.float64)
-
-    places = line_values(0.0, 1.0, max(points, 2))
-    values = this.walk.values("path", anchors, [(t,) for t in places], weights)
-    curves = curves_of(values)
-    return {
-        "kind": path.kind,
-        "coordinates": [{"t": t} for t in places],
-        "curves": curves,
-        "barrier": barriers(this.surface, anchors, weights, places, curves, "t"),
-        "steps": path.steps,
-    }

@@ -118,6 +118,7 @@ class Network:
             )
         self.model = _skeleton(model, trained.values(), device).train(mode == "train")
         self.idle = False
+        self._memory_format = torch.preserve_format
         self._places = _places(self.model)
         self._measure(list(trained))
 
@@ -139,6 +140,12 @@ class Network:
         chosen, part = set(names), copy.copy(self)
         part.idle = idle
         part._measure([name for name in self.names if name in chosen])
+        return part
+
+    def with_channels_last(self) -> Network:
+        """The network with filters of two-dimensional convolutions stored channels last."""
+        part = copy.copy(self)
+        part._memory_format = torch.channels_last
         return part
 
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -175,7 +182,12 @@ class Network:
 
     def outputs(self, parameters: list[Tensor], fixed: Mapping[str, Tensor], batch: Batch) -> Any:
         """What the task predicts for a batch. Buffers that a forward pass updates are copies."""
-        values = [p.to(self.compute) for p in parameters]
+        values = [
+            p.to(self.compute, memory_format=self._memory_format)
+            if p.ndim == 4
+            else p.to(self.compute)
+            for p in parameters
+        ]
         if self.model.training:
             fixed = {name: tensor.clone() for name, tensor in fixed.items()}
         with self._holding({**dict(zip(self.names, values, strict=True)), **fixed}):

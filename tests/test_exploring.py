@@ -216,8 +216,56 @@ def test_models_and_data_of_all_kinds(tmp_path, name):
     )
 
 
+def noted(task, paths, mode, examples=None):
+    """The notes of a line under one treatment of batch norm."""
+    settings = InterpolateSettings(GridSettings((4,)), BatchNormSettings(mode, examples))
+    return sharpcli.interpolate_checkpoints(paths[:2], task, settings=settings).notes
+
+
+def test_from_how_many_examples_statistics_are_taken_is_said(held, paths):
+    _, task = held
+    count = len(CASES["tanh"].data("train")[1])
+    said = "batch norm: statistics re-estimated from {}training examples at each point"
+    assert noted(task, paths, "recalibrate") == [said.format(f"{count} ")]
+    assert noted(task, paths, "recalibrate", 9) == [said.format(f"9 of {count} ")]
+    assert noted(task, paths, "recalibrate", count + 1) == [said.format(f"{count} ")]
+    assert noted(task, paths, "interpolate") == noted(task, paths, "batch") == []
+
+
+def warned(task, center, *trajectories):
+    """What is said of where the paths whose axes are drawn end."""
+    settings = LandscapeSettings(
+        GridSettings((1,)), directions=DirectionSettings("trajectory", dimensions=1)
+    )
+    beside = Beside(trajectories=trajectories)
+    report = sharpcli.landscape_checkpoint(center, task, settings=settings, beside=beside)
+    drawn = report.results[0]["trajectories"]
+    assert [len(path["points"]) for path in drawn] == [len(path) for path in trajectories]
+    return [warning for warning in report.warnings if "axes" in warning and "plane" not in warning]
+
+
+def test_a_path_that_does_not_end_at_the_center_is_said(tmp_path, held, paths):
+    _, task = held
+    a, b, c, d = paths
+    copy_of_a = tmp_path / "copy.safetensors"
+    copy_of_a.write_bytes(a.read_bytes())
+    about = (
+        "at A: its axes are still taken about A (name the path's last checkpoint as A, or A as "
+        "the path's last)"
+    )
+    assert warned(task, a, [b, c, a]) == []
+    assert warned(task, a, [b, c, copy_of_a]) == []
+    assert warned(task, a, [a, b, c]) == [f"the path does not end {about}"]
+    assert warned(task, a, [b, c, a], [c, d]) == []
+    assert warned(task, a, [b, c], [a, d]) == [f"no path ends {about}"]
+
+
 def test_what_cannot_be_asked_for(held, paths):
     _, task = held
+    few = InterpolateSettings(GridSettings((3,), ((-1.0, 2.0),)))
+    with pytest.raises(UsageError, match="a range of -1:2 that holds 0 and 1 takes 4 points"):
+        sharpcli.interpolate_checkpoints(paths[:2], task, settings=few)
+    assert sharpcli.interpolate_checkpoints(paths[:3], task, settings=few).results
     with pytest.raises(UsageError, match="1 checkpoint: a line leads through two"):
         sharpcli.interpolate_checkpoints(paths[:1], task)
     with pytest.raises(UsageError, match="--align is for the line between two"):

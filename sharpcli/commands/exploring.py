@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.core import ParameterSource
 
 from ..errors import UsageError
 from ..parameter_types import ParameterType
@@ -22,6 +23,7 @@ __all__ = [
     "beside_of",
     "check_paths",
     "exploring_options",
+    "refuse_unread",
     "run_exploration",
 ]
 
@@ -144,6 +146,12 @@ def exploring_options(command: Callable[..., Any]) -> Callable[..., Any]:
         grid = GridSettings(kwargs.pop("points"), kwargs.pop("ranges") or ())
         examples = kwargs.pop("batch_norm_examples")
         batch_norm = BatchNormSettings(kwargs.pop("batch_norm_mode"), examples)
+        if batch_norm.mode != "recalibrate":
+            refuse_unread(
+                ("batch_norm_examples",),
+                f"with --batch-norm {batch_norm.mode}",
+                "leave it out, or use --batch-norm recalibrate",
+            )
         marks = tuple(file for files in kwargs.pop("mark") for file in files)
         given = kwargs.pop("trajectory")
         single = tuple(files[0] for files in given if len(files) == 1)
@@ -250,6 +258,19 @@ def beside_of(marks: Sequence[str], trajectories: Sequence[Sequence[str]]) -> An
     from ..exploration import Beside
 
     return Beside(marks, trajectories)
+
+
+def refuse_unread(names: Sequence[str], why: str, hint: str) -> None:
+    """Refuse options of these parameters that the command line gives and nothing will read.
+
+    `why` says what they lack or contradict. Their values in sharp.toml are for other runs too, and
+    are let be.
+    """
+    context = click.get_current_context()
+    for option in context.command.params:
+        given = option.name in names and context.get_parameter_source(str(option.name))
+        if given is ParameterSource.COMMANDLINE:
+            raise UsageError(f"{option.opts[0]}: has no effect {why}", hint)
 
 
 def check_paths(paths: Sequence[str], *, least: int = 1, gathered: bool = False) -> None:

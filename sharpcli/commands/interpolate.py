@@ -16,7 +16,14 @@ from ..settings import (
     PathSettings,
     RunSettings,
 )
-from .exploring import GatheringCommand, beside_of, check_paths, exploring_options, run_exploration
+from .exploring import (
+    GatheringCommand,
+    beside_of,
+    check_paths,
+    exploring_options,
+    refuse_unread,
+    run_exploration,
+)
 
 __all__ = ["interpolate"]
 
@@ -97,7 +104,13 @@ def interpolate(
     """
     check_paths(checkpoints, least=2, gathered=bool(marks or trajectories))
     path = None
-    if path_kind is not None:
+    if path_kind is None:
+        refuse_unread(
+            ("path_steps", "path_batch_size", "path_lr"),
+            "without --path",
+            "leave it out, or add --path bezier or --path chain",
+        )
+    else:
         path = PathSettings(path_kind, path_steps, path_batch_size, path_lr, run.seed)
     settings = InterpolateSettings(grid, batch_norm, align, path)
 

@@ -22,7 +22,14 @@ from ..settings import (
     OutputSettings,
     RunSettings,
 )
-from .exploring import GatheringCommand, beside_of, check_paths, exploring_options, run_exploration
+from .exploring import (
+    GatheringCommand,
+    beside_of,
+    check_paths,
+    exploring_options,
+    refuse_unread,
+    run_exploration,
+)
 
 __all__ = ["landscape"]
 
@@ -35,7 +42,7 @@ DEFAULT = DirectionSettings()
 Examples:
   sharp landscape model.safetensors --task task.py --plot surface.html
   sharp landscape model.safetensors --directions hessian --dimensions 1 --points 41
-  sharp landscape last.safetensors --directions trajectory --trajectory step-*.safetensors""",
+  sharp landscape step-9.safetensors --directions trajectory --trajectory step-*.safetensors""",
 )
 @click.argument("checkpoint", metavar="A")
 @click.option(
@@ -43,7 +50,8 @@ Examples:
     type=click.Choice(["random", "hessian", "trajectory"]),
     default=DEFAULT.kind,
     show_default=True,
-    help="The axes: random, the Hessian's top eigenvectors, or a path's principal axes.",
+    help="The axes: random, the Hessian's top eigenvectors, or the principal axes of --trajectory "
+    "about A, the path's end.",
 )
 @click.option(
     "--dimensions",
@@ -103,6 +111,12 @@ def landscape(
     killed goes on where it stopped.
     """
     check_paths([checkpoint])
+    if directions != "hessian":
+        refuse_unread(
+            ("tol", "max_products"),
+            f"with --directions {directions}",
+            "leave it out, or use --directions hessian",
+        )
     axes = DirectionSettings(directions, dimensions, normalize, tol, max_products)
     settings = LandscapeSettings(grid, batch_norm, axes)
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-__all__ = ["axis_values", "grid_points", "line_values"]
+from ..errors import UsageError
+
+__all__ = ["axis_values", "check_line", "fewest_points", "grid_points", "line_values"]
+
+_ENDS = (0.0, 1.0)  # A and B
 
 
 def axis_values(low: float, high: float, points: int) -> list[float]:
@@ -19,16 +23,41 @@ def axis_values(low: float, high: float, points: int) -> list[float]:
 def line_values(low: float, high: float, points: int) -> list[float]:
     """As `axis_values`, with the ends 0 and 1 of a line among them wherever they are in range.
 
-    The values nearest to them are moved there; a single value goes to 0 first.
+    The values nearest to them are moved there, and not `low` and `high` where the points suffice
+    for all (`fewest_points`); a single value goes to 0 first.
     """
     values = axis_values(low, high, points)
-    free = set(range(points))
-    for end in (0.0, 1.0):
-        if low <= end <= high and free:
-            nearest = min(free, key=lambda i: abs(values[i] - end))
-            values[nearest] = end
-            free.discard(nearest)
+    free, ends = set(range(points)), _inside(low, high)
+    if points >= fewest_points(low, high):
+        free -= {0, points - 1}
+        ends = tuple(end for end in ends if end not in (low, high))
+    for end in ends[: len(free)]:
+        nearest = min(free, key=lambda i: abs(values[i] - end))
+        values[nearest] = end
+        free.discard(nearest)
     return sorted(values)
+
+
+def fewest_points(low: float, high: float) -> int:
+    """How many points hold both ends of a range and the 0 and 1 in it; without these, one does."""
+    inside = _inside(low, high)
+    return len({low, high, *inside}) if inside else 1
+
+
+def check_line(low: float, high: float, points: int) -> None:
+    """Refuse a range that so few points cannot show; raises `UsageError` saying how many can."""
+    fewest = fewest_points(low, high)
+    if points < fewest:
+        held = " and ".join(f"{end:g}" for end in _inside(low, high))
+        raise UsageError(
+            f"--points {points}: a range of {low:g}:{high:g} that holds {held} takes {fewest} "
+            "points at least",
+            f"ask for {fewest} or more, or for a --range with an end at 0 or 1, such as 0:1",
+        )
+
+
+def _inside(low: float, high: float) -> tuple[float, ...]:
+    return tuple(end for end in _ENDS if low <= end <= high)
 
 
 def grid_points(axes: Sequence[Sequence[float]]) -> Iterator[tuple[float, ...]]:

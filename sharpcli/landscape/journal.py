@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,29 @@ from ..processes import is_first
 __all__ = ["Journal"]
 
 _FORMAT = "sharpcli-points/1"
-_LONGEST = 60  # characters of a value in a message: hashes and lists of points are cut
+_LONGEST = 60  # characters of a value in a message: lists of points are cut
+_TOLD = 3  # differences from another run that a message names
+_HASH = re.compile(r"[0-9a-f]{64}")
+# What the user wrote for a setting: names of their own first, else the first prefix that fits.
+_OPTIONS = {
+    "settings.grid.ranges": "--range",
+    "settings.batch_norm.mode": "--batch-norm",
+    "settings.batch_norm.examples": "--batch-norm-examples",
+    "settings.directions.kind": "--directions",
+    "settings.path.kind": "--path",
+    "settings.path.seed": "--seed",
+    "task.name": "--task",
+}
+_PREFIXES = {
+    "settings.run.": "--",
+    "settings.grid.": "--",
+    "settings.directions.": "--",
+    "settings.path.": "--path-",
+    "settings.": "--",
+    "task.options.": "-O ",
+}
+# What may follow from an option: named where no option differs.
+_FOLLOWING = ("task.examples", "task.fingerprint", "data", "environment.device")
 _BEGINNING = json.dumps({"format": _FORMAT}, separators=(",", ":")).encode()[:-1]
 
 
@@ -143,7 +166,7 @@ class Journal:
             found, *records = map(json.loads, lines)
             if found["format"] != _FORMAT:
                 raise ValueError(f"its format is {found['format']!r}")
-            difference = _difference(found, header)
+            differences = _differences(found, header)
             groups = {(r["part"], r["first"]): r["values"] for r in records}
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise SharpError(
@@ -151,15 +174,17 @@ class Journal:
                 "start over with --no-resume, or remove it",
             ) from error
         holds_points = any(part != "together" for part, _ in groups)
-        if difference and holds_points:
+        if differences and holds_points:
+            told, more = differences[:_TOLD], len(differences) - _TOLD
+            told += [f"and {more} more"] if more > 0 else []
             raise SharpError(
-                f"{self.path}: holds the finished points of another run: {difference}",
+                f"{self.path}: holds the finished points of another run: {'; '.join(told)}",
                 "repeat that run's command to finish it, write to another --output, or start over "
                 "with --no-resume",
             )
-        if not difference:
+        if not differences:
             self._found, self._holds_points = groups, holds_points
-        return not difference
+        return not differences
 
     def _write(self, record: Mapping[str, Any]) -> None:
         assert self._file is not None, "begin() comes first"
@@ -199,22 +224,80 @@ def _lock(file: FileIO, path: Path) -> None:
         ) from error
 
 
-def _difference(found: Any, wanted: Any, key: str = "") -> str:
-    """The first value in which two headers differ, "" where they are equal."""
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """In what two headers differ, a sentence each, with options as they are written.
+
+    Another command's settings are all different: it is named alone.
+    """
+    if found.get("kind") != wanted.get("kind"):
+        return [f"the command was sharp {found.get('kind')} and is sharp {wanted.get('kind')}"]
+    unequal = list(_unequal(found, wanted, ""))
+    if any(_option(key) for key, _, _ in unequal):
+        unequal = [each for each in unequal if not each[0].startswith(_FOLLOWING)]
+    return list(dict.fromkeys(_sentence(*each) for each in unequal))
+
+
+def _unequal(found: Any, wanted: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
+    """Every value that differs, as its place in the header, what it was and what it is."""
     if isinstance(found, Mapping) and isinstance(wanted, Mapping):
         for name in [*wanted, *(n for n in found if n not in wanted)]:
-            difference = _difference(
-                found.get(name), wanted.get(name), f"{key}.{name}" if key else str(name)
-            )
-            if difference:
-                return difference
-        return ""
-    if isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
-        pairs = enumerate(zip(found, wanted, strict=True))
-        return next(filter(None, (_difference(a, b, f"{key}[{i}]") for i, (a, b) in pairs)), "")
-    return "" if found == wanted else f"{key} was {_short(found)} and is {_short(wanted)}"
+            place = f"{key}.{name}" if key else str(name)
+            yield from _unequal(found.get(name), wanted.get(name), place)
+    elif _are_lists(found, wanted) and not key.startswith("settings."):
+        for index, (a, b) in enumerate(zip(found, wanted, strict=True)):
+            yield from _unequal(a, b, f"{key}[{index}]")
+    elif found != wanted:
+        yield key, found, wanted
+
+
+def _are_lists(found: Any, wanted: Any) -> bool:
+    return isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted)
+
+
+def _sentence(key: str, found: Any, wanted: Any) -> str:
+    name = _option(key)
+    was, now = (_short(x) if name is None else _written(key, x) for x in (found, wanted))
+    if was == now:  # they differ in what is not shown
+        was, now = _short(found), _short(wanted)
+    return f"{name or _about(key)} was {was} and is {now}"
+
+
+def _option(key: str) -> str | None:
+    """The option that a setting comes from."""
+    if key in _OPTIONS:
+        return _OPTIONS[key]
+    for prefix, dashes in _PREFIXES.items():
+        if key.startswith(prefix):
+            name = key.removeprefix(prefix)
+            return f"{dashes}{name.replace('_', '-') if dashes.startswith('--') else name}"
+    return None
+
+
+def _about(key: str) -> str:
+    """What else there is in a header, in words."""
+    kind, _, name = key.partition(".")
+    return {"checkpoints": f"checkpoint {name}", "trajectories": f"--trajectory {name}"}.get(
+        kind, key
+    )
+
+
+def _written(key: str, value: Any) -> str:
+    """An option's value as on the command line."""
+    if value is None or value is False or value == []:
+        return "not given"
+    if value is True:
+        return "given"
+    if isinstance(value, Mapping):
+        return str(value.get("kind"))  # of --path
+    if key == "settings.grid.points":
+        return "x".join(map(str, value))
+    if key == "settings.grid.ranges":
+        return ",".join(f"{low:g}:{high:g}" for low, high in value)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    if value is None:
+        return "absent"
+    text = _HASH.sub(lambda found: f"{found[0][:8]}…", json.dumps(value, ensure_ascii=False))
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}…"

@@ -80,7 +80,8 @@ def principal_axes(points: Sequence[Tensor], final: Tensor, count: int = 2) -> P
     stored = epsilon * math.sqrt(len(points)) * (math.sqrt(square) + float(lengths[0]))
     machine = _GRAM_ROUNDING * len(points) * torch.finfo(torch.float64).eps
     limit = max(stored, math.sqrt(machine) * float(lengths[0]))
-    _check_rank(int((lengths > limit).sum()), len(points), count)
+    others = int((gram.diagonal() > 0).sum())  # θ_final may be among the points
+    _check_rank(int((lengths > limit).sum()), others, count)
     farthest = weights.abs().argmax(0, keepdim=True)
     weights = weights * weights.gather(0, farthest).sign() / lengths
     axes = torch.empty(count, len(final), dtype=final.dtype, device=final.device)
@@ -166,16 +167,16 @@ def _check_finite(gram: Tensor, square: float) -> None:
         )
 
 
-def _check_rank(rank: int, points: int, count: int) -> None:
-    """Refuse a path with fewer axes than were asked for."""
+def _check_rank(rank: int, others: int, count: int) -> None:
+    """Refuse a path with fewer axes than were asked for; `others` points are not the final one."""
     if rank == 0:
         raise SharpError(
             "every checkpoint of the path equals the final one: there is no path to show",
             "name the checkpoints that were saved on the way, or use --directions random",
         )
     if rank < count:
-        others = "one other checkpoint" if points == 1 else f"{points} other checkpoints"
+        said = "one other checkpoint" if others == 1 else f"{others} other checkpoints"
         raise SharpError(
-            f"the path's {others} and the final one lie on a line: they span no plane",
+            f"the path's {said} and the final one lie on a line: they span no plane",
             "name more checkpoints of the run, draw a line, or use --directions random",
         )

@@ -109,11 +109,12 @@ class Walk:
         self.surface.at(anchors, weights((0.0,) * len(shape)))
         seconds = (time.monotonic() - started) * count
         size = "×".join(map(str, shape))
+        enough = "25 draw a line, 101" if len(shape) == 1 else "25x25 draws a surface, 101x101"
         raise UsageError(
             f"--points {size}: {count:,} points take about {readable_time(seconds)}, "
             f"{readable_size(memory)} of memory ({readable_size(free)} are free) and "
             f"{readable_size(file)} on disk ({readable_size(room)} are free)",
-            "ask for fewer: 25x25 draws a surface, 101x101 a fine one",
+            f"ask for fewer: {enough} a fine one",
         )
 
     def _choose_together(

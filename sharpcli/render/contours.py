@@ -235,7 +235,7 @@ def _draw_what_lies_there(axes: Axes, scene: Scene) -> None:
     """Runs as paths with their points, then checkpoints with their names."""
     for run, color in zip(scene.trajectories, cycle(_RUNS), strict=False):
         outline = [withStroke(linewidth=2.0, foreground="k")]
-        axes.plot(*run.way.T, "-", color=color, linewidth=1.0, path_effects=outline)
+        axes.plot(*run.at.T, "-", color=color, linewidth=1.0, path_effects=outline)
         axes.plot(*run.at.T, "o", color=color, mec="k", mew=0.5, ms=3, label=plain(run.name))
     marks = shown_marks(scene)
     center = _middle(marks)

@@ -84,14 +84,10 @@ class Mark:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Places (n, d) of the checkpoints of one run, in their order, and the way through them.
-
-    The way goes on to the centre where that is the run's end.
-    """
+    """Places (n, d) of the checkpoints of one run, in their order."""
 
     name: str
     at: Array
-    way: Array
 
 
 @dataclass(frozen=True)
@@ -225,15 +221,16 @@ def _scene(kind: str, result: Mapping[str, Any]) -> Scene:
         name = _PATHS.get(path["kind"], str(path["kind"]))
         others.append(replace(_curve(name, at, path, at.shape), bent=True))
     names = [axis.name for axis in axes]
-    runs = result.get("trajectories", ())
-    to_center = result.get("directions") == "trajectory" and len(runs) == 1
     return Scene(
         kind,
         axes,
         grid,
         tuple(others),
         tuple(_mark(found, names) for found in result.get("checkpoints", ())),
-        tuple(_run(found, names, to_center=to_center) for found in runs),
+        tuple(
+            Trajectory(clean(found["name"]), _places(found["points"], names))
+            for found in result.get("trajectories", ())
+        ),
     )
 
 
@@ -255,14 +252,6 @@ def _axis(axis: Mapping[str, Any], result: Mapping[str, Any], separator: str) ->
     if plane and norm is not None and abs(norm - 1) <= 1e-3:
         facts += " (in weight distance)"
     return Axis(name, _array(axis["values"]), label + facts, short + facts, norm)
-
-
-def _run(found: Mapping[str, Any], names: Sequence[str], *, to_center: bool) -> Trajectory:
-    """One path; the axes of a path are drawn around its last checkpoint, which it leads to."""
-    at = way = _places(found["points"], names)
-    if to_center and np.any(np.abs(at[-1:]) > _UNIT * np.abs(at).max(initial=0)):
-        way = np.vstack([at, np.zeros(len(names))])
-    return Trajectory(clean(found["name"]), at, way)
 
 
 def _curve(name: str, at: Array, found: Mapping[str, Any], shape: tuple[int, ...]) -> Curve:

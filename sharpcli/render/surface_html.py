@@ -279,11 +279,11 @@ def _fine(scene: Scene, run: Trajectory) -> Array:
     """The way of a run in steps so small that it follows the surface and does not cut through."""
     cells = [np.ptp(axis.values) / (axis.values.size - 1) for axis in scene.axes]
     pieces = []
-    for start, stop in zip(run.way[:-1], run.way[1:], strict=True):
+    for start, stop in zip(run.at[:-1], run.at[1:], strict=True):
         crossed = np.abs(stop - start) / cells
         steps = 1 + int(_STEPS * min(crossed.max(), 200)) if np.isfinite(crossed).all() else 1
         pieces.append(start + (stop - start) * np.arange(steps)[:, None] / steps)
-    return np.vstack([*pieces, run.way[-1:]])
+    return np.vstack([*pieces, run.at[-1:]])
 
 
 def _interpolated(scene: Scene, surface: Array, places: Array) -> Array:

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from sharpcli.data import Rows
 from sharpcli.diagnosis import check_deterministic
 from sharpcli.landscape.frame import line
+from sharpcli.landscape.layout import channels_last
 from sharpcli.landscape.surface import Anchors, Surface
 from sharpcli.landscape.walk import Walk, Watch
 from sharpcli.network import Network
@@ -93,6 +94,7 @@ def ours(ends: Ends, *, accuracy: bool) -> Curves:
     thetas = [network.flatten(state) for state in states]
     check_deterministic(objectives["train"], thetas[0])
     frame = line(*thetas)
+    objectives = {name: channels_last(each, thetas[0]) for name, each in objectives.items()}
     walk = Walk(Surface(objectives), Watch())
     points = [(alpha,) for alpha in ALPHAS]
     found = walk.values("line", Anchors(frame.anchors, fixed), points, frame.weights)

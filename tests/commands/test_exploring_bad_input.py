@@ -189,7 +189,37 @@ def test_three_that_span_no_plane(folder, paths, said):
         (
             (*SURFACE, "--directions", "trajectory"),
             "--directions trajectory needs the path whose axes are to be drawn\n  hint: name its "
-            "checkpoints: --trajectory step-*.safetensors",
+            "checkpoints, A as the last: --trajectory step-*.safetensors",
+        ),
+        (
+            (*LINE, "--points", "3", "--range=-1:2"),
+            "--points 3: a range of -1:2 that holds 0 and 1 takes 4 points at least\n  hint: ask "
+            "for 4 or more, or for a --range with an end at 0 or 1, such as 0:1",
+        ),
+        ((*LINE, "--points", "1", "--range", "0:1"), "0:1 that holds 0 and 1 takes 2 points at"),
+        (
+            (*LINE, "--path-steps", "1000"),
+            "--path-steps: has no effect without --path\n  hint: leave it out, or add --path bezi",
+        ),
+        ((*LINE, "--path-batch-size", "9"), "--path-batch-size: has no effect without --path\n"),
+        ((*LINE, "--path-lr", "0.2", "--align"), "--path-lr: has no effect without --path\n"),
+        (
+            (*LINE, "--batch-norm", "batch", "--batch-norm-examples", "9"),
+            "--batch-norm-examples: has no effect with --batch-norm batch\n  hint: leave it out, "
+            "or use --batch-norm recalibrate",
+        ),
+        (
+            (*SURFACE, "--batch-norm-examples", "9", "--batch-norm", "interpolate"),
+            "--batch-norm-examples: has no effect with --batch-norm interpolate",
+        ),
+        (
+            (*SURFACE, "--tol", "0.1"),
+            "--tol: has no effect with --directions random\n  hint: leave it out, or use "
+            "--directions hessian",
+        ),
+        (
+            (*SURFACE, "--directions", "trajectory", "--trajectory", B, C, "--max-products", "9"),
+            "--max-products: has no effect with --directions trajectory",
         ),
         ((*LINE, "--plot", "line.gif"), "--plot line.gif: '.gif' is no kind of figure"),
     ],
@@ -199,11 +229,25 @@ def test_misuse(folder, arguments, said):
     assert nothing_kept(folder)
 
 
+def test_what_sharp_toml_holds_for_other_runs_is_let_be(folder):
+    (folder / "sharp.toml").write_text(
+        "[interpolate]\npath-steps = 7\nbatch-norm-examples = 9\nbatch-norm = 'batch'\n"
+        "[landscape]\ntol = 0.1\nmax-products = 99\n",
+        "utf-8",
+    )
+    for command in (LINE, SURFACE):
+        done = run(*command, "--points", "4", "--json")
+        assert (done.exit_code, done.stderr) == (0, "")
+    said = refused(*LINE, "--batch-norm-examples", "9", code=2)
+    assert said.startswith("Error: --batch-norm-examples: has no effect with --batch-norm batch\n")
+
+
 @pytest.mark.parametrize(
     ("paths", "said"),
     [
         ((A, A), "every checkpoint of the path equals the final one: there is no path to show"),
         ((B,), "the path's one other checkpoint and the final one lie on a line"),
+        ((B, A), "the path's one other checkpoint and the final one lie on a line"),
     ],
 )
 def test_paths_without_axes(folder, paths, said):
@@ -222,6 +266,13 @@ def test_a_grid_of_a_thousand_million_points_is_refused_at_once(folder, argument
     assert " days, 2 TB of memory (" in stderr
     assert "and 200 GB on disk (" in stderr
     assert "hint: ask for fewer: 25x25 draws a surface, 101x101 a fine one" in stderr
+    assert nothing_kept(folder)
+
+
+def test_a_line_of_too_many_points_is_refused_at_once(folder):
+    stderr = refused(*LINE, "--points", "1000000000", "--output", "out.json", code=2)
+    assert "--points 1000000000: 1,000,000,000 points take about " in stderr
+    assert "hint: ask for fewer: 25 draw a line, 101 a fine one\n" in stderr
     assert nothing_kept(folder)
 
 
@@ -261,17 +312,17 @@ def test_a_partial_file_that_cannot_be_opened(folder):
 
 
 def test_a_full_device_loses_no_points(folder):
-    stderr = refused(*LINE, "--points", "3", "--output", "/dev/full", "--json")
+    stderr = refused(*LINE, "--points", "4", "--output", "/dev/full", "--json")
     assert stderr.startswith("Error: /dev/full: cannot be written: No space left on device")
     assert len(list((folder / "cache").rglob("*.partial"))) == 1
-    done = run(*LINE, "--points", "3", "--json")
+    done = run(*LINE, "--points", "4", "--json")
     assert done.exit_code == 0
     assert done.stderr == ""
     assert nothing_kept(folder)
 
 
 def test_an_output_to_a_device(folder):
-    done = run(*LINE, "--points", "3", "--output", "/dev/null", "--json")
+    done = run(*LINE, "--points", "4", "--output", "/dev/null", "--json")
     assert (done.exit_code, done.output) == (0, "")
     assert nothing_kept(folder)
 
@@ -332,22 +383,27 @@ def partial_of(folder, *arguments):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (("--points", "26"), "settings.grid.points[0] was 25 and is 26"),
-        (("--range", "0:1"), "settings.grid.ranges was [] and is [[0.0, 1.0]]"),
-        (("--dtype", "float64"), 'settings.run.dtype was "float32" and is "float64"'),
-        (("--split", "test"), 'settings.run.split was "both" and is "test"'),
-        (("--seed", "3"), "settings.run.seed was 0 and is 3"),
-        (("--samples", "9"), "settings.run.samples was null and is 9"),
-        (("--align",), "settings.align was false and is true"),
-        (("--mark", C), "checkpoints"),
+        (("--points", "26"), "--points was 25 and is 26\n"),
+        (("--range", "0:1"), "--range was not given and is 0:1\n"),
+        (("--dtype", "float64"), "--dtype was float32 and is float64\n"),
+        (("--split", "test"), "--split was both and is test\n"),
+        (("--seed", "3"), "--seed was 0 and is 3\n"),
+        (("--samples", "9"), "--samples was not given and is 9\n"),
+        (("--align",), "--align was not given and is given\n"),
+        (("--path", "chain", "--path-steps", "9"), "--path was not given and is chain\n"),
+        (("--mark", C), "checkpoint M1 was absent and is "),
+        (
+            ("--split", "train", "--seed", "3", "--points", "9", "--range", "0:1", "--align"),
+            "--split was both and is train; --seed was 0 and is 3; --points was 25 and is 9; and 2 "
+            "more\n",
+        ),
     ],
 )
 def test_points_of_other_settings_are_refused_with_the_difference(folder, more, said):
     partial_of(folder, *LINE)
     kept = (folder / "out.json.partial").read_bytes()
     stderr = refused(*LINE, *more, "--output", "out.json", "--json")
-    assert "Error: out.json.partial: holds the finished points of another run: " in stderr
-    assert said in stderr
+    assert f"Error: out.json.partial: holds the finished points of another run: {said}" in stderr
     assert "hint: repeat that run's command to finish it, write to another --output, or s" in stderr
     assert "--no-resume" in stderr
     assert (folder / "out.json.partial").read_bytes() == kept
@@ -359,7 +415,7 @@ def test_points_of_other_settings_are_refused_with_the_difference(folder, more, 
 def test_points_of_another_checkpoint_task_or_path_are_refused(folder):
     partial_of(folder, *LINE)
     save_checkpoint(folder / B, tensors(1.6), {})
-    assert "another run: checkpoints" in refused(*LINE, "--output", "out.json", "--json")
+    assert "another run: checkpoint B was " in refused(*LINE, "--output", "out.json", "--json")
     write_minima(folder)
     (folder / "task.py").write_text(TASK.replace("else 1", "else 2"), "utf-8")
     assert "another run: task.fingerprint was" in refused(*LINE, "--output", "out.json", "--json")
@@ -368,7 +424,9 @@ def test_points_of_another_checkpoint_task_or_path_are_refused(folder):
     path = ("--directions", "trajectory", "--trajectory", B, C)
     partial_of(folder, *SURFACE, *path)
     other = ("--directions", "trajectory", "--trajectory", C, B)
-    assert "another run: trajectories" in refused(*SURFACE, *other, "--output", "out.json")
+    assert "another run: --trajectory path 1[0] was " in refused(
+        *SURFACE, *other, "--output", "out.json"
+    )
 
 
 @pytest.mark.parametrize("content", [b"notes", b"notes\n", b'{"a":1}\n', b"\xff\n\x00"])
@@ -446,7 +504,7 @@ def test_a_machine_without_memory_is_no_bug(monkeypatch):
     def full(*_):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("sharpcli.exploring.line", full)
+    monkeypatch.setattr("sharpcli.lines.line", full)
     stderr = refused(*LINE)
     assert "out of memory: " in stderr
     assert "hint: use --samples" in stderr

@@ -93,7 +93,8 @@ def test_the_corners_of_a_plane_have_the_numbers_of_measure(minima):
 def test_batch_norm_is_recalibrated_as_by_a_training_pass(folder, cnns, count):
     paths = [str(cnns / name) for name in NAMES[:count]]
     task = digits(CNN)
-    found = found_by("interpolate", *paths, "--points", "2", "--range", "0:1")
+    given = ("--points", "2", "--range", "0:1")
+    found = found_by("interpolate", *paths, *given, "--quiet")
     assert found["batch_norm"] == "recalibrate"
     assert found["batch_norm_examples"] == 1442
     for path, checkpoint in zip(paths, found["checkpoints"], strict=True):
@@ -116,7 +117,7 @@ def test_batch_norm_is_recalibrated_as_by_a_training_pass(folder, cnns, count):
 
 
 def test_every_point_of_a_line_is_that_of_plain_pytorch(minima):
-    found = found_by("interpolate", *NAMES[:2], "--dtype", "float64")
+    found = found_by("interpolate", *NAMES[:2], "--dtype", "float64", "--quiet")
     alphas = found["axes"][0]["values"]
     assert len(alphas) == 25
     assert alphas[0] == -1
@@ -134,7 +135,8 @@ def test_every_point_of_a_line_is_that_of_plain_pytorch(minima):
 
 
 def test_every_point_of_a_plane_is_that_of_plain_pytorch(minima):
-    found = found_by("interpolate", *NAMES, "--points", "3x2", "--dtype", "float64")
+    given = ("--points", "3x2", "--dtype", "float64", "--quiet")
+    found = found_by("interpolate", *NAMES, *given)
     first, second, third = (state(name) for name in NAMES)
     trained = [name for name, _ in minima.model().named_parameters()]
 
@@ -214,13 +216,14 @@ def test_single_files_of_several_trajectory_options_make_up_one_path(mlps):
 @pytest.mark.parametrize("mode", ["recalibrate", "interpolate", "batch"])
 def test_extrapolation_with_batch_norm_gives_numbers(cnns, mode):
     paths = [str(cnns / name) for name in NAMES[:2]]
-    found = found_by(
-        "interpolate", *paths, "--points", "5", "--range", "-20:20", "--batch-norm", mode
-    )
+    given = ("--points", "5", "--range", "-20:20", "--batch-norm", mode)
+    found = found_by("interpolate", *paths, *given, "--quiet")
     assert found["batch_norm"] == mode
     for curves in found["curves"].values():
         assert all(math.isfinite(x) for curve in curves.values() for x in curve)
-    done = run("interpolate", *paths, "--points", "3", "--batch-norm", mode)
+    done = run("interpolate", *paths, "--points", "4", "--batch-norm", mode)
+    note = "note: batch norm: statistics re-estimated from 1442 training examples at each point\n"
+    assert done.stderr == (note if mode == "recalibrate" else "")
     said = {
         "recalibrate": "batch norm statistics re-estimated at each point",
         "interpolate": "batch norm statistics interpolated",
@@ -260,7 +263,7 @@ def test_interpolated_statistics_are_summed_and_counts_copied(cnns):
 
 def test_statistics_may_be_taken_of_fewer_examples(cnns):
     paths = [str(cnns / name) for name in NAMES[:2]]
-    given = ("--points", "3", "--range", "0:1")
+    given = ("--points", "3", "--range", "0:1", "--quiet")
     few = found_by("interpolate", *paths, *given, "--batch-norm-examples", "100")
     most = found_by("interpolate", *paths, *given)
     assert few["batch_norm_examples"] == 100

@@ -80,7 +80,7 @@ def test_both_lines_and_the_path_are_in_the_answer(mlps):
 def test_a_path_of_a_batch_normalised_network(cnns, kind):
     paths = [str(cnns / name) for name in NAMES[:2]]
     given = ("--points", "3", "--range", "0:1", "--path", kind, "--path-steps", "20", "--align")
-    found = found_by("interpolate", *paths, *given)
+    found = found_by("interpolate", *paths, *given, "--quiet")
     ends = [found["path"]["curves"]["test"]["loss"][i] for i in (0, -1)]
     assert ends == [found["curves"]["test"]["loss"][i] for i in (0, -1)]
     assert found["aligned"]["barrier"]["train"]["value"] <= found["barrier"]["train"]["value"]
@@ -126,7 +126,7 @@ def test_nothing_is_left_in_the_cache(folder):
 def test_figures_of_lines_and_planes(folder, mlps, suffix, names):
     paths = [str(mlps / name) for name in NAMES[:names]]
     figure = folder / f"figure.{suffix}"
-    done = run("interpolate", *paths, "--points", "3", "--plot", str(figure), "--json")
+    done = run("interpolate", *paths, "--points", "4", "--plot", str(figure), "--json")
     assert (done.exit_code, done.stderr) == (0, "")
     strict(done.stdout)
     assert figure.stat().st_size > 500

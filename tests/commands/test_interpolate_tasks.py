@@ -167,7 +167,11 @@ def test_training_mode_uses_the_batch(cnns):
         (("--points", "1", "--range", "1:1"), [1.0]),
         (("--points", "1", "--range", "0.25:0.75"), [0.5]),
         (("--points", "2"), [0.0, 1.0]),
+        (("--points", "3"), [0.0, 0.5, 1.0]),
+        (("--points", "2", "--range", "0:1"), [0.0, 1.0]),
+        (("--points", "5", "--range=-0.01:1.01"), [-0.01, 0.0, 0.5, 1.0, 1.01]),
         (("--points", "3", "--range", "0:0"), [0.0]),
+        (("--points", "4"), [-1.0, 0.0, 1.0, 2.0]),
         (("--points", "4", "--range", "-1:2"), [-1.0, 0.0, 1.0, 2.0]),
     ],
 )
@@ -178,8 +182,15 @@ def test_which_points_are_on_a_line(given, expected):
     assert sorted(set(found["axes"][0]["values"])) == expected
     ends = {0.0, 1.0} <= set(expected)
     assert (found["barrier"] == {}) is not ends
-    note = "note: no barrier can be told: 0 or 1 is not on the line (--range)\n"
-    assert done.stderr == ("" if ends else note)
+    option, notes = given[2] if len(given) > 2 else given[0], ""
+    if len(given) == 2 and len(expected) < 4:
+        notes = (
+            f"note: --points {given[1]} is too few for the line from α = -1 to 2, which takes 4: "
+            f"drawn at {', '.join(f'{alpha:g}' for alpha in expected)}\n"
+        )
+    if not ends:
+        notes += f"note: no barrier can be told: 0 or 1 is not on the line ({option})\n"
+    assert done.stderr == notes
     shown = run("interpolate", *SMALL, *given)
     assert (shown.exit_code, shown.stderr) == (0, done.stderr)
 

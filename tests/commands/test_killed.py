@@ -137,7 +137,7 @@ def test_ctrl_c_shows_what_is_finished_and_keeps_it_in_the_cache(slow, undisturb
 
 def test_ctrl_c_while_a_path_is_trained_keeps_the_line(slow):
     path = ("--path", "bezier", "--path-steps", "100000", "--json")
-    stdout, stderr, _ = interrupted(slow, *LINE[:-1], "3", *path, lines=5)
+    stdout, stderr, _ = interrupted(slow, *LINE[:-1], "4", *path, lines=6)
     (found,) = strict(stdout)["results"]
     assert found["status"] == "interrupted"
     assert None not in found["curves"]["train"]["loss"]

@@ -53,7 +53,7 @@ def test_every_kind_of_axes(mlps, directions, normalize, dimensions):
     path, *others = (str(mlps / name) for name in NAMES)
     given = ["--directions", directions, "--dimensions", str(dimensions), "--points", "3"]
     given += ["--normalize", normalize] if normalize else []
-    given += ["--trajectory", *others] if directions == "trajectory" else []
+    given += ["--trajectory", *others, path] if directions == "trajectory" else []
     found = found_by("landscape", path, *given)
     assert found["dimensions"] == len(found["axes"]) == dimensions
     assert found["shape"] == [3] * dimensions
@@ -86,7 +86,7 @@ def test_every_kind_of_axes(mlps, directions, normalize, dimensions):
 
 def test_with_batch_norm_the_middle_is_recalibrated_and_the_own_loss_beside_it(cnns):
     path = str(cnns / NAMES[0])
-    found = found_by("landscape", path, "--points", "3", "--dtype", "float64")
+    found = found_by("landscape", path, "--points", "3", "--dtype", "float64", "--quiet")
     (center,) = found["checkpoints"]
     for split in ("train", "test"):
         expected, _ = recalibrated(digits(CNN), state(path), split)
@@ -109,6 +109,7 @@ def test_points_lie_where_their_axis_says(mlps):
         "0:1",
         "--trajectory",
         str(mlps / NAMES[1]),
+        path,
     )
     a, b = state(path), state(mlps / NAMES[1])
     distance = math.sqrt(sum(float((a[k] - b[k]).square().sum()) for k in a))
@@ -123,6 +124,7 @@ def test_a_path_on_its_own_axes(folder, mlps):
     for name, (x, y, z) in zip(names, weights, strict=True):
         write(folder / name, combined((x, a), (y, b), (z, c)))
     shutil.copy(mlps / NAMES[0], folder / "last.safetensors")
+    names.append("last.safetensors")
     found = found_by(
         *("landscape", "last.safetensors", "-t", "digits", "-O", "width=8", "--points", "2"),
         *("--directions", "trajectory", "--dtype", "float64", "--trajectory", *names),
@@ -138,10 +140,29 @@ def test_a_path_on_its_own_axes(folder, mlps):
         assert axis["values"] == pytest.approx(
             [low - 0.2 * (high - low), high + 0.2 * (high - low)], rel=1e-6
         )
-    for point, (x, y, z) in zip(path["points"], weights, strict=True):
+    *points, last = path["points"]
+    assert last["coordinates"] == {"alpha": 0, "beta": 0}
+    for point, (x, y, z) in zip(points, weights, strict=True):
         away = combined((x - 1, a), (y, b), (z, c))
         length = math.sqrt(sum(float(t.square().sum()) for t in away.values()))
         assert math.hypot(*point["coordinates"].values()) == pytest.approx(length, rel=1e-9)
+
+
+@pytest.mark.parametrize(("last", "said"), [(0, False), (2, True)])
+def test_a_path_that_ends_elsewhere_is_said(mlps, last, said):
+    paths = [str(mlps / name) for name in NAMES]
+    way = [path for index, path in enumerate(paths) if index != last]
+    given = ("--points", "2", "--directions", "trajectory", "--trajectory", *way, paths[last])
+    done = run("landscape", paths[0], *given, "--json")
+    assert done.exit_code == 0, done.output
+    warning = (
+        "warning: the path does not end at A: its axes are still taken about A (name the path's "
+        "last checkpoint as A, or A as the path's last)\n"
+    )
+    assert done.stderr == (warning if said else "")
+    (found,) = strict(done.stdout)["results"]
+    (path,) = found["trajectories"]
+    assert [point["path"] for point in path["points"]] == [*way, paths[last]]
 
 
 def test_a_path_that_the_plane_does_not_show_is_said(folder, mlps):
@@ -230,7 +251,7 @@ def test_marked_checkpoints_are_on_the_surface(mlps):
 
 
 def test_hessian_axes_of_a_batch_normalised_network(cnns):
-    given = ("--directions", "hessian", "--dimensions", "1", "--points", "2")
+    given = ("--directions", "hessian", "--dimensions", "1", "--points", "2", "--quiet")
     found = found_by("landscape", str(cnns / NAMES[0]), *given)
     assert found["axes"][0]["eigenvalue"]["status"] == "converged"
     test = found_by("landscape", str(cnns / NAMES[0]), *given, "--split", "test")

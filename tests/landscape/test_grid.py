@@ -3,7 +3,13 @@
 import pytest
 
 from sharpcli.errors import UsageError
-from sharpcli.landscape.grid import axis_values, grid_points, line_values
+from sharpcli.landscape.grid import (
+    axis_values,
+    check_line,
+    fewest_points,
+    grid_points,
+    line_values,
+)
 from sharpcli.settings import GridSettings
 
 
@@ -29,6 +35,46 @@ def test_ends_out_of_range_are_not_drawn_in(limits, ends):
     values = line_values(*limits, 7)
     assert [v for v in values if v in (0.0, 1.0)] == ends
     assert limits[0] <= values[0] <= values[-1] <= limits[1]
+
+
+@pytest.mark.parametrize("points", range(1, 40))
+@pytest.mark.parametrize(
+    ("limits", "fewest"),
+    [
+        ((-1.0, 2.0), 4),
+        ((-0.01, 1.01), 4),
+        ((0.0, 1.0), 2),
+        ((-7.0, 1.0), 3),
+        ((0.5, 2.0), 3),
+        ((0.0, 0.0), 1),
+        ((0.2, 0.8), 1),
+    ],
+)
+def test_the_ends_of_a_range_are_kept_or_the_points_are_too_few(limits, fewest, points):
+    assert fewest_points(*limits) == fewest
+    if points < fewest:
+        with pytest.raises(UsageError, match=f"takes {fewest} points at least"):
+            check_line(*limits, points)
+        return
+    check_line(*limits, points)
+    values = line_values(*limits, points)
+    assert len(values) == points
+    if points > 1:
+        assert (values[0], values[-1]) == limits
+        assert {end for end in (0.0, 1.0) if limits[0] <= end <= limits[1]} <= set(values)
+
+
+def test_too_few_points_are_refused_with_what_the_range_takes():
+    with pytest.raises(UsageError) as caught:
+        check_line(-1.0, 2.0, 3)
+    assert caught.value.message == (
+        "--points 3: a range of -1:2 that holds 0 and 1 takes 4 points at least"
+    )
+    assert caught.value.hint == (
+        "ask for 4 or more, or for a --range with an end at 0 or 1, such as 0:1"
+    )
+    with pytest.raises(UsageError, match=r"a range of 0\.5:2 that holds 1 takes 3 points"):
+        check_line(0.5, 2.0, 2)
 
 
 def test_a_single_point():

@@ -10,7 +10,9 @@ import pytest
 from sharpcli.errors import SharpError
 from sharpcli.landscape.journal import Journal
 
-RUN = {"kind": "interpolate", "settings": {"grid": {"points": [25]}}, "checkpoints": ["ab", "cd"]}
+RUN = {"kind": "interpolate", "settings": {"grid": {"points": [25]}}}
+RUN["checkpoints"] = {"A": "ab", "B": "cd"}
+RUN |= {"task": {"options": {}}, "trajectories": {}, "data": {}}
 
 
 OPEN = []
@@ -113,7 +115,7 @@ def test_another_runs_points_are_refused_with_the_difference(tmp_path):
     other = {**RUN, "settings": {"grid": {"points": [31]}}}
     with pytest.raises(SharpError) as caught:
         begun(tmp_path / "r", other)
-    assert "settings.grid.points[0] was 25 and is 31" in caught.value.message
+    assert caught.value.message.endswith("another run: --points was 25 and is 31")
     assert "--no-resume" in caught.value.hint
     assert begun(tmp_path / "r").finished("line") == {0: [1]}, "nothing is lost"
 
@@ -121,18 +123,91 @@ def test_another_runs_points_are_refused_with_the_difference(tmp_path):
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        ({**RUN, "checkpoints": ["ab", "ee"]}, 'checkpoints[1] was "cd" and is "ee"'),
-        ({**RUN, "checkpoints": ["ab"]}, 'checkpoints was ["ab", "cd"] and is ["ab"]'),
-        ({**RUN, "data": {"train": "x"}}, 'data.train was null and is "x"'),
+        ({"checkpoints": {"A": "ab", "B": "ee"}}, 'checkpoint B was "cd" and is "ee"'),
+        ({"checkpoints": {"A": "ab"}}, 'checkpoint B was "cd" and is absent'),
+        ({"checkpoints": {**RUN["checkpoints"], "M1": "e"}}, 'checkpoint M1 was absent and is "e"'),
+        ({"data": {"train": "x"}}, 'data.train was absent and is "x"'),
+        ({"task": {"options": {"in_width": "9"}}}, "-O in_width was not given and is 9"),
+        ({"trajectories": {"path 1": ["ab"]}}, '--trajectory path 1 was absent and is ["ab"]'),
+        ({"kind": "landscape"}, "the command was sharp interpolate and is sharp landscape"),
     ],
 )
 def test_differences_of_any_depth_are_named(tmp_path, other, said):
-    journal = begun(tmp_path / "r", {**RUN, "data": {}} if "data" in other else RUN)
+    assert refusal(tmp_path, RUN, {**RUN, **other}) == said
+
+
+def refusal(folder, was, now):
+    """What is said of a file of one run where another wants it."""
+    journal = begun(folder / "r", was)
     journal.add("line", 0, [1])
     journal.close()
     with pytest.raises(SharpError) as caught:
-        begun(tmp_path / "r", other)
-    assert said in caught.value.message
+        begun(folder / "r", now)
+    before, said = caught.value.message.split(" holds the finished points of another run: ")
+    assert before == f"{folder / 'r.partial'}:"
+    return said
+
+
+SETTINGS = {
+    "run": {"split": "both", "samples": None, "batch_size": None, "seed": 0, "parameters": []},
+    "grid": {"points": [25], "ranges": []},
+    "batch_norm": {"mode": "recalibrate", "examples": None},
+    "align": False,
+    "path": None,
+    "directions": {"kind": "random", "max_products": None, "tol": 0.001},
+}
+PATH = {"kind": "bezier", "steps": 1000, "batch_size": 128, "lr": 0.1, "seed": 0}
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "value", "said"),
+    [
+        ("run", "split", "train", "--split was both and is train"),
+        ("run", "samples", 9, "--samples was not given and is 9"),
+        ("run", "batch_size", 64, "--batch-size was not given and is 64"),
+        ("run", "parameters", ["0.*", "*.bias"], "--parameters was not given and is 0.*, *.bias"),
+        ("grid", "points", [21, 31], "--points was 25 and is 21x31"),
+        ("grid", "ranges", [[-1.0, 2.5]], "--range was not given and is -1:2.5"),
+        ("grid", "ranges", [[0.0, 1.0], [0.0, 3.0]], "--range was not given and is 0:1,0:3"),
+        ("batch_norm", "mode", "batch", "--batch-norm was recalibrate and is batch"),
+        ("batch_norm", "examples", 50, "--batch-norm-examples was not given and is 50"),
+        ("directions", "kind", "hessian", "--directions was random and is hessian"),
+        ("directions", "max_products", 9, "--max-products was not given and is 9"),
+        (None, "align", True, "--align was not given and is given"),
+        (None, "path", PATH, "--path was not given and is bezier"),
+    ],
+)
+def test_options_are_named_as_they_are_written(tmp_path, group, name, value, said):
+    changed = {name: value} if group is None else {group: {**SETTINGS[group], name: value}}
+    now = {**RUN, "settings": {**SETTINGS, **changed}}
+    assert refusal(tmp_path, {**RUN, "settings": SETTINGS}, now) == said
+
+
+def test_three_differences_are_named_and_the_others_counted(tmp_path):
+    was = {**RUN, "settings": {**SETTINGS, "path": PATH}, "data": {"train": "0" * 64}}
+    run = {**SETTINGS["run"], "seed": 3}
+    path = {**PATH, "seed": 3, "steps": 7, "kind": "chain"}
+    now = {**was, "settings": {**SETTINGS, "run": run, "path": path}}
+    assert refusal(tmp_path, was, now) == (
+        "--seed was 0 and is 3; --path was bezier and is chain; --path-steps was 1000 and is 7"
+    )
+    now["checkpoints"] = {}
+    assert refusal(tmp_path, was, now).endswith("--path-steps was 1000 and is 7; and 2 more")
+
+
+def test_what_follows_from_an_option_is_named_where_none_differs(tmp_path):
+    was = {**RUN, "settings": SETTINGS, "data": {"train": "0" * 64}}
+    now = {**was, "data": {"train": "1f" * 32}}
+    assert refusal(tmp_path, was, now) == 'data.train was "00000000…" and is "1f1f1f1f…"'
+    now["settings"] = {**SETTINGS, "run": {**SETTINGS["run"], "samples": 9}}
+    assert refusal(tmp_path, was, now) == "--samples was not given and is 9"
+
+
+def test_options_that_are_written_alike_are_told_apart(tmp_path):
+    near = {**SETTINGS, "grid": {"points": [25], "ranges": [[-1.0, 1.0000001]]}}
+    far = {**SETTINGS, "grid": {"points": [25], "ranges": [[-1.0, 1.0]]}}
+    said = refusal(tmp_path, {**RUN, "settings": near}, {**RUN, "settings": far})
+    assert said == "--range was [[-1.0, 1.0000001]] and is [[-1.0, 1.0]]"
 
 
 def test_another_runs_file_without_points_gives_way(tmp_path):

@@ -85,7 +85,8 @@ def test_paths_without_a_plane_are_refused_and_say_what_to_do(dtype):
         ([final + step], "one other checkpoint and the final one lie on a line"),
         (on_a_line, "3 other checkpoints and the final one lie on a line"),
         ([final + step] * 5, "5 other checkpoints"),
-        ([final + step, final], "2 other checkpoints"),
+        ([final + step, final], "one other checkpoint and the final one lie on a line"),
+        ([final, *on_a_line, final], "3 other checkpoints and the final one lie on a line"),
     ):
         with pytest.raises(SharpError, match=said) as caught:
             principal_axes(points, final)

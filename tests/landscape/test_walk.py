@@ -110,8 +110,16 @@ def test_a_grid_that_does_not_fit_is_refused_with_its_size_and_time():
     message = caught.value.message
     assert message.startswith("--points 31623×31623: 1,000,014,129 points take about ")
     assert "2 TB of memory" in message
-    assert "ask for fewer" in caught.value.hint
+    assert caught.value.hint == "ask for fewer: 25x25 draws a surface, 101x101 a fine one"
     assert objectives["train"].evaluations == 1
+
+
+def test_of_a_line_other_numbers_are_enough():
+    walk, _, (_, anchors, _, weights) = walking()
+    with pytest.raises(UsageError) as caught:
+        walk.check_size((10**9,), anchors, weights)
+    assert caught.value.message.startswith("--points 1000000000: 1,000,000,000 points take about ")
+    assert caught.value.hint == "ask for fewer: 25 draw a line, 101 a fine one"
 
 
 def test_a_grid_that_fits_costs_nothing_to_check():
