@@ -9,7 +9,7 @@ whose `parameters` `@parameters_option` fills, `@curvature_options` passes
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -26,6 +26,7 @@ __all__ = [
     "output_options",
     "parameters_option",
     "plot_option",
+    "refuse_unread",
     "run_options",
     "task_argument",
     "task_options",
@@ -291,6 +292,19 @@ def plot_option(command: Command) -> Command:
             ".vtk, .vts to draw it elsewhere. Again for more.",
         ),
     )
+
+
+def refuse_unread(names: Sequence[str], why: str, hint: str) -> None:
+    """Refuse options of these parameters that the command line gives and nothing will read.
+
+    `why` says what they lack or contradict. Their values in sharp.toml are for other runs too, and
+    are let be.
+    """
+    context = click.get_current_context()
+    for option in context.command.params:
+        given = option.name in names and context.get_parameter_source(str(option.name))
+        if given is ParameterSource.COMMANDLINE:
+            raise UsageError(f"{option.opts[0]}: has no effect {why}", hint)
 
 
 _FORMATS = {".json": "json", ".csv": "csv", ".md": "markdown"}

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
-from click.core import ParameterSource
 
 from ..errors import UsageError
+from ..options import refuse_unread
 from ..parameter_types import ParameterType
 from ..settings import BatchNormSettings, GridSettings, OutputSettings
 
@@ -23,7 +23,6 @@ __all__ = [
     "beside_of",
     "check_paths",
     "exploring_options",
-    "refuse_unread",
     "run_exploration",
 ]
 
@@ -258,19 +257,6 @@ def beside_of(marks: Sequence[str], trajectories: Sequence[Sequence[str]]) -> An
     from ..exploration import Beside
 
     return Beside(marks, trajectories)
-
-
-def refuse_unread(names: Sequence[str], why: str, hint: str) -> None:
-    """Refuse options of these parameters that the command line gives and nothing will read.
-
-    `why` says what they lack or contradict. Their values in sharp.toml are for other runs too, and
-    are let be.
-    """
-    context = click.get_current_context()
-    for option in context.command.params:
-        given = option.name in names and context.get_parameter_source(str(option.name))
-        if given is ParameterSource.COMMANDLINE:
-            raise UsageError(f"{option.opts[0]}: has no effect {why}", hint)
 
 
 def check_paths(paths: Sequence[str], *, least: int = 1, gathered: bool = False) -> None:

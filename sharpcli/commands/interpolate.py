@@ -6,7 +6,13 @@ from typing import Any
 
 import click
 
-from ..options import exploring_run_options, output_options, plot_option, task_options
+from ..options import (
+    exploring_run_options,
+    output_options,
+    plot_option,
+    refuse_unread,
+    task_options,
+)
 from ..parameter_types import POSITIVE
 from ..settings import (
     BatchNormSettings,
@@ -16,14 +22,7 @@ from ..settings import (
     PathSettings,
     RunSettings,
 )
-from .exploring import (
-    GatheringCommand,
-    beside_of,
-    check_paths,
-    exploring_options,
-    refuse_unread,
-    run_exploration,
-)
+from .exploring import GatheringCommand, beside_of, check_paths, exploring_options, run_exploration
 
 __all__ = ["interpolate"]
 

@@ -11,6 +11,7 @@ from ..options import (
     output_options,
     parameters_option,
     plot_option,
+    refuse_unread,
     task_options,
 )
 from ..parameter_types import POSITIVE
@@ -22,14 +23,7 @@ from ..settings import (
     OutputSettings,
     RunSettings,
 )
-from .exploring import (
-    GatheringCommand,
-    beside_of,
-    check_paths,
-    exploring_options,
-    refuse_unread,
-    run_exploration,
-)
+from .exploring import GatheringCommand, beside_of, check_paths, exploring_options, run_exploration
 
 __all__ = ["landscape"]
 
