@@ -157,6 +157,16 @@ def read_rows(
         return Rows(_join(chunks), len(order), total)
 
 
+def join_rows(parts: Sequence[Rows]) -> Rows | None:
+    """Rows of several data sets one after the other; None where they do not make a batch."""
+    try:
+        batch = _join([part.batch for part in parts])
+    except (RuntimeError, TypeError, KeyError, ValueError):
+        return None
+    counts = [part.count for part in parts]
+    return Rows(batch, sum(counts), sum(part.total for part in parts))
+
+
 @contextlib.contextmanager
 def _one_batch(name: str, start: int, stop: int) -> Iterator[None]:
     """Say which rows do not fit together."""

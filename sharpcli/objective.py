@@ -8,7 +8,7 @@ depend on how the data are split into batches.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -63,7 +63,7 @@ class Objective:
         self.size = network.size
         self.evaluations = 0
         self.memory = memory
-        self._batch_size = batch_size
+        self._asked, self._batch_size = batch_size, batch_size
         self._saved_bytes: float | None = None
 
     @property
@@ -72,13 +72,19 @@ class Objective:
         if self._batch_size is None:
             if self.network.model.training:
                 return self.rows.count  # batch statistics: the batch is part of the function
-            target = _MICROBATCH_BYTES.get(self.network.device.type, _MICROBATCH_BYTES["cpu"])
-            free = available_memory(self.network.device)
-            share = min(free, free if self.memory is None else self.memory) / _MICROBATCH_SHARE
-            most = max(1, int(min(target, share) / max(self.saved_bytes, 1)))
-            parts = -(-self.rows.count // most)
+            parts = -(-self.rows.count // self.most_at_once)
             self._batch_size = -(-self.rows.count // parts)
         return min(self._batch_size, self.rows.count)
+
+    @property
+    def most_at_once(self) -> int:
+        """The most examples that a microbatch may have, however many rows there are."""
+        if self._asked is not None:
+            return self._asked
+        target = _MICROBATCH_BYTES.get(self.network.device.type, _MICROBATCH_BYTES["cpu"])
+        free = available_memory(self.network.device)
+        share = min(free, free if self.memory is None else self.memory) / _MICROBATCH_SHARE
+        return max(1, int(min(target, share) / max(self.saved_bytes, 1)))
 
     def halve_batches(self) -> bool:
         """Take half as many examples a microbatch; whether there was more than one to take."""
@@ -197,13 +203,15 @@ class Objective:
         theta: Tensor,
         fixed: Mapping[str, Tensor] | None = None,
         around: Around = lambda _, __: contextlib.nullcontext(),
+        parts: Sequence[int] | None = None,
     ) -> tuple[list[str], Tensor]:
         """Names of the loss and the metrics, and their `moments`, a row each, left on the device.
 
         `fixed` are buffers to use in place of the objective's own; `around(start, count)` is
-        entered for each batch. Cost: one forward pass, and no wait for the device.
+        entered for each batch. `parts` of so many rows, which have to be one batch, get moments
+        each. Cost: one forward pass, and no wait for the device.
         """
-        return self.within_memory(lambda: self._moments(theta, fixed or self.fixed, around))
+        return self.within_memory(lambda: self._moments(theta, fixed or self.fixed, around, parts))
 
     def per_example_losses(
         self, theta: Tensor, fixed: Mapping[str, Tensor] | None = None
@@ -247,7 +255,11 @@ class Objective:
         return _mean(total, weight), flat.div_(weight.to(flat.dtype))
 
     def _moments(
-        self, theta: Tensor, fixed: Mapping[str, Tensor], around: Around
+        self,
+        theta: Tensor,
+        fixed: Mapping[str, Tensor],
+        around: Around,
+        parts: Sequence[int] | None,
     ) -> tuple[list[str], Tensor]:
         self.evaluations += 1
         start, _ = self.share
@@ -257,7 +269,7 @@ class Objective:
         with torch.no_grad(), self.network.arithmetic():
             for batch, count in self.batches():
                 with around(start, count):
-                    names, part = self.batch_moments(parameters, fixed, batch, count)
+                    names, part = self.batch_moments(parameters, fixed, batch, count, parts)
                 total, start = total + part, start + count
         return names, self.add_up(total)
 
@@ -267,18 +279,32 @@ class Objective:
         fixed: Mapping[str, Tensor],
         batch: Batch,
         count: int,
+        parts: Sequence[int] | None = None,
     ) -> tuple[list[str], Tensor]:
-        """As `moments`, of one batch; to be called without gradients, in exact arithmetic."""
+        """As `moments`, of one batch; to be called without gradients, in exact arithmetic.
+
+        With `parts` (parts, names, …). Raises `SharpError` where the batch has to be whole for
+        what is not given by example.
+        """
         task, kind = self.network.task, accumulator(self.network.device)
         outputs = self.network.outputs(parameters, fixed, batch)
         pairs = {"loss": self.network.losses(outputs, batch, count)}
         for name, value in (task.metrics(outputs, batch) if task.metrics else {}).items():
             pairs[name] = sums_and_weights(value, count, f"{task.name}: metric '{name}'")
-        parts = [
-            moments(total.to(kind), weight.to(kind), squares=self.rows.sampled)
-            for total, weight in pairs.values()
-        ]
-        return list(pairs), torch.stack(parts)
+        wide = [(total.to(kind), weight.to(kind)) for total, weight in pairs.values()]
+        squares = self.rows.sampled
+        if parts is None:
+            found = [moments(total, weight, squares=squares) for total, weight in wide]
+            return list(pairs), torch.stack(found)
+        if any(total.ndim == 0 for total, _ in wide):
+            raise SharpError(f"{task.name}: gives one sum for a batch", "give one for each example")
+        by_part = [[torch.split(each, list(parts)) for each in pair] for pair in wide]
+        return list(pairs), torch.stack(
+            [
+                torch.stack([moments(s[i], w[i], squares=squares) for s, w in by_part])
+                for i in range(len(parts))
+            ]
+        )
 
     def _pairs(self, theta: Tensor, fixed: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         parameters, kind = self.network.unflatten(theta), accumulator(theta.device)

@@ -22,7 +22,7 @@ from sharpcli.checkpoint import save_checkpoint
 
 ROOT = Path(__file__).parents[1]
 SIDE = 21
-TRAIN = 48
+TRAIN, TEST = 48, 24
 TASK = f"""
 import hashlib
 import os
@@ -34,7 +34,7 @@ def model():
 
 def data(split):
     generator = torch.Generator().manual_seed(0 if split == "train" else 1)
-    inputs = torch.randn({TRAIN} if split == "train" else 24, 4, generator=generator)
+    inputs = torch.randn({TRAIN} if split == "train" else {TEST}, 4, generator=generator)
     return inputs, (inputs[:, 0] > 0).long() + (inputs[:, 1] > 0).long()
 
 def predict(model, batch):
@@ -166,12 +166,13 @@ def _ended_well(process: subprocess.Popen[str]) -> str:
 def _computed(log: Path) -> list[str]:
     """Digests of the points that a run's log holds, in order.
 
-    What comes before them, on the checkpoint and on zeros, is left out: the checkpoint's own point
-    is known by its many passes.
+    A point is a pass over both splits. What comes before, on the checkpoint and on zeros, is left
+    out, and so is the checkpoint's own point.
     """
     lines = [line.split() for line in log.read_text("utf-8").splitlines()] if log.exists() else []
-    digests = [digest for rows, digest in lines if int(rows) == TRAIN]
-    return [digest for digest in digests if digest != digests[0]]
+    own = lines[0][1] if lines else ""
+    every = str(TRAIN + TEST)
+    return [digest for rows, digest in lines if rows == every and digest != own]
 
 
 def _recorded(folder: Path, before: set[str], computed: list[str]) -> set[str]:

@@ -21,6 +21,7 @@ from ..settings import BatchNormMode
 from .batch_norm import batch_statistics
 from .first_layer import FirstLayers, first_layers
 from .frame import weighted_sum
+from .joint import joint_objective
 
 __all__ = ["Anchors", "BatchNorm", "Point", "Surface", "Values", "WeightsOf"]
 
@@ -36,6 +37,7 @@ _TOGETHER = 16
 _CLEAR_GAIN = 1.5
 # Points an anchor from which first layers are held: each anchor costs about as much as a point.
 _SHARING = 4
+_JOINT = "all splits"
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,10 @@ class Surface:
     ) -> None:
         self.objectives, self.batch_norm = dict(objectives), batch_norm
         self.together = together
+        self.evaluations = 0  # of points
         self._names: dict[str, list[str]] = {}
         self._held: tuple[Anchors | None, dict[str, FirstLayers | None]] = (None, {})
+        self._joint: Objective | None = None
 
     @property
     def network(self) -> Network:
@@ -101,16 +105,18 @@ class Surface:
         return next(iter(self.objectives.values())).network
 
     def at(self, anchors: Anchors, weights: Tensor) -> Values:
-        """Loss and metrics of every split at one point. Cost: one forward pass a split.
+        """Loss and metrics of every split at one point. Cost: one forward pass over all of them.
 
         One wait for the device; batch-norm statistics cost a further forward pass.
         """
+        self.evaluations += 1
         found = []
         with self.network.arithmetic():  # once for all passes of the point
             theta, fixed = self._point(anchors, weights)
-            for name, objective in self.objectives.items():
-                around = self._around(anchors, name, weights)
-                self._names[name], values = objective.moments(theta, fixed(objective), around)
+            for key, objective, parts in self._passes():
+                around = self._around(anchors, key, weights)
+                names, values = objective.moments(theta, fixed(objective), around, parts)
+                self._names |= dict.fromkeys(self.objectives if parts else [key], names)
                 found.append(values)
         return self._means(torch.cat([each.reshape(-1) for each in found]).tolist())
 
@@ -142,7 +148,7 @@ class Surface:
 
         `weights` gives a point's (K,); groups whose first index is in `done` are left out.
         """
-        self._hold_first_layers(anchors, len(points))
+        self._prepare(anchors, len(points))
         if self.together is None:
             self.together = self.choose_together(anchors, points, weights)
         for start in range(0, len(points), self.together):
@@ -154,17 +160,28 @@ class Surface:
             else:
                 yield start, self._at_once(anchors, some)
 
-    def _hold_first_layers(self, anchors: Anchors, points: int) -> None:
+    def _prepare(self, anchors: Anchors, points: int) -> None:
         """Make ready what points between these anchors share, where there are enough of them."""
-        held = {}
-        if points >= _SHARING * len(anchors.theta):
-            for name, objective in self.objectives.items():
-                held[name] = first_layers(objective, anchors.theta, anchors.fixed)
+        if points < _SHARING * len(anchors.theta):
+            self._held = (anchors, {})
+            return
+        if not (self.batch_norm and self.batch_norm.mode == "batch"):
+            self._joint = self._joint or joint_objective(self.objectives, anchors.theta[0])
+        held = {
+            key: first_layers(objective, anchors.theta, anchors.fixed)
+            for key, objective, _ in self._passes()
+        }
         self._held = (anchors, held)
 
-    def _around(self, anchors: Anchors, split: str, weights: Tensor) -> Around:
-        """What to enter for each batch of a split at one point."""
-        held = self._held[1].get(split) if self._held[0] is anchors else None
+    def _passes(self) -> list[tuple[str, Objective, list[int] | None]]:
+        """The forward passes of a point: what each is called, its rows, and its splits' shares."""
+        if self._joint is None:
+            return [(name, objective, None) for name, objective in self.objectives.items()]
+        return [(_JOINT, self._joint, [each.rows.count for each in self.objectives.values()])]
+
+    def _around(self, anchors: Anchors, key: str, weights: Tensor) -> Around:
+        """What to enter for each batch of a pass at one point."""
+        held = self._held[1].get(key) if self._held[0] is anchors else None
         if held is None:
             return lambda _, __: contextlib.nullcontext()
         return functools.partial(held.at, weights)
@@ -179,6 +196,7 @@ class Surface:
         return objective.per_example_losses(theta, fixed(objective))
 
     def _at_once(self, anchors: Anchors, points: Sequence[Tensor]) -> list[Values]:
+        self.evaluations += len(points)
         thetas = torch.stack([weighted_sum(anchors.theta, weights) for weights in points])
         parts = torch.split(thetas, self.network.sizes, dim=1)
         stacked = [

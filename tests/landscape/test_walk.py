@@ -53,24 +53,24 @@ def stop_after(count):
 def test_a_resumed_walk_is_the_uninterrupted_one_and_computes_nothing_twice(tmp_path):
     walk, _, line = walking()
     expected = walk.values(*line)
-    first, objectives, line = walking(tmp_path, begin=stop_after(7))
+    first, _, line = walking(tmp_path, begin=stop_after(7))
     partly = first.values(*line)
     assert first.interrupted == "interrupted after 7 of 25 points of the line"
     assert partly[7:] == [None] * 18
-    assert objectives["train"].evaluations == 7
+    assert first.surface.evaluations == 7
     first.watch.journal.close()
     said = []
-    again, objectives, line = walking(tmp_path, say=said.append)
+    again, _, line = walking(tmp_path, say=said.append)
     assert again.values(*line) == expected
-    assert objectives["train"].evaluations == 18
+    assert again.surface.evaluations == 18
     assert said == ["7 of 25 points were finished by a former run"]
 
 
 def test_after_an_interruption_other_parts_are_left_out():
-    walk, objectives, (_, *rest) = walking(begin=stop_after(3))
+    walk, _, (_, *rest) = walking(begin=stop_after(3))
     walk.values("line", *rest)
     assert walk.values("path", *rest) == [None] * 25
-    assert objectives["train"].evaluations == 3
+    assert walk.surface.evaluations == 3
 
 
 def test_how_many_go_at_once_is_kept(tmp_path):
@@ -104,14 +104,14 @@ def test_a_long_walk_says_how_long_it_takes_and_where_points_are(tmp_path, monke
 
 
 def test_a_grid_that_does_not_fit_is_refused_with_its_size_and_time():
-    walk, objectives, (_, anchors, _, weights) = walking()
+    walk, _, (_, anchors, _, weights) = walking()
     with pytest.raises(UsageError) as caught:
         walk.check_size((31623, 31623), anchors, lambda _: weights((0.0,)))
     message = caught.value.message
     assert message.startswith("--points 31623×31623: 1,000,014,129 points take about ")
     assert "2 TB of memory" in message
     assert caught.value.hint == "ask for fewer: 25x25 draws a surface, 101x101 a fine one"
-    assert objectives["train"].evaluations == 1
+    assert walk.surface.evaluations == 1
 
 
 def test_of_a_line_other_numbers_are_enough():
@@ -123,6 +123,6 @@ def test_of_a_line_other_numbers_are_enough():
 
 
 def test_a_grid_that_fits_costs_nothing_to_check():
-    walk, objectives, (_, anchors, _, weights) = walking()
+    walk, _, (_, anchors, _, weights) = walking()
     walk.check_size((41, 41), anchors, lambda _: weights((0.0,)))
-    assert objectives["train"].evaluations == 0
+    assert walk.surface.evaluations == 0
