@@ -30,7 +30,7 @@ Around = Callable[[int, int], contextlib.AbstractContextManager[None]]
 # Activation bytes of one microbatch. On a CPU large enough that convolutions and attention run at
 # full speed (10 MB cost ResNet-20 and a GPT 1.4 times the seconds of 40), small enough for the
 # memory to keep up: at 92 MB a LeNet took 1.5 times as long. At 40 MB two MLPs, LeNet, ResNet-20
-# and the GPT were within 4 % of their best of 2 to 150 MB (two threads). A GPU wants enough work to
+# and the GPT were within 7 % of their best of 2 to 150 MB (two threads). A GPU wants enough work to
 # hide its launches.
 _MICROBATCH_BYTES = {"cpu": 40 * 2**20, "cuda": 2**30, "mps": 2**28}
 # Activations are at most this part of the memory: derivatives take several times as much.
