@@ -27,8 +27,8 @@ sharp interpolate seed-1.safetensors seed-2.safetensors seed-3.safetensors --poi
 sharp plot plane.json --split train --plot plane.png
 sharp landscape small.safetensors --points 41 --plot surface.png
 sharp landscape small.safetensors --directions hessian --dimensions 1 --points 41 --plot hessian.svg
-sharp spectrum small.safetensors large.safetensors --plot spectrum.svg
 sharp landscape adam-30.safetensors --directions trajectory --trajectory adam-*.safetensors --trajectory sgd-*.safetensors --points 41 --split train --plot trajectory.png
+sharp spectrum small.safetensors large.safetensors --plot spectrum.svg
 
 # As small as possible: the 250 most frequent colours, and the nearest of these for all others.
 python - <<'END'
