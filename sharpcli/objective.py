@@ -8,6 +8,7 @@ depend on how the data are split into batches.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
@@ -210,8 +211,8 @@ class Objective:
         """Names of the loss and the metrics, and their `moments`, a row each, left on the device.
 
         `fixed` are buffers to use in place of the objective's own; `around(start, count)` is
-        entered for each batch. `parts` of so many rows, which have to be one batch, get moments
-        each. Cost: one forward pass, and no wait for the device.
+        entered for each batch. `parts` of so many rows, one after the other, get moments each.
+        Cost: one forward pass, and no wait for the device.
         """
         return self.within_memory(lambda: self._moments(theta, fixed or self.fixed, around, parts))
 
@@ -271,7 +272,8 @@ class Objective:
         with torch.no_grad(), self.network.arithmetic():
             for batch, count in self.batches():
                 with around(start, count):
-                    names, part = self.batch_moments(parameters, fixed, batch, count, parts)
+                    own = None if parts is None else _overlaps(parts, start, count)
+                    names, part = self.batch_moments(parameters, fixed, batch, count, own)
                 total, start = total + part, start + count
         return names, self.add_up(total)
 
@@ -356,6 +358,15 @@ def accumulate_into(leaves: list[Tensor], views: list[Tensor]) -> None:
 def accumulator(device: torch.device) -> torch.dtype:
     """The dtype in which sums over examples are taken: float64 where the device has it."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _overlaps(parts: Sequence[int], start: int, count: int) -> list[int]:
+    """How many of the `count` rows from `start` on belong to each of the parts."""
+    ends = list(itertools.accumulate(parts))
+    return [
+        max(0, min(end, start + count) - max(end - part, start))
+        for part, end in zip(parts, ends, strict=True)
+    ]
 
 
 def _zero(theta: Tensor) -> Tensor:

@@ -31,6 +31,15 @@ def test_every_split_s_moments_are_those_of_a_pass_of_its_own(name):
     assert joint.evaluations == 1
 
 
+def test_smaller_batches_change_nothing_where_memory_ran_out():
+    apart, theta = splits("conv")
+    joint, counts = joint_objective(apart, theta), [o.rows.count for o in apart.values()]
+    whole = joint.moments(theta, parts=counts)[1]
+    while joint.halve_batches():
+        assert torch.allclose(joint.moments(theta, parts=counts)[1], whole, rtol=1e-12)
+    assert joint.batch_size == 1
+
+
 @pytest.mark.parametrize("name", ["tanh", "batch_norm"])
 def test_a_line_s_values_are_those_of_a_pass_a_split(name):
     found = []
