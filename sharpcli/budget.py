@@ -84,23 +84,20 @@ def share_memory(
     total, copy = _total(theta, settings), theta.numel() * theta.element_size()
     least = min(theta.numel(), least_rows(k, smallest))
     needed = (least + _BLOCK) * copy
-    while True:
-        one, every = graph_bytes(objective, theta, settings)
-        working = _working(_BLOCK, copy, one)
-        if working + needed <= total or not objective.halve_batches():
-            break
+    one, every = _graphs(objective, theta, settings, total - _vectors(_BLOCK, copy), needed)
+    working = _vectors(_BLOCK, copy) + one
     most = min(theta.numel(), _ROWS + _ROWS_A_PAIR * (k + smallest))
     left = total - working
     fits, device = int(left // copy) - _BLOCK, theta.device
-    if fits < least and theta.device.type == "cuda" and left > 0:
+    if fits < least and _has_elsewhere(device) and left > 0:
         device = torch.device("cpu")
-        rows = min(most, int(_SHARE * _free(device) / copy) - _BLOCK)
+        rows = min(most, _rows_elsewhere(copy) - _BLOCK)
         graphs = left
     else:
         wanted = min(most, max(least, min(expected_products(k, smallest), fits // 2)))
         graphs = max(left - (wanted + _BLOCK) * copy, 0.0)
         rows = min(most, int((left - min(graphs, every)) // copy) - _BLOCK)
-    rows = share(rows)
+    rows, device = _agreed(rows, device)
     if rows < least:
         raise SharpError(
             f"{readable_size(total)} of memory are too little for {k + smallest} eigenvalues of "
@@ -119,33 +116,61 @@ def share_memory_of_probes(
 
     One probe's basis comes first, then graphs; further probes advance in step with it where graphs
     are kept all the same, or, where they are not all, where the bases leave half of the memory.
-    Cost: `graph_cost`. Raises `SharpError` where not even one basis fits.
+    A basis that a GPU is too short for lies on the CPU; batches are halved where one does not fit
+    otherwise. Cost: `graph_cost`. Raises `SharpError` where it does not fit at all.
     """
     total, copy = _total(theta, settings), theta.numel() * theta.element_size()
-    one, every = graph_bytes(objective, theta, settings)
     if theta.numel() <= probes * steps:  # all columns of the matrix, and no basis
         probes = steps = 0
+    needed = (steps + 1) * copy
+    one, every = _graphs(objective, theta, settings, total - _vectors(1, copy), needed)
 
     def left(block: int) -> float:
-        return total - _working(block, copy, one) - (block * steps + block) * copy
+        return total - one - _vectors(block, copy) - (block * steps + block) * copy
 
     blocks = range(max(1, min(_PROBES, probes)), 0, -1)
     most = _BASES_SHARE * total
     block = next((b for b in blocks if left(b) >= every), 0) or next(
         (b for b in blocks if left(b) >= 0 and b * steps * copy <= most), 1
     )
-    if left(block) < 0 and steps:
+    device, graphs, fits = theta.device, left(block), left(block) >= 0 or not steps
+    if not fits and _has_elsewhere(device) and left(1) + needed > 0:
+        device, graphs = torch.device("cpu"), left(1) + needed
+        fits = _rows_elsewhere(copy) > steps
+    block, device = _agreed(block, device)
+    if not fits:
         fewer = int(steps + left(1) / copy)
         raise SharpError(
             f"{steps} Lanczos steps of {theta.numel()} parameters need "
             f"{readable_size(total - left(1))}, and {readable_size(total)} of memory are there",
             f"take fewer with --steps {fewer}" if fewer >= 5 else "use a machine with more memory",
         )
-    graphs, rows = max(left(block), 0.0), block * steps
-    working = _working(block, copy, one)
+    working = _vectors(block, copy) + one
     return Budget(
-        total, copy, rows, theta.device, graphs, every, working, objective.batch_size, block
+        total,
+        copy,
+        block * steps,
+        device,
+        max(graphs, 0.0),
+        every,
+        working,
+        objective.batch_size,
+        block,
     )
+
+
+def _graphs(
+    objective: Objective, theta: Tensor, settings: CurvatureSettings, left: float, basis: float
+) -> tuple[float, float]:
+    """Bytes of a microbatch's graphs and of all; of smaller batches where they do not fit else.
+
+    They are to fit in what is `left` beside the least basis, if that does not go elsewhere anyway.
+    """
+    room = left if basis >= left and _has_elsewhere(theta.device) else left - basis
+    while True:
+        one, every = graph_bytes(objective, theta, settings)
+        if one <= room or not objective.halve_batches():
+            return one, every
 
 
 def _total(theta: Tensor, settings: CurvatureSettings) -> int:
@@ -154,8 +179,25 @@ def _total(theta: Tensor, settings: CurvatureSettings) -> int:
     return share(int(_SHARE * free) if settings.memory is None else min(settings.memory, free))
 
 
-def _working(block: int, copy: int, microbatch: float) -> float:
-    return (_COPIES_A_VECTOR * block + _COPIES) * copy + microbatch
+def _vectors(block: int, copy: int) -> float:
+    """Bytes of the vectors on their way, whatever else there is."""
+    return (_COPIES_A_VECTOR * block + _COPIES) * copy
+
+
+def _has_elsewhere(device: torch.device) -> bool:
+    """Whether a basis can lie somewhere else than what works on it."""
+    return device.type == "cuda"
+
+
+def _rows_elsewhere(copy: int) -> int:
+    """How many vectors have room on the CPU."""
+    return int(_SHARE * _free(torch.device("cpu")) / copy)
+
+
+def _agreed(number: int, device: torch.device) -> tuple[int, torch.device]:
+    """What all processes do alike, with a device of each one's own."""
+    number, on_cpu = share((number, device.type == "cpu"))
+    return number, torch.device("cpu") if on_cpu else device
 
 
 def _free(device: torch.device) -> int:

@@ -51,7 +51,7 @@ _ORTHOGONAL = 1e-3
 
 def interpolate_checkpoints(
     paths: Sequence[str | Path],
-    task: str | Task | None = None,
+    task: str | Path | Task | None = None,
     task_options: Mapping[str, str] | None = None,
     run: RunSettings | None = None,
     settings: InterpolateSettings | None = None,
@@ -100,7 +100,7 @@ def interpolate_checkpoints(
 
 def landscape_checkpoint(
     path: str | Path,
-    task: str | Task | None = None,
+    task: str | Path | Task | None = None,
     task_options: Mapping[str, str] | None = None,
     run: RunSettings | None = None,
     settings: LandscapeSettings | None = None,
@@ -162,7 +162,7 @@ def _kept(watch: Watch) -> Iterator[None]:
 
 
 def _studies(
-    task: str | Task | None,
+    task: str | Path | Task | None,
     task_options: Mapping[str, str] | None,
     run: RunSettings | None,
     watch: Watch,

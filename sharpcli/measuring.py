@@ -39,7 +39,7 @@ __all__ = ["measure_checkpoints", "measure_model"]
 
 def measure_checkpoints(
     paths: Sequence[str | Path],
-    task: str | Task | None = None,
+    task: str | Path | Task | None = None,
     task_options: Mapping[str, str] | None = None,
     run: RunSettings | None = None,
     settings: MeasureSettings | None = None,

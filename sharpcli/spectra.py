@@ -41,7 +41,7 @@ _SHARDS = 8
 
 def spectra_of_checkpoints(
     paths: Sequence[str | Path],
-    task: str | Task | None = None,
+    task: str | Path | Task | None = None,
     task_options: Mapping[str, str] | None = None,
     run: RunSettings | None = None,
     settings: SpectrumSettings | None = None,
@@ -145,6 +145,7 @@ def _quadrature(
             steps=settings.steps,
             seed=seed,
             together=memory.block,
+            basis_device=memory.device,
             progress=progress,
         )
     finally:

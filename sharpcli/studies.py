@@ -150,13 +150,14 @@ class Studies:
 
     def __init__(
         self,
-        task: str | Task | None,
+        task: str | Path | Task | None,
         options: Mapping[str, str],
         run: RunSettings,
         device: torch.device,
         begin: Begin = lambda _: silent,
     ) -> None:
-        self._task, self._options, self._run = task, dict(options), run
+        self._task = str(task) if isinstance(task, Path) else task
+        self._options, self._run = dict(options), run
         self._device, self._begin = device, begin
         self._made: dict[tuple[str, ...], Study] = {}
 

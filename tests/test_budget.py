@@ -112,6 +112,38 @@ def test_a_matrix_computed_whole_needs_no_basis():
     assert (found.rows, found.block) == (0, 1)
 
 
+def test_batches_are_halved_where_a_density_does_not_fit_otherwise():
+    whole = for_probes(10**9, probes=1)
+    least = int(whole.working) + 11 * whole.copy
+    assert for_probes(least, probes=1).batch_size == whole.batch_size
+    found = for_probes(least - 1, probes=1)
+    assert found.batch_size < whole.batch_size
+    assert found.bytes < least
+    with pytest.raises(SharpError, match="10 Lanczos steps of"):
+        for_probes(least // 2, probes=1)
+
+
+@pytest.mark.parametrize("share", [shared, for_probes])
+def test_bases_lie_on_the_cpu_where_a_gpu_is_short_of_memory(monkeypatch, share):
+    least = next(memory for memory in range(10**4, 10**7, 10**4) if _fits(share, memory))
+    monkeypatch.setattr(budget, "_has_elsewhere", lambda device: True)
+    found = share(least // 2)
+    found = found[0] if share is shared else found
+    assert found.rows * found.copy > found.total - found.working  # not in what is to be shared
+    assert found.working + min(found.graphs, found.all_graphs) <= found.total
+    monkeypatch.setattr(budget, "_rows_elsewhere", lambda copy: 2)
+    with pytest.raises(SharpError, match="memory are"):
+        share(least // 2)
+
+
+def _fits(share, memory):
+    try:
+        share(memory)
+    except SharpError:
+        return False
+    return True
+
+
 def test_out_of_memory_drops_kept_graphs_before_batches_are_halved():
     function, theta = objective(CASES["conv"], batch_size=4)
     operator = make_operator(function, theta, PINNED)

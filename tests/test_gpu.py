@@ -13,6 +13,9 @@ from networks import (
 )
 from torch import nn
 
+import sharpcli
+from sharpcli.checkpoint import save_checkpoint
+from sharpcli.linalg.quadrature import quadrature
 from sharpcli.measuring import measure_model
 from sharpcli.operators import make_operator
 from sharpcli.settings import CurvatureSettings, MeasureSettings, RunSettings
@@ -114,7 +117,39 @@ def test_every_mode_of_a_product_gives_the_dense_hessian_s(name, hvp):
     assert relative((made @ theta).cpu(), dense_hessian(name) @ theta.double().cpu()) <= 1e-4
 
 
-def _on_the_device(of, dtype):
-    study = prepare(of, RunSettings(device="cuda", dtype=dtype), resolve_device("cuda"))
+@pytest.mark.parametrize("name", CASES)
+def test_a_density_is_the_cpu_s_wherever_its_bases_lie(name):
+    here, theta = _on_the_device(CASES[name], "float64", "cpu")
+    of = quadrature(make_operator(here, theta), probes=2, steps=5)
+    there, theta = _on_the_device(CASES[name], "float64")
+    operator = make_operator(there, theta)
+    for place in (None, torch.device("cpu")):
+        found = quadrature(operator, probes=2, steps=5, basis_device=place)
+        for mine, true in zip(found.moments(), of.moments(), strict=True):
+            assert mine.value == pytest.approx(true.value, rel=1e-8, abs=1e-12)
+            assert mine.error == pytest.approx(true.error, rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["tanh", "conv"])
+def test_a_line_s_losses_are_the_cpu_s(name, tmp_path):
+    of = CASES[name]
+    for file, scale in (("a", 1.0), ("b", 0.5)):
+        tensors = {key: scale * tensor for key, tensor in of.model().state_dict().items()}
+        save_checkpoint(tmp_path / f"{file}.safetensors", tensors, {})
+    there, here = (
+        sharpcli.interpolate_checkpoints(
+            [tmp_path / "a.safetensors", tmp_path / "b.safetensors"],
+            of,
+            run=RunSettings(device=device, dtype="float64"),
+            settings=sharpcli.InterpolateSettings(sharpcli.GridSettings(points=(7,))),
+        ).results[0]
+        for device in ("cuda", "cpu")
+    )
+    for split, curve in here["curves"].items():
+        assert there["curves"][split]["loss"] == pytest.approx(curve["loss"], rel=1e-10)
+
+
+def _on_the_device(of, dtype, device="cuda"):
+    study = prepare(of, RunSettings(device=device, dtype=dtype), resolve_device(device))
     tensors = of.model().state_dict()
     return study.objectives(tensors)["train"], study.network.flatten(tensors)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .orthogonal import dots
+from .orthogonal import applied, dots
 
 if TYPE_CHECKING:
     from ..operators import SymmetricOperator
@@ -59,7 +59,7 @@ class Nodes:
 def lanczos(
     operator: SymmetricOperator, starts: Tensor, steps: int, say: Callable[[int], None]
 ) -> Iterator[tuple[Nodes, Tensor, Tensor]]:
-    """Lanczos from each of `starts` (g, n), a product of all at a time.
+    """Lanczos from each of `starts` (g, n), a product of all at a time; bases lie where they do.
 
     Gives for each its nodes, the Ritz vectors' coordinates (m, m) in columns and the basis (m, n).
     """
@@ -75,9 +75,9 @@ def lanczos(
     for step in range(steps):
         if not going:
             break
-        images = (operator @ bases[going, step].T).T
+        images = applied(operator, bases[going, step])
         for index, image in zip(list(going), images, strict=True):
-            basis, image = bases[index, : step + 1], image.contiguous()[None]
+            basis, image = bases[index, : step + 1], image[None]
             alpha, beta = _orthogonalise(image, basis, float(beside[index, step - 1]))
             diagonal[index, step], lengths[index] = alpha, step + 1
             scale = float(diagonal[index].abs().max() + 2 * beside[index].max())

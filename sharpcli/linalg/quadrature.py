@@ -137,12 +137,14 @@ def quadrature(
     steps: int,
     seed: int = 0,
     together: int = 1,
+    basis_device: torch.device | None = None,
     progress: Progress = silent,
 ) -> Quadrature:
     """The spectrum of an operator from `probes` random directions, `steps` Lanczos steps from each.
 
     `together` probes advance in step, so that what an operator rebuilds for a product serves all
-    of them; each keeps a basis of steps·n numbers meanwhile. Where probes·steps products would
+    of them; each keeps a basis of steps·n numbers meanwhile on `basis_device` (default: the
+    operator's). Where probes·steps products would
     give the whole matrix, they do, and all eigenvalues are known. With a single probe none are:
     copies of an eigenvalue show in what differs between probes. Cost: probes·steps products, or n
     where that is less; orthogonalisation takes 2·steps²·n operations a probe.
@@ -151,7 +153,7 @@ def quadrature(
     if n <= probes * steps:
         return _complete(operator, probes, steps, progress)
     generator = torch.Generator().manual_seed(seed)
-    like = torch.empty(0, n, dtype=operator.dtype, device=operator.device)
+    like = torch.empty(0, n, dtype=operator.dtype, device=basis_device or operator.device)
     started, runs, tops, bottoms = operator.products, [], End(1.0), End(-1.0)
     rounding = 0.0
     for start in range(0, probes, together):

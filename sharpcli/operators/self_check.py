@@ -37,20 +37,27 @@ def self_check(
 
     `mode` is the order of differentiation; what "auto" takes agrees with double backward, which is
     then tested. Meant for a float64 objective on a few examples. Cost: two products and seven
-    gradients.
+    gradients, and memory for six of θ.
     """
     generator = torch.Generator().manual_seed(seed)
-    u, v = torch.randn(2, objective.size, generator=generator, dtype=torch.float64).to(theta)
+    u, v = (
+        torch.randn(objective.size, generator=generator, dtype=torch.float64).to(theta)
+        for _ in range(2)
+    )
     # Along the gradient the curvature stands far above what the kinks of ReLU and max-pooling add
     # to a difference; along a random direction it need not (seen: 7e-3 of it on a LeNet).
     _, gradient = objective.gradient(theta)
-    pair = torch.stack([u, gradient if float(gradient.norm()) > 0 else v])
-    del u, v, gradient  # copies of θ in float64
-    pair /= pair.norm(dim=1, keepdim=True)
-    u, v = pair
+    if float(gradient.norm()) > 0:
+        v.copy_(gradient)
+    del gradient
+    u /= u.norm()
+    v /= v.norm()
     hessian = Curvature(objective, theta, MODES["double-backward" if mode == "auto" else mode])
-    hu, hv = (hessian @ pair.T).T
+    there = float(v @ (hessian @ u))  # one product at a time: of a large model they are many bytes
+    hv = hessian @ v
+    back = float(u @ hv)
     hessian.release()
+    del u, hessian
     scale = float(hv.norm()) or 1.0
     # cbrt(machine epsilon) balances truncation against rounding in a central difference.
     step = torch.finfo(theta.dtype).eps ** (1 / 3) * (1 + float(theta.norm()))
@@ -59,7 +66,9 @@ def self_check(
     # crosses fewer, and in float64 rounding leaves room for four decades.
     for shrink in (1.0, 1e-2, 1e-4):
         h = step * shrink
-        _, ahead = objective.gradient(theta + h * v)
-        _, behind = objective.gradient(theta - h * v)
-        differences.append(float(((ahead - behind) / (2 * h) - hv).norm()) / scale)
-    return SelfCheck(abs(float(u @ hv) - float(v @ hu)) / scale, min(differences))
+        _, difference = objective.gradient(theta.add(v, alpha=h))
+        difference -= objective.gradient(theta.sub(v, alpha=h))[1]
+        difference.div_(2 * h).sub_(hv)
+        differences.append(float(difference.norm()) / scale)
+        del difference
+    return SelfCheck(abs(back - there) / scale, min(differences))

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SharpError, did_you_mean
@@ -88,7 +89,7 @@ def builtin_tasks() -> Mapping[str, Builtin]:
     return dict(_BUILTINS)
 
 
-def load_task(spec: str, options: Mapping[str, str]) -> Task:
+def load_task(spec: str | Path, options: Mapping[str, str]) -> Task:
     """The task that `spec` names, with `options` (as given with -O, still text) bound.
 
     Runs the task's file or imports its module; builds neither model nor data yet.
@@ -98,7 +99,7 @@ def load_task(spec: str, options: Mapping[str, str]) -> Task:
     from .build import build_task
     from .source import find_source
 
-    return build_task(find_source(spec, builtin_tasks()), options)
+    return build_task(find_source(str(spec), builtin_tasks()), options)
 
 
 def task_from_metadata(metadata: Mapping[str, Any]) -> tuple[str, dict[str, str]] | None:

@@ -2,12 +2,15 @@
 
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from sharpcli.errors import SharpError, UsageError
+from sharpcli.settings import RunSettings
+from sharpcli.studies import Studies
 from sharpcli.tasks import builtin_tasks, load_task, task_from_metadata
 
 GOOD = """
@@ -45,6 +48,12 @@ def test_a_file():
     assert task.model().weight.shape == (7, 3)
     assert len(task.data("test")[0]) == 2
     assert task.collate is None
+
+
+def test_a_path_names_a_file_as_its_text_does():
+    path = Path(write(GOOD))
+    assert load_task(path, {}).fingerprint == load_task(str(path), {}).fingerprint
+    assert Studies(path, {}, RunSettings(), torch.device("cpu")).of({}).task.name == "task.py"
 
 
 def test_all_functions_of_the_file_are_taken():
