@@ -28,15 +28,19 @@ _BLOCK = 2
 # Probes of a density that advance in step, which pays where an operator rebuilds something for each
 # product, and the share of the memory that their bases may take from graphs then.
 _PROBES, _BASES_SHARE = 4, 0.5
+# Vectors of eigenvalues that probes agree upon, a step, where memory is short: an eigenvalue takes
+# two steps or more to be resolved.
+_KNOWN_A_STEP = 0.5
 
 
 @dataclass(frozen=True)
 class Budget:
     """What fits in `total` bytes, all else in bytes too.
 
-    `rows` of Krylov bases beside the `block` to come, each a `copy` of θ, on `device`; `graphs`
-    for kept graphs of the `all_graphs` that there are; `working` for vectors on their way and for
-    one microbatch of `batch_size` examples.
+    `rows` of Krylov bases beside the `block` to come, each a `copy` of θ, on `device`, `known` of
+    them for eigenvectors that a density's probes agree upon; `graphs` for kept graphs of the
+    `all_graphs` that there are; `working` for vectors on their way and for one microbatch of
+    `batch_size` examples.
     """
 
     total: int
@@ -48,6 +52,7 @@ class Budget:
     working: float
     batch_size: int
     block: int = _BLOCK
+    known: int = 0
 
     @property
     def bytes(self) -> float:
@@ -97,7 +102,7 @@ def share_memory(
         wanted = min(most, max(least, min(expected_products(k, smallest), fits // 2)))
         graphs = max(left - (wanted + _BLOCK) * copy, 0.0)
         rows = min(most, int((left - min(graphs, every)) // copy) - _BLOCK)
-    rows, device = _agreed(rows, device)
+    (rows,), device = _agreed((rows,), device)
     if rows < least:
         raise SharpError(
             f"{readable_size(total)} of memory are too little for {k + smallest} eigenvalues of "
@@ -122,11 +127,12 @@ def share_memory_of_probes(
     total, copy = _total(theta, settings), theta.numel() * theta.element_size()
     if theta.numel() <= probes * steps:  # all columns of the matrix, and no basis
         probes = steps = 0
-    needed = (steps + 1) * copy
+    known = int(_KNOWN_A_STEP * steps) if probes > 1 else 0
+    needed = (steps + known + 1) * copy
     one, every = _graphs(objective, theta, settings, total - _vectors(1, copy), needed)
 
     def left(block: int) -> float:
-        return total - one - _vectors(block, copy) - (block * steps + block) * copy
+        return total - one - _vectors(block, copy) - (block * steps + known + block) * copy
 
     blocks = range(max(1, min(_PROBES, probes)), 0, -1)
     most = _BASES_SHARE * total
@@ -136,26 +142,28 @@ def share_memory_of_probes(
     device, graphs, fits = theta.device, left(block), left(block) >= 0 or not steps
     if not fits and _has_elsewhere(device) and left(1) + needed > 0:
         device, graphs = torch.device("cpu"), left(1) + needed
-        fits = _rows_elsewhere(copy) > steps
-    block, device = _agreed(block, device)
+        fits = _rows_elsewhere(copy) * copy >= needed
+    elif known and left(block) - every >= (steps - known) * copy:
+        graphs, known = graphs - (steps - known) * copy, steps
+    (block, known), device = _agreed((block, known), device)
     if not fits:
-        fewer = int(steps + left(1) / copy)
+        fewer = int(steps * (1 + left(1) / needed))
         raise SharpError(
             f"{steps} Lanczos steps of {theta.numel()} parameters need "
             f"{readable_size(total - left(1))}, and {readable_size(total)} of memory are there",
             f"take fewer with --steps {fewer}" if fewer >= 5 else "use a machine with more memory",
         )
-    working = _vectors(block, copy) + one
     return Budget(
         total,
         copy,
-        block * steps,
+        block * steps + known,
         device,
         max(graphs, 0.0),
         every,
-        working,
+        _vectors(block, copy) + one,
         objective.batch_size,
         block,
+        known,
     )
 
 
@@ -194,10 +202,10 @@ def _rows_elsewhere(copy: int) -> int:
     return int(_SHARE * _free(torch.device("cpu")) / copy)
 
 
-def _agreed(number: int, device: torch.device) -> tuple[int, torch.device]:
+def _agreed(numbers: tuple[int, ...], device: torch.device) -> tuple[tuple[int, ...], torch.device]:
     """What all processes do alike, with a device of each one's own."""
-    number, on_cpu = share((number, device.type == "cpu"))
-    return number, torch.device("cpu") if on_cpu else device
+    numbers, on_cpu = share((numbers, device.type == "cpu"))
+    return numbers, torch.device("cpu") if on_cpu else device
 
 
 def _free(device: torch.device) -> int:

@@ -145,6 +145,7 @@ def _quadrature(
             steps=settings.steps,
             seed=seed,
             together=memory.block,
+            most_known=memory.known,
             basis_device=memory.device,
             progress=progress,
         )

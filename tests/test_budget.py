@@ -84,7 +84,7 @@ def for_probes(memory, probes=4, steps=10):
 
 def test_probes_go_in_step_where_graphs_have_room_beside_their_bases():
     found = for_probes(10**9)
-    assert (found.block, found.rows) == (4, 40)
+    assert (found.block, found.known, found.rows) == (4, 10, 50)
     assert found.graphs >= found.all_graphs > 0
     assert found.bytes <= found.total
     assert "blocks of 4" in str(found)
@@ -100,11 +100,22 @@ def test_a_density_keeps_within_its_memory_down_to_one_basis():
             assert "--steps" in error.hint or "more memory" in error.hint
             break
         assert found.bytes <= memory
-        assert found.rows == 10 * found.block
+        assert found.rows == 10 * found.block + found.known
+        assert found.known in (5, 10)  # half as many as steps where memory is short
         blocks.append(found.block)
     else:
         pytest.fail("however little there is, it is enough")
     assert {1, 4} <= {*blocks}
+
+
+def test_fewer_steps_that_are_said_to_fit_do():
+    least = int(for_probes(10**9, steps=40).copy * 60)
+    with pytest.raises(SharpError, match="40 Lanczos steps of") as no:
+        for_probes(least, steps=40)
+    fewer = int(re.search(r"--steps (\d+)", no.value.hint)[1])
+    assert for_probes(least, steps=fewer).bytes <= least
+    with pytest.raises(SharpError):
+        for_probes(least, steps=fewer + 2)
 
 
 def test_a_matrix_computed_whole_needs_no_basis():

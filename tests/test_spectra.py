@@ -196,7 +196,7 @@ def test_the_plan_is_a_detail_and_so_is_how_long_it_takes(saved):
     assert notes == []
     plan, time = details
     assert "a.safetensors: " in plan
-    assert "a basis of 40 vectors" in plan
+    assert "a basis of 60 vectors" in plan
     assert "100% of the graphs kept" in plan
     assert "more: 40 products in all, " in time
 

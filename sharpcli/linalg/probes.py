@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from .orthogonal import applied, dots
 if TYPE_CHECKING:
     from ..operators import SymmetricOperator
 
-__all__ = ["RESOLVED", "End", "Nodes", "lanczos"]
+__all__ = ["RESOLVED", "End", "Nodes", "lanczos", "outermost"]
 
 # A Ritz value is taken for an eigenvalue where its residual is below this share of the distance to
 # its neighbours, and rounding below `_ROUGH` of it. Its vector is then off by as much, its value by
@@ -60,6 +60,8 @@ def lanczos(
     operator: SymmetricOperator, starts: Tensor, steps: int, say: Callable[[int], None]
 ) -> Iterator[tuple[Nodes, Tensor, Tensor]]:
     """Lanczos from each of `starts` (g, n), a product of all at a time; bases lie where they do.
+
+    A basis is the caller's to overwrite.
 
     Gives for each its nodes, the Ritz vectors' coordinates (m, m) in columns and the basis (m, n).
     """
@@ -139,9 +141,9 @@ def _orthogonalise(image: Tensor, basis: Tensor, before: float) -> tuple[float, 
     and a second one follows where it took much.
     """
     alpha = float(dots(basis[-1:], image))
-    image -= alpha * basis[-1]
+    image.sub_(basis[-1], alpha=alpha)
     if len(basis) > 1:
-        image -= before * basis[-2]
+        image.sub_(basis[-2], alpha=before)
     norm = float(dots(image, image)) ** 0.5
     while True:
         image -= (basis @ image[0]) @ basis
@@ -149,6 +151,19 @@ def _orthogonalise(image: Tensor, basis: Tensor, before: float) -> tuple[float, 
         if left >= _AGAIN * norm or left == 0:
             return alpha, left
         norm = left
+
+
+def outermost(nodes: Nodes, rounding: float, most: int) -> tuple[list[int], list[int]]:
+    """Which nodes are eigenvalues at the top and at the bottom, each from the outside in.
+
+    They are `most` at most in all, a quarter of them for the bottom where both have more.
+    """
+    resolved = nodes.resolved(rounding).tolist()
+    order = range(len(resolved))
+    upper = list(itertools.takewhile(resolved.__getitem__, order))
+    lower = list(itertools.takewhile(resolved.__getitem__, reversed(order)))
+    below = min(len(lower), max(most - len(upper), most // 4))
+    return upper[: most - below], lower[:below]
 
 
 @dataclass
@@ -160,7 +175,7 @@ class _Entry:
     vectors: Tensor
 
     def meet(self, value: float, residual: float, vector: Tensor) -> None:
-        """Take the better value; take in the vector (1, n) where it is new."""
+        """Take the better value; take in the vector (1, n), overwritten, where it is new."""
         if residual < self.residual:
             self.value, self.residual = value, residual
         vector -= (vector @ self.vectors.T) @ self.vectors
@@ -180,15 +195,13 @@ class End:
     entries: list[_Entry] | None = None
 
     def meet(
-        self, nodes: Nodes, order: Sequence[int], coordinates: Tensor, basis: Tensor, slack: float
+        self, nodes: Nodes, found: Sequence[int], vectors: Mapping[int, Tensor], slack: float
     ) -> None:
-        """Compare with another probe's nodes, as far as it resolves them; look for further copies.
+        """Compare with another probe's nodes that are `found` here; look for further copies.
 
-        An eigenvalue that this probe happens not to see stays; one that the others did not see
-        ends the list.
+        `vectors` are their Ritz vectors (n,), which are kept. An eigenvalue that this probe
+        happens not to see stays; one that the others did not see ends the list.
         """
-        resolved = nodes.resolved(slack).tolist()
-        found = list(itertools.takewhile(lambda index: resolved[index], order))
         entries, self.entries, place = self.entries, [], 0
         for index in found:
             value, residual = float(nodes.values[index]), float(nodes.residuals[index])
@@ -204,7 +217,7 @@ class End:
                 known = entries[place]
                 if abs(known.value - value) > known.residual + residual + slack:
                     return
-            vector = coordinates[:, index : index + 1].T.to(basis) @ basis
+            vector = vectors[index].clone()[None]
             if entries is None:
                 self.entries.append(_Entry(value, residual, vector))
                 continue

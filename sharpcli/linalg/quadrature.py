@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from ..progress import Progress, silent
-from .orthogonal import random_rows
-from .probes import RESOLVED, End, Nodes, lanczos
+from .orthogonal import combine, random_rows
+from .probes import RESOLVED, End, Nodes, lanczos, outermost
 
 if TYPE_CHECKING:
     from ..operators import SymmetricOperator
@@ -137,6 +137,7 @@ def quadrature(
     steps: int,
     seed: int = 0,
     together: int = 1,
+    most_known: int | None = None,
     basis_device: torch.device | None = None,
     progress: Progress = silent,
 ) -> Quadrature:
@@ -144,9 +145,10 @@ def quadrature(
 
     `together` probes advance in step, so that what an operator rebuilds for a product serves all
     of them; each keeps a basis of steps·n numbers meanwhile on `basis_device` (default: the
-    operator's). Where probes·steps products would
-    give the whole matrix, they do, and all eigenvalues are known. With a single probe none are:
-    copies of an eigenvalue show in what differs between probes. Cost: probes·steps products, or n
+    operator's), and the vectors of the eigenvalues that they agree upon lie beside it, `most_known`
+    (default: `steps`) of them. Where probes·steps products would give the whole matrix, they do,
+    and all eigenvalues are known. With a single probe none are: copies of an eigenvalue show in
+    what differs between probes. Cost: probes·steps products, or n
     where that is less; orthogonalisation takes 2·steps²·n operations a probe.
     """
     n = operator.size
@@ -165,10 +167,16 @@ def quadrature(
         for nodes, coordinates, basis in lanczos(operator, starts, steps, say):
             epsilon = torch.finfo(operator.dtype).eps
             rounding = max(rounding, _ROUNDING * epsilon * float(nodes.values.abs().max()))
-            order = range(len(nodes.values))
-            for end, found in ((tops, order), (bottoms, order[::-1])):
-                end.meet(nodes, found, coordinates, basis, rounding)
             runs.append(nodes)
+            if probes > 1:
+                upper, lower = outermost(nodes, rounding, most_known or steps)
+                wanted = sorted({*upper, *lower})
+                combine(coordinates[:, wanted].T, basis)
+                vectors = dict(zip(wanted, basis, strict=False))
+                tops.meet(nodes, upper, vectors, rounding)
+                bottoms.meet(nodes, lower, vectors, rounding)
+                del vectors
+        del basis  # a block's bases go before those of the next one come
     tops.settle(probes)
     bottoms.settle(probes, above=tops)
     top, top_errors = tops.eigenvalues()

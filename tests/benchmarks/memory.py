@@ -1,4 +1,4 @@
-"""Peak memory of five eigenvalues of a large network, and how well a bound on it is held."""
+"""Peak memory of five eigenvalues and of a density, and how well a bound on it is held."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ _EXAMPLES = 16
 _COPIES_BESIDE = 6
 _OFF = 0.1
 _MEGABYTE = 10**6
+# A density of two probes: so many steps in so many copies of the parameters.
+_STEPS, _DENSITY_COPIES = 16, 32
 
 _PROGRAM = """
 import json, resource, sys
@@ -27,11 +29,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sharpcli import measuring
+from sharpcli import measuring, spectra
 from sharpcli.progress import Notes
-from sharpcli.settings import CurvatureSettings, MeasureSettings, RunSettings
+from sharpcli.settings import CurvatureSettings, MeasureSettings, RunSettings, SpectrumSettings
 
-checkpoint, task, memory, top = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+checkpoint, task, memory, steps, top = *sys.argv[1:3], *map(int, sys.argv[3:])
 
 
 def status(key):
@@ -51,19 +53,23 @@ def detail(text):
 
 
 curvature = CurvatureSettings(memory=memory or None)
-settings = MeasureSettings(("hessian",), top=top, curvature=curvature)
+run, notes = RunSettings(device="cpu"), Notes(detail=detail)
 seen["imported"] = status("VmRSS")
-report = measuring.measure_checkpoints(
-    [checkpoint], task, {}, RunSettings(device="cpu"), settings, notes=Notes(detail=detail)
-)
+if steps:
+    settings = SpectrumSettings(probes=2, steps=steps, curvature=curvature)
+    report = spectra.spectra_of_checkpoints(
+        [checkpoint], task, {}, run, settings, notes=notes
+    )
+    (found,) = report.results
+else:
+    settings = MeasureSettings(("hessian",), top=top, curvature=curvature)
+    report = measuring.measure_checkpoints([checkpoint], task, {}, run, settings, notes=notes)
+    (result,) = report.results
+    found = {"error": result.error} if result.error else result.measures["hessian"]
 seen["peak"] = status("VmHWM")
-result = report.results[0]
-seen["error"] = str(result.error) if result.error else None
-if result.error is None:
-    hessian = result.measures["hessian"]
-    seen |= {key: hessian[key] for key in ("products", "passes", "seconds", "size")}
-    seen["status"] = [scalar.status for scalar in hessian["eigenvalues"]]
-    seen["eigenvalues"] = [scalar.value for scalar in hessian["eigenvalues"]]
+if found.get("error"):
+    sys.exit(str(found["error"]))
+seen |= {key: found[key] for key in ("products", "seconds")}
 print(json.dumps(seen))
 """
 
@@ -93,8 +99,9 @@ def run(setting: Setting) -> Section:
         NAME,
         "Memory",
         f"The {_TOP} largest eigenvalues and the smallest of a 784-{width}×5-10 network with "
-        f"{_EXAMPLES} examples, `sharp measure -m hessian` on a CPU, float32, at its random start: "
-        "peak resident memory, from the kernel. A copy is as many bytes as the parameters have. "
+        f"{_EXAMPLES} examples, `sharp measure -m hessian` on a CPU, float32, at its random start, "
+        f"and its spectral density, `sharp spectrum --probes 2 --steps {_STEPS}`: peak resident "
+        "memory, from the kernel. A copy is as many bytes as the parameters have. "
         "In all: from before the checkpoint is read, so with the checkpoint, the model and θ. "
         "Solving: from where all is loaded and checked, which is what `--memory` bounds.",
     )
@@ -102,18 +109,19 @@ def run(setting: Setting) -> Section:
     bars = []
     with tempfile.TemporaryDirectory() as folder:
         checkpoint, task, copy = _prepare(Path(folder), width)
-        for copies in (None, 27):
+        for steps, copies in ((0, None), (0, 27), (_STEPS, _DENSITY_COPIES)):
             memory = 0 if copies is None else copies * copy
-            seen = _measured(checkpoint, task, memory)
+            seen = _measured(checkpoint, task, memory, steps)
             basis = int(seen["said"].split("a basis of ")[1].split()[0])
             held = min(basis, seen["products"])
             whole = (seen["peak"] - seen["imported"]) / copy
             loading = (seen["peak_loading"] - seen["imported"]) / copy
             solving = (seen["peak"] - seen["loaded"]) / copy
-            limit = held + 2 + _COPIES_BESIDE
             name = "what is free" if copies is None else f"{memory / _MEGABYTE:.0f} MB"
+            what = "density" if steps else "eigenvalues"
             rows.append(
                 (
+                    what,
                     name,
                     "" if copies is None else copies,
                     held,
@@ -124,12 +132,22 @@ def run(setting: Setting) -> Section:
                     f"{loading:.1f}",
                 )
             )
-            what = f"copies in all, --memory {name}"
-            bars.append(Bar(what, f"{whole:.1f}", f"≤ {limit} (basis + 6)", whole <= limit))
+            limit = held + (1 if steps else 2) + _COPIES_BESIDE
+            bars.append(
+                Bar(
+                    f"copies in all, {what}, --memory {name}",
+                    f"{whole:.1f}",
+                    f"≤ {limit} (basis + {_COPIES_BESIDE})",
+                    whole <= limit,
+                )
+            )
             if copies is not None:
                 over = solving / copies
-                bars.append(Bar(f"of --memory {name}", f"{over:.2f}", "≤ 1.10", over <= 1 + _OFF))
+                bars.append(
+                    Bar(f"{what}, of --memory {name}", f"{over:.2f}", "≤ 1.10", over <= 1 + _OFF)
+                )
     header = (
+        "",
         "--memory",
         "copies",
         "rows of the basis",
@@ -163,12 +181,11 @@ def _prepare(folder: Path, width: int) -> tuple[Path, Path, int]:
     return path, task, 4 * sum(tensor.numel() for tensor in tensors.values())
 
 
-def _measured(checkpoint: Path, task: Path, memory: int) -> dict[str, Any]:
-    program = [sys.executable, "-c", _PROGRAM, str(checkpoint), str(task), str(memory), str(_TOP)]
+def _measured(checkpoint: Path, task: Path, memory: int, steps: int) -> dict[str, Any]:
+    numbers = (str(memory), str(steps), str(_TOP))
+    program = [sys.executable, "-c", _PROGRAM, str(checkpoint), str(task), *numbers]
     done = subprocess.run(program, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr)
     seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    if seen["error"]:
-        raise RuntimeError(seen["error"])
     return seen
