@@ -9,7 +9,7 @@ whose `parameters` `@parameters_option` fills, `@curvature_options` passes
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,6 +23,7 @@ from .settings import CurvatureSettings, Operator, OutputSettings, ProductMode, 
 __all__ = [
     "curvature_options",
     "exploring_run_options",
+    "given",
     "output_options",
     "parameters_option",
     "plot_option",
@@ -294,17 +295,27 @@ def plot_option(command: Command) -> Command:
     )
 
 
-def refuse_unread(names: Sequence[str], why: str, hint: str) -> None:
-    """Refuse options of these parameters that the command line gives and nothing will read.
+def given(names: Collection[str]) -> list[str]:
+    """The options of these parameters that the command line itself gives, as they are written.
 
-    `why` says what they lack or contradict. Their values in sharp.toml are for other runs too, and
-    are let be.
+    Values in sharp.toml are for other runs too, and do not count.
     """
     context = click.get_current_context()
-    for option in context.command.params:
-        given = option.name in names and context.get_parameter_source(str(option.name))
-        if given is ParameterSource.COMMANDLINE:
-            raise UsageError(f"{option.opts[0]}: has no effect {why}", hint)
+    return [
+        option.opts[0]
+        for option in context.command.params
+        if option.name in names
+        and context.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE
+    ]
+
+
+def refuse_unread(names: Collection[str], why: str, hint: str) -> None:
+    """Refuse options of these parameters that the command line gives and nothing will read.
+
+    `why` says what they lack or contradict.
+    """
+    for option in given(names):
+        raise UsageError(f"{option}: has no effect {why}", hint)
 
 
 _FORMATS = {".json": "json", ".csv": "csv", ".md": "markdown"}

@@ -12,6 +12,7 @@ import click
 from ..errors import UsageError
 from ..options import (
     curvature_options,
+    given,
     output_options,
     parameters_option,
     run_options,
@@ -226,9 +227,11 @@ def measure(
         curvature=replace(curvature, coarse=coarse),
         by=by,
     )
+    notes = notes_of(output)
+    _note_unread(settings, notes)
     with progress_bars(quiet=output.quiet) as begin:
         document = run_measure(
-            checkpoints, task, task_options, run, settings, begin=begin, notes=notes_of(output)
+            checkpoints, task, task_options, run, settings, begin=begin, notes=notes
         )
     emit(document, output)
     return exit_code(document, strict=output.strict)
@@ -273,6 +276,17 @@ def run_measure(
         notes=notes or Notes(),
     )
     return to_document(report)
+
+
+def _note_unread(settings: MeasureSettings, notes: Notes) -> None:
+    """Say which options are given that none of the measures asked for reads."""
+    from ..measures import choose, readers
+
+    for name, measures in readers(choose(settings.measures)).items():
+        if name == "relative_error" and settings.sampling_error is not None:
+            continue  # with --samples it is the sample's
+        for option in given([name]):
+            notes.note(f"{option} has no effect: it is for -m {' and -m '.join(measures)}")
 
 
 def _print_measures() -> None:

@@ -19,7 +19,7 @@ from .gradient import gradient
 from .hessian import hessian, trace
 from .loss import loss
 
-__all__ = ["Context", "Measure", "choose", "compute", "known_measures"]
+__all__ = ["Context", "Measure", "choose", "compute", "known_measures", "readers"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Measure:
 
     `compute(context)` returns its numbers by JSON key. `needs_curvature` says that second
     derivatives are taken, which are then checked once for the model. `of_parameters` is false where
-    the numbers do not depend on which parameters are measured.
+    the numbers do not depend on which parameters are measured. `reads` are the parameters of the
+    command that not all measures read and this one does (None: any of them).
     """
 
     name: str
@@ -42,8 +43,10 @@ class Measure:
     default: bool = False
     needs_curvature: bool = False
     of_parameters: bool = True
+    reads: tuple[str, ...] | None = None
 
 
+_CURVATURE = ("operator", "hvp", "max_products")
 _BUILT_IN = (
     Measure(
         name="loss",
@@ -56,6 +59,7 @@ _BUILT_IN = (
         compute=loss,
         default=True,
         of_parameters=False,
+        reads=(),
     ),
     Measure(
         name="epsilon-sharpness",
@@ -67,6 +71,7 @@ _BUILT_IN = (
         warns="maximisers that differ by more than 10 %",
         compute=epsilon_sharpness,
         default=True,
+        reads=("epsilons", "subspaces", "maximizer"),
     ),
     Measure(
         name="gradient",
@@ -78,6 +83,7 @@ _BUILT_IN = (
         warns="a norm that says this is not a minimum",
         compute=gradient,
         default=True,
+        reads=(),
     ),
     Measure(
         name="hessian",
@@ -90,6 +96,7 @@ _BUILT_IN = (
         compute=hessian,
         default=True,
         needs_curvature=True,
+        reads=(*_CURVATURE, "top", "tol", "coarse"),
     ),
     Measure(
         name="trace",
@@ -102,6 +109,7 @@ _BUILT_IN = (
         compute=trace,
         default=True,
         needs_curvature=True,
+        reads=(*_CURVATURE, "relative_error"),
     ),
 )
 
@@ -135,6 +143,19 @@ def choose(names: Sequence[str]) -> list[Measure]:
     if "all" in names:
         return list(known.values())
     return [m for m in known.values() if (m.name in names if names else m.default)]
+
+
+def readers(measures: Sequence[Measure]) -> dict[str, list[str]]:
+    """Which measures would read a parameter of the command that none of `measures` reads."""
+    if any(measure.reads is None for measure in measures):
+        return {}
+    read = {name for measure in measures for name in measure.reads or ()}
+    unread: dict[str, list[str]] = {}
+    for known in known_measures().values():
+        for name in known.reads or ():
+            if name not in read:
+                unread.setdefault(name, []).append(known.name)
+    return unread
 
 
 def compute(measures: Sequence[Measure], context: Context) -> dict[str, Any]:

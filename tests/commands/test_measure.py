@@ -457,3 +457,17 @@ def test_a_subset_is_said_with_its_size():
     assert done.exit_code == 2
     assert "--parameters '2.wait': matches no parameter of the model" in done.stderr
     assert "layers: 0, 2 (`sharp inspect` lists a checkpoint's tensors)" in done.stderr
+
+
+def test_an_option_that_no_measure_asked_for_reads_is_noted():
+    asked = ("sgd.safetensors", "-t", "task.py", "-m", "loss", "-m", "trace", "--json")
+    unread = ("--top", "3", "--operator", "ggn", "--epsilon", "0.1", "--relative-error", "0.5")
+    done = measure(*asked, *unread)
+    document_of(done)
+    assert done.stderr.splitlines() == [
+        "note: --epsilon has no effect: it is for -m epsilon-sharpness",
+        "note: --top has no effect: it is for -m hessian",
+    ]
+    assert measure(*asked, *unread, "--quiet").stderr == ""
+    done = measure(*asked[:-3], "--relative-error", "0.9", "--json", "--samples", "40")
+    assert "no effect" not in done.stderr  # it is the sample's there

@@ -6,8 +6,9 @@ import pytest
 from networks import CASES, context
 
 from sharpcli import measures
+from sharpcli.commands.measure import measure as command
 from sharpcli.errors import SharpError, UsageError
-from sharpcli.measures import Measure, choose, compute, known_measures
+from sharpcli.measures import Measure, choose, compute, known_measures, readers
 from sharpcli.results import Scalar
 
 NAMES = ["loss", "epsilon-sharpness", "gradient", "hessian", "trace"]
@@ -68,6 +69,19 @@ def test_a_package_adds_its_own_by_entry_point(installed):
 def test_a_package_cannot_replace_a_built_in_measure(installed):
     installed(loss=made_up("loss"))
     assert known_measures()["loss"].meaning != "m"
+
+
+def test_what_no_chosen_measure_reads_is_known_by_its_readers(installed):
+    assert readers(choose(("all",))) == {}
+    found = readers(choose(("loss", "trace")))
+    assert found["top"] == ["hessian"]
+    assert found["epsilons"] == ["epsilon-sharpness"]
+    assert "operator" not in found
+    assert readers(choose(("gradient",)))["operator"] == ["hessian", "trace"]
+    options = {option.name for option in command.params}
+    assert {name for known in known_measures().values() for name in known.reads} <= options
+    installed(mine=made_up())
+    assert readers(choose(("mine",))) == {}  # it may read anything
 
 
 def test_an_entry_point_that_is_no_measure_is_named(installed):
