@@ -10,6 +10,8 @@ __all__ = ["UNSAID", "Begin", "Notes", "Progress", "Say", "foretelling", "readab
 
 # Seconds of work that are foretold to all, not only under --verbose.
 _LONG = 120
+# Work that turns out to be more than this many times what was foretold is foretold again.
+_LONGER = 1.5
 
 Progress = Callable[[int, int | None], None]
 """Called with (units done, units in all or None where that is not known yet)."""
@@ -51,21 +53,22 @@ def foretelling(progress: Progress, notes: Notes, beside: str) -> Progress:
     """The progress of products, that says early how long all may take.
 
     The first ones set up what the others use, so their pace is not theirs: it is told after the
-    second. `beside` is said along. To all where it is long, else as a detail.
+    second, and again where there are many more than told. `beside` is said along. To all where it
+    is long, else as a detail.
     """
     first: tuple[int, float] | None = None
-    said = False
+    told = 0
 
     def step(done: int, total: int | None) -> None:
-        nonlocal first, said
+        nonlocal first, told
         progress(done, total)
         now = time.perf_counter()
-        if said or total is None or not done:
+        if total is None or not done or (told and total <= _LONGER * told):
             return
         if first is None:
             first = done, now
             return
-        said = True
+        told = total
         seconds = (now - first[1]) / max(done - first[0], 1) * (total - done)
         say = notes.note if seconds >= _LONG else notes.detail
         say(f"about {readable_time(seconds)} more: {total} products in all, {beside}")

@@ -1,4 +1,4 @@
-"""What is said while work goes on: how long it takes, once, to whom it concerns."""
+"""What is said while work goes on: how long it takes, and to whom it concerns."""
 
 import pytest
 
@@ -32,6 +32,19 @@ def test_the_pace_is_that_after_the_first_products_which_set_things_up(monkeypat
         step(done, 40)
     said = f"about {readable_time(36 * pace)} more: 40 products in all, 1 GB of memory at most"
     assert (notes, details) == (([said], []) if to_all else ([], [said]))
+
+
+def test_it_is_foretold_again_where_it_turns_out_to_be_much_more(monkeypatch):
+    clock, details = [0.0], []
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
+    step = foretelling(silent, Notes(detail=details.append), "1 GB")
+    for done, total in ((2, 10), (4, 10), (6, 10), (8, 12), (10, 15), (12, 30), (14, 30)):
+        clock[0] += 2.0
+        step(done, total)
+    assert details == [
+        "about 6 s more: 10 products in all, 1 GB",
+        "about 18 s more: 30 products in all, 1 GB",
+    ]
 
 
 def test_nothing_is_foretold_where_the_end_is_not_known():

@@ -34,8 +34,9 @@ __all__ = [
 # Two finds every double eigenvalue without a second search, and rebuilt graphs serve two vectors;
 # wider blocks need more products for the same Krylov degree.
 _BLOCK = 2
-# Products a pair that progress expects: seen were 2 to 4 on trained networks.
-_EXPECTED = 4
+# Products a pair that progress expects (seen were 2 to 4 on trained networks), and with a smallest
+# value at least (seen were 32 to 60 on six minima).
+_EXPECTED, _EXPECTED_SMALLEST = 4, 45
 # A smallest value is settled when its residual is at most this share of its distance from zero.
 # Curvatures pile up at zero, and until then a Ritz vector may be a mixture of that pile, with a
 # residual as small as you like and the true end unseen: on three networks values of 0.0001(23),
@@ -178,13 +179,14 @@ def eigsh(
         ends = [*range(min(k, space.size)), *range(max(space.size - smallest, 0), space.size)]
         threshold = max(tolerance * float(values[0].abs()), _machine(space, values))
         met = [bool(residuals[i] <= threshold) or complete for i in ends]
-        progress(used, min(most, max(expected_products(k, smallest), used + space.width)))
         lowest = ends[k:]
         settled = [is_settled(float(values[i]), float(residuals[i])) or complete for i in lowest]
         enough = space.size >= wanted and all(met) and blocks >= search_until
+        likely = expected_products(k, smallest)
         if enough:
-            patience = min(patience, max(_PATIENCE * used, _PATIENCE_LEAST))
+            likely = patience = min(patience, max(_PATIENCE * used, _PATIENCE_LEAST))
             enough = all(settled) or used >= patience
+        progress(used, min(most, max(likely, used + space.width)))
         if enough and not complete:
             cluster = _largest_cluster(values, residuals, k, smallest)
             if cluster >= searched:
@@ -212,7 +214,8 @@ def least_rows(k: int, smallest: int, block: int = _BLOCK) -> int:
 
 def expected_products(k: int, smallest: int) -> int:
     """Products that a solve is likely to need, for progress and estimates."""
-    return _EXPECTED * (k + smallest + _EXTRA)
+    likely = _EXPECTED * (k + smallest + _EXTRA)
+    return max(likely, _EXPECTED_SMALLEST) if smallest else likely
 
 
 def krylov_space(
