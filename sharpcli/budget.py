@@ -11,7 +11,7 @@ from .errors import SharpError
 from .linalg.eigsh import expected_products, least_rows
 from .memory import available_memory, readable_size
 from .objective import Objective
-from .operators import graph_bytes
+from .operators import graph_bytes, product_cost
 from .processes import neighbours, share
 from .settings import CurvatureSettings
 
@@ -28,6 +28,8 @@ _BLOCK = 2
 # Probes of a density that advance in step, which pays where an operator rebuilds something for each
 # product, and the share of the memory that their bases may take from graphs then.
 _PROBES, _BASES_SHARE = 4, 0.5
+# Batches are halved so often at most where graphs of smaller ones have room: smaller ones are slow.
+_HALVINGS = 3
 # Vectors of eigenvalues that probes agree upon, a step, where memory is short: an eigenvalue takes
 # two steps or more to be resolved.
 _KNOWN_A_STEP = 0.5
@@ -101,6 +103,7 @@ def share_memory(
     else:
         wanted = min(most, max(least, min(expected_products(k, smallest), fits // 2)))
         graphs = max(left - (wanted + _BLOCK) * copy, 0.0)
+        one, every = _finer(objective, theta, settings, (one, every), graphs)
         rows = min(most, int((left - min(graphs, every)) // copy) - _BLOCK)
     (rows,), device = _agreed((rows,), device)
     if rows < least:
@@ -145,6 +148,7 @@ def share_memory_of_probes(
         fits = _rows_elsewhere(copy) * copy >= needed
     elif known and left(block) - every >= (steps - known) * copy:
         graphs, known = graphs - (steps - known) * copy, steps
+    one, every = _finer(objective, theta, settings, (one, every), graphs)
     (block, known), device = _agreed((block, known), device)
     if not fits:
         fewer = int(steps * (1 + left(1) / needed))
@@ -179,6 +183,24 @@ def _graphs(
         one, every = graph_bytes(objective, theta, settings)
         if one <= room or not objective.halve_batches():
             return one, every
+
+
+def _finer(
+    objective: Objective,
+    theta: Tensor,
+    settings: CurvatureSettings,
+    taken: tuple[float, float],
+    graphs: float,
+) -> tuple[float, float]:
+    """As `_graphs`, of smaller batches where `graphs` bytes can keep some and none of these."""
+    cost, size = product_cost(objective, theta, settings), objective.batch_size
+    halves = [size // 2**i for i in range(1, _HALVINGS + 1)]
+    fits = next((half for half in halves if half and cost.of(half) <= graphs), None)
+    if taken[0] <= graphs or fits is None:
+        return taken
+    while objective.batch_size > fits and objective.halve_batches():
+        pass
+    return graph_bytes(objective, theta, settings)
 
 
 def _total(theta: Tensor, settings: CurvatureSettings) -> int:

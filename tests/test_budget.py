@@ -46,11 +46,24 @@ def test_graphs_and_rows_follow_from_the_memory():
         operator @ theta
         kept, batches = operator.microbatches
         one, _ = graph_bytes(function, theta, PINNED)
-        assert batches == 6
-        assert kept == min(batches, kept)
+        assert batches == -(-function.rows.count // function.batch_size)
         assert kept * one <= found.graphs + one
     else:
         pytest.fail("however little there is, it is enough")
+
+
+def test_batches_are_halved_where_graphs_of_smaller_ones_can_be_kept():
+    whole, function, theta = shared(10**9)
+    one, _ = graph_bytes(function, theta, PINNED)
+    rows = least_rows(2, 1)
+    for part, kept in ((0.1, False), (0.7, True)):  # not even one example's fit in the first
+        memory = int(whole.working + (rows + 2) * whole.copy + part * one)
+        found, function, theta = shared(memory)
+        assert (found.batch_size < whole.batch_size) is kept
+        operator = make_operator(function, theta, PINNED, graphs=found.graphs)
+        operator @ theta
+        assert (operator.microbatches[0] > 0) is kept
+        assert found.bytes <= memory
 
 
 def test_too_little_memory_is_said_with_what_would_do():

@@ -1,6 +1,6 @@
 """Symmetric linear operators: `op @ V` for V (n,) or (n, k), and `op.size`."""
 
-from .build import graph_bytes, make_operator
+from .build import graph_bytes, make_operator, product_cost
 from .protocol import CurvatureOperator, Dense, SymmetricOperator
 from .self_check import SelfCheck, self_check
 
@@ -11,5 +11,6 @@ __all__ = [
     "SymmetricOperator",
     "graph_bytes",
     "make_operator",
+    "product_cost",
     "self_check",
 ]

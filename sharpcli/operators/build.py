@@ -10,11 +10,11 @@ from ..settings import CurvatureSettings
 from .curvature import Curvature
 from .finite_difference import FiniteDifference
 from .gauss_newton import empirical_fisher, gauss_newton
-from .graphs import graph_budget, graph_cost
+from .graphs import GraphCost, graph_budget, graph_cost
 from .modes import MODES, choose_modes
 from .protocol import CurvatureOperator
 
-__all__ = ["graph_bytes", "make_operator"]
+__all__ = ["graph_bytes", "make_operator", "product_cost"]
 
 
 def make_operator(
@@ -41,16 +41,21 @@ def make_operator(
     return Curvature(objective, theta, gauss_newton, graphs=graphs)
 
 
+def product_cost(objective: Objective, theta: Tensor, settings: CurvatureSettings) -> GraphCost:
+    """Bytes that a microbatch's graphs take, by its examples. Cost: `graph_cost`."""
+    if settings.operator == "hessian" and settings.hvp == "finite-difference":
+        return GraphCost(0.0, 0.0)
+    make = MODES["double-backward" if settings.hvp == "auto" else settings.hvp]
+    if settings.operator != "hessian":
+        make = empirical_fisher if settings.operator == "empirical-fisher" else gauss_newton
+    return objective.within_memory(lambda: graph_cost(objective, objective.leaves(theta), make))
+
+
 def graph_bytes(
     objective: Objective, theta: Tensor, settings: CurvatureSettings
 ) -> tuple[float, float]:
     """Bytes that the graphs of a microbatch take, and those of all of them. Cost: `graph_cost`."""
-    if settings.operator == "hessian" and settings.hvp == "finite-difference":
-        return 0.0, 0.0
-    make = MODES["double-backward" if settings.hvp == "auto" else settings.hvp]
-    if settings.operator != "hessian":
-        make = empirical_fisher if settings.operator == "empirical-fisher" else gauss_newton
-    cost = objective.within_memory(lambda: graph_cost(objective, objective.leaves(theta), make))
+    cost = product_cost(objective, theta, settings)
     sizes = [count for _, count in objective.batches()]
     return cost.of(max(sizes)), sum(map(cost.of, sizes))
 
