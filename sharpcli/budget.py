@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -91,7 +92,8 @@ def share_memory(
     total, copy = _total(theta, settings), theta.numel() * theta.element_size()
     least = min(theta.numel(), least_rows(k, smallest))
     needed = (least + _BLOCK) * copy
-    one, every = _graphs(objective, theta, settings, total - _vectors(_BLOCK, copy), needed)
+    room = _room(total - _vectors(_BLOCK, copy), needed, theta.device)
+    one, every = _graphs(objective, theta, settings, room)
     working = _vectors(_BLOCK, copy) + one
     most = min(theta.numel(), _ROWS + _ROWS_A_PAIR * (k + smallest))
     left = total - working
@@ -103,7 +105,7 @@ def share_memory(
     else:
         wanted = min(most, max(least, min(expected_products(k, smallest), fits // 2)))
         graphs = max(left - (wanted + _BLOCK) * copy, 0.0)
-        one, every = _finer(objective, theta, settings, (one, every), graphs)
+        one, every = _some_kept(objective, theta, settings, graphs)
         rows = min(most, int((left - min(graphs, every)) // copy) - _BLOCK)
     (rows,), device = _agreed((rows,), device)
     if rows < least:
@@ -132,7 +134,8 @@ def share_memory_of_probes(
         probes = steps = 0
     known = int(_KNOWN_A_STEP * steps) if probes > 1 else 0
     needed = (steps + known + 1) * copy
-    one, every = _graphs(objective, theta, settings, total - _vectors(1, copy), needed)
+    room = _room(total - _vectors(1, copy), needed, theta.device)
+    one, every = _graphs(objective, theta, settings, room)
 
     def left(block: int) -> float:
         return total - one - _vectors(block, copy) - (block * steps + known + block) * copy
@@ -148,7 +151,6 @@ def share_memory_of_probes(
         fits = _rows_elsewhere(copy) * copy >= needed
     elif known and left(block) - every >= (steps - known) * copy:
         graphs, known = graphs - (steps - known) * copy, steps
-    one, every = _finer(objective, theta, settings, (one, every), graphs)
     (block, known), device = _agreed((block, known), device)
     if not fits:
         fewer = int(steps * (1 + left(1) / needed))
@@ -157,6 +159,7 @@ def share_memory_of_probes(
             f"{readable_size(total - left(1))}, and {readable_size(total)} of memory are there",
             f"take fewer with --steps {fewer}" if fewer >= 5 else "use a machine with more memory",
         )
+    one, every = _some_kept(objective, theta, settings, graphs)
     return Budget(
         total,
         copy,
@@ -172,35 +175,27 @@ def share_memory_of_probes(
 
 
 def _graphs(
-    objective: Objective, theta: Tensor, settings: CurvatureSettings, left: float, basis: float
+    objective: Objective, theta: Tensor, settings: CurvatureSettings, room: float
 ) -> tuple[float, float]:
-    """Bytes of a microbatch's graphs and of all; of smaller batches where they do not fit else.
-
-    They are to fit in what is `left` beside the least basis, if that does not go elsewhere anyway.
-    """
-    room = left if basis >= left and _has_elsewhere(theta.device) else left - basis
+    """Bytes of a microbatch's graphs, halved until they fit in `room`, and of all."""
     while True:
         one, every = graph_bytes(objective, theta, settings)
         if one <= room or not objective.halve_batches():
             return one, every
 
 
-def _finer(
-    objective: Objective,
-    theta: Tensor,
-    settings: CurvatureSettings,
-    taken: tuple[float, float],
-    graphs: float,
+def _some_kept(
+    objective: Objective, theta: Tensor, settings: CurvatureSettings, graphs: float
 ) -> tuple[float, float]:
-    """As `_graphs`, of smaller batches where `graphs` bytes can keep some and none of these."""
-    cost, size = product_cost(objective, theta, settings), objective.batch_size
-    halves = [size // 2**i for i in range(1, _HALVINGS + 1)]
-    fits = next((half for half in halves if half and cost.of(half) <= graphs), None)
-    if taken[0] <= graphs or fits is None:
-        return taken
-    while objective.batch_size > fits and objective.halve_batches():
-        pass
-    return graph_bytes(objective, theta, settings)
+    """As `_graphs`, of smaller batches where `graphs` bytes can keep some of theirs."""
+    smallest = max(1, objective.batch_size // 2**_HALVINGS)
+    fits = product_cost(objective, theta, settings).of(smallest) <= graphs
+    return _graphs(objective, theta, settings, graphs if fits else math.inf)
+
+
+def _room(left: float, basis: float, device: torch.device) -> float:
+    """What of `left` a microbatch may take: not the least basis, if that stays on the device."""
+    return left if basis >= left and _has_elsewhere(device) else left - basis
 
 
 def _total(theta: Tensor, settings: CurvatureSettings) -> int:

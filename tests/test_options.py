@@ -6,7 +6,7 @@ from click.testing import CliRunner
 
 from sharpcli.errors import UsageError
 from sharpcli.options import output_options, run_options, task_argument, task_options
-from sharpcli.parameter_types import NAMES, SIZE
+from sharpcli.options.parameter_types import NAMES, SIZE
 from sharpcli.settings import OutputSettings, RunSettings
 
 

@@ -172,7 +172,7 @@ def _examine_archive(path: Path, size: int) -> _Listing:
                     "save the model's state dict with torch.save or as safetensors",
                 )
             data = archive.read(pickles[0])
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError) as error:
         raise SharpError(f"{path}: is a corrupt zip archive ({error})", _DAMAGED) from error
     # the file is open by now: the system only objects where a broken directory points
     except (struct.error, ValueError, OverflowError, OSError) as error:

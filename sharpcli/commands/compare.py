@@ -7,7 +7,7 @@ import sys
 import click
 
 from ..options import output_options
-from ..parameter_types import NAMES
+from ..options.parameter_types import NAMES
 from ..results import NOT_CONVERGED, Document, load_document, parse_document
 from ..settings import OutputSettings
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import SharpError
-from ..parameter_types import SEED
+from ..options.parameter_types import SEED
 from ..progress import Begin, silent
 from ..settings import OutputSettings, RunSettings
 from ..training import TrainSettings

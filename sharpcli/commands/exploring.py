@@ -11,7 +11,7 @@ import click
 
 from ..errors import UsageError
 from ..options import refuse_unread
-from ..parameter_types import ParameterType
+from ..options.parameter_types import ParameterType
 from ..settings import BatchNormSettings, GridSettings, OutputSettings
 
 if TYPE_CHECKING:

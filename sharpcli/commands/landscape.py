@@ -14,7 +14,7 @@ from ..options import (
     refuse_unread,
     task_options,
 )
-from ..parameter_types import POSITIVE
+from ..options.parameter_types import POSITIVE
 from ..settings import (
     BatchNormSettings,
     DirectionSettings,

@@ -18,6 +18,7 @@ from ..options import (
     run_options,
     task_options,
 )
+from ..options.parameter_types import ParameterType
 from ..settings import CurvatureSettings, MeasureSettings, OutputSettings, RunSettings
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ __all__ = ["measure", "run_measure"]
 FAILED, UNCONVERGED, INTERRUPTED = 1, 3, 130  # 130 is what shells give for Ctrl-C
 
 
-class SubspaceType(click.ParamType):  # type: ignore[type-arg]  # Click 8.1 has no type argument
+class SubspaceType(ParameterType):
     """`full`, or the dimensions of a random subspace."""
 
     name = "full|P"
@@ -47,7 +48,7 @@ class SubspaceType(click.ParamType):  # type: ignore[type-arg]  # Click 8.1 has 
         return int(value)
 
 
-class EpsilonType(click.ParamType):  # type: ignore[type-arg]  # Click 8.1 has no type argument
+class EpsilonType(ParameterType):
     """A positive, finite number."""
 
     name = "number"

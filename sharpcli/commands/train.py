@@ -13,7 +13,7 @@ import click
 from .. import __version__
 from ..errors import SharpError, UsageError
 from ..options import task_argument
-from ..parameter_types import POSITIVE, SEED
+from ..options.parameter_types import POSITIVE, SEED
 from ..results import Report, Scalar, to_document
 from ..settings import OutputSettings
 from ..training import OPTIMIZERS, TrainSettings

@@ -148,8 +148,8 @@ def quadrature(
     operator's), and the vectors of the eigenvalues that they agree upon lie beside it, `most_known`
     (default: `steps`) of them. Where probes·steps products would give the whole matrix, they do,
     and all eigenvalues are known. With a single probe none are: copies of an eigenvalue show in
-    what differs between probes. Cost: probes·steps products, or n
-    where that is less; orthogonalisation takes 2·steps²·n operations a probe.
+    what differs between probes. Cost: probes·steps products, or n where that is less;
+    orthogonalisation takes 2·steps²·n operations a probe.
     """
     n = operator.size
     if n <= probes * steps:

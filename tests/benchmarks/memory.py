@@ -23,11 +23,8 @@ _MEGABYTE = 10**6
 _STEPS, _DENSITY_COPIES = 16, 32
 
 _PROGRAM = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
-
-import torch
-from torch import nn
 
 from sharpcli import measuring, spectra
 from sharpcli.progress import Notes
@@ -187,5 +184,5 @@ def _measured(checkpoint: Path, task: Path, memory: int, steps: int) -> dict[str
     done = subprocess.run(program, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr)
-    seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    seen: dict[str, Any] = json.loads(done.stdout)
     return seen

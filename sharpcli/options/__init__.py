@@ -16,9 +16,9 @@ from typing import Any, get_args
 import click
 from click.core import ParameterSource
 
-from .errors import UsageError
+from ..errors import UsageError
+from ..settings import CurvatureSettings, Operator, OutputSettings, ProductMode, RunSettings
 from .parameter_types import DEVICE, NAME_VALUE, POSITIVE, SEED, SIZE
-from .settings import CurvatureSettings, Operator, OutputSettings, ProductMode, RunSettings
 
 __all__ = [
     "curvature_options",
@@ -45,13 +45,13 @@ def task_options(command: Command) -> Command:
         named = kwargs.pop("task_argument", None)
         task = kwargs.pop("task")
         if named is not None:
-            if context.get_parameter_source("task") is ParameterSource.COMMANDLINE:
+            if given(["task"]):
                 raise UsageError(
                     f"the task is named twice: '{named}' and --task {task}", "name it once"
                 )
             task = named
-        given = _as_dict(kwargs.pop("option_pairs"), context, task)
-        return command(*args, task=task, task_options=given, **kwargs)
+        bound = _as_dict(kwargs.pop("option_pairs"), context, task)
+        return command(*args, task=task, task_options=bound, **kwargs)
 
     return _decorate(
         with_task,
@@ -243,7 +243,7 @@ def output_options(command: Command) -> Command:
             plot=kwargs.pop("plot_files", ()),
         )
         for path in output.plot:
-            from .render.plotting import check_plot
+            from ..render.plotting import check_plot
 
             check_plot(path)
         if output.quiet and output.verbose:
@@ -336,7 +336,7 @@ def _as_dict(
     """
     defaults = context.default_map or {}
     in_file = [NAME_VALUE.convert(text, None, None) for text in defaults.get("option_pairs", ())]
-    if context.get_parameter_source("option_pairs") is not ParameterSource.COMMANDLINE:
+    if not given(["option_pairs"]):
         pairs = ()
     names = [name for name, _ in pairs]
     twice = [name for name in names if names.count(name) > 1]

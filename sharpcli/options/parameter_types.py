@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from .errors import did_you_mean
+from ..errors import did_you_mean
 
 __all__ = ["DEVICE", "NAMES", "NAME_VALUE", "POSITIVE", "SEED", "SIZE", "ParameterType"]
 
