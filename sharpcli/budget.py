@@ -157,7 +157,9 @@ def share_memory_of_probes(
         raise SharpError(
             f"{steps} Lanczos steps of {theta.numel()} parameters need "
             f"{readable_size(total - left(1))}, and {readable_size(total)} of memory are there",
-            f"take fewer with --steps {fewer}" if fewer >= 5 else "use a machine with more memory",
+            f"take fewer with --steps {fewer}"
+            if fewer >= 5
+            else "raise --memory, or use a machine with more memory",
         )
     one, every = _some_kept(objective, theta, settings, graphs)
     return Budget(

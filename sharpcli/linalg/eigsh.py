@@ -184,8 +184,9 @@ def eigsh(
         enough = space.size >= wanted and all(met) and blocks >= search_until
         likely = expected_products(k, smallest)
         if enough:
-            likely = patience = min(patience, max(_PATIENCE * used, _PATIENCE_LEAST))
+            patience = min(patience, max(_PATIENCE * used, _PATIENCE_LEAST))
             enough = all(settled) or used >= patience
+            likely = likely if enough else patience
         progress(used, min(most, max(likely, used + space.width)))
         if enough and not complete:
             cluster = _largest_cluster(values, residuals, k, smallest)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from spectra import Diagonal
 
-from sharpcli.linalg.eigsh import eigsh, krylov_space
+from sharpcli.linalg.eigsh import eigsh, expected_products, krylov_space
 from sharpcli.linalg.orthogonal import dots
 from sharpcli.operators import Dense
 
@@ -248,3 +248,19 @@ def test_patience_does_not_outlast_the_products_allowed():
     found = eigsh(piled_up(-0.02), 5, smallest=1, max_products=24)
     assert found.products <= 24
     assert found.smallest_settled == [False]
+
+
+@pytest.mark.parametrize("smallest", [0, 1])
+def test_progress_expects_more_only_while_it_goes_on(smallest):
+    values = torch.cat([torch.linspace(1, 10, 20), torch.full((400,), 1e-3), torch.tensor([-5.0])])
+    totals = []
+    found = eigsh(
+        Dense(torch.diag(values.double())),
+        3,
+        smallest=smallest,
+        progress=lambda done, total: totals.append((done, total)),
+    )
+    assert found.converged
+    assert totals[-1][0] == found.products
+    expected = expected_products(3, smallest)
+    assert all(total <= max(expected, done + 2) for done, total in totals)
