@@ -10,15 +10,23 @@ from torch import Tensor
 if TYPE_CHECKING:
     from ..operators import SymmetricOperator
 
-__all__ = ["applied", "combine", "dots", "extend", "project_out", "random_rows"]
+__all__ = [
+    "applied",
+    "combine",
+    "dots",
+    "extend",
+    "negligible_norm",
+    "project_out",
+    "random_rows",
+]
 
 # Entries of a vector that are converted to float64 at a time: a block of basis rows this wide
 # stays in cache on a CPU. A GPU takes as many as fill it, in at most half a gigabyte.
 _CHUNK = 2**14
 _CHUNK_ENTRIES = 2**26
 # A row that keeps less than this share of its norm after projection is spanned by the basis
-# already, up to rounding (multiples of machine epsilon).
-_BREAKDOWN = 100
+# already, up to rounding (multiples of machine epsilon): as much as products are taken to be off.
+_BREAKDOWN = 16
 # Inner products with the basis that a unit row may keep, in machine epsilons: far below the square
 # root of epsilon that keeps a Lanczos projection exact to rounding (Simon 1984).
 _OVERLAP = 100
@@ -85,6 +93,11 @@ def random_rows(count: int, like: Tensor, generator: torch.Generator) -> Tensor:
     return draws.to(like)
 
 
+def negligible_norm(dtype: torch.dtype, scale: float) -> float:
+    """The norm below which `extend` takes a row for rounding, against the operator's norm."""
+    return _BREAKDOWN * torch.finfo(dtype).eps * scale
+
+
 def extend(
     rows: Tensor, basis: Tensor, scale: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
@@ -97,13 +110,13 @@ def extend(
     """
     n = rows.shape[1]
     count = min(len(rows), n - len(basis))
+    negligible = negligible_norm(rows.dtype, scale)
     if count == len(rows):
-        coupling = _together(rows, basis, _BREAKDOWN * torch.finfo(rows.dtype).eps * scale)
+        coupling = _together(rows, basis, negligible)
         if coupling is not None:
             return rows, coupling
     coupling = torch.zeros(count, len(rows), dtype=torch.float64)
     epsilon = torch.finfo(rows.dtype).eps
-    negligible = _BREAKDOWN * epsilon * scale
     done = torch.empty(0, n, dtype=rows.dtype, device=rows.device)
     for i in range(len(rows)):
         row = rows[i : i + 1]
