@@ -41,7 +41,7 @@ SCHEMA = "sharpcli/1"
 # The statuses of a number that is not what was asked for; a bound is what it says.
 NOT_CONVERGED = ("max_products", "precision", "suspect", "not_finite")
 
-ErrorKind = Literal["residual", "standard_error", "lower_bound", "upper_bound"]
+ErrorKind = Literal["residual", "standard_error", "rounding", "lower_bound", "upper_bound"]
 Document = dict[str, Any]
 
 

@@ -51,7 +51,8 @@ class EigshResult:
     together with the rounding that the products showed, or as far as a missed eigenvalue is not
     excluded, where that is further. `vectors` (k, n) belong to `largest`. In `passes` calls the
     operator was applied to `products` vectors. A smallest value that is not `settled` bounds the
-    end from above only: where the true one lies is not known to within the tolerance.
+    end from above only: where the true one lies is not known to within the tolerance. `rounded`
+    says that rounding alone keeps values that are not converged from being so.
     """
 
     largest: Tensor
@@ -61,6 +62,7 @@ class EigshResult:
     smallest_errors: Tensor
     smallest_converged: list[bool]
     smallest_settled: list[bool]
+    rounded: bool
     vectors: Tensor
     products: int
     passes: int
@@ -126,8 +128,10 @@ def eigsh(
         enough = enough and not more
         last = space.complete or used + space.width > most
         if last or (enough and not proven):
+            exact = without_missed(top, space, exact=True)
             top = without_missed(top, space)
-            proven = enough = enough and all(top.converged)
+            # Where only rounding keeps missed ones from being excluded, more products do not help.
+            proven = enough = enough and all(exact.converged)
         if last or (enough and all(bottom.settled)):
             bottom = without_missed(bottom, space)
         if enough:
@@ -138,7 +142,7 @@ def eigsh(
         if enough and not last:  # what was proven of a smaller space is said of this one
             top, bottom = without_missed(top, space), without_missed(bottom, space)
         if enough or last:
-            return _result(space, operator, (top, bottom), (used, blocks))
+            return _result(space, operator, (top, bottom), proven, (used, blocks))
         if more:
             # As many equal values as random vectors: there may be more copies. Let as many new
             # ones search along, half as deep as the space is.
@@ -161,7 +165,11 @@ def expected_products(k: int, smallest: int) -> int:
 
 
 def _result(
-    space: Krylov, operator: SymmetricOperator, ends: tuple[End, End], spent: tuple[int, int]
+    space: Krylov,
+    operator: SymmetricOperator,
+    ends: tuple[End, End],
+    rounded: bool,
+    spent: tuple[int, int],
 ) -> EigshResult:
     top, bottom = ends
     _, vectors, _ = space.ritz()
@@ -174,6 +182,7 @@ def _result(
         bottom.errors,
         bottom.met,
         bottom.converged,
+        rounded,
         space.basis[: top.count].to(operator.device),
         *spent,
         space,

@@ -30,9 +30,6 @@ _WINDOW = 100.0
 # Points on each side of a Ritz value at which missed eigenvalues are looked for, and how many
 # widths of the spectrum beyond the outermost.
 _POINTS, _BEYOND = 16, 4.0
-# Rounding of a product has no reason to point along a missed eigenvector: a share of 1/√n of its
-# norm does, and this many times as much is allowed for.
-_ALONG = 10
 
 
 @dataclass(frozen=True)
@@ -124,18 +121,18 @@ def both_ends(space: Krylov, k: int, smallest: int, tolerance: float) -> tuple[E
     )
 
 
-def without_missed(end: End, space: Krylov) -> End:
+def without_missed(end: End, space: Krylov, *, exact: bool = False) -> End:
     """The end with its `reach`: how far beyond each wanted value eigenvalues are not excluded.
 
     It is 0 where the random start would have had to hide any that no Ritz value accounts for, with
-    a probability of at most `MISSED`.
+    a probability of at most `MISSED`. `exact` leaves aside what rounding may have hidden.
     """
     if end.complete or not end.count:
         return end
     errors = end.residuals + end.floor
     points = _places(end.values, errors, end.count)
     size = space.rows.shape[1]
-    noise = math.hypot(end.floor * min(1.0, _ALONG / size**0.5), space.dropped)
+    noise = 0.0 if exact else math.hypot(space.noise, space.dropped)
     shares = hidden_shares(space.history(), end.sign * points, noise)
     near = ((points[:, None] - end.values).abs() <= _WINDOW * errors).sum(1)
     chance = missed_probability(shares, 0, size)

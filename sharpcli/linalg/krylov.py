@@ -28,6 +28,9 @@ BLOCK = 2
 # matrices with clusters and multiple eigenvalues restarted up to 60 times: more than twice that.
 _ROUNDING = 16
 _ROUNDING_PER_RESTART = 4
+# Rounding of a product has no reason to point along one vector: of its norm, 1/√n does, and this
+# many machine epsilons of ‖A‖ are allowed for.
+_ALONG = 10
 
 
 @dataclass
@@ -73,11 +76,24 @@ class Krylov:
     @property
     def rounding(self) -> float:
         """How far rounding may have moved a Ritz value, in the operator's units."""
-        norm = float(torch.linalg.matrix_norm(self.projected, 2)) if self.size else 0.0
         multiple = _ROUNDING + _ROUNDING_PER_RESTART * self.restarts
         # The asymmetry is one entry's; a Ritz value sums as many as the basis has rows.
-        seen: float = self.asymmetry * self.size**0.5
-        return max(multiple * torch.finfo(self.rows.dtype).eps * norm, seen)
+        rounding: float = max(multiple * self._unit, self.asymmetry * self.size**0.5)
+        return rounding
+
+    @property
+    def noise(self) -> float:
+        """How far rounding may have moved products along one vector, all of them together."""
+        along = _ALONG * self._unit / self.rows.shape[1] ** 0.5
+        noise: float = max(along, self.asymmetry) * self.size**0.5
+        return noise
+
+    @property
+    def _unit(self) -> float:
+        """The machine epsilon of the operator's norm."""
+        norm = float(torch.linalg.matrix_norm(self.projected, 2)) if self.size else 0.0
+        unit: float = torch.finfo(self.rows.dtype).eps * norm
+        return unit
 
     def wait(self, block: Tensor) -> None:
         """Let `block` be the pending rows."""

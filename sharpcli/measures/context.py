@@ -14,7 +14,7 @@ from ..diagnosis import check_finite
 from ..linalg.eigsh import EigshResult, Krylov, eigsh, krylov_space
 from ..moments import Evaluation
 from ..objective import Objective
-from ..operators import CurvatureOperator, SelfCheck, make_operator
+from ..operators import CurvatureOperator, Rounding, SelfCheck, make_operator
 from ..progress import Begin, Notes, Progress, foretelling, silent
 from ..settings import MeasureSettings
 from .coarse import Coarse, coarse_start
@@ -75,6 +75,11 @@ class Context:
         """The Hessian at θ, or the matrix that the settings put in its place."""
         graphs = self.budget.graphs
         return make_operator(self.objective, self.theta, self.settings.curvature, graphs=graphs)
+
+    @cached_property
+    def rounding(self) -> Rounding:
+        """What the run's precision leaves in its numbers."""
+        return Rounding(self.objective, self.theta, self.settings.curvature, seed=self.seed)
 
     @cached_property
     def coarse(self) -> Coarse | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from ..linalg.orthogonal import dots
-from ..results import Scalar
 from .context import Context
+from .rounding import with_rounding
 from .sampling import gradient_errors
 
 __all__ = ["gradient"]
@@ -37,18 +36,14 @@ def gradient(context: Context) -> dict[str, Any]:
             "of a slope (train longer, or read the numbers with care)"
         )
     errors = gradient_errors(context)
+    _, off = context.rounding.gradient
+    rounding = {"norm": float(off.norm()), "l1": float(off.sum()), "max": float(off.max())}
+    values = {"norm": norm, "l1": _perturbed_l1(found), "max": float(found.abs().max())}
     numbers = {
-        "norm": _scalar(norm, errors, "norm"),
-        "l1": _scalar(_perturbed_l1(found), errors, "l1"),
-        "max": _scalar(float(found.abs().max()), errors, "max"),
-        "evaluations": 1,
+        name: with_rounding(value, rounding[name], errors[name] if errors else None)
+        for name, value in values.items()
     }
-    return {"gradient": numbers}
-
-
-def _scalar(value: float, errors: Mapping[str, float] | None, name: str) -> Scalar:
-    error = errors[name] if errors else None
-    return Scalar(value, error, "standard_error" if errors else None, sampling_error=error)
+    return {"gradient": {**numbers, "evaluations": 1}}
 
 
 def _perturbed_l1(vector: Tensor) -> float:

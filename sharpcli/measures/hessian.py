@@ -8,6 +8,10 @@ from typing import Any
 
 import torch
 
+from ..linalg.eigsh import EigshResult
+from ..linalg.krylov import Krylov
+from ..linalg.orthogonal import project_out
+from ..linalg.trace import random_signs
 from ..linalg.trace import trace as estimate_trace
 from ..operators import SelfCheck
 from ..results import Scalar, scalar_fields
@@ -15,6 +19,13 @@ from .context import Context
 from .sampling import eigenvalue_errors, trace_error
 
 __all__ = ["at_most", "hessian", "suspicion", "trace"]
+
+# An eigenvalue whose error is a larger share of it is not known, however small beside λ1.
+_SHARE = 0.1
+# A ratio to λ5 has no value where its error is a larger share of it: it might be infinite.
+_LARGEST_OF_FIFTH = 0.5
+# Ritz vectors at each end whose rounding in the trace is followed, and random probes for the rest.
+_FOLLOWED, _PROBES = 3, 2
 
 
 def hessian(context: Context) -> dict[str, Any]:
@@ -32,18 +43,23 @@ def hessian(context: Context) -> dict[str, Any]:
     sampled = eigenvalue_errors(context, found.krylov, len(found.largest))
     doubt = suspicion(context.self_check)
 
-    def scalar(value: float, error: float, met: bool, sampling: float | None) -> Scalar:
-        error = math.hypot(error, context.hessian.error)
-        status, advice = doubt or _verdict(context, found.largest, error, met)
+    rounding = _rounding(context, found)
+
+    def scalar(
+        value: float, error: float, met: bool, sampling: float | None, rounding: float
+    ) -> Scalar:
+        error = math.hypot(error, context.hessian.error, rounding)
+        status, advice = doubt or _verdict(context, found, value, error, met)
         return Scalar(value, error, "residual", status, advice, sampling)
 
     top = [
-        scalar(float(value), float(error), met, each)
-        for value, error, met, each in zip(
+        scalar(float(value), float(error), met, each, off)
+        for value, error, met, each, off in zip(
             found.largest,
             found.largest_errors,
             found.largest_converged,
             sampled.largest,
+            rounding[: len(found.largest)],
             strict=True,
         )
     ]
@@ -52,7 +68,8 @@ def hessian(context: Context) -> dict[str, Any]:
         value, error = float(found.smallest[0]), float(found.smallest_errors[0])
         if context.settings.curvature.operator != "hessian":
             value = max(value, 0.0)  # the others have no negative eigenvalue, but for rounding
-        lowest = scalar(value, error, found.smallest_converged[0], sampled.smallest)
+        met = found.smallest_converged[0]
+        lowest = scalar(value, error, met, sampled.smallest, rounding[-1])
         if context.settings.curvature.operator == "hessian" and not found.smallest_settled[0]:
             lowest = at_most(lowest)
         numbers["smallest"] = lowest
@@ -98,8 +115,32 @@ def trace(context: Context) -> dict[str, Any]:
         )
     status, advice = suspicion(context.self_check) or (status, advice)
     sampled = trace_error(context, krylov)
-    scalar = Scalar(found.value, found.standard_error, "standard_error", status, advice, sampled)
+    error = math.hypot(found.standard_error, _trace_rounding(context, krylov))
+    if status == "converged" and error > context.settings.relative_error * abs(found.value):
+        status, advice = "precision", "rounding keeps the error above --relative-error: use float64"
+    scalar = Scalar(found.value, error, "standard_error", status, advice, sampled)
     return {"trace": scalar_fields(scalar, products=found.products)}
+
+
+def _trace_rounding(context: Context, krylov: Krylov) -> float:
+    """How far rounding in losses and products moves the trace.
+
+    What it does to each of the outermost Ritz values with its sign, and what random signs say of
+    the rest: their mean, and its own standard error.
+    """
+    _, turn, _ = krylov.ritz()
+    count = min(_FOLLOWED, krylov.size)
+    ends = torch.cat([turn[:, :count], turn[:, max(count, krylov.size - count) :]], dim=1)
+    vectors = ends.T.to(krylov.basis) @ krylov.basis
+    generator = torch.Generator().manual_seed(context.seed + 4)
+    probes = random_signs(_PROBES, krylov.basis, generator)
+    project_out(probes, vectors)
+    off = context.rounding.products(torch.cat([vectors, probes]))
+    quotients = (off * torch.cat([vectors, probes]).to(off)).sum(1)
+    rest = off[len(vectors) :]
+    scatter = (2 * float(rest.square().sum()) / _PROBES / _PROBES) ** 0.5
+    known = abs(float(quotients[: len(vectors)].sum()))
+    return math.hypot(known, float(quotients[len(vectors) :].mean()), scatter)
 
 
 def at_most(lowest: Scalar) -> Scalar:
@@ -121,19 +162,44 @@ def suspicion(check: SelfCheck | None) -> tuple[str, str] | None:
     )
 
 
+def _rounding(context: Context, found: EigshResult) -> list[float]:
+    """How far rounding in losses and products moves each of the largest and the smallest value.
+
+    ‖(Ĥ − H)v‖ of its Ritz vector, with Ĥ the run's own H on the rows that both precisions see: the
+    residual that v would have in exact arithmetic.
+    """
+    basis = found.krylov.basis
+    vectors = torch.cat([basis[: len(found.largest)], basis[len(basis) - len(found.smallest) :]])
+    off: list[float] = context.rounding.products(vectors).norm(dim=1).tolist()
+    return off
+
+
 def _verdict(
-    context: Context, largest: torch.Tensor, error: float, met: bool
+    context: Context, found: EigshResult, value: float, error: float, met: bool
 ) -> tuple[str, str | None]:
+    """Status and advice of one of the eigenvalues that were found."""
+    narrow = context.objective.network.compute != torch.float64
+    if not met and found.rounded and narrow:
+        return "precision", (
+            "rounding may hide another eigenvalue this far beyond: use --dtype float64"
+        )
     if not met:
-        return "max_products", "the residual is above --tol: raise --max-products or --tol"
-    limit = context.settings.tol * float(largest[0].abs())
+        return "max_products", (
+            "the residual is above --tol, or larger eigenvalues may have been missed: raise "
+            "--max-products or --tol"
+        )
+    limit = context.settings.tol * abs(float(found.largest[0]))
     if context.hessian.error > limit > 0:
         return "precision", (
             "finite differences change with their step by more than --tol: the gradient jumps near "
             "θ, or the model runs in float32 only"
         )
-    if error > limit and context.theta.dtype != torch.float64 and limit > 0:
+    if narrow and error > limit > 0:
         return "precision", "rounding keeps the error above --tol: use --dtype float64"
+    if narrow and error > _SHARE * abs(value) > 0:
+        return "precision", (
+            "the value is as small as what rounding leaves beside λ1: use --dtype float64"
+        )
     return "converged", None
 
 
@@ -147,4 +213,6 @@ def _ratio(first: Scalar, fifth: Scalar, sampled: float | None) -> Scalar:
     )
     worst = first if first.status != "converged" else fifth
     sampling = None if sampled is None else abs(value) * sampled
+    if worst.status == "converged" and (fifth.error or 0.0) > _LARGEST_OF_FIFTH * abs(fifth.value):
+        return Scalar(None, status="precision", advice="λ5 is not told from zero")
     return Scalar(value, error, "residual", worst.status, worst.advice, sampling)

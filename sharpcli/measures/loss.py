@@ -9,6 +9,7 @@ from ..diagnosis import check_finite
 from ..moments import Mean
 from ..results import Scalar
 from .context import Context
+from .rounding import with_rounding
 from .sampling import too_few
 
 __all__ = ["loss"]
@@ -28,24 +29,24 @@ def loss(context: Context) -> dict[str, Any]:
                 f"{too_few(objective.rows.count)} to tell the sampling error of the loss: take 2 "
                 "or more"
             )
-    found = {"loss": _both({k: e.loss for k, e in context.evaluations.items()})}
+    found = {
+        "loss": _both({k: e.loss for k, e in context.evaluations.items()}, context.rounding.loss)
+    }
     found["loss"]["evaluations"] = len(context.splits)
     for metric in next(iter(context.evaluations.values())).metrics:
         found[metric] = _both({k: e.metrics[metric] for k, e in context.evaluations.items()})
     return found
 
 
-def _both(means: dict[str, Mean]) -> dict[str, Any]:
-    numbers: dict[str, Any] = {name: _scalar(mean) for name, mean in means.items()}
+def _both(means: dict[str, Mean], rounding: float = 0.0) -> dict[str, Any]:
+    numbers: dict[str, Any] = {name: _scalar(mean, rounding) for name, mean in means.items()}
     if {"train", "test"} <= set(means):
         train, test = means["train"], means["test"]
         sampled = [m.sampling_error for m in (train, test) if m.sampling_error is not None]
         error = math.hypot(*sampled) if sampled else None
-        numbers["gap"] = _scalar(Mean(test.value - train.value, error))
+        numbers["gap"] = _scalar(Mean(test.value - train.value, error), 2 * rounding)
     return numbers
 
 
-def _scalar(mean: Mean) -> Scalar:
-    error = mean.sampling_error
-    kind = None if error is None else "standard_error"
-    return Scalar(mean.value, error, kind, sampling_error=error)  # type: ignore[arg-type]  # mypy widens the literal
+def _scalar(mean: Mean, rounding: float) -> Scalar:
+    return with_rounding(mean.value, rounding, mean.sampling_error)

@@ -2,11 +2,13 @@
 
 from .build import graph_bytes, make_operator, product_cost
 from .protocol import CurvatureOperator, Dense, SymmetricOperator
+from .rounding import Rounding
 from .self_check import SelfCheck, self_check
 
 __all__ = [
     "CurvatureOperator",
     "Dense",
+    "Rounding",
     "SelfCheck",
     "SymmetricOperator",
     "graph_bytes",

@@ -81,7 +81,15 @@ def format_scalar(scalar: Mapping[str, Any]) -> str:
         return f"{sign}{_format_bound(value, spread, rounding)}{mark}"
     if scalar.get("error_kind") == "standard_error" and error == spread:
         error = None  # the sampling error is all the error there is
+    if scalar.get("error_kind") == "rounding" and error is not None and not _shows(value, error):
+        error = None
     return format_uncertain(value, error, spread) + mark
+
+
+def _shows(value: float, error: float) -> bool:
+    """Whether an error reaches the digits that are shown of a number without one."""
+    exact = _exact(value)
+    return _exact(error) >= Decimal(1).scaleb(_decade(exact) - _EXACT_DIGITS)
 
 
 def bound_sign(scalar: Mapping[str, Any]) -> str:

@@ -1,0 +1,29 @@
+"""Numbers that are sums over the data, with what rounding and sampling leave in them."""
+
+from __future__ import annotations
+
+import math
+
+from ..results import Scalar
+
+__all__ = ["with_rounding"]
+
+# A number whose rounding is a larger share of it is no number.
+_LARGEST_SHARE = 0.1
+
+
+def with_rounding(value: float, rounding: float, sampled: float | None) -> Scalar:
+    """A number of which `rounding` is the run's arithmetic's error, and `sampled` the data's.
+
+    Its error is that of both together, a standard error where a sample was measured. It has the
+    status "precision" where rounding is more than a tenth of it.
+    """
+    known = rounding <= _LARGEST_SHARE * abs(value)
+    status, advice = ("converged", None) if known else ("precision", _ADVICE)
+    if sampled is None:
+        return Scalar(value, rounding, "rounding", status, advice)
+    error = math.hypot(rounding, sampled)
+    return Scalar(value, error, "standard_error", status, advice, sampling_error=sampled)
+
+
+_ADVICE = "the value is as small as what rounding leaves: use --dtype float64"
