@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .coupling import check_coupling
 from .diagnosis import check_deterministic
 from .environment import environment
 from .errors import UsageError
@@ -95,6 +96,7 @@ def begin_exploration(
     objectives = study.objectives(first.match.tensors)
     splits = {name: o for name, o in objectives.items() if study.run.split in ("both", name)}
     check_deterministic(next(iter(splits.values())), first.theta)
+    check_coupling(objectives, first.theta, seed=study.run.seed)
     norm, said = _batch_norm(study, objectives, settings.batch_norm)
     splits = {name: channels_last(objective, first.theta) for name, objective in splits.items()}
     if norm is not None:
