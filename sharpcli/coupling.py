@@ -7,8 +7,9 @@ ones shuffled and in two parts.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +23,12 @@ from .memory import available_memory, is_out_of_memory
 from .network import Network, sums_and_weights
 from .objective import Objective, accumulator
 
-__all__ = ["batch_note", "batches_of", "check_coupling"]
+__all__ = ["batch_note", "batches_of", "check_coupling", "coupling_named"]
 
 # Examples that are compared: at most so many and a quarter of the data, but eight.
 _EXAMPLES, _LEAST, _SHARE = 64, 8, 4
+# All examples are tried as one batch, where some fail, if they are at most so many.
+_MOST_WHOLE = 10_000
 # So many of the rows that a task's own collate pads are also taken one by one.
 _ALONE = 4
 # The part of the free memory that θ in float64 and two copies of it may take.
@@ -42,6 +45,11 @@ _ROUNDING = {
 # Losses near zero show no coupling: they are also compared where the entries of θ are moved by this
 # share of their tensor's root mean square, or of a hundredth where that is less.
 _MOVED, _AT_LEAST = 0.1, 0.01
+# Functions of PyTorch that round nothing, unless they give a coarser type than they are given.
+_COPYING = {
+    *("as_tensor", "tensor", "detach", "clone", "contiguous", "to", "type", "float", "__get__"),
+    *("view", "reshape", "expand", "squeeze", "unsqueeze", "flatten", "cat", "stack"),
+}
 _LOSS = "loss"
 _CAUSES = (
     "usual causes: negatives taken from the batch (contrastive losses); a broadcast such as "
@@ -93,6 +101,40 @@ def check_coupling(objectives: Mapping[str, Objective], theta: Tensor, *, seed: 
         _check_rows(objective, theta, some, split, generator)
         if rows.padded is not None and rows.padded.count > 1:
             _check_rows(objective, theta, rows.padded, split, generator, padded=True)
+
+
+@contextlib.contextmanager
+def coupling_named(objective: Objective, theta: Tensor) -> Iterator[None]:
+    """Where the block fails since only all examples make a batch that works, say that.
+
+    So it is with an adjacency matrix, whose rows are as long as the data. Raises `SharpError`.
+    """
+    try:
+        yield
+    except Exception as error:
+        count = objective.rows.count
+        whole = objective.fixed_batch is None and count <= _MOST_WHOLE
+        if _out_of_memory(error) or not whole or _works(objective, theta, _EXAMPLES):
+            raise
+        if not _works(objective, theta, count):
+            raise
+        raise SharpError(
+            f"{objective.network.task.name}: the loss of all {count} examples can be computed as "
+            f"one batch, that of some of them cannot: {_said(error)}",
+            f"{_CAUSES}; make each example's loss its own, or declare the batch that the loss is "
+            f"defined on: --fixed-batch {count}",
+        ) from error
+
+
+def _works(objective: Objective, theta: Tensor, count: int) -> bool:
+    rows = objective.rows.head(count)
+    try:
+        with torch.no_grad():
+            parameters = objective.network.unflatten(theta)
+            objective.sum_and_weight(parameters, rows.batch, rows.count)
+    except Exception:  # the caller's own failure says what is wrong
+        return False
+    return True
 
 
 def batches_of(rows: Mapping[str, Rows], mode: str) -> dict[str, Any]:
@@ -233,7 +275,10 @@ def _watched(network: Network, fixed: Mapping[str, Tensor], theta: Tensor, rows:
 
 
 class _PrecisionWatch(TorchFunctionMode):
-    """Sees the coarsest floating-point type of what is computed inside the block."""
+    """Sees the coarsest floating-point type that is computed in from other floats in the block.
+
+    Numbers made anew, flags and counts turned into floats, and copies of these are exact.
+    """
 
     def __init__(self, coarsest: torch.dtype) -> None:
         super().__init__()
@@ -243,9 +288,13 @@ class _PrecisionWatch(TorchFunctionMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         found = function(*args, **(kwargs or {}))
-        dtype = found.dtype if isinstance(found, Tensor) else None
-        if dtype in _ROUNDING and torch.finfo(dtype).eps > torch.finfo(self.coarsest).eps:
-            self.coarsest = dtype
+        given = [each for each in args if isinstance(each, Tensor) and each.is_floating_point()]
+        if isinstance(found, Tensor) and found.dtype in _ROUNDING and given:
+            step = torch.finfo(found.dtype).eps
+            narrowed = any(torch.finfo(each.dtype).eps < step for each in given)
+            copied = getattr(function, "__name__", "") in _COPYING and not narrowed
+            if step > torch.finfo(self.coarsest).eps and not copied:
+                self.coarsest = found.dtype
         return found
 
 
@@ -305,16 +354,16 @@ def _coupled(
     if apart.single:
         message = (
             f"the {what} of an example depends on the other examples of its batch: for one of the "
-            f"{split} data it is {apart.whole:.6g} among {count} and {apart.part:.6g} among "
+            f"{split} data it is {apart.whole:.9g} among {count} and {apart.part:.9g} among "
             f"{apart.count} of these"
             if apart.count > 1
             else f"the {what} of an example depends on its batch: for one of the {split} data it "
-            f"is {apart.whole:.6g} among {count} and {apart.part:.6g} alone"
+            f"is {apart.whole:.9g} among {count} and {apart.part:.9g} alone"
         )
     else:
         message = (
             f"the {what} of a batch is not the sum of those of its parts: {count} {split} examples "
-            f"give {apart.whole:.6g} as one batch and {apart.part:.6g} in parts"
+            f"give {apart.whole:.9g} as one batch and {apart.part:.9g} in parts"
         )
     causes = f"{_CAUSES}; {_PADDING}" if padded else _CAUSES
     last = _DECLARE

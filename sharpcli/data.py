@@ -75,8 +75,8 @@ class Rows:
         return _map(self._batch, lambda leaf: leaf[start:stop])
 
     def head(self, count: int) -> Rows:
-        """The first `count` rows; whole batches of them where the batch is fixed."""
-        count = self._in_whole_batches(count)
+        """The first `count` rows; the first batch where batches are fixed."""
+        count = min(self.fixed_batch or count, self.count)
         return Rows(self.slice(0, count), count, count, fixed_batch=self.fixed_batch)
 
     def take(self, indices: Tensor) -> Rows:
@@ -154,10 +154,6 @@ class Rows:
             padded=padded,
         )
 
-    def _in_whole_batches(self, count: int) -> int:
-        unit = self.fixed_batch or 1
-        return min(-(-count // unit) * unit, self.count)
-
 
 class CollatedRows(Rows):
     """Rows of which every batch is made by the task's own collate, as no slice of one would be.
@@ -201,8 +197,8 @@ class CollatedRows(Rows):
         return self._made[start, stop]
 
     def head(self, count: int) -> Rows:
-        """The first `count` rows; whole batches of them where the batch is fixed."""
-        count = self._in_whole_batches(count)
+        """The first `count` rows; the first batch where batches are fixed."""
+        count = min(self.fixed_batch or count, self.count)
         return self._of(self._items[:count], count)
 
     def take(self, indices: Tensor) -> Rows:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .coupling import check_coupling
+from .coupling import check_coupling, coupling_named
 from .diagnosis import check_deterministic
 from .environment import environment
 from .errors import UsageError
@@ -95,7 +95,9 @@ def begin_exploration(
     first, study = anchors[0], anchors[0].study
     objectives = study.objectives(first.match.tensors)
     splits = {name: o for name, o in objectives.items() if study.run.split in ("both", name)}
-    check_deterministic(next(iter(splits.values())), first.theta)
+    drawn = next(iter(splits.values()))
+    with coupling_named(drawn, first.theta):
+        check_deterministic(drawn, first.theta)
     check_coupling(objectives, first.theta, seed=study.run.seed)
     norm, said = _batch_norm(study, objectives, settings.batch_norm)
     splits = {name: channels_last(objective, first.theta) for name, objective in splits.items()}

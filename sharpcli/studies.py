@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .checkpoint import Checkpoint, Match, first_not_finite, load_checkpoint, match_tensors
-from .coupling import batch_note, batches_of, check_coupling
+from .coupling import batch_note, batches_of, check_coupling, coupling_named
 from .data import Rows, read_rows
 from .diagnosis import check_deterministic
 from .errors import SharpError, UsageError
@@ -267,7 +267,9 @@ def ready(
     objectives = study.objectives(loaded.match.tensors)
     for objective in objectives.values():
         objective.memory = curvature.memory
-    check_deterministic(objectives[study.run.split], loaded.theta)
+    measured = objectives[study.run.split]
+    with coupling_named(measured, loaded.theta):
+        check_deterministic(measured, loaded.theta)
     check_coupling(objectives, loaded.theta, seed=study.run.seed)
     if check and study.checked is None:
         study.checked = check_curvature(study, loaded.match.tensors, warnings, curvature)

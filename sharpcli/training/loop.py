@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..coupling import check_coupling
+from ..coupling import check_coupling, coupling_named
 from ..data import read_rows
 from ..diagnosis import check_deterministic
 from ..errors import SharpError
@@ -78,7 +78,8 @@ def train(task: Task, settings: TrainSettings, progress: Progress = silent) -> T
             return own.loss(theta)
 
         untrained, theta = objective()
-        check_deterministic(untrained, theta)
+        with coupling_named(untrained, theta):
+            check_deterministic(untrained, theta)
         check_coupling({"train": untrained}, theta, seed=settings.seed)
         optimizer = build_optimizer(trainable, settings)
         order = torch.Generator().manual_seed(settings.seed)
