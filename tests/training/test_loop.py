@@ -184,7 +184,7 @@ def test_a_loss_of_declared_batches_is_trained():
     network.load_state_dict(trained.tensors)
     inputs, _ = numbers()
     losses = [in_batch_negatives(network(part), None) for part in inputs.split(8)]
-    assert trained.train_loss == pytest.approx(float(torch.cat(losses).mean()), rel=1e-6)
+    assert trained.train_loss == pytest.approx(float(torch.cat(losses).detach().mean()), rel=1e-6)
 
 
 def test_a_declared_batch_is_that_of_the_steps():
