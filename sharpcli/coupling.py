@@ -37,7 +37,7 @@ _MEMORY_SHARE = 4
 # use: a share of the largest loss, and so many times what a change of θ in its last place makes of
 # the losses. Couplings change them by 1e-3 and more.
 _ROUNDING = {
-    torch.float64: (1e-10, 256),
+    torch.float64: (1e-11, 256),
     torch.float32: (3e-5, 64),
     torch.float16: (0.02, 2),
     torch.bfloat16: (0.05, 2),
@@ -45,6 +45,9 @@ _ROUNDING = {
 # Losses near zero show no coupling: they are also compared where the entries of θ are moved by this
 # share of their tensor's root mean square, or of a hundredth where that is less.
 _MOVED, _AT_LEAST = 0.1, 0.01
+# Normal numbers by which θ is moved, over and over: one for each entry takes longer than the
+# passes. A prime, so that rows of a matrix are moved differently.
+_DRAWN = 4099
 # Functions of PyTorch that round nothing, unless they give a coarser type than they are given.
 _COPYING = {
     *("as_tensor", "tensor", "detach", "clone", "contiguous", "to", "type", "float", "__get__"),
@@ -193,8 +196,9 @@ def _check_rows(
         alone = min(_ALONE, rows.count - 1)
         partitions.append([*torch.split(order[:alone], 1), order[alone:]])
     batches = [[(each, rows.take(each)) for each in partition] for partition in partitions]
-    moves = torch.randn(here.theta.shape, generator=generator, dtype=here.theta.dtype)
-    moves = moves.to(here.theta.device)
+    drawn = torch.randn(_DRAWN, generator=generator, dtype=here.theta.dtype)
+    size = len(here.theta)
+    moves = drawn.to(here.theta.device).repeat(-(-size // _DRAWN))[:size]
     near = here.values(here.theta * (1 + torch.finfo(here.coarsest).eps * moves), rows)
     places = [(here.whole, _differences(here, here.theta, here.whole, batches, split))]
     moved = here.moved(moves)

@@ -124,7 +124,8 @@ def begin_exploration(
         )
     names = [*NAMES[: len(anchors)], *(f"M{i}" for i in range(1, len(marks) + 1))]
     for name, each in zip(names, (*anchors, *marks), strict=True):
-        this.notes += [f"{name}: {note}" for note in each.notes]
+        this.notes += [f"{name}: {note}" for note in each.notes if note not in study.notes]
+    this.notes += study.notes
     center = Anchors(first.theta.unsqueeze(0), [this.buffers(first)])
     this.walk.check_size(shape, center, lambda _: torch.ones(1, dtype=torch.float64))
     if watch.journal is not None:
