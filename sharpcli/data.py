@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch.utils.data import default_collate
 from .errors import SharpError
 from .progress import Progress, silent
 
-__all__ = ["Batch", "Rows", "read_rows"]
+__all__ = ["Batch", "CollatedRows", "Rows", "join_rows", "read_rows"]
 
 Batch = Any
 """Collated rows: a tensor, or sequences and mappings of tensors and lists, nested as they come."""
@@ -25,38 +25,70 @@ _CHUNK = 1024
 # Rows that are read a second time to see whether a data set gives the same row twice. A random flip
 # leaves half of the rows alone: of sixteen it leaves all alone once in 65,536 times.
 _PROBE = 16
+# Rows that a task's own collate is compared on with slices of all rows' batch, and those alone.
+_COLLATED, _COLLATED_ALONE = 32, 4
 
 
-@dataclass(frozen=True)
 class Rows:
-    """`count` examples of one split, collated; `total` is how many the split has."""
+    """`count` examples of one split as one collated `batch`: each leaf has a row for each of them.
 
-    batch: Batch
-    count: int
-    total: int
+    `total` is how many examples the split has. Where `fixed_batch` is given, an example's loss is
+    only defined in its batch: the consecutive ones of so many rows. Where the task's own collate
+    pads, `padded` are a few rows that are still to be collated, to see whether padding matters.
+    """
+
+    def __init__(
+        self,
+        batch: Batch,
+        count: int,
+        total: int,
+        *,
+        fixed_batch: int | None = None,
+        padded: CollatedRows | None = None,
+    ) -> None:
+        self.count, self.total = count, total
+        self.fixed_batch, self.padded = fixed_batch, padded
+        self._batch = batch
+
+    @property
+    def batch(self) -> Batch:
+        """All rows as one batch."""
+        return self._batch
 
     @property
     def sampled(self) -> bool:
         """Whether these are a subset, so that results carry a sampling error."""
         return self.count < self.total
 
+    @property
+    def sliceable(self) -> bool:
+        """Whether some rows of the batch are the batch of these rows."""
+        return True
+
     def split(self, size: int) -> Iterator[Batch]:
-        """Consecutive batches of at most `size` rows (views, nothing is copied)."""
+        """Consecutive batches of at most `size` rows (views where rows can be sliced)."""
         for start in range(0, self.count, size):
             yield self.slice(start, min(start + size, self.count))
 
     def slice(self, start: int, stop: int) -> Batch:
         """Rows `start` to `stop` as a batch."""
-        return _map(self.batch, lambda leaf: leaf[start:stop])
+        return _map(self._batch, lambda leaf: leaf[start:stop])
 
     def head(self, count: int) -> Rows:
-        """The first `count` rows."""
-        count = min(count, self.count)
-        return Rows(self.slice(0, count), count, count)
+        """The first `count` rows; the first batch where batches are fixed."""
+        count = min(self.fixed_batch or count, self.count)
+        return Rows(self.slice(0, count), count, count, fixed_batch=self.fixed_batch)
 
     def take(self, indices: Tensor) -> Rows:
         """The rows of `indices`, copied."""
-        return Rows(_map(self.batch, lambda leaf: _pick(leaf, indices)), len(indices), self.total)
+        chosen = _map(self._batch, lambda leaf: _pick(leaf, indices))
+        return Rows(chosen, len(indices), self.total, fixed_batch=self.fixed_batch)
+
+    def with_fixed_batch(self, size: int | None) -> Rows:
+        """The same rows, whose losses are those of consecutive batches of `size` rows."""
+        rows = copy.copy(self)
+        rows.fixed_batch = size
+        return rows
 
     def storages(self) -> set[int]:
         """Where the tensors' storages lie, as `Tensor.data_ptr` says it."""
@@ -99,7 +131,7 @@ class Rows:
         def move(leaf: Any) -> Any:
             return leaf.to(memory_format=torch.channels_last) if _is_images(leaf) else leaf
 
-        return Rows(_map(self.batch, move), self.count, self.total)
+        return self._converted(move)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Rows:
         """On `device`, floating-point tensors in `dtype`; integers stay integers."""
@@ -109,7 +141,89 @@ class Rows:
                 return leaf
             return leaf.to(device, dtype) if leaf.is_floating_point() else leaf.to(device)
 
-        return Rows(_map(self.batch, move), self.count, self.total)
+        return self._converted(move)
+
+    def _converted(self, leaf: Callable[[Any], Any]) -> Rows:
+        """The same rows with `leaf` applied to every tensor."""
+        padded = None if self.padded is None else self.padded._converted(leaf)
+        return Rows(
+            _map(self._batch, leaf),
+            self.count,
+            self.total,
+            fixed_batch=self.fixed_batch,
+            padded=padded,
+        )
+
+
+class CollatedRows(Rows):
+    """Rows of which every batch is made by the task's own collate, as no slice of one would be.
+
+    Batches are kept on the device until others are asked for, at most the split once.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Any],
+        collate: Callable[[list[Any]], Batch],
+        total: int,
+        *,
+        convert: Sequence[Callable[[Any], Any]] = (),
+        fixed_batch: int | None = None,
+    ) -> None:
+        super().__init__(None, len(items), total, fixed_batch=fixed_batch)
+        self._items, self._collate, self._convert = items, collate, tuple(convert)
+        self._made: dict[tuple[int, int], Batch] = {}
+
+    @property
+    def batch(self) -> Batch:
+        """All rows as one batch."""
+        return self.slice(0, self.count)
+
+    @property
+    def sliceable(self) -> bool:
+        """Whether some rows of the batch are the batch of these rows: not here."""
+        return False
+
+    def slice(self, start: int, stop: int) -> Batch:
+        """Rows `start` to `stop` as a batch."""
+        if (start, stop) not in self._made:
+            held = sum(last - first for first, last in self._made)
+            if held + stop - start > self.count:
+                self._made.clear()
+            batch = self._collate(list(self._items[start:stop]))
+            for leaf in self._convert:
+                batch = _map(batch, leaf)
+            self._made[start, stop] = batch
+        return self._made[start, stop]
+
+    def head(self, count: int) -> Rows:
+        """The first `count` rows; the first batch where batches are fixed."""
+        count = min(self.fixed_batch or count, self.count)
+        return self._of(self._items[:count], count)
+
+    def take(self, indices: Tensor) -> Rows:
+        """The rows of `indices`, to be collated."""
+        return self._of([self._items[index] for index in indices.tolist()], self.total)
+
+    def with_fixed_batch(self, size: int | None) -> Rows:
+        """The same rows, whose losses are those of consecutive batches of `size` rows."""
+        rows = self._of(self._items, self.total)
+        rows.fixed_batch = size
+        return rows
+
+    def _of(self, items: Sequence[Any], total: int) -> CollatedRows:
+        return CollatedRows(
+            items, self._collate, total, convert=self._convert, fixed_batch=self.fixed_batch
+        )
+
+    def _converted(self, leaf: Callable[[Any], Any]) -> CollatedRows:
+        return CollatedRows(
+            self._items,
+            self._collate,
+            self.total,
+            convert=(*self._convert, leaf),
+            fixed_batch=self.fixed_batch,
+        )
 
 
 def read_rows(
@@ -128,6 +242,8 @@ def read_rows(
     differs (random augmentation, a shuffling data set) or where rows cannot be collated.
     """
     tensors = isinstance(dataset, tuple | list) and all(isinstance(t, Tensor) for t in dataset)
+    if tensors:
+        _check_lengths(dataset, name)
     total = len(dataset[0]) if tensors and dataset else len(dataset)
     if total == 0:
         raise SharpError(f"the {name} data are empty", "data() must give at least one example")
@@ -140,6 +256,7 @@ def read_rows(
     # A task's own collate may pad, so that only all rows together have one width.
     size = _CHUNK if collate is None else len(order)
     chunks: list[Batch] = []
+    items: list[Any] = []
     probe: list[Any] = []
     for start in range(0, len(order), size):
         items = [dataset[index] for index in order[start : start + size]]
@@ -153,12 +270,104 @@ def read_rows(
             f"the {name} data give another row when the same row is read twice",
             "switch off random augmentation and shuffling in data(): the objective must be fixed",
         )
+    if collate is not None:
+        return _as_collated(chunks[0], items, collate, total, seed)
     with _one_batch(name, 0, len(order)):
         return Rows(_join(chunks), len(order), total)
 
 
+def _check_lengths(tensors: Sequence[Tensor], name: str) -> None:
+    """Raise `SharpError` where tensors do not have a row for each example, all of them."""
+    shapes = [tuple(tensor.shape) for tensor in tensors]
+    if any(not shape for shape in shapes) or len({shape[0] for shape in shapes}) > 1:
+        raise SharpError(
+            f"the {name} data are tensors of shapes {', '.join(map(str, shapes))}, which do not "
+            "have one row for each example",
+            "give tensors of one length; what all examples share belongs into predict() or loss()",
+        )
+
+
+def _as_collated(
+    batch: Batch,
+    items: list[Any],
+    collate: Callable[[list[Any]], Batch],
+    total: int,
+    seed: int,
+) -> Rows:
+    """Rows that a task's own collate has made a batch of.
+
+    Slices of the batch stand for its rows only where they are what collate makes of some rows,
+    but for padding; otherwise collate is called for each batch.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    some = torch.randperm(len(items), generator=generator)[:_COLLATED].tolist()
+    single = some[:_COLLATED_ALONE] if len(items) > 1 else []
+    subsets = [some, some[: -(-len(some) // 3)], *([index] for index in single)]
+    alike = min(
+        _alike(_row_slice(batch, len(items), subset), collate([items[i] for i in subset]))
+        for subset in subsets
+    )
+    if alike == _DIFFERENT:
+        return CollatedRows(items, collate, total)
+    padded = CollatedRows([items[i] for i in some], collate, total) if alike == _PADDED else None
+    return Rows(batch, len(items), total, padded=padded)
+
+
+def _row_slice(batch: Batch, count: int, indices: list[int]) -> Batch:
+    """The rows of `indices`, None where a leaf does not have one row for each of `count`."""
+    rows: list[bool] = []
+
+    def look(leaf: Any) -> Any:
+        sized = (isinstance(leaf, Tensor) and leaf.ndim > 0) or isinstance(leaf, list | tuple)
+        rows.append(sized and len(leaf) == count)
+        return leaf
+
+    _map(batch, look)
+    if not all(rows):
+        return None
+    chosen = torch.tensor(indices)
+    return _map(batch, lambda leaf: _pick(leaf, chosen))
+
+
+# How a slice of a batch compares with what collate makes of the same rows.
+_DIFFERENT, _PADDED, _SAME = range(3)
+
+
+def _alike(sliced: Any, made: Any) -> int:
+    """Whether a slice is what collate makes, that and padding, or something else."""
+    if isinstance(made, Tensor):
+        return _alike_tensors(sliced, made)
+    if isinstance(made, Mapping):
+        if not isinstance(sliced, Mapping) or list(made) != list(sliced):
+            return _DIFFERENT
+        return min((_alike(sliced[key], made[key]) for key in made), default=_SAME)
+    if isinstance(made, list | tuple):
+        if not isinstance(sliced, list | tuple) or len(made) != len(sliced):
+            return _DIFFERENT
+        return min((_alike(a, b) for a, b in zip(sliced, made, strict=True)), default=_SAME)
+    return _SAME if sliced is not None and _equal(sliced, made) else _DIFFERENT
+
+
+def _alike_tensors(sliced: Any, made: Tensor) -> int:
+    if not isinstance(sliced, Tensor) or sliced.dtype != made.dtype or sliced.ndim != made.ndim:
+        return _DIFFERENT
+    if sliced.shape == made.shape:
+        return _SAME if _equal(sliced, made) else _DIFFERENT
+    if len(sliced) != len(made) or any(
+        a < b for a, b in zip(sliced.shape, made.shape, strict=True)
+    ):
+        return _DIFFERENT
+    left = sliced[tuple(slice(0, size) for size in made.shape)]
+    right = sliced[
+        tuple(slice(len_ - size, len_) for len_, size in zip(sliced.shape, made.shape, strict=True))
+    ]
+    return _PADDED if _equal(left, made) or _equal(right, made) else _DIFFERENT
+
+
 def join_rows(parts: Sequence[Rows]) -> Rows | None:
     """Rows of several data sets one after the other; None where they do not make a batch."""
+    if not all(part.sliceable for part in parts):
+        return None
     try:
         batch = _join([part.batch for part in parts])
     except (RuntimeError, TypeError, KeyError, ValueError):
@@ -196,7 +405,18 @@ def _map(node: Any, leaf: Callable[[Any], Any]) -> Any:
         return type(node)(*(_map(value, leaf) for value in node))
     if isinstance(node, Sequence) and not isinstance(node, str) and _holds_batches(node):
         return type(node)(_map(value, leaf) for value in node)  # type: ignore[call-arg]  # list and tuple take an iterable
+    if _holds_tensors(node):
+        made = copy.copy(node)
+        for key, value in vars(node).items():
+            object.__setattr__(made, key, _map(value, leaf))  # dataclasses may be frozen
+        return made
     return leaf(node)
+
+
+def _holds_tensors(node: Any) -> bool:
+    """Whether this is an object of a class of the task's own, with tensors for attributes."""
+    attributes = getattr(node, "__dict__", None)
+    return isinstance(attributes, dict) and any(isinstance(v, Tensor) for v in attributes.values())
 
 
 def _holds_batches(node: Sequence[Any]) -> bool:
@@ -231,7 +451,9 @@ def _equal(left: Any, right: Any) -> bool:
     if isinstance(left, Tensor):
         return torch.equal(left.nan_to_num(), right.nan_to_num())
     if isinstance(left, Mapping):
-        return all(_equal(left[key], right[key]) for key in left)
+        return list(left) == list(right) and all(_equal(left[key], right[key]) for key in left)
     if isinstance(left, Sequence) and not isinstance(left, str):
-        return all(_equal(a, b) for a, b in zip(left, right, strict=True))
+        return len(left) == len(right) and all(map(_equal, left, right))
+    if _holds_tensors(left):
+        return type(left) is type(right) and _equal(vars(left), vars(right))
     return bool(left == right)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .coupling import check_coupling, coupling_named
 from .diagnosis import check_deterministic
 from .environment import environment
 from .errors import UsageError
@@ -94,7 +95,10 @@ def begin_exploration(
     first, study = anchors[0], anchors[0].study
     objectives = study.objectives(first.match.tensors)
     splits = {name: o for name, o in objectives.items() if study.run.split in ("both", name)}
-    check_deterministic(next(iter(splits.values())), first.theta)
+    drawn = next(iter(splits.values()))
+    with coupling_named(drawn, first.theta):
+        check_deterministic(drawn, first.theta)
+    check_coupling(objectives, first.theta, seed=study.run.seed)
     norm, said = _batch_norm(study, objectives, settings.batch_norm)
     splits = {name: channels_last(objective, first.theta) for name, objective in splits.items()}
     if norm is not None:
@@ -120,7 +124,8 @@ def begin_exploration(
         )
     names = [*NAMES[: len(anchors)], *(f"M{i}" for i in range(1, len(marks) + 1))]
     for name, each in zip(names, (*anchors, *marks), strict=True):
-        this.notes += [f"{name}: {note}" for note in each.notes]
+        this.notes += [f"{name}: {note}" for note in each.notes if note not in study.notes]
+    this.notes += study.notes
     center = Anchors(first.theta.unsqueeze(0), [this.buffers(first)])
     this.walk.check_size(shape, center, lambda _: torch.ones(1, dtype=torch.float64))
     if watch.journal is not None:

@@ -15,6 +15,7 @@ from .landscape.curves import path_weights, train_path
 from .landscape.findings import barriers, curves_of
 from .landscape.frame import line
 from .landscape.grid import fewest_points, line_values
+from .landscape.permutations import TRACED_EXAMPLES
 from .landscape.surface import Anchors
 from .settings import GridSettings, InterpolateSettings, PathSettings
 
@@ -81,12 +82,13 @@ def _alphas(this: Exploration, grid: GridSettings) -> list[float]:
 def _aligned(this: Exploration, alphas: Sequence[float]) -> dict[str, Any]:
     """The line from A to B with its hidden units permuted to match A's."""
     a, b = this.anchors
-    rows = next(iter(this.surface.objectives.values())).rows.head(_COMPARED_EXAMPLES)
+    rows = next(iter(this.surface.objectives.values())).rows
     matched = align(
         this.study.network,
-        rows.batch,
+        rows.head(_COMPARED_EXAMPLES).batch,
         a.match.tensors,
         b.match.tensors,
+        few=rows.head(TRACED_EXAMPLES).batch,
         seed=this.study.run.seed,
     )
     network = this.study.network

@@ -132,6 +132,11 @@ class Network:
         self.fixed_parameters = [name for name in own if name not in chosen]
         self.fixed_names = [*self.fixed_parameters, *(k for k, _ in self.model.named_buffers())]
 
+    @property
+    def some_training(self) -> bool:
+        """Whether some module is in training mode, where it may use its batch's statistics."""
+        return any(module.training for module in self.model.modules())
+
     def subset(self, names: Sequence[str], *, idle: bool = False) -> Network:
         """The network with a θ of the parameters `names` alone, in the order of this one's.
 

@@ -52,7 +52,7 @@ class Objective:
     `batch_size` bounds memory only (None: sized by the activations that one example saves and by
     the `memory` in bytes, None: what is free). Where memory runs out, batches are halved and the
     pass is repeated. Of several processes each takes a share of a pass, all of it where it is
-    `alone` with the objective.
+    `alone` with the objective. None of this holds for a `fixed_batch`, which is never divided.
     """
 
     def __init__(
@@ -74,11 +74,23 @@ class Objective:
         self._saved_bytes: float | None = None
 
     @property
+    def fixed_batch(self) -> int | None:
+        """Examples that make one batch because the loss is defined on it, None where it is not.
+
+        A declared batch, or all examples where some layer is in training mode and may use the
+        statistics of its batch. Whatever takes batches apart asks here.
+        """
+        if self.rows.fixed_batch is not None:
+            return min(self.rows.fixed_batch, self.rows.count)
+        return self.rows.count if self.network.some_training else None
+
+    @property
     def batch_size(self) -> int:
         """Examples a microbatch."""
+        fixed = self.fixed_batch
+        if fixed is not None:
+            return fixed
         if self._batch_size is None:
-            if self.network.model.training:
-                return self.rows.count  # batch statistics: the batch is part of the function
             parts = -(-self.rows.count // self.most_at_once)
             self._batch_size = -(-self.rows.count // parts)
         return min(self._batch_size, self.rows.count)
@@ -99,7 +111,7 @@ class Objective:
     def halve_batches(self) -> bool:
         """Take half as many examples a microbatch; whether there was more than one to take."""
         size = self.batch_size
-        if size == 1 or self.network.model.training:
+        if size == 1 or self.fixed_batch is not None:
             return False
         self._batch_size = size // 2
         return True
@@ -108,7 +120,7 @@ class Objective:
     def saved_bytes(self) -> float:
         """Bytes that one example's forward pass keeps for the backward pass (measured)."""
         if self._saved_bytes is None:
-            first = torch.arange(min(_SIZING_EXAMPLES, self.rows.count))
+            first = torch.arange(self.rows.head(_SIZING_EXAMPLES).count)
             rows = self.rows.take(first)  # copies: a view would count as all of the data
             parameters = self.leaves(torch.zeros(self.size, dtype=self.network.dtype))
             held = (*parameters, *(self.fixed[name] for name in self.network.fixed_parameters))
@@ -161,26 +173,30 @@ class Objective:
 
     def batches(self) -> Iterator[tuple[Batch, int]]:
         """Microbatches of this process's share, and how many examples each has."""
-        first, last = self.share
-        for start in range(first, last, self.batch_size):
-            stop = min(start + self.batch_size, last)
+        (first, last), most = self.share, self.batch_size
+        for start in range(first, last, most):
+            stop = min(start + most, last)
             yield self.rows.slice(start, stop), stop - start
 
     @property
     def divided(self) -> bool:
         """Whether a pass is divided between processes.
 
-        Few examples are not worth it, and batch statistics need all of them in one batch.
+        Few examples are not worth it, and a fixed batch stays in one process.
         """
-        if self._alone:
+        if self._alone or size() == 1:
             return False
-        enough = self.rows.count >= _EXAMPLES_A_PROCESS * size()
-        return size() > 1 and enough and not self.network.model.training
+        batches = -(-self.rows.count // (self.fixed_batch or 1))
+        return batches >= size() and self.rows.count >= _EXAMPLES_A_PROCESS * size()
 
     @property
     def share(self) -> tuple[int, int]:
         """Where this process's part of the rows starts and stops."""
-        return share_of(self.rows.count) if self.divided else (0, self.rows.count)
+        if not self.divided:
+            return 0, self.rows.count
+        unit = self.fixed_batch or 1
+        first, last = share_of(-(-self.rows.count // unit))
+        return first * unit, min(last * unit, self.rows.count)
 
     def add_up(self, tensor: Tensor) -> Tensor:
         """The sum of all processes' tensors, in place, where a pass is divided between them."""

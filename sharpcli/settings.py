@@ -50,6 +50,7 @@ class RunSettings:
 
     `samples` is a seeded subset of the split (None: all of it), of each split where both are
     measured; `batch_size` bounds memory and never changes the answer (None: chosen by itself).
+    `fixed_batch` declares a loss that is defined on batches of so many consecutive examples.
     `parameters` are patterns of the shell over the names of parameters: θ holds those that match
     one, the rest stays as it is (none: θ holds all). `tf32` lets a GPU make float32 products with
     factors of three digits.
@@ -64,6 +65,24 @@ class RunSettings:
     seed: int = 0
     parameters: tuple[str, ...] = ()
     tf32: bool = False
+    fixed_batch: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts a fixed batch; raises `UsageError` naming the option."""
+        if self.fixed_batch is None:
+            return
+        if self.samples is not None:
+            raise UsageError(
+                f"--fixed-batch {self.fixed_batch}: the sampling error of a loss that couples the "
+                "examples of a batch is not known",
+                "leave out --samples and --sampling-error: all examples are measured then",
+            )
+        if self.batch_size is not None:
+            raise UsageError(
+                f"--batch-size {self.batch_size} bounds the memory, and --fixed-batch "
+                f"{self.fixed_batch} says which examples make one batch, which is never divided",
+                "give one of the two",
+            )
 
 
 @dataclass(frozen=True)

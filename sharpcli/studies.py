@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .checkpoint import Checkpoint, Match, first_not_finite, load_checkpoint, match_tensors
+from .coupling import batch_note, batches_of, check_coupling, coupling_named
 from .data import Rows, read_rows
 from .diagnosis import check_deterministic
 from .errors import SharpError, UsageError
@@ -78,6 +79,7 @@ class Study:
             "options": dict(self.task.options),
             "fingerprint": self.task.fingerprint,
             "examples": {name: rows.count for name, rows in self.rows.items()},
+            **batches_of(self.rows, self.run.mode),
         }
 
 
@@ -123,7 +125,8 @@ def prepare(
             collate=task.collate,
             progress=begin(f"reading the {name} data"),
         ).to(device, network.compute)
-    return Study(task, network, rows, run)
+        rows[name] = rows[name].with_fixed_batch(run.fixed_batch)
+    return Study(task, network, rows, run, notes=batch_note(rows, run.mode))
 
 
 def resolve_device(name: str) -> torch.device:
@@ -264,7 +267,10 @@ def ready(
     objectives = study.objectives(loaded.match.tensors)
     for objective in objectives.values():
         objective.memory = curvature.memory
-    check_deterministic(objectives[study.run.split], loaded.theta)
+    measured = objectives[study.run.split]
+    with coupling_named(measured, loaded.theta):
+        check_deterministic(measured, loaded.theta)
+    check_coupling(objectives, loaded.theta, seed=study.run.seed)
     if check and study.checked is None:
         study.checked = check_curvature(study, loaded.match.tensors, warnings, curvature)
     loaded.forget()

@@ -187,3 +187,79 @@ def test_progress_counts_rows():
         progress=lambda done, total: seen.append((done, total)),
     )
     assert seen == [(1024, 2100), (2048, 2100), (2100, 2100)]
+
+
+def test_tensors_of_unequal_length_are_refused():
+    with pytest.raises(SharpError, match=r"\(5, 2\), \(2, 8\)") as caught:
+        read_rows((torch.zeros(5, 2), torch.zeros(2, 8)), name="train")
+    assert "one length" in caught.value.hint
+
+
+COLLATES = {
+    "edges": lambda rows: {
+        "x": torch.stack(rows),
+        "edges": torch.arange(2 * len(rows)).view(2, -1),
+    },
+    "shared": lambda rows: {"x": torch.stack(rows), "weights": torch.arange(3.0)},
+    "as long as the data": lambda rows: {"x": torch.stack(rows), "shared": torch.arange(40.0)},
+    "a number": lambda rows: {"x": torch.stack(rows), "scale": 2.0},
+    "a name": lambda rows: {"x": torch.stack(rows), "name": "all"},
+    "dicts": lambda rows: [{"x": row} for row in rows],
+    "ragged": lambda rows: [row[: 1 + int(row[0]) % 3] for row in rows],
+    "rows second": lambda rows: torch.stack(rows, 1),
+    "centred": lambda rows: torch.stack(rows) - torch.stack(rows).mean(0),
+    "sorted": lambda rows: torch.stack(rows).sort(0, descending=True).values,
+}
+
+
+@pytest.mark.parametrize("name", COLLATES)
+def test_every_batch_is_collated_where_no_slice_is_one(name):
+    collate = COLLATES[name]
+    items = [torch.tensor([float(i), 1.0, 2.0]) for i in range(40)]
+    rows = read_rows(Rows(40, items.__getitem__), name="train", collate=collate)
+    rows = rows.to(torch.device("cpu"), torch.float64)
+    assert not rows.sliceable
+    for start, stop in [(0, 40), (3, 20), (20, 40), (39, 40)]:
+        assert same(rows.slice(start, stop), collate(items[start:stop]))
+    chosen = rows.take(torch.tensor([7, 3]))
+    assert same(chosen.batch, collate([items[7], items[3]]))
+    leaves = torch.utils._pytree.tree_leaves(rows.batch)
+    assert all(leaf.dtype != torch.float32 for leaf in leaves if isinstance(leaf, torch.Tensor))
+    assert same(rows.head(5).batch, collate(items[:5]))
+    assert rows.digest() == rows.head(40).digest() != rows.head(39).digest()
+
+
+def test_a_collate_that_stacks_is_sliced_and_one_that_pads_too():
+    stacked = read_rows(Rows(40, torch.tensor), name="train", collate=torch.stack)
+    assert stacked.sliceable
+    assert stacked.padded is None
+    for left in (False, True):
+        rows = read_rows(
+            Rows(40, lambda i: torch.ones(1 + i % 3)),
+            name="train",
+            collate=lambda items, left=left: torch.nn.utils.rnn.pad_sequence(
+                items, True, padding_side="left" if left else "right"
+            ),
+        )
+        assert rows.sliceable
+        assert rows.slice(0, 1).shape == (1, 3)
+        assert rows.padded.take(torch.tensor([0])).batch.shape[1] <= 3
+
+
+def test_the_few_long_rows_of_a_collate_that_pads_are_seen():
+    rows = read_rows(
+        Rows(500, lambda i: torch.ones(9 if i == 250 else 2)),
+        name="train",
+        collate=lambda items: torch.nn.utils.rnn.pad_sequence(items, True),
+    )
+    assert rows.padded is not None
+
+
+def same(left, right):
+    if isinstance(left, torch.Tensor):
+        return torch.equal(left.double(), right.double())
+    if isinstance(left, dict):
+        return list(left) == list(right) and all(same(left[key], right[key]) for key in left)
+    if isinstance(left, list):
+        return len(left) == len(right) and all(map(same, left, right))
+    return left == right

@@ -55,6 +55,13 @@ Examples:
     help="Examples in a step.",
 )
 @click.option(
+    "--fixed-batch",
+    type=POSITIVE,
+    metavar="N",
+    help="For a loss that couples the examples of a batch: steps and the train loss are of batches "
+    "of N. Default: each example's loss is its own.",
+)
+@click.option(
     "--epochs",
     type=POSITIVE,
     metavar="N",
@@ -135,6 +142,8 @@ def train(
         raise UsageError(
             "no task is named", "sharp train digits, or a task file: sharp train task.py"
         )
+    if given["fixed_batch"] is not None:
+        given["batch_size"] = given["fixed_batch"]
     settings = TrainSettings(**given)
     if not output.parent.is_dir():  # said before the training, not after it
         raise SharpError(
@@ -209,6 +218,7 @@ def metadata(task: Task, settings: TrainSettings, trained: Trained) -> Mapping[s
         "optimizer": settings.optimizer,
         "lr": settings.step_size,
         "batch_size": settings.batch_size,
+        **({} if settings.fixed_batch is None else {"fixed_batch": settings.fixed_batch}),
         **memory,
         "weight_decay": settings.weight_decay,
         "epochs": trained.epochs,

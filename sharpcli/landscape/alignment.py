@@ -23,6 +23,7 @@ from ..data import Batch, Rows
 from ..errors import SharpError
 from ..network import Network, exact_arithmetic
 from .permutations import (
+    TRACED_EXAMPLES,
     Group,
     Permutations,
     Place,
@@ -65,16 +66,19 @@ def align(
     tensors_a: Mapping[str, Tensor],
     tensors_b: Mapping[str, Tensor],
     *,
+    few: Batch | None = None,
     seed: int = 0,
 ) -> Alignment:
     """Permute the hidden units of B to match A's, and check that B computes what it did.
 
     `tensors_a` and `tensors_b` are keyed as the model's state dict; `batch` has two examples or
-    more, on which outputs are compared in float64. Raises `SharpError` where the model cannot be
+    more, on which outputs are compared in float64, `few` the batch of two of them (None: the first
+    two of every tensor). Raises `SharpError` where the model cannot be
     traced, where it has nothing that can be permuted, where the aligned network computes something
     else, and where SciPy is missing.
     """
-    structure = trace_permutations(network, batch, tensors_a)
+    few = Rows(batch, 0, 0).slice(0, TRACED_EXAMPLES) if few is None else few
+    structure = trace_permutations(network, few, tensors_a)
     if not structure.groups:
         why = f" (nothing is known of {', '.join(structure.without_rule)})"
         raise SharpError(

@@ -87,8 +87,7 @@ def train_path(
             "the path cannot be trained: batch normalisation needs batches of two examples or more",
             "use a larger --path-batch-size, or --samples",
         )
-    # Only what lives in a batch's statistics forbids to take the batch in parts.
-    part = size if normalised or objective.network.model.training else objective.batch_size
+    at_once = objective.batch_size  # where the batch may be taken in parts, see `fixed_batch`
     fixed = {name: tensor.clone() for name, tensor in objective.fixed.items()}
     scale = float((theta_b - theta_a).norm()) / math.sqrt(theta_a.numel())
     first, second = torch.zeros_like(bend), torch.zeros_like(bend)
@@ -99,7 +98,7 @@ def train_path(
         for step in range(settings.steps):
             t = (start + step * _GOLDEN) % 1.0
             rows = objective.rows.take(next(batches))
-            sample = Objective(objective.network, rows, fixed, batch_size=part)
+            sample = Objective(objective.network, rows, fixed, batch_size=at_once)
             loss, gradient = sample.gradient(_point(settings.kind, t, anchors))
             if not math.isfinite(loss):
                 raise _not_finite(f"the loss is {loss}", step + 1, settings)

@@ -32,7 +32,7 @@ def joint_objective(objectives: Mapping[str, Objective], like: Tensor) -> Object
     every = [objective.rows for objective in objectives.values()]
     count = sum(rows.count for rows in every)
     alike = len({rows.sampled for rows in every}) == 1
-    if len(every) < 2 or size() > 1 or not alike or first.network.model.training:
+    if len(every) < 2 or size() > 1 or not alike or first.fixed_batch is not None:
         return None
     rows = join_rows(every) if count <= first.most_at_once else None
     if rows is None:

@@ -24,9 +24,17 @@ from ..network import Network, exact_arithmetic
 from .axes import Axis, Value, fresh, leaves, pin, pinned
 from .operations import normalized_inputs, outputs_of
 
-__all__ = ["Group", "Permutations", "Place", "apply_permutations", "permuted", "trace_permutations"]
+__all__ = [
+    "TRACED_EXAMPLES",
+    "Group",
+    "Permutations",
+    "Place",
+    "apply_permutations",
+    "permuted",
+    "trace_permutations",
+]
 
-_EXAMPLES = 2  # a batch of one would hide the batch dimension
+TRACED_EXAMPLES = 2  # a batch of one would hide the batch dimension
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,7 @@ def trace_permutations(
 ) -> Permutations:
     """The permutation symmetries of a network in eval mode.
 
-    `batch` has two examples or more, of which the first two are used; `tensors` are a checkpoint's.
+    `batch` has two examples or more, better not many; `tensors` are a checkpoint's.
     Frozen parameters and buffers other than running statistics are taken to stay in their place.
     Raises `SharpError` where the model cannot be traced. Cost: a forward pass.
     """
@@ -79,7 +87,7 @@ def trace_permutations(
     )
     names = [*still.names, *still.fixed_names]
     values = [*still.unflatten(still.flatten(tensors)), *still.fixed(tensors).values()]
-    rows = Rows(Rows(batch, 0, 0).slice(0, _EXAMPLES), 0, 0).to(still.device, still.dtype)
+    rows = Rows(batch, 0, 0).to(still.device, still.dtype)
     module = _traced(still, values, rows.batch)
     graph = module.graph
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]

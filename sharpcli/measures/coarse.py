@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import SharpError
 from ..linalg.eigsh import eigsh
 from ..objective import Objective
 from ..operators import make_operator
@@ -52,6 +53,12 @@ def coarse_start(
     `rows` bounds the basis. Cost: `products` on `examples`.
     """
     whole = objective.rows
+    if whole.fixed_batch is not None:
+        raise SharpError(
+            "--coarse takes a part of the data, and --fixed-batch says that the loss is defined on "
+            "batches of all of them",
+            "leave --coarse out",
+        )
     count = max(1, min(whole.count, round(share * whole.count)))
     order = torch.randperm(whole.count, generator=torch.Generator().manual_seed(seed))
     subset = whole.take(order[:count].sort().values)

@@ -193,7 +193,8 @@ def _starts(
     before, starts = origin.evaluations, []
     if context.value_and_gradient[0] > 0:
         starts.append(space.pull(origin.even).sign())
-    if context.objective.rows.count < 2 * _SHARDS:
+    rows = context.objective.rows
+    if rows.count < 2 * _SHARDS or rows.fixed_batch is not None:  # a part has other batches
         return starts, origin.evaluations - before
     found, climbed = _shard_corners(context, origin, space, bound)
     return starts + found, origin.evaluations - before + climbed

@@ -119,12 +119,12 @@ def _in_float64(objective: Objective, theta: Tensor) -> tuple[Objective, Tensor]
         name: tensor.to(kind) if tensor.is_floating_point() else tensor
         for name, tensor in objective.fixed.items()
     }
-    half = None if network.model.training else max(1, objective.batch_size // 2)
+    half = max(1, objective.batch_size // 2)  # a fixed batch stays one
     inner = Objective(double, objective.rows, fixed, batch_size=half)
     leaves, first = inner.leaves(theta.to(kind)), inner.rows.head(1)
     try:
         torch.autograd.grad(
-            inner.sum_and_weight(leaves, first.batch, 1)[0], leaves, allow_unused=True
+            inner.sum_and_weight(leaves, first.batch, first.count)[0], leaves, allow_unused=True
         )
     except (RuntimeError, TypeError, SharpError):  # such as a kernel written for float32
         return objective, theta

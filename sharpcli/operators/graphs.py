@@ -84,7 +84,7 @@ def _held(objective: Objective, leaves: list[Tensor], make: Linearize, count: in
         return tensor.detach()  # the tensor itself would hold its own graph, for ever
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        product = make(objective, leaves, rows.batch, count)
+        product = make(objective, leaves, rows.batch, rows.count)
     del product  # it holds the storages, whose places nothing else may take before
     return sum(seen.values())
 

@@ -67,7 +67,8 @@ def choose_modes(objective: Objective, theta: Tensor, graphs: float | None = Non
 def _timed(objective: Objective, theta: Tensor, graphs: float) -> Modes:
     rows = objective.rows
     count = min(objective.batch_size, -(-rows.count // _TIMED_SHARE))
-    trial = _Trial(objective, theta, rows.slice(0, count), count)
+    few = rows.head(count)
+    trial = _Trial(objective, theta, few.batch, few.count)
     build, double = trial.prepare(double_backward)
     first, true = trial.apply(double)
     product = min(first, trial.apply(double)[0])

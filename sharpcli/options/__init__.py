@@ -114,8 +114,8 @@ def exploring_run_options(command: Command) -> Command:
 def _run_options(command: Command, split: Callable[[Command], Command]) -> Command:
     @functools.wraps(command)
     def with_run(*args: Any, **kwargs: Any) -> Any:
-        names = ("split", "samples", "batch_size", "device", "dtype", "tf32", "mode", "seed")
-        given = {name: kwargs.pop(name) for name in names}
+        names = ("split", "samples", "batch_size", "fixed_batch", "device", "dtype", "tf32")
+        given = {name: kwargs.pop(name) for name in (*names, "mode", "seed")}
         run = RunSettings(**given, parameters=tuple(dict.fromkeys(kwargs.pop("parameters", ()))))
         return command(*args, run=run, **kwargs)
 
@@ -135,6 +135,13 @@ def _run_options(command: Command, split: Callable[[Command], Command]) -> Comma
             type=POSITIVE,
             metavar="N",
             help="Examples in memory at once; never changes the answer. Default: chosen by itself.",
+        ),
+        click.option(
+            "--fixed-batch",
+            type=POSITIVE,
+            metavar="N",
+            help="For a loss that couples the examples of a batch: it is defined on consecutive "
+            "batches of N, which the result states. Default: each example's loss is its own.",
         ),
         click.option(
             "--device",

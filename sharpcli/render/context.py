@@ -25,6 +25,7 @@ def run_lines(document: Mapping[str, Any], splits: Sequence[str] | None = None) 
     pieces = [
         task_name(task),
         _data(task, run, splits, checkpoints) if task.get("name") else "",
+        _batches(task, splits),
         " on ".join(str(x) for x in (run.get("dtype"), device) if x),
         measured_parameters(checkpoints, run),
     ]
@@ -44,6 +45,12 @@ def _checkpoints(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Those of a document with a row for each, or with all of them in one picture."""
     rows = [each["checkpoint"] for each in document["results"] if "checkpoint" in each]
     return rows + [c for each in document["results"] for c in each.get("checkpoints") or ()]
+
+
+def _batches(task: Mapping[str, Any], splits: Sequence[str]) -> str:
+    """The batches that the loss is defined on, empty where each example's loss is its own."""
+    sizes = [str(n) for split, n in (task.get("fixed_batch") or {}).items() if split in splits]
+    return f"in fixed batches of {' and '.join(dict.fromkeys(sizes))}" if sizes else ""
 
 
 def _data(

@@ -23,7 +23,9 @@ class TrainSettings:
 
     `lr` None is the optimizer's usual one. `until_loss` ends the training after the first epoch
     at whose end the loss on all training data, in eval mode, is at most this; `epochs` ends it in
-    any case. `weight_decay` is the optimizer's own: L2 for sgd and adam, decoupled for adamw.
+    any case. `fixed_batch`, if given, is the `batch_size`: the loss couples the examples of a batch
+    and is defined on batches of so many. `weight_decay` is the optimizer's own: L2 for sgd and
+    adam, decoupled for adamw.
     """
 
     optimizer: OptimizerName = "sgd"
@@ -35,6 +37,7 @@ class TrainSettings:
     weight_decay: float = 0.0
     until_loss: float | None = None
     seed: int = 0
+    fixed_batch: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no optimizer can use; raises `UsageError` naming the option."""
@@ -45,6 +48,7 @@ class TrainSettings:
         limits = {
             "lr": self.lr is None or self.lr > 0,
             "batch-size": self.batch_size >= 1,
+            "fixed-batch": self.fixed_batch in (None, self.batch_size),
             "epochs": self.epochs >= 1,
             "momentum": 0 <= self.momentum < 1,
             "betas": all(0 <= beta < 1 for beta in self.betas),
@@ -65,6 +69,7 @@ class TrainSettings:
 _RANGES = {
     "lr": "a learning rate is above 0",
     "batch-size": "a batch has at least one example",
+    "fixed-batch": "it is what each step takes, so --batch-size is the same",
     "epochs": "train for at least one epoch",
     "momentum": "momentum is at least 0 and below 1",
     "betas": "each beta is at least 0 and below 1",

@@ -10,8 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data import Rows, read_rows
+from ..coupling import check_coupling, coupling_named
+from ..data import read_rows
+from ..diagnosis import check_deterministic
 from ..errors import SharpError
+from ..network import Network
+from ..objective import Objective
 from ..progress import Progress, silent
 from ..randomness import global_random_state_kept
 from ..tasks import Task
@@ -42,7 +46,9 @@ def train(task: Task, settings: TrainSettings, progress: Progress = silent) -> T
     """Train the task's model from its initial weights, on the CPU, in torch's default dtype.
 
     The same settings and seed give the same tensors on one machine; the global random state is
-    left as it was. Raises `SharpError` where the loss is not finite, naming the step.
+    left as it was. Raises `SharpError` where the loss is not finite, naming the step, and for a
+    loss that cannot be measured: a mean over the batch, or one whose examples are coupled (unless
+    by batches of `fixed_batch`).
     """
     with global_random_state_kept():
         # Weights, dropout and batches each follow the seed; the order of the batches has its own
@@ -52,29 +58,47 @@ def train(task: Task, settings: TrainSettings, progress: Progress = silent) -> T
         cpu, dtype = torch.device("cpu"), torch.get_default_dtype()
         data = task.data("train")
         rows = read_rows(data, name=f"train data of {task.name}", collate=task.collate)
-        rows = rows.to(cpu, dtype)
+        rows = rows.to(cpu, dtype).with_fixed_batch(settings.fixed_batch)
         model = task.model().to(cpu, dtype)
         trainable = [p for p in model.parameters() if p.requires_grad]
         if not trainable:
             raise SharpError(
                 f"{task.name}: the model has no parameters to train", "see model() in the task"
             )
+        network = Network(model, task, device=cpu, dtype=dtype)
+
+        def objective() -> tuple[Objective, Tensor]:
+            tensors = model.state_dict()
+            fixed = network.fixed(tensors)
+            own = Objective(network, rows, fixed, batch_size=EVALUATION_BATCH)
+            return own, network.flatten(tensors)
+
+        def loss_over_all() -> float:
+            own, theta = objective()
+            return own.loss(theta)
+
+        untrained, theta = objective()
+        with coupling_named(untrained, theta):
+            check_deterministic(untrained, theta)
+        check_coupling({"train": untrained}, theta, seed=settings.seed)
         optimizer = build_optimizer(trainable, settings)
         order = torch.Generator().manual_seed(settings.seed)
-        steps, first_loss = 0, _loss_over_all(task, model, rows)
+        steps, first_loss = 0, loss_over_all()
         for epoch in range(1, settings.epochs + 1):
             model.train()
             shuffled = torch.randperm(rows.count, generator=order)
+            if settings.fixed_batch is not None and rows.count > settings.fixed_batch:
+                shuffled = shuffled[: rows.count - rows.count % settings.fixed_batch]
             for chosen in torch.split(shuffled, settings.batch_size):
                 steps += 1
-                loss = _mean_loss(task, model, rows.take(chosen).batch)
+                loss = _mean_loss(network, model, rows.take(chosen).batch, len(chosen))
                 value = loss.item()
                 if not math.isfinite(value):
                     raise _not_finite(task, value, steps, settings)
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
                 optimizer.step()
-            train_loss = _loss_over_all(task, model, rows)
+            train_loss = loss_over_all()
             if not math.isfinite(train_loss):
                 raise _not_finite(task, train_loss, steps, settings)
             progress(*_how_far(settings, epoch, first_loss, train_loss))
@@ -97,27 +121,10 @@ def _how_far(settings: TrainSettings, epoch: int, first: float, loss: float) -> 
     return min(100, round(100 * max(share, epoch / settings.epochs))), 100
 
 
-def _mean_loss(task: Task, model: nn.Module, batch: Any) -> Tensor:
-    losses = task.loss(task.predict(model, batch), batch)
-    if isinstance(losses, tuple):
-        total, weight = losses
-        return total.sum() / weight.sum()
-    return losses.mean()
-
-
-@torch.no_grad()
-def _loss_over_all(task: Task, model: nn.Module, rows: Rows) -> float:
-    model.eval()
-    total = weight = 0.0
-    for batch in rows.split(EVALUATION_BATCH):
-        losses = task.loss(task.predict(model, batch), batch)
-        if isinstance(losses, tuple):
-            total += losses[0].sum().item()
-            weight += losses[1].sum().item()
-        else:
-            total += losses.double().sum().item()
-            weight += losses.numel()
-    return total / weight
+def _mean_loss(network: Network, model: nn.Module, batch: Any, count: int) -> Tensor:
+    """The mean loss of a batch by the model itself, in its own mode."""
+    total, weight = network.losses(network.task.predict(model, batch), batch, count)
+    return total.sum() / weight.sum()
 
 
 def _not_finite(task: Task, loss: float, step: int, settings: TrainSettings) -> SharpError:

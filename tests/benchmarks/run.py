@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 import coarse
+import coupled
 import coverage
 import density
 import eigenvalues
@@ -31,6 +32,7 @@ _BENCHMARKS = (
     density,
     coarse,
     coverage,
+    coupled,
     memory,
     epsilon_sharpness,
     maximum,

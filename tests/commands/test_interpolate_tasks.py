@@ -147,7 +147,9 @@ def test_samples_give_sampling_errors_and_other_numbers():
 def test_training_mode_uses_the_batch(cnns):
     paths = [str(cnns / name) for name in NAMES[:2]]
     given = ("--points", "2", "--range", "0:1", "--dtype", "float64")
-    found = found_by("interpolate", *paths, *given, "--mode", "train")
+    found = found_by("interpolate", *paths, *given, "--mode", "train", "--quiet")
+    said = run("interpolate", *paths, *given, "--mode", "train").stderr
+    assert said.count("--mode train: the loss is defined on batches of all ") == 1
     other = found_by("interpolate", *paths, *given, "--batch-norm", "batch")
     assert found["batch_norm"] == "batch"
     for split in ("train", "test"):

@@ -16,8 +16,9 @@ import os
 import torch
 from torch import nn
 
-def model():
-    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+def model(norm: bool = False):
+    between = [nn.BatchNorm1d(8)] if norm else []
+    return nn.Sequential(nn.Linear(4, 8), *between, nn.Tanh(), nn.Linear(8, 3))
 
 def data(split, broken: bool = False):
     if broken and os.environ.get("RANK") == "1":
@@ -33,6 +34,11 @@ def folder(tmp_path):
     (tmp_path / "task.py").write_text(TASK)
     for name, scale in (("a", 1.0), ("b", 0.6)):
         save_checkpoint(tmp_path / f"{name}.safetensors", tensors(scale), {"seed": "0"})
+        torch.manual_seed(ord(name))
+        normed = torch.nn.Sequential(
+            torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Tanh(), torch.nn.Linear(8, 3)
+        )
+        save_checkpoint(tmp_path / f"norm-{name}.safetensors", normed.state_dict(), {})
     return tmp_path
 
 
@@ -79,6 +85,11 @@ def assert_same(one, two):
         ("spectrum", "a.safetensors", "--samples", "200", "--probes", "2", "--steps", "8"),
         ("interpolate", "a.safetensors", "b.safetensors", "--points", "5"),
         ("landscape", "a.safetensors", "--points", "3"),
+        (
+            *("interpolate", "norm-a.safetensors", "norm-b.safetensors", "-O", "norm=true"),
+            *("--points", "5", "--path", "bezier", "--path-steps", "20"),
+        ),
+        ("measure", "norm-a.safetensors", "-O", "norm=true", "-m", "loss", "--fixed-batch", "40"),
     ],
     ids=" ".join,
 )

@@ -302,7 +302,8 @@ def case(of: Task, seed: int = 0) -> Case:
     network = Network(of.model(), of, device=CPU, dtype=torch.float64)
     rows = read_rows(of.data("train"), name="train").to(CPU, torch.float64).head(10)
     tensors = drawn_tensors(of, seed)
-    return Case(network, rows.batch, tensors, trace_permutations(network, rows.batch, tensors))
+    structure = trace_permutations(network, rows.head(2).batch, tensors)
+    return Case(network, rows.batch, tensors, structure)
 
 
 def drawn_tensors(of: Task, seed: int) -> dict[str, Tensor]:

@@ -156,3 +156,37 @@ def test_settings_reach_the_optimizer():
     assert (adam.defaults["lr"], adam.defaults["weight_decay"]) == (0.3, 0.2)
     assert build_optimizer(weights, TrainSettings("sgd", momentum=0.9)).defaults["momentum"] == 0.9
     assert build_optimizer(weights, TrainSettings("adam")).defaults["lr"] == 1e-3
+
+
+def in_batch_negatives(outputs, batch):
+    aim = torch.arange(len(outputs))
+    return nn.functional.cross_entropy(outputs @ outputs.T, aim, reduction="none")
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda o, b: nn.functional.cross_entropy(o, b[1]), "for a batch of 30 examples"),
+        (lambda o, b: (nn.functional.cross_entropy(o, b[1]), torch.tensor(1.0)), "not the sum"),
+        (in_batch_negatives, "depends on the other examples of its batch"),
+    ],
+)
+def test_what_cannot_be_measured_is_not_trained(loss, message):
+    with pytest.raises(SharpError, match=message):
+        train(task(loss=loss), TrainSettings(epochs=1))
+
+
+def test_a_loss_of_declared_batches_is_trained():
+    settings = TrainSettings(lr=0.05, batch_size=8, fixed_batch=8, epochs=3)
+    trained = train(task(loss=in_batch_negatives), settings)
+    assert trained.steps == 3 * (30 // 8)
+    network = task().model()
+    network.load_state_dict(trained.tensors)
+    inputs, _ = numbers()
+    losses = [in_batch_negatives(network(part), None) for part in inputs.split(8)]
+    assert trained.train_loss == pytest.approx(float(torch.cat(losses).detach().mean()), rel=1e-6)
+
+
+def test_a_declared_batch_is_that_of_the_steps():
+    with pytest.raises(UsageError, match="fixed-batch"):
+        TrainSettings(batch_size=32, fixed_batch=8)
