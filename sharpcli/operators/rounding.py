@@ -103,6 +103,8 @@ class Rounding:
 
 def _chosen(rows: Rows, size: int, seed: int) -> Rows:
     """The rows on which precisions are compared, drawn by the seed; all where that is cheap."""
+    if rows.fixed_batch:  # an example's loss is defined in its batch only
+        return rows.head(rows.fixed_batch)
     count = rows.count
     wanted = min(count, max(count // _SHARE, int(_SMALL / size), _FEWEST))
     if wanted == count:

@@ -8,6 +8,7 @@ import time
 import warnings
 from pathlib import Path
 
+import certified
 import coarse
 import coupled
 import coverage
@@ -27,6 +28,7 @@ from problem import Setting
 from report import document
 
 _BENCHMARKS = (
+    certified,
     eigenvalues,
     product,
     density,
