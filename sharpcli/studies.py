@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .checkpoint import Checkpoint, Match, first_not_finite, load_checkpoint, match_tensors
 from .data import Rows, read_rows
 from .diagnosis import check_deterministic
 from .errors import SharpError, UsageError
+from .fidelity import check_fidelity
 from .memory import is_out_of_memory
 from .network import AttentionWatch, Network
 from .objective import Objective
@@ -48,13 +49,17 @@ _ATTENTION_NOTE = (
 
 @dataclass
 class Study:
-    """A task made ready to measure any of its checkpoints: the network, and its data in memory."""
+    """A task made ready to measure any of its checkpoints: the network, and its data in memory.
+
+    `original` is the model that the task gave, until the network has been held against it.
+    """
 
     task: Task
     network: Network
     rows: dict[str, Rows]
     run: RunSettings
     checked: SelfCheck | None = None
+    original: nn.Module | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -123,7 +128,7 @@ def prepare(
             collate=task.collate,
             progress=begin(f"reading the {name} data"),
         ).to(device, network.compute)
-    return Study(task, network, rows, run)
+    return Study(task, network, rows, run, original=model)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -258,13 +263,15 @@ def ready(
     """The objective of each split with a checkpoint's buffers, found fit to be measured.
 
     With `check` the model's second derivatives are looked at too, once for a study. The
-    checkpoint's tensors are let go of. Raises `SharpError` where two evaluations differ.
+    checkpoint's tensors are let go of. Raises `SharpError` where two evaluations differ, and where
+    the network is not the task's model.
     """
     study = loaded.study
     objectives = study.objectives(loaded.match.tensors)
     for objective in objectives.values():
         objective.memory = curvature.memory
     check_deterministic(objectives[study.run.split], loaded.theta)
+    check_fidelity(study, loaded.match.tensors, warnings)
     if check and study.checked is None:
         study.checked = check_curvature(study, loaded.match.tensors, warnings, curvature)
     loaded.forget()
