@@ -7,7 +7,7 @@ the gradient that is measured is held against differences of the loss.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -23,7 +23,7 @@ from .reach import Substitution, inside
 if TYPE_CHECKING:
     from .studies import Study
 
-__all__ = ["check_fidelity"]
+__all__ = ["check_fidelity", "check_reach"]
 
 # Random rows that are looked at: every layer sees some, and they cost nothing beside the data.
 _ROWS = 8
@@ -57,24 +57,32 @@ def check_fidelity(
     original, study.original = study.original, None
     if original is None:
         return
-    split = "train" if study.run.split == "both" else study.run.split
-    rows = _some(study.rows[split], study.run.seed)
-    _watched(study.network, tensors, rows, original)
+    rows = _some(study)
     _compare(study.network, original, tensors, rows, study.run.seed, warnings, gradients)
     if gradients:
         _check_slope(study.network, tensors, rows, study.run.seed)
 
 
-def _some(rows: Rows, seed: int) -> Rows:
-    """A few random rows."""
+def check_reach(study: Study, tensors: Mapping[str, Tensor]) -> None:
+    """Raise `SharpError` where a forward pass uses what no checkpoint holds, or changes parameters.
+
+    Once for a study, before `check_fidelity`. Cost: a forward pass on eight rows.
+    """
+    if study.original is not None:
+        _watch(study.network, tensors, _some(study), study.original)
+
+
+def _some(study: Study) -> Rows:
+    """A few random rows of what is measured on."""
+    rows = study.rows["train" if study.run.split == "both" else study.run.split]
     if rows.count <= _ROWS:
         return rows
-    order = torch.randperm(rows.count, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(rows.count, generator=torch.Generator().manual_seed(study.run.seed))
     chosen = rows.take(order[:_ROWS].sort().values)
     return Rows(chosen.batch, chosen.count, chosen.count)
 
 
-def _watched(
+def _watch(
     network: Network, tensors: Mapping[str, Tensor], rows: Rows, original: nn.Module
 ) -> None:
     """Look at what a forward pass uses; refuse trainable tensors that no checkpoint holds."""
@@ -82,9 +90,10 @@ def _watched(
     watch = Substitution(network.reach, network.values(parameters, network.fixed(tensors)))
     versions = {name: tensor._version for name, tensor in watch.values.items()}
     with torch.no_grad(), network.arithmetic():
-        outputs = network.outputs(parameters, {}, rows.batch, watch=watch)
-        network.losses(outputs, rows.batch, rows.count)
-    del outputs
+        try:
+            network.outputs(parameters, {}, rows.batch, watch=watch)
+        finally:  # before what it may have failed of: another dtype than the parameters' own
+            _refuse_unregistered(network, watch, rows, original)
     for name in network.names:
         if watch.values[name]._version != versions[name]:
             raise SharpError(
@@ -92,7 +101,6 @@ def _watched(
                 "the loss must be one fixed function of the parameters: leave them as they are in "
                 "forward() (an Embedding's max_norm, a weight that is clamped in place)",
             )
-    _refuse_unregistered(network, watch, rows, original)
 
 
 def _refuse_unregistered(
@@ -131,8 +139,13 @@ class _Seen:
 
     def __init__(self, outputs: Any, total: Tensor, weight: Tensor, leaves: Mapping[str, Tensor]):
         self.values = [each.detach() for each in (*tensors_of(outputs), total, weight)]
-        self._total, self._leaves = total.sum(), leaves
+        self._total, self._leaves = total.double().sum(), leaves
         self._gradients: dict[str, Tensor] | None = None
+
+    @property
+    def loss(self) -> float:
+        """The sum of the losses."""
+        return float(self._total)
 
     @property
     def finite(self) -> bool:
@@ -192,12 +205,14 @@ def _compare(
     share = min(_ROUNDINGS * eps, 0.1) if len(kinds) == 1 else 0.1
     if network.device.type == "mps" and own == torch.float64:
         return
-    like = network if network.compute == own else _in_dtype(network, own)
     rows = rows.to(network.device, own)
+    like = network if network.compute == own else _in_dtype(network, own, original)
+    with torch.no_grad():  # what is kept between passes is now that of other parameters
+        _of_network(like, like.flatten(tensors), tensors, rows)
     for nudged in (True, False):
         theta = like.flatten(tensors)
         theta = _nudged(like, theta, seed) if nudged else theta
-        with _loaded(original, like, theta, tensors):
+        with _loaded(original, like, theta, tensors) as load:
             try:
                 real = _of_model(like, original, rows)
             except SharpError as error:
@@ -216,29 +231,34 @@ def _compare(
                 return
             if _values_differ(found, real, share, other):
                 names = _without_effect(found, real)
-                names = names or _stale(like, original, theta, tensors, rows)
-                _refuse(network, names, "other outputs")
+                names = names or _stale(like, original, load, theta, tensors, rows)
+                _refuse_values(network, names)
             if gradients:
                 names = _unlike_gradients(found, real, share, other)
                 if names:
-                    names = _without_effect(found, real) or names
-                    _refuse(network, names, "another gradient")
+                    _refuse_gradients(network, names)
         return
 
 
-def _refuse(network: Network, names: Sequence[str], what: str) -> NoReturn:
-    reached = (
-        f": forward() reaches {_listed([repr(name) for name in names])}"
-        if names
-        else (": forward() reaches parameters")
-    )
+def _refuse_values(network: Network, names: Sequence[str]) -> NoReturn:
+    reached = _listed([repr(name) for name in names]) if names else "parameters"
     raise SharpError(
         f"task '{network.task.name}': the network that would be measured is not the model: with "
-        f"the same parameters it gives {what}{reached} in a way that does not follow the "
-        "checkpoint",
+        f"the same parameters its outputs differ. The forward pass reaches {reached} in a way that "
+        "does not follow the checkpoint",
         "read parameters from their module in forward(): not from a copy that was made when the "
-        "model was built, not from a result kept from an earlier pass, not in compiled or scripted "
-        "code, and not again in a backward pass of its own",
+        "model was built or loaded, not from a result kept from an earlier pass, and not in "
+        "scripted or traced code",
+    )
+
+
+def _refuse_gradients(network: Network, names: Sequence[str]) -> NoReturn:
+    raise SharpError(
+        f"task '{network.task.name}': the network that would be measured is not the model: with "
+        f"the same parameters the gradient differs in {_listed([repr(name) for name in names])}",
+        "a function or hook of the model's own reads parameters in the backward pass, or is handed "
+        "them from a list or a closure: hand it the parameters of their modules, and in its "
+        "backward() use what it was handed (torch.utils.checkpoint needs no change)",
     )
 
 
@@ -300,36 +320,33 @@ def _without_effect(found: _Seen, real: _Seen) -> list[str]:
 def _stale(
     network: Network,
     original: nn.Module,
+    load: Callable[[Tensor], None],
     theta: Tensor,
     tensors: Mapping[str, Tensor],
     rows: Rows,
 ) -> list[str]:
-    """Parameters whose change the model's loss follows in another way than the network's."""
-    own = dict(original.named_parameters())
-    other = _nudged(network, theta, 1)
-    before, after = network.unflatten(theta), network.unflatten(other)
+    """Parameters that one of the model's and the network's losses depends on, and not the other.
+
+    Cost: two passes on a few rows for each parameter.
+    """
+    away = _nudged(network, theta, 1)
+
+    def losses(vector: Tensor) -> tuple[float, float]:
+        load(vector)
+        both = (
+            _of_network(network, vector, tensors, rows),
+            _of_model(network, original, rows),
+        )
+        return both[0].loss, both[1].loss
+
+    found = []
     with torch.no_grad():
-        base = _of_network(network, theta, tensors, rows), _of_model(network, original, rows)
-        found = []
+        first = losses(theta)
         for index, name in enumerate(network.names):
-            vector = torch.cat(
-                [(after if i == index else before)[i].reshape(-1) for i in range(len(before))]
-            )
-            kept = own[name].detach().clone()
-            own[name].copy_(_as_stored(network, name, after[index]))
-            one, two = (
-                float((seen.values[-2] - first.values[-2]).double().sum())
-                for seen, first in zip(
-                    (
-                        _of_network(network, vector, tensors, rows),
-                        _of_model(network, original, rows),
-                    ),
-                    base,
-                    strict=True,
-                )
-            )
-            own[name].copy_(kept)
-            if abs(one - two) > 0.1 * max(abs(one), abs(two)):
+            vector = theta.clone()
+            network.unflatten(vector)[index].copy_(network.unflatten(away)[index])
+            changes = [abs(now - then) for now, then in zip(losses(vector), first, strict=True)]
+            if min(changes) <= 1e-3 * max(changes) and max(changes) > 0:
                 found.append(name)
     return found
 
@@ -406,7 +423,7 @@ def _hold_against_slope(
 
 def _loss(network: Network, theta: Tensor, tensors: Mapping[str, Tensor], rows: Rows) -> float:
     with torch.no_grad():
-        return float(_of_network(network, theta, tensors, rows).values[-2].double().sum())
+        return _of_network(network, theta, tensors, rows).loss
 
 
 def _nudged(network: Network, theta: Tensor, seed: int) -> Tensor:
@@ -422,10 +439,10 @@ def _nudged(network: Network, theta: Tensor, seed: int) -> Tensor:
 @contextlib.contextmanager
 def _loaded(
     original: nn.Module, like: Network, theta: Tensor, tensors: Mapping[str, Tensor]
-) -> Iterator[None]:
+) -> Iterator[Callable[[Tensor], None]]:
     """The original model on the device, in the network's mode, with θ and a checkpoint's rest.
 
-    It is as it was afterwards, for it may be its maker's still.
+    Gives what loads it with another θ. It is as it was afterwards: it may be its maker's still.
     """
     holders: list[tuple[Any, str, Tensor]] = [
         (holder, key, tensor)
@@ -438,22 +455,36 @@ def _loaded(
     elsewhere = any(tensor.device != like.device for tensor in own.values())
     before = {key: tensor.data if elsewhere else tensor.data.clone() for key, tensor in own.items()}
     modes = [(module, module.training) for module in original.modules()]
-    names = {id(p): name for name, p in original.named_parameters()}
-    parts = dict(zip(like.names, like.unflatten(theta), strict=True))
+    # Hooks on parameters change what an optimizer sees (clipped gradients), not the loss's slope.
+    hooks = [(p, p._backward_hooks) for p in original.parameters()]
+    # By memory: a buffer may lie in a parameter's.
+    names = {p.data_ptr(): name for name, p in original.named_parameters() if p.numel()}
+    keys = {
+        key: names.get(tensor.data_ptr())
+        for key, tensor in original.state_dict(keep_vars=True).items()
+        if isinstance(tensor, Tensor)
+    }
+
+    def load(vector: Tensor) -> None:
+        parts = dict(zip(like.names, like.unflatten(vector), strict=True))
+        state = {
+            key: _as_stored(like, name, parts[name]) if name in parts else tensors[key]
+            for key, name in keys.items()
+            if name in parts or key in tensors
+        }
+        original.load_state_dict(state, strict=False)
+
     try:
-        state = {}
-        for key, tensor in original.state_dict(keep_vars=True).items():
-            name = names.get(id(tensor))
-            if name in parts:
-                state[key] = _as_stored(like, name, parts[name])
-            elif key in tensors:
-                state[key] = tensors[key]
         if elsewhere:
             original.to(like.device)
-        original.load_state_dict(state, strict=False)
+        load(theta)
         original.train(like.model.training)
-        yield
+        for parameter, _ in hooks:
+            parameter._backward_hooks = None
+        yield load
     finally:
+        for parameter, own_hooks in hooks:
+            parameter._backward_hooks = own_hooks
         for module, training in modes:
             module.training = training
         for holder, key, tensor in holders:
@@ -465,11 +496,11 @@ def _loaded(
                 tensor.data.copy_(before[place])
 
 
-def _in_dtype(network: Network, kind: torch.dtype) -> Network:
-    """The network computing in a dtype."""
+def _in_dtype(network: Network, kind: torch.dtype, model: nn.Module | None = None) -> Network:
+    """The network computing in a dtype, of its skeleton or of the `model` that it is a copy of."""
     wide = kind if kind in (torch.float32, torch.float64) else torch.float32
     return Network(
-        network.model,
+        network.model if model is None else model,
         network.task,
         device=network.device,
         dtype=wide,
@@ -493,7 +524,7 @@ def _as_reals(tensor: Tensor) -> Tensor:
     return tensor.to_dense() if tensor.is_sparse else tensor
 
 
-def _as_stored(network: Network, name: str, part: Tensor) -> Tensor:
+def _as_stored(network: Network, name: str | None, part: Tensor) -> Tensor:
     """A parameter's part of θ as the model stores it."""
     return torch.view_as_complex(part.clone()) if name in network.complex_names else part
 

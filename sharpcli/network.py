@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import pickle
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -130,7 +131,8 @@ class Network:
         if model not in _reaches:
             self.reach.add(model)
         self.model = _skeleton(model, trained.values(), device, self.reach, task.name)
-        self.model.train(mode == "train")
+        self._training = mode == "train"
+        self.model.train(self._training)
         self.reach.add(self.model)
         _reaches[self.model] = self.reach
         self.idle = False
@@ -232,7 +234,7 @@ class Network:
 
     def values(self, parameters: list[Tensor], fixed: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensor that each parameter and buffer of the model is to be, by name."""
-        if self.model.training:
+        if self._training:
             fixed = {name: tensor.clone() for name, tensor in fixed.items()}
         own = {
             name: self._value(name, parameter)
@@ -311,7 +313,7 @@ def _skeleton(
         reach.add_built(tensor, where)
     try:
         return copy.deepcopy(model, places).to(device)
-    except (RuntimeError, TypeError, AttributeError) as error:
+    except (RuntimeError, TypeError, AttributeError, pickle.PickleError) as error:
         raise SharpError(
             f"task '{source}': the model cannot be copied: {str(error).splitlines()[0]}",
             "let model() keep in the model only what copy.deepcopy copies: no files, locks or "

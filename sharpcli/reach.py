@@ -133,7 +133,7 @@ class Substitution(TorchFunctionMode):
         where = self._reach.built(tensor)
         if where is not None:
             raise SharpError(
-                f"{where} was computed from parameters when the model was built, and forward() "
+                f"'{where}' was computed from parameters when the model was built, and forward() "
                 "uses it as it is: it does not follow the checkpoint's parameters",
                 "compute it from the parameters in forward()",
             )

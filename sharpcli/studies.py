@@ -14,7 +14,7 @@ from .checkpoint import Checkpoint, Match, first_not_finite, load_checkpoint, ma
 from .data import Rows, read_rows
 from .diagnosis import check_deterministic
 from .errors import SharpError, UsageError
-from .fidelity import check_fidelity
+from .fidelity import check_fidelity, check_reach
 from .memory import is_out_of_memory
 from .network import AttentionWatch, Network
 from .objective import Objective
@@ -270,6 +270,7 @@ def ready(
     objectives = study.objectives(loaded.match.tensors)
     for objective in objectives.values():
         objective.memory = curvature.memory
+    check_reach(study, loaded.match.tensors)
     check_deterministic(objectives[study.run.split], loaded.theta)
     check_fidelity(study, loaded.match.tensors, warnings)
     if check and study.checked is None:
