@@ -13,6 +13,7 @@ from torch import Tensor
 from .diagnosis import check_deterministic
 from .environment import environment
 from .errors import UsageError
+from .fidelity import check_fidelity, check_reach
 from .labels import path_labels
 from .landscape.batch_norm import batch_norm_layers, recalibration_rows
 from .landscape.findings import curves_of, measures_of, sampling_errors_of
@@ -94,7 +95,10 @@ def begin_exploration(
     first, study = anchors[0], anchors[0].study
     objectives = study.objectives(first.match.tensors)
     splits = {name: o for name, o in objectives.items() if study.run.split in ("both", name)}
+    warnings: list[str] = []
+    check_reach(study, first.match.tensors)
     check_deterministic(next(iter(splits.values())), first.theta)
+    check_fidelity(study, first.match.tensors, warnings, gradients=False)
     norm, said = _batch_norm(study, objectives, settings.batch_norm)
     splits = {name: channels_last(objective, first.theta) for name, objective in splits.items()}
     if norm is not None:
@@ -112,6 +116,7 @@ def begin_exploration(
         walk=Walk(surface, watch),
         found={"status": "ok", "dimensions": dimensions, **said},
     )
+    this.warnings += warnings
     if "batch_norm_examples" in said:
         used, there = said["batch_norm_examples"], objectives["train"].rows.count
         of = "" if used == there else f"of {there} "

@@ -66,7 +66,8 @@ class Study:
     def size(self) -> int:
         """How many parameters require a gradient, measured or not."""
         own = self.network.model.parameters()
-        return sum(each.numel() for each in own if each.requires_grad)
+        trained = [each for each in own if each.requires_grad]
+        return sum(each.numel() * (1 + each.is_complex()) for each in trained)
 
     def objectives(self, tensors: Mapping[str, Tensor]) -> dict[str, Objective]:
         """The objective of each split with a checkpoint's buffers."""
@@ -258,13 +259,18 @@ def matched(checkpoint: Checkpoint, study: Study) -> Loaded:
 
 
 def ready(
-    loaded: Loaded, curvature: CurvatureSettings, warnings: list[str], *, check: bool = True
+    loaded: Loaded,
+    curvature: CurvatureSettings,
+    warnings: list[str],
+    *,
+    check: bool = True,
+    gradients: bool = True,
 ) -> dict[str, Objective]:
     """The objective of each split with a checkpoint's buffers, found fit to be measured.
 
-    With `check` the model's second derivatives are looked at too, once for a study. The
-    checkpoint's tensors are let go of. Raises `SharpError` where two evaluations differ, and where
-    the network is not the task's model.
+    With `gradients` the model's first derivatives are looked at too, and with `check` its second,
+    once for a study. The checkpoint's tensors are let go of. Raises `SharpError` where two
+    evaluations differ, and where the network is not the task's model.
     """
     study = loaded.study
     objectives = study.objectives(loaded.match.tensors)
@@ -272,7 +278,7 @@ def ready(
         objective.memory = curvature.memory
     check_reach(study, loaded.match.tensors)
     check_deterministic(objectives[study.run.split], loaded.theta)
-    check_fidelity(study, loaded.match.tensors, warnings)
+    check_fidelity(study, loaded.match.tensors, warnings, gradients=gradients)
     if check and study.checked is None:
         study.checked = check_curvature(study, loaded.match.tensors, warnings, curvature)
     loaded.forget()

@@ -705,7 +705,7 @@ ZOO: dict[str, Case] = {
     "compiled function": Case(_Twice, _Net),
     "compiled method": Case(_CompiledMethod, _Net),
     "compiled layer": Case(_compiled_part, _compiled_part_plain),
-    "scripted": Case(_scripted, _sequential, refused="script"),
+    "scripted": Case(_scripted, _sequential),
     "traced part": Case(_TracedPart, refused="copied"),
     "graph module": Case(lambda: torch.fx.symbolic_trace(_Net()), _Net),
     "functional call on a dictionary": Case(_FunctionalCall),

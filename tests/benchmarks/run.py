@@ -13,6 +13,7 @@ import coverage
 import density
 import eigenvalues
 import epsilon_sharpness
+import faithful
 import gpt2
 import killed
 import line
@@ -39,6 +40,7 @@ _BENCHMARKS = (
     killed,
     processes,
     gpt2,
+    faithful,
 )
 
 
