@@ -405,6 +405,12 @@ def _hold_against_slope(
     scale = sum(slope**2 for slope in slopes.values()) ** 0.5
     if not off(direction, sum(slopes.values()), scale):
         return
+    fixed = network.fixed(tensors)
+    watch = Substitution(network.reach, network.values(network.unflatten(theta), fixed))
+    with torch.no_grad(), exact_arithmetic():
+        network.outputs([], {}, rows.batch, watch=watch)
+    if watch.narrow:
+        return  # autocast: differences of the loss are rounding
     names = []
     for index, name in enumerate(network.names):
         alone = torch.zeros_like(direction)

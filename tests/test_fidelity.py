@@ -112,6 +112,17 @@ def test_a_gradient_that_is_no_slope_does_not_matter_to_the_loss_alone():
         _checked(prepare(task, run, CPU), tensors)
 
 
+def test_autocast_leaves_no_slope_to_compare_with():
+    def predict(model, batch):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return model(batch[0]).float()
+
+    model = CASES["tanh"].model()
+    task = replace(CASES["tanh"], model=lambda: model, predict=predict)
+    study = prepare(task, RunSettings(device="cpu"), CPU)
+    assert _checked(study, copy.deepcopy(model.state_dict())) == []
+
+
 def test_checkpointing_is_as_it_was_outside_of_passes():
     calls = []
 
