@@ -405,12 +405,10 @@ def _hold_against_slope(
     scale = sum(slope**2 for slope in slopes.values()) ** 0.5
     if not off(direction, sum(slopes.values()), scale):
         return
-    fixed = network.fixed(tensors)
-    watch = Substitution(network.reach, network.values(network.unflatten(theta), fixed))
-    with torch.no_grad(), exact_arithmetic():
-        network.outputs([], {}, rows.batch, watch=watch)
-    if watch.narrow:
-        return  # autocast: differences of the loss are rounding
+    # Logits turned to float32, or autocast, leave only larger differences, or none.
+    kind = _coarsest(network, theta, tensors, rows)
+    if kind not in _STEPS or not off(direction, sum(slopes.values()), scale):
+        return
     names = []
     for index, name in enumerate(network.names):
         alone = torch.zeros_like(direction)
@@ -425,6 +423,20 @@ def _hold_against_slope(
         "another derivative (detach(), .data, no_grad(), rounding with a straight-through "
         "gradient, a hook or backward of its own); take it out, or measure the loss alone: -m loss",
     )
+
+
+def _coarsest(
+    network: Network, theta: Tensor, tensors: Mapping[str, Tensor], rows: Rows
+) -> torch.dtype:
+    """The dtype with the fewest digits that a forward pass computes in."""
+    values = network.values(network.unflatten(theta), network.fixed(tensors))
+    watch = Substitution(network.reach, values)
+    with torch.no_grad(), exact_arithmetic():
+        outputs = network.outputs([], {}, rows.batch, watch=watch)
+        with watch:
+            network.losses(outputs, rows.batch, rows.count)
+    # float16 and bfloat16 are of one kind here
+    return next((k for k in _STEPS if watch.coarsest <= torch.finfo(k).eps), torch.bfloat16)
 
 
 def _loss(network: Network, theta: Tensor, tensors: Mapping[str, Tensor], rows: Rows) -> float:

@@ -22,7 +22,7 @@ __all__ = ["Reach", "Substitution", "computed_when_built", "inside"]
 
 # Where these functions are told to make sparse gradients, which have no second derivative.
 _SPARSE = {functional.embedding: 6, functional.embedding_bag: 7}
-_NARROW = (torch.float16, torch.bfloat16)
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 # How deep lists, dictionaries and objects of a module are looked into.
 _DEPTH = 4
 
@@ -77,8 +77,9 @@ class Substitution(TorchFunctionMode):
     """A block in which tensors that stand for parameters are replaced by their `values`.
 
     Afterwards `strays` holds the names that were reached so, and `outside` the tensors that require
-    a gradient and are neither values nor made in the block; `narrow` says whether some result has
-    16 bits, as under autocast. Raises `SharpError` where one is used
+    a gradient and are neither values nor made in the block; `coarsest` is the largest unit of
+    rounding among results, larger than the values' where a model computes in a dtype of its own.
+    Raises `SharpError` where one is used
     that was computed from parameters when the model was built.
     """
 
@@ -89,7 +90,7 @@ class Substitution(TorchFunctionMode):
         self._leaves: dict[int, weakref.ref[Tensor]] = {}
         self.strays: set[str] = set()
         self.altered = False
-        self.narrow = False
+        self.coarsest = 0.0
 
     @property
     def outside(self) -> list[Tensor]:
@@ -112,8 +113,8 @@ class Substitution(TorchFunctionMode):
             # an odd place, where none is read. What is multiplied by one lies by itself.
             args, self.altered = (args[0] * 1, *args[1:]), True
         found = function(*args, **kwargs)
-        if isinstance(found, Tensor) and found.dtype in _NARROW:
-            self.narrow = True
+        if isinstance(found, Tensor) and found.dtype in _FLOATS:
+            self.coarsest = max(self.coarsest, torch.finfo(found.dtype).eps)
         return found
 
     def _now(self, node: Any) -> Any:

@@ -112,15 +112,33 @@ def test_a_gradient_that_is_no_slope_does_not_matter_to_the_loss_alone():
         _checked(prepare(task, run, CPU), tensors)
 
 
-def test_autocast_leaves_no_slope_to_compare_with():
-    def predict(model, batch):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            return model(batch[0]).float()
+def _in_float32(model, batch):
+    return model(batch[0]).float()
 
+
+def _autocast(model, batch):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return model(batch[0]).float()
+
+
+def _by_hand(model, batch):
+    return model(batch[0]).bfloat16().float()
+
+
+@pytest.mark.parametrize("predict", [_in_float32, _autocast, _by_hand])
+def test_coarse_rounding_in_the_model_is_no_wrong_slope(predict):
     model = CASES["tanh"].model()
     task = replace(CASES["tanh"], model=lambda: model, predict=predict)
     study = prepare(task, RunSettings(device="cpu"), CPU)
     assert _checked(study, copy.deepcopy(model.state_dict())) == []
+
+
+def test_a_wrong_slope_shows_in_float32_too():
+    model = strays.ZOO["detached"].build()
+    task = replace(strays.task("detached"), model=lambda: model, predict=_in_float32)
+    study = prepare(task, RunSettings(device="cpu"), CPU)
+    with pytest.raises(SharpError, match="not the slope of the loss in 'g'"):
+        _checked(study, copy.deepcopy(model.state_dict()))
 
 
 def test_checkpointing_is_as_it_was_outside_of_passes():
