@@ -14,6 +14,7 @@ from .coupling import check_coupling, coupling_named
 from .diagnosis import check_deterministic
 from .environment import environment
 from .errors import UsageError
+from .fidelity import check_fidelity, check_reach
 from .labels import path_labels
 from .landscape.batch_norm import batch_norm_layers, recalibration_rows
 from .landscape.findings import curves_of, measures_of, sampling_errors_of
@@ -95,10 +96,13 @@ def begin_exploration(
     first, study = anchors[0], anchors[0].study
     objectives = study.objectives(first.match.tensors)
     splits = {name: o for name, o in objectives.items() if study.run.split in ("both", name)}
+    warnings: list[str] = []
+    check_reach(study, first.match.tensors)
     drawn = next(iter(splits.values()))
     with coupling_named(drawn, first.theta):
         check_deterministic(drawn, first.theta)
     check_coupling(objectives, first.theta, seed=study.run.seed)
+    check_fidelity(study, first.match.tensors, warnings, gradients=False)
     norm, said = _batch_norm(study, objectives, settings.batch_norm)
     splits = {name: channels_last(objective, first.theta) for name, objective in splits.items()}
     if norm is not None:
@@ -116,6 +120,7 @@ def begin_exploration(
         walk=Walk(surface, watch),
         found={"status": "ok", "dimensions": dimensions, **said},
     )
+    this.warnings += warnings
     if "batch_norm_examples" in said:
         used, there = said["batch_norm_examples"], objectives["train"].rows.count
         of = "" if used == there else f"of {there} "

@@ -198,7 +198,8 @@ def _measure(
 ) -> CheckpointResult:
     study, warnings = loaded.study, list[str]()
     check = any(measure.needs_curvature for measure in measures)
-    objectives = ready(loaded, settings.curvature, warnings, check=check)
+    gradients = any(measure.name != "loss" for measure in measures)
+    objectives = ready(loaded, settings.curvature, warnings, check=check, gradients=gradients)
     objective = objectives[study.run.split]
     context = Context(
         objective,

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import pickle
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from .data import Batch
+from .eager import eager
 from .errors import SharpError
+from .reach import Reach, Substitution, computed_when_built
 
 if TYPE_CHECKING:
     from .tasks import Task
@@ -25,6 +30,8 @@ _ATTENTION = {"scaled_dot_product_attention", "multi_head_attention_forward"}
 
 # Whether the process is in exact arithmetic; the switches are the process's too.
 _exact = False
+# What stands for the parameters of a skeleton, from which further skeletons are made.
+_reaches: weakref.WeakKeyDictionary[nn.Module, Reach] = weakref.WeakKeyDictionary()
 
 
 @contextlib.contextmanager
@@ -34,7 +41,8 @@ def exact_arithmetic(*, tf32: bool = False) -> Iterator[None]:
     Attention runs by the math kernel (the fused ones have no second derivative), the transformer
     encoder's inference-only path is off (it would evaluate another function than the one that is
     differentiated), and TF32 is off, or on where it is asked for, whatever the process has set.
-    Inside another such block it does and costs nothing.
+    Activation checkpointing stores, and compiled code runs uncompiled (`eager`). Inside another
+    such block it does and costs nothing.
     """
     global _exact
     if _exact:
@@ -47,7 +55,7 @@ def exact_arithmetic(*, tf32: bool = False) -> Iterator[None]:
         setattr(where, name, wanted)
     _exact = True
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with eager(), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         _exact = False
@@ -90,11 +98,13 @@ class Network:
     """A task's model as a pure function of a flat parameter vector θ (n,).
 
     θ holds the parameters that require gradients, in `named_parameters()` order, each storage
-    once. The module given is copied, but for these, and serves as a skeleton: its own tensors,
-    mode flags and `.grad` are never touched. With `compute` narrower than `dtype` (bfloat16 in
-    float32), θ and everything accumulated stay in `dtype` and the model runs in `compute`. `tf32`
-    lets a GPU round factors of float32 products to three digits. `idle` says that the loss need
-    not depend on θ at all, its derivatives are then 0.
+    once; a complex one as pairs of real numbers, with a last dimension of two. The module given is
+    copied, but for these, and serves as a skeleton: its own tensors, mode flags and `.grad` are
+    never touched. Where a forward pass reaches parameters by another way than their modules (a
+    closure, a list), the first one finds out, and they are replaced there in every pass. With
+    `compute` narrower than `dtype` (bfloat16 in float32), θ and everything accumulated stay in
+    `dtype` and the model runs in `compute`. `tf32` lets a GPU round factors of float32 products to
+    three digits. `idle` says that the loss need not depend on θ at all, its derivatives are then 0.
     """
 
     def __init__(
@@ -116,7 +126,15 @@ class Network:
                 f"the model of task '{task.name}' has no parameter that requires a gradient",
                 "model() must leave requires_grad on for the parameters to measure",
             )
-        self.model = _skeleton(model, trained.values(), device).train(mode == "train")
+        _refuse_lazy(model, task.name)
+        self.reach = Reach(_reaches.get(model))
+        if model not in _reaches:
+            self.reach.add(model)
+        self.model = _skeleton(model, trained.values(), device, self.reach, task.name)
+        self._training = mode == "train"
+        self.model.train(self._training)
+        self.reach.add(self.model)
+        _reaches[self.model] = self.reach
         self.idle = False
         self._memory_format = torch.preserve_format
         self._places = _places(self.model)
@@ -126,8 +144,12 @@ class Network:
         """Let θ hold the parameters `names`; all others are fixed."""
         own, chosen = dict(self.model.named_parameters()), set(names)
         self.names = names
-        self.shapes = [own[name].shape for name in names]
-        self.sizes = [own[name].numel() for name in names]
+        self.complex_names = {name for name in names if own[name].is_complex()}
+        self.shapes = [
+            torch.Size([*own[name].shape, 2]) if name in self.complex_names else own[name].shape
+            for name in names
+        ]
+        self.sizes = [shape.numel() for shape in self.shapes]
         self.size = sum(self.sizes)
         self.fixed_parameters = [name for name in own if name not in chosen]
         self.fixed_names = [*self.fixed_parameters, *(k for k, _ in self.model.named_buffers())]
@@ -155,7 +177,13 @@ class Network:
 
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """θ (n,) from tensors by name, as in a state dict."""
-        parts = [tensors[k].detach().to(self.device, self.dtype).reshape(-1) for k in self.names]
+        parts = []
+        for name in self.names:
+            pairs = name in self.complex_names
+            kind = _complex(self.dtype) if pairs else self.dtype
+            tensor = tensors[name].detach().to(self.device, kind)
+            tensor = torch.view_as_real(tensor.resolve_conj()) if pairs else tensor
+            parts.append(tensor.reshape(-1))
         return torch.cat(parts)
 
     def fixed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -165,6 +193,7 @@ class Network:
         for name in self.fixed_names:
             tensor = tensors.get(name, own[name]).detach()  # non-persistent buffers are the model's
             kind = self.compute if tensor.is_floating_point() else None
+            kind = _complex(self.compute) if tensor.is_complex() else kind
             fixed[name] = tensor.to(self.device, kind, copy=True)
         return fixed
 
@@ -185,18 +214,46 @@ class Network:
         """What the model runs in: `exact_arithmetic`."""
         return exact_arithmetic(tf32=self.tf32)
 
-    def outputs(self, parameters: list[Tensor], fixed: Mapping[str, Tensor], batch: Batch) -> Any:
-        """What the task predicts for a batch. Buffers that a forward pass updates are copies."""
-        values = [
-            p.to(self.compute, memory_format=self._memory_format)
-            if p.ndim == 4
-            else p.to(self.compute)
-            for p in parameters
-        ]
-        if self.model.training:
+    def outputs(
+        self,
+        parameters: list[Tensor],
+        fixed: Mapping[str, Tensor],
+        batch: Batch,
+        *,
+        watch: Substitution | None = None,
+    ) -> Any:
+        """What the task predicts for a batch. Buffers that a forward pass updates are copies.
+
+        `watch` sees what PyTorch's functions are given; `values` makes its tensors.
+        """
+        values = self.values(parameters, fixed) if watch is None else watch.values
+        if watch is None and self.reach.strays is not False:
+            watch = Substitution(self.reach, values)
+        with self._holding(values):
+            if watch is None:
+                return self.task.predict(self.model, batch)
+            with self._modes(), watch:
+                found = self.task.predict(self.model, batch)
+        self.reach.strays = self.reach.strays or bool(watch.strays) or watch.altered
+        return found
+
+    def values(self, parameters: list[Tensor], fixed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensor that each parameter and buffer of the model is to be, by name."""
+        if self._training:
             fixed = {name: tensor.clone() for name, tensor in fixed.items()}
-        with self._holding({**dict(zip(self.names, values, strict=True)), **fixed}):
-            return self.task.predict(self.model, batch)
+        own = {
+            name: self._value(name, parameter)
+            for name, parameter in zip(self.names, parameters, strict=True)
+        }
+        return {**own, **fixed}
+
+    def _value(self, name: str, parameter: Tensor) -> Tensor:
+        if name in self.complex_names:
+            # Times one: in θ, and in the vectors of products, a pair may start at an odd place.
+            return torch.view_as_complex(parameter.to(_complex(self.compute).to_real()) * 1)
+        if parameter.ndim == 4:
+            return parameter.to(self.compute, memory_format=self._memory_format)
+        return parameter.to(self.compute)
 
     @contextlib.contextmanager
     def _holding(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
@@ -216,12 +273,35 @@ class Network:
             for holder, key, tensor in replaced:
                 holder[key] = tensor
 
+    @contextlib.contextmanager
+    def _modes(self) -> Iterator[None]:
+        """The models that this one is a copy of in its mode: a closure may hold one of them."""
+        wanted = {name: module.training for name, module in self.model.named_modules()}
+        changed = []
+        try:
+            for model in self.reach.models():
+                for name, module in model.named_modules():
+                    training = wanted.get(name, module.training)
+                    if module.training != training:
+                        changed.append(module)
+                        module.training = training
+            yield
+        finally:
+            for module in changed:
+                module.training = not module.training
+
     def losses(self, outputs: Any, batch: Batch, count: int) -> tuple[Tensor, Tensor]:
         """Per-example sums and weights of the loss, or one sum and one weight for the batch."""
         return sums_and_weights(self.task.loss(outputs, batch), count, f"{self.task.name}: loss")
 
 
-def _skeleton(model: nn.Module, trained: Iterable[nn.Parameter], device: torch.device) -> nn.Module:
+def _skeleton(
+    model: nn.Module,
+    trained: Iterable[nn.Parameter],
+    device: torch.device,
+    reach: Reach,
+    source: str,
+) -> nn.Module:
     """A copy of the model on a device in which the `trained` parameters have shapes, but no memory.
 
     θ stands in for them whenever the model runs: their own numbers would be a copy too many.
@@ -230,7 +310,36 @@ def _skeleton(model: nn.Module, trained: Iterable[nn.Parameter], device: torch.d
     for parameter in trained:
         nothing = torch.zeros((), dtype=parameter.dtype, device=device)
         places[id(parameter)] = nn.Parameter(nothing.expand(parameter.shape))
-    return copy.deepcopy(model, places).to(device)
+    # Weight norm and pruning leave what they computed last in the module. PyTorch copies no such
+    # tensor; they compute it again before it is used, and where nothing does it is refused there.
+    for tensor, where in computed_when_built(model):
+        places[id(tensor)] = tensor.detach().to(device, copy=True)
+        reach.add_built(places[id(tensor)], where)
+        reach.add_built(tensor, where)
+    try:
+        return copy.deepcopy(model, places).to(device)
+    except (RuntimeError, TypeError, AttributeError, pickle.PickleError) as error:
+        raise SharpError(
+            f"task '{source}': the model cannot be copied: {str(error).splitlines()[0]}",
+            "let model() keep in the model only what copy.deepcopy copies: no files, locks or "
+            "generators, and no tensors computed from parameters",
+        ) from error
+
+
+def _refuse_lazy(model: nn.Module, source: str) -> None:
+    """Raise `SharpError` where a parameter has no shape yet."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise SharpError(
+                f"task '{source}': '{name}' is lazy: it has no shape before the first forward pass",
+                "let model() call the model on an example before it returns it, or name the "
+                "layer's width in place of a lazy layer",
+            )
+
+
+def _complex(dtype: torch.dtype) -> torch.dtype:
+    """The complex dtype whose parts are of a real one; there is none of bfloat16."""
+    return torch.complex128 if dtype == torch.float64 else torch.complex64
 
 
 def _places(model: nn.Module) -> dict[str, list[tuple[dict[str, Any], str]]]:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .checkpoint import Checkpoint, Match, first_not_finite, load_checkpoint, match_tensors
 from .coupling import batch_note, batches_of, check_coupling, coupling_named
 from .data import Rows, read_rows
 from .diagnosis import check_deterministic
 from .errors import SharpError, UsageError
+from .fidelity import check_fidelity, check_reach
 from .memory import is_out_of_memory
 from .network import AttentionWatch, Network
 from .objective import Objective
@@ -49,20 +50,25 @@ _ATTENTION_NOTE = (
 
 @dataclass
 class Study:
-    """A task made ready to measure any of its checkpoints: the network, and its data in memory."""
+    """A task made ready to measure any of its checkpoints: the network, and its data in memory.
+
+    `original` is the model that the task gave, until the network has been held against it.
+    """
 
     task: Task
     network: Network
     rows: dict[str, Rows]
     run: RunSettings
     checked: SelfCheck | None = None
+    original: nn.Module | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
     def size(self) -> int:
         """How many parameters require a gradient, measured or not."""
         own = self.network.model.parameters()
-        return sum(each.numel() for each in own if each.requires_grad)
+        trained = [each for each in own if each.requires_grad]
+        return sum(each.numel() * (1 + each.is_complex()) for each in trained)
 
     def objectives(self, tensors: Mapping[str, Tensor]) -> dict[str, Objective]:
         """The objective of each split with a checkpoint's buffers."""
@@ -126,7 +132,8 @@ def prepare(
             progress=begin(f"reading the {name} data"),
         ).to(device, network.compute)
         rows[name] = rows[name].with_fixed_batch(run.fixed_batch)
-    return Study(task, network, rows, run, notes=batch_note(rows, run.mode))
+    notes = batch_note(rows, run.mode)
+    return Study(task, network, rows, run, notes=notes, original=model)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -256,21 +263,29 @@ def matched(checkpoint: Checkpoint, study: Study) -> Loaded:
 
 
 def ready(
-    loaded: Loaded, curvature: CurvatureSettings, warnings: list[str], *, check: bool = True
+    loaded: Loaded,
+    curvature: CurvatureSettings,
+    warnings: list[str],
+    *,
+    check: bool = True,
+    gradients: bool = True,
 ) -> dict[str, Objective]:
     """The objective of each split with a checkpoint's buffers, found fit to be measured.
 
-    With `check` the model's second derivatives are looked at too, once for a study. The
-    checkpoint's tensors are let go of. Raises `SharpError` where two evaluations differ.
+    With `gradients` the model's first derivatives are looked at too, and with `check` its second,
+    once for a study. The checkpoint's tensors are let go of. Raises `SharpError` where two
+    evaluations differ, and where the network is not the task's model.
     """
     study = loaded.study
     objectives = study.objectives(loaded.match.tensors)
     for objective in objectives.values():
         objective.memory = curvature.memory
     measured = objectives[study.run.split]
+    check_reach(study, loaded.match.tensors)
     with coupling_named(measured, loaded.theta):
         check_deterministic(measured, loaded.theta)
     check_coupling(objectives, loaded.theta, seed=study.run.seed)
+    check_fidelity(study, loaded.match.tensors, warnings, gradients=gradients)
     if check and study.checked is None:
         study.checked = check_curvature(study, loaded.match.tensors, warnings, curvature)
     loaded.forget()

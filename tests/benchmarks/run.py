@@ -15,6 +15,7 @@ import coverage
 import density
 import eigenvalues
 import epsilon_sharpness
+import faithful
 import gpt2
 import killed
 import line
@@ -43,6 +44,7 @@ _BENCHMARKS = (
     killed,
     processes,
     gpt2,
+    faithful,
 )
 
 
