@@ -217,7 +217,10 @@ def turn(space: Krylov, vectors: Tensor) -> None:
 def widen(space: Krylov, width: int, generator: torch.Generator) -> None:
     """Add `width` random vectors to the pending block, or as many as there is room for."""
     taken = space.rows[: space.size + space.width]
-    rows = random_rows(min(width, taken.shape[1] - len(taken)), taken, generator)
+    room = taken.shape[1] - len(taken)
+    if not room:
+        return
+    rows = random_rows(min(width, room), taken, generator)
     project_out(rows, taken)
     fresh, _ = extend(rows, taken, 0.0, generator)
     space.fresh += range(len(taken), len(taken) + len(fresh))
