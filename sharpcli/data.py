@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.utils.data import default_collate
 
 from .errors import SharpError
 from .progress import Progress, silent
+from .reliability import carriers_of_columns, doubt
 
 __all__ = ["Batch", "Rows", "read_rows"]
 
@@ -29,16 +31,26 @@ _PROBE = 16
 
 @dataclass(frozen=True)
 class Rows:
-    """`count` examples of one split, collated; `total` is how many the split has."""
+    """`count` examples of one split, collated; `total` is how many the split has.
+
+    `carriers` of the rarest column are expected in the sample, as `carriers_of_columns` counts
+    them.
+    """
 
     batch: Batch
     count: int
     total: int
+    carriers: float = math.inf
 
     @property
     def sampled(self) -> bool:
         """Whether these are a subset, so that results carry a sampling error."""
         return self.count < self.total
+
+    @property
+    def doubt(self) -> str | None:
+        """Why no sampling error of these rows can be trusted, as a clause; None where one can."""
+        return doubt(self.count, self.total, self.carriers)
 
     def split(self, size: int) -> Iterator[Batch]:
         """Consecutive batches of at most `size` rows (views, nothing is copied)."""
@@ -56,7 +68,8 @@ class Rows:
 
     def take(self, indices: Tensor) -> Rows:
         """The rows of `indices`, copied."""
-        return Rows(_map(self.batch, lambda leaf: _pick(leaf, indices)), len(indices), self.total)
+        batch = _map(self.batch, lambda leaf: _pick(leaf, indices))
+        return replace(self, batch=batch, count=len(indices))
 
     def storages(self) -> set[int]:
         """Where the tensors' storages lie, as `Tensor.data_ptr` says it."""
@@ -99,7 +112,7 @@ class Rows:
         def move(leaf: Any) -> Any:
             return leaf.to(memory_format=torch.channels_last) if _is_images(leaf) else leaf
 
-        return Rows(_map(self.batch, move), self.count, self.total)
+        return replace(self, batch=_map(self.batch, move))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Rows:
         """On `device`, floating-point tensors in `dtype`; integers stay integers."""
@@ -109,7 +122,7 @@ class Rows:
                 return leaf
             return leaf.to(device, dtype) if leaf.is_floating_point() else leaf.to(device)
 
-        return Rows(_map(self.batch, move), self.count, self.total)
+        return replace(self, batch=_map(self.batch, move))
 
 
 def read_rows(
@@ -134,7 +147,10 @@ def read_rows(
     indices = _subset(total, samples, seed)
     if tensors:
         rows = Rows(tuple(dataset), total, total)
-        return rows if indices is None else rows.take(indices)
+        if indices is None:
+            return rows
+        carried = carriers_of_columns(rows.batch, len(indices) / total)
+        return replace(rows.take(indices), carriers=carried)
     order = range(total) if indices is None else indices.tolist()
     merge = collate or default_collate
     # A task's own collate may pad, so that only all rows together have one width.
@@ -154,7 +170,17 @@ def read_rows(
             "switch off random augmentation and shuffling in data(): the objective must be fixed",
         )
     with _one_batch(name, 0, len(order)):
-        return Rows(_join(chunks), len(order), total)
+        rows = Rows(_join(chunks), len(order), total)
+    if indices is None:
+        return rows
+    known = _columns_at_hand(dataset, total)
+    # Without columns of all rows the sample's own are looked at: they show what it has few of.
+    carried = (
+        carriers_of_columns(rows.batch, 1.0)
+        if known is None
+        else carriers_of_columns(known, len(order) / total)
+    )
+    return replace(rows, carriers=carried)
 
 
 def join_rows(parts: Sequence[Rows]) -> Rows | None:
@@ -177,6 +203,17 @@ def _one_batch(name: str, start: int, stop: int) -> Iterator[None]:
             f"rows {start} to {stop - 1} of the {name} data do not make a batch: {error}",
             "give rows of equal shape (pad in the data set), or define collate(rows)",
         ) from error
+
+
+def _columns_at_hand(dataset: Any, total: int) -> Any:
+    """Columns of all rows that need no reading: `tensors` and `targets` as data sets have them."""
+    inner = getattr(dataset, "wrapped", dataset)
+    if isinstance(tensors := getattr(inner, "tensors", None), tuple | list):
+        return [each for each in tensors if isinstance(each, Tensor) and len(each) == total]
+    targets = getattr(inner, "targets", None)
+    if isinstance(targets, list) and all(isinstance(each, int | float) for each in targets):
+        targets = torch.tensor(targets)
+    return targets if isinstance(targets, Tensor) and len(targets) == total else None
 
 
 def _subset(total: int, samples: int | None, seed: int) -> Tensor | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -10,7 +9,7 @@ from torch import Tensor
 from ..linalg.orthogonal import dots
 from ..results import Scalar
 from .context import Context
-from .sampling import gradient_errors
+from .sampling import Sampled, gradient_errors
 
 __all__ = ["gradient"]
 
@@ -38,17 +37,24 @@ def gradient(context: Context) -> dict[str, Any]:
         )
     errors = gradient_errors(context)
     numbers = {
-        "norm": _scalar(norm, errors, "norm"),
-        "l1": _scalar(_perturbed_l1(found), errors, "l1"),
-        "max": _scalar(float(found.abs().max()), errors, "max"),
+        "norm": _scalar(norm, errors["norm"]),
+        "l1": _scalar(_perturbed_l1(found), errors["l1"]),
+        "max": _scalar(float(found.abs().max()), errors["max"]),
         "evaluations": 1,
     }
     return {"gradient": numbers}
 
 
-def _scalar(value: float, errors: Mapping[str, float] | None, name: str) -> Scalar:
-    error = errors[name] if errors else None
-    return Scalar(value, error, "standard_error" if errors else None, sampling_error=error)
+def _scalar(value: float, sampled: Sampled) -> Scalar:
+    error = sampled.error
+    kind = None if error is None else "standard_error"
+    return Scalar(
+        value,
+        error,
+        kind,  # type: ignore[arg-type]  # mypy widens the literal
+        sampling_error=error,
+        sampling_status=sampled.status,
+    )
 
 
 def _perturbed_l1(vector: Tensor) -> float:

@@ -12,7 +12,7 @@ from ..linalg.trace import trace as estimate_trace
 from ..operators import SelfCheck
 from ..results import Scalar, scalar_fields
 from .context import Context
-from .sampling import eigenvalue_errors, trace_error
+from .sampling import Sampled, eigenvalue_errors, trace_error
 
 __all__ = ["at_most", "hessian", "suspicion", "trace"]
 
@@ -32,10 +32,10 @@ def hessian(context: Context) -> dict[str, Any]:
     sampled = eigenvalue_errors(context, found.krylov, len(found.largest))
     doubt = suspicion(context.self_check)
 
-    def scalar(value: float, error: float, met: bool, sampling: float | None) -> Scalar:
+    def scalar(value: float, error: float, met: bool, sampling: Sampled) -> Scalar:
         error = math.hypot(error, context.hessian.error)
         status, advice = doubt or _verdict(context, found.largest, error, met)
-        return Scalar(value, error, "residual", status, advice, sampling)
+        return _with_sampling(Scalar(value, error, "residual", status, advice), sampling)
 
     top = [
         scalar(float(value), float(error), met, each)
@@ -98,8 +98,8 @@ def trace(context: Context) -> dict[str, Any]:
         )
     status, advice = suspicion(context.self_check) or (status, advice)
     sampled = trace_error(context, krylov)
-    scalar = Scalar(found.value, found.standard_error, "standard_error", status, advice, sampled)
-    return {"trace": scalar_fields(scalar, products=found.products)}
+    scalar = Scalar(found.value, found.standard_error, "standard_error", status, advice)
+    return {"trace": scalar_fields(_with_sampling(scalar, sampled), products=found.products)}
 
 
 def at_most(lowest: Scalar) -> Scalar:
@@ -137,7 +137,11 @@ def _verdict(
     return "converged", None
 
 
-def _ratio(first: Scalar, fifth: Scalar, sampled: float | None) -> Scalar:
+def _with_sampling(scalar: Scalar, sampled: Sampled) -> Scalar:
+    return replace(scalar, sampling_error=sampled.error, sampling_status=sampled.status)
+
+
+def _ratio(first: Scalar, fifth: Scalar, sampled: Sampled) -> Scalar:
     """λ1/λ5 with residuals, and its `sampled` share of error, carried through to first order."""
     if not first.value or not fifth.value:
         return Scalar(None, status="not_finite", advice="λ5 is zero")
@@ -146,5 +150,7 @@ def _ratio(first: Scalar, fifth: Scalar, sampled: float | None) -> Scalar:
         (first.error or 0.0) / first.value, (fifth.error or 0.0) / fifth.value
     )
     worst = first if first.status != "converged" else fifth
-    sampling = None if sampled is None else abs(value) * sampled
-    return Scalar(value, error, "residual", worst.status, worst.advice, sampling)
+    if sampled.error is not None:
+        sampled = replace(sampled, error=abs(value) * sampled.error)
+    scalar = Scalar(value, error, "residual", worst.status, worst.advice)
+    return _with_sampling(scalar, sampled)
