@@ -21,14 +21,19 @@ _AT_ONCE = 0.7
 
 @dataclass(frozen=True)
 class Widest:
-    """The number that sampling leaves least known, and by what share of it."""
+    """The number that sampling leaves least known, and by what share of it.
+
+    Where its error is not `reliable` the share is 1 at least.
+    """
 
     key: str
     share: float
+    reliable: bool = True
 
     def __str__(self) -> str:
         """`λ1 to 12 %`."""
-        known = f"to {100 * self.share:.3g} %" if math.isfinite(self.share) else "not reliably"
+        known = f"to {100 * self.share:.3g} %" if math.isfinite(self.share) else "not at all"
+        known = known if self.reliable else "not reliably"
         name = re.sub(r"^epsilon_sharpness\[(.*)\]$", r"φ(\1)", self.key)
         name = re.sub(r"^loss\..*", "the loss", name)
         return f"{name.replace('hessian.eigenvalues[0]', 'λ1')} {known}"
@@ -38,15 +43,15 @@ def widest(measures: Mapping[str, Any], split: str) -> Widest | None:
     """The leading number of `measures` whose sampling error, with its bias, is the largest share.
 
     Leading are the loss of the split, each φ, λ1 and the trace; without any of them all numbers.
-    One whose error cannot be told, or is unreliable, is not known at all. None where there is no
-    number.
+    One whose error cannot be told is not known at all, one whose error is unreliable not better
+    than to all of itself. None where there is no number.
     """
     scalars = flat_scalars(measures)
     leading = re.compile(
         rf"loss\.{split}|epsilon_sharpness\[[^\]]*\]|hessian\.eigenvalues\[0\]|trace"
     )
     chosen = {key: each for key, each in scalars.items() if leading.fullmatch(key)} or scalars
-    found = [Widest(key, _share(each)) for key, each in chosen.items()]
+    found = [_known(key, each) for key, each in chosen.items()]
     return max(found, key=lambda each: each.share, default=None)
 
 
@@ -125,10 +130,13 @@ def _pooled(looks: Sequence[tuple[int, float, Mapping[str, float]]], key: str) -
     return math.sqrt(variance / count * left)
 
 
-def _share(scalar: Mapping[str, Any]) -> float:
-    """The sampling error, with the bias, as a share of the value; infinite where unreliable."""
+def _known(key: str, scalar: Mapping[str, Any]) -> Widest:
+    """The sampling error, with the bias, as a share of the value."""
     error, value = scalar.get("sampling_error"), scalar["value"]
-    if error is None or value is None or scalar.get("sampling_status"):
-        return math.inf
+    if error is None or value is None:
+        return Widest(key, math.inf)
     off = math.hypot(error, scalar.get("sampling_bias") or 0.0)
-    return off / abs(value) if value else (math.inf if off else 0.0)
+    share = off / abs(value) if value else (math.inf if off else 0.0)
+    return (
+        Widest(key, max(share, 1.0), False) if scalar.get("sampling_status") else Widest(key, share)
+    )

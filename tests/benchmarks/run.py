@@ -20,6 +20,7 @@ import maximum
 import memory
 import processes
 import product
+import skewed
 import startup
 import torch
 from problem import Setting
@@ -31,6 +32,7 @@ _BENCHMARKS = (
     density,
     coarse,
     coverage,
+    skewed,
     memory,
     epsilon_sharpness,
     maximum,
