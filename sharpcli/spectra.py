@@ -112,7 +112,7 @@ def _spectrum(
                 strict=True,
             )
         ]
-        carried = objective.evaluate(loaded.theta).loss.carriers
+        carried = objective.evaluate(loaded.theta).loss.carriers or math.inf
         numbers = _with_errors(numbers, parts, objective, carried)
         if said := warning(numbers, objective.rows.doubt):
             warnings.append(said)
@@ -162,15 +162,15 @@ def _with_errors(
     numbers: dict[str, Any],
     parts: Sequence[Mapping[str, Any]],
     objective: Objective,
-    carried: float | None,
+    carried: float,
 ) -> dict[str, Any]:
     """The numbers of a sample with their sampling errors, from those of its shards.
 
     Random groups (Wolter 2007, chapter 2): a number's variance is that over the shards by their
     number, `left` the part of it that is not of the finite population. Where a number goes with
     1/N, shards show how far the sample's is off, which is counted into the error. It is widened
-    for the few shards that it comes from, and unreliable where the sample is in doubt or few
-    examples carry the losses (`carried`).
+    for the few shards that it comes from and for the examples of which so few `carried` the
+    losses, and unreliable where the sample is in doubt.
     """
     count, left = len(parts), share_left(objective)
 
@@ -179,7 +179,7 @@ def _with_errors(
         bias = (float(over.mean()) - value) / (count - 1) * left
         error = math.hypot((float(over.var()) / count * left) ** 0.5, bias)
         return {
-            "sampling_error": widened(error, degrees_of_freedom(over)),
+            "sampling_error": widened(error, degrees_of_freedom(over, carried)),
             "sampling_status": sampling_status(objective.rows.doubt, carried),
         }
 

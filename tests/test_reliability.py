@@ -106,14 +106,15 @@ def test_no_column_says_nothing():
 
 def test_a_small_sample_is_in_doubt_unless_it_is_most_of_the_data():
     assert "a sample of 64 often misses" in doubt(64, TOTAL)
-    assert doubt(100, TOTAL) is None
-    assert doubt(64, 70) is None
+    assert doubt(200, TOTAL) is None
+    assert doubt(64, 66) is None
     assert doubt(64, 64) is None
 
 
 def test_a_status_for_doubt_and_for_few_carriers():
-    assert sampling_status(None, 3.0) is None
-    assert sampling_status(None, 2.9) == "unreliable"
+    assert sampling_status(None, 1.5) is None
+    assert sampling_status(None, 1.4) == "unreliable"
+    assert sampling_status(None, 0.0) == "unreliable"
     assert sampling_status(None, None) == "unreliable"
     assert sampling_status("why", 99.0) == "unreliable"
 
@@ -126,6 +127,8 @@ def test_a_warning_names_each_measure_once_and_says_why():
         "trace": marked,
     }
     said = warning(numbers, None)
-    assert said.startswith("the sampling errors of loss, trace are unreliable (marked ?): a few")
+    assert said.startswith(
+        "the sampling errors of loss, trace are unreliable (marked ?): one example"
+    )
     assert ": the reason; take more" in warning(numbers, "the reason")
     assert warning({"trace": Scalar(1.0)}, "the reason") is None

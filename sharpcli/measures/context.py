@@ -58,13 +58,16 @@ class Context:
 
     @cached_property
     def carriers(self) -> float:
-        """How many examples of a sample carry the variance of its losses. Cost: a forward pass."""
+        """How many examples of a sample carry the variance of its losses, infinite without any.
+
+        Cost: a forward pass.
+        """
         if "evaluations" in self.__dict__:
             own = next(name for name, split in self.splits.items() if split is self.objective)
             found = self.evaluations[own].loss.carriers
         else:
             found = self.objective.evaluate(self.theta).loss.carriers
-        return math.inf if found is None else found
+        return found or math.inf
 
     @cached_property
     def value_and_gradient(self) -> tuple[float, Tensor]:

@@ -159,7 +159,7 @@ def trace_error(context: Context, krylov: Krylov) -> Sampled:
         return found
     # Satterthwaite's degrees of freedom of a difference of two variances.
     kept = max(whole - scatter, _LEAST_KEPT * whole)
-    spread = whole**2 / degrees_of_freedom(totals)
+    spread = whole**2 / degrees_of_freedom(totals, context.carriers)
     spread += scatter**2 / ((_SHARDS - 1) * (_PROBES - 1))
     less = widened(math.sqrt(kept * factor), kept**2 / spread)
     return replace(found, error=min(less, found.error or 0.0))
@@ -199,30 +199,27 @@ def gradient_errors(context: Context) -> dict[str, Sampled]:
         "l1": float((whole.abs() - cleared).double().sum()),
         "max": float(whole[largest].abs() - cleared.max()),
     }
-    spread = {**along, "max": along["norm"]}
+    spread = {name: torch.tensor(each, dtype=torch.float64) for name, each in along.items()}
+    spread["max"] = spread["norm"]
     return {
-        name: _sampled(context, math.hypot(first[name], added[name]), torch.tensor(spread[name]))
+        name: _sampled(context, math.hypot(first[name], added[name]), spread[name])
         for name in first
     }
 
 
-def degrees_of_freedom(values: Tensor) -> float:
-    """Of a variance over shards: their number less one, fewer where some of them stand out.
+def degrees_of_freedom(values: Tensor, carried: float) -> float:
+    """Of a variance over shards: their number less one, fewer where few of them make it up.
 
-    Satterthwaite's, 2·count/(κ − 1) with the kurtosis κ of the values (count,).
+    Satterthwaite's, 2·count/(κ − 1) with the kurtosis κ of the values (count,); and the same of
+    the examples of which so many `carried` the losses, since heavy ones hide in sums over shards.
     """
-    return min(len(values) - 1.0, 2 * (_carried(values) or math.inf))
+    return min(len(values) - 1.0, 2 * (_carried(values) or math.inf), 2 * carried)
 
 
 def _sampled(context: Context, error: float, values: Tensor) -> Sampled:
-    """A standard error from the `values` of shards, widened, and whether it can be trusted.
-
-    It cannot where one or two shards or, in the losses, examples carry it.
-    """
-    error = widened(error, degrees_of_freedom(values))
-    # Shards that all agree leave nothing to doubt.
-    carried = min(_carried(values) or math.inf, context.carriers)
-    return Sampled(error, sampling_status(context.objective.rows.doubt, carried))
+    """A standard error from the `values` of shards, widened, and whether it can be trusted."""
+    error = widened(error, degrees_of_freedom(values, context.carriers))
+    return Sampled(error, sampling_status(context.objective.rows.doubt, context.carriers))
 
 
 def _carried(values: Tensor) -> float:

@@ -21,7 +21,7 @@ from sharpcli.settings import MeasureSettings, RunSettings
 
 NAME = "skewed"
 _TOTAL, _SEEDS = 2000, 200
-_SAMPLES = (64, 256, 512)
+_SAMPLES = (64, 256, 512, 1024)
 _LEAST = 90.0
 # Ordinary data stay unmarked at this many examples and more.
 _ORDINARY, _UNMARKED = 256, 90.0

@@ -160,11 +160,12 @@ def test_a_bias_beyond_half_the_error_is_warned_of():
 
 def test_few_shards_that_stand_out_leave_few_degrees_of_freedom():
     even = torch.tensor([-1.0, 1.0] * 8)
-    assert degrees_of_freedom(even) == 15
-    assert degrees_of_freedom(torch.full((16,), 3.0)) == 15
+    assert degrees_of_freedom(even, 100.0) == 15
+    assert degrees_of_freedom(even, 2.5) == 5
+    assert degrees_of_freedom(torch.full((16,), 3.0), math.inf) == 15
     one = torch.zeros(16)
     one[3] = 1e-20
-    assert degrees_of_freedom(one) == pytest.approx(2.449, rel=1e-3)
+    assert degrees_of_freedom(one, 100.0) == pytest.approx(2.449, rel=1e-3)
 
 
 def skewed(total=1600):
@@ -199,12 +200,21 @@ def test_every_number_of_a_small_sample_is_marked(samples):
     assert set(marks(regression(), samples=samples).values()) == {"unreliable"}
 
 
-def test_shards_are_not_trusted_where_few_examples_carry_the_losses():
-    shared = context(regression(), samples=COUNT, top=2)
-    shared.carriers = 2.5
-    assert hessian(shared)["hessian"]["eigenvalues"][0].sampling_status == "unreliable"
-    assert trace(shared)["trace"]["sampling_status"] == "unreliable"
-    assert gradient(shared)["gradient"]["norm"].sampling_status == "unreliable"
+def test_errors_from_shards_are_wider_where_few_examples_carry_the_losses():
+    def numbers(carried):
+        shared = context(regression(), samples=COUNT, top=2)
+        shared.carriers = carried
+        measures = {**hessian(shared), **trace(shared), **gradient(shared)}
+        return {k: v for k, v in flat_scalars(measures).items() if "sampling_error" in v}
+
+    many, few, one = numbers(100.0), numbers(2.0), numbers(1.0)
+    for key, scalar in many.items():
+        # Student's quantile of 4 degrees of freedom, in place of 15 at most.
+        ratio = few[key]["sampling_error"] / scalar["sampling_error"]
+        assert 1 <= ratio <= 2.777 / 2.131 + 1e-3, key
+        assert "sampling_status" not in few[key]
+        assert one[key]["sampling_status"] == "unreliable"
+    assert few["gradient.norm"]["sampling_error"] > 1.2 * many["gradient.norm"]["sampling_error"]
 
 
 def test_carriers_are_those_of_the_losses_evaluated_or_not():
