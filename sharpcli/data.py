@@ -149,7 +149,7 @@ def read_rows(
         rows = Rows(tuple(dataset), total, total)
         if indices is None:
             return rows
-        carried = carriers_of_columns(rows.batch, len(indices) / total)
+        carried = carriers_of_columns(rows.batch, total, len(indices))
         return replace(rows.take(indices), carriers=carried)
     order = range(total) if indices is None else indices.tolist()
     merge = collate or default_collate
@@ -176,9 +176,9 @@ def read_rows(
     known = _columns_at_hand(dataset, total)
     # Without columns of all rows the sample's own are looked at: they show what it has few of.
     carried = (
-        carriers_of_columns(rows.batch, 1.0)
+        carriers_of_columns(rows.batch, len(order), len(order))
         if known is None
-        else carriers_of_columns(known, len(order) / total)
+        else carriers_of_columns(known, total, len(order))
     )
     return replace(rows, carriers=carried)
 

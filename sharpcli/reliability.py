@@ -91,15 +91,15 @@ def widened(error: float, degrees: float) -> float:
     return error * student(degrees) / _STUDENT[0][1]
 
 
-def carriers_of_columns(batch: Any, share: float) -> float:
-    """How many rows of a sample with this `share` of a batch carry its rarest column.
+def carriers_of_columns(batch: Any, total: int, count: int) -> float:
+    """How many of `count` rows drawn out of a batch of `total` carry its rarest column.
 
     Columns are what a row has one number of: a target, a weight, the norm of its inputs, and for
     classes the surprise −log frequency, which is even where classes are. Infinite where there is
     no such column. Cost: one pass over the data.
     """
-    found = [_carriers_of(column) for column in _columns(batch)]
-    return share * min(found, default=math.inf)
+    found = [_carriers_of(column) for column in _columns(batch) if len(column) == total]
+    return count / total * min(found, default=math.inf)
 
 
 def doubt(count: int, total: int, columns: float = math.inf) -> str | None:
@@ -156,14 +156,11 @@ def _columns(node: Any) -> Iterator[Tensor]:
             yield from _columns(value)
     elif isinstance(node, Tensor) and node.ndim and node.numel():
         rows = node.detach().flatten(1) if node.ndim > 1 else node.detach()[:, None]
+        rows = rows.abs() if rows.is_complex() else rows
         if rows.shape[1] == 1:
-            yield _surprise(rows[:, 0]) if _is_classes(node) else rows[:, 0].double()
+            yield rows[:, 0].double() if rows.is_floating_point() else _surprise(rows[:, 0])
         elif rows.is_floating_point() and rows.numel() <= _MOST_NUMBERS:
             yield torch.linalg.vector_norm(rows.float(), dim=1).double()
-
-
-def _is_classes(leaf: Tensor) -> bool:
-    return not leaf.is_floating_point() and not leaf.is_complex()
 
 
 def _surprise(labels: Tensor) -> Tensor:
@@ -179,8 +176,8 @@ def _carriers_of(column: Tensor) -> float:
         return math.inf
     off = (finite - finite.mean()).cpu()
     largest = float(off.abs().max())
-    # Of equal values nothing but rounding is left.
-    if largest <= 1e-9 * float(finite.abs().max()):
+    # Of equal values nothing but rounding is left, as of the norms of normalised rows.
+    if largest <= 1e-5 * float(finite.abs().max()):
         return math.inf
     off = off / largest
     return carriers(float(off.square().sum()), float(off.pow(4).sum()), len(finite))

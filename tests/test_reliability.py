@@ -64,6 +64,8 @@ def column_of(kind):
         "sparse pixels": (torch.rand(TOTAL, 200, generator=generator) < 0.005).float(),
         "rows on other scales": normal.exp()[:, None] ** 2 * torch.ones(TOTAL, 3),
         "equal": torch.full((TOTAL,), 0.1),
+        "normalised": torch.nn.functional.normalize(torch.rand(TOTAL, 9, generator=generator)),
+        "phases": torch.polar(torch.ones(TOTAL), normal),
         "tokens": torch.randint(50, (TOTAL, 7), generator=generator),
     }[kind]
 
@@ -78,30 +80,33 @@ def column_of(kind):
         "images",
         "sparse pixels",
         "equal",
+        "normalised",
+        "phases",
         "tokens",
     ],
 )
 def test_ordinary_columns_leave_samples_of_256_alone(kind):
-    assert doubt(256, TOTAL, carriers_of_columns((column_of(kind),), 256 / TOTAL)) is None
+    assert doubt(256, TOTAL, carriers_of_columns((column_of(kind),), TOTAL, 256)) is None
 
 
 @pytest.mark.parametrize("kind", ["one in a hundred", "outliers", "heavy tail"])
 def test_rare_kinds_of_example_put_samples_of_256_in_doubt(kind):
     ordinary = column_of("images")
     batch = {"inputs": ordinary, "extra": [column_of(kind), None, "name"]}
-    found = carriers_of_columns(batch, 256 / TOTAL)
+    found = carriers_of_columns(batch, TOTAL, 256)
     assert "so rare in the data" in doubt(256, TOTAL, found)
     assert doubt(TOTAL, TOTAL, found) is None
 
 
 def test_rows_on_very_different_scales_are_rare_kinds_too():
-    found = carriers_of_columns(column_of("rows on other scales"), 256 / TOTAL)
+    found = carriers_of_columns(column_of("rows on other scales"), TOTAL, 256)
     assert found < 6
 
 
 def test_no_column_says_nothing():
-    assert carriers_of_columns((["a", "b"], torch.zeros(()), torch.zeros(0)), 0.5) == math.inf
-    assert carriers_of_columns(torch.tensor([math.nan, 1.0]), 0.5) == math.inf
+    assert carriers_of_columns((["a", "b"], torch.zeros(()), torch.zeros(0)), 2, 1) == math.inf
+    assert carriers_of_columns(torch.tensor([math.nan, 1.0]), 2, 1) == math.inf
+    assert carriers_of_columns(column_of("outliers"), TOTAL - 1, 9) == math.inf
 
 
 def test_a_small_sample_is_in_doubt_unless_it_is_most_of_the_data():
