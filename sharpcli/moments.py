@@ -80,11 +80,12 @@ def mean_of(values: Sequence[float], total: int, *, sampled: bool) -> Mean:
         return Mean(mean, None)
     squares = max(0.0, ss - 2 * mean * sw + mean * mean * ww)
     error = math.sqrt(squares / (count - 1) / count * (1 - count / total)) / (w / count)
-    binomial = (1, -4 * mean, 6 * mean**2, -4 * mean**3, mean**4)
+    square = mean * mean  # products overflow to infinity, where powers raise
+    binomial = (1.0, -4 * mean, 6 * square, -4 * mean * square, square * square)
     parts = [factor * each for factor, each in zip(binomial, fourths, strict=True)]
     fourth = sum(parts)
     # Of deviations far below the mean the powers leave rounding only: as of normal ones then.
     if fourth <= _RESOLVED * max(map(abs, parts)):
-        fourth = 3 * squares**2 / count
+        fourth = 3 * squares * squares / count
     carried = carriers(squares, fourth, int(count))
     return Mean(mean, widened(error, carried), carried)

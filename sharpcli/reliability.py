@@ -72,9 +72,10 @@ def carriers(second: float, fourth: float, count: int) -> float:
     """
     if not second:
         return 0.0
-    excess = fourth - second**2 / count
+    square = second * second
+    excess = fourth - square / count
     most = max(count - 1.0, 1.0)
-    return most if excess <= second**2 / most else max(1.0, second**2 / excess)
+    return most if excess <= square / most else max(1.0, square / excess)
 
 
 def student(degrees: float) -> float:

@@ -47,6 +47,15 @@ def test_a_few_heavy_examples_carry_a_mean_and_widen_its_error():
     assert found.sampling_error == pytest.approx(plain * 2.776 / 1.96, rel=0.02)
 
 
+@pytest.mark.parametrize("scale", [1e-100, 1e-30, 1e60, 1e100, 1e150])
+def test_no_scale_of_losses_is_too_small_or_too_large(scale):
+    sums = scale * torch.rand(50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = mean_of(moments(sums, torch.ones_like(sums)).tolist(), 100, sampled=True)
+    plain = float(sums.std()) * math.sqrt(0.5 / 50)
+    assert plain <= found.sampling_error <= 7 * plain
+    assert 1 <= found.carriers <= 49
+
+
 def test_equal_values_have_no_carriers():
     ones = torch.ones(50, dtype=torch.float64)
     found = mean_of(moments(ones, ones).tolist(), 100, sampled=True)
