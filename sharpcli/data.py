@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.utils.data import default_collate
 
 from .errors import SharpError
 from .progress import Progress, silent
+from .reliability import carriers_of_columns, doubt
 
 __all__ = ["Batch", "CollatedRows", "Rows", "join_rows", "read_rows"]
 
@@ -35,6 +37,7 @@ class Rows:
     `total` is how many examples the split has. Where `fixed_batch` is given, an example's loss is
     only defined in its batch: the consecutive ones of so many rows. Where the task's own collate
     pads, `padded` are a few rows that are still to be collated, to see whether padding matters.
+    `carriers` of the rarest column are expected in a sample, as `carriers_of_columns` counts them.
     """
 
     def __init__(
@@ -45,9 +48,10 @@ class Rows:
         *,
         fixed_batch: int | None = None,
         padded: CollatedRows | None = None,
+        carriers: float = math.inf,
     ) -> None:
         self.count, self.total = count, total
-        self.fixed_batch, self.padded = fixed_batch, padded
+        self.fixed_batch, self.padded, self.carriers = fixed_batch, padded, carriers
         self._batch = batch
 
     @property
@@ -65,6 +69,11 @@ class Rows:
         """Whether some rows of the batch are the batch of these rows."""
         return True
 
+    @property
+    def doubt(self) -> str | None:
+        """Why no sampling error of these rows can be trusted, as a clause; None where one can."""
+        return doubt(self.count, self.total, self.carriers)
+
     def split(self, size: int) -> Iterator[Batch]:
         """Consecutive batches of at most `size` rows (views where rows can be sliced)."""
         for start in range(0, self.count, size):
@@ -81,8 +90,10 @@ class Rows:
 
     def take(self, indices: Tensor) -> Rows:
         """The rows of `indices`, copied."""
-        chosen = _map(self._batch, lambda leaf: _pick(leaf, indices))
-        return Rows(chosen, len(indices), self.total, fixed_batch=self.fixed_batch)
+        rows = copy.copy(self)
+        rows._batch = _map(self._batch, lambda leaf: _pick(leaf, indices))
+        rows.count, rows.padded = len(indices), None
+        return rows
 
     def with_fixed_batch(self, size: int | None) -> Rows:
         """The same rows, whose losses are those of consecutive batches of `size` rows."""
@@ -145,14 +156,10 @@ class Rows:
 
     def _converted(self, leaf: Callable[[Any], Any]) -> Rows:
         """The same rows with `leaf` applied to every tensor."""
-        padded = None if self.padded is None else self.padded._converted(leaf)
-        return Rows(
-            _map(self._batch, leaf),
-            self.count,
-            self.total,
-            fixed_batch=self.fixed_batch,
-            padded=padded,
-        )
+        rows = copy.copy(self)
+        rows._batch = _map(self._batch, leaf)
+        rows.padded = None if self.padded is None else self.padded._converted(leaf)
+        return rows
 
 
 class CollatedRows(Rows):
@@ -162,16 +169,11 @@ class CollatedRows(Rows):
     """
 
     def __init__(
-        self,
-        items: Sequence[Any],
-        collate: Callable[[list[Any]], Batch],
-        total: int,
-        *,
-        convert: Sequence[Callable[[Any], Any]] = (),
-        fixed_batch: int | None = None,
+        self, items: Sequence[Any], collate: Callable[[list[Any]], Batch], total: int
     ) -> None:
-        super().__init__(None, len(items), total, fixed_batch=fixed_batch)
-        self._items, self._collate, self._convert = items, collate, tuple(convert)
+        super().__init__(None, len(items), total)
+        self._items, self._collate = items, collate
+        self._convert: tuple[Callable[[Any], Any], ...] = ()
         self._made: dict[tuple[int, int], Batch] = {}
 
     @property
@@ -198,32 +200,29 @@ class CollatedRows(Rows):
 
     def head(self, count: int) -> Rows:
         """The first `count` rows; the first batch where batches are fixed."""
-        count = min(self.fixed_batch or count, self.count)
-        return self._of(self._items[:count], count)
+        rows = self._of(self._items[: min(self.fixed_batch or count, self.count)])
+        rows.total = rows.count
+        return rows
 
     def take(self, indices: Tensor) -> Rows:
         """The rows of `indices`, to be collated."""
-        return self._of([self._items[index] for index in indices.tolist()], self.total)
+        return self._of([self._items[index] for index in indices.tolist()])
 
     def with_fixed_batch(self, size: int | None) -> Rows:
         """The same rows, whose losses are those of consecutive batches of `size` rows."""
-        rows = self._of(self._items, self.total)
+        rows = self._of(self._items)
         rows.fixed_batch = size
         return rows
 
-    def _of(self, items: Sequence[Any], total: int) -> CollatedRows:
-        return CollatedRows(
-            items, self._collate, total, convert=self._convert, fixed_batch=self.fixed_batch
-        )
+    def _of(self, items: Sequence[Any]) -> CollatedRows:
+        rows = copy.copy(self)
+        rows._items, rows.count, rows._made = items, len(items), {}
+        return rows
 
     def _converted(self, leaf: Callable[[Any], Any]) -> CollatedRows:
-        return CollatedRows(
-            self._items,
-            self._collate,
-            self.total,
-            convert=(*self._convert, leaf),
-            fixed_batch=self.fixed_batch,
-        )
+        rows = self._of(self._items)
+        rows._convert = (*self._convert, leaf)
+        return rows
 
 
 def read_rows(
@@ -250,7 +249,12 @@ def read_rows(
     indices = _subset(total, samples, seed)
     if tensors:
         rows = Rows(tuple(dataset), total, total)
-        return rows if indices is None else rows.take(indices)
+        if indices is None:
+            return rows
+        carried = carriers_of_columns(rows.batch, total, len(indices))
+        rows = rows.take(indices)
+        rows.carriers = carried
+        return rows
     order = range(total) if indices is None else indices.tolist()
     merge = collate or default_collate
     # A task's own collate may pad, so that only all rows together have one width.
@@ -271,9 +275,19 @@ def read_rows(
             "switch off random augmentation and shuffling in data(): the objective must be fixed",
         )
     if collate is not None:
-        return _as_collated(chunks[0], items, collate, total, seed)
-    with _one_batch(name, 0, len(order)):
-        return Rows(_join(chunks), len(order), total)
+        rows = _as_collated(chunks[0], items, collate, total, seed)
+    else:
+        with _one_batch(name, 0, len(order)):
+            rows = Rows(_join(chunks), len(order), total)
+    if indices is None:
+        return rows
+    known = _columns_at_hand(dataset, total)
+    if known is not None:
+        rows.carriers = carriers_of_columns(known, total, len(order))
+    elif rows.sliceable:
+        # Without columns of all rows the sample's own are looked at: they show what it has few of.
+        rows.carriers = carriers_of_columns(rows.batch, len(order), len(order))
+    return rows
 
 
 def _check_lengths(tensors: Sequence[Tensor], name: str) -> None:
@@ -386,6 +400,17 @@ def _one_batch(name: str, start: int, stop: int) -> Iterator[None]:
             f"rows {start} to {stop - 1} of the {name} data do not make a batch: {error}",
             "give rows of equal shape (pad in the data set), or define collate(rows)",
         ) from error
+
+
+def _columns_at_hand(dataset: Any, total: int) -> Any:
+    """Columns of all rows that need no reading: `tensors` and `targets` as data sets have them."""
+    inner = getattr(dataset, "wrapped", dataset)
+    if isinstance(tensors := getattr(inner, "tensors", None), tuple | list):
+        return [each for each in tensors if isinstance(each, Tensor) and len(each) == total]
+    targets = getattr(inner, "targets", None)
+    if isinstance(targets, list) and all(isinstance(each, int | float) for each in targets):
+        targets = torch.tensor(targets)
+    return targets if isinstance(targets, Tensor) and len(targets) == total else None
 
 
 def _subset(total: int, samples: int | None, seed: int) -> Tensor | None:

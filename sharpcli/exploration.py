@@ -262,7 +262,9 @@ def _checkpoints(
             here = on_grid.get(place) or this.surface.at(anchors, _weights(frame, index, place))
             same = role != "marked" and this.surface.batch_norm is None
             alone = here if same else plain.at(own, torch.ones(1, dtype=torch.float64))
-            entry |= {"measures": measures_of(alone), "on_surface": measures_of(here)}
+            doubted = {k: each.rows.doubt for k, each in this.surface.objectives.items()}
+            entry["measures"] = measures_of(alone, doubted)
+            entry["on_surface"] = measures_of(here, doubted)
         if this.study.run.parameters:
             entry["parameters_in_all"] = this.study.size
         found.append(entry)

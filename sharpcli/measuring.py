@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from .adaptive import FIRST_SAMPLES, grown, widest
+from .adaptive import FIRST_SAMPLES, Judge, grown
 from .checkpoint import Checkpoint, load_checkpoint
 from .comparison import training_loss_warning
 from .environment import environment
@@ -21,6 +21,7 @@ from .measures.context import Context
 from .outcomes import INTERRUPTED, each_checkpoint
 from .progress import UNSAID, Begin, Notes, silent
 from .randomness import global_random_state_kept
+from .reliability import warning
 from .results import CheckpointResult, Report
 from .settings import MeasureSettings, RunSettings
 from .studies import (
@@ -72,8 +73,8 @@ def measure_checkpoints(
             settings,
             run,
             said,
-            lambda samples: _measured(
-                path, about, studies_of(samples), measures, settings, begin, notes
+            lambda samples, judge: _measured(
+                path, about, studies_of(samples), measures, settings, begin, notes, judge
             ),
         )
 
@@ -134,13 +135,14 @@ def measure_model(
     with global_random_state_kept():
         studies: list[Study] = []
 
-        def at(samples: int | None) -> CheckpointResult:
+        def at(samples: int | None, judge: Judge | None) -> CheckpointResult:
             study = prepare(task, replace(run, samples=samples), device, begin=begin)
             studies.append(study)
             _check_size(study, measures, settings)
             checkpoint = Checkpoint(Path(name), dict(model.state_dict()), {}, "")
             about: dict[str, Any] = {"path": name, "metadata": {}}
-            return _measure(matched(checkpoint, study), about, measures, settings, begin, notes)
+            loaded = matched(checkpoint, study)
+            return _measure(loaded, about, measures, settings, begin, notes, judge)
 
         result = _grown(settings, run, notes.about(name), at)
     return Report(
@@ -162,13 +164,14 @@ def _grown(
     settings: MeasureSettings,
     run: RunSettings,
     notes: Notes,
-    measure: Callable[[int | None], CheckpointResult],
+    measure: Callable[[int | None, Judge | None], CheckpointResult],
 ) -> CheckpointResult:
     """One measurement, or as many on growing samples as the sampling error that is asked takes."""
     target, first = settings.sampling_error, _first_samples(run, settings)
     if target is None or first is None:
-        return measure(first)
-    return grown(target, measure, first=first, split=run.split, notes=notes)
+        return measure(first, None)
+    judge = Judge(target, run.split)
+    return grown(judge, lambda count: measure(count, judge), first=first, notes=notes)
 
 
 def _measured(
@@ -179,13 +182,14 @@ def _measured(
     settings: MeasureSettings,
     begin: Begin,
     notes: Notes,
+    judge: Judge | None,
 ) -> CheckpointResult:
     """One checkpoint's result; what is known about the checkpoint is added to `about`."""
     checkpoint = load_checkpoint(path)
     about |= {"sha256": checkpoint.sha256, "metadata": checkpoint.metadata}
     study = studies.of(checkpoint.metadata)
     _check_size(study, measures, settings)
-    return _measure(matched(checkpoint, study), about, measures, settings, begin, notes)
+    return _measure(matched(checkpoint, study), about, measures, settings, begin, notes, judge)
 
 
 def _measure(
@@ -195,6 +199,7 @@ def _measure(
     settings: MeasureSettings,
     begin: Begin,
     notes: Notes,
+    judge: Judge | None,
 ) -> CheckpointResult:
     study, warnings = loaded.study, list[str]()
     check = any(measure.needs_curvature for measure in measures)
@@ -216,15 +221,18 @@ def _measure(
         found = compute(measures, context)
     finally:
         context.release()
+    reasons = [each.rows.doubt for each in objectives.values() if each.rows.doubt]
+    if said := warning(found, next(iter(reasons), None)):
+        warnings.append(said)
     about = {**about, **loaded.description()}
-    enough = True
-    if objective.rows.sampled or settings.sampling_error is not None:
-        about["examples"] = objective.rows.count
-    if objective.rows.sampled:
-        about["examples_in_all"] = objective.rows.total
-        least_known = widest(found, study.run.split)
-        target = settings.sampling_error
-        enough = target is None or least_known is None or least_known.share <= target
+    rows, enough = objective.rows, True
+    if rows.sampled or judge is not None:
+        about["examples"] = rows.count
+    if rows.sampled:
+        about["examples_in_all"] = rows.total
+        if judge is not None:
+            found = judge(found, rows.count, rows.total)
+            enough = judge.enough
     layers = measure_layers(context, measures, loaded, begin) if settings.by and enough else []
     return CheckpointResult(about, "ok", found, warnings=warnings, layers=layers)
 

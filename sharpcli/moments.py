@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,16 +10,28 @@ import torch
 from torch import Tensor
 
 from .errors import SharpError
+from .reliability import carriers, widened
 
-__all__ = ["Evaluation", "Mean", "mean_of", "moments"]
+__all__ = ["MOMENTS", "Evaluation", "Mean", "mean_of", "moments"]
+
+# How many numbers `moments` gives.
+MOMENTS = 11
+
+# A sum of powers that cancel is not known below this share of the largest of them.
+_RESOLVED = 1e-10
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over examples; `sampling_error` is its standard error where a subset was measured."""
+    """A mean over examples; `sampling_error` is its standard error where a subset was measured.
+
+    1.96 of it are Student's 95 % interval with as many degrees of freedom as examples carry the
+    error (`carriers`), which is wider where few do.
+    """
 
     value: float
     sampling_error: float | None
+    carriers: float | None = None
 
 
 @dataclass(frozen=True)
@@ -30,25 +43,28 @@ class Evaluation:
 
 
 def moments(sums: Tensor, weights: Tensor, *, squares: bool = True) -> Tensor:
-    """What a mean and its error are made of, (6,): Σs, Σw, Σs², Σsw, Σw² and how many there are.
+    """What a mean and its error are made of, (11,); it stays on the device.
 
-    `sums` and `weights` are one pair an example (N,), or one pair for a whole batch. Moments of
-    batches add up. Without `squares`, which only the error takes, the first two alone (2,). Stays
-    on the device.
+    Σs, Σw, Σs², Σsw, Σw², how many there are, and Σs⁴, Σs³w, Σs²w², Σsw³, Σw⁴. `sums` and
+    `weights` are one pair an example (N,), or one pair for a whole batch. Moments of batches add
+    up. Without `squares`, which only the error takes, the first two alone (2,).
     """
     s, w = sums.reshape(-1), weights.reshape(-1)
     if not squares:
         return torch.stack([s.sum(), w.sum()])
     count = torch.full((), float(len(s)), dtype=s.dtype, device=s.device)
-    return torch.stack([s.sum(), w.sum(), s @ s, s @ w, w @ w, count])
+    ss, sw, ww = s * s, s * w, w * w
+    fourth = [ss @ ss, ss @ sw, ss @ ww, sw @ ww, ww @ ww]
+    return torch.stack([s.sum(), w.sum(), ss.sum(), sw.sum(), ww.sum(), count, *fourth])
 
 
 def mean_of(values: Sequence[float], total: int, *, sampled: bool) -> Mean:
     """The mean Σs/Σw of `moments`, and its sampling error where they are a subset of `total`.
 
     The error is that of the linearised ratio estimator over a simple random sample, with the
-    finite-population correction (Cochran 1977, section 6.4), its residuals' squares multiplied
-    out. Raises `SharpError` where there is no weight at all.
+    finite-population correction (Cochran 1977, section 6.4), its residuals' powers multiplied
+    out, and widened by Student's t with as many degrees of freedom as examples carry it. Raises
+    `SharpError` where there is no weight at all.
     """
     s, w, *rest = values
     if w == 0:
@@ -59,8 +75,17 @@ def mean_of(values: Sequence[float], total: int, *, sampled: bool) -> Mean:
     mean = s / w
     if not sampled:
         return Mean(mean, None)
-    ss, sw, ww, count = rest
+    ss, sw, ww, count, *fourths = rest
     if count < 2:
         return Mean(mean, None)
-    squares = max(0.0, ss - 2 * mean * sw + mean * mean * ww) / (w / count) ** 2
-    return Mean(mean, (squares / (count - 1) / count * (1 - count / total)) ** 0.5)
+    squares = max(0.0, ss - 2 * mean * sw + mean * mean * ww)
+    error = math.sqrt(squares / (count - 1) / count * (1 - count / total)) / (w / count)
+    square = mean * mean  # products overflow to infinity, where powers raise
+    binomial = (1.0, -4 * mean, 6 * square, -4 * mean * square, square * square)
+    parts = [factor * each for factor, each in zip(binomial, fourths, strict=True)]
+    fourth = sum(parts)
+    # Of deviations far below the mean the powers leave rounding only: as of normal ones then.
+    if fourth <= _RESOLVED * max(map(abs, parts)):
+        fourth = 3 * squares * squares / count
+    carried = carriers(squares, fourth, int(count))
+    return Mean(mean, widened(error, carried), carried)

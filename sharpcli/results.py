@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +34,7 @@ __all__ = [
     "short_power",
     "to_document",
     "unconverged",
+    "with_sampling_errors",
 ]
 
 SCHEMA = "sharpcli/1"
@@ -42,6 +43,7 @@ SCHEMA = "sharpcli/1"
 NOT_CONVERGED = ("max_products", "precision", "suspect", "not_finite")
 
 ErrorKind = Literal["residual", "standard_error", "rounding", "lower_bound", "upper_bound"]
+SamplingStatus = Literal["unreliable"]
 Document = dict[str, Any]
 
 
@@ -56,6 +58,8 @@ class Scalar:
     `advice` then says what to do. `sampling_error` is the standard error that comes from measuring
     a subset of the data, None when all of it was measured; `sampling_bias` is how much higher the
     value is on a subset than on all of the data, where that is known to matter.
+    `sampling_status` is "unreliable" where the sampling error says too little: few examples carry
+    the number, or the sample may lack kinds of example that matter.
     """
 
     value: float | None
@@ -65,6 +69,7 @@ class Scalar:
     advice: str | None = None
     sampling_error: float | None = None
     sampling_bias: float | None = None
+    sampling_status: SamplingStatus | None = None
 
 
 @dataclass(frozen=True)
@@ -204,6 +209,27 @@ def flat_scalars(measures: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {key: leaf for key, leaf in leaves(_plain(measures)) if is_scalar(leaf)}
 
 
+def with_sampling_errors(node: Any, errors: Mapping[str, float], key: str = "") -> Any:
+    """Measures as they are, the sampling errors of some scalars replaced by flat key.
+
+    Where the sampling error was all the error there is, it is that again.
+    """
+    if isinstance(node, Scalar):
+        return replace(node, **_replaced(vars(node), errors[key])) if key in errors else node
+    if isinstance(node, Mapping):
+        found = {
+            name: with_sampling_errors(value, errors, f"{key}.{name}" if key else str(name))
+            for name, value in node.items()
+        }
+        return found | (_replaced(node, errors[key]) if is_scalar(node) and key in errors else {})
+    if isinstance(node, list | tuple):
+        return [
+            with_sampling_errors(value, errors, f"{key}[{_entry_name(index, value)}]")
+            for index, value in enumerate(node)
+        ]
+    return node
+
+
 def unconverged(document: Document) -> list[str]:
     """`path: flat key` of each number that did not converge; a bound is what it says."""
     return [
@@ -233,12 +259,17 @@ def short_power(value: float) -> str:
 _SAVED = "pass a file written by `sharp … --json`"
 _SOUND = ("converged", "lower_bound", "upper_bound")
 _SCALAR_FIELDS = tuple(f.name for f in fields(Scalar))
-_LEFT_OUT_OF_SCALARS = {"advice", "sampling_error", "sampling_bias"}
+_LEFT_OUT_OF_SCALARS = {"advice", "sampling_error", "sampling_bias", "sampling_status"}
 _LEFT_OUT_WHEN_EMPTY = _LEFT_OUT_OF_SCALARS | {"correlations", "layers", "notes", "warnings"}
 
 
 def _refused(constant: str) -> None:
     raise ValueError(f"{constant} is no number of JSON")
+
+
+def _replaced(scalar: Mapping[str, Any], error: float) -> dict[str, Any]:
+    all_of_it = scalar.get("error") is not None and scalar["error"] == scalar["sampling_error"]
+    return {"sampling_error": error} | ({"error": error} if all_of_it else {})
 
 
 def _entry_name(index: int, entry: Any) -> str:

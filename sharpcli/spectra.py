@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .budget import Budget, share_memory_of_probes
@@ -19,12 +19,13 @@ from .linalg.density import bulk, density
 from .linalg.eigsh import is_settled
 from .linalg.quadrature import Quadrature, choose_probes, quadrature
 from .measures.hessian import at_most, suspicion
-from .measures.sampling import shards, share_left, too_few
+from .measures.sampling import degrees_of_freedom, shards, share_left, too_few
 from .objective import Objective
 from .operators import SelfCheck, make_operator
 from .outcomes import each_checkpoint
 from .progress import UNSAID, Begin, Notes, Progress, foretelling, silent
 from .randomness import global_random_state_kept
+from .reliability import sampling_status, warning, widened
 from .results import Report, Scalar, scalar_fields
 from .settings import Operator, RunSettings, SpectrumSettings
 from .studies import Loaded, Studies, matched, ready, resolve_device
@@ -111,8 +112,12 @@ def _spectrum(
                 strict=True,
             )
         ]
-        numbers = _with_errors(numbers, parts, share_left(objective))
+        carried = objective.evaluate(loaded.theta).loss.carriers or math.inf
+        numbers = _with_errors(numbers, parts, objective, carried)
+        if said := warning(numbers, objective.rows.doubt):
+            warnings.append(said)
     elif objective.rows.sampled:
+        numbers = _marked(numbers)
         warnings.append(
             f"{too_few(objective.rows.count)} to tell the sampling error of a spectrum: take "
             f"{2 * _SHARDS} or more"
@@ -154,37 +159,61 @@ def _quadrature(
 
 
 def _with_errors(
-    numbers: dict[str, Any], parts: Sequence[Mapping[str, Any]], left: float
+    numbers: dict[str, Any],
+    parts: Sequence[Mapping[str, Any]],
+    objective: Objective,
+    carried: float,
 ) -> dict[str, Any]:
     """The numbers of a sample with their sampling errors, from those of its shards.
 
     Random groups (Wolter 2007, chapter 2): a number's variance is that over the shards by their
     number, `left` the part of it that is not of the finite population. Where a number goes with
-    1/N, shards show how far the sample's is off, which is counted into the error.
+    1/N, shards show how far the sample's is off, which is counted into the error. It is widened
+    for the few shards that it comes from and for the examples of which so few `carried` the
+    losses, and unreliable where the sample is in doubt.
     """
-    count = len(parts)
+    count, left = len(parts), share_left(objective)
 
-    def error(value: float, values: Sequence[float]) -> float:
-        bias = (statistics.fmean(values) - value) / (count - 1) * left
-        return math.hypot((statistics.variance(values) / count * left) ** 0.5, bias)
+    def sampled(value: float, values: Sequence[float]) -> dict[str, Any]:
+        over = torch.tensor(values, dtype=torch.float64)
+        bias = (float(over.mean()) - value) / (count - 1) * left
+        error = math.hypot((float(over.var()) / count * left) ** 0.5, bias)
+        return {
+            "sampling_error": widened(error, degrees_of_freedom(over, carried)),
+            "sampling_status": sampling_status(objective.rows.doubt, carried),
+        }
 
     def told(scalar: Scalar, others: Sequence[Scalar]) -> Scalar:
         if scalar.value is None or any(other.value is None for other in others):
             return scalar
         values = [float(other.value) for other in others if other.value is not None]
-        return replace(scalar, sampling_error=error(float(scalar.value), values))
+        return replace(scalar, **sampled(float(scalar.value), values))
 
-    found = dict(numbers)
-    for key in ("largest", "smallest", "bulk_edge"):
-        found[key] = told(numbers[key], [part[key] for part in parts])
-    found["moments"] = [
-        told(moment, [part["moments"][i] for part in parts])
-        for i, moment in enumerate(numbers["moments"])
-    ]
     outliers = numbers["outliers"]
     counts = [float(part["outliers"]["value"]) for part in parts]
-    found["outliers"] = {**outliers, "sampling_error": error(float(outliers["value"]), counts)}
-    return found
+    return {
+        **numbers,
+        **{
+            key: told(numbers[key], [part[key] for part in parts])
+            for key in ("largest", "smallest", "bulk_edge")
+        },
+        "moments": [
+            told(moment, [part["moments"][i] for part in parts])
+            for i, moment in enumerate(numbers["moments"])
+        ],
+        "outliers": {**outliers, **sampled(float(outliers["value"]), counts)},
+    }
+
+
+def _marked(numbers: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of a sample too small for shards: what sampling does to them is not known."""
+    unknown: dict[str, Any] = {"sampling_status": "unreliable"}
+    return {
+        **numbers,
+        **{key: replace(numbers[key], **unknown) for key in ("largest", "smallest", "bulk_edge")},
+        "moments": [replace(moment, **unknown) for moment in numbers["moments"]],
+        "outliers": {**numbers["outliers"], **unknown},
+    }
 
 
 def _numbers(found: Quadrature, check: SelfCheck | None, operator: Operator) -> dict[str, Any]:

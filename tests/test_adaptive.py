@@ -1,6 +1,7 @@
 """Samples that grow until their sampling error is small enough."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from networks import real_targets, squared_error, task
 from torch import nn
 
-from sharpcli.adaptive import Widest, grown, widest
+from sharpcli.adaptive import Judge, Widest, grown, widest
 from sharpcli.measuring import measure_model
 from sharpcli.progress import Notes
 from sharpcli.results import CheckpointResult, Scalar, to_document
@@ -28,6 +29,26 @@ def result(count, error, *, total=TOTAL):
     about = {"examples": count} | ({"examples_in_all": total} if count < total else {})
     scalar = Scalar(2.0, sampling_error=error if count < total else None)
     return CheckpointResult(about, measures={"trace": scalar, "other": Scalar(1.0)})
+
+
+def error_of(variance, count, total=TOTAL):
+    """The standard error of a mean of `count` out of `total` values of that variance."""
+    return math.sqrt(variance / count * (1 - count / total))
+
+
+def judged(judge, errors, first=100):
+    """Grow over samples whose own errors of the number 2 are given one after the other."""
+    notes, said = heard()
+    asked = []
+
+    def measure(count):
+        asked.append(count)
+        found = result(min(count, TOTAL), errors[len(asked) - 1])
+        if count >= TOTAL:
+            return found
+        return replace(found, measures=judge(found.measures, count, TOTAL))
+
+    return grown(judge, measure, first=first, notes=notes), asked, said
 
 
 def test_widest_looks_at_leading_numbers_with_their_bias():
@@ -55,28 +76,57 @@ def test_a_number_whose_error_cannot_be_told_is_not_known():
     assert found.share == float("inf")
     assert str(found) == "trace not at all"
     assert widest({"trace": Scalar(0.0, sampling_error=0.0)}, "train").share == 0
+    marked = Scalar(1.0, sampling_error=1e-3, sampling_status="unreliable")
+    found = widest({"trace": marked}, "train")
+    assert (str(found), found.share) == ("trace not reliably", 1.0)
 
 
 def test_samples_double_until_the_target_is_met():
-    notes, said = heard()
-    asked = []
+    errors = [error_of(16, n) for n in (100, 200, 400, 800, 1600)]
+    found, asked, said = judged(Judge(0.08, "train"), errors)
+    assert asked == [100, 200, 400, 800]
+    assert found.checkpoint["examples"] == 800
+    assert found.measures["trace"].sampling_error == pytest.approx(errors[3])
+    assert said[0] == "100 of 3000 examples are too few (trace to 19.7 %): takes 200"
+    assert said[-1] == "measured on 800 of 3000 examples: trace to 6.06 %"
 
-    def measure(count):
-        asked.append(count)
-        return result(count, 40 / count)
 
-    found = grown(0.05, measure, first=100, split="train", notes=notes)
-    assert asked == [100, 200, 400]
-    assert found.checkpoint["examples"] == 400
-    assert said[0] == "100 of 3000 examples are too few (trace to 20 %): takes 200"
-    assert said[-1] == "measured on 400 of 3000 examples: trace to 5 %"
+def test_a_first_sample_has_to_be_well_within_the_target():
+    lucky, clear = error_of(16, 100), error_of(7, 100)
+    _, asked, _ = judged(Judge(0.2, "train"), [lucky, error_of(16, 200)])
+    assert asked == [100, 200]
+    _, asked, _ = judged(Judge(0.2, "train"), [clear])
+    assert asked == [100]
+
+
+def test_an_error_that_looks_small_is_held_against_the_ones_before_it():
+    # By its own error of 2 % the second sample would be enough.
+    errors = [error_of(16, 100), 0.04, error_of(16, 400), error_of(16, 800), error_of(16, 1600)]
+    judge = Judge(0.05, "train")
+    found, asked, _ = judged(judge, errors)
+    assert asked == [100, 200, 400, 800, 1600]
+    # Variances an example are averaged, with the examples as weights.
+    lucky = 0.04**2 * 200 / (1 - 200 / TOTAL)
+    pooled = (16 * (100 + 400 + 800 + 1600) + lucky * 200) / 3100
+    assert found.measures["trace"].sampling_error == pytest.approx(error_of(pooled, 1600))
+
+
+def test_an_error_marked_unreliable_neither_ends_it_nor_counts():
+    judge = Judge(0.5, "train")
+    marked = Scalar(2.0, 9.0, "standard_error", sampling_error=9.0, sampling_status="unreliable")
+    assert judge({"trace": marked}, 100, TOTAL) == {"trace": marked}
+    assert not judge.enough
+    own = error_of(1, 200)
+    plain = replace(marked, error=own, sampling_error=own, sampling_status=None)
+    entry = {"epsilon": 1e-3, "value": 3.0, "status": "lower_bound", "sampling_error": own}
+    found = judge({"trace": plain, "epsilon_sharpness": [entry]}, 200, TOTAL)
+    assert judge.enough
+    assert found["trace"].error == found["trace"].sampling_error == pytest.approx(own)
+    assert found["epsilon_sharpness"][0]["sampling_error"] == pytest.approx(own)
 
 
 def test_where_no_sample_is_enough_all_of_the_data_are_measured():
-    notes, said = heard()
-    found = grown(
-        1e-9, lambda n: result(min(n, TOTAL), 1.0), first=1000, split="train", notes=notes
-    )
+    found, _, said = judged(Judge(1e-9, "train"), [1.0] * 9, first=1000)
     assert found.checkpoint == {"examples": TOTAL}
     assert said[-1] == "measured on all 3000 examples: no sample of them was enough"
 
@@ -84,7 +134,7 @@ def test_where_no_sample_is_enough_all_of_the_data_are_measured():
 def test_a_failure_ends_it():
     notes, said = heard()
     failed = CheckpointResult({}, "failed")
-    assert grown(0.1, lambda _: failed, first=8, split="train", notes=notes) is failed
+    assert grown(Judge(0.1, "train"), lambda _: failed, first=8, notes=notes) is failed
     assert said == []
 
 

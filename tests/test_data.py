@@ -1,5 +1,6 @@
 """Reading data whole: every shape of row, subsets by seed, and what must not be random."""
 
+import math
 from collections import namedtuple
 
 import pytest
@@ -263,3 +264,30 @@ def same(left, right):
     if isinstance(left, list):
         return len(left) == len(right) and all(map(same, left, right))
     return left == right
+
+
+def rare_rows(dataset):
+    """How many rows of a rare class are expected in 100 of 1,000."""
+    return read_rows(dataset, name="train", samples=100).carriers
+
+
+def test_what_is_rare_in_all_rows_is_known_without_reading_them():
+    inputs, labels = torch.rand(1000, 3), (torch.arange(1000) < 20).long()
+    read = []
+
+    class Images(Rows):
+        def __init__(self, **columns):
+            super().__init__(1000, lambda i: read.append(i) or (inputs[i], labels[i]))
+            vars(self).update(columns)
+
+    expected = rare_rows((inputs, labels))
+    assert expected == pytest.approx(2, rel=0.1)
+    assert rare_rows(torch.utils.data.TensorDataset(inputs, labels)) == expected
+    for targets in (labels, labels.tolist()):
+        assert rare_rows(Images(targets=targets)) == expected
+    assert len(set(read)) == 100
+    # Of other data sets the sample's own rows say what it has few of.
+    own = read_rows(Images(targets=["a"] * 1000), name="train", samples=100)
+    assert own.carriers == pytest.approx(float(own.batch[1].sum()), rel=0.15)
+    assert own.take(torch.arange(5)).to(torch.device("cpu"), torch.float64).carriers == own.carriers
+    assert read_rows((inputs, labels), name="train").carriers == math.inf

@@ -187,6 +187,29 @@ def test_a_sample_too_small_for_shards_is_said(saved):
     (result,) = spectrum([saved(MEDIUM)], MEDIUM, FEW, run)
     assert "take 16 or more" in result["warnings"][0]
     assert "sampling_error" not in result["largest"]
+    assert {each["sampling_status"] for each in sampled_numbers(result)} == {"unreliable"}
+
+
+def sampled_numbers(result):
+    """The numbers of a spectrum that have sampling errors."""
+    keys = ("largest", "smallest", "bulk_edge", "outliers")
+    return [*(result[key] for key in keys), *result["moments"]]
+
+
+def test_a_spectrum_of_a_sample_in_doubt_is_marked_and_warned_of_once(saved):
+    def vector_and_rare_class(count, generator):
+        inputs = torch.randn(count, 4, generator=generator)
+        return inputs, (torch.arange(count) < count // 100).long()
+
+    of = task(lambda: mlp(4, 3, 2), vector_and_rare_class, name="rare", train=600)
+    run = RunSettings(dtype="float64", device="cpu", samples=200)
+    (result,) = spectrum([saved(of)], of, FEW, run)
+    assert {each["sampling_status"] for each in sampled_numbers(result)} == {"unreliable"}
+    (said,) = [each for each in result["warnings"] if "unreliable" in each]
+    assert said.startswith("the sampling errors of largest, smallest, bulk-edge, outliers, moments")
+    assert "expected in the sample" in said
+    (whole,) = spectrum([saved(of)], of, FEW)
+    assert not any("sampling_status" in each for each in sampled_numbers(whole))
 
 
 def test_the_plan_is_a_detail_and_so_is_how_long_it_takes(saved):

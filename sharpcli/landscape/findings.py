@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..errors import SharpError
 from ..moments import Mean, mean_of, moments
+from ..reliability import sampling_status
 from ..results import Scalar, scalar_fields
 from .barrier import Barrier, barrier
 from .surface import Anchors, Surface, Values
@@ -31,12 +32,15 @@ def sampling_errors_of(values: Sequence[Values | None]) -> dict[str, Any]:
     return {split: each for split, each in sampled.items() if each}
 
 
-def measures_of(values: Values) -> dict[str, dict[str, Scalar]]:
-    """Loss and metrics → split → the number, as in the document of `sharp measure`."""
+def measures_of(values: Values, doubted: Mapping[str, str | None]) -> dict[str, dict[str, Scalar]]:
+    """Loss and metrics → split → the number, as in the document of `sharp measure`.
+
+    `doubted` says of each split why errors of its sample cannot be trusted.
+    """
     found: dict[str, dict[str, Scalar]] = {}
     for split, means in values.items():
         for name, mean in means.items():
-            found.setdefault(name, {})[split] = _scalar(mean)
+            found.setdefault(name, {})[split] = _scalar(mean, doubted[split])
     return found
 
 
@@ -74,8 +78,8 @@ def barriers(
     return found
 
 
-def _entry(found: Barrier, key: str, error: float | None) -> dict[str, Any]:
-    scalar = Scalar(found.value, None, "lower_bound", "lower_bound", sampling_error=error)
+def _entry(found: Barrier, key: str, sampled: dict[str, Any]) -> dict[str, Any]:
+    scalar = Scalar(found.value, None, "lower_bound", "lower_bound", **sampled)
     return scalar_fields(scalar, **{key: found.place})
 
 
@@ -86,20 +90,24 @@ def _sampling_error(
     split: str,
     found: Barrier,
     convention: str,
-) -> float | None:
+) -> dict[str, Any]:
     objective = surface.objectives[split]
     rows = objective.rows
     if not rows.sampled:
-        return None
+        return {}
     share = found.place if convention == "line" else 0.5
     try:
         top, start, stop = (
             surface.per_example(anchors, weights((t,)), split) for t in (found.place, 0.0, 1.0)
         )
     except SharpError:  # the loss gives one sum for a batch, so that no sampling error is told
-        return None
+        return {"sampling_status": "unreliable"}
     rise = top[0] - (1 - share) * start[0] - share * stop[0]
-    return mean_of(moments(rise, top[1]).tolist(), rows.total, sampled=True).sampling_error
+    mean = mean_of(moments(rise, top[1]).tolist(), rows.total, sampled=True)
+    # At an end of the line the barrier is 0 in every sample.
+    known = not mean.sampling_error and mean.value == 0
+    status = None if known else sampling_status(rows.doubt, mean.carriers)
+    return {"sampling_error": mean.sampling_error, "sampling_status": status}
 
 
 def _by_name(values: Sequence[Values | None], of: Callable[[Mean], float | None]) -> dict[str, Any]:
@@ -113,8 +121,9 @@ def _by_name(values: Sequence[Values | None], of: Callable[[Mean], float | None]
     }
 
 
-def _scalar(mean: Mean) -> Scalar:
+def _scalar(mean: Mean, doubted: str | None) -> Scalar:
     error = mean.sampling_error
     if error is None:
         return Scalar(mean.value)
-    return Scalar(mean.value, error, "standard_error", sampling_error=error)
+    status = sampling_status(doubted, mean.carriers)
+    return Scalar(mean.value, error, "standard_error", sampling_error=error, sampling_status=status)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from ..moments import Mean, mean_of
+from ..moments import MOMENTS, Mean, mean_of
 from ..network import Network
 from ..objective import Around, Objective, accumulator
 from ..processes import share
@@ -235,7 +235,7 @@ class Surface:
         start = 0
         for split, objective in self.objectives.items():
             rows, names = objective.rows, self._names[split]
-            width = 6 if rows.sampled else 2
+            width = MOMENTS if rows.sampled else 2
             found[split] = {
                 name: mean_of(
                     values[start + i * width : start + (i + 1) * width],

@@ -133,13 +133,15 @@ class Walk:
 
 def _encoded(values: Values) -> dict[str, Any]:
     return {
-        split: {name: [mean.value, mean.sampling_error] for name, mean in means.items()}
+        split: {
+            name: [mean.value, mean.sampling_error, mean.carriers] for name, mean in means.items()
+        }
         for split, means in values.items()
     }
 
 
 def _decoded(values: dict[str, Any]) -> Values:
     return {
-        split: {name: Mean(*pair) for name, pair in means.items()}
+        split: {name: Mean(*parts) for name, parts in means.items()}
         for split, means in values.items()
     }

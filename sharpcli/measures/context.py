@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -54,6 +55,19 @@ class Context:
     def evaluations(self) -> Mapping[str, Evaluation]:
         """Loss and metrics of every split. Cost: one forward pass each."""
         return {name: objective.evaluate(self.theta) for name, objective in self.splits.items()}
+
+    @cached_property
+    def carriers(self) -> float:
+        """How many examples of a sample carry the variance of its losses, infinite without any.
+
+        Cost: a forward pass.
+        """
+        if "evaluations" in self.__dict__:
+            own = next(name for name, split in self.splits.items() if split is self.objective)
+            found = self.evaluations[own].loss.carriers
+        else:
+            found = self.objective.evaluate(self.theta).loss.carriers
+        return found or math.inf
 
     @cached_property
     def value_and_gradient(self) -> tuple[float, Tensor]:

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from ..errors import SharpError, UsageError
 from ..linalg.box import BoxMaximum, ValueAndGradient, corner_ascent, projected_lbfgs
+from ..moments import mean_of, moments
 from ..objective import Objective, accumulator
 from ..processes import add_up, rank, size
+from ..reliability import sampling_status
 from ..results import Scalar, scalar_fields
 from .context import Context
-from .sampling import halves, part, share_left
+from .sampling import Sampled, halves, part, share_left
 from .subspace import FullSpace, RandomSubspace, Space
 
 __all__ = ["epsilon_sharpness", "sharpness"]
@@ -89,7 +91,8 @@ def _one(
             f"the maximisers of ε-sharpness ({where}) differ by more than 10 %: {by}; say which "
             "one was used when you quote φ"
         )
-    error = _sampling_error(context, space.lift(bound * points[best].point), loss)
+    sampled = _sampling_error(context, space.lift(bound * points[best].point), loss)
+    error = sampled.error
     bias = _selection_bias(context, space, bound, points[best].point)
     scalar = Scalar(
         values[best],
@@ -98,6 +101,7 @@ def _one(
         "lower_bound",
         sampling_error=error,
         sampling_bias=bias,
+        sampling_status=sampled.status,
     )
     if error is not None and bias is not None and bias > error / 2 and not context.part:
         rows = context.objective.rows
@@ -286,24 +290,22 @@ def _raw(context: Context, space: Space, bound: Tensor) -> BoxMaximum:
     return BoxMaximum(-float(found.fun), point, int(found.nfev))
 
 
-def _sampling_error(context: Context, shift: Tensor, loss: float) -> float | None:
+def _sampling_error(context: Context, shift: Tensor, loss: float) -> Sampled:
     """Standard error of φ from the paired losses of each example at θ and at the maximum.
 
     By the envelope theorem the maximum's own place does not change φ to first order.
     """
     objective = context.objective
-    if not objective.rows.sampled:
-        return None
+    rows = objective.rows
+    if not rows.sampled:
+        return Sampled()
     base, weights = objective.per_example_losses(context.theta)
     moved, _ = objective.per_example_losses(context.theta + shift)
     maximum = float(moved.sum() / weights.sum())
     change = (moved - maximum * weights) / (1 + loss)
     change -= (base - loss * weights) * (1 + maximum) / (1 + loss) ** 2
-    count = objective.rows.count
-    if count < 2:
-        return None
-    scatter = (100 * change / weights.mean()).square().sum() / (count * (count - 1))
-    return float((scatter * share_left(context.objective)).sqrt())
+    found = mean_of(moments(100 * change, weights).tolist(), rows.total, sampled=True)
+    return Sampled(found.sampling_error, sampling_status(rows.doubt, found.carriers))
 
 
 def _selection_bias(context: Context, space: Space, bound: Tensor, point: Tensor) -> float | None:

@@ -40,7 +40,7 @@ def gradient(context: Context) -> dict[str, Any]:
     rounding = {"norm": float(off.norm()), "l1": float(off.sum()), "max": float(off.max())}
     values = {"norm": norm, "l1": _perturbed_l1(found), "max": float(found.abs().max())}
     numbers = {
-        name: with_rounding(value, rounding[name], errors[name] if errors else None)
+        name: with_rounding(value, rounding[name], errors[name].error, errors[name].status)
         for name, value in values.items()
     }
     return {"gradient": {**numbers, "evaluations": 1}}

@@ -16,7 +16,7 @@ from ..linalg.trace import trace as estimate_trace
 from ..operators import SelfCheck
 from ..results import Scalar, scalar_fields
 from .context import Context
-from .sampling import eigenvalue_errors, trace_error
+from .sampling import Sampled, eigenvalue_errors, trace_error
 
 __all__ = ["at_most", "hessian", "suspicion", "trace"]
 
@@ -45,12 +45,10 @@ def hessian(context: Context) -> dict[str, Any]:
 
     rounding = _rounding(context, found)
 
-    def scalar(
-        value: float, error: float, met: bool, sampling: float | None, rounding: float
-    ) -> Scalar:
+    def scalar(value: float, error: float, met: bool, sampling: Sampled, rounding: float) -> Scalar:
         error = math.hypot(error, context.hessian.error, rounding)
         status, advice = doubt or _verdict(context, found, value, error, met)
-        return Scalar(value, error, "residual", status, advice, sampling)
+        return _with_sampling(Scalar(value, error, "residual", status, advice), sampling)
 
     top = [
         scalar(float(value), float(error), met, each, off)
@@ -118,8 +116,8 @@ def trace(context: Context) -> dict[str, Any]:
     error = math.hypot(found.standard_error, _trace_rounding(context, krylov))
     if status == "converged" and error > context.settings.relative_error * abs(found.value):
         status, advice = "precision", "rounding keeps the error above --relative-error: use float64"
-    scalar = Scalar(found.value, error, "standard_error", status, advice, sampled)
-    return {"trace": scalar_fields(scalar, products=found.products)}
+    scalar = Scalar(found.value, error, "standard_error", status, advice)
+    return {"trace": scalar_fields(_with_sampling(scalar, sampled), products=found.products)}
 
 
 def _trace_rounding(context: Context, krylov: Krylov) -> float:
@@ -203,7 +201,11 @@ def _verdict(
     return "converged", None
 
 
-def _ratio(first: Scalar, fifth: Scalar, sampled: float | None) -> Scalar:
+def _with_sampling(scalar: Scalar, sampled: Sampled) -> Scalar:
+    return replace(scalar, sampling_error=sampled.error, sampling_status=sampled.status)
+
+
+def _ratio(first: Scalar, fifth: Scalar, sampled: Sampled) -> Scalar:
     """λ1/λ5 with residuals, and its `sampled` share of error, carried through to first order."""
     if not first.value or not fifth.value:
         return Scalar(None, status="not_finite", advice="λ5 is zero")
@@ -212,7 +214,9 @@ def _ratio(first: Scalar, fifth: Scalar, sampled: float | None) -> Scalar:
         (first.error or 0.0) / first.value, (fifth.error or 0.0) / fifth.value
     )
     worst = first if first.status != "converged" else fifth
-    sampling = None if sampled is None else abs(value) * sampled
     if worst.status == "converged" and (fifth.error or 0.0) > _LARGEST_OF_FIFTH * abs(fifth.value):
         return Scalar(None, status="precision", advice="λ5 is not told from zero")
-    return Scalar(value, error, "residual", worst.status, worst.advice, sampling)
+    if sampled.error is not None:
+        sampled = replace(sampled, error=abs(value) * sampled.error)
+    scalar = Scalar(value, error, "residual", worst.status, worst.advice)
+    return _with_sampling(scalar, sampled)

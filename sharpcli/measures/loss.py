@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from ..diagnosis import check_finite
 from ..moments import Mean
-from ..results import Scalar
+from ..objective import Objective
+from ..reliability import sampling_status
+from ..results import SamplingStatus
 from .context import Context
 from .rounding import with_rounding
 from .sampling import too_few
@@ -19,8 +22,9 @@ def loss(context: Context) -> dict[str, Any]:
     """L and each metric m on train and test, and the gap test − train.
 
     A split's number is a mean over its examples; it carries the standard error of sampling where a
-    subset was measured. The gap's error adds the two in quadrature. Cost: one forward pass a split.
-    Raises `SharpError` naming the first module whose output is not finite.
+    subset was measured. The gap's error adds the two in quadrature, and is unreliable where one of
+    them is. Cost: one forward pass a split. Raises `SharpError` naming the first module whose
+    output is not finite.
     """
     for name, objective in context.splits.items():
         check_finite(objective, context.evaluations[name].loss.value, context.theta)
@@ -29,24 +33,33 @@ def loss(context: Context) -> dict[str, Any]:
                 f"{too_few(objective.rows.count)} to tell the sampling error of the loss: take 2 "
                 "or more"
             )
-    found = {
-        "loss": _both({k: e.loss for k, e in context.evaluations.items()}, context.rounding.loss)
-    }
+    means = {name: evaluation.loss for name, evaluation in context.evaluations.items()}
+    found = {"loss": _both(means, context.splits, context.rounding.loss)}
     found["loss"]["evaluations"] = len(context.splits)
     for metric in next(iter(context.evaluations.values())).metrics:
-        found[metric] = _both({k: e.metrics[metric] for k, e in context.evaluations.items()})
+        means = {k: e.metrics[metric] for k, e in context.evaluations.items()}
+        found[metric] = _both(means, context.splits)
     return found
 
 
-def _both(means: dict[str, Mean], rounding: float = 0.0) -> dict[str, Any]:
-    numbers: dict[str, Any] = {name: _scalar(mean, rounding) for name, mean in means.items()}
+def _both(
+    means: Mapping[str, Mean], splits: Mapping[str, Objective], rounding: float = 0.0
+) -> dict[str, Any]:
+    numbers: dict[str, Any] = {
+        name: with_rounding(mean.value, rounding, mean.sampling_error, _status(mean, splits[name]))
+        for name, mean in means.items()
+    }
     if {"train", "test"} <= set(means):
-        train, test = means["train"], means["test"]
-        sampled = [m.sampling_error for m in (train, test) if m.sampling_error is not None]
-        error = math.hypot(*sampled) if sampled else None
-        numbers["gap"] = _scalar(Mean(test.value - train.value, error), 2 * rounding)
+        train, test = numbers["train"], numbers["test"]
+        errors = [s.sampling_error for s in (train, test) if s.sampling_error is not None]
+        error = math.hypot(*errors) if errors else None
+        status = train.sampling_status or test.sampling_status
+        numbers["gap"] = with_rounding(test.value - train.value, 2 * rounding, error, status)
     return numbers
 
 
-def _scalar(mean: Mean, rounding: float) -> Scalar:
-    return with_rounding(mean.value, rounding, mean.sampling_error)
+def _status(mean: Mean, objective: Objective) -> SamplingStatus | None:
+    rows = objective.rows
+    if not rows.sampled:
+        return None
+    return sampling_status(rows.doubt, mean.carriers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..results import Scalar
+from ..results import ErrorKind, SamplingStatus, Scalar
 
 __all__ = ["with_rounding"]
 
@@ -12,18 +12,34 @@ __all__ = ["with_rounding"]
 _LARGEST_SHARE = 0.1
 
 
-def with_rounding(value: float, rounding: float, sampled: float | None) -> Scalar:
+def with_rounding(
+    value: float,
+    rounding: float,
+    sampled: float | None,
+    sampling_status: SamplingStatus | None = None,
+) -> Scalar:
     """A number of which `rounding` is the run's arithmetic's error, and `sampled` the data's.
 
-    Its error is that of both together, a standard error where a sample was measured. It has the
-    status "precision" where rounding is more than a tenth of it.
+    Its error is that of both together, a standard error where a sample was measured; none where
+    neither is known. It has the status "precision" where rounding is more than a tenth of it.
     """
     known = rounding <= _LARGEST_SHARE * abs(value)
     status, advice = ("converged", None) if known else ("precision", _ADVICE)
     if sampled is None:
-        return Scalar(value, rounding, "rounding", status, advice)
+        kind: ErrorKind | None = "rounding" if rounding else None
+        return Scalar(
+            value, rounding or None, kind, status, advice, sampling_status=sampling_status
+        )
     error = math.hypot(rounding, sampled)
-    return Scalar(value, error, "standard_error", status, advice, sampling_error=sampled)
+    return Scalar(
+        value,
+        error,
+        "standard_error",
+        status,
+        advice,
+        sampling_error=error,
+        sampling_status=sampling_status,
+    )
 
 
 _ADVICE = "the value is as small as what rounding leaves: use --dtype float64"

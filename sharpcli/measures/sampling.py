@@ -6,7 +6,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,10 +16,14 @@ from ..linalg.orthogonal import applied, dots, project_out
 from ..linalg.trace import random_signs
 from ..objective import Objective
 from ..operators import CurvatureOperator, make_operator
+from ..reliability import carriers, sampling_status, widened
+from ..results import SamplingStatus
 from .context import Context
 
 __all__ = [
     "EigenvalueErrors",
+    "Sampled",
+    "degrees_of_freedom",
     "eigenvalue_errors",
     "gradient_errors",
     "halves",
@@ -39,13 +43,25 @@ _FOLLOWED, _PROBES = 5, 4
 _BLOCK = 2
 
 
+# What a difference of variances keeps at least: below it the whole is the better estimate.
+_LEAST_KEPT = 1 / 8
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A number's sampling error, and its status: both None where all data were measured."""
+
+    error: float | None = None
+    status: SamplingStatus | None = None
+
+
 @dataclass(frozen=True)
 class EigenvalueErrors:
-    """Standard errors of the k largest, of the smallest and of λ1/λ5 as a share of it, if any."""
+    """Sampling errors of the k largest, of the smallest and of λ1/λ5, this one as a share of it."""
 
-    largest: Sequence[float | None]
-    smallest: float | None = None
-    ratio: float | None = None
+    largest: Sequence[Sampled]
+    smallest: Sampled = Sampled()
+    ratio: Sampled = Sampled()
 
 
 def share_left(objective: Objective) -> float:
@@ -72,11 +88,13 @@ def eigenvalue_errors(context: Context, krylov: Krylov, k: int) -> EigenvalueErr
 
     First order: the standard error over shards of vᵢᵀH_s vᵢ. Second order: a sampled matrix is the
     true one and noise, which pushes λ1 up and λmin down by Σⱼ Var(vⱼᵀH_s vᵢ)/(λᵢ − λⱼ). That
-    push is counted into the error. Nones where all data, or too few, were measured. Cost: k + 1
-    products over all shards together.
+    push is counted into the error, which is then widened for the few shards that it comes from.
+    No errors where all data, or too few, were measured. Cost: k + 1 products over all shards
+    together.
     """
     if not _enough(context, "the eigenvalues"):
-        return EigenvalueErrors([None] * k)
+        unknown = _unknown(context)
+        return EigenvalueErrors([unknown] * k, unknown, unknown)
     basis, values = krylov.basis, krylov.projected.diagonal().double()
     count = len(values)
     wanted = [*range(min(k, count)), *([count - 1] if count > k else [])]
@@ -99,24 +117,25 @@ def eigenvalue_errors(context: Context, krylov: Krylov, k: int) -> EigenvalueErr
         gaps = values[index] - values
         mixed[i, index] = 0.0
         push = float(_repulsion(gaps, mixed[i]).sum() + _repulsion(values[index], beyond[i]))
-        errors.append(math.hypot(float(first[i]) ** 0.5, push))
-    ratio = None
+        errors.append(_sampled(context, math.hypot(float(first[i]) ** 0.5, push), own[:, i]))
+    ratio = Sampled()
     if k >= 5 and count >= 5 and float(values[0]) and float(values[4]):
-        ratio = float((own[:, 0] / values[0] - own[:, 4] / values[4]).var() * factor) ** 0.5
-    smallest = errors[-1] if count > k else None
-    return EigenvalueErrors(errors[:k], smallest, ratio)
+        shares = own[:, 0] / values[0] - own[:, 4] / values[4]
+        ratio = _sampled(context, float(shares.var() * factor) ** 0.5, shares)
+    return EigenvalueErrors(errors[:k], errors[-1] if count > k else Sampled(), ratio)
 
 
-def trace_error(context: Context, krylov: Krylov) -> float | None:
+def trace_error(context: Context, krylov: Krylov) -> Sampled:
     """Sampling error of tr H: the standard error over shards of tr H_s.
 
     A shard's trace is Σ vᵀH_s v over the first eigenvectors and gᵀPH_sPg over random signs g, the
     same for all shards, with P the projection off these eigenvectors. What the probes themselves
-    scatter from shard to shard is taken off, by a two-way analysis of variance. Cost: 4 products
-    over all shards together, and 5 where no eigenvalues were measured before.
+    scatter from shard to shard is taken off, by a two-way analysis of variance, as far as this
+    leaves a variance that is known better than the whole. Cost: 4 products over all shards
+    together, and 5 where no eigenvalues were measured before.
     """
     if not _enough(context, "the trace"):
-        return None
+        return _unknown(context)
     followed = context.quotients
     first = _first_vectors(krylov, _FOLLOWED if followed is None else followed.shape[1])
     generator = torch.Generator().manual_seed(context.seed + 2)
@@ -131,13 +150,23 @@ def trace_error(context: Context, krylov: Krylov) -> float | None:
     probed = torch.stack(probed_by_shard)
     rest = probed.mean(1)
     noise = probed - rest[:, None] - probed.mean(0) + probed.mean()
-    scatter = noise.square().sum() / ((_SHARDS - 1) * (_PROBES - 1)) / _PROBES
-    variance = max(float((known + rest).var() - scatter), float(known.var()) / 4, 0.0)
-    return math.sqrt(variance / _SHARDS * share_left(context.objective))
+    scatter = float(noise.square().sum() / ((_SHARDS - 1) * (_PROBES - 1)) / _PROBES)
+    totals = known + rest
+    whole = float(totals.var())
+    factor = share_left(context.objective) / _SHARDS
+    found = _sampled(context, math.sqrt(whole * factor), totals)
+    if not whole:
+        return found
+    # Satterthwaite's degrees of freedom of a difference of two variances.
+    kept = max(whole - scatter, _LEAST_KEPT * whole)
+    spread = whole**2 / degrees_of_freedom(totals, context.carriers)
+    spread += scatter**2 / ((_SHARDS - 1) * (_PROBES - 1))
+    less = widened(math.sqrt(kept * factor), kept**2 / spread)
+    return replace(found, error=min(less, found.error or 0.0))
 
 
-def gradient_errors(context: Context) -> dict[str, float] | None:
-    """Sampling errors of the gradient's 2-norm, 1-norm and largest entry.
+def gradient_errors(context: Context) -> dict[str, Sampled]:
+    """Sampling errors of the gradient's 2-norm, 1-norm and largest entry: `norm`, `l1`, `max`.
 
     Noise adds to a norm: at a minimum of all the data a subset's gradient is all noise. So the
     error is the first-order one over shards together with what goes when each entry's variance is
@@ -145,7 +174,7 @@ def gradient_errors(context: Context) -> dict[str, float] | None:
     vectors.
     """
     if not _enough(context, "the gradient"):
-        return None
+        return dict.fromkeys(("norm", "l1", "max"), _unknown(context))
     _, whole = context.value_and_gradient
     norm = float(dots(whole[None], whole[None])) ** 0.5
     towards, sides = whole / norm if norm else whole, whole.sign()
@@ -170,7 +199,39 @@ def gradient_errors(context: Context) -> dict[str, float] | None:
         "l1": float((whole.abs() - cleared).double().sum()),
         "max": float(whole[largest].abs() - cleared.max()),
     }
-    return {name: math.hypot(first[name], added[name]) for name in first}
+    spread = {name: torch.tensor(each, dtype=torch.float64) for name, each in along.items()}
+    spread["max"] = spread["norm"]
+    return {
+        name: _sampled(context, math.hypot(first[name], added[name]), spread[name])
+        for name in first
+    }
+
+
+def degrees_of_freedom(values: Tensor, carried: float) -> float:
+    """Of a variance over shards: their number less one, fewer where few of them make it up.
+
+    Satterthwaite's, 2·count/(κ − 1) with the kurtosis κ of the values (count,); and the same of
+    the examples of which so many `carried` the losses, since heavy ones hide in sums over shards.
+    """
+    return min(len(values) - 1.0, 2 * (_carried(values) or math.inf), 2 * carried)
+
+
+def _sampled(context: Context, error: float, values: Tensor) -> Sampled:
+    """A standard error from the `values` of shards, widened, and whether it can be trusted."""
+    error = widened(error, degrees_of_freedom(values, context.carriers))
+    return Sampled(error, sampling_status(context.objective.rows.doubt, context.carriers))
+
+
+def _carried(values: Tensor) -> float:
+    """How many of some shards carry the variance of their values (count,)."""
+    off = values.double() - values.double().mean()
+    off = off / (float(off.abs().max()) or 1.0)
+    return carriers(float(off.square().sum()), float(off.pow(4).sum()), len(values))
+
+
+def _unknown(context: Context) -> Sampled:
+    """No error: all data were measured, or so few that none can be told."""
+    return Sampled(None, "unreliable" if context.objective.rows.sampled else None)
 
 
 def too_few(count: int) -> str:

@@ -3,8 +3,9 @@
 One notation throughout: `12.31(4)` is 12.31 ± 0.04 where the error is the computation's own (a
 residual bound, the standard error of a random estimate); `15.2±0.7` where it is a spread of the
 data (the sampling error of a subset, a standard deviation over a group); `≥17.2` is a lower bound,
-`≤0.1` an upper one. What is printed never claims more than was computed: an error in parentheses is
-rounded up and takes in the rounding of the value, a lower bound is rounded down, an upper one up.
+`≤0.1` an upper one; a `?` behind it says that the spread is unreliable. What is printed never
+claims more than was computed: an error in parentheses is rounded up and takes in the rounding of
+the value, a lower bound is rounded down, an upper one up.
 """
 
 from __future__ import annotations
@@ -71,9 +72,13 @@ def format_uncertain(value: float, error: float | None = None, spread: float | N
 
 
 def format_scalar(scalar: Mapping[str, Any]) -> str:
-    """A document's scalar; one that did not converge ends in `!`, one without a value says so."""
+    """A document's scalar; one that did not converge ends in `!`, one without a value says so.
+
+    A `?` at the end says that the sampling error is unreliable.
+    """
     value, error, spread = (scalar.get(key) for key in ("value", "error", "sampling_error"))
     mark = "!" if scalar.get("status") in NOT_CONVERGED else ""
+    mark = ("?" if scalar.get("sampling_status") else "") + mark
     if value is None:
         return NOT_FINITE + mark
     if sign := bound_sign(scalar):

@@ -163,7 +163,8 @@ def _cell(key: str, row: Mapping[str, Mapping[str, Any]]) -> str:
     scalar = row[key]
     if key != "outliers":
         return format_scalar(scalar)
-    return f"{scalar['value']}" + ("!" if scalar["status"] in NOT_CONVERGED else "")
+    doubt = "?" if scalar.get("sampling_status") else ""
+    return f"{scalar['value']}{doubt}" + ("!" if scalar["status"] in NOT_CONVERGED else "")
 
 
 def _failure(result: Mapping[str, Any]) -> str:

@@ -22,8 +22,8 @@ def result_rows(document: Document) -> list[dict[str, Any]]:
     Where layers were measured, a mapping for each follows its checkpoint's, which has no `layer`.
 
     A scalar's value has its flat key for a name (`hessian.eigenvalues[0]`), with `.error`,
-    `.error_kind`, `.status` and, for a sample of the data, `.sampling_error` and `.sampling_bias`
-    behind it.
+    `.error_kind`, `.status` and, for a sample of the data, `.sampling_error`, `.sampling_bias`
+    and `.sampling_status` behind it.
     """
     results = document["results"]
     if not any(result.get("layers") for result in results):
@@ -150,7 +150,7 @@ def _cells(key: str, leaf: Any) -> dict[str, Any]:
     if not is_scalar(leaf):
         return {key: leaf}
     cells = {key + suffix: leaf.get(name) for name, suffix in _OF_A_SCALAR.items()}
-    for name in ("sampling_error", "sampling_bias"):
+    for name in ("sampling_error", "sampling_bias", "sampling_status"):
         if name in leaf:
             cells[f"{key}.{name}"] = leaf[name]
     return cells

@@ -130,14 +130,14 @@ class _Rows:
     """A map-style data set whose exceptions name the task and the line, as its functions' do."""
 
     def __init__(self, source: Source, call: str, data: Any) -> None:
-        self._source, self._call, self._data = source, call, data
+        self._source, self._call, self.wrapped = source, call, data
 
     def __len__(self) -> int:
-        return len(self._data)
+        return len(self.wrapped)
 
     def __getitem__(self, index: int) -> Any:
         with user_code(self._source.where, f"row {index} of {self._call}", self._source.file):
-            return self._data[index]
+            return self.wrapped[index]
 
 
 def _call(

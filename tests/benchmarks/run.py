@@ -23,6 +23,7 @@ import maximum
 import memory
 import processes
 import product
+import skewed
 import startup
 import torch
 from problem import Setting
@@ -36,6 +37,7 @@ _BENCHMARKS = (
     coarse,
     coverage,
     coupled,
+    skewed,
     memory,
     epsilon_sharpness,
     maximum,

@@ -287,6 +287,10 @@ def test_samples(samples):
     assert document["task"]["examples"] == {"train": min(int(samples), 48), "test": 24}
     loss = document["results"][0]["measures"]["loss"]["train"]
     assert ("sampling_error" in loss) == (samples == "20")
+    assert ("sampling_status" in loss) == (samples in ("1", "20"))
+    for result in document["results"]:
+        said = [each for each in result.get("warnings", ()) if "unreliable" in each]
+        assert len(said) == (samples in ("1", "20"))
 
 
 @pytest.mark.parametrize(

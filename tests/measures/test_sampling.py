@@ -11,6 +11,9 @@ from sharpcli.measures import compute, known_measures
 from sharpcli.measures.epsilon_sharpness import epsilon_sharpness
 from sharpcli.measures.gradient import gradient
 from sharpcli.measures.hessian import hessian, trace
+from sharpcli.measures.loss import loss
+from sharpcli.measures.sampling import degrees_of_freedom
+from sharpcli.reliability import widened
 from sharpcli.results import flat_scalars
 
 TOTAL, COUNT, SEEDS = 1600, 400, 30
@@ -67,6 +70,7 @@ def test_the_error_of_a_trace_is_that_of_the_mean_of_the_examples_traces():
     inputs, _ = of.data("train")
     traces = 2 * (inputs.double().square().sum(1) + 1)
     true = float(traces.std()) / math.sqrt(COUNT) * math.sqrt(1 - COUNT / TOTAL)
+    true = widened(true, 15)  # from 16 shards
     _, found = over_samples(lambda shared: trace(shared)["trace"])
     errors = torch.tensor([each["sampling_error"] for each in found])
     assert float(errors.mean()) == pytest.approx(true, rel=0.1)
@@ -81,9 +85,14 @@ def test_the_trace_of_a_wide_network_is_told_by_probes():
         trace(context(of, samples=250, seed=seed, relative_error=0.05))["trace"]
         for seed in range(16)
     ]
-    scatter = float(torch.tensor([each["value"] for each in found]).std())
-    expected = [math.hypot(each["error"], each["sampling_error"]) for each in found]
-    assert sum(expected) / len(expected) == pytest.approx(scatter, rel=0.5)
+    # What probes scatter from shard to shard is most of what shards show here.
+    exact = [
+        trace(context(of, samples=250, seed=seed, relative_error=1e-3))["trace"]["value"]
+        for seed in range(16)
+    ]
+    scatter = float(torch.tensor(exact).std())
+    expected = sum(each["sampling_error"] for each in found) / len(found)
+    assert scatter <= expected <= 2 * scatter
 
 
 def test_the_trace_has_one_error_with_eigenvalues_before_it_and_another_alone():
@@ -147,6 +156,82 @@ def test_a_bias_beyond_half_the_error_is_warned_of():
     entry = epsilon_sharpness(shared)["epsilon_sharpness"][0]
     said = [each for each in shared.warnings if "a maximum fits the examples" in each]
     assert bool(said) == (entry["sampling_bias"] > entry["sampling_error"] / 2)
+
+
+def test_few_shards_that_stand_out_leave_few_degrees_of_freedom():
+    even = torch.tensor([-1.0, 1.0] * 8)
+    assert degrees_of_freedom(even, 100.0) == 15
+    assert degrees_of_freedom(even, 2.5) == 5
+    assert degrees_of_freedom(torch.full((16,), 3.0), math.inf) == 15
+    one = torch.zeros(16)
+    one[3] = 1e-20
+    assert degrees_of_freedom(one, 100.0) == pytest.approx(2.449, rel=1e-3)
+
+
+def skewed(total=1600):
+    """Targets of which one in a hundred lies far out."""
+
+    def data(count, generator):
+        inputs, targets = real_targets(3, 1)(count, generator)
+        targets[torch.randperm(count, generator=generator)[: count // 100]] += 20
+        return inputs, targets
+
+    return task(lambda: nn.Linear(3, 1), data, loss=squared_error, metrics=None, train=total)
+
+
+def marks(of, **settings):
+    """The status of each number's sampling error, by flat key."""
+    shared = context(of, top=2, epsilons=(1e-3,), **settings)
+    found = flat_scalars(compute(list(known_measures().values()), shared))
+    return {k: each.get("sampling_status") for k, each in found.items() if not k.endswith("test")}
+
+
+def test_every_number_of_a_sample_that_may_lack_rare_examples_is_marked():
+    assert set(marks(skewed(), samples=256).values()) == {"unreliable"}
+    assert set(marks(skewed()).values()) == {None}
+
+
+def test_numbers_of_an_ordinary_sample_are_not_marked():
+    assert set(marks(regression(), samples=256).values()) == {None}
+
+
+@pytest.mark.parametrize("samples", [1, 20, 64])
+def test_every_number_of_a_small_sample_is_marked(samples):
+    assert set(marks(regression(), samples=samples).values()) == {"unreliable"}
+
+
+def test_errors_from_shards_are_wider_where_few_examples_carry_the_losses():
+    def numbers(carried):
+        shared = context(regression(), samples=COUNT, top=2)
+        shared.carriers = carried
+        measures = {**hessian(shared), **trace(shared), **gradient(shared)}
+        return {k: v for k, v in flat_scalars(measures).items() if "sampling_error" in v}
+
+    many, few, one = numbers(100.0), numbers(2.0), numbers(1.0)
+    for key, scalar in many.items():
+        # Student's quantile of 4 degrees of freedom, in place of 15 at most.
+        ratio = few[key]["sampling_error"] / scalar["sampling_error"]
+        assert 1 <= ratio <= 2.777 / 2.131 + 1e-3, key
+        assert "sampling_status" not in few[key]
+        assert one[key]["sampling_status"] == "unreliable"
+    assert few["gradient.norm"]["sampling_error"] > 1.2 * many["gradient.norm"]["sampling_error"]
+
+
+def test_carriers_are_those_of_the_losses_evaluated_or_not():
+    fresh, evaluated = (context(regression(), samples=COUNT) for _ in range(2))
+    assert evaluated.evaluations["train"].loss.carriers == evaluated.carriers
+    assert fresh.carriers == evaluated.carriers
+    assert "evaluations" not in vars(fresh)
+    assert context(regression()).carriers == math.inf
+
+
+def test_outliers_are_covered_or_marked():
+    of = skewed()
+    true = loss(context(of))["loss"]["train"].value
+    found = [loss(context(of, samples=COUNT, seed=s))["loss"]["train"] for s in range(SEEDS)]
+    good = [s.sampling_status or abs(s.value - true) <= 1.96 * s.sampling_error for s in found]
+    assert sum(map(bool, good)) >= 0.9 * SEEDS
+    assert all(s.error == s.sampling_error for s in found)
 
 
 def test_too_few_examples_are_said_once_for_each_measure():

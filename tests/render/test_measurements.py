@@ -76,6 +76,17 @@ def test_a_sample_of_the_data_is_said_and_its_error_shown(result: Make, document
     assert any(line.startswith("15.2±0.7:") for line in page.legend)
 
 
+def test_unreliable_sampling_errors_are_marked_and_explained_once(
+    result: Make, document: Make
+) -> None:
+    sampled = document([result("a.pt", sampling=0.7)], samples=256)
+    assert not any("unreliable" in line for line in measure_page(sampled).legend)
+    sampled["results"][0]["measures"]["hessian"]["eigenvalues"][0]["sampling_status"] = "unreliable"
+    page = measure_page(sampled)
+    assert cells(page)["λ1"] == ["12.3±0.7?"]
+    assert sum("unreliable" in line for line in page.legend) == 1
+
+
 def test_a_sample_larger_than_the_data_is_all_of_them(result: Make, document: Make) -> None:
     page = measure_page(document([result("a.pt")], samples=5000))
     assert page.context == ["digits · 1437 train examples · float32 on cpu"]

@@ -125,6 +125,15 @@ def test_a_sampled_lower_bound_follows_its_sampling_error() -> None:
     assert format_scalar(scalar) == "≥0.124±0.006"
 
 
+def test_an_unreliable_sampling_error_ends_in_a_question_mark() -> None:
+    doubted = {"sampling_status": "unreliable"}
+    scalar = {"value": 15.24, "sampling_error": 0.7, "status": "converged", **doubted}
+    assert format_scalar(scalar) == "15.2±0.7?"
+    assert format_scalar({**scalar, "status": "lower_bound"}) == "≥15.2±0.7?"
+    assert format_scalar({**scalar, "status": "max_products"}) == "15.2±0.7?!"
+    assert format_scalar({"value": 15.24, "status": "converged", **doubted}) == "15.24?"
+
+
 def test_an_upper_bound_has_the_digits_of_a_lower_one() -> None:
     scalar = {"value": 0.10012, "error": None, "error_kind": "upper_bound", "status": "upper_bound"}
     assert format_scalar(scalar) == "≤0.101"
