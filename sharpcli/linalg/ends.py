@@ -67,10 +67,15 @@ class End:
 
     @property
     def converged(self) -> list[bool]:
-        """Whether each residual, and what may have been missed, is within the limit."""
+        """Whether each residual, and what may have been missed, is within the limit.
+
+        At the bottom an error is also small where it is small against the value.
+        """
         # Near a multiple eigenvalue nothing can be excluded within the window of its errors.
-        sure = (self.reach <= self.limits.clamp_min(_WINDOW * self.floor)).tolist()
-        return [met and one for met, one in zip(self.met, sure, strict=True)]
+        sure = self.reach <= self.limits.clamp_min(_WINDOW * self.floor)
+        if self.sign < 0:
+            sure |= self.errors <= _SETTLED * self.values[: self.count].abs()
+        return [met and one for met, one in zip(self.met, sure.tolist(), strict=True)]
 
     @property
     def settled(self) -> list[bool]:

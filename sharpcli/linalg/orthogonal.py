@@ -27,7 +27,7 @@ _CHUNK_ENTRIES = 2**26
 # A row that keeps less than this share of its norm after projection is spanned by the basis
 # already (multiples of machine epsilon). It is dropped, with all that it says of eigenvalues not
 # yet found, so this is no more than rounding surely leaves: a row of rounding does no harm.
-_BREAKDOWN = 2
+_BREAKDOWN = 8
 # Inner products with the basis that a unit row may keep, in machine epsilons: far below the square
 # root of epsilon that keeps a Lanczos projection exact to rounding (Simon 1984).
 _OVERLAP = 100

@@ -23,6 +23,8 @@ _SHARE, _SMALL, _FEWEST = 64, 5e7, 4
 # Rounding is proportional to the machine epsilon: a float64 run's is that of float32 by the ratio
 # of the two, and this many times as much is allowed for its being another sample of it.
 _SCALED = 4.0
+# No number is better known than to a few of the last places in which sums are taken.
+_LAST_PLACES = 4 * torch.finfo(torch.float64).eps
 
 
 class Rounding:
@@ -69,7 +71,8 @@ class Rounding:
         value, found = own.gradient(self._theta)
         other_value, other = there.gradient(self._theta.to(there.network.dtype))
         wide = torch.float64 if found.device.type != "mps" else found.dtype
-        return factor * abs(value - other_value), factor * (found.to(wide) - other.to(wide)).abs()
+        off = factor * (found.to(wide) - other.to(wide)).abs()
+        return _at_least(factor * abs(value - other_value), value), off + _LAST_PLACES * found.abs()
 
     @cached_property
     def loss(self) -> float:
@@ -78,7 +81,8 @@ class Rounding:
             return 0.0
         own, there, factor = self._pair
         other = there.loss(self._theta.to(there.network.dtype))
-        return factor * abs(own.loss(self._theta) - other)
+        value = own.loss(self._theta)
+        return _at_least(factor * abs(value - other), value)
 
     def products(self, vectors: Tensor) -> Tensor:
         """What is off in the product with each of `vectors` (b, n), as rows; 0 where not known.
@@ -88,8 +92,9 @@ class Rounding:
         if self._pair is None or not len(vectors):
             return torch.zeros_like(vectors)
         own, there, factor = self._pair
-        hvp = "double-backward" if self._settings.hvp == "auto" else self._settings.hvp
-        settings = replace(self._settings, hvp=hvp)
+        settings = self._settings
+        if settings.operator == "hessian" and settings.hvp == "auto":
+            settings = replace(settings, hvp="double-backward")
         images = []
         for objective in (own, there):
             kind = objective.network.dtype
@@ -99,6 +104,10 @@ class Rounding:
             operator.release()
         difference: Tensor = factor * (images[0] - images[1])
         return difference
+
+
+def _at_least(off: float, value: float) -> float:
+    return max(off, _LAST_PLACES * abs(value))
 
 
 def _chosen(rows: Rows, size: int, seed: int) -> Rows:

@@ -184,7 +184,7 @@ def test_residuals_and_vectors_belong_to_the_values():
     dense = matrix(SPECTRA["separated"])
     found = eigsh(Dense(dense), 5, tolerance=1e-3)
     residuals = (dense @ found.vectors.T - found.vectors.T * found.largest).norm(dim=0)
-    assert torch.allclose(residuals, found.largest_errors, atol=1e-12)
+    assert bool((residuals <= found.largest_errors).all())
     assert float((dots(found.vectors, found.vectors) - torch.eye(5)).abs().max()) < 1e-13
 
 
@@ -239,8 +239,8 @@ def test_where_nothing_lies_below_the_pile_patience_ends():
     operator.values.abs_()
     found = eigsh(operator, 5, smallest=1)
     assert found.converged
-    assert found.smallest_settled == [False]
-    assert float(found.smallest) >= float(operator.values.min())
+    true = float(operator.values.min())
+    assert true <= float(found.smallest) <= true + float(found.smallest_errors)
     assert 60 <= found.products <= 62
 
 
