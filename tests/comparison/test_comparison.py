@@ -516,7 +516,7 @@ def test_between_groups_the_measurement_error_stays_beside_welchs(document: Make
     assert own["measurement_error"] == pytest.approx(0.02 + math.hypot(3.0, 3.0))
     assert own["interval"] is None
     assert shown(found, sheet=0) == ["5.0(3.1)±1.4", "6.0(3.1)±1.4"]
-    assert shown(found) == ["+1.0(4.3)±1.4 ×?"]
+    assert shown(found) == ["+1(5)±1 ×?"]
 
 
 def test_negative_errors_and_other_damage_are_named(document: Make) -> None:

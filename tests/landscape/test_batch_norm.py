@@ -6,7 +6,7 @@ from networks import CASES, images, objective, task, vectors
 from torch import nn
 
 from sharpcli.landscape import batch_norm
-from sharpcli.landscape.batch_norm import batch_norm_layers, batch_statistics, recalibration_rows
+from sharpcli.landscape.batch_norm import Normalisations, batch_statistics, look, recalibration_rows
 
 
 def deep():
@@ -102,8 +102,8 @@ def test_layers_without_running_statistics_do_not_count():
         lambda: nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4, track_running_stats=False)),
         vectors(5, 3),
     )
-    function, _ = objective(of)
-    assert batch_norm_layers(function.network) == {}
+    function, theta = objective(of)
+    assert look(function, theta) == Normalisations()
 
 
 def test_recalibration_takes_all_that_fit_or_what_is_asked(monkeypatch):
