@@ -197,28 +197,22 @@ def look(objective: Objective, theta: Tensor) -> Normalisations:
         fixed |= {name: 1.5 * fixed[name] + 0.25 for name in unseen}
         if unseen and torch.equal(before, loss()):
             unseen = []  # nothing reads them
-    return Normalisations(tuple(calls), tuple(_frozen(network, read)), tuple(unseen))
+    return Normalisations(
+        tuple(calls), tuple(_frozen(network, [n for n in buffers if n in read])), tuple(unseen)
+    )
 
 
-def _frozen(network: Network, names: Collection[str]) -> list[str]:
+def _frozen(network: Network, buffers: Sequence[str]) -> list[str]:
     """Those of the buffers whose layers stay in evaluation mode when the model trains."""
     modules = dict(network.model.named_modules())
     before = {module: module.training for module in modules.values()}
     try:
         network.model.train()
-        owners = {name: modules[name.rpartition(".")[0]] for name in names if name in _all(network)}
-        return [
-            name
-            for name, owner in owners.items()
-            if isinstance(owner, _NormBase) and not owner.training
-        ]
+        owners = [(name, modules[name.rpartition(".")[0]]) for name in buffers]
+        return [n for n, owner in owners if isinstance(owner, _NormBase) and not owner.training]
     finally:
         for module, training in before.items():
             module.training = training
-
-
-def _all(network: Network) -> set[str]:
-    return {name for name, _ in network.model.named_buffers()}
 
 
 def recalibration_rows(train: Objective, asked: int | None, seed: int) -> Objective:

@@ -5,8 +5,16 @@ import torch
 from networks import CASES, images, objective, task, vectors
 from torch import nn
 
+from sharpcli.errors import SharpError
 from sharpcli.landscape import batch_norm
-from sharpcli.landscape.batch_norm import Normalisations, batch_statistics, look, recalibration_rows
+from sharpcli.landscape.batch_norm import (
+    Call,
+    Normalisations,
+    batch_normalised,
+    batch_statistics,
+    look,
+    recalibration_rows,
+)
 
 
 def deep():
@@ -32,23 +40,107 @@ class Residual(nn.Module):
         return self.last(self.norms[0](hidden))
 
 
+class Twice(nn.Module):
+    """One layer that normalises two different activations of a pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(n, 4, 3, padding=1) for n in (1, 4))
+        self.norm = nn.BatchNorm2d(4)
+        self.last = nn.Linear(4 * 36, 3)
+
+    def forward(self, inputs):
+        hidden = self.norm(self.first(inputs)).relu()
+        return self.last(self.norm(self.second(hidden)).relu().flatten(1))
+
+
+class Functional(nn.Module):
+    """Statistics that no layer of its own reads, the second through torch's own function."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 6), nn.Linear(6, 3)
+        self.norm = nn.BatchNorm1d(6, affine=False)
+        self.register_buffer("mu", torch.zeros(3))
+        self.register_buffer("sigma", torch.ones(3))
+
+    def forward(self, inputs):
+        norm = self.norm
+        hidden = nn.functional.batch_norm(
+            self.first(inputs), norm.running_mean, norm.running_var, training=self.training,
+            momentum=1.0,
+        )  # fmt: skip
+        return torch.batch_norm(
+            self.last(hidden.tanh()),
+            None,
+            None,
+            self.mu,
+            self.sigma,
+            self.training,
+            1.0,
+            1e-5,
+            False,
+        )
+
+
+class Doubled(nn.BatchNorm2d):
+    """A subclass that changes what it is given."""
+
+    def forward(self, inputs):
+        return super().forward(2 * inputs + 1)
+
+
+def instances():
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.InstanceNorm2d(4, affine=True, track_running_stats=True), nn.ReLU(),
+        nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.Linear(20, 3),
+    )  # fmt: skip
+
+
+def doubled():
+    return nn.Sequential(nn.Conv2d(1, 4, 3), Doubled(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+
+
+def synchronised():
+    return nn.SyncBatchNorm.convert_sync_batchnorm(deep())
+
+
+def on_the_data():
+    """Without weights of its own, so that the layer behind it sees numbers without a gradient."""
+    return nn.Sequential(nn.BatchNorm1d(5, affine=False, momentum=None), nn.Linear(5, 3))
+
+
 NETS = {
     "one": CASES["batch_norm"],
+    "twice": task(Twice, images),
+    "functional": task(Functional, vectors(5, 3)),
+    "subclass": task(doubled, images),
+    "instances": task(instances, images),
+    "synchronised": task(synchronised, images),
+    "on the data": task(on_the_data, vectors(5, 3)),
     "deep": task(deep, images),
     "residual": task(Residual, vectors(5, 3)),
 }
 
 
-def trained_mode(of, data):
-    """The statistics that one pass in training mode leaves, by PyTorch alone, in float64."""
+def in_training(of):
+    """The model, in float64 and training mode, that keeps the statistics of one pass alone."""
     model = of.model().double().train()
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, nn.modules.batchnorm._NormBase):
             module.reset_running_stats()
-            module.momentum = None
+            instance = isinstance(module, nn.InstanceNorm2d)  # which knows no momentum of None
+            module.momentum = 1.0 if instance else None
+    return model
+
+
+def trained_mode(of, data):
+    """The statistics that one pass in training mode leaves, by PyTorch alone, in float64."""
+    model = in_training(of)
     with torch.no_grad():
         model(data.double())
-    return {name: b for name, b in model.named_buffers() if "running" in name}
+    kept = ("running_mean", "running_var", "mu", "sigma")
+    return {name: b for name, b in model.named_buffers() if name.rpartition(".")[2] in kept}
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -71,17 +163,119 @@ def test_a_layer_that_is_never_called_keeps_its_own():
     assert torch.equal(found["norms.2.running_mean"], function.fixed["norms.2.running_mean"])
 
 
-def test_biased_statistics_make_evaluation_the_training_pass_itself():
-    of = NETS["deep"]
-    function, theta = objective(of)
-    fixed = batch_statistics(function, theta, function.fixed, unbiased=False)
+def loss_in_training(of):
     inputs, targets = of.data("train")
-    model = of.model().double().train()
     with torch.no_grad():
-        expected = nn.functional.cross_entropy(model(inputs.double()), targets)
-    names, values = function.moments(theta, fixed)
+        return float(nn.functional.cross_entropy(in_training(of)(inputs.double()), targets))
+
+
+def mean_loss(function, theta, *state):
+    names, values = function.moments(theta, *state)
     assert names[0] == "loss"
-    assert float(values[0, 0] / values[0, 1]) == pytest.approx(float(expected), rel=1e-12)
+    return float(values[0, 0] / values[0, 1])
+
+
+@pytest.mark.parametrize("name", ["one", "deep", "residual", "functional", "subclass"])
+def test_biased_statistics_make_evaluation_the_training_pass_itself(name):
+    function, theta = objective(NETS[name])
+    fixed = batch_statistics(function, theta, function.fixed, unbiased=False)
+    assert mean_loss(function, theta, fixed) == pytest.approx(loss_in_training(NETS[name]), 1e-12)
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("batch_size", [None, 5])
+def test_a_split_normalised_by_its_own_batch_is_the_training_pass_itself(
+    name, batch_size, monkeypatch
+):
+    function, theta = objective(NETS[name], batch_size=batch_size)
+    if batch_size is not None:
+        monkeypatch.setattr(batch_norm, "_ONE_PASS_BYTES", 0)
+    fixed, enter = batch_normalised(function, theta, function.fixed)
+    found = mean_loss(function, theta, fixed, lambda start, count: enter())
+    assert found == pytest.approx(loss_in_training(NETS[name]), rel=1e-10)
+
+
+def test_a_look_sees_calls_in_their_order():
+    function, theta = objective(NETS["twice"])
+    call = Call("norm.running_mean", "norm.running_var", instances=False)
+    found = look(function, theta)
+    assert found == Normalisations((call, call))
+    assert found.moving == found.several == [call]
+    found = look(*objective(NETS["residual"]))
+    assert [call.layer for call in found.calls] == ["norms.1", "norms.0"]
+    assert found.unseen == ()  # of the third, which nothing reads
+    assert [c.instances for c in look(*objective(NETS["instances"])).calls] == [True, False]
+
+
+class ByHand(nn.Module):
+    """Statistics that are read by no function that normalises."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(5, 3)
+        self.register_buffer("running_mean", torch.zeros(3))
+        self.register_buffer("moving_variance", torch.ones(3))
+
+    def forward(self, inputs):
+        hidden = self.linear(inputs)
+        return (hidden - self.running_mean) / (self.moving_variance + 1e-5).sqrt()
+
+
+def test_statistics_that_no_function_reads_are_named():
+    found = look(*objective(task(ByHand, vectors(5, 3))))
+    assert found == Normalisations(unseen=("running_mean", "moving_variance"))
+
+
+class Kept(nn.Module):
+    """Its first layer is kept in evaluation mode, as for fine-tuning."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.BatchNorm1d(5), nn.BatchNorm1d(5)
+        self.last = nn.Linear(5, 3)
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.first.eval()
+        return self
+
+    def forward(self, inputs):
+        return self.last(self.second(self.first(inputs).tanh()))
+
+
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_a_layer_that_the_model_keeps_in_evaluation_mode_is_not_re_estimated(unbiased):
+    of = task(Kept, vectors(5, 3))
+    function, theta = objective(of)
+    function.fixed["first.running_mean"].add_(0.5)
+    found = look(function, theta)
+    assert found.frozen == ("first.running_mean", "first.running_var")
+    assert [call.layer for call in found.moving] == ["second"]
+    assert not any(module.training for module in function.network.model.modules())
+    new = batch_statistics(function, theta, function.fixed, unbiased=unbiased, frozen=found.frozen)
+    assert torch.equal(new["first.running_mean"], function.fixed["first.running_mean"])
+    hidden = ((of.data("train")[0].double() - 0.5) / (1 + 1e-5) ** 0.5).tanh()
+    assert torch.allclose(new["second.running_mean"], hidden.mean(0))
+    assert torch.allclose(new["second.running_var"], hidden.var(0, correction=int(unbiased)))
+
+
+def test_calls_that_change_from_batch_to_batch_are_refused(monkeypatch):
+    class Fickle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norms = nn.ModuleList(nn.BatchNorm1d(5) for _ in range(2))
+            self.last = nn.Linear(5, 3)
+
+        def forward(self, inputs):
+            first, second = self.norms if inputs[0, 0] > 0 else reversed(self.norms)
+            return self.last(second(first(inputs).tanh()))
+
+    monkeypatch.setattr(batch_norm, "_ONE_PASS_BYTES", 0)
+    function, theta = objective(task(Fickle, vectors(5, 3)), batch_size=1)
+    with pytest.raises(
+        SharpError, match=r"not every batch calls the normalisation of 'norms\.[01]'"
+    ):
+        batch_statistics(function, theta, function.fixed)
 
 
 def test_nothing_else_is_touched():
