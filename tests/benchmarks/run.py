@@ -11,6 +11,7 @@ from pathlib import Path
 import coarse
 import coverage
 import density
+import differences
 import eigenvalues
 import epsilon_sharpness
 import gpt2
@@ -31,6 +32,7 @@ _BENCHMARKS = (
     density,
     coarse,
     coverage,
+    differences,
     memory,
     epsilon_sharpness,
     maximum,
