@@ -22,7 +22,7 @@ from sharpcli.results import CheckpointResult, Report, to_document
 from sharpcli.settings import MeasureSettings
 
 NAME = "differences"
-_IMAGES, _SAMPLES, _PAIRS = 4000, 512, 200
+_IMAGES, _SAMPLES, _PAIRS = 1500, 256, 200
 _DEPTHS = (3e-1, 1e-1)
 _LEAST = 90.0
 _MEASURES = ("loss", "hessian", "trace")
