@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from .diagnosis import check_deterministic
 from .environment import environment
 from .errors import UsageError
 from .fidelity import check_fidelity, check_reach
-from .labels import path_labels
-from .landscape.batch_norm import batch_norm_layers, recalibration_rows
+from .labels import named, path_labels
+from .landscape.batch_norm import Normalisations, look, recalibration_rows, statistics_of_layers
 from .landscape.findings import curves_of, measures_of, sampling_errors_of
 from .landscape.frame import Frame
 from .landscape.grid import grid_points
@@ -103,7 +103,8 @@ def begin_exploration(
         check_deterministic(drawn, first.theta)
     check_coupling(objectives, first.theta, seed=study.run.seed)
     check_fidelity(study, first.match.tensors, warnings, gradients=False)
-    norm, said = _batch_norm(study, objectives, settings.batch_norm)
+    norms = look(next(iter(objectives.values())), first.theta)
+    norm, said = _batch_norm(study, objectives, norms, settings.batch_norm)
     splits = {name: channels_last(objective, first.theta) for name, objective in splits.items()}
     if norm is not None:
         norm = replace(norm, rows=channels_last(norm.rows, first.theta))
@@ -127,6 +128,7 @@ def begin_exploration(
         this.notes.append(
             f"batch norm: statistics re-estimated from {used} {of}training examples at each point"
         )
+    _say_what_is_not_taken_anew(this, norms)
     names = [*NAMES[: len(anchors)], *(f"M{i}" for i in range(1, len(marks) + 1))]
     for name, each in zip(names, (*anchors, *marks), strict=True):
         this.notes += [f"{name}: {note}" for note in each.notes if note not in study.notes]
@@ -175,6 +177,7 @@ def explore_grid(
         this.found["sampling_errors"] = errors
     _project_trajectories(this, frame, axes, names)
     _say_not_finite(this, values, part)
+    _say_negative_variances(this, frame, anchors, points)
     return values
 
 
@@ -212,18 +215,84 @@ def _of_one_task(path: str | Path, studies: Studies, first: str | Path) -> Loade
 
 
 def _batch_norm(
-    study: Study, objectives: Mapping[str, Objective], settings: BatchNormSettings
+    study: Study,
+    objectives: Mapping[str, Objective],
+    norms: Normalisations,
+    settings: BatchNormSettings,
 ) -> tuple[BatchNorm | None, dict[str, Any]]:
     """How running statistics are found, and what the document says of it."""
-    if not batch_norm_layers(study.network):
-        return None, {"batch_norm": None}
     if study.run.mode == "train":
-        return None, {"batch_norm": "batch"}
+        return None, {"batch_norm": "batch" if statistics_of_layers(study.network) else None}
+    if not norms.moving:
+        return None, {"batch_norm": None}
     rows = recalibration_rows(objectives["train"], settings.examples, study.run.seed)
     said: dict[str, Any] = {"batch_norm": settings.mode}
     if settings.mode == "recalibrate":
         said["batch_norm_examples"] = rows.rows.count
-    return BatchNorm(settings.mode, rows), said
+    return BatchNorm(settings.mode, rows, norms.frozen, norms.several), said
+
+
+def _say_what_is_not_taken_anew(this: Exploration, norms: Normalisations) -> None:
+    """Notes and warnings of buffers that are not what the weights at a point would have made."""
+    own = [this.buffers(each) for each in this.anchors]
+    buffers = [name for name, _ in this.study.network.model.named_buffers()]
+    read = {name for call in norms.calls for name in (call.mean, call.variance)}
+    read |= statistics_of_layers(this.study.network)  # a layer that is not called has no effect
+
+    def differ(names: Iterable[str]) -> list[str]:
+        floats = [name for name in names if own[0][name].is_floating_point()]
+        return [n for n in floats if not all(torch.equal(own[0][n], each[n]) for each in own)]
+
+    anew = this.surface.batch_norm is not None and this.surface.batch_norm.mode != "interpolate"
+    if norms.frozen:
+        layers = dict.fromkeys(name.rpartition(".")[0] for name in norms.frozen)
+        this.notes.append(
+            f"batch norm: the model keeps {named([*layers])} in evaluation mode when it trains: "
+            "running statistics there are those of the checkpoints, and are not re-estimated"
+        )
+    if norms.unseen:
+        what = (
+            f"running statistics that no batch_norm or instance_norm reads: {named(norms.unseen)}"
+        )
+        if moved := differ(norms.unseen):
+            this.warnings.append(
+                f"{what}: they are not re-estimated at the points but interpolated "
+                f"({named(moved)}), as weights are, and need not fit the weights there"
+            )
+        else:
+            this.notes.append(f"{what}: they are not re-estimated, and are the same at all points")
+    if others := differ(set(buffers) - read - {*norms.unseen}):
+        this.notes.append(
+            f"buffers that differ between the checkpoints are interpolated as weights are: "
+            f"{named(sorted(others))}"
+        )
+    apart = any(not torch.equal(this.anchors[0].theta, each.theta) for each in this.anchors)
+    if (
+        anew
+        and apart
+        and not differ(n for call in norms.moving for n in (call.mean, call.variance))
+    ):
+        this.notes.append(
+            "batch norm: the checkpoints have the same running statistics, as where these were "
+            "frozen in training; they are re-estimated all the same, which --batch-norm "
+            "interpolate leaves out"
+        )
+
+
+def _say_negative_variances(
+    this: Exploration, frame: Frame, anchors: Anchors, points: Sequence[Point]
+) -> None:
+    norm = this.surface.batch_norm
+    if norm is None or norm.mode != "interpolate":
+        return
+    found = [anchors.negative_variances(frame.weights(point)) for point in points]
+    names = dict.fromkeys(name for each in found for name in each)
+    if names:
+        count = sum(map(bool, found))
+        this.warnings.append(
+            f"batch norm: interpolated variances are negative at {count} of {len(points)} points "
+            f"and set to 0 there ({named([*names])}): the loss at these points means nothing"
+        )
 
 
 def _checkpoints(

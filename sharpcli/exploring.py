@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .errors import SharpError, UsageError
 from .exploration import Beside, Exploration, begin_exploration, explore_grid, report
+from .labels import named
 from .landscape.directions import (
     check_normalization,
     cosine,
@@ -262,6 +263,13 @@ def _at_center(this: Exploration) -> Objective:
     objective = this.study.objectives(center.match.tensors)[split]
     if norm is None or norm.mode == "interpolate":
         return objective
+    if norm.mode == "batch" and norm.several:
+        raise UsageError(
+            f"the Hessian's axes with --batch-norm batch: {named([c.layer for c in norm.several])} "
+            "is called more than once in a forward pass, or normalises each example by itself, so "
+            "its statistics of a batch are not one mean and one variance",
+            "use --batch-norm recalibrate, or other --directions",
+        )
     fixed = this.surface.buffers_of(objective, center.theta, this.buffers(center))
     return Objective(objective.network, objective.rows, fixed, batch_size=this.study.run.batch_size)
 

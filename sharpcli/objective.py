@@ -240,13 +240,17 @@ class Objective:
         return self.within_memory(lambda: self._moments(theta, fixed or self.fixed, around, parts))
 
     def per_example_losses(
-        self, theta: Tensor, fixed: Mapping[str, Tensor] | None = None
+        self,
+        theta: Tensor,
+        fixed: Mapping[str, Tensor] | None = None,
+        around: Around = lambda _, __: contextlib.nullcontext(),
     ) -> tuple[Tensor, Tensor]:
         """Sums and weights of every example's loss, float64 (N,) each. Cost: one forward pass.
 
+        `fixed` and `around` are as for `moments`.
         Raises `SharpError` where the task's loss gives one sum for a whole batch.
         """
-        sums, weights = self.within_memory(lambda: self._pairs(theta, fixed or self.fixed))
+        sums, weights = self.within_memory(lambda: self._pairs(theta, fixed or self.fixed, around))
         if len(sums) != self.rows.count:
             raise SharpError(
                 f"task '{self.network.task.name}': the loss gives one sum for a batch, so the "
@@ -333,13 +337,17 @@ class Objective:
             ]
         )
 
-    def _pairs(self, theta: Tensor, fixed: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _pairs(
+        self, theta: Tensor, fixed: Mapping[str, Tensor], around: Around
+    ) -> tuple[Tensor, Tensor]:
         parameters, kind = self.network.unflatten(theta), accumulator(theta.device)
-        found = []
+        found, start = [], self.share[0]
         with torch.no_grad(), self.network.arithmetic():
             for batch, count in self.batches():
-                outputs = self.network.outputs(parameters, fixed, batch)
-                total, weight = self.network.losses(outputs, batch, count)
+                with around(start, count):
+                    outputs = self.network.outputs(parameters, fixed, batch)
+                    total, weight = self.network.losses(outputs, batch, count)
+                start += count
                 found.append((total.to(kind).reshape(-1), weight.to(kind).reshape(-1)))
         sums, weights = (torch.cat(parts) for parts in zip(*found, strict=True))
         first, last = self.share

@@ -7,9 +7,8 @@ without `by` every checkpoint is a group of its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 from ..environment import environment
 from ..errors import UsageError
@@ -18,6 +17,17 @@ from ..results import Document, Report
 from .checks import comparability_warnings, grouping_notes, same_task, training_loss_warning
 from .members import Group, Member, group_members, read_members
 from .ranks import kendall, smallest_p_value
+from .uncertainty import (
+    SOUND,
+    Uncertainty,
+    bound_of,
+    difference_bound,
+    ratio_bound,
+    ratio_error,
+    ratio_interval,
+    uncertainty_of,
+    worst_status,
+)
 
 __all__ = ["compare", "training_loss_warning"]
 
@@ -39,7 +49,7 @@ def compare(
     if baseline is not None:
         base = _baseline(baseline, groups)
         summaries = [
-            {**summary, "measures": _with_differences(summary["measures"], summaries[base])}
+            _differences(groups[index], summary, groups[base], summaries[base])
             if index != base
             else summary
             for index, summary in enumerate(summaries)
@@ -78,15 +88,18 @@ def _correlations(members: Sequence[Member]) -> tuple[list[Document], list[str]]
     for key in dict.fromkeys(key for member in having_gap for key in member.scalars):
         if key.endswith((".test", ".gap")):
             continue
-        both = [
-            (value, gap)
-            for member in having_gap
-            if (value := _value(member, key)) is not None
-            and (gap := _value(member, _GAP)) is not None
-        ]
-        if len(both) >= _FEWEST_CORRELATED:
-            found_ = kendall([value for value, _ in both], [gap for _, gap in both])
-            correlations.append({"measure": key, "with": _GAP, **asdict(found_)})
+        having_both = [member for member in having_gap if _value(member, key) is not None]
+        if len(having_both) >= _FEWEST_CORRELATED:
+            both = [[float(m.scalars[name]["value"]) for m in having_both] for name in (key, _GAP)]
+            statuses = [m.scalars[name]["status"] for m in having_both for name in (key, _GAP)]
+            correlations.append(
+                {
+                    "measure": key,
+                    "with": _GAP,
+                    **asdict(kendall(*both)),
+                    "status": worst_status([each for each in statuses if each not in SOUND]),
+                }
+            )
     return correlations, [
         f"rank correlations are over {n} checkpoints: the smallest p-value that is possible is "
         f"{smallest_p_value(n):.2g}, and each p is for one measure looked at alone"
@@ -105,37 +118,35 @@ def _summary(group: Group) -> Document:
         "group": dict(group.values),
         "members": [member.path for member in group.members],
         "n": len(group.members),
-        "measures": {
-            key: _statistics([m.scalars[key] for m in group.members if key in m.scalars])
-            for key in keys
-        },
+        "measures": {key: _statistics(group, key) for key in keys},
     }
 
 
-def _statistics(scalars: Sequence[Mapping[str, Any]]) -> Document:
-    """Mean and standard deviation of those that have a value; `error` is the mean of theirs.
+def _statistics(group: Group, key: str) -> Document:
+    """Mean and standard deviation of those that have a value; errors are the means of theirs.
 
-    The mean of the errors bounds the error of the mean, whether they are independent or not.
+    The mean of the errors bounds the error of the mean, whether they are independent or not. There
+    is no error where a part of any is not known.
     """
+    scalars = [member.scalars[key] for member in group.members if key in member.scalars]
     finite = [scalar for scalar in scalars if scalar["value"] is not None]
     values = [float(scalar["value"]) for scalar in finite]
-    errors = [scalar.get("error") for scalar in finite]
-    known = [float(error) for error in errors if error is not None]
+    errors = [float(scalar["error"]) for scalar in finite if scalar.get("error") is not None]
     kinds = {scalar.get("error_kind") for scalar in finite}
-    statuses = {scalar["status"] for scalar in scalars}
-    bounds = ("lower_bound", "upper_bound")
-    worst = ("not_finite", "suspect", "max_products", "precision", *bounds, "converged")
+    found = _uncertainty(group, key)
     summary = {
         "mean": _mean(values),
         "standard_deviation": _deviation(values),
         "n": len(values),
-        "error": _mean(known) if len(known) == len(values) else None,
+        "error": _mean(errors) if found and len(errors) == len(values) else None,
         "error_kind": kinds.pop() if len(kinds) == 1 else None,
-        "status": next((status for status in worst if status in statuses), "converged"),
+        "status": worst_status([scalar["status"] for scalar in scalars]),
         "difference": None,
     }
-    if len(finite) == 1 and finite[0].get("sampling_error") is not None:
-        summary["sampling_error"] = finite[0]["sampling_error"]
+    if any(scalar.get("sampling_error") is not None for scalar in finite):
+        summary["sampling_error"] = found.sampling if found else None
+    if found and found.bias:
+        summary["sampling_bias"] = found.bias
     return summary
 
 
@@ -151,41 +162,101 @@ def _deviation(values: Sequence[float]) -> float | None:
     return math.hypot(*(value - mean for value in values)) / math.sqrt(len(values) - 1)
 
 
-def _with_differences(measures: Document, base: Document) -> Document:
+def _differences(group: Group, summary: Document, base: Group, of_base: Document) -> Document:
+    """A group's summary with the difference to the baseline in each of its measures."""
     return {
-        key: {**summary, "difference": _difference(summary, base["measures"].get(key))}
-        for key, summary in measures.items()
+        **summary,
+        "measures": {
+            key: {
+                **own,
+                "difference": _difference(
+                    own,
+                    of_base["measures"].get(key),
+                    _uncertainty(group, key),
+                    _uncertainty(base, key),
+                ),
+            }
+            for key, own in summary["measures"].items()
+        },
     }
 
 
-def _difference(summary: Document, base: Document | None) -> Document | None:
-    """To the baseline: Welch's standard error between groups of two or more.
-
-    Between two single checkpoints the error is the sum of the two measurement errors, between a
-    single one and a group it is not known.
-    """
-    if base is None or summary["mean"] is None or base["mean"] is None:
+def _uncertainty(group: Group, key: str) -> Uncertainty | None:
+    """Of a measure's mean over a group, None where a part of it is not known."""
+    finite = [(m, m.scalars[key]) for m in group.members if _value(m, key) is not None]
+    if not finite:
         return None
+    parts = [uncertainty_of(key, scalar, sampled=m.sampled) for m, scalar in finite]
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    deviation = _deviation([float(scalar["value"]) for _, scalar in finite])
+    over_seeds = 0.0 if deviation is None else deviation / math.sqrt(len(finite))
+    return Uncertainty.of_mean(known, over_seeds)
+
+
+def _difference(
+    own: Document, base: Document | None, of_own: Uncertainty | None, of_base: Uncertainty | None
+) -> Document | None:
+    """To the baseline, with all that is known of its error.
+
+    Between two single checkpoints `error` is that of both measurements. Between groups it is
+    Welch's standard error over the seeds, and that of the measurements stays beside it. Between
+    a single one and a group it is not known, as that one has no deviation over seeds.
+    """
+    if base is None or own["mean"] is None or base["mean"] is None:
+        return None
+    above, below = own["mean"], base["mean"]
+    single, alike = own["n"] == base["n"] == 1, (own["n"] > 1) == (base["n"] > 1)
+    both = None if of_own is None or of_base is None else of_own.minus(of_base)
+    bounds = bound_of(own), bound_of(base)
     difference: Document = {
-        "value": summary["mean"] - base["mean"],
+        "value": above - below,
         "error": None,
         "error_kind": None,
         "degrees_of_freedom": None,
-        "ratio": summary["mean"] / base["mean"] if base["mean"] else None,
+        "measurement_error": both and both.measurement,
+        "sampling_error": both.sampling if both and _sampled(own, base) else None,
+        "sampling_bias": both.bias if both and both.bias else None,
+        "interval": None,
+        "bound": difference_bound(*bounds),
+        "ratio": above / below if below else None,
+        "ratio_error": None,
+        "ratio_interval": None,
+        "ratio_bound": ratio_bound(*bounds, above, below),
+        "status": worst_status([s for s in (own["status"], base["status"]) if s not in SOUND]),
     }
-    if summary["standard_deviation"] is not None and base["standard_deviation"] is not None:
-        parts = [s["standard_deviation"] / math.sqrt(s["n"]) for s in (summary, base)]
-        error = math.hypot(*parts)
-        shares = [(part / error) ** 2 if error else 0.5 for part in parts]
-        degrees = 1 / (shares[0] ** 2 / (summary["n"] - 1) + shares[1] ** 2 / (base["n"] - 1))
-        difference |= {
-            "error": error,
-            "error_kind": "standard_error",
-            "degrees_of_freedom": degrees if error else None,
-        }
-    elif summary["n"] == base["n"] == 1 and None not in (summary["error"], base["error"]):
-        difference |= {"error": summary["error"] + base["error"], "error_kind": "measurement"}
+    if single and both and both.stated:
+        difference |= {"error": both.measurement, "error_kind": "measurement"}
+        if difference["bound"] is None:
+            middle = above - below - both.bias
+            difference["interval"] = [middle - both.half_width, middle + both.half_width]
+    elif own["n"] > 1 and base["n"] > 1:
+        difference |= _welch(own, base)
+    if below and alike and of_own and of_base and both and (both.stated or not single):
+        interval = ratio_interval(above, below, of_own, of_base)
+        if interval is not None:
+            difference["ratio_error"] = ratio_error(above, below, of_own, of_base)
+            if single and difference["ratio_bound"] is None:
+                difference["ratio_interval"] = list(interval)
     return difference
+
+
+def _sampled(*summaries: Document) -> bool:
+    return any(summary.get("sampling_error") is not None for summary in summaries)
+
+
+def _welch(own: Document, base: Document) -> Document:
+    """Welch's standard error of a difference of two means, with Satterthwaite's degrees."""
+    parts = [s["standard_deviation"] / math.sqrt(s["n"]) for s in (own, base)]
+    error = math.hypot(*parts)
+    shares = [(part / error) ** 2 if error else 0.5 for part in parts]
+    degrees = 1 / (shares[0] ** 2 / (own["n"] - 1) + shares[1] ** 2 / (base["n"] - 1))
+    return {
+        "error": error,
+        "error_kind": "standard_error",
+        "degrees_of_freedom": degrees if error else None,
+    }
 
 
 def _baseline(text: str, groups: Sequence[Group]) -> int:

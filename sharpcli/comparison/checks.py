@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from ..labels import clean, differing_metadata, named
 from ..results import Document, leaves
 from .members import Group, Member
+from .uncertainty import SOUND
 
 __all__ = ["comparability_warnings", "grouping_notes", "same_task", "training_loss_warning"]
 
@@ -132,18 +133,20 @@ def _not_converged(members: Sequence[Member]) -> list[str]:
         "max_products": "did not converge: taken in as found",
         "precision": "rounding keeps the error above the tolerance: taken in as found",
         "suspect": "wrong second derivatives are suspected: taken in as found",
+        "unresolved": "the method cannot tell: taken in as found",
         "not_finite": "not finite: in no mean and no correlation",
     }
     rows: dict[tuple[str, str], list[str]] = {}
     for member in members:
         for key, scalar in member.scalars.items():
-            if scalar["status"] in told:
+            if scalar["status"] not in SOUND:
                 rows.setdefault((key, scalar["status"]), []).append(member.label)
     keys: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for (key, status), labels in rows.items():
         keys.setdefault((status, tuple(labels)), []).append(key)
     return [
-        f"{told[status]}: {named(measures)} of {named(labels)}"
+        f"{told.get(status, f'{clean(status)}: taken in as found')}: "
+        f"{named(measures)} of {named(labels)}"
         for (status, labels), measures in keys.items()
     ]
 

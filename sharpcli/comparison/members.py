@@ -16,7 +16,7 @@ __all__ = ["Group", "Member", "group_members", "read_members"]
 
 @dataclass(frozen=True)
 class Member:
-    """One measured checkpoint of one document."""
+    """One measured checkpoint of one document; `sampled` where a sample of its data was taken."""
 
     source: str
     label: str
@@ -24,6 +24,7 @@ class Member:
     sha256: str | None
     metadata: Mapping[str, Any]
     scalars: Mapping[str, Mapping[str, Any]]
+    sampled: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,20 @@ def read_members(documents: Sequence[tuple[str, Document]]) -> tuple[list[Member
             result["checkpoint"].get("sha256"),
             result["checkpoint"].get("metadata") or {},
             flat_scalars(result["measures"]),
+            _sampled(result),
         )
         for label, (source, result) in zip(labels, found, strict=True)
     ]
     return members, notes
+
+
+def _sampled(result: Mapping[str, Any]) -> bool:
+    """Whether fewer examples were measured than there are; a sample of all of them is none."""
+    checkpoint = result["checkpoint"]
+    return "examples_in_all" in checkpoint or any(
+        scalar.get("sampling_error") is not None
+        for scalar in flat_scalars(result["measures"]).values()
+    )
 
 
 def _check_result(place: str, result: Any) -> None:
@@ -89,10 +100,14 @@ def _check_result(place: str, result: Any) -> None:
     if result["status"] == "ok" and not isinstance(result.get("measures"), dict):
         raise SharpError(f'{place}: lacks "measures"', told)
     for key, scalar in flat_scalars(result.get("measures") or {}).items():
-        for field in ("value", "error"):
+        for field in ("value", "error", "sampling_error", "sampling_bias"):
             number = scalar.get(field)
             if isinstance(number, bool) or not isinstance(number, int | float | None):
                 raise SharpError(f"{place}: {key}: {field} {number!r} is not a number", told)
+            if field.endswith("error") and number is not None and number < 0:
+                raise SharpError(f"{place}: {key}: {field} {number!r} is negative", told)
+        if not isinstance(scalar["status"], str):
+            raise SharpError(f"{place}: {key}: status {scalar['status']!r} is not a text", told)
 
 
 def _check_keys(by: Sequence[str], members: Sequence[Member]) -> None:

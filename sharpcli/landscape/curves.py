@@ -7,7 +7,6 @@ training loss L(φ(t)) over uniform t, by stochastic gradients dφ/dC · ∇L(φ
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,11 +15,10 @@ import torch
 from torch import Tensor
 
 from ..errors import SharpError
-from ..network import Network
 from ..objective import Objective
 from ..progress import Progress, silent
 from ..settings import PathKind, PathSettings
-from .batch_norm import batch_norm_layers
+from .batch_norm import OfBatches, look
 from .frame import weighted_sum
 
 __all__ = ["Path", "path_weights", "train_path"]
@@ -81,7 +79,8 @@ def train_path(
         return Path(settings.kind, theta_a.clone(), 0)
     count, step = objective.rows.count, 0
     size = min(settings.batch_size, count)
-    normalised = bool(batch_norm_layers(objective.network))
+    norms = look(objective, theta_a)
+    normalised = bool(norms.moving)
     if normalised and size < 2:
         raise SharpError(
             "the path cannot be trained: batch normalisation needs batches of two examples or more",
@@ -94,7 +93,7 @@ def train_path(
     generator = torch.Generator().manual_seed(settings.seed)
     start = float(torch.rand((), generator=generator, dtype=torch.float64))
     batches = _batches(count, size, generator)
-    with _statistics_of_batches(objective.network):
+    with OfBatches(fixed, norms.frozen):
         for step in range(settings.steps):
             t = (start + step * _GOLDEN) % 1.0
             rows = objective.rows.take(next(batches))
@@ -131,23 +130,6 @@ def _adam_step(
     second.mul_(_BETAS[1]).addcmul_(gradient, gradient, value=1 - _BETAS[1])
     root = (second / (1 - _BETAS[1] ** step)).sqrt_().add_(_EPSILON)
     bend.addcdiv_(first, root, value=-rate / (1 - _BETAS[0] ** step))
-
-
-@contextlib.contextmanager
-def _statistics_of_batches(network: Network) -> Iterator[None]:
-    """Let batch-normalisation layers use the statistics of the batch; all else keeps its mode.
-
-    They then update their running statistics in place: to be run with copies of the buffers.
-    """
-    layers = batch_norm_layers(network).values()
-    before = [layer.training for layer in layers]
-    for layer in layers:
-        layer.training = True
-    try:
-        yield
-    finally:
-        for layer, training in zip(layers, before, strict=True):
-            layer.training = training
 
 
 def _not_finite(what: str, step: int, settings: PathSettings) -> SharpError:

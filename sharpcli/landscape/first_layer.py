@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..network import Network
 from ..objective import Objective
-from .batch_norm import EnoughError, batch_norm_layers
+from .batch_norm import Call, EnoughError, Watch, statistics_of_layers
 from .frame import weighted_sum
 
 __all__ = ["FirstLayers", "first_layers"]
@@ -84,23 +84,14 @@ def first_layers(
     None are where `fixed`, the anchors' buffers and frozen parameters, differ in anything else.
     """
     network = objective.network
-    norms = batch_norm_layers(network)
-    statistics = {f"{name}.{of}" for name in norms for of in ("running_mean", "running_var")}
-    first, *others = [own for own in fixed if own is not None]
-    moving = [
-        name
-        for name, tensor in first.items()
-        if tensor.is_floating_point()
-        and name not in statistics
-        and not all(torch.equal(tensor, other[name]) for other in others)
-    ]
-    if moving or network.compute != network.dtype:  # bfloat16's rounding does not add up
+    if network.compute != network.dtype:  # bfloat16's rounding does not add up
         return None
     owned = _trained_layers(network)
     inputs: dict[str, list[bool]] = {}
     sizes: dict[str, int] = {}
     rows = objective.rows.head(2)
     leaves = objective.leaves(anchors[0])
+    normed: list[Call] = []  # what has read running statistics so far
 
     def look(name: str) -> Any:
         def hook(_: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
@@ -110,16 +101,23 @@ def first_layers(
 
         return hook
 
-    normed: list[bool] = []  # whether a layer with running statistics has been called
     hooks = [layer.register_forward_hook(look(name)) for name, layer in owned.items()]
-    hooks += [
-        layer.register_forward_hook(lambda *_: normed.append(True)) for layer in norms.values()
-    ]
     try:
-        network.outputs(leaves, objective.fixed, rows.batch)
+        with Watch(objective.fixed, lambda call, _: normed.append(call)):
+            network.outputs(leaves, objective.fixed, rows.batch)
     finally:
         for hook in hooks:
             hook.remove()
+    statistics = statistics_of_layers(network)
+    statistics |= {name for call in normed for name in (call.mean, call.variance)}
+    first, *others = [own for own in fixed if own is not None]
+    if any(
+        tensor.is_floating_point()
+        and name not in statistics
+        and not all(torch.equal(tensor, other[name]) for other in others)
+        for name, tensor in first.items()
+    ):
+        return None
     width = anchors.element_size() * len(anchors) * objective.rows.count
     chosen: dict[str, nn.Module] = {}
     room = float(_MOST_BYTES)

@@ -18,7 +18,7 @@ from ..network import Network
 from ..objective import Around, Objective, accumulator
 from ..processes import share
 from ..settings import BatchNormMode
-from .batch_norm import batch_statistics
+from .batch_norm import Call, batch_normalised, batch_statistics
 from .first_layer import FirstLayers, first_layers
 from .frame import weighted_sum
 from .joint import joint_objective
@@ -38,6 +38,7 @@ _CLEAR_GAIN = 1.5
 # Points an anchor from which first layers are held: each anchor costs about as much as a point.
 _SHARING = 4
 _JOINT = "all splits"
+_VARIANCE = "running_var"
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,13 @@ class Anchors:
 
     theta: Tensor
     fixed: Sequence[Mapping[str, Tensor] | None]
+
+    def negative_variances(self, weights: Tensor) -> list[str]:
+        """The variances that are negative at the point, and set to 0."""
+        pairs = [(own, w) for own, w in zip(self.fixed, weights.tolist(), strict=True) if own]
+        own, _ = pairs[0]
+        names = [name for name in own if name.endswith(_VARIANCE)]
+        return [n for n in names if bool((sum(w * own[n] for own, w in pairs) < 0).any())]
 
     def buffers(self, weights: Tensor) -> dict[str, Tensor]:
         """Buffers and frozen parameters at the point: floats summed, integers the first anchor's.
@@ -66,16 +74,22 @@ class Anchors:
                 continue
             stacked = torch.stack([tensor, *others])
             total = weighted_sum(stacked, torch.tensor([w for _, w in parts]))
-            summed[name] = total.clamp_min_(0) if name.endswith("running_var") else total
+            summed[name] = total.clamp_min_(0) if name.endswith(_VARIANCE) else total
         return summed
 
 
 @dataclass(frozen=True)
 class BatchNorm:
-    """How running statistics are found at each point; `rows` are the training examples for it."""
+    """How running statistics are found at each point; `rows` are the training examples for it.
+
+    `frozen` are the names of those that are summed as all other buffers are, `several` the calls
+    whose statistics in a batch are not one set.
+    """
 
     mode: BatchNormMode
     rows: Objective
+    frozen: Sequence[str] = ()
+    several: Sequence[Call] = ()
 
 
 class Surface:
@@ -112,23 +126,33 @@ class Surface:
         self.evaluations += 1
         found = []
         with self.network.arithmetic():  # once for all passes of the point
-            theta, fixed = self._point(anchors, weights)
+            theta, state = self._point(anchors, weights)
             for key, objective, parts in self._passes():
-                around = self._around(anchors, key, weights)
-                names, values = objective.moments(theta, fixed(objective), around, parts)
+                fixed, entered = state(objective)
+                around = _both(self._around(anchors, key, weights), entered)
+                names, values = objective.moments(theta, fixed, around, parts)
                 self._names |= dict.fromkeys(self.objectives if parts else [key], names)
                 found.append(values)
         return self._means(torch.cat([each.reshape(-1) for each in found]).tolist())
 
     def _point(
         self, anchors: Anchors, weights: Tensor
-    ) -> tuple[Tensor, Callable[[Objective], Mapping[str, Tensor]]]:
-        """θ (n,) and what gives a split's buffers there; recalibrated ones are found once."""
+    ) -> tuple[Tensor, Callable[[Objective], tuple[Mapping[str, Tensor], Around]]]:
+        """θ (n,) and what gives a split's buffers there, and what to enter for each batch.
+
+        Recalibrated ones are found once.
+        """
         theta, buffers = weighted_sum(anchors.theta, weights), anchors.buffers(weights)
-        if self.batch_norm is not None and self.batch_norm.mode == "batch":
-            return theta, lambda split: self.buffers_of(split, theta, buffers)
+        norm = self.batch_norm
+        if norm is not None and norm.mode == "batch":
+
+            def of_batch(split: Objective) -> tuple[Mapping[str, Tensor], Around]:
+                found, enter = batch_normalised(split, theta, buffers, frozen=norm.frozen)
+                return found, lambda _, __: enter()
+
+            return theta, of_batch
         same = self.buffers_of(next(iter(self.objectives.values())), theta, buffers)
-        return theta, lambda _: same
+        return theta, lambda _: (same, lambda _, __: contextlib.nullcontext())
 
     def buffers_of(
         self, split: Objective, theta: Tensor, buffers: Mapping[str, Tensor]
@@ -138,8 +162,8 @@ class Surface:
         if norm is None or norm.mode == "interpolate":
             return buffers
         if norm.mode == "batch":
-            return batch_statistics(split, theta, buffers, unbiased=False)
-        return batch_statistics(norm.rows, theta, buffers)
+            return batch_statistics(split, theta, buffers, unbiased=False, frozen=norm.frozen)
+        return batch_statistics(norm.rows, theta, buffers, frozen=norm.frozen)
 
     def each(
         self, anchors: Anchors, points: Sequence[Point], weights: WeightsOf, done: Container[int]
@@ -191,9 +215,9 @@ class Surface:
 
         Raises `SharpError` where the task's loss gives one sum for a whole batch.
         """
-        theta, fixed = self._point(anchors, weights)
+        theta, state = self._point(anchors, weights)
         objective = self.objectives[split]
-        return objective.per_example_losses(theta, fixed(objective))
+        return objective.per_example_losses(theta, *state(objective))
 
     def _at_once(self, anchors: Anchors, points: Sequence[Tensor]) -> list[Values]:
         self.evaluations += len(points)
@@ -268,6 +292,15 @@ class Surface:
             return 1
         single = _seconds(lambda: [self.at(anchors, each) for each in some])
         return share(_TOGETHER if single > _CLEAR_GAIN * together else 1)
+
+
+def _both(first: Around, second: Around) -> Around:
+    @contextlib.contextmanager
+    def entered(start: int, count: int) -> Iterator[None]:
+        with first(start, count), second(start, count):
+            yield
+
+    return entered
 
 
 def _seconds(work: Callable[[], object]) -> float:

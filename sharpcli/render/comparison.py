@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..labels import clean
-from ..results import NOT_CONVERGED
 from .context import task_name
 from .measurements import column_titles, legend
 from .numbers import bound_sign, format_number, format_scalar, format_signed, format_uncertain
 from .table import Column, Page, Row, Sheet
 
 __all__ = ["compare_page"]
+
+_SOUND = ("converged", "lower_bound", "upper_bound")  # all other statuses are marked
+_BOUNDS = {None: "", "lower_bound": "≥", "upper_bound": "≤", "two_bounds": "≷"}
 
 
 def compare_page(document: Mapping[str, Any]) -> Page:
@@ -36,7 +39,7 @@ def compare_page(document: Mapping[str, Any]) -> Page:
         ]
     )
     numbers = [
-        Column(title, [_mean(result["measures"].get(key)) for result in results])
+        Column(title, [_mean(result["measures"].get(key), result["n"]) for result in results])
         for key, title in titles.items()
     ]
     sheets = [Sheet(rows, [*beside, *numbers], caption=caption)]
@@ -60,37 +63,75 @@ def compare_page(document: Mapping[str, Any]) -> Page:
     )
 
 
-def _mean(summary: Mapping[str, Any] | None) -> str:
-    """One member's number with its own error, several members' mean ± standard deviation."""
+def _mean(summary: Mapping[str, Any] | None, members: int) -> str:
+    """One member's number with its own error, several members' mean ± standard deviation.
+
+    A group's measurement error is in parentheses, where it is not small against the deviation.
+    `n=4` follows where not all members have the number.
+    """
     if summary is None:
         return "–"
+    fewer = f" n={summary['n']}" if summary["n"] < members and members > 1 else ""
     if summary["n"] <= 1 or summary["mean"] is None:
-        return format_scalar({**summary, "value": summary["mean"]})
-    text = format_uncertain(summary["mean"], spread=summary["standard_deviation"])
-    return bound_sign(summary) + text + ("!" if summary["status"] in NOT_CONVERGED else "")
+        return format_scalar({**summary, "value": summary["mean"]}) + fewer
+    text = format_uncertain(summary["mean"], _measurement(summary), summary["standard_deviation"])
+    return bound_sign(summary) + text + _mark(summary) + fewer
+
+
+def _measurement(summary: Mapping[str, Any]) -> float | None:
+    """All of a mean's measurement error, None where some of it is not known."""
+    own, sampling = summary["error"], summary.get("sampling_error")
+    known = [float(error) for error in {own, sampling} if error is not None]
+    random = summary["error_kind"] == "standard_error"
+    return (math.hypot(*known) if random else sum(known)) if known else None
+
+
+def _mark(summary: Mapping[str, Any]) -> str:
+    return "" if summary["status"] in _SOUND else "!"
 
 
 def _difference(summary: Mapping[str, Any] | None) -> str:
+    """The difference with its errors, then the ratio with its own; `!` where either is marked."""
     difference = (summary or {}).get("difference")
     if difference is None:
         return "–"
-    if difference["value"] == 0 and not difference["error"]:
-        return "0"
-    statistical = difference["error_kind"] == "standard_error"
-    text = format_signed(
-        difference["value"],
-        None if statistical else difference["error"],
-        difference["error"] if statistical else None,
-    )
-    ratio = difference["ratio"]
-    return text if ratio is None else f"{text} ×{format_number(ratio, 3)}"
+    error, spread = _error_and_spread(difference)
+    if difference["value"] == 0 and not error and not spread:
+        return "0" + _mark(difference)
+    text = _BOUNDS[difference["bound"]] + format_signed(difference["value"], error, spread)
+    return f"{text}{_mark(difference)}{_ratio(difference)}"
+
+
+def _error_and_spread(difference: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """What stands in parentheses and what behind ±: neither where the error is not known.
+
+    Between single checkpoints that is the computation's error, and all of it where the data were
+    sampled; between groups the measurement's, and Welch's.
+    """
+    error, sampling = difference["error"], difference.get("sampling_error")
+    if difference["error_kind"] == "standard_error":
+        return difference["measurement_error"], error
+    return (None, error) if sampling else (error, None)
+
+
+def _ratio(difference: Mapping[str, Any]) -> str:
+    ratio, error = difference["ratio"], difference["ratio_error"]
+    if ratio is None:
+        return ""
+    if error is None and difference["error"] is not None:
+        return " ×?"  # the baseline may be 0
+    statistical = difference["error_kind"] == "standard_error" or difference.get("sampling_error")
+    text = format_number(ratio, 3)
+    if error:
+        text = format_uncertain(ratio, *((None, error) if statistical else (error, None)))
+    return f" ×{_BOUNDS[difference['ratio_bound']]}{text}"
 
 
 def _correlation_sheet(
     correlations: Sequence[Mapping[str, Any]], titles: Mapping[str, str]
 ) -> Sheet:
     columns = [
-        Column("τ", [_three(c["tau"], sign=True) for c in correlations]),
+        Column("τ", [_three(c["tau"], sign=True) + _mark(c) for c in correlations]),
         Column("p", [_three(c["p_value"]) for c in correlations]),
         Column("n", [str(c["n"]) for c in correlations]),
     ]
@@ -109,16 +150,26 @@ def _three(value: float | None, sign: bool = False) -> str:
 def _legend(
     document: Mapping[str, Any], numbers: Sequence[Column], sheets: Sequence[Sheet]
 ) -> list[str]:
-    lines = legend([column for sheet in sheets for column in sheet.columns])
-    several = any(result["n"] > 1 for result in document["results"])
-    about = {
-        "15.2±0.7": "12.3±0.4: mean ± standard deviation over the group; in differences, ± is "
-        "Welch's standard error"
-    }
-    if several:
+    shown = [column for sheet in sheets for column in sheet.columns]
+    cells = [cell for column in shown for cell in column.cells]
+    lines = legend(shown)
+    if any(result["n"] > 1 for result in document["results"]):
+        about = {
+            "15.2±0.7": "12.3±0.4: mean ± standard deviation over the group; in differences, ± is "
+            "Welch's standard error",
+            "12.31(4)": "12.31(4): 12.31 ± 0.04, how far the measurement may be off",
+        }
         lines = [about.get(line.split(":")[0], line) for line in lines]
-    if any("!" in cell for column in numbers for cell in column.cells):
+    elif any("±" in cell for sheet in sheets[1:] for cell in (sheet.columns[0].cells)):
+        lines.append("in differences and ratios, ± is the whole error: sampling and computation")
+    if any("!" in cell for cell in cells):
         lines.insert(0, "!: takes in a number that did not converge")
+    if any("≷" in cell for cell in cells):
+        lines.append("≷: of two bounds, so it may be off either way")
+    if any("×?" in cell for cell in cells):
+        lines.append("×?: within its error the baseline may be 0, so the ratio says nothing")
+    if any(" n=" in cell for column in numbers for cell in column.cells):
+        lines.append("n=4: only so many of the row's n checkpoints have the number")
     if document.get("correlations"):
         lines.append("τ, p: Kendall's tau-b over the checkpoints and its two-sided p-value")
     return lines

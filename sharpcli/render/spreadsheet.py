@@ -13,7 +13,11 @@ __all__ = ["group_rows", "point_rows", "result_rows", "rows_as_csv", "spectrum_r
 
 _OF_A_SCALAR = {"value": "", "error": ".error", "error_kind": ".error_kind", "status": ".status"}
 _TOLD = ("checkpoint", "status", "error", "warnings", "layers", "layer", "parameters")
-_OF_A_DIFFERENCE = ("value", "error", "error_kind", "degrees_of_freedom", "ratio")
+_OF_A_DIFFERENCE = (
+    *("value", "error", "error_kind", "degrees_of_freedom"),
+    *("measurement_error", "sampling_error", "sampling_bias", "interval", "bound"),
+    *("ratio", "ratio_error", "ratio_interval", "ratio_bound", "status"),
+)
 
 
 def result_rows(document: Document) -> list[dict[str, Any]]:
@@ -47,9 +51,18 @@ def group_rows(document: Document) -> list[dict[str, Any]]:
                     row[f"{key}.{name}"] = value
                 elif document["settings"]["baseline"] is not None:
                     for part in _OF_A_DIFFERENCE:
-                        row[f"{key}.difference.{part}"] = (value or {}).get(part)
+                        row |= _difference_cells(f"{key}.difference.{part}", (value or {}), part)
         rows.append(row)
     return rows
+
+
+def _difference_cells(name: str, difference: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """One cell, two for an interval: `….interval.low` and `….interval.high`."""
+    value = difference.get(part)
+    if not part.endswith("interval"):
+        return {name: value}
+    low, high = value or (None, None)
+    return {f"{name}.low": low, f"{name}.high": high}
 
 
 def tensor_rows(document: Document) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ name of a built-in task (`digits`). It defines `model` and `data`, and may defin
     def metrics(outputs, batch): ... # -> {"accuracy": per-example values, or (sum, weight)}
     def collate(rows): ...           # -> batch
 
-`model` and `data` may take further keyword arguments: the task's options.
+Each of them may take further keyword arguments: the task's options.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Builtin:
         from .arguments import declared_options
 
         module = import_module(self.module)
-        return declared_options(module.model, module.data)
+        return declared_options(vars(module))
 
 
 _BUILTINS = {

@@ -1,9 +1,10 @@
-"""The options of a task: the keyword arguments of its `model` and `data`, read from text."""
+"""The options of a task: the keyword arguments of its functions, read from text."""
 
 from __future__ import annotations
 
 import inspect
 import itertools
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -12,7 +13,10 @@ from typing import Any
 
 from ..errors import UsageError, did_you_mean
 
-__all__ = ["Option", "as_text", "bind_options", "declared_options"]
+__all__ = ["POSITIONAL", "Option", "as_text", "bind_options", "declared_options"]
+
+# A task's functions, and how many arguments sharp itself passes to each, by position.
+POSITIONAL = {"model": 0, "data": 1, "predict": 2, "loss": 2, "metrics": 2, "collate": 1}
 
 _TRUE = {"true", "yes", "on", "1"}
 _FALSE = {"false", "no", "off", "0"}
@@ -43,52 +47,100 @@ class Option:
         )
 
 
-def declared_options(model: Callable[..., Any], data: Callable[..., Any]) -> tuple[Option, ...]:
-    """The options that a task's `model` and `data` name, each once, in order."""
-    return tuple(_by_name(_options(model, skip=0), _options(data, skip=1)).values())
+def declared_options(functions: Mapping[str, Any]) -> tuple[Option, ...]:
+    """The options that a task's functions (by name, as in `POSITIONAL`) take, each once."""
+    known = _by_name(_options(f, POSITIONAL[name]) for name, f in _callable(functions))
+    return tuple(known.values())
 
 
 def bind_options(
-    model: Callable[..., Any], data: Callable[..., Any], given: Mapping[str, str], where: str
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """What to pass to `model`, what to pass to `data`, and all options with their defaults.
+    functions: Mapping[str, Any], given: Mapping[str, str], where: str
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """The keyword arguments of each of a task's functions, and all options with their defaults.
 
-    Each function gets those options it names (all that no function names go to one that takes
-    `**options`). Raises `UsageError` for one that none names, for a value that is not of its
-    type, and for one that is needed and was not given; `where` is what the errors call the task.
+    Each function gets those options it names, read by its own annotations. Options that no
+    function names go, as text, to every function that takes `**options`. Where functions do not
+    agree on the value of one name, because their defaults differ or because a function with
+    `**options` does not get it, the second mapping says whose it is: `data.seed`.
+
+    Args:
+        functions: the task's functions by name, as in `POSITIONAL`.
+        given: options as text.
+        where: what errors call the task.
+
+    Raises `UsageError` for an option that no function names, for a value that is not of its type,
+    for one that is needed and was not given, and for one that a function may or may not take,
+    since a decorator hides its arguments.
     """
-    per_function = [(_options(model, 0), _open(model)), (_options(data, 1), _open(data))]
-    known = _by_name(*(options for options, _ in per_function))
-    if not any(takes_any for _, takes_any in per_function):
-        for name in given:
-            if name not in known:
-                raise UsageError(
-                    f"{where}: has no option '{name}': {did_you_mean(name, known)}",
-                    f"its options: {'; '.join(map(str, known.values())) or 'none'}",
-                )
-    for option in known.values():
-        if option.required and option.name not in given:
+    named = {name: _options(function, POSITIONAL[name]) for name, function in _callable(functions)}
+    open_ = [name for name, function in _callable(functions) if _open(function)]
+    known = _by_name(named.values())
+    for key in given:
+        if key not in known and not open_:
             raise UsageError(
-                f"{where}: needs the option '{option.name}' ({option})",
-                f"give it with -O {option.name}=…",
+                f"{where}: has no option '{key}': {did_you_mean(key, known)}",
+                f"its options: {'; '.join(map(str, known.values())) or 'none'}",
             )
-    bound = []
-    for options, takes_any in per_function:
-        named = {o.name: _read(o, given[o.name], where) for o in options if o.name in given}
-        rest = {name: text for name, text in given.items() if name not in known}
-        bound.append({**named, **(rest if takes_any else {})})
-    resolved = {o.name: _plain(o.default) for o in known.values() if not o.required}
-    for arguments in reversed(bound):
-        resolved.update(arguments)
-    return bound[0], bound[1], resolved
+        if key in known:
+            _refuse_hidden(key, {name: functions[name] for name in open_}, where)
+    bound: dict[str, dict[str, Any]] = {}
+    values: dict[str, dict[str, Any]] = {}  # option → function → what it runs with
+    for name, options in named.items():
+        bound[name] = {o.name: _read(o, given[o.name], where) for o in options if o.name in given}
+        for option in options:
+            if option.name not in given and option.required:
+                raise UsageError(
+                    f"{where}: needs the option '{option.name}' ({option})",
+                    f"give it with -O {option.name}=…",
+                )
+            value = bound[name].get(option.name, option.default)
+            values.setdefault(option.name, {})[name] = _plain(value)
+    for key, text in given.items():
+        if key not in known:
+            values[key] = dict.fromkeys(open_, text)
+            for name in open_:
+                bound[name][key] = text
+    return bound, _resolved(values, dict.fromkeys(given, open_))
 
 
-def _by_name(*options: Iterable[Option]) -> dict[str, Option]:
-    """Each option once; of two with one name the first, which is the model's."""
+def _resolved(
+    values: Mapping[str, Mapping[str, Any]], offered: Mapping[str, Iterable[str]]
+) -> dict[str, Any]:
+    """Each option's value; by function where not all of those `offered` have it, or it differs."""
+    resolved: dict[str, Any] = {}
+    for key, by_function in values.items():
+        first, *others = by_function.values()
+        missed = any(name not in by_function for name in offered.get(key, ()))
+        if missed or any(other != first for other in others):
+            resolved |= {f"{name}.{key}": value for name, value in by_function.items()}
+        else:
+            resolved[key] = first
+    return resolved
+
+
+def _callable(functions: Mapping[str, Any]) -> list[tuple[str, Callable[..., Any]]]:
+    """The functions that there are, in the order of `POSITIONAL`."""
+    return [(name, functions[name]) for name in POSITIONAL if callable(functions.get(name))]
+
+
+def _by_name(functions: Iterable[Iterable[Option]]) -> dict[str, Option]:
+    """Each option once; of several with one name the first one, so the model's before others'."""
     found: dict[str, Option] = {}
-    for option in itertools.chain(*options):
+    for option in itertools.chain(*functions):
         found.setdefault(option.name, option)
     return found
+
+
+def _refuse_hidden(option: str, open_: Mapping[str, Callable[..., Any]], where: str) -> None:
+    """Refuse an option that a function may name behind `(*args, **kwargs)`."""
+    for name, function in open_.items():
+        kinds = {parameter.kind for parameter in _signature(function).parameters.values()}
+        if kinds == {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
+            raise UsageError(
+                f"{where}: whether `{name}` takes the option '{option}' cannot be seen: its "
+                "arguments are (*args, **kwargs)",
+                f"put @functools.wraps(function) on what wraps `{name}`, or name its arguments",
+            )
 
 
 def _options(function: Callable[..., Any], skip: int) -> list[Option]:
@@ -107,17 +159,39 @@ def _open(function: Callable[..., Any]) -> bool:
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature:
     try:
-        return inspect.signature(function)
+        return inspect.signature(_called(function))
     except ValueError:  # a builtin without a signature takes no options
         return inspect.Signature()
+
+
+def _called(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What a call reaches: an `nn.Module` as a loss passes everything on to its `forward`."""
+    forward = getattr(function, "forward", None)
+    return forward if callable(forward) and not isinstance(function, type) else function
+
+
+def _globals(function: Callable[..., Any]) -> Mapping[str, Any]:
+    """The names that annotations written as text can refer to."""
+    inner: Any = _called(function)
+    while True:
+        unwrapped = inspect.unwrap(inner)
+        unwrapped = getattr(unwrapped, "func", unwrapped)  # of a functools.partial
+        if unwrapped is inner:
+            break
+        inner = unwrapped
+    if isinstance(inner, type):
+        inner = inner.__init__  # type: ignore[misc]  # whose signature a class has
+    elif not hasattr(inner, "__globals__"):
+        inner = type(inner).__call__
+    return getattr(inner, "__globals__", {})
 
 
 def _kind(parameter: inspect.Parameter, function: Callable[..., Any]) -> Any:
     """Its annotation; without one (or with one that cannot be resolved) its default's type."""
     annotation = parameter.annotation
     if isinstance(annotation, str):
-        names = getattr(inspect.unwrap(function), "__globals__", {})
         holder = types.SimpleNamespace(__annotations__={"it": annotation})
+        names = dict(_globals(function))
         try:
             annotation = typing.get_type_hints(holder, globalns=names, localns={})["it"]
         except (NameError, AttributeError, SyntaxError, TypeError):
@@ -155,7 +229,10 @@ def as_text(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    return value if value is None or isinstance(value, _SCALARS) else str(value)
+    """A value as a document holds it: as text, without addresses, where it is no plain one."""
+    if value is None or isinstance(value, _SCALARS):
+        return value
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", str(value))
 
 
 def _read(option: Option, text: str, where: str) -> Any:

@@ -36,47 +36,54 @@ def build_task(source: Source, given: Mapping[str, str]) -> Task:
                 f"{source.where}: `{name}` is not a function but {_described(function)}",
                 f"write `def {name}(…): …`" + (" returning it" if name == "model" else ""),
             )
-    for_model, for_data, resolved = bind_options(
-        functions["model"], functions["data"], given, source.where
+    bound, resolved = bind_options(functions, given, source.where)
+    own = {
+        "predict": defaults.predict,
+        "loss": defaults.loss_for(source.where),
+        "metrics": defaults.metrics,
+        **functions,
+    }
+    predict, loss, metrics, collate = (
+        _guarded(source, call, own.get(name), bound.get(name, {})) for name, call in _CALLS.items()
     )
-    predict = functions.get("predict", defaults.predict)
-    default_loss = defaults.loss_for(source.where)
     return Task(
         name=source.where,
         options=resolved,
         fingerprint=_fingerprint(source.text, resolved),
-        model=functools.partial(_model, source, for_model),
-        data=functools.partial(_data, source, for_data),
-        predict=_guarded(source, "predict(model, batch)", predict),
-        loss=_guarded(source, "loss(outputs, batch)", functions.get("loss", default_loss)),
-        metrics=_metrics(source),
-        collate=_optional(source, "collate(rows)", "collate", None),
+        model=functools.partial(_model, source, bound["model"]),
+        data=functools.partial(_data, source, bound["data"]),
+        predict=predict,
+        loss=loss,
+        metrics=None if metrics is None else _named(source, metrics),
+        collate=collate,
     )
 
 
-def _guarded(source: Source, call: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, whose exceptions become a `SharpError` that names the task and the line."""
+_CALLS = {
+    "predict": "predict(model, batch)",
+    "loss": "loss(outputs, batch)",
+    "metrics": "metrics(outputs, batch)",
+    "collate": "collate(rows)",
+}
+
+
+def _guarded(
+    source: Source, call: str, function: Callable[..., Any] | None, options: Mapping[str, Any]
+) -> Any:
+    """The function with its options, whose exceptions name the task and the line; None for None."""
+    if function is None:
+        return None
 
     @functools.wraps(function)
     def guarded(*arguments: Any) -> Any:
         with user_code(source.where, call, source.file):
-            return function(*arguments)
+            return function(*arguments, **options)
 
     return guarded
 
 
-def _optional(
-    source: Source, call: str, name: str, default: Callable[..., Any] | None
-) -> Callable[..., Any] | None:
-    function = source.functions.get(name, default)
-    return None if function is None else _guarded(source, call, function)
-
-
-def _metrics(source: Source) -> Callable[..., Mapping[str, Any]] | None:
+def _named(source: Source, found: Callable[..., Any]) -> Callable[..., Mapping[str, Any]]:
     """The task's metrics; what they give is checked to have names."""
-    found = _optional(source, "metrics(outputs, batch)", "metrics", defaults.metrics)
-    if found is None:
-        return None
 
     def metrics(outputs: Any, batch: Any) -> Mapping[str, Any]:
         values = found(outputs, batch)

@@ -21,13 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import SharpError, UsageError, did_you_mean
 from ..memory import is_out_of_memory
+from .arguments import POSITIONAL
 
 if TYPE_CHECKING:
     from . import Builtin
 
 __all__ = ["Source", "find_source", "user_code"]
-
-FUNCTIONS = ("model", "data", "predict", "loss", "metrics", "collate")
 
 
 @dataclass
@@ -210,7 +209,7 @@ def _from_builtin(builtin: Builtin) -> Source:
 
 
 def _contents(it: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
-    functions = {name: getattr(it, name) for name in FUNCTIONS if hasattr(it, name)}
+    functions = {name: getattr(it, name) for name in POSITIONAL if hasattr(it, name)}
     return functions, tuple(name for name in vars(it) if not name.startswith("_"))
 
 

@@ -84,7 +84,7 @@ def run(setting: Setting) -> Section:
         "too high",
     )
     for depth in _DEPTHS[:1] if setting.quick else _DEPTHS:
-        built, theta, loss = _minimum(depth, images, setting.device)
+        built, theta, loss = minimum(depth, images, setting.device)
         # λmin is small against λ1, and so what a usual tolerance leaves of it.
         whole, _ = _measured(built, theta, tol=1e-5)
         found: list[Mapping[str, Any]] = []
@@ -117,7 +117,7 @@ def run(setting: Setting) -> Section:
     return section
 
 
-def _minimum(depth: float, count: int, device: torch.device) -> tuple[Objective, Tensor, float]:
+def minimum(depth: float, count: int, device: torch.device) -> tuple[Objective, Tensor, float]:
     torch.manual_seed(0)
     inputs, targets = mnist(count)
     model = relu_mlp(784, 32, 10)

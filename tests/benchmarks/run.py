@@ -13,6 +13,7 @@ import coarse
 import coupled
 import coverage
 import density
+import differences
 import eigenvalues
 import epsilon_sharpness
 import faithful
@@ -38,6 +39,7 @@ _BENCHMARKS = (
     coverage,
     coupled,
     skewed,
+    differences,
     memory,
     epsilon_sharpness,
     maximum,

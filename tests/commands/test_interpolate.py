@@ -16,6 +16,7 @@ from explorations import (
     recalibrated,
     run,
     state,
+    strict,
     write,
 )
 from minima import write_minima
@@ -217,8 +218,12 @@ def test_single_files_of_several_trajectory_options_make_up_one_path(mlps):
 def test_extrapolation_with_batch_norm_gives_numbers(cnns, mode):
     paths = [str(cnns / name) for name in NAMES[:2]]
     given = ("--points", "5", "--range", "-20:20", "--batch-norm", mode)
-    found = found_by("interpolate", *paths, *given, "--quiet")
+    done = run("interpolate", *paths, *given, "--json", "--quiet")
+    document = strict(done.stdout)
+    (found,) = document["results"]
     assert found["batch_norm"] == mode
+    negative = [w for w in document.get("warnings", ()) if "variances are negative" in w]
+    assert bool(negative) == (mode == "interpolate")
     for curves in found["curves"].values():
         assert all(math.isfinite(x) for curve in curves.values() for x in curve)
     done = run("interpolate", *paths, "--points", "4", "--batch-norm", mode)

@@ -63,7 +63,7 @@ def test_tied_tensors_are_moved_once_and_frozen_ones_between_the_two(folder):
         write(folder / name, states[-1])
     found = found_by(
         *("interpolate", "one.safetensors", "two.safetensors", "-t", "tied.py"),
-        *("--points", "5", "--range", "0:1", "--dtype", "float64"),
+        *("--points", "5", "--range", "0:1", "--dtype", "float64", "--quiet"),
     )
     assert found["checkpoints"][0]["parameters"] == 16
     assert found["batch_norm"] is None
@@ -238,3 +238,73 @@ def test_ends_that_are_not_finite_have_no_barrier(folder):
     assert "note: no barrier can be told: the loss is not finite at A or B\n" in done.stderr
     assert "warning: the train loss is not finite at 4 of 4 points of the line\n" in done.stderr
     assert run("interpolate", *SMALL, "--points", "4").exit_code == 0
+
+
+NORMED = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 3)
+        self.norm = nn.BatchNorm1d(4)
+        self.register_buffer("running_mean", torch.zeros(4))
+        self.register_buffer("scale", torch.ones(4))
+
+    def train(self, mode=True):
+        super().train(mode)
+        FROZEN
+        return self
+
+    def forward(self, inputs):
+        return self.last((self.norm(self.first(inputs)) - self.running_mean) * self.scale)
+
+def model():
+    return Net()
+"""
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_what_is_not_taken_anew_at_a_point_is_named(folder, frozen):
+    text = NORMED.replace("FROZEN", "self.norm.eval()" if frozen else "")
+    text += TASK[TASK.index("def data") :]
+    (folder / "normed.py").write_text(text, "utf-8")
+    scope = {}
+    exec(text, scope)
+    for seed, name in enumerate(("one.safetensors", "two.safetensors")):
+        torch.manual_seed(seed)
+        model = scope["model"]()
+        with torch.no_grad():
+            model.running_mean.fill_(seed)
+            model.scale.fill_(1.0 + seed)
+            model.norm.running_var.fill_(1.0 + seed)
+        write(folder / name, model.state_dict())
+    line = ("interpolate", "one.safetensors", "two.safetensors", "-t", "normed.py", "--points", "3")
+    said = run(*line).stderr
+    assert (
+        "warning: running statistics that no batch_norm or instance_norm reads: running_mean"
+        in (said)
+    )
+    assert "they are not re-estimated at the points but interpolated" in said
+    assert "note: buffers that differ between the checkpoints are interpolated" in said
+    assert "as weights are: scale\n" in said
+    kept = "note: batch norm: the model keeps norm in evaluation mode when it trains"
+    assert (kept in said) == frozen
+    assert ("statistics re-estimated from" in said) != frozen
+
+
+def test_statistics_that_the_checkpoints_share_are_said_to_be_taken_anew(folder):
+    text = "import torch\nfrom torch import nn\n\ndef model():\n    return nn.Sequential("
+    text += "nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))\n"
+    text += TASK[TASK.index("def data") :]
+    (folder / "normed.py").write_text(text, "utf-8")
+    scope = {}
+    exec(text, scope)
+    for seed, name in enumerate(("one.safetensors", "two.safetensors")):
+        torch.manual_seed(seed)
+        write(folder / name, scope["model"]().state_dict())
+    line = ("interpolate", "one.safetensors", "two.safetensors", "-t", "normed.py", "--points", "3")
+    assert "note: batch norm: the checkpoints have the same running statistics" in run(*line).stderr
+    alone = (*line[:2], "one.safetensors", *line[3:])
+    assert "the same running statistics" not in run(*alone).stderr

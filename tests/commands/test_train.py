@@ -156,3 +156,52 @@ def test_a_folder_that_is_not_there_is_said_before_the_training():
     done = run("task.py", "--epochs", "1000000", "--output", "none/model.safetensors")
     assert done.exit_code == 1
     assert "none/model.safetensors: there is no folder none" in done.stderr
+
+
+SMOOTHED = (
+    TASK
+    + """
+def loss(outputs, batch, smoothing: float = 0.0):
+    return torch.nn.functional.cross_entropy(
+        outputs, batch[1], label_smoothing=smoothing, reduction="none")
+"""
+)
+
+
+def test_training_and_measuring_take_the_options_of_the_loss(tmp_path):
+    (tmp_path / "task.py").write_text(SMOOTHED)
+    done = run(
+        "task.py",
+        "-O",
+        "smoothing=0.5",
+        "--epochs",
+        "40",
+        "--lr",
+        "0.5",
+        "--output",
+        "a.safetensors",
+    )
+    assert done.exit_code == 0, done.output
+    task = load_task("task.py", {})
+    model = task.model()
+    model.load_state_dict(load_checkpoint("a.safetensors").tensors)
+    inputs, targets = task.data("train")
+    expected = torch.nn.functional.cross_entropy(model(inputs), targets, label_smoothing=0.5)
+    assert load_checkpoint("a.safetensors").metadata["train_loss"] == pytest.approx(
+        expected.item(), 1e-5
+    )
+    arguments = [
+        "measure",
+        "a.safetensors",
+        "-t",
+        "task.py",
+        "-O",
+        "smoothing=0.5",
+        "-m",
+        "loss",
+        "--json",
+    ]
+    document = json.loads(CliRunner().invoke(sharp, arguments).stdout)
+    assert document["task"]["options"] == {"width": 4, "smoothing": 0.5}
+    measured = document["results"][0]["measures"]["loss"]["train"]["value"]
+    assert measured == pytest.approx(expected.item(), rel=1e-6)

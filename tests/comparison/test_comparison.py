@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sharpcli.comparison import compare, training_loss_warning
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.render.comparison import compare_page
-from sharpcli.results import Document, to_document
+from sharpcli.results import CheckpointResult, Document, Scalar, to_document
 
 Make = Callable[..., Any]
 
@@ -279,6 +279,7 @@ def test_rank_correlation_with_the_gap(sweep: Document) -> None:
         "p_value": pytest.approx(2 / math.factorial(12)),
         "n": 12,
         "method": "exact",
+        "status": "converged",
     }
     assert by_measure["hessian.smallest"]["tau"] == -1.0
     assert by_measure["gradient.norm"]["tau"] is None
@@ -309,9 +310,10 @@ def test_the_table_shows_groups_differences_and_correlations(sweep: Document) ->
     assert [row.label for row in differences.rows] == ["adam, 32", "adam, 400", "sgd, 400"]
     assert differences.title == "difference to optimizer=sgd, batch_size=32 (and ratio)"
     changed = {column.header: column.cells for column in differences.columns}
-    assert changed["λ1"][2] == "+108±6 ×9.00"
+    assert changed["λ1"][2] == "+108±6 ×9.0±0.7"
     assert correlations.rows[0].label == "loss train"
-    assert compare_page(found).legend[0].startswith("12.3±0.4: mean ± standard deviation")
+    legend = compare_page(found).legend
+    assert any(line.startswith("12.3±0.4: mean ± standard deviation") for line in legend)
 
 
 def test_the_order_of_the_documents_does_not_matter(result: Make, document: Make) -> None:
@@ -332,3 +334,193 @@ def test_mean_and_deviation_agree_with_the_library(
     found = compared(document(results), by=["x"])["results"][0]["measures"]["loss.gap"]
     assert found["mean"] == pytest.approx(statistics.fmean(values), abs=1e-6)
     assert found["standard_deviation"] == pytest.approx(statistics.stdev(values), abs=1e-6)
+
+
+def number(path: str, scalar: Scalar, group: int = 1, *, sampled: bool = False, **more: Any) -> Any:
+    """A checkpoint with a trace, and what else is given, alone."""
+    about = {"examples": 64, "examples_in_all": 1500} if sampled else {}
+    checkpoint = {"path": path, "metadata": {"x": group}, **about}
+    return CheckpointResult(checkpoint, measures={"trace": scalar, **more})
+
+
+def difference(document: Make, a: Scalar, b: Scalar, *, sampled: bool = False) -> Document:
+    """What `compare` gives for b − a."""
+    pair = document([number("a.pt", a, sampled=sampled), number("b.pt", b, sampled=sampled)])
+    found: Document = compared(pair, baseline="a")["results"][1]["measures"]["trace"]["difference"]
+    return found
+
+
+def shown(found: Document, column: str = "trace", sheet: int = 1) -> list[str]:
+    (cells,) = (c.cells for c in compare_page(found).sheets[sheet].columns if c.header == column)
+    return list(cells)
+
+
+def test_a_difference_of_samples_has_their_sampling_errors(document: Make) -> None:
+    a = Scalar(4.0, 0.001, "residual", sampling_error=0.3)
+    b = Scalar(5.0, 0.002, "residual", sampling_error=0.4)
+    found = difference(document, a, b, sampled=True)
+    assert found["sampling_error"] == pytest.approx(0.5)
+    assert found["error"] == pytest.approx(0.503)
+    assert found["interval"] == pytest.approx([1 - 0.983, 1 + 0.983])
+    assert found["ratio_error"] == pytest.approx(math.hypot(0.4, 1.25 * 0.3) / 4, rel=0.01)
+    pair = document([number("a.pt", a, sampled=True), number("b.pt", b, sampled=True)])
+    assert shown(compared(pair, baseline="a")) == ["+1.0±0.5 ×1.25±0.14"]
+
+
+def test_standard_errors_add_in_quadrature_and_residuals_add_up(document: Make) -> None:
+    a, b = Scalar(4.0, 3.0, "standard_error"), Scalar(9.0, 4.0, "standard_error")
+    assert difference(document, a, b)["error"] == pytest.approx(5.0)
+    a, b = Scalar(4.0, 3.0, "residual"), Scalar(9.0, 4.0, "residual")
+    assert difference(document, a, b)["error"] == pytest.approx(7.0)
+    assert difference(document, a, b)["interval"] == pytest.approx([-2.0, 12.0])
+
+
+def test_one_error_stated_twice_is_counted_once(document: Make) -> None:
+    twice = Scalar(4.0, 3.0, "standard_error", sampling_error=3.0)
+    assert difference(document, twice, Scalar(0.0, 4.0, "residual"))["error"] == 7.0
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [
+        Scalar(5.0),
+        Scalar(5.0, 0.01, "residual"),
+        Scalar(5.0, 0.01, "residual", sampling_error=0.0),
+    ],
+    ids=["none stated", "a sample without its error", "a sampling error of 0"],
+)
+def test_an_error_that_is_not_known_is_blank(document: Make, unknown: Scalar) -> None:
+    known = Scalar(4.0, 0.01, "residual", sampling_error=0.3)
+    for first, second in ((unknown, known), (known, unknown), (unknown, unknown)):
+        found = difference(document, first, second, sampled=True)
+        empty = ("error", "measurement_error", "interval", "ratio_error", "ratio_interval")
+        assert {name: found[name] for name in empty} == dict.fromkeys(empty)
+    pair = document([number("a.pt", known, sampled=True), number("b.pt", unknown, sampled=True)])
+    both = compared(pair, baseline="a")
+    assert shown(both) == ["+1.000 ×1.25"]
+    assert shown(both, sheet=0)[1] == "5.000"
+
+
+def test_a_loss_that_was_read_whole_is_exact_beside_one_that_was_sampled(document: Make) -> None:
+    def with_loss(path: str, train: Scalar, *, sampled: bool) -> Any:
+        return number(path, Scalar(1.0, 0.1, "residual"), loss={"train": train}, sampled=sampled)
+
+    whole = with_loss("a.pt", Scalar(0.5), sampled=False)
+    part = with_loss("b.pt", Scalar(0.7, sampling_error=0.1), sampled=True)
+    found = compared(document([whole, part]), baseline="a")["results"][1]["measures"]
+    assert found["loss.train"]["difference"]["error"] == pytest.approx(0.1)
+
+
+def test_the_bias_of_a_sample_moves_the_interval_and_not_the_value(document: Make) -> None:
+    a = Scalar(20.0, 0.0, "residual", sampling_error=0.3, sampling_bias=2.0)
+    b = Scalar(10.0, 0.0, "residual", sampling_error=0.4, sampling_bias=0.5)
+    found = difference(document, b, a, sampled=True)
+    assert (found["value"], found["sampling_bias"]) == (10.0, 1.5)
+    assert found["interval"] == pytest.approx([8.5 - 0.98, 8.5 + 0.98])
+    low, high = found["ratio_interval"]
+    assert low < 18 / 9.5 < high
+
+
+LOW, HIGH = "lower_bound", "upper_bound"
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "sign", "ratio_sign"),
+    [
+        (Scalar(4.0, 0.1, "residual"), Scalar(6.0, None, LOW, LOW), "≥", "≥"),
+        (Scalar(4.0, None, LOW, LOW), Scalar(6.0, 0.1, "residual"), "≤", "≤"),
+        (Scalar(4.0, None, LOW, LOW), Scalar(6.0, None, LOW, LOW), "≷", "≷"),
+        (Scalar(4.0, None, LOW, LOW), Scalar(6.0, None, HIGH, HIGH), "≤", "≤"),
+        (Scalar(-4.0, None, HIGH, HIGH), Scalar(6.0, 0.1, "residual"), "≥", "≥"),
+        (Scalar(4.0, None, HIGH, HIGH), Scalar(6.0, 0.1, "residual"), "≥", "≷"),
+        (Scalar(-4.0, 0.1, "residual"), Scalar(6.0, None, LOW, LOW), "≥", "≤"),
+    ],
+)
+def test_bounds_stay_bounds(
+    document: Make, a: Scalar, b: Scalar, sign: str, ratio_sign: str
+) -> None:
+    names = {"≥": LOW, "≤": HIGH, "≷": "two_bounds"}
+    found = difference(document, a, b)
+    assert (found["bound"], found["ratio_bound"]) == (names[sign], names[ratio_sign])
+    assert found["interval"] is None
+    (cell,) = shown(compared(document([number("a.pt", a), number("b.pt", b)]), baseline="a"))
+    assert cell.startswith(sign)
+    assert f"×{ratio_sign}" in cell
+
+
+@pytest.mark.parametrize("status", ["max_products", "precision", "suspect", "unresolved", "later"])
+def test_what_did_not_converge_is_marked_wherever_it_enters(document: Make, status: str) -> None:
+    good = [number(f"{i}.pt", Scalar(4.0 + i, 0.1, "residual"), i % 2) for i in range(4)]
+    bad = number("bad.pt", Scalar(5.0, 0.1, "residual", status), 1)
+    measured = document([*good, bad])
+    alone = compared(measured, baseline="bad")
+    assert all(cell.endswith("!") or "! ×" in cell for cell in shown(alone))
+    together = compared(measured, by=["x"], baseline="x=0")
+    assert together["results"][1]["measures"]["trace"]["status"] == status
+    assert together["results"][1]["measures"]["trace"]["difference"]["status"] == status
+    assert shown(together, sheet=0)[1].endswith("!")
+    assert "! ×" in shown(together)[0]
+    assert any("taken in as found: trace of bad" in text for text in together["warnings"])
+
+
+def test_a_correlation_that_takes_in_what_did_not_converge_is_marked(
+    result: Make, document: Make
+) -> None:
+    results = [result(f"{i}.pt", scale=1.0 + i, gap=1.0 + i, converged=i != 2) for i in range(5)]
+    found = compared(document(results))
+    largest = next(c for c in found["correlations"] if c["measure"] == "hessian.eigenvalues[0]")
+    assert (largest["n"], largest["status"]) == (5, "max_products")
+    sheet = compare_page(found).sheets[-1]
+    place = [row.label for row in sheet.rows].index("λ1")
+    assert sheet.columns[0].cells[place] == "+1.00!"
+    assert sheet.columns[2].cells[place] == "5"
+
+
+def test_a_correlation_leaves_out_what_failed_or_has_no_value(
+    result: Make, document: Make, failed: Make
+) -> None:
+    results = [result(f"{i}.pt", scale=1.0 + i, gap=1.0 + i) for i in range(5)]
+    measured = document([*results, failed("f.pt")])
+    broken = measured["results"][1]["measures"]["trace"]
+    broken |= {"value": None, "status": "not_finite"}
+    found = {c["measure"]: c for c in compared(measured)["correlations"]}
+    assert (found["trace"]["n"], found["loss.train"]["n"]) == (4, 5)
+
+
+def test_the_table_says_where_a_column_has_fewer_than_its_group(document: Make) -> None:
+    norm = {"gradient": {"norm": Scalar(1.0)}}
+    results = [number(f"{i}.pt", Scalar(4.0 + i, 0.1, "residual"), i % 2) for i in range(6)]
+    results += [number(f"more{i}.pt", Scalar(5.0, 0.1, "residual"), 1, **norm) for i in range(2)]
+    found = compared(document(results), by=["x"])
+    assert found["results"][1]["n"] == found["results"][1]["measures"]["trace"]["n"] == 5
+    assert found["results"][1]["measures"]["gradient.norm"]["n"] == 2
+    assert [cell.endswith(" n=2") for cell in shown(found, "‖∇L‖", 0)] == [False, True]
+    assert not any("n=" in cell for cell in shown(found, sheet=0))
+    assert "n=4: only so many of the row's n checkpoints have the number" in (
+        compare_page(found).legend
+    )
+
+
+def test_between_groups_the_measurement_error_stays_beside_welchs(document: Make) -> None:
+    results = [
+        number(
+            f"{i}.pt", Scalar(4.0 + i, 0.01, "residual", sampling_error=3.0), i % 2, sampled=True
+        )
+        for i in range(4)
+    ]
+    found = compared(document(results), by=["x"], baseline="x=0")
+    own = found["results"][1]["measures"]["trace"]["difference"]
+    assert (own["value"], own["error_kind"]) == (1.0, "standard_error")
+    assert own["error"] == pytest.approx(math.sqrt(2.0))
+    assert own["sampling_error"] == pytest.approx(math.hypot(3.0, 3.0))
+    assert own["measurement_error"] == pytest.approx(0.02 + math.hypot(3.0, 3.0))
+    assert own["interval"] is None
+    assert shown(found, sheet=0) == ["5.0(3.1)±1.4", "6.0(3.1)±1.4"]
+    assert shown(found) == ["+1(5)±1 ×?"]
+
+
+def test_negative_errors_and_other_damage_are_named(document: Make) -> None:
+    saved = document([number("a.pt", Scalar(1.0, 0.1, "residual"))])
+    saved["results"][0]["measures"]["trace"]["sampling_error"] = -1
+    with pytest.raises(SharpError, match=r"trace: sampling_error -1 is negative"):
+        compared(saved)

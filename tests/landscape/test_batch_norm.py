@@ -2,53 +2,40 @@
 
 import pytest
 import torch
-from networks import CASES, images, objective, task, vectors
+from networks import objective, task, vectors
+from normalised import NETS
 from torch import nn
 
+from sharpcli.errors import SharpError
 from sharpcli.landscape import batch_norm
-from sharpcli.landscape.batch_norm import batch_norm_layers, batch_statistics, recalibration_rows
+from sharpcli.landscape.batch_norm import (
+    Call,
+    Normalisations,
+    batch_normalised,
+    batch_statistics,
+    look,
+    recalibration_rows,
+)
 
 
-def deep():
-    """Two layers deep, so that the second's statistics depend on the first's."""
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6),
-        nn.GELU(), nn.Flatten(), nn.Linear(24, 5), nn.BatchNorm1d(5), nn.Linear(5, 3),
-    )  # fmt: skip
-
-
-class Residual(nn.Module):
-    """A shortcut around a normalised branch, and a layer that is never called."""
-
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Linear(5, 6)
-        self.norms = nn.ModuleList(nn.BatchNorm1d(6) for _ in range(3))
-        self.last = nn.Linear(6, 3)
-
-    def forward(self, inputs):
-        hidden = self.first(inputs)
-        hidden = hidden + torch.tanh(self.norms[1](hidden))  # not in the order of their names
-        return self.last(self.norms[0](hidden))
-
-
-NETS = {
-    "one": CASES["batch_norm"],
-    "deep": task(deep, images),
-    "residual": task(Residual, vectors(5, 3)),
-}
+def in_training(of):
+    """The model, in float64 and training mode, that keeps the statistics of one pass alone."""
+    model = of.model().double().train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            module.reset_running_stats()
+            instance = isinstance(module, nn.InstanceNorm2d)  # which knows no momentum of None
+            module.momentum = 1.0 if instance else None
+    return model
 
 
 def trained_mode(of, data):
     """The statistics that one pass in training mode leaves, by PyTorch alone, in float64."""
-    model = of.model().double().train()
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.reset_running_stats()
-            module.momentum = None
+    model = in_training(of)
     with torch.no_grad():
         model(data.double())
-    return {name: b for name, b in model.named_buffers() if "running" in name}
+    kept = ("running_mean", "running_var", "mu", "sigma")
+    return {name: b for name, b in model.named_buffers() if name.rpartition(".")[2] in kept}
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -71,17 +58,119 @@ def test_a_layer_that_is_never_called_keeps_its_own():
     assert torch.equal(found["norms.2.running_mean"], function.fixed["norms.2.running_mean"])
 
 
-def test_biased_statistics_make_evaluation_the_training_pass_itself():
-    of = NETS["deep"]
-    function, theta = objective(of)
-    fixed = batch_statistics(function, theta, function.fixed, unbiased=False)
+def loss_in_training(of):
     inputs, targets = of.data("train")
-    model = of.model().double().train()
     with torch.no_grad():
-        expected = nn.functional.cross_entropy(model(inputs.double()), targets)
-    names, values = function.moments(theta, fixed)
+        return float(nn.functional.cross_entropy(in_training(of)(inputs.double()), targets))
+
+
+def mean_loss(function, theta, *state):
+    names, values = function.moments(theta, *state)
     assert names[0] == "loss"
-    assert float(values[0, 0] / values[0, 1]) == pytest.approx(float(expected), rel=1e-12)
+    return float(values[0, 0] / values[0, 1])
+
+
+@pytest.mark.parametrize("name", ["one", "deep", "residual", "functional", "subclass"])
+def test_biased_statistics_make_evaluation_the_training_pass_itself(name):
+    function, theta = objective(NETS[name])
+    fixed = batch_statistics(function, theta, function.fixed, unbiased=False)
+    assert mean_loss(function, theta, fixed) == pytest.approx(loss_in_training(NETS[name]), 1e-12)
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("batch_size", [None, 5])
+def test_a_split_normalised_by_its_own_batch_is_the_training_pass_itself(
+    name, batch_size, monkeypatch
+):
+    function, theta = objective(NETS[name], batch_size=batch_size)
+    if batch_size is not None:
+        monkeypatch.setattr(batch_norm, "_ONE_PASS_BYTES", 0)
+    fixed, enter = batch_normalised(function, theta, function.fixed)
+    found = mean_loss(function, theta, fixed, lambda start, count: enter())
+    assert found == pytest.approx(loss_in_training(NETS[name]), rel=1e-10)
+
+
+def test_a_look_sees_calls_in_their_order():
+    function, theta = objective(NETS["twice"])
+    call = Call("norm.running_mean", "norm.running_var", instances=False)
+    found = look(function, theta)
+    assert found == Normalisations((call, call))
+    assert found.moving == found.several == [call]
+    found = look(*objective(NETS["residual"]))
+    assert [call.layer for call in found.calls] == ["norms.1", "norms.0"]
+    assert found.unseen == ()  # of the third, which nothing reads
+    assert [c.instances for c in look(*objective(NETS["instances"])).calls] == [True, False]
+
+
+class ByHand(nn.Module):
+    """Statistics that are read by no function that normalises."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(5, 3)
+        self.register_buffer("running_mean", torch.zeros(3))
+        self.register_buffer("moving_variance", torch.ones(3))
+
+    def forward(self, inputs):
+        hidden = self.linear(inputs)
+        return (hidden - self.running_mean) / (self.moving_variance + 1e-5).sqrt()
+
+
+def test_statistics_that_no_function_reads_are_named():
+    found = look(*objective(task(ByHand, vectors(5, 3))))
+    assert found == Normalisations(unseen=("running_mean", "moving_variance"))
+
+
+class Kept(nn.Module):
+    """Its first layer is kept in evaluation mode, as for fine-tuning."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.BatchNorm1d(5), nn.BatchNorm1d(5)
+        self.last = nn.Linear(5, 3)
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.first.eval()
+        return self
+
+    def forward(self, inputs):
+        return self.last(self.second(self.first(inputs).tanh()))
+
+
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_a_layer_that_the_model_keeps_in_evaluation_mode_is_not_re_estimated(unbiased):
+    of = task(Kept, vectors(5, 3))
+    function, theta = objective(of)
+    function.fixed["first.running_mean"].add_(0.5)
+    found = look(function, theta)
+    assert found.frozen == ("first.running_mean", "first.running_var")
+    assert [call.layer for call in found.moving] == ["second"]
+    assert not any(module.training for module in function.network.model.modules())
+    new = batch_statistics(function, theta, function.fixed, unbiased=unbiased, frozen=found.frozen)
+    assert torch.equal(new["first.running_mean"], function.fixed["first.running_mean"])
+    hidden = ((of.data("train")[0].double() - 0.5) / (1 + 1e-5) ** 0.5).tanh()
+    assert torch.allclose(new["second.running_mean"], hidden.mean(0))
+    assert torch.allclose(new["second.running_var"], hidden.var(0, correction=int(unbiased)))
+
+
+def test_calls_that_change_from_batch_to_batch_are_refused(monkeypatch):
+    class Fickle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norms = nn.ModuleList(nn.BatchNorm1d(5) for _ in range(2))
+            self.last = nn.Linear(5, 3)
+
+        def forward(self, inputs):
+            first, second = self.norms if inputs[0, 0] > 0 else reversed(self.norms)
+            return self.last(second(first(inputs).tanh()))
+
+    monkeypatch.setattr(batch_norm, "_ONE_PASS_BYTES", 0)
+    function, theta = objective(task(Fickle, vectors(5, 3)), batch_size=1)
+    with pytest.raises(
+        SharpError, match=r"not every batch calls the normalisation of 'norms\.[01]'"
+    ):
+        batch_statistics(function, theta, function.fixed)
 
 
 def test_nothing_else_is_touched():
@@ -102,8 +191,8 @@ def test_layers_without_running_statistics_do_not_count():
         lambda: nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4, track_running_stats=False)),
         vectors(5, 3),
     )
-    function, _ = objective(of)
-    assert batch_norm_layers(function.network) == {}
+    function, theta = objective(of)
+    assert look(function, theta) == Normalisations()
 
 
 def test_recalibration_takes_all_that_fit_or_what_is_asked(monkeypatch):

@@ -160,3 +160,38 @@ def test_running_out_of_memory_passes(built):
 
     with pytest.raises(torch.OutOfMemoryError):
         built(model=hungry).model()
+
+
+def test_every_function_runs_with_the_options_that_it_names(tmp_path):
+    def predict(model, batch, scale: float = 1.0):
+        return model(batch[0]) * scale
+
+    def loss(outputs, batch, *, smoothing=0.0, scale=1):
+        return outputs[:, 0] * 0 + smoothing + 100 * scale
+
+    def metrics(outputs, batch, scale=0):
+        return {"scale": outputs[:, 0] * 0 + scale}
+
+    def collate(rows, pad=0):
+        return torch.stack(rows), pad
+
+    functions = {
+        "model": lambda: nn.Linear(1, 1, bias=False),
+        "data": lambda split: (torch.ones(2, 1),),
+        "predict": predict,
+        "loss": loss,
+        "metrics": metrics,
+        "collate": collate,
+    }
+    source = Source("task.py", functions, (), b"", __file__, Imports(tmp_path))
+    task = build_task(source, {"scale": "3", "smoothing": "0.5", "pad": "7"})
+    batch = task.collate([torch.ones(1), torch.ones(1)])
+    assert batch[1] == 7
+    model = task.model()
+    outputs = task.predict(model, batch)
+    assert torch.equal(outputs, 3 * model(batch[0]))
+    assert task.loss(outputs, batch).tolist() == [300.5, 300.5]
+    assert task.metrics(outputs, batch)["scale"].tolist() == [3, 3]
+    assert task.options == {"pad": 7, "scale": 3, "smoothing": 0.5}
+    other = build_task(source, {"scale": "3", "smoothing": "0.4", "pad": "7"})
+    assert task.fingerprint != other.fingerprint

@@ -1,0 +1,201 @@
+"""How sure differences and ratios of measured numbers are. Plain Python.
+
+A number may be off in three ways, which add up differently. A residual is a limit: limits add up.
+The standard errors of a random estimate and of a sample of the data are independent: their squares
+add up. What a sample adds to a maximum on average (`sampling_bias`) is taken off.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+__all__ = [
+    "SOUND",
+    "WITHIN",
+    "Bound",
+    "Uncertainty",
+    "bound_of",
+    "difference_bound",
+    "ratio_bound",
+    "ratio_error",
+    "ratio_interval",
+    "uncertainty_of",
+    "worst_status",
+]
+
+SOUND = ("converged", "lower_bound", "upper_bound")
+WITHIN = 1.96  # standard errors: an interval of nominally 95 %
+
+Bound = Literal["lower_bound", "upper_bound", "two_bounds"]
+
+# Sums over examples: what has no error there is exact up to rounding.
+_SUM = re.compile(r"gradient\..*|[^.\[]+\.(train|test|gap)")
+_MEAN = re.compile(r"[^.\[]+\.(train|test|gap)")
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """The parts of a number's error: `limit` is never exceeded, the others are standard errors.
+
+    `over_seeds` is the standard error of a mean over a group's members. `stated` says whether any
+    of them was; a number without is exact up to rounding.
+    """
+
+    limit: float = 0.0
+    random: float = 0.0
+    sampling: float = 0.0
+    bias: float = 0.0
+    over_seeds: float = 0.0
+    stated: bool = True
+
+    @property
+    def standard(self) -> float:
+        """All standard errors together."""
+        return math.hypot(self.random, self.sampling, self.over_seeds)
+
+    @property
+    def measurement(self) -> float | None:
+        """The error of the measuring alone, limits and standard errors added; None if exact."""
+        return self.limit + math.hypot(self.random, self.sampling) if self.stated else None
+
+    @property
+    def half_width(self) -> float:
+        """Of an interval of nominally 95 %."""
+        return self.limit + WITHIN * self.standard
+
+    def minus(self, other: Uncertainty) -> Uncertainty:
+        """Of this number less another, measured independently."""
+        return Uncertainty(
+            self.limit + other.limit,
+            math.hypot(self.random, other.random),
+            math.hypot(self.sampling, other.sampling),
+            self.bias - other.bias,
+            math.hypot(self.over_seeds, other.over_seeds),
+            self.stated or other.stated,
+        )
+
+    @staticmethod
+    def of_mean(parts: Sequence[Uncertainty], over_seeds: float) -> Uncertainty:
+        """Of the mean of several numbers: the mean of each part, as if they erred together.
+
+        Checkpoints that were measured on one sample of the data do, and their spread over seeds
+        then has nothing of it.
+        """
+        names = [field.name for field in fields(Uncertainty) if field.name != "stated"]
+        means = {name: sum(getattr(p, name) / len(parts) for p in parts) for name in names}
+        stated = any(part.stated for part in parts)
+        return Uncertainty(**{**means, "over_seeds": over_seeds}, stated=stated)
+
+
+def uncertainty_of(key: str, scalar: Mapping[str, Any], *, sampled: bool) -> Uncertainty | None:
+    """The errors of one scalar of a document, None where some part of them is not known.
+
+    `sampled` says that its checkpoint was measured on a sample of the data: all numbers then have
+    a sampling error, and one that states none has one that is not known. A loss or metric is the
+    exception, as one of its splits may have been read whole. An error of 0, as of an accuracy of 1,
+    is one that a sample cannot tell.
+    """
+    error, kind = scalar.get("error"), scalar.get("error_kind")
+    sampling = scalar.get("sampling_error")
+    unknown = error is None and bound_of(scalar) is None and not _SUM.fullmatch(key)
+    if unknown or sampling == 0 or (sampled and sampling is None and not _MEAN.fullmatch(key)):
+        return None
+    if kind == "standard_error" and error == sampling:
+        error = None  # one and the same error, stated twice
+    own = 0.0 if error is None else float(error)
+    random = kind == "standard_error"
+    return Uncertainty(
+        0.0 if random else own,
+        own if random else 0.0,
+        float(sampling or 0.0),
+        float(scalar.get("sampling_bias") or 0.0),
+        stated=error is not None or sampling is not None,
+    )
+
+
+def worst_status(statuses: Sequence[str]) -> str:
+    """The status of what is made of several numbers: what is wrong with any is wrong with all.
+
+    Lower bounds together with upper ones are a bound of nothing: "unresolved".
+    """
+    wrong = sorted({*statuses} - {*SOUND}, key=lambda status: (status != "not_finite", status))
+    if wrong:
+        return wrong[0]
+    bounds = {*statuses} - {"converged"}
+    return "unresolved" if len(bounds) == 2 else next(iter(bounds), "converged")
+
+
+def bound_of(scalar: Mapping[str, Any]) -> Bound | None:
+    """Whether a scalar or summary is a bound: by its status, or by the kind of its error."""
+    for kind in (scalar.get("status"), scalar.get("error_kind")):
+        if kind == "lower_bound" or kind == "upper_bound":
+            return "lower_bound" if kind == "lower_bound" else "upper_bound"
+    return None
+
+
+def difference_bound(a: Bound | None, b: Bound | None) -> Bound | None:
+    """What a − b is where these are bounds; "two_bounds" where it may be off either way."""
+    return _together(_signs(a), -_signs(b))
+
+
+def ratio_bound(a: Bound | None, b: Bound | None, above: float, below: float) -> Bound | None:
+    """What a/b is where these are bounds, at the values `above` and `below`."""
+    if b is not None and (_signs(b) > 0) != (below > 0):
+        return "two_bounds"  # b may be 0, or have the other sign
+    return _together(_signs(a) * _sign(below), -_signs(b) * _sign(above))
+
+
+def _signs(bound: Bound | None) -> int:
+    """Whether the true value may be above (1) or below (-1)."""
+    return {"lower_bound": 1, "upper_bound": -1}.get(bound or "", 0)
+
+
+def _sign(value: float) -> int:
+    return (value > 0) - (value < 0)
+
+
+def _together(*ways: int) -> Bound | None:
+    found = {way for way in ways if way}
+    if len(found) == 2:
+        return "two_bounds"
+    return {1: "lower_bound", -1: "upper_bound"}[found.pop()] if found else None  # type: ignore[return-value]
+
+
+def ratio_error(above: float, below: float, of_a: Uncertainty, of_b: Uncertainty) -> float:
+    """The error of above/below to first order, limits and standard errors added."""
+    ratio = abs(above / below)
+    limit = of_a.limit + ratio * of_b.limit
+    return (limit + math.hypot(of_a.standard, ratio * of_b.standard)) / abs(below)
+
+
+def ratio_interval(
+    above: float, below: float, of_a: Uncertainty, of_b: Uncertainty
+) -> tuple[float, float] | None:
+    """All r for which above − r·below is 0 within its errors; None where that has no end.
+
+    Biases are taken off. Without limits it is the interval of Fieller (1954).
+    """
+    above, below = above - of_a.bias, below - of_b.bias
+    if not abs(below) > of_b.half_width:
+        return None
+    center = above / below
+    width = of_a.half_width + abs(center) * of_b.half_width
+    farthest = width / (abs(below) - of_b.half_width)
+
+    def inside(distance: float, direction: int) -> bool:
+        r = center + direction * distance
+        standard = math.hypot(of_a.standard, r * of_b.standard)
+        return distance * abs(below) <= of_a.limit + abs(r) * of_b.limit + WITHIN * standard
+
+    ends = []
+    for direction in (-1, 1):
+        low, high = 0.0, farthest
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if inside(middle, direction) else (low, middle)
+        ends.append(center + direction * high)
+    return ends[0], ends[1]
