@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 import coarse
+import corners
 import coverage
 import density
 import eigenvalues
@@ -34,6 +35,7 @@ _BENCHMARKS = (
     memory,
     epsilon_sharpness,
     maximum,
+    corners,
     line,
     startup,
     killed,
