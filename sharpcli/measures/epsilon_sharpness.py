@@ -303,7 +303,8 @@ class _Search:
             thetas = theta + space.lift(bound * points)
             if self.batched:
                 return objective.losses(thetas)
-            return torch.tensor([objective.loss(each) for each in thetas], device=theta.device)
+            alone = [objective.loss(each) for each in thetas]
+            return torch.tensor(alone, dtype=accumulator(theta.device), device=theta.device)
 
         return values
 
