@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
@@ -260,7 +261,9 @@ class Objective:
 
     def _losses(self, thetas: Tensor) -> Tensor:
         total = torch.zeros(2, len(thetas), dtype=accumulator(thetas.device), device=thetas.device)
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            # That an operation is batched by a loop is vmap's own affair.
+            warnings.filterwarnings("ignore", message=".*performance drop")
             for batch, count in self.batches():
 
                 def sums(theta: Tensor, batch: Batch = batch, count: int = count) -> Tensor:

@@ -147,12 +147,12 @@ def best_corners(
     """
     dimensions = len(like)
     count = 2**dimensions
-    places = torch.arange(dimensions, device=like.device)
-    best = torch.empty(0, dtype=torch.float64, device=like.device)
-    numbers = torch.empty(0, dtype=torch.int64, device=like.device)
+    places = torch.arange(dimensions)
+    best = torch.empty(0, dtype=torch.float64)
+    numbers = torch.empty(0, dtype=torch.int64)
     for start in range(0, count, chunk):
-        these = torch.arange(start, min(start + chunk, count), device=like.device)
-        found = values(_signs(these, places).to(like)).to(best)
+        these = torch.arange(start, min(start + chunk, count))
+        found = values(_signs(these, places).to(like)).cpu().double()
         best = torch.cat([best, found.nan_to_num(-math.inf, -math.inf, -math.inf)])
         numbers = torch.cat([numbers, these])
         best, order = best.sort(descending=True, stable=True)

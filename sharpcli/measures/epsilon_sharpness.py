@@ -279,8 +279,9 @@ class _Search:
         pair = theta * step[:, None]
         try:
             together = objective.losses(pair).tolist()
-        except RuntimeError as error:  # what vmap raises for models that it cannot batch
-            if is_out_of_memory(error):
+        except (RuntimeError, TypeError, ValueError) as error:
+            # What vmap and models that it cannot batch raise; one by one they are as right.
+            if isinstance(error, RuntimeError) and is_out_of_memory(error):
                 raise
             return False
         alone = [objective.loss(each) for each in pair]
@@ -368,7 +369,7 @@ def _lbfgsb(
     points = list(tops[:extra])
     generator = torch.Generator().manual_seed(context.seed + 1)
     for _ in range(min(extra, _POLISHED)):
-        inside = 2 * torch.rand(len(bound), generator=generator, dtype=torch.float64) - 1
+        inside = 2 * torch.rand(len(bound), generator=generator) - 1
         points.append(inside.to(bound))
     for point in points:
         value, gradient = function(point)
@@ -500,7 +501,7 @@ def _confirmed(
     bound = epsilon * (space.coordinates(theta).abs() + 1)
     at_theta = double.loss
     for name, point in points.items():
-        there = theta + space.lift(bound * point.point.double())
+        there = theta + space.lift(bound * point.point.double().clamp(-1, 1))
         if space.dimensions is None:
             outside = (there - theta).abs() > bound
             there = torch.where(outside, torch.nextafter(there, theta), there)
