@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -53,11 +54,16 @@ class Rows:
         self.count, self.total = count, total
         self.fixed_batch, self.padded, self.carriers = fixed_batch, padded, carriers
         self._batch = batch
+        self._on_slice: Callable[[Any], Any] | None = None
 
     @property
     def batch(self) -> Batch:
         """All rows as one batch."""
-        return self._batch
+        return self._late(self._batch)
+
+    def _late(self, batch: Batch) -> Batch:
+        """A batch, converted where rows are converted as they are taken."""
+        return batch if self._on_slice is None else _map(batch, self._on_slice)
 
     @property
     def sampled(self) -> bool:
@@ -81,7 +87,7 @@ class Rows:
 
     def slice(self, start: int, stop: int) -> Batch:
         """Rows `start` to `stop` as a batch."""
-        return _map(self._batch, lambda leaf: leaf[start:stop])
+        return self._late(_map(self._batch, lambda leaf: leaf[start:stop]))
 
     def head(self, count: int) -> Rows:
         """The first `count` rows; the first batch where batches are fixed."""
@@ -91,8 +97,8 @@ class Rows:
     def take(self, indices: Tensor) -> Rows:
         """The rows of `indices`, copied."""
         rows = copy.copy(self)
-        rows._batch = _map(self._batch, lambda leaf: _pick(leaf, indices))
-        rows.count, rows.padded = len(indices), None
+        rows._batch = self._late(_map(self._batch, lambda leaf: _pick(leaf, indices)))
+        rows.count, rows.padded, rows._on_slice = len(indices), None, None
         return rows
 
     def with_fixed_batch(self, size: int | None) -> Rows:
@@ -146,18 +152,18 @@ class Rows:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Rows:
         """On `device`, floating-point tensors in `dtype`; integers stay integers."""
+        return self._converted(functools.partial(_moved, device=device, dtype=dtype))
 
-        def move(leaf: Any) -> Any:
-            if not isinstance(leaf, Tensor):
-                return leaf
-            return leaf.to(device, dtype) if leaf.is_floating_point() else leaf.to(device)
-
-        return self._converted(move)
+    def as_taken(self, device: torch.device, dtype: torch.dtype) -> Rows:
+        """As `to`, each batch when it is taken: all rows together are not held twice."""
+        rows = copy.copy(self)
+        rows._on_slice = functools.partial(_moved, device=device, dtype=dtype)
+        return rows
 
     def _converted(self, leaf: Callable[[Any], Any]) -> Rows:
         """The same rows with `leaf` applied to every tensor."""
         rows = copy.copy(self)
-        rows._batch = _map(self._batch, leaf)
+        rows._batch, rows._on_slice = _map(self.batch, leaf), None
         rows.padded = None if self.padded is None else self.padded._converted(leaf)
         return rows
 
@@ -223,6 +229,10 @@ class CollatedRows(Rows):
         rows = self._of(self._items)
         rows._convert = (*self._convert, leaf)
         return rows
+
+    def as_taken(self, device: torch.device, dtype: torch.dtype) -> Rows:
+        """As `to`: every batch is made when it is taken here."""
+        return self.to(device, dtype)
 
 
 def read_rows(
@@ -436,6 +446,13 @@ def _map(node: Any, leaf: Callable[[Any], Any]) -> Any:
             object.__setattr__(made, key, _map(value, leaf))  # dataclasses may be frozen
         return made
     return leaf(node)
+
+
+def _moved(leaf: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """A leaf on a device, in the dtype where it is a floating-point tensor."""
+    if not isinstance(leaf, Tensor):
+        return leaf
+    return leaf.to(device, dtype) if leaf.is_floating_point() else leaf.to(device)
 
 
 def _holds_tensors(node: Any) -> bool:

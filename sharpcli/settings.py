@@ -115,16 +115,17 @@ class MeasureSettings:
     """Which measures, and how far each is driven.
 
     `measures` are names of the registry, empty for the default set. ε-sharpness is measured for
-    every one of `epsilons` in every one of `subspaces` (None is the full space, p a random
-    subspace of p dimensions). `tol` bounds an eigenvalue's residual as a share of λ1,
-    `relative_error` the trace's standard error as a share of the trace. Samples of the data grow
-    until `sampling_error` bounds what they leave unknown, as a share (None: they do not). `by`
+    every one of `epsilons` in every one of `subspaces` (None is the full space, p the mean over
+    `draws` random subspaces of p dimensions). `tol` bounds an eigenvalue's residual as a share of
+    λ1, `relative_error` the trace's standard error as a share of the trace. Samples of the data
+    grow until `sampling_error` bounds what they leave unknown, as a share (None: they do not). `by`
     "layer": each layer's block of the parameters is measured too.
     """
 
     measures: tuple[str, ...] = ()
     epsilons: tuple[float, ...] = (1e-3, 5e-4)  # both of Keskar et al. 2017
     subspaces: tuple[int | None, ...] = (None,)
+    draws: int = 5  # a standard error of the mean that is itself known to about a third
     maximizer: Literal["lbfgsb", "corner", "both", "raw"] = "both"
     iterations: int = 10  # Keskar et al. 2017
     top: int = 5

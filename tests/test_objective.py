@@ -450,3 +450,13 @@ def test_a_power_evens_out_the_examples():
     true = torch.autograd.grad(mean, list(model.parameters()))
     assert value == pytest.approx(mean.item(), rel=1e-13)
     assert relative(gradient, torch.cat([part.flatten() for part in true])) <= 1e-12
+
+
+@pytest.mark.parametrize("name", ["tanh", "conv", "ignored_tokens", "tied", "mapping"])
+@pytest.mark.parametrize("batch_size", [None, 5])
+def test_losses_at_many_points_are_each_point_s_own(name, batch_size):
+    at, theta = objective(CASES[name], batch_size=batch_size)
+    generator = torch.Generator().manual_seed(0)
+    thetas = theta + 0.1 * torch.randn(4, len(theta), generator=generator).to(theta)
+    alone = [at.loss(each) for each in thetas]
+    assert at.losses(thetas).tolist() == pytest.approx(alone, rel=1e-12)

@@ -113,6 +113,15 @@ Examples:
     help="ε-sharpness: dimensions of a random subspace, or full. Again for more.",
 )
 @click.option(
+    "--draws",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=DEFAULT.draws,
+    show_default=True,
+    help="ε-sharpness: how many random subspaces of each size. φ is their mean, with its standard "
+    "error.",
+)
+@click.option(
     "--maximizer",
     type=click.Choice(["lbfgsb", "corner", "both", "raw"]),
     default=DEFAULT.maximizer,
@@ -181,6 +190,7 @@ def measure(
     list_measures: bool,
     epsilons: tuple[float, ...],
     subspaces: tuple[int | str, ...],
+    draws: int,
     maximizer: Any,
     top: int,
     tol: float,
@@ -219,6 +229,7 @@ def measure(
         measures=measures,
         epsilons=tuple(dict.fromkeys(epsilons)),
         subspaces=tuple(None if p == "full" else int(p) for p in dict.fromkeys(subspaces)),
+        draws=draws,
         maximizer=maximizer,
         top=top,
         tol=tol,

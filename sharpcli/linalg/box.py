@@ -1,6 +1,7 @@
-"""Maxima of a smooth function over the box [−1, 1]ᵖ, bounded from below by the best point found.
+"""Maxima of a function over the box [−1, 1]ᵖ, bounded from below by the best point found.
 
-Both methods only ever evaluate value and gradient, keep the best point, and never leave the box.
+No method ever leaves the box, and each keeps the best point that it has evaluated. Two take values
+and gradients; `best_corners` and `flip_ascent` take many values at once, for small p.
 """
 
 from __future__ import annotations
@@ -15,9 +16,19 @@ from torch import Tensor
 
 from ..progress import Progress, silent
 
-__all__ = ["BoxMaximum", "ValueAndGradient", "corner_ascent", "projected_lbfgs"]
+__all__ = [
+    "BoxMaximum",
+    "ValueAndGradient",
+    "Values",
+    "best_corners",
+    "corner_ascent",
+    "flip_ascent",
+    "projected_lbfgs",
+]
 
 ValueAndGradient = Callable[[Tensor], tuple[float, Tensor]]
+Values = Callable[[Tensor], Tensor]
+"""Values (k,) of k points (k, p)."""
 
 # Evaluations that one line search may take, and the factor by which it changes a step. Four is what
 # Moré & Thuente (1994) widen by.
@@ -30,6 +41,8 @@ _ARMIJO = 1e-4
 # before the examples that it will end up on have taken over.
 _SCOUT, _CLIMB = 3, 3
 _CLIMBERS = 4
+# Pairs of coordinates are flipped too up to this many coordinates: 496 pairs.
+_PAIRED = 32
 
 
 @dataclass(frozen=True)
@@ -107,8 +120,82 @@ def _ascend(climb: _Climb, function: ValueAndGradient, like: Tensor) -> None:
 
 
 def _corner(gradient: Tensor, point: Tensor) -> Tensor:
-    """sign(∇f), a byte an entry; an entry without a slope stays where it is."""
-    return torch.where(gradient == 0, point, gradient.sign()).to(torch.int8)
+    """sign(∇f), a byte an entry; an entry without a slope (0 or NaN) stays where it is."""
+    return torch.where(gradient.abs() > 0, gradient.sign(), point).to(torch.int8)
+
+
+def best_corners(
+    values: Values,
+    like: Tensor,
+    *,
+    keep: int = 1,
+    chunk: int = 4096,
+    progress: Progress = silent,
+) -> list[BoxMaximum]:
+    """The `keep` best of all 2ᵖ corners, best first; none where no value is finite.
+
+    The first is the maximum over the box where f is convex in each coordinate.
+
+    Args:
+        values: f at many points at once, (k, p) to (k,).
+        like: a vector (p,) of the points' dtype and device.
+        keep: how many corners come back.
+        chunk: how many corners are evaluated at once.
+        progress: called with how many corners are done, and how many there are.
+
+    Cost: 2ᵖ values.
+    """
+    dimensions = len(like)
+    count = 2**dimensions
+    places = torch.arange(dimensions)
+    best = torch.empty(0, dtype=torch.float64)
+    numbers = torch.empty(0, dtype=torch.int64)
+    for start in range(0, count, chunk):
+        these = torch.arange(start, min(start + chunk, count))
+        found = values(_signs(these, places).to(like)).cpu().double()
+        best = torch.cat([best, found.nan_to_num(-math.inf, -math.inf, -math.inf)])
+        numbers = torch.cat([numbers, these])
+        best, order = best.sort(descending=True, stable=True)
+        best, numbers = best[:keep], numbers[order[:keep]]
+        progress(min(start + chunk, count), count)
+    corners = _signs(numbers, places).to(like)
+    return [
+        BoxMaximum(float(value), corner, count)
+        for value, corner in zip(best, corners, strict=True)
+        if math.isfinite(value)
+    ]
+
+
+def _signs(numbers: Tensor, places: Tensor) -> Tensor:
+    """Corners by number, one a row: coordinate i is +1 where bit i is set, else −1."""
+    return 2 * (numbers[:, None] >> places & 1) - 1
+
+
+def flip_ascent(
+    values: Values, start: BoxMaximum, *, rounds: int = 20, chunk: int = 4096
+) -> BoxMaximum:
+    """Negate the coordinate, or the pair of them, that raises f most, until none does.
+
+    What an ascent over corners by the gradient stays at is often not even the best among its
+    neighbours. Pairs are tried up to 32 coordinates. Cost: p + p(p − 1)/2 values a round, p
+    above 32.
+    """
+    dimensions = len(start.point)
+    flips = 1 - 2 * torch.eye(dimensions).to(start.point)
+    if dimensions <= _PAIRED:
+        first, second = torch.triu_indices(dimensions, dimensions, 1)
+        flips = torch.cat([flips, flips[first] * flips[second]])
+    best = start
+    for _ in range(rounds):
+        points = best.point * flips
+        found = torch.cat([values(part) for part in torch.split(points, chunk)])
+        found = found.nan_to_num(-math.inf, -math.inf, -math.inf)
+        spent = best.evaluations + len(points)
+        index = int(found.argmax())
+        if not float(found[index]) > best.value:
+            return BoxMaximum(best.value, best.point, spent)
+        best = BoxMaximum(float(found[index]), points[index], spent)
+    return best
 
 
 def projected_lbfgs(
@@ -116,21 +203,23 @@ def projected_lbfgs(
     value: float,
     gradient: Tensor,
     *,
+    start: Tensor | None = None,
     iterations: int = 10,
     memory: int = 10,
     progress: Progress = silent,
 ) -> BoxMaximum:
-    """Limited-memory BFGS with bounds, on the device, from the centre of the box.
+    """Limited-memory BFGS with bounds, on the device, from `start` or the centre of the box.
 
-    The free variables (not at a bound that the gradient pushes against) move along the two-loop
-    L-BFGS direction and are projected back onto the box; the line search widens a step while it
-    gains and shortens it until it does. It differs from L-BFGS-B (Byrd, Lu, Nocedal & Zhu 1995)
-    in taking the free set from the gradient in place of a generalized Cauchy point, which needs a
-    sort of all n breakpoints (two-metric projection, Bertsekas 1982; Kelley 1999, section 5.5.3).
-    Cost: one or two gradients an iteration and 4·memory vector operations.
+    `value` and `gradient` (p,) are those of the start. The free variables (not at a bound that the
+    gradient pushes against) move along the two-loop L-BFGS direction and are projected back onto
+    the box; the line search widens a step while it gains and shortens it until it does. It differs
+    from L-BFGS-B (Byrd, Lu, Nocedal & Zhu 1995) in taking the free set from the gradient in place
+    of a generalized Cauchy point, which needs a sort of all n breakpoints (two-metric projection,
+    Bertsekas 1982; Kelley 1999, section 5.5.3). Cost: one or two gradients an iteration and
+    4·memory vector operations.
     """
     pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=memory)
-    point = torch.zeros_like(gradient)
+    point = torch.zeros_like(gradient) if start is None else start
     best, best_point, evaluations = value, point, 0
     # Without curvature the step's length is unknown: an average slope reaches its bound.
     reach = 1.0

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
-from collections.abc import Callable
-from functools import cached_property, partial
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import SharpError, UsageError
-from ..linalg.box import BoxMaximum, ValueAndGradient, corner_ascent, projected_lbfgs
+from ..linalg.box import (
+    BoxMaximum,
+    ValueAndGradient,
+    Values,
+    best_corners,
+    corner_ascent,
+    flip_ascent,
+    projected_lbfgs,
+)
+from ..memory import is_out_of_memory
 from ..moments import mean_of, moments
 from ..objective import Objective, accumulator
 from ..processes import add_up, rank, size
 from ..reliability import sampling_status
 from ..results import Scalar, scalar_fields
 from .context import Context
+from .double import in_double
 from .sampling import Sampled, halves, part, share_left
 from .subspace import FullSpace, RandomSubspace, Space
 
@@ -32,30 +44,51 @@ _POWER = 0.1
 _SHARDS, _SHARD_STEPS, _SHARD_STARTS = 8, 4, 3
 # Steps of the ascents on halves: they start near a maximum.
 _HALF_STEPS = 8
+# All corners are evaluated up to this many dimensions, where that passes over at most so many bytes
+# of activations: about five seconds of one CPU core. Without `vmap` each is a call of its own.
+_ALL_CORNERS, _ALL_BYTES, _ALL_CALLS = 20, 2**32, 2**12
+# Activation bytes of corners that are evaluated at once: they stay in the cache.
+_CHUNK_BYTES = 2**24
+# Corners, and random points, from which L-BFGS goes on where a pass costs next to nothing.
+_POLISHED = 8
+# A pass over so many bytes of activations costs next to nothing: more starts, while it lasts.
+_FREE_BYTES, _FREE_STARTS = 2**20, 32
+# Random corners to start from for each factor of ten that ε is above the usual 1e-3, and where the
+# gradient is zero.
+_STARTS_A_DECADE, _STATIONARY_STARTS = 8, 4
+# A box of fewer units in the last place than this is searched in float64.
+_RESOLVED = 16
+# A rise that is this many roundings of the loss is known to a few per cent.
+_ROUNDINGS = 32
+# A share of 1 + L that float32 resolves to 1e-4: a GPU need not confirm it in float64, which many
+# are slow at.
+_PLAIN_RISE = 1e-3
 
 
 def epsilon_sharpness(context: Context) -> dict[str, Any]:
     """φ = 100·(max_{z∈C_ε} L(θ+Az) − L(θ))/(1 + L(θ)), C_ε = {z: |zᵢ| ≤ ε(|(A⁺θ)ᵢ| + 1)}.
 
-    A = I, or n×p with standard normal columns. Keskar et al. 2017, metric 2.1. The maximum is only
-    ever bounded from below: the largest loss found counts, and each maximiser's is given. Both
-    work on the scaled problem u = z/(ε(|A⁺θ| + 1)) ∈ [−1, 1]ᵖ with log L as objective, so a loss
-    near zero does not stall them; `raw` is SciPy's L-BFGS-B on the problem as it is written. Cost:
-    one gradient an evaluation; for each ε 10 to 20 (lbfgsb) and about 40 (corner). Not invariant to
-    rescaling. Where a subset was measured, the sampling error is that of the losses at the maximum
-    found, and the sampling bias what choosing that maximum by the subset adds. Both cost about 8
-    gradients more.
+    A = I, or n×p with standard normal columns: then φ is the mean over several draws of A, and its
+    error the standard error of that mean. Keskar et al. 2017, metric 2.1. The maximum is only ever
+    bounded from below: the largest loss found counts, evaluated in float64 where the model allows,
+    and each maximiser's is given. Both work on the scaled problem u = z/(ε(|A⁺θ| + 1)) ∈ [−1, 1]ᵖ,
+    L-BFGS with log L as objective, so that a loss near zero does not stall it; `raw` is SciPy's
+    L-BFGS-B on the problem as it is written. Up to 20 dimensions of a small network all corners are
+    evaluated, and `corners` says how many. Cost: one gradient an evaluation; for each ε (and draw)
+    10 to 20 (lbfgsb) and about 40 (corner), 20 more for each factor of ten that ε is above 1e-3;
+    many more where they cost next to nothing. Not invariant to rescaling. Where a subset was
+    measured, the sampling error is that of the losses at the maximum found, and the sampling bias
+    what choosing that maximum by the subset adds. Both cost about 8 gradients more.
     """
-    entries, origin = [], _Origin(context)
+    entries, searches = [], _Searches(context)
     for dimensions in context.settings.subspaces:
-        space = _space(context, dimensions)
-        coordinates = space.coordinates(context.theta)
-        for epsilon in context.settings.epsilons:
-            started = time.perf_counter()
-            bound = epsilon * (coordinates.abs() + 1)
-            entry = _one(context, origin, space, bound, epsilon)
-            context.synchronize()
-            entries.append({**entry, "seconds": time.perf_counter() - started})
+        draws = 1 if dimensions is None else context.settings.draws
+        found: dict[float, list[_Found]] = {each: [] for each in context.settings.epsilons}
+        for draw in range(draws):
+            space = _space(context, dimensions, draw)
+            for epsilon, runs in found.items():
+                runs.append(_one(searches, space, epsilon))
+        entries += [_entry(context, dimensions, epsilon, runs) for epsilon, runs in found.items()]
     return {"epsilon_sharpness": entries}
 
 
@@ -64,7 +97,7 @@ def sharpness(maximum: float, loss: float) -> float:
     return 100 * (maximum - loss) / (1 + loss)
 
 
-def _space(context: Context, dimensions: int | None) -> Space:
+def _space(context: Context, dimensions: int | None, draw: int = 0) -> Space:
     if dimensions is None:
         return FullSpace()
     if dimensions > context.objective.size:
@@ -72,36 +105,83 @@ def _space(context: Context, dimensions: int | None) -> Space:
             f"--subspace {dimensions}: the model has only {context.objective.size} parameters",
             "a subspace has as many dimensions at most",
         )
-    return RandomSubspace(context.theta, dimensions, context.seed)
+    return RandomSubspace(context.theta, dimensions, context.seed, draw)
 
 
-def _one(
-    context: Context, origin: _Origin, space: Space, bound: Tensor, epsilon: float
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Found:
+    """What was found in one box: φ and the largest loss by maximiser, and what it cost."""
+
+    loss: float
+    losses: dict[str, float]
+    evaluations: int
+    corners: int | None
+    resolved: bool
+    sampled: Sampled
+    sampling_bias: float | None
+    seconds: float
+
+    @property
+    def maximum(self) -> float:
+        return max(self.losses.values())
+
+    @property
+    def value(self) -> float:
+        return sharpness(self.maximum, self.loss)
+
+
+def _one(searches: _Searches, space: Space, epsilon: float) -> _Found:
+    """Search one box; then evaluate the best points in float64."""
+    started = time.perf_counter()
+    search = searches.of(space, epsilon)
+    context = search.context
+    bound = epsilon * (space.coordinates(context.theta).abs() + 1)
     loss, _ = context.value_and_gradient
-    points = {name: maximize(context, space, bound) for name, maximize in _chosen(context, origin)}
-    losses = {name: found.value for name, found in points.items()}
-    best = max(points, key=lambda name: losses[name])
-    values = {name: sharpness(maximum, loss) for name, maximum in losses.items()}
-    low, high = min(values.values()), max(values.values())
-    where = f"ε={epsilon:g}" + (f", p={space.dimensions}" if space.dimensions else "")
+    points, corners = _maxima(search, space, bound, epsilon)
+    at_theta, losses, resolved = _confirmed(searches, search, space, epsilon, points)
+    best = points[max(points, key=lambda name: losses[name])].point
+    sampled = _sampling_error(context, space.lift(bound * best), loss)
+    bias = _selection_bias(context, space, bound, best)
+    evaluations = sum(found.evaluations for found in points.values())
+    context.synchronize()
+    seconds = time.perf_counter() - started
+    return _Found(at_theta, losses, evaluations, corners, resolved, sampled, bias, seconds)
+
+
+def _entry(
+    context: Context, dimensions: int | None, epsilon: float, runs: Sequence[_Found]
+) -> dict[str, Any]:
+    """What a document says of one ε and subspace: the mean over the draws of A."""
+    values = [found.value for found in runs]
+    by_name = {
+        name: statistics.fmean(sharpness(found.losses[name], found.loss) for found in runs)
+        for name in runs[0].losses
+    }
+    low, high = min(by_name.values()), max(by_name.values())
+    where = f"ε={epsilon:g}" + (f", p={dimensions}" if dimensions else "")
     if high - low > _DISAGREEMENT * abs(high):
-        by = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        by = ", ".join(f"{name} {value:.4g}" for name, value in by_name.items())
         context.warnings.append(
             f"the maximisers of ε-sharpness ({where}) differ by more than 10 %: {by}; say which "
             "one was used when you quote φ"
         )
-    sampled = _sampling_error(context, space.lift(bound * points[best].point), loss)
-    error = sampled.error
-    bias = _selection_bias(context, space, bound, points[best].point)
+    several, resolved = len(runs) > 1, all(found.resolved for found in runs)
+    error, bias = (
+        statistics.fmean(known) if (known := [x for x in each if x is not None]) else None
+        for each in (
+            [found.sampled.error for found in runs],
+            [found.sampling_bias for found in runs],
+        )
+    )
     scalar = Scalar(
-        values[best],
-        None,
-        "lower_bound",
-        "lower_bound",
+        statistics.fmean(values),
+        statistics.stdev(values) / math.sqrt(len(values)) if several else None,
+        "standard_error" if several else "lower_bound",
+        "lower_bound" if resolved else "precision",
+        advice=None if resolved else _advice(context.objective.network.compute),
         sampling_error=error,
         sampling_bias=bias,
-        sampling_status=sampled.status,
+        sampling_status=next((f.sampled.status for f in runs if f.sampled.status), None),
     )
     if error is not None and bias is not None and bias > error / 2 and not context.part:
         rows = context.objective.rows
@@ -111,61 +191,66 @@ def _one(
         )
     return {
         "epsilon": epsilon,
-        "subspace": space.dimensions,
+        "subspace": dimensions,
         **scalar_fields(scalar),
-        "by_maximizer": values,
-        "evaluations": sum(found.evaluations for found in points.values()),
-        "loss": loss,
-        "loss_at_maximum": losses[best],
+        **({"draws": values} if dimensions else {}),
+        "by_maximizer": by_name,
+        "evaluations": sum(found.evaluations for found in runs),
+        "corners": runs[0].corners,
+        "loss": runs[0].loss,
+        "loss_at_maximum": statistics.fmean(found.maximum for found in runs),
+        "seconds": sum(found.seconds for found in runs),
     }
 
 
-Maximizer = Callable[[Context, Space, Tensor], BoxMaximum]
+def _advice(dtype: torch.dtype) -> str:
+    if dtype == torch.float64:
+        return "the loss rises by no more than its rounding: use a larger --epsilon"
+    name = str(dtype).removeprefix("torch.")
+    return f"{name} does not resolve how the loss rises in this box: use --dtype float64"
 
 
-def _chosen(context: Context, origin: _Origin) -> list[tuple[str, Maximizer]]:
-    corner = partial(_corner, origin=origin)
-    known: dict[str, Maximizer] = {"lbfgsb": _lbfgsb, "corner": corner, "raw": _raw}
-    chosen = context.settings.maximizer
-    names = ["lbfgsb", "corner"] if chosen == "both" else [chosen]
-    return [(name, known[name]) for name in names]
-
-
-def _lbfgsb(context: Context, space: Space, bound: Tensor) -> BoxMaximum:
-    function, start = _scaled(context, context.objective, context.value_and_gradient, space, bound)
-    settings = context.settings
-    found = projected_lbfgs(
-        function, *start, iterations=settings.iterations, progress=context.progress
-    )
-    return _with_loss(found, context.value_and_gradient[0])
-
-
-def _corner(context: Context, space: Space, bound: Tensor, *, origin: _Origin) -> BoxMaximum:
-    function, start = _scaled(context, context.objective, context.value_and_gradient, space, bound)
-    starts, spent = _starts(context, origin, space, bound)
-    found = corner_ascent(
-        function,
-        *start,
-        starts=starts,
-        iterations=context.settings.iterations,
-        progress=context.progress,
-    )
-    found = _with_loss(found, context.value_and_gradient[0])
-    return BoxMaximum(found.value, found.point, found.evaluations + spent)
-
-
-class _Origin:
-    """Gradients at θ from which corner ascents start: the same in every box, so computed once."""
+class _Searches:
+    """The run's own search and, where a box asks for it, one in float64."""
 
     def __init__(self, context: Context) -> None:
-        self._context = context
+        self.own = _Search(context)
+
+    @cached_property
+    def double(self) -> _Search | None:
+        """The search in float64: of the same objective, None where the model has no float64."""
+        context = self.own.context
+        objective = in_double(context.objective, context.theta)
+        if objective is None or objective is context.objective:
+            return None if objective is None else self.own
+        return _Search(replace(context, objective=objective, theta=context.theta.double()))
+
+    def of(self, space: Space, epsilon: float) -> _Search:
+        """The search for this box: in float64 where it is cheap, or the box is narrow."""
+        own = self.own
+        dimensions = space.dimensions or own.context.objective.size
+        small = dimensions <= _ALL_CORNERS and own.bytes_a_pass <= _FREE_BYTES
+        narrow = epsilon < _RESOLVED * torch.finfo(own.context.theta.dtype).eps
+        return (self.double if small or narrow else None) or own
+
+
+class _Search:
+    """One objective, and what ascents in all boxes around its θ have in common."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
         self.evaluations = 0
+
+    @cached_property
+    def loss(self) -> float:
+        """L(θ). Cost: a forward pass."""
+        return self.context.objective.loss(self.context.theta)
 
     @cached_property
     def even(self) -> Tensor:
         """The gradient of the mean of ℓ^q (n,). Cost: one gradient."""
         self.evaluations += 1
-        return self._context.objective.gradient(self._context.theta, power=_POWER)[1]
+        return self.context.objective.gradient(self.context.theta, power=_POWER)[1]
 
     @cached_property
     def shards(self) -> dict[int, tuple[Objective, tuple[float, Tensor]]]:
@@ -173,7 +258,7 @@ class _Origin:
 
         Cost: one gradient in all.
         """
-        context, generator = self._context, torch.Generator().manual_seed(self._context.seed)
+        context, generator = self.context, torch.Generator().manual_seed(self.context.seed)
         self.evaluations += 1
         order = torch.randperm(context.objective.rows.count, generator=generator)
         own = {
@@ -183,10 +268,170 @@ class _Origin:
         }
         return {number: (shard, shard.gradient(context.theta)) for number, shard in own.items()}
 
+    @cached_property
+    def bytes_a_pass(self) -> int:
+        """Bytes that one pass over the data saves or reads: what it costs, but for the overhead."""
+        objective = self.context.objective
+        return int(objective.rows.count * max(objective.saved_bytes, 32)) + 8 * objective.size
 
-def _starts(
-    context: Context, origin: _Origin, space: Space, bound: Tensor
-) -> tuple[list[Tensor], int]:
+    @cached_property
+    def batched(self) -> bool:
+        """Whether many losses can be had at once: `vmap` takes the model, and gives its losses."""
+        objective, theta = self.context.objective, self.context.theta
+        step = 1 + 2**-6 * torch.arange(2, device=theta.device).to(theta)
+        pair = theta * step[:, None]
+        try:
+            together = objective.losses(pair).tolist()
+        except (RuntimeError, TypeError, ValueError) as error:
+            # What vmap and models that it cannot batch raise; one by one they are as right.
+            if isinstance(error, RuntimeError) and is_out_of_memory(error):
+                raise
+            return False
+        alone = [objective.loss(each) for each in pair]
+        limit = 1e3 * torch.finfo(theta.dtype).eps
+        return all(
+            abs(a - b) <= limit * max(abs(a), abs(b), 1e-300)
+            for a, b in zip(together, alone, strict=True)
+        )
+
+    @property
+    def chunk(self) -> int:
+        """Points whose losses are computed at once."""
+        return max(1, min(4096, _CHUNK_BYTES // self.bytes_a_pass))
+
+    def values(self, space: Space, bound: Tensor) -> Values:
+        """L at many points u of the box [−1, 1]ᵖ."""
+        objective, theta = self.context.objective, self.context.theta
+
+        def values(points: Tensor) -> Tensor:
+            thetas = theta + space.lift(bound * points)
+            if self.batched:
+                return objective.losses(thetas)
+            alone = [objective.loss(each) for each in thetas]
+            return torch.tensor(alone, dtype=accumulator(theta.device), device=theta.device)
+
+        return values
+
+
+def _maxima(
+    search: _Search, space: Space, bound: Tensor, epsilon: float
+) -> tuple[dict[str, BoxMaximum], int | None]:
+    """The best point by each maximiser, and how many corners were evaluated where all of them."""
+    chosen = search.context.settings.maximizer
+    names = ["lbfgsb", "corner"] if chosen == "both" else [chosen]
+    found, tops, corners = {}, list[Tensor](), None
+    if "corner" in names:
+        if _all_corners(search, bound):
+            corners = 2 ** len(bound)
+            found["corner"], tops = _every_corner(search, space, bound)
+        else:
+            found["corner"] = _corner(search, space, bound, epsilon)
+            tops = [found["corner"].point]
+    if "lbfgsb" in names:
+        found["lbfgsb"] = _lbfgsb(search, space, bound, epsilon, tops)
+    if "raw" in names:
+        found["raw"] = _raw(search.context, space, bound)
+    return {name: found[name] for name in names}, corners
+
+
+def _all_corners(search: _Search, bound: Tensor) -> bool:
+    """Whether all corners of a box can be evaluated in a few seconds."""
+    if len(bound) > _ALL_CORNERS or search.bytes_a_pass << len(bound) > _ALL_BYTES:
+        return False
+    return search.batched or 2 ** len(bound) <= _ALL_CALLS
+
+
+def _every_corner(search: _Search, space: Space, bound: Tensor) -> tuple[BoxMaximum, list[Tensor]]:
+    """The best of all corners and of the centre, and the corners that are nearly as good."""
+    context = search.context
+    tops = best_corners(
+        search.values(space, bound),
+        bound,
+        keep=_POLISHED,
+        chunk=search.chunk,
+        progress=context.progress,
+    )
+    loss = context.value_and_gradient[0]
+    centre = BoxMaximum(loss, torch.zeros_like(bound), 0)
+    best = tops[0] if tops and tops[0].value > loss else centre
+    return BoxMaximum(best.value, best.point, 0), [top.point for top in tops]
+
+
+def _lbfgsb(
+    search: _Search, space: Space, bound: Tensor, epsilon: float, tops: Sequence[Tensor]
+) -> BoxMaximum:
+    """L-BFGS from the centre; from other points too where the box is large, or passes are cheap.
+
+    The best corners (`tops`) are where a maximum on a face of the box is near.
+    """
+    context = search.context
+    function, start = _scaled(context, context.objective, context.value_and_gradient, space, bound)
+    iterations, progress = context.settings.iterations, context.progress
+    found = [projected_lbfgs(function, *start, iterations=iterations, progress=progress)]
+    extra = _random_starts(search, epsilon) // 2
+    points = list(tops[:extra])
+    generator = torch.Generator().manual_seed(context.seed + 1)
+    for _ in range(min(extra, _POLISHED)):
+        inside = 2 * torch.rand(len(bound), generator=generator) - 1
+        points.append(inside.to(bound))
+    for point in points:
+        value, gradient = function(point)
+        if math.isfinite(value):
+            climbed = projected_lbfgs(function, value, gradient, start=point, iterations=iterations)
+            found.append(replace(climbed, evaluations=climbed.evaluations + 1))
+    best = max(found, key=lambda each: each.value)
+    total = BoxMaximum(best.value, best.point, sum(each.evaluations for each in found))
+    return _with_loss(total, context.value_and_gradient[0])
+
+
+def _corner(search: _Search, space: Space, bound: Tensor, epsilon: float) -> BoxMaximum:
+    context = search.context
+    function, start = _plain(context, context.objective, context.value_and_gradient, space, bound)
+    starts, spent = _starts(search, space, bound)
+    stationary = not bool(start[1].any())
+    count = max(_random_starts(search, epsilon), _STATIONARY_STARTS if stationary else 0)
+    generator = torch.Generator().manual_seed(context.seed)
+    starts = [_filled(each, generator) for each in starts]
+    starts += [_filled(torch.zeros_like(bound), generator) for _ in range(count)]
+    found = corner_ascent(
+        function,
+        *start,
+        starts=starts,
+        iterations=context.settings.iterations,
+        progress=context.progress,
+    )
+    if _flips_are_cheap(search, bound) and bool(found.point.any()):
+        values = search.values(space, bound)
+        flipped = flip_ascent(values, replace(found, evaluations=0), chunk=search.chunk)
+        found = replace(flipped, evaluations=found.evaluations)
+    return replace(found, evaluations=found.evaluations + spent)
+
+
+def _filled(corner: Tensor, generator: torch.Generator) -> Tensor:
+    """A corner with random signs where it has none: the gradient is zero there, or not a number.
+
+    Where the loss is convex, a random corner is higher than the middle of the box on average.
+    """
+    signs = 2 * torch.randint(0, 2, corner.shape, generator=generator, dtype=torch.int8) - 1
+    return torch.where(corner.abs() > 0, corner, signs.to(corner)).to(torch.int8)
+
+
+def _random_starts(search: _Search, epsilon: float) -> int:
+    """How many random points more an ascent starts from.
+
+    In a large box the loss is far from quadratic, and ascents stop at many places. Where a pass
+    costs next to nothing, so do many ascents.
+    """
+    decades = max(0.0, math.log10(epsilon / 1e-3) - 0.5)
+    large = round(_STARTS_A_DECADE * decades)
+    return large + min(_FREE_STARTS, _FREE_BYTES // search.bytes_a_pass)
+
+
+def _flips_are_cheap(search: _Search, bound: Tensor) -> bool:
+    return len(bound) * search.bytes_a_pass <= _CHUNK_BYTES and search.batched
+
+
+def _starts(search: _Search, space: Space, bound: Tensor) -> tuple[list[Tensor], int]:
     """Corners from which other examples' losses rise than those that are largest at θ.
 
     Near a minimum the gradient is that of a few examples, and the ascent from the centre ends on
@@ -194,28 +439,26 @@ def _starts(
     and the best of eight ascents on an eighth of the data each let others come forward. Gives the
     starts, and what they cost in gradients over all the data.
     """
-    before, starts = origin.evaluations, []
+    context, before, starts = search.context, search.evaluations, []
     if context.value_and_gradient[0] > 0:
-        starts.append(space.pull(origin.even).sign())
+        starts.append(space.pull(search.even).sign())
     rows = context.objective.rows
     if rows.count < 2 * _SHARDS or rows.fixed_batch is not None:  # a part has other batches
-        return starts, origin.evaluations - before
-    found, climbed = _shard_corners(context, origin, space, bound)
-    return starts + found, origin.evaluations - before + climbed
+        return starts, search.evaluations - before
+    found, climbed = _shard_corners(search, space, bound)
+    return starts + found, search.evaluations - before + climbed
 
 
-def _shard_corners(
-    context: Context, origin: _Origin, space: Space, bound: Tensor
-) -> tuple[list[Tensor], int]:
+def _shard_corners(search: _Search, space: Space, bound: Tensor) -> tuple[list[Tensor], int]:
     """The best corners of ascents on shards, and what they cost in gradients over all the data.
 
     Of several processes each climbs on shards of its own: a pass over a shard is too short to be
     divided.
     """
-    climbed = {}
+    context, climbed = search.context, {}
     told = torch.zeros(_SHARDS, 2, dtype=accumulator(context.theta.device))
-    for number, (shard, at_theta) in origin.shards.items():
-        function, start = _scaled(context, shard, at_theta, space, bound)
+    for number, (shard, at_theta) in search.shards.items():
+        function, start = _plain(context, shard, at_theta, space, bound)
         climbed[number] = corner_ascent(function, *start, iterations=_SHARD_STEPS)
         told[number, 0] = climbed[number].value
         told[number, 1] = climbed[number].evaluations
@@ -227,6 +470,68 @@ def _shard_corners(
             corner.copy_(climbed[number].point)
     spent = -(-int(told[:, 1].sum()) // _SHARDS)
     return list(add_up(corners)), spent
+
+
+def _confirmed(
+    searches: _Searches,
+    search: _Search,
+    space: Space,
+    epsilon: float,
+    points: dict[str, BoxMaximum],
+) -> tuple[float, dict[str, float], bool]:
+    """L(θ) and the maxima evaluated in float64, and whether the search could see the difference.
+
+    A search in a narrower dtype chooses its best point by losses that are rounded, and its θ + z
+    may be rounded out of the box. So the point is made again in float64, inside the box, and both
+    losses are computed there: what is reported is never above the maximum. Cost: a forward pass for
+    each maximiser.
+    """
+    context = search.context
+    loss, gradient = context.value_and_gradient
+    found = {name: max(point.value, loss) for name, point in points.items()}
+    rise = max(found.values()) - loss
+    compute = context.objective.network.compute
+    if compute == torch.float64:
+        bound = epsilon * (space.coordinates(context.theta).abs() + 1)
+        seen = max(rise, float((bound * space.pull(gradient)).abs().sum()))
+        rounding = _ROUNDINGS * torch.finfo(compute).eps * abs(loss)
+        return loss, found, rise > rounding or seen == 0
+    on_cpu = context.theta.device.type == "cpu"
+    double = searches.double if on_cpu or rise <= _PLAIN_RISE * (1 + abs(loss)) else None
+    if double is None:
+        rounding = _ROUNDINGS * torch.finfo(compute).eps * max(1.0, abs(loss))
+        return loss, found, rise > rounding
+    theta, objective = double.context.theta, double.context.objective
+    bound = epsilon * (space.coordinates(theta).abs() + 1)
+    at_theta = double.loss
+    for name, point in points.items():
+        there = theta + space.lift(bound * point.point.double().clamp(-1, 1))
+        if space.dimensions is None:
+            outside = (there - theta).abs() > bound
+            there = torch.where(outside, torch.nextafter(there, theta), there)
+        found[name] = max(objective.loss(there), at_theta)
+    exact = max(found.values()) - at_theta
+    return at_theta, found, abs(rise - exact) <= _DISAGREEMENT * exact
+
+
+def _plain(
+    context: Context,
+    objective: Objective,
+    at_theta: tuple[float, Tensor],
+    space: Space,
+    bound: Tensor,
+) -> tuple[ValueAndGradient, tuple[float, Tensor]]:
+    """As `_scaled`, with L itself as the objective: corners need no more than signs and an order.
+
+    A loss that is negative at θ or elsewhere in the box has no logarithm.
+    """
+    loss, gradient = at_theta
+
+    def function(point: Tensor) -> tuple[float, Tensor]:
+        value, full = objective.gradient(context.theta + space.lift(bound * point))
+        return value, space.pull(full)
+
+    return function, (loss, space.pull(gradient))
 
 
 def _scaled(

@@ -15,8 +15,9 @@ __all__ = ["FullSpace", "RandomSubspace", "Space"]
 
 # Share of the free memory that a stored random matrix may take.
 _SHARE = 0.25
-# Spreads the seeds of columns apart: any odd number far above the number of columns will do.
-_STRIDE = 1_000_003
+# Spread the seeds of columns apart, from run to run and from draw to draw: two primes far above the
+# number of columns, whose small multiples are far from each other too.
+_STRIDE, _DRAW_STRIDE = 1_000_003, 982_451_653
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,16 @@ class FullSpace:
 
 
 class RandomSubspace:
-    """A (n, p) with standard normal columns, each made from the seed and its number alone.
+    """A (n, p) with standard normal columns, each made from the seed, the draw and its number.
 
     The columns are kept where they fit into a quarter of the free memory and are made anew at
     every use where they do not; the numbers are the same. They are drawn on the CPU, so they are
     the same on every device.
     """
 
-    def __init__(self, like: Tensor, dimensions: int, seed: int) -> None:
-        self.dimensions, self._like, self._seed = dimensions, like, seed
+    def __init__(self, like: Tensor, dimensions: int, seed: int, draw: int = 0) -> None:
+        self.dimensions, self._like = dimensions, like
+        self._seed = seed * _STRIDE + draw * _DRAW_STRIDE
         size = dimensions * like.numel() * like.element_size()
         fits = size <= _SHARE * available_memory(like.device)
         self._kept = torch.stack(list(self._draw())) if fits else None
@@ -60,12 +62,13 @@ class RandomSubspace:
         return solved[:, 0].to(theta)
 
     def lift(self, coordinates: Tensor) -> Tensor:
-        """Az (n,)."""
-        if self._kept is not None:
+        """Az (n,), or (k, n) of several z (k, p), in the dtype of z."""
+        if self._kept is not None and self._kept.dtype == coordinates.dtype:
             return coordinates @ self._kept
-        out = torch.zeros_like(self._like)
-        for weight, row in zip(coordinates, self._rows(), strict=True):
-            out += weight * row
+        shape = (*coordinates.shape[:-1], len(self._like))
+        out = torch.zeros(shape, dtype=coordinates.dtype, device=self._like.device)
+        for weight, row in zip(coordinates.movedim(-1, 0), self._rows(), strict=True):
+            out += weight[..., None] * row
         return out
 
     def pull(self, gradient: Tensor) -> Tensor:
@@ -82,7 +85,7 @@ class RandomSubspace:
 
     def _draw(self) -> Iterator[Tensor]:
         for column in range(self.dimensions):
-            generator = torch.Generator().manual_seed(self._seed * _STRIDE + column)
+            generator = torch.Generator().manual_seed(self._seed + column)
             draws = torch.randn(self._like.numel(), generator=generator, dtype=torch.float32)
             yield draws.to(self._like)
 

@@ -83,7 +83,8 @@ def format_scalar(scalar: Mapping[str, Any]) -> str:
         return NOT_FINITE + mark
     if sign := bound_sign(scalar):
         rounding = ROUND_FLOOR if sign == "≥" else ROUND_CEILING
-        return f"{sign}{_format_bound(value, spread, rounding)}{mark}"
+        own = error if scalar.get("error_kind") == "standard_error" else None
+        return f"{sign}{_format_bound(value, own, spread, rounding)}{mark}"
     if scalar.get("error_kind") == "standard_error" and error == spread:
         error = None  # the sampling error is all the error there is
     if scalar.get("error_kind") == "rounding" and error is not None and not _shows(value, error):
@@ -111,13 +112,15 @@ def format_signed(value: float, error: float | None = None, spread: float | None
     return bracket + (number if number.startswith("-") else f"+{number}")
 
 
-def _format_bound(value: float, spread: float | None, rounding: str) -> str:
+def _format_bound(value: float, error: float | None, spread: float | None, rounding: str) -> str:
+    """A bound, with the standard `error` of a mean of bounds, and the data's `spread`."""
     exact = _exact(value)
-    if not spread:
+    error_, around = (_exact(x) if x else None for x in (error, spread))
+    largest = max((x for x in (error_, around) if x is not None), default=None)
+    if largest is None:
         return format_number(value, _BOUND_DIGITS, rounding)
-    around = _exact(spread)
-    unit = max(_unit_of(around), _decade(exact) - _MOST_DIGITS + 1)
-    return _written(exact, unit, None, around, rounding)
+    unit = max(_unit_of(largest), _decade(exact) - _MOST_DIGITS + 1)
+    return _written(exact, unit, error_, around, rounding)
 
 
 def _unit_of(error: Decimal) -> int:

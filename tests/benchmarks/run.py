@@ -10,6 +10,7 @@ from pathlib import Path
 
 import certified
 import coarse
+import corners
 import coupled
 import coverage
 import density
@@ -43,6 +44,7 @@ _BENCHMARKS = (
     memory,
     epsilon_sharpness,
     maximum,
+    corners,
     line,
     startup,
     killed,

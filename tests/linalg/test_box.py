@@ -1,12 +1,19 @@
 """Maxima over the box [−1, 1]ᵖ, where they are known and against SciPy where they are not."""
 
+import itertools
 import math
 
 import pytest
 import torch
 from scipy.optimize import Bounds, minimize
 
-from sharpcli.linalg.box import corner_ascent, projected_lbfgs
+from sharpcli.linalg.box import (
+    BoxMaximum,
+    best_corners,
+    corner_ascent,
+    flip_ascent,
+    projected_lbfgs,
+)
 
 METHODS = {"corner": corner_ascent, "lbfgs": projected_lbfgs}
 
@@ -174,3 +181,83 @@ def test_progress_ends_with_what_was_asked(method):
     )
     assert seen
     assert seen == sorted(seen)
+
+
+# Many values at once
+
+
+def wavy(points):
+    """Neither convex nor concave; its best corner is no neighbour of most others."""
+    matrix = draw(points.shape[1], points.shape[1], seed=4)
+    bends = torch.einsum("ki,ij,kj->k", points, matrix, points)
+    return bends + torch.sin(3 * points).sum(1) + points @ draw(points.shape[1], seed=5)
+
+
+def every_corner(size):
+    return torch.tensor(list(itertools.product((-1.0, 1.0), repeat=size)), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+@pytest.mark.parametrize("chunk", [1, 5, 4096])
+def test_the_best_corners_are_the_best_of_all(size, chunk):
+    found = best_corners(wavy, torch.zeros(size).double(), keep=3, chunk=chunk)
+    true = wavy(every_corner(size)).sort(descending=True).values[:3]
+    assert [each.value for each in found] == pytest.approx(true.tolist(), rel=1e-12)
+    assert found[0].evaluations == 2**size
+    for each in found:
+        assert bool((each.point.abs() == 1).all())
+        assert float(wavy(each.point[None])[0]) == pytest.approx(each.value, rel=1e-12)
+
+
+@pytest.mark.parametrize("broken", [math.inf, -math.inf, math.nan])
+def test_a_corner_whose_value_is_not_finite_is_never_the_best(broken):
+    def values(points):
+        return torch.where(points[:, 0] > 0, broken, points.sum(1))
+
+    found = best_corners(values, torch.zeros(3), keep=8)
+    assert len(found) == 4
+    assert found[0].value == 1
+    assert best_corners(lambda points: points[:, 0] * math.nan, torch.zeros(3)) == []
+
+
+def test_flips_find_what_the_gradient_s_signs_stay_at():
+    """Two coordinates that gain only together: every ascent from (−1, −1) by signs stays there."""
+
+    def values(points):
+        return 2 * points[:, 0] * points[:, 1] + 0.5 * points.sum(1)
+
+    start = BoxMaximum(1.0, torch.tensor([-1.0, -1.0]), 0)
+    found = flip_ascent(values, start)
+    assert found.value == 3
+    assert found.point.tolist() == [1, 1]
+    assert found.evaluations == 2 * 3
+
+
+@pytest.mark.parametrize("size", [6, 40])
+def test_no_flip_of_one_coordinate_is_better_than_what_flips_end_at(size):
+    start = torch.ones(size, dtype=torch.float64)
+    found = flip_ascent(wavy, BoxMaximum(float(wavy(start[None])[0]), start, 0), chunk=7)
+    flips = found.point * (1 - 2 * torch.eye(size, dtype=torch.float64))
+    assert float(wavy(flips).max()) <= found.value
+    assert float(wavy(found.point[None])[0]) == pytest.approx(found.value, rel=1e-12)
+    assert found.value > float(wavy(start[None])[0])
+
+
+def test_lbfgs_goes_on_from_a_corner_to_a_maximum_on_a_face():
+    top = torch.tensor([0.25, 1.0, -1.0], dtype=torch.float64)
+    slope = torch.tensor([0.0, 2.0, -2.0], dtype=torch.float64)
+
+    def function(u):
+        inward = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+        return float(-(inward * (u - top) ** 2).sum() + slope @ u), -2 * inward * (u - top) + slope
+
+    corner = torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64)
+    found = projected_lbfgs(function, *function(corner), start=corner)
+    assert torch.allclose(found.point, top, atol=1e-6)
+    assert found.value == pytest.approx(4)
+
+
+def test_a_slope_that_is_not_a_number_leaves_its_coordinate_where_it_is():
+    slope = torch.tensor([1.0, math.nan, -2.0])
+    found = corner_ascent(lambda u: (float(u[0] - 2 * u[2]), slope), 0.0, slope)
+    assert found.point.tolist() == [1, 0, -1]
