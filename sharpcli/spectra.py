@@ -15,7 +15,8 @@ from torch import Tensor
 from .budget import Budget, share_memory_of_probes
 from .checkpoint import load_checkpoint
 from .environment import environment
-from .linalg.density import bulk, density
+from .linalg.bulk import bulk
+from .linalg.density import density
 from .linalg.eigsh import is_settled
 from .linalg.quadrature import Quadrature, choose_probes, quadrature
 from .measures.hessian import at_most, suspicion
@@ -30,13 +31,19 @@ from .settings import Operator, RunSettings, SpectrumSettings
 from .studies import Loaded, Studies, matched, ready, resolve_device
 from .tasks import Task
 
-__all__ = ["spectra_of_checkpoints"]
+__all__ = ["numbers_of", "spectra_of_checkpoints"]
 
 # An end of the spectrum is not found where its residual is above this share of the width.
 _END = 0.05
 # Shards of a sample whose own spectra tell its sampling error: their data are a pass together, but
 # each has its own Lanczos vectors. A standard error from eight is good to about a quarter.
 _SHARDS = 8
+# What to do where nobody knows where the bulk ends.
+_COPIES = (
+    "there are as many copies of an eigenvalue as probes, or more, so where the bulk ends is not "
+    "known: raise --probes"
+)
+_STEPS = "the steps were too few to tell where the bulk ends: raise --steps"
 
 
 def spectra_of_checkpoints(
@@ -101,10 +108,10 @@ def _spectrum(
         return _quadrature(part, loaded.theta, settings, memory, study.run.seed, progress)
 
     found = measured(objective, foretelling(begin(title), notes, memory.at_most))
-    numbers = _numbers(found, study.checked, settings.curvature.operator)
+    numbers = numbers_of(found, study.checked, settings.curvature.operator)
     if objective.rows.sampled and objective.rows.count >= 2 * _SHARDS:
         parts = [
-            _numbers(measured(shard, begin(name)), None, settings.curvature.operator)
+            numbers_of(measured(shard, begin(name)), None, settings.curvature.operator)
             for name, shard in zip(
                 [f"{title}, sampling error {i} of {_SHARDS}" for i in range(1, _SHARDS + 1)],
                 shards(objective, study.run.seed, _SHARDS),
@@ -187,7 +194,11 @@ def _with_errors(
     return found
 
 
-def _numbers(found: Quadrature, check: SelfCheck | None, operator: Operator) -> dict[str, Any]:
+def numbers_of(found: Quadrature, check: SelfCheck | None, operator: Operator) -> dict[str, Any]:
+    """What is said of a spectrum: both ends, the bulk's edge, outliers and moments, and the curve.
+
+    An end is converged where it may be off by no more than 5 % of the spectrum's width.
+    """
     doubt = suspicion(check)
     coarse = ("max_products", "the steps were too few to find this end: raise --steps")
     (high, high_error), (low, low_error) = found.ends()
@@ -200,22 +211,27 @@ def _numbers(found: Quadrature, check: SelfCheck | None, operator: Operator) -> 
         return Scalar(value, error, kind if error is not None else None, status, advice)
 
     def end(value: float, error: float) -> Scalar:
-        error = max(error, found.rounding)
         return scalar(value, error, met=error <= max(_END * width, found.rounding))
 
     lowest = end(low, low_error)
     if operator == "hessian" and found.rest and not is_settled(low, low_error):
         lowest = at_most(lowest)
     above = bulk(found)
+
+    def of_bulk(value: float, error: float | None) -> Scalar:
+        if above.resolved or doubt:
+            return scalar(value, error)
+        return Scalar(value, status="unresolved", advice=_COPIES if above.copies else _STEPS)
+
     nodes, weights = found.nodes()
     grid, curve = density(found)
     values = zip(above.outliers.tolist(), above.errors.tolist(), strict=True)
     return {
         "largest": end(high, high_error),
         "smallest": lowest,
-        "bulk_edge": scalar(above.edge, max(above.error, found.rounding), met=above.resolved),
+        "bulk_edge": of_bulk(above.edge, above.error),
         "outliers": scalar_fields(
-            scalar(len(above.outliers), None, met=above.resolved),
+            of_bulk(len(above.outliers), None),
             eigenvalues=[scalar(value, max(error, found.rounding)) for value, error in values],
         ),
         "moments": [scalar(m.value, m.error, "standard_error") for m in found.moments()],

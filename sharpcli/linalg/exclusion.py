@@ -25,6 +25,8 @@ _FAILURES = 1e-4
 _SEEN_OF_ROUNDING = 4.0
 # Places at which a stretch is looked at, and how near to its ends, as a share of it.
 _PLACES, _NEAREST = 160, 1e-13
+# Small matrices that are diagonalised together.
+_TOGETHER = 64
 # How far out an end is looked for, in widths of the spectrum.
 _FARTHEST = 1e3
 
@@ -40,6 +42,23 @@ class Run:
     beside: Tensor
     values: Tensor
     weights: Tensor
+
+    def nearest(self, places: Tensor) -> Tensor:
+        """How far an eigenvalue is at most from each of `places` (k,).
+
+        The least ‖(A − μ)x‖ over unit x of the Krylov space, which the recurrence gives (Lehmann
+        1949; Parlett 1980, section 10.5).
+        """
+        matrix = torch.diag(self.diagonal)
+        matrix += torch.diag(self.beside[:-1], 1) + torch.diag(self.beside[:-1], -1)
+        below = torch.zeros_like(matrix[:1])
+        below[0, -1] = self.beside[-1]
+        found = [places[:0]]
+        for few in torch.split(places, _TOGETHER):
+            shifted = matrix - few[:, None, None] * torch.eye(len(matrix), dtype=matrix.dtype)
+            tall = torch.cat([shifted, below.expand(len(few), 1, -1)], dim=1)
+            found.append(torch.linalg.eigvalsh(tall.mT @ tall)[:, 0].clamp(min=0).sqrt())
+        return torch.cat(found)
 
 
 @dataclass(frozen=True)
@@ -78,6 +97,13 @@ class Runs:
         open_ = ~self.excluded(end + outward * offsets)
         return _last(offsets, open_)
 
+    def beyond_within(self, end: float, limit: float, width: float) -> float:
+        """As `beyond` at the top, where there is something known from `limit` on."""
+        if limit == math.inf:
+            return self.beyond(end, 1.0, width)
+        between = self.between(end, limit)
+        return between[0] if between else math.inf
+
     def between(self, low: float, high: float) -> tuple[float, float] | None:
         """How far above `low` and below `high` an eigenvalue may be; None where all between are."""
         half = (high - low) / 2
@@ -94,9 +120,7 @@ _SEEN = ("values", "weights")
 
 
 def _geometric(first: float, last: float) -> Tensor:
-    return torch.logspace(
-        math.log10(first), math.log10(last), _PLACES, dtype=torch.float64
-    )
+    return torch.logspace(math.log10(first), math.log10(last), _PLACES, dtype=torch.float64)
 
 
 def _last(offsets: Tensor, open_: Tensor) -> float:
@@ -126,7 +150,10 @@ def _christoffel(runs: Sequence[Run], places: Tensor) -> Tensor:
         before, now = now, ((places - diagonal[:, step]) * now - coupled) / beside[:, step]
         shrink = now.abs().clamp(min=1.0)
         before, now, first, total = (
-            before / shrink, now / shrink, first / shrink, total / shrink**2,
+            before / shrink,
+            now / shrink,
+            first / shrink,
+            total / shrink**2,
         )
         total = total + now.square()
     return first.square() / total

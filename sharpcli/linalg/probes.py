@@ -73,9 +73,11 @@ class Nodes:
 
 @dataclass(frozen=True)
 class Found:
-    """What one probe saw: its nodes, their Ritz vectors' coordinates (k, m) in columns of the
-    basis (m, n), the run's tridiagonal matrix, and how far products were off, from those that
-    should have been orthogonal to the basis and were not.
+    """What one probe saw: its nodes, and the Lanczos run that they come from.
+
+    `coordinates` (m, k) are their Ritz vectors in columns, by the rows of `basis` (m, n).
+    `asymmetry` is the most that a product had along rows to which that of a symmetric operator is
+    orthogonal.
     """
 
     nodes: Nodes
@@ -276,20 +278,19 @@ class End:
             self.entries.append(known)
             place += 1
 
-    def settle(self, probes: int, above: End | None = None) -> None:
+    def settle(self, probes: int, above: End | None = None) -> bool:
         """Keep those before the first whose copies nobody knows, or that is in `above`.
 
-        They are not known where every probe had a new one, or one that may be new or not.
+        They are not known where every probe had a new one, or one that may be new or not; returns
+        whether that ended the list.
         """
         taken = {entry.value for entry in (above.entries if above else None) or []}
-        self.entries = list(
-            itertools.takewhile(
-                lambda entry: (
-                    len(entry.vectors) < probes and not entry.torn and entry.value not in taken
-                ),
-                self.entries or [],
-            )
-        )
+        entries = self.entries or []
+        open_ = [len(entry.vectors) >= probes or entry.torn for entry in entries]
+        ended = [many or entry.value in taken for many, entry in zip(open_, entries, strict=True)]
+        place = ended.index(True) if True in ended else len(entries)
+        self.entries = entries[:place]
+        return place < len(entries) and open_[place]
 
     def eigenvalues(self) -> tuple[Tensor, Tensor]:
         """The eigenvalues with their copies, and their errors."""

@@ -62,7 +62,8 @@ class Quadrature:
     repeated; their `errors` bound how far each is from one. `rest` is what each probe sees of the
     others, its weights summing to (n − known)/n; empty where all are known. All float64 on the
     CPU. `rounding` is how far any value may be off for the arithmetic's sake. Of the first `sure`
-    at the top the number of copies is beyond doubt; `runs` tell where else nothing can be.
+    at the top the number of copies is beyond doubt, and `crowded` says that there are as many of
+    the next as probes; `runs` tell where else nothing can be.
     """
 
     size: int
@@ -77,6 +78,7 @@ class Quadrature:
     products: int
     runs: Runs
     sure: int
+    crowded: bool
 
     @property
     def known(self) -> Tensor:
@@ -173,9 +175,9 @@ def quadrature(
     operator's), and the vectors of the eigenvalues that they agree upon lie beside it, `most_known`
     (default: `steps`) of them. Where probes·steps products would give the whole matrix, they do,
     and all eigenvalues are known. With a single probe none are: copies of an eigenvalue show in
-    what differs between probes. `rounding` is a product's relative error in units of ‖A‖, where more
-    is known of it than the machine epsilon says. Cost: probes·steps products, or n where that is less;
-    orthogonalisation takes 2·steps²·n operations a probe.
+    what differs between probes. `rounding` is a product's error in units of ‖A‖, where more is
+    known of it than the machine epsilon says. Cost: probes·steps products, or n where that is
+    less; orthogonalisation takes 2·steps²·n operations a probe.
     """
     n = operator.size
     if n <= probes * steps:
@@ -205,7 +207,7 @@ def quadrature(
                 bottoms.meet(found.nodes, lower, vectors, floor)
                 del vectors
         del found  # a block's bases go before those of the next one come
-    tops.settle(probes)
+    crowded = tops.settle(probes)
     bottoms.settle(probes, above=tops)
     top, top_errors = tops.eigenvalues()
     bottom, bottom_errors = (x.flip(0) for x in bottoms.eigenvalues())
@@ -223,6 +225,7 @@ def quadrature(
         products=operator.products - started,
         runs=Runs(runs, n, floor),
         sure=tops.sure(probes),
+        crowded=crowded,
     )
 
 
@@ -270,6 +273,7 @@ def _complete(
         products=operator.products - started,
         runs=Runs([], n, floor),
         sure=n,
+        crowded=False,
     )
 
 

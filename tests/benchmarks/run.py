@@ -20,6 +20,7 @@ import maximum
 import memory
 import processes
 import product
+import spectra_attack
 import startup
 import torch
 from problem import Setting
@@ -35,6 +36,7 @@ _BENCHMARKS = (
     epsilon_sharpness,
     maximum,
     line,
+    spectra_attack,
     startup,
     killed,
     processes,
