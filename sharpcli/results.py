@@ -39,7 +39,7 @@ __all__ = [
 SCHEMA = "sharpcli/1"
 
 # The statuses of a number that is not what was asked for; a bound is what it says.
-NOT_CONVERGED = ("max_products", "precision", "unresolved", "suspect", "not_finite")
+NOT_CONVERGED = ("max_products", "precision", "suspect", "unresolved", "not_finite")
 
 ErrorKind = Literal["residual", "standard_error", "lower_bound", "upper_bound"]
 Document = dict[str, Any]
@@ -51,8 +51,8 @@ class Scalar:
 
     `status` is "converged", "lower_bound", "upper_bound" or one of `NOT_CONVERGED`: "max_products"
     (the limit came before the tolerance), "precision" (rounding keeps the error above the
-    tolerance), "unresolved" (the method cannot tell: copies, an edge, a count), "suspect" (the
-    second derivatives failed their self-check), "not_finite" (there is no value);
+    tolerance), "suspect" (the second derivatives failed their self-check), "unresolved" (the method
+    cannot tell), "not_finite" (there is no value);
     `advice` then says what to do. `sampling_error` is the standard error that comes from measuring
     a subset of the data, None when all of it was measured; `sampling_bias` is how much higher the
     value is on a subset than on all of the data, where that is known to matter.

@@ -31,9 +31,10 @@ from .settings import Operator, RunSettings, SpectrumSettings
 from .studies import Loaded, Studies, matched, ready, resolve_device
 from .tasks import Task
 
-__all__ = ["numbers_of", "spectra_of_checkpoints"]
+__all__ = ["spectra_of_checkpoints"]
 
-# An end of the spectrum is not found where its residual is above this share of the width.
+# An end of the spectrum is not found where it may be off by more than this share of the width, or
+# of the largest eigenvalue where all are near each other.
 _END = 0.05
 # Shards of a sample whose own spectra tell its sampling error: their data are a pass together, but
 # each has its own Lanczos vectors. A standard error from eight is good to about a quarter.
@@ -108,10 +109,10 @@ def _spectrum(
         return _quadrature(part, loaded.theta, settings, memory, study.run.seed, progress)
 
     found = measured(objective, foretelling(begin(title), notes, memory.at_most))
-    numbers = numbers_of(found, study.checked, settings.curvature.operator)
+    numbers = _numbers(found, study.checked, settings.curvature.operator)
     if objective.rows.sampled and objective.rows.count >= 2 * _SHARDS:
         parts = [
-            numbers_of(measured(shard, begin(name)), None, settings.curvature.operator)
+            _numbers(measured(shard, begin(name)), None, settings.curvature.operator)
             for name, shard in zip(
                 [f"{title}, sampling error {i} of {_SHARDS}" for i in range(1, _SHARDS + 1)],
                 shards(objective, study.run.seed, _SHARDS),
@@ -194,7 +195,7 @@ def _with_errors(
     return found
 
 
-def numbers_of(found: Quadrature, check: SelfCheck | None, operator: Operator) -> dict[str, Any]:
+def _numbers(found: Quadrature, check: SelfCheck | None, operator: Operator) -> dict[str, Any]:
     """What is said of a spectrum: both ends, the bulk's edge, outliers and moments, and the curve.
 
     An end is converged where it may be off by no more than 5 % of the spectrum's width.
@@ -202,7 +203,7 @@ def numbers_of(found: Quadrature, check: SelfCheck | None, operator: Operator) -
     doubt = suspicion(check)
     coarse = ("max_products", "the steps were too few to find this end: raise --steps")
     (high, high_error), (low, low_error) = found.ends()
-    width = high - low
+    extent = max(high - low, abs(high), abs(low))
 
     def scalar(
         value: float, error: float | None, kind: Any = "residual", *, met: bool = True
@@ -211,7 +212,7 @@ def numbers_of(found: Quadrature, check: SelfCheck | None, operator: Operator) -
         return Scalar(value, error, kind if error is not None else None, status, advice)
 
     def end(value: float, error: float) -> Scalar:
-        return scalar(value, error, met=error <= max(_END * width, found.rounding))
+        return scalar(value, error, met=error <= _END * extent)
 
     lowest = end(low, low_error)
     if operator == "hessian" and found.rest and not is_settled(low, low_error):

@@ -20,7 +20,8 @@ _GAP, _BELOW, _MOST_SHARE = 5.0, 10, 0.1
 # And it is wide enough to be seen: a twentieth of all that lies below it, a hundredth of the whole.
 # Some narrower gap is in every bulk, and no number of steps short of all would rule one out.
 _OF_THE_REST, _OF_ALL = 0.05, 0.01
-# An edge is known where it may be off by less than this share of the spectrum's width.
+# An edge is known where it may be off by less than this share of the spectrum's width, or of the
+# largest eigenvalue where all are near each other.
 _EDGE = 0.05
 # Standard errors that a count of eigenvalues by random starts may be off.
 _DEVIATIONS = 3.0
@@ -125,7 +126,7 @@ def bulk(found: Quadrature) -> Bulk:
         elif gap + slack >= wide * ladder.below(index, -_DEVIATIONS):
             doubtful = index
     edge, error = float(values[number]), errors[number]
-    clear = not doubtful and error <= max(_EDGE * width, found.rounding)
+    clear = not doubtful and error <= _EDGE * max(width, abs(high), abs(low))
     if clear and found.rest:
         clear = _nothing_among(found, values[:number]) and not _room(found, most, low, width)
     return Bulk(edge, error, values[:number], ladder.errors[:number], clear, found.crowded)
@@ -170,7 +171,7 @@ def _room(found: Quadrature, tested: int, low: float, width: float) -> bool:
     known = float(found.top[-1]) if len(found.top) else math.inf
     start = min(start + found.runs.beyond_within(start, known, width), known)
     narrowest = _OF_ALL * width
-    if narrowest <= 0:
+    if start - narrowest <= low:
         return False
     stride = _STRIDE * narrowest
     # Middles of gaps, and the least width of one there.

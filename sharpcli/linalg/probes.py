@@ -208,8 +208,9 @@ def outermost(nodes: Nodes, rounding: float, most: int) -> tuple[list[int], list
 class _Entry:
     """An eigenvalue of an end, its residual, and its eigenvectors as far as probes differ.
 
-    `tilt` bounds how far Ritz vectors of it are off for their residuals and rounding (a sine);
-    `torn` where two differ by more than that and less than another copy would.
+    `tilt` bounds how far Ritz vectors of it, and what one had beyond others, are off for their
+    residuals and rounding (a sine); `torn` where two differ by more than that and less than another
+    copy would.
     """
 
     value: float
@@ -227,6 +228,7 @@ class _Entry:
         outside = float(dots(vector, vector))
         if outside > _COPY:
             self.vectors = torch.cat([self.vectors, vector / outside**0.5])
+            self.tilt = max(self.tilt, 2 * self.tilt / outside**0.5)
         elif outside > (2 * self.tilt) ** 2:
             self.torn = True
 

@@ -36,6 +36,8 @@ _FEWEST, _MOST = 2, 40
 # A product's error that is not symmetric is seen, and its other half may be as large; where it is
 # seen in a few directions only, twice that.
 _UNSEEN_HALF = 2.0
+# Of a product's rounding, what a unit vector sees along itself.
+_ALONG = 0.25
 # Power steps to the norm of what is not symmetric.
 _POWER_STEPS = 8
 # Few eigenvalues that the probes do not know one by one scatter as χ² of few degrees of freedom
@@ -127,6 +129,7 @@ class Quadrature:
             value = float((self.known**power).sum()) / self.size
             slopes = power * self.known.abs() ** (power - 1)
             error = float((slopes * errors).sum()) / self.size
+            absolute = float((self.known.abs() ** power).sum()) / self.size
             if self.rest:
                 share, number = dimensions / self.size, len(self.rest)
                 mean = sum(probe.mean(power) for probe in self.rest) / number
@@ -136,9 +139,13 @@ class Quadrature:
                 total = sum(probe.absolute(power) for probe in likely) / number
                 few = 1 + _FEW * (variance**0.5 / total / 2**0.5 if total else 0.0)
                 value += share * mean
+                absolute += share * total
                 error += share * variance**0.5 * few
-            # Products err by rounding·‖A‖ in every direction, wherever the eigenvalues are.
-            error = max(error, power * self.rounding * scale ** (power - 1) / self.size**0.5)
+            # Products err by rounding·‖A‖ in every direction, wherever the eigenvalues are, and
+            # by a part of it along the vectors themselves.
+            everywhere = self.rounding * scale ** (power - 1) / self.size**0.5
+            along = _ALONG * self.rounding / scale * absolute if scale else 0.0
+            error = max(error, power * max(everywhere, along))
             found.append(Moment(value, error))
         return found
 

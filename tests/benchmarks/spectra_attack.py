@@ -15,7 +15,7 @@ from report import Bar, Section
 from torch import Tensor, nn
 
 from sharpcli.linalg.quadrature import quadrature
-from sharpcli.spectra import numbers_of
+from sharpcli.spectra import _numbers
 
 NAME = "spectra"
 _STEPS, _SEEDS, _PROBES = (12, 20, 40, 80), 30, (2, 4)
@@ -182,7 +182,7 @@ def run(setting: Setting) -> Section:
                 for seed in range(seeds):
                     probes = _PROBES[seed % 2]
                     found = quadrature(_Matrix(held), probes=probes, steps=m, seed=seed)
-                    numbers = numbers_of(found, None, "hessian")
+                    numbers = _numbers(found, None, "hessian")
                     for key, verdict in _verdicts(numbers, values, found.rounding):
                         tally[key, verdict] += 1
                         if verdict == "wrong":
