@@ -143,6 +143,7 @@ def _quadrature(
     memory: Budget,
     seed: int,
     progress: Progress,
+    rounding: float = 0.0,
 ) -> Quadrature:
     assert settings.probes is not None
     operator = make_operator(objective, theta, settings.curvature, graphs=memory.graphs)
@@ -155,6 +156,7 @@ def _quadrature(
             together=memory.block,
             most_known=memory.known,
             basis_device=memory.device,
+            rounding=rounding,
             progress=progress,
         )
     finally:

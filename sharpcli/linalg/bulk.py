@@ -114,7 +114,9 @@ def bulk(found: Quadrature) -> Bulk:
         apart = gap > 2 * (float(ladder.errors[index - 1]) + found.rounding)
         if apart and gap >= seen and gap >= wide * ladder.below(index):
             number = index
-            above = _reach(found, float(values[index]), float(values[index - 1]))
+            above = 0.0
+            if found.rest:
+                above = found.runs.above(float(values[index]), float(values[index - 1]))
             errors[index] = max(float(ladder.errors[index]), found.rounding, above)
             seen = max(
                 _OF_THE_REST * (float(values[index]) + above - low + low_error),
@@ -146,14 +148,6 @@ def _ladder(found: Quadrature) -> _Ladder:
     return _Ladder(values[order], errors[order], counts[order], random[order], probes)
 
 
-def _reach(found: Quadrature, low: float, high: float) -> float:
-    """How far above `low`, the first value below a gap, an eigenvalue may be; else infinite."""
-    if not found.rest:
-        return 0.0
-    between = found.runs.between(low, high)
-    return between[0] if between else math.inf
-
-
 def _nothing_among(found: Quadrature, outliers: Tensor) -> bool:
     """Whether no eigenvalue was missed between those that are known."""
     gaps = outliers[:-1] - outliers[1:]
@@ -169,7 +163,7 @@ def _room(found: Quadrature, tested: int, low: float, width: float) -> bool:
         return False  # a tenth of all eigenvalues are known one by one, and were tested
     start = max(float(probe.values.max()) for probe in found.rest)
     known = float(found.top[-1]) if len(found.top) else math.inf
-    start = min(start + found.runs.beyond_within(start, known, width), known)
+    start = min(start + found.runs.above(start, known), known)
     narrowest = _OF_ALL * width
     if start - narrowest <= low:
         return False

@@ -27,7 +27,7 @@ _SEEN_OF_ROUNDING = 4.0
 _PLACES, _NEAREST = 160, 1e-13
 # Small matrices that are diagonalised together.
 _TOGETHER = 64
-# How far out an end is looked for, in widths of the spectrum.
+# How far out an end is looked for, in units of ‖A‖.
 _FARTHEST = 1e3
 
 
@@ -87,21 +87,22 @@ class Runs:
         """Whether there is no eigenvalue at each of `places` (k,), but for a chance of 1e-4."""
         return self.missed(places) <= _FAILURES
 
-    def beyond(self, end: float, outward: float, width: float) -> float:
+    def beyond(self, end: float, outward: float) -> float:
         """How far beyond the outermost Ritz value `end` an eigenvalue may still be.
 
         `outward` is 1 at the top and −1 at the bottom.
         """
-        nearest = max(width * _NEAREST, torch.finfo(torch.float64).tiny)
-        offsets = _geometric(nearest, max(width, nearest) * _FARTHEST)
-        open_ = ~self.excluded(end + outward * offsets)
-        return _last(offsets, open_)
+        extent = max(float(run.values.abs().max()) for run in self.runs)
+        if extent == 0:
+            return 0.0  # a random start that products take to zero: the matrix is zero
+        offsets = _geometric(extent * _NEAREST, extent * _FARTHEST)
+        return _last(offsets, ~self.excluded(end + outward * offsets))
 
-    def beyond_within(self, end: float, limit: float, width: float) -> float:
-        """As `beyond` at the top, where there is something known from `limit` on."""
+    def above(self, low: float, limit: float) -> float:
+        """How far above `low` an eigenvalue may be, where one is known at `limit`, or infinite."""
         if limit == math.inf:
-            return self.beyond(end, 1.0, width)
-        between = self.between(end, limit)
+            return self.beyond(low, 1.0)
+        between = self.between(low, limit)
         return between[0] if between else math.inf
 
     def between(self, low: float, high: float) -> tuple[float, float] | None:

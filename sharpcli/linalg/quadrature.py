@@ -104,12 +104,11 @@ class Quadrature:
         errors = torch.cat(
             [self.top_errors, self.bottom_errors, *(probe.residuals for probe in self.rest)]
         )
-        width = float(values.max() - values.min())
 
         def end(index: int, outward: float) -> tuple[float, float]:
             value, error = float(values[index]), max(float(errors[index]), self.rounding)
             if self.rest:
-                error = max(error, self.runs.beyond(value, outward, width))
+                error = max(error, self.runs.beyond(value, outward))
             return value, error
 
         return end(int(values.argmax()), 1.0), end(int(values.argmin()), -1.0)
