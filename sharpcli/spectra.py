@@ -15,7 +15,8 @@ from torch import Tensor
 from .budget import Budget, share_memory_of_probes
 from .checkpoint import load_checkpoint
 from .environment import environment
-from .linalg.density import bulk, density
+from .linalg.bulk import bulk
+from .linalg.density import density
 from .linalg.eigsh import is_settled
 from .linalg.quadrature import Quadrature, choose_probes, quadrature
 from .measures.hessian import at_most, suspicion
@@ -33,11 +34,18 @@ from .tasks import Task
 
 __all__ = ["spectra_of_checkpoints"]
 
-# An end of the spectrum is not found where its residual is above this share of the width.
+# An end of the spectrum is not found where it may be off by more than this share of the width, or
+# of the largest eigenvalue where all are near each other.
 _END = 0.05
 # Shards of a sample whose own spectra tell its sampling error: their data are a pass together, but
 # each has its own Lanczos vectors. A standard error from eight is good to about a quarter.
 _SHARDS = 8
+# What to do where nobody knows where the bulk ends.
+_COPIES = (
+    "there are as many copies of an eigenvalue as probes, or more, so where the bulk ends is not "
+    "known: raise --probes"
+)
+_STEPS = "the steps were too few to tell where the bulk ends: raise --steps"
 
 
 def spectra_of_checkpoints(
@@ -140,6 +148,7 @@ def _quadrature(
     memory: Budget,
     seed: int,
     progress: Progress,
+    rounding: float = 0.0,
 ) -> Quadrature:
     assert settings.probes is not None
     operator = make_operator(objective, theta, settings.curvature, graphs=memory.graphs)
@@ -152,6 +161,7 @@ def _quadrature(
             together=memory.block,
             most_known=memory.known,
             basis_device=memory.device,
+            rounding=rounding,
             progress=progress,
         )
     finally:
@@ -217,10 +227,14 @@ def _marked(numbers: dict[str, Any]) -> dict[str, Any]:
 
 
 def _numbers(found: Quadrature, check: SelfCheck | None, operator: Operator) -> dict[str, Any]:
+    """What is said of a spectrum: both ends, the bulk's edge, outliers and moments, and the curve.
+
+    An end is converged where it may be off by no more than 5 % of the spectrum's width.
+    """
     doubt = suspicion(check)
     coarse = ("max_products", "the steps were too few to find this end: raise --steps")
     (high, high_error), (low, low_error) = found.ends()
-    width = high - low
+    extent = max(high - low, abs(high), abs(low))
 
     def scalar(
         value: float, error: float | None, kind: Any = "residual", *, met: bool = True
@@ -229,22 +243,27 @@ def _numbers(found: Quadrature, check: SelfCheck | None, operator: Operator) -> 
         return Scalar(value, error, kind if error is not None else None, status, advice)
 
     def end(value: float, error: float) -> Scalar:
-        error = max(error, found.rounding)
-        return scalar(value, error, met=error <= max(_END * width, found.rounding))
+        return scalar(value, error, met=error <= _END * extent)
 
     lowest = end(low, low_error)
     if operator == "hessian" and found.rest and not is_settled(low, low_error):
         lowest = at_most(lowest)
     above = bulk(found)
+
+    def of_bulk(value: float, error: float | None) -> Scalar:
+        if above.resolved or doubt:
+            return scalar(value, error)
+        return Scalar(value, status="unresolved", advice=_COPIES if above.copies else _STEPS)
+
     nodes, weights = found.nodes()
     grid, curve = density(found)
     values = zip(above.outliers.tolist(), above.errors.tolist(), strict=True)
     return {
         "largest": end(high, high_error),
         "smallest": lowest,
-        "bulk_edge": scalar(above.edge, max(above.error, found.rounding), met=above.resolved),
+        "bulk_edge": of_bulk(above.edge, above.error),
         "outliers": scalar_fields(
-            scalar(len(above.outliers), None, met=above.resolved),
+            of_bulk(len(above.outliers), None),
             eigenvalues=[scalar(value, max(error, found.rounding)) for value, error in values],
         ),
         "moments": [scalar(m.value, m.error, "standard_error") for m in found.moments()],

@@ -140,9 +140,37 @@ def test_progress_counts_products(saved):
 
 def test_few_steps_say_what_is_not_found(saved):
     (result,) = spectrum([saved(MEDIUM)], MEDIUM, SpectrumSettings(probes=2, steps=5))
-    for key in ("smallest", "bulk_edge", "outliers"):
-        assert result[key]["status"] == "max_products"
+    statuses = {"smallest": "max_products", "bulk_edge": "unresolved", "outliers": "unresolved"}
+    for key, status in statuses.items():
+        assert result[key]["status"] == status
         assert "raise --steps" in result[key]["advice"]
+    assert result["bulk_edge"]["error"] is None
+
+
+def test_as_many_copies_as_probes_ask_for_more_probes(saved):
+    """The loss Σᵢ dᵢ wᵢ²/2 with three equal dᵢ far above all others."""
+    diagonal = torch.cat([torch.tensor([10.0] * 3), torch.rand(1000)])
+
+    class Weights(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.ones(len(diagonal)))
+
+        def forward(self, inputs):
+            return self.w * inputs
+
+    of = task(
+        Weights,
+        lambda count, _: (torch.ones(count, 1), torch.zeros(count)),
+        loss=lambda outputs, _: (outputs.square() * diagonal.to(outputs)).sum(1) / 2,
+    )
+    few, enough = (
+        spectrum([saved(of)], of, SpectrumSettings(probes=probes, steps=40))[0] for probes in (2, 4)
+    )
+    assert few["outliers"]["status"] == few["bulk_edge"]["status"] == "unresolved"
+    assert "raise --probes" in few["outliers"]["advice"]
+    assert (enough["outliers"]["value"], enough["outliers"]["status"]) == (3, "converged")
+    assert enough["largest"]["value"] == pytest.approx(10)
 
 
 def test_a_smallest_value_that_others_may_lie_below_is_an_upper_bound(saved, monkeypatch):

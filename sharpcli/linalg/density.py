@@ -1,9 +1,6 @@
-"""What a quadrature says of a spectrum: its density, its bulk's edge and the outliers beyond."""
+"""The spectral density that a quadrature stands for."""
 
 from __future__ import annotations
-
-import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,7 +8,7 @@ from torch import Tensor
 from .probes import Nodes
 from .quadrature import Quadrature
 
-__all__ = ["Bulk", "bulk", "density"]
+__all__ = ["density"]
 
 # Half-width of what stands for one eigenvalue, as a share of it: narrow on any axis, however far
 # out it lies, and never across zero.
@@ -24,31 +21,6 @@ _EVEN, _LOGARITHMIC, _BY_MASS = 400, 200, 200
 _AROUND = (-3.0, -1.0, -0.5, 0.0, 0.5, 1.0, 3.0)
 _MOST_SHARP = 64
 _BESIDE = 1e-3
-# The gap below the i-th eigenvalue ends the outliers where it is 5 + ln i times the mean distance
-# between the ten eigenvalues below it. At the soft edge of a random matrix that ratio is about 2.
-# Even where eigenvalues lie without repelling each other, a gap's chance is (1 + ratio/9)⁻⁹ only,
-# and the logarithm keeps that of all of them together small. Outliers are a tenth of all at most.
-_GAP, _BELOW, _MOST_SHARE = 5.0, 10, 0.1
-# An edge is known where its Ritz value's residual is below this share of the spectrum's width.
-_EDGE = 0.05
-# Fewer steps than these do not tell that there is no outlier: on trained networks with 2 and 9 of
-# them 8 and 12 steps saw none, 10 and 15 all.
-_FEW_STEPS = 20
-
-
-@dataclass(frozen=True)
-class Bulk:
-    """Where the bulk ends and what lies above: `outliers` (k,) descending, with their `errors`.
-
-    `edge` is the largest eigenvalue of the bulk, `error` its residual; not `resolved`, the steps
-    were too few to tell it from an outlier.
-    """
-
-    edge: float
-    error: float
-    outliers: Tensor
-    errors: Tensor
-    resolved: bool
 
 
 def density(found: Quadrature) -> tuple[Tensor, Tensor]:
@@ -67,63 +39,6 @@ def density(found: Quadrature) -> tuple[Tensor, Tensor]:
     edges = torch.cat([grid[:1], (grid[1:] + grid[:-1]) / 2, grid[-1:]])
     mass = _distribution(edges, *pieces).diff()
     return grid, mass / edges.diff()
-
-
-def bulk(found: Quadrature) -> Bulk:
-    """The eigenvalues above the deepest wide gap of the spectrum, and the bulk below it.
-
-    The gap below the i-th eigenvalue is wide at 5 + ln i times the mean distance between the ten
-    eigenvalues below it, which the quadrature counts; only eigenvalues that are resolved one by
-    one can be above. Without such a gap all is bulk.
-    """
-    values = torch.cat([found.top, *(probe.values for probe in found.rest), found.bottom])
-    counts = torch.cat(
-        [
-            torch.ones_like(found.top),
-            *(probe.weights * found.size / len(found.rest) for probe in found.rest),
-            torch.ones_like(found.bottom),
-        ]
-    )
-    rests = [probe.residuals for probe in found.rest]
-    errors = torch.cat([found.top_errors, *rests, found.bottom_errors])
-    order = values.argsort(descending=True, stable=True)
-    values, counts, errors = values[order], counts[order], errors[order]
-    number = 0
-    most = min(len(found.top), int(_MOST_SHARE * found.size), len(values) - 1)
-    for index in range(1, most + 1):
-        gap = float(values[index - 1] - values[index])
-        sure = 2 * (float(errors[index - 1]) + found.rounding)
-        wide = _GAP + math.log(index)
-        if gap > sure and gap >= wide * _spacing(values[index:], counts[index:]):
-            number = index
-    edge = min(number, len(values) - 1)
-    width = float(values[0] - values[-1])
-    told = number > 0 or not found.rest or found.steps >= _FEW_STEPS
-    return Bulk(
-        float(values[edge]),
-        float(errors[edge]),
-        values[:number],
-        errors[:number],
-        told and (float(errors[edge]) <= _EDGE * width or width == 0),
-    )
-
-
-def _spacing(values: Tensor, counts: Tensor) -> float:
-    """The mean distance between the ten largest eigenvalues that nodes, descending, count.
-
-    Infinite where there are fewer: a gap is then wide beside nothing.
-    """
-    # Half of a node's eigenvalues lie above it.
-    passed = counts.cumsum(0) - counts / 2
-    wanted = min(float(passed[0]), 0.5) + _BELOW - 1
-    last = int(torch.searchsorted(passed, wanted))
-    if last == len(values):
-        return math.inf
-    if last == 0:
-        return 0.0
-    share = (wanted - float(passed[last - 1])) / float(passed[last] - passed[last - 1])
-    place = float(values[last - 1]) + share * float(values[last] - values[last - 1])
-    return (float(values[0]) - place) / (_BELOW - 1)
 
 
 def _pieces(found: Quadrature) -> tuple[Tensor, Tensor, Tensor, Tensor]:

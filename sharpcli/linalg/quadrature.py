@@ -9,6 +9,7 @@ al. 2021): without it four moments of a spectrum with outliers would be noise.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -17,8 +18,9 @@ import torch
 from torch import Tensor
 
 from ..progress import Progress, silent
+from .exclusion import Runs
 from .orthogonal import combine, random_rows
-from .probes import RESOLVED, End, Nodes, lanczos, outermost
+from .probes import RESOLVED, ROUNDING, End, Nodes, lanczos, outermost
 
 if TYPE_CHECKING:
     from ..operators import SymmetricOperator
@@ -31,8 +33,17 @@ __all__ = ["Moment", "Quadrature", "choose_probes", "quadrature"]
 # number of probes helps. Two at least: copies of an eigenvalue show in what differs between probes.
 _SAMPLES = 120_000
 _FEWEST, _MOST = 2, 40
-# Rounding of products and of the tridiagonal matrix, in machine epsilons of ‖A‖ (as in `eigsh`).
-_ROUNDING = 16
+# A product's error that is not symmetric is seen, and its other half may be as large; where it is
+# seen in a few directions only, twice that.
+_UNSEEN_HALF = 2.0
+# Of a product's rounding, what a unit vector sees along itself.
+_ALONG = 0.25
+# Power steps to the norm of what is not symmetric.
+_POWER_STEPS = 8
+# Few eigenvalues that the probes do not know one by one scatter as χ² of few degrees of freedom
+# does, and where they see too little of them they see too small an error as well. With this the
+# interval of two errors holds the truth in 95 % of cases from two degrees on.
+_FEW = 0.5
 # Columns of the identity that go through the operator at once.
 _COLUMNS = 16
 
@@ -52,7 +63,9 @@ class Quadrature:
     `top` and `bottom` are the eigenvalues known at either end, in descending order and with copies
     repeated; their `errors` bound how far each is from one. `rest` is what each probe sees of the
     others, its weights summing to (n − known)/n; empty where all are known. All float64 on the
-    CPU. `rounding` is how far any value may be off for the arithmetic's sake.
+    CPU. `rounding` is how far any value may be off for the arithmetic's sake. Of the first `sure`
+    at the top the number of copies is beyond doubt, and `crowded` says that there are as many of
+    the next as probes; `runs` tell where else nothing can be.
     """
 
     size: int
@@ -65,6 +78,9 @@ class Quadrature:
     probes: int
     steps: int
     products: int
+    runs: Runs
+    sure: int
+    crowded: bool
 
     @property
     def known(self) -> Tensor:
@@ -80,13 +96,22 @@ class Quadrature:
         return values[order], weights[order]
 
     def ends(self) -> tuple[tuple[float, float], tuple[float, float]]:
-        """The largest and the smallest Ritz value, each with its residual."""
+        """The largest and the smallest Ritz value, and how far the spectrum's ends may be off.
+
+        An end may be as far out as the starts may have missed an eigenvector.
+        """
         values = torch.cat([self.known, *(probe.values for probe in self.rest)])
         errors = torch.cat(
             [self.top_errors, self.bottom_errors, *(probe.residuals for probe in self.rest)]
         )
-        high, low = int(values.argmax()), int(values.argmin())
-        return (float(values[high]), float(errors[high])), (float(values[low]), float(errors[low]))
+
+        def end(index: int, outward: float) -> tuple[float, float]:
+            value, error = float(values[index]), max(float(errors[index]), self.rounding)
+            if self.rest:
+                error = max(error, self.runs.beyond(value, outward))
+            return value, error
+
+        return end(int(values.argmax()), 1.0), end(int(values.argmin()), -1.0)
 
     def moments(self, count: int = 4) -> list[Moment]:
         """(1/n) Σ λᵏ for k from 1 to `count`, exact in what is known, each with its error.
@@ -103,16 +128,23 @@ class Quadrature:
             value = float((self.known**power).sum()) / self.size
             slopes = power * self.known.abs() ** (power - 1)
             error = float((slopes * errors).sum()) / self.size
+            absolute = float((self.known.abs() ** power).sum()) / self.size
             if self.rest:
-                share = dimensions / self.size
-                mean = sum(probe.mean(power) for probe in self.rest) / len(self.rest)
-                squares = [self._at_least_one(probe).mean(2 * power) for probe in self.rest]
-                spread = max(sum(squares) / len(squares) - mean**2, 0.0)
-                variance = 2 * spread / (dimensions + 2) / len(self.rest)
+                share, number = dimensions / self.size, len(self.rest)
+                mean = sum(probe.mean(power) for probe in self.rest) / number
+                likely = [self._at_least_one(probe) for probe in self.rest]
+                spread = sum(probe.mean(2 * power) for probe in likely) / number - mean**2
+                variance = 2 * max(spread, 0.0) / (dimensions + 2) / number
+                total = sum(probe.absolute(power) for probe in likely) / number
+                few = 1 + _FEW * (variance**0.5 / total / 2**0.5 if total else 0.0)
                 value += share * mean
-                error += share * variance**0.5
-            # Products err by rounding·‖A‖ in every direction, wherever the eigenvalues are.
-            error = max(error, self.rounding * scale ** (power - 1) / self.size**0.5)
+                absolute += share * total
+                error += share * variance**0.5 * few
+            # Products err by rounding·‖A‖ in every direction, wherever the eigenvalues are, and
+            # by a part of it along the vectors themselves.
+            everywhere = self.rounding * scale ** (power - 1) / self.size**0.5
+            along = _ALONG * self.rounding / scale * absolute if scale else 0.0
+            error = max(error, power * max(everywhere, along))
             found.append(Moment(value, error))
         return found
 
@@ -139,6 +171,7 @@ def quadrature(
     together: int = 1,
     most_known: int | None = None,
     basis_device: torch.device | None = None,
+    rounding: float = 0.0,
     progress: Progress = silent,
 ) -> Quadrature:
     """The spectrum of an operator from `probes` random directions, `steps` Lanczos steps from each.
@@ -148,51 +181,77 @@ def quadrature(
     operator's), and the vectors of the eigenvalues that they agree upon lie beside it, `most_known`
     (default: `steps`) of them. Where probes·steps products would give the whole matrix, they do,
     and all eigenvalues are known. With a single probe none are: copies of an eigenvalue show in
-    what differs between probes. Cost: probes·steps products, or n where that is less;
-    orthogonalisation takes 2·steps²·n operations a probe.
+    what differs between probes. `rounding` is a product's error in units of ‖A‖, where more is
+    known of it than the machine epsilon says. Cost: probes·steps products, or n where that is
+    less; orthogonalisation takes 2·steps²·n operations a probe.
     """
     n = operator.size
     if n <= probes * steps:
-        return _complete(operator, probes, steps, progress)
-    generator = torch.Generator().manual_seed(seed)
+        return _complete(operator, probes, steps, rounding, progress)
+    generator = _generator(seed)
     like = torch.empty(0, n, dtype=operator.dtype, device=basis_device or operator.device)
     started, runs, tops, bottoms = operator.products, [], End(1.0), End(-1.0)
-    rounding = 0.0
+    relative, floor = max(ROUNDING * torch.finfo(operator.dtype).eps, rounding), 0.0
+    nodes: list[Nodes] = []
     for start in range(0, probes, together):
         starts = random_rows(min(together, probes - start), like, generator)
 
         def say(step: int, done: int = start, count: int = len(starts)) -> None:
             progress(done * steps + step * count, probes * steps)
 
-        for nodes, coordinates, basis in lanczos(operator, starts, steps, say):
-            epsilon = torch.finfo(operator.dtype).eps
-            rounding = max(rounding, _ROUNDING * epsilon * float(nodes.values.abs().max()))
-            runs.append(nodes)
+        for found in lanczos(operator, starts, steps, say):
+            off = _UNSEEN_HALF * found.asymmetry
+            floor = max(floor, off, relative * float(found.nodes.values.abs().max()))
+            nodes.append(found.nodes)
+            runs.append(found.run)
             if probes > 1:
-                upper, lower = outermost(nodes, rounding, most_known or steps)
+                upper, lower = outermost(found.nodes, floor, most_known or steps)
                 wanted = sorted({*upper, *lower})
-                combine(coordinates[:, wanted].T, basis)
-                vectors = dict(zip(wanted, basis, strict=False))
-                tops.meet(nodes, upper, vectors, rounding)
-                bottoms.meet(nodes, lower, vectors, rounding)
+                combine(found.coordinates[:, wanted].T, found.basis)
+                vectors = dict(zip(wanted, found.basis, strict=False))
+                tops.meet(found.nodes, upper, vectors, floor)
+                bottoms.meet(found.nodes, lower, vectors, floor)
                 del vectors
-        del basis  # a block's bases go before those of the next one come
-    tops.settle(probes)
+        del found  # a block's bases go before those of the next one come
+    crowded = tops.settle(probes)
     bottoms.settle(probes, above=tops)
     top, top_errors = tops.eigenvalues()
     bottom, bottom_errors = (x.flip(0) for x in bottoms.eigenvalues())
     share = (n - len(top) - len(bottom)) / n
-    rest = [_without_ends(nodes, top[-1:], bottom[:1], share, rounding) for nodes in runs]
-    products = operator.products - started
     return Quadrature(
-        n, top, top_errors, bottom, bottom_errors, rest, rounding, probes, steps, products
+        size=n,
+        top=top,
+        top_errors=top_errors,
+        bottom=bottom,
+        bottom_errors=bottom_errors,
+        rest=[_without_ends(each, top[-1:], bottom[:1], share, floor) for each in nodes],
+        rounding=floor,
+        probes=probes,
+        steps=steps,
+        products=operator.products - started,
+        runs=Runs(runs, n, floor),
+        sure=tops.sure(probes),
+        crowded=crowded,
     )
 
 
+def _generator(seed: int) -> torch.Generator:
+    """Random numbers that no network's data or weights were drawn from with the same seed.
+
+    They were seen to be: a start was then a row of the data, and saw nothing but outliers.
+    """
+    digest = hashlib.sha256(f"starts of a quadrature {seed}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
 def _complete(
-    operator: SymmetricOperator, probes: int, steps: int, progress: Progress
+    operator: SymmetricOperator, probes: int, steps: int, rounding: float, progress: Progress
 ) -> Quadrature:
-    """All eigenvalues, from the operator's columns."""
+    """All eigenvalues, from the operator's columns.
+
+    What is not symmetric in them is an error of the products, and tells how large the rest of it
+    may be.
+    """
     n, started = operator.size, operator.products
     matrix = torch.empty(n, n, dtype=torch.float64)
     for start in range(0, n, _COLUMNS):
@@ -201,12 +260,42 @@ def _complete(
         columns[torch.arange(start, stop), torch.arange(stop - start)] = 1.0
         matrix[:, start:stop] = (operator @ columns).to("cpu", torch.float64)
         progress(stop, n)
+    skew = (matrix - matrix.T) / 2
     values = torch.linalg.eigvalsh((matrix + matrix.T) / 2).flip(0)
-    rounding = _ROUNDING * torch.finfo(operator.dtype).eps * float(values.abs().max())
-    values = torch.where(values.abs() <= rounding, 0.0, values)
-    none, products = values[:0], operator.products - started
-    errors = torch.full_like(values, rounding)
-    return Quadrature(n, values, errors, none, none, [], rounding, probes, steps, products)
+    relative = max(ROUNDING * torch.finfo(operator.dtype).eps, rounding)
+    floor = max(relative * float(values.abs().max()), _UNSEEN_HALF * _norm(skew))
+    values = torch.where(values.abs() <= floor, 0.0, values)
+    none = values[:0]
+    return Quadrature(
+        size=n,
+        top=values,
+        top_errors=torch.full_like(values, floor),
+        bottom=none,
+        bottom_errors=none,
+        rest=[],
+        rounding=floor,
+        probes=probes,
+        steps=steps,
+        products=operator.products - started,
+        runs=Runs([], n, floor),
+        sure=n,
+        crowded=False,
+    )
+
+
+def _norm(matrix: Tensor) -> float:
+    """About the spectral norm of a matrix (n, n), by power steps on MᵀM."""
+    generator = torch.Generator().manual_seed(0)
+    vector = torch.randn(matrix.shape[1], generator=generator, dtype=matrix.dtype)
+    norm = 0.0
+    for _ in range(_POWER_STEPS):
+        vector = vector / vector.norm()
+        image = matrix @ vector
+        norm = float(image.norm())
+        if norm == 0:
+            return 0.0
+        vector = matrix.T @ image
+    return norm
 
 
 def _without_ends(
@@ -219,6 +308,9 @@ def _without_ends(
         inner &= nodes.values < top - slack
     if len(bottom):
         inner &= nodes.values > bottom + slack
+    if not bool(inner.any()):
+        # Rounding drowns what is between: all that can be said is that it lies there.
+        inner[len(inner) // 2] = True
     values, weights = nodes.values[inner], nodes.weights[inner]
     values = torch.where(values.abs() <= rounding, 0.0, values)
     return Nodes(values, weights * (share / float(weights.sum())), nodes.residuals[inner])

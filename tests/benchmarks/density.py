@@ -13,7 +13,8 @@ from paired import in_turns, ratio
 from problem import Problem, Setting, objective
 from report import Bar, Section
 
-from sharpcli.linalg.density import bulk, density
+from sharpcli.linalg.bulk import bulk
+from sharpcli.linalg.density import density
 from sharpcli.linalg.quadrature import quadrature
 from sharpcli.operators import make_operator
 

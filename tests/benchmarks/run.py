@@ -26,6 +26,7 @@ import memory
 import processes
 import product
 import skewed
+import spectra_attack
 import startup
 import torch
 from problem import Setting
@@ -46,6 +47,7 @@ _BENCHMARKS = (
     maximum,
     corners,
     line,
+    spectra_attack,
     startup,
     killed,
     processes,

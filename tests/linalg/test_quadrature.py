@@ -7,7 +7,8 @@ import torch
 from networks import CASES, dense_eigenvalues, dense_hessian
 from spectra import DIAGONAL, Diagonal, total_variation, true_moments
 
-from sharpcli.linalg.density import bulk, density
+from sharpcli.linalg.bulk import bulk
+from sharpcli.linalg.density import density
 from sharpcli.linalg.quadrature import choose_probes, quadrature
 from sharpcli.operators import Dense
 
