@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import random
 import sys
 from collections.abc import Iterator
 
 import torch
 
-__all__ = ["global_random_state_kept"]
+__all__ = ["global_random_state_kept", "own_generator"]
+
+
+def own_generator(purpose: str, seed: int) -> torch.Generator:
+    """Random numbers that no data set, and no network's weights, were drawn from by the same seed.
+
+    A task that seeds PyTorch with 0 and a start that does too draw the same numbers: on one network
+    a start was so near the data that its mean curvature was 7.98 where 2.1 is true.
+    """
+    digest = hashlib.sha256(f"{purpose} {seed}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from .linalg.quadrature import Quadrature, choose_probes, quadrature
 from .measures.hessian import at_most, suspicion
 from .measures.sampling import degrees_of_freedom, shards, share_left, too_few
 from .objective import Objective
-from .operators import SelfCheck, make_operator
+from .operators import Rounding, SelfCheck, make_operator
 from .outcomes import each_checkpoint
 from .progress import UNSAID, Begin, Notes, Progress, foretelling, silent
 from .randomness import global_random_state_kept
@@ -106,8 +106,11 @@ def _spectrum(
     title = f"{loaded.checkpoint.path.name}: spectrum"
     started = time.perf_counter()
 
+    seed = study.run.seed
+    rounding = Rounding(objective, loaded.theta, settings.curvature, seed=seed).of_norm
+
     def measured(part: Objective, progress: Progress) -> Quadrature:
-        return _quadrature(part, loaded.theta, settings, memory, study.run.seed, progress)
+        return _quadrature(part, loaded.theta, settings, memory, seed, progress, rounding)
 
     found = measured(objective, foretelling(begin(title), notes, memory.at_most))
     numbers = _numbers(found, study.checked, settings.curvature.operator)
@@ -148,7 +151,7 @@ def _quadrature(
     memory: Budget,
     seed: int,
     progress: Progress,
-    rounding: float = 0.0,
+    rounding: float,
 ) -> Quadrature:
     assert settings.probes is not None
     operator = make_operator(objective, theta, settings.curvature, graphs=memory.graphs)

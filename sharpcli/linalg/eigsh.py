@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..progress import Progress, silent
+from ..randomness import own_generator
 from .ends import End, both_ends, is_settled, without_missed
 from .krylov import BLOCK, Krylov, expand, krylov_space, restart, start_space, turn, widen
 
@@ -106,7 +107,7 @@ def eigsh(
     n, wanted = operator.size, k + smallest
     if not 1 <= k <= n or wanted > n:
         raise ValueError(f"{wanted} eigenvalues of an operator of size {n}")
-    generator = torch.Generator().manual_seed(seed)
+    generator = own_generator("eigenvalues", seed)
     most = max_products or 100 + 20 * wanted
     random = min(BLOCK, n)
     block = random if start is None else min(len(start) + random, n)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..randomness import own_generator
 from .missed import Stage
 from .orthogonal import applied, combine, extend, negligible_norm, project_out, random_rows
 
@@ -126,7 +127,7 @@ def krylov_space(
     basis_device: torch.device | None = None,
 ) -> Krylov:
     """A block Krylov space of a random start, `products` deep: a sketch of the operator."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = own_generator("eigenvalues", seed)
     width, products = min(BLOCK, operator.size), min(products, operator.size)
     space = start_space(operator, width, products + 2 * width, generator, device=basis_device)
     while space.size < products:

@@ -9,7 +9,6 @@ al. 2021): without it four moments of a spectrum with outliers would be noise.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..progress import Progress, silent
+from ..randomness import own_generator
 from .exclusion import Runs
 from .orthogonal import combine, random_rows
 from .probes import RESOLVED, ROUNDING, End, Nodes, lanczos, outermost
@@ -188,7 +188,7 @@ def quadrature(
     n = operator.size
     if n <= probes * steps:
         return _complete(operator, probes, steps, rounding, progress)
-    generator = _generator(seed)
+    generator = own_generator("quadrature", seed)
     like = torch.empty(0, n, dtype=operator.dtype, device=basis_device or operator.device)
     started, runs, tops, bottoms = operator.products, [], End(1.0), End(-1.0)
     relative, floor = max(ROUNDING * torch.finfo(operator.dtype).eps, rounding), 0.0
@@ -233,15 +233,6 @@ def quadrature(
         sure=tops.sure(probes),
         crowded=crowded,
     )
-
-
-def _generator(seed: int) -> torch.Generator:
-    """Random numbers that no network's data or weights were drawn from with the same seed.
-
-    They were seen to be: a start was then a row of the data, and saw nothing but outliers.
-    """
-    digest = hashlib.sha256(f"starts of a quadrature {seed}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 def _complete(

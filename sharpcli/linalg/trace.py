@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..progress import Progress, silent
+from ..randomness import own_generator
 from .eigsh import Krylov
 from .orthogonal import applied, dots, project_out
 
@@ -64,7 +65,7 @@ def trace(
         rest = _complement(krylov.basis)
         value = known + float(dots(rest, applied(operator, rest)).trace())
         return TraceResult(value, rounding, True, len(rest))
-    generator = torch.Generator().manual_seed(seed)
+    generator = own_generator("trace", seed)
     started = operator.products
     samples: list[float] = []
     squares: list[float] = []

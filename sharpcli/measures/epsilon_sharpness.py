@@ -27,6 +27,7 @@ from ..memory import is_out_of_memory
 from ..moments import mean_of, moments
 from ..objective import Objective, accumulator
 from ..processes import add_up, rank, size
+from ..randomness import own_generator
 from ..reliability import sampling_status
 from ..results import Scalar, scalar_fields
 from .context import Context
@@ -370,7 +371,7 @@ def _lbfgsb(
     found = [projected_lbfgs(function, *start, iterations=iterations, progress=progress)]
     extra = _random_starts(search, epsilon) // 2
     points = list(tops[:extra])
-    generator = torch.Generator().manual_seed(context.seed + 1)
+    generator = own_generator("points of a box", context.seed)
     for _ in range(min(extra, _POLISHED)):
         inside = 2 * torch.rand(len(bound), generator=generator) - 1
         points.append(inside.to(bound))
@@ -390,7 +391,7 @@ def _corner(search: _Search, space: Space, bound: Tensor, epsilon: float) -> Box
     starts, spent = _starts(search, space, bound)
     stationary = not bool(start[1].any())
     count = max(_random_starts(search, epsilon), _STATIONARY_STARTS if stationary else 0)
-    generator = torch.Generator().manual_seed(context.seed)
+    generator = own_generator("corners of a box", context.seed)
     starts = [_filled(each, generator) for each in starts]
     starts += [_filled(torch.zeros_like(bound), generator) for _ in range(count)]
     found = corner_ascent(

@@ -14,6 +14,7 @@ from ..linalg.orthogonal import project_out
 from ..linalg.trace import random_signs
 from ..linalg.trace import trace as estimate_trace
 from ..operators import SelfCheck
+from ..randomness import own_generator
 from ..results import Scalar, scalar_fields
 from .context import Context
 from .sampling import Sampled, eigenvalue_errors, trace_error
@@ -130,7 +131,7 @@ def _trace_rounding(context: Context, krylov: Krylov) -> float:
     count = min(_FOLLOWED, krylov.size)
     ends = torch.cat([turn[:, :count], turn[:, max(count, krylov.size - count) :]], dim=1)
     vectors = ends.T.to(krylov.basis) @ krylov.basis
-    generator = torch.Generator().manual_seed(context.seed + 4)
+    generator = own_generator("rounding of the trace", context.seed)
     probes = random_signs(_PROBES, krylov.basis, generator)
     project_out(probes, vectors)
     off = context.rounding.products(torch.cat([vectors, probes]))
@@ -214,8 +215,9 @@ def _ratio(first: Scalar, fifth: Scalar, sampled: Sampled) -> Scalar:
         (first.error or 0.0) / first.value, (fifth.error or 0.0) / fifth.value
     )
     worst = first if first.status != "converged" else fifth
-    if worst.status == "converged" and (fifth.error or 0.0) > _LARGEST_OF_FIFTH * abs(fifth.value):
-        return Scalar(None, status="precision", advice="λ5 is not told from zero")
+    if (fifth.error or 0.0) > _LARGEST_OF_FIFTH * abs(fifth.value):
+        status = "precision" if worst.status == "converged" else worst.status
+        return Scalar(None, status=status, advice=worst.advice or "λ5 is not told from zero")
     if sampled.error is not None:
         sampled = replace(sampled, error=abs(value) * sampled.error)
     scalar = Scalar(value, error, "residual", worst.status, worst.advice)

@@ -16,6 +16,7 @@ from ..linalg.orthogonal import applied, dots, project_out
 from ..linalg.trace import random_signs
 from ..objective import Objective
 from ..operators import CurvatureOperator, make_operator
+from ..randomness import own_generator
 from ..reliability import carriers, sampling_status, widened
 from ..results import SamplingStatus
 from .context import Context
@@ -138,7 +139,7 @@ def trace_error(context: Context, krylov: Krylov) -> Sampled:
         return _unknown(context)
     followed = context.quotients
     first = _first_vectors(krylov, _FOLLOWED if followed is None else followed.shape[1])
-    generator = torch.Generator().manual_seed(context.seed + 2)
+    generator = own_generator("sampling error of the trace", context.seed)
     probes = random_signs(_PROBES, krylov.basis, generator).to(torch.int8)
     along, probed_by_shard = [], []
     for operator in _operators(context):

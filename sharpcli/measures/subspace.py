@@ -10,14 +10,12 @@ from torch import Tensor
 
 from ..linalg.orthogonal import dots
 from ..memory import available_memory
+from ..randomness import own_generator
 
 __all__ = ["FullSpace", "RandomSubspace", "Space"]
 
 # Share of the free memory that a stored random matrix may take.
 _SHARE = 0.25
-# Spread the seeds of columns apart, from run to run and from draw to draw: two primes far above the
-# number of columns, whose small multiples are far from each other too.
-_STRIDE, _DRAW_STRIDE = 1_000_003, 982_451_653
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class RandomSubspace:
 
     def __init__(self, like: Tensor, dimensions: int, seed: int, draw: int = 0) -> None:
         self.dimensions, self._like = dimensions, like
-        self._seed = seed * _STRIDE + draw * _DRAW_STRIDE
+        self._name, self._seed = f"draw {draw} of a subspace, column", seed
         size = dimensions * like.numel() * like.element_size()
         fits = size <= _SHARE * available_memory(like.device)
         self._kept = torch.stack(list(self._draw())) if fits else None
@@ -85,7 +83,7 @@ class RandomSubspace:
 
     def _draw(self) -> Iterator[Tensor]:
         for column in range(self.dimensions):
-            generator = torch.Generator().manual_seed(self._seed + column)
+            generator = own_generator(f"{self._name} {column}", self._seed)
             draws = torch.randn(self._like.numel(), generator=generator, dtype=torch.float32)
             yield draws.to(self._like)
 

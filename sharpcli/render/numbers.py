@@ -18,6 +18,7 @@ from ..results import NOT_CONVERGED
 
 __all__ = [
     "NOT_FINITE",
+    "UNKNOWN",
     "bound_sign",
     "format_number",
     "format_scalar",
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 NOT_FINITE = "not finite"
+UNKNOWN = "unknown"
 
 _EXACT_DIGITS = 4  # of a number without an error: enough to tell two checkpoints apart
 _MOST_DIGITS = 5  # however small the error: the JSON has the rest
@@ -80,7 +82,7 @@ def format_scalar(scalar: Mapping[str, Any]) -> str:
     mark = "!" if scalar.get("status") in NOT_CONVERGED else ""
     mark = ("?" if scalar.get("sampling_status") else "") + mark
     if value is None:
-        return NOT_FINITE + mark
+        return (NOT_FINITE if scalar.get("status") == "not_finite" else UNKNOWN) + mark
     if sign := bound_sign(scalar):
         rounding = ROUND_FLOOR if sign == "≥" else ROUND_CEILING
         own = error if scalar.get("error_kind") == "standard_error" else None
