@@ -14,7 +14,9 @@ from ..results import Scalar, scalar_fields
 from .context import Context
 from .sampling import eigenvalue_errors, trace_error
 
-__all__ = ["at_most", "hessian", "suspicion", "trace"]
+__all__ = ["at_most", "hessian", "product_error", "suspicion", "trace"]
+
+_NAMED = 4  # operations that an advice lists
 
 
 def hessian(context: Context) -> dict[str, Any]:
@@ -33,7 +35,7 @@ def hessian(context: Context) -> dict[str, Any]:
     doubt = suspicion(context.self_check)
 
     def scalar(value: float, error: float, met: bool, sampling: float | None) -> Scalar:
-        error = math.hypot(error, context.hessian.error)
+        error = math.hypot(error, context.hessian.error, product_error(context.self_check))
         status, advice = doubt or _verdict(context, found.largest, error, met)
         return Scalar(value, error, "residual", status, advice, sampling)
 
@@ -50,10 +52,11 @@ def hessian(context: Context) -> dict[str, Any]:
     numbers: dict[str, Any] = {"eigenvalues": top}
     if len(found.smallest):
         value, error = float(found.smallest[0]), float(found.smallest_errors[0])
-        if context.settings.curvature.operator != "hessian":
-            value = max(value, 0.0)  # the others have no negative eigenvalue, but for rounding
+        semidefinite = _is_semidefinite(context)
         lowest = scalar(value, error, found.smallest_converged[0], sampled.smallest)
-        if context.settings.curvature.operator == "hessian" and not found.smallest_settled[0]:
+        if semidefinite and -(lowest.error or 0.0) <= value < 0:
+            lowest = replace(lowest, value=0.0)  # below zero by rounding alone
+        if not semidefinite and not found.smallest_settled[0]:
             lowest = at_most(lowest)
         numbers["smallest"] = lowest
     else:
@@ -98,7 +101,10 @@ def trace(context: Context) -> dict[str, Any]:
         )
     status, advice = suspicion(context.self_check) or (status, advice)
     sampled = trace_error(context, krylov)
-    scalar = Scalar(found.value, found.standard_error, "standard_error", status, advice, sampled)
+    error = found.standard_error
+    if context.self_check:
+        error = math.hypot(error, context.self_check.trace_error)
+    scalar = Scalar(found.value, error, "standard_error", status, advice, sampled)
     return {"trace": scalar_fields(scalar, products=found.products)}
 
 
@@ -109,16 +115,58 @@ def at_most(lowest: Scalar) -> Scalar:
     return replace(lowest, error=None, error_kind="upper_bound", status="upper_bound")
 
 
+def product_error(check: SelfCheck | None) -> float:
+    """What the self-check found a product with a unit vector to be off by."""
+    return check.product_error if check else 0.0
+
+
 def suspicion(check: SelfCheck | None) -> tuple[str, str] | None:
     """Status and advice of every number where the second derivatives failed their check."""
-    if check is None or check.passed:
+    if check is None or (check.passed and check.resolved):
         return None
+    if check.passed:
+        return "precision", (
+            "second derivatives could not be checked: differences of gradients change with their "
+            f"step by {check.unresolved:.1e} of a product; the gradient jumps at θ, or the loss is "
+            "so small that it is rounding"
+        )
+    if check.of == "finite-difference":
+        return "suspect", (
+            f"finite differences of the gradient are not symmetric (by {check.asymmetry:.1e}): "
+            "what backward() gives is not the gradient of one function"
+            f"{_named(check)}, and there is no Hessian to measure"
+        )
+    where = f", first in '{check.tensor}'" if check.tensor else ""
+    if check.of != "hessian":
+        return "suspect", (
+            f"products fail a float64 self-check (difference {check.difference:.1e}{where}): an "
+            "operation of the model or its loss has a backward pass that cannot be differentiated"
+            f"{_named(check)}; replace it by PyTorch's own operations"
+        )
     return "suspect", (
         "the second derivatives fail a float64 self-check (asymmetry "
-        f"{check.asymmetry:.1e}, difference to a finite difference {check.difference:.1e}): an "
-        "operation of the model has a wrong or no second derivative; --hvp finite-difference does "
-        "without"
+        f"{check.asymmetry:.1e}, difference to a finite difference {check.difference:.1e}{where}): "
+        f"an operation of the model has a wrong or no second derivative{_named(check)}; --hvp "
+        "finite-difference does without"
     )
+
+
+def _named(check: SelfCheck) -> str:
+    """The operations that may be the cause, in brackets."""
+    return f" (it uses {', '.join(check.unvouched[:_NAMED])})" if check.unvouched else ""
+
+
+def _is_semidefinite(context: Context) -> bool:
+    """Whether the operator has no negative eigenvalue, but for rounding.
+
+    The empirical Fisher matrix is a sum of squares, a Gauss-Newton matrix where the loss is convex
+    in the outputs: known of exponential families in their natural parameters, checked of others.
+    """
+    operator = context.settings.curvature.operator
+    if operator != "ggn":
+        return operator != "hessian"
+    known = getattr(context.objective.network.task.loss, "exponential_family", False)
+    return bool(known) or (context.self_check is not None and context.self_check.convex)
 
 
 def _verdict(
