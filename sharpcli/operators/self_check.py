@@ -119,9 +119,9 @@ def self_check(
     small gradient are seen; the second is the gradient, along which the curvature is large.
     Products are compared tensor by tensor. `mode` is the Hessian's order of differentiation; what
     "auto" takes agrees with double backward, which is then tested. Finite differences have no
-    reference: their symmetry alone is tested. Meant for a float64 objective on a few examples. Cost: a product and
-    two gradients a direction, up to eight where kinks or rounding ask for more steps; memory for
-    ten of θ.
+    reference: their symmetry alone is tested. Meant for a float64 objective on a few examples.
+    Cost: a product and two gradients a direction, up to ten gradients where kinks or rounding ask
+    for more steps; memory for ten of θ.
     """
     limits = _LIMITS[theta.dtype]
     made = _operator(objective, theta, operator, mode)

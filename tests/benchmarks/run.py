@@ -11,6 +11,7 @@ from pathlib import Path
 import coarse
 import coverage
 import density
+import derivatives
 import eigenvalues
 import epsilon_sharpness
 import gpt2
@@ -29,6 +30,7 @@ _BENCHMARKS = (
     eigenvalues,
     product,
     density,
+    derivatives,
     coarse,
     coverage,
     memory,
