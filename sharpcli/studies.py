@@ -44,6 +44,11 @@ __all__ = [
 _FEW_EXAMPLES, _EXAMPLES, _MOST_EXAMPLES = 128, 64, 4096
 # Examples of a forward pass that shows what kind of attention there is.
 _ATTENTION_EXAMPLES = 16
+_NEARBY = (
+    "second derivatives were checked beside this point, not at it: there differences of gradients "
+    "change with their step, since the gradient jumps (a ReLU at exactly 0, where PyTorch's "
+    "convention holds) or is rounding"
+)
 _ATTENTION_NOTE = (
     "attention is computed by PyTorch's math kernel: its fused ones have no second derivative"
 )
@@ -321,6 +326,8 @@ def check_curvature(
     except SharpError as error:
         warnings.append(f"second derivatives were not checked in float64: {error.message}")
         return None
+    if checked.nearby:
+        warnings.append(_NEARBY)
     unvouched = unvouched_operations(whole, theta.to(network.dtype))
     checked = replace(checked, unvouched=tuple(unvouched))
     return _looked_at_more(checked, objective, theta, every, curvature, study.run.seed)
