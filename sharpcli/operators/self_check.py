@@ -47,8 +47,8 @@ _LIMITS = {
 _ABOVE_CHANGE = 4.0
 # Without a resolution of this share of the product nothing is known about it.
 _UNRESOLVED = 1e-2
-# How far from θ, as a share of each tensor's norm, an operation is looked at where θ tells nothing.
-_BESIDE = 0.05
+# How far from θ, as shares of each tensor's norm, operations are looked at where θ tells nothing.
+_BESIDE = (0.05, 0.5)
 # Asymmetry of finite differences, above what they change with the step.
 _ASYMMETRIC = 1e-4
 # The loss's curvature in the outputs is looked at on few enough examples that it has no more
@@ -135,9 +135,11 @@ def self_check(
     """
     found = _checked(objective, theta, operator, mode, seed, directions)
     if found.of != "finite-difference" and not found.compares:
-        beside = _checked(objective, _beside(objective, theta, seed), operator, mode, seed, 1)
-        if beside.compares:
-            found = SelfCheck(found.asymmetry, 0.0, of=operator, nearby=True)
+        for share in _BESIDE:
+            point = _beside(objective, theta, share, seed)
+            if _checked(objective, point, operator, mode, seed, 1).compares:
+                found = SelfCheck(found.asymmetry, 0.0, of=operator, nearby=True)
+                break
     if operator == "ggn":
         found = replace(found, convex=_convex(objective, theta, seed))
     return found
@@ -198,12 +200,12 @@ def _random(network: Network, theta: Tensor, seed: int) -> Tensor:
     return vector
 
 
-def _beside(objective: Objective, theta: Tensor, seed: int) -> Tensor:
+def _beside(objective: Objective, theta: Tensor, share: float, seed: int) -> Tensor:
     """A random point near θ, in which no unit is exactly at its kink and the loss is not tiny."""
     found = _random(objective.network, theta, seed + 2)
     own = objective.network.unflatten(theta)
     for part, tensor in zip(objective.network.unflatten(found), own, strict=True):
-        part *= _BESIDE * (float(tensor.norm()) or part.numel() ** 0.5) / part.norm()
+        part *= share * (float(tensor.norm()) or part.numel() ** 0.5) / part.norm()
     return found.add_(theta)
 
 

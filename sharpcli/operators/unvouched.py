@@ -16,7 +16,10 @@ from ..objective import Objective
 
 __all__ = ["unvouched_operations"]
 
-_CUTS = {"data", "detach", "detach_", "item", "tolist", "numpy"}
+_CUTS = {
+    *("data", "detach", "detach_", "item", "tolist", "numpy", "tensor", "new_tensor"),
+    *("__float__", "__int__", "__array__"),
+}
 
 
 def unvouched_operations(objective: Objective, theta: Tensor) -> list[str]:
@@ -59,7 +62,7 @@ class _CutWatch(TorchFunctionMode):
         if (cuts or ungraphed) and any(
             isinstance(arg, Tensor) and arg.requires_grad for arg in args
         ):
-            self.names.add("torch.no_grad()" if ungraphed else f".{name}" + "()" * (name != "data"))
+            self.names.add("torch.no_grad()" if ungraphed else name)
         return function(*args, **(kwargs or {}))
 
 
