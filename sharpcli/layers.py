@@ -68,6 +68,7 @@ def measure_layers(
                     context.theta,
                     context.settings.curvature,
                     context.seed,
+                    context.warnings,
                 )
             measured = compute(chosen, context)
         except KeyboardInterrupt:

@@ -47,6 +47,9 @@ _EXAMPLES, _MOST_EXAMPLES = 32, 4096
 _TWICE = 512
 # Examples of a forward pass that shows what kind of attention there is.
 _ATTENTION_EXAMPLES = 16
+_NO_FLOAT64 = (
+    "second derivatives were checked in float32 only, in which the model runs: gross faults show"
+)
 _NEARBY = (
     "second derivatives were checked beside this point, not at it: there differences of gradients "
     "change with their step, since the gradient jumps (a ReLU at exactly 0, where PyTorch's "
@@ -321,23 +324,25 @@ def check_curvature(
     whole.memory = curvature.memory
     try:
         unvouched = unvouched_operations(whole, theta)
-        checked = _checked(whole, theta, unvouched, curvature, study.run.seed)
+        return _checked(whole, theta, unvouched, curvature, study.run.seed, warnings)
     except SharpError as error:
         warnings.append(f"second derivatives were not checked in float64: {error.message}")
         return None
-    if checked.nearby:
-        warnings.append(_NEARBY)
-    return checked
 
 
 def check_block(
-    whole: SelfCheck, objective: Objective, theta: Tensor, curvature: CurvatureSettings, seed: int
+    whole: SelfCheck,
+    objective: Objective,
+    theta: Tensor,
+    curvature: CurvatureSettings,
+    seed: int,
+    warnings: list[str],
 ) -> SelfCheck:
     """Check a block of the parameters of a model that was checked before, along the block alone.
 
     Differences in a block whose curvature is small are lost in those of all parameters.
     """
-    checked = _checked(objective, theta, whole.unvouched, curvature, seed)
+    checked = _checked(objective, theta, whole.unvouched, curvature, seed, warnings)
     return replace(checked, convex=whole.convex)
 
 
@@ -347,10 +352,13 @@ def _checked(
     unvouched: Sequence[str],
     curvature: CurvatureSettings,
     seed: int,
+    warnings: list[str],
 ) -> SelfCheck:
     """Check an objective on a few of its rows, on thousands where operations are unvouched for."""
     rows = _spread_rows(objective.rows, _MOST_EXAMPLES if unvouched else _EXAMPLES, seed)
     double, theta = in_float64(objective, theta, rows)
+    if theta.dtype != torch.float64:
+        warnings.append(_NO_FLOAT64)
     checked = self_check(
         double,
         theta,
@@ -359,6 +367,8 @@ def _checked(
         seed=seed,
         directions=2 if rows.count <= _TWICE else 1,
     )
+    if checked.nearby:
+        warnings.append(_NEARBY)
     return replace(checked, unvouched=tuple(unvouched))
 
 
