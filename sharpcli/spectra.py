@@ -18,7 +18,7 @@ from .environment import environment
 from .linalg.density import bulk, density
 from .linalg.eigsh import is_settled
 from .linalg.quadrature import Quadrature, choose_probes, quadrature
-from .measures.hessian import at_most, suspicion
+from .measures.hessian import at_most, is_semidefinite, suspicion
 from .measures.sampling import shards, share_left, too_few
 from .objective import Objective
 from .operators import SelfCheck, make_operator
@@ -26,7 +26,7 @@ from .outcomes import each_checkpoint
 from .progress import UNSAID, Begin, Notes, Progress, foretelling, silent
 from .randomness import global_random_state_kept
 from .results import Report, Scalar, scalar_fields
-from .settings import Operator, RunSettings, SpectrumSettings
+from .settings import RunSettings, SpectrumSettings
 from .studies import Loaded, Studies, matched, ready, resolve_device
 from .tasks import Task
 
@@ -101,10 +101,11 @@ def _spectrum(
         return _quadrature(part, loaded.theta, settings, memory, study.run.seed, progress)
 
     found = measured(objective, foretelling(begin(title), notes, memory.at_most))
-    numbers = _numbers(found, study.checked, settings.curvature.operator)
+    semidefinite = is_semidefinite(settings.curvature.operator, objective, study.checked)
+    numbers = _numbers(found, study.checked, semidefinite)
     if objective.rows.sampled and objective.rows.count >= 2 * _SHARDS:
         parts = [
-            _numbers(measured(shard, begin(name)), None, settings.curvature.operator)
+            _numbers(measured(shard, begin(name)), None, semidefinite)
             for name, shard in zip(
                 [f"{title}, sampling error {i} of {_SHARDS}" for i in range(1, _SHARDS + 1)],
                 shards(objective, study.run.seed, _SHARDS),
@@ -187,7 +188,7 @@ def _with_errors(
     return found
 
 
-def _numbers(found: Quadrature, check: SelfCheck | None, operator: Operator) -> dict[str, Any]:
+def _numbers(found: Quadrature, check: SelfCheck | None, semidefinite: bool) -> dict[str, Any]:
     doubt = suspicion(check)
     coarse = ("max_products", "the steps were too few to find this end: raise --steps")
     (high, high_error), (low, low_error) = found.ends()
@@ -204,7 +205,7 @@ def _numbers(found: Quadrature, check: SelfCheck | None, operator: Operator) -> 
         return scalar(value, error, met=error <= max(_END * width, found.rounding))
 
     lowest = end(low, low_error)
-    if operator == "hessian" and found.rest and not is_settled(low, low_error):
+    if not semidefinite and found.rest and not is_settled(low, low_error):
         lowest = at_most(lowest)
     above = bulk(found)
     nodes, weights = found.nodes()

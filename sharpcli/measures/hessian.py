@@ -9,12 +9,14 @@ from typing import Any
 import torch
 
 from ..linalg.trace import trace as estimate_trace
+from ..objective import Objective
 from ..operators import SelfCheck
 from ..results import Scalar, scalar_fields
+from ..settings import Operator
 from .context import Context
 from .sampling import eigenvalue_errors, trace_error
 
-__all__ = ["at_most", "hessian", "product_error", "suspicion", "trace"]
+__all__ = ["at_most", "hessian", "is_semidefinite", "product_error", "suspicion", "trace"]
 
 _NAMED = 4  # operations that an advice lists
 
@@ -52,7 +54,9 @@ def hessian(context: Context) -> dict[str, Any]:
     numbers: dict[str, Any] = {"eigenvalues": top}
     if len(found.smallest):
         value, error = float(found.smallest[0]), float(found.smallest_errors[0])
-        semidefinite = _is_semidefinite(context)
+        semidefinite = is_semidefinite(
+            context.settings.curvature.operator, context.objective, context.self_check
+        )
         lowest = scalar(value, error, found.smallest_converged[0], sampled.smallest)
         if semidefinite and -(lowest.error or 0.0) <= value < 0:
             lowest = replace(lowest, value=0.0)  # below zero by rounding alone
@@ -156,17 +160,16 @@ def _named(check: SelfCheck) -> str:
     return f" (it uses {', '.join(check.unvouched[:_NAMED])})" if check.unvouched else ""
 
 
-def _is_semidefinite(context: Context) -> bool:
+def is_semidefinite(operator: Operator, objective: Objective, check: SelfCheck | None) -> bool:
     """Whether the operator has no negative eigenvalue, but for rounding.
 
     The empirical Fisher matrix is a sum of squares, a Gauss-Newton matrix where the loss is convex
     in the outputs: known of exponential families in their natural parameters, checked of others.
     """
-    operator = context.settings.curvature.operator
     if operator != "ggn":
         return operator != "hessian"
-    known = getattr(context.objective.network.task.loss, "exponential_family", False)
-    return bool(known) or (context.self_check is not None and context.self_check.convex)
+    known = getattr(objective.network.task.loss, "exponential_family", False)
+    return bool(known) or (check is not None and check.convex)
 
 
 def _verdict(
