@@ -366,6 +366,7 @@ def _checked(
         mode=curvature.hvp,
         seed=seed,
         directions=2 if rows.count <= _TWICE else 1,
+        beside=not unvouched,  # which a branch may use at θ alone
     )
     if checked.nearby:
         warnings.append(_NEARBY)

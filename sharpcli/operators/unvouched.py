@@ -1,7 +1,8 @@
 """Operations in a forward pass for whose second derivatives PyTorch does not vouch.
 
-PyTorch's own operations have right second derivatives, or raise. Those that users write as
-`torch.autograd.Function`, and whatever is cut out of the graph, need not.
+PyTorch's own operations have right second derivatives, or raise, with rare exceptions that show on
+every example (`weight_norm` of PyTorch 2.13). Those that users write as `torch.autograd.Function`,
+and whatever is cut out of the graph, may be wrong on any example.
 """
 
 from __future__ import annotations

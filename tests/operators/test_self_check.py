@@ -100,6 +100,10 @@ FAULTS = {
     "0.1 % of a layer": (lambda h, x: h.tanh() + 0.001 * Intermediate.apply(h), 40),
     "the last rows": (in_rare_rows, 600),
     "a branch that few batches take": (in_a_rare_branch, 1500),
+    "few hidden units": (
+        lambda h, x: torch.where(h > 1.6, Intermediate.apply(h), functional.silu(h)),
+        40,
+    ),
     "a straight-through estimator": (lambda h, x: straight_through(h), 40),
 }
 
@@ -357,3 +361,29 @@ def test_operations_that_pytorch_does_not_vouch_for_are_named():
     for names, act in acts.items():
         function, theta = objective(task(lambda act=act: Acting(act), vectors(6, 3)))
         assert tuple(unvouched_operations(function, theta)) == names
+
+
+def test_a_fault_of_pytorchs_own_is_seen():
+    """The double backward pass of `weight_norm` is wrong in some versions of PyTorch."""
+
+    def model():
+        normed = nn.utils.parametrizations.weight_norm(nn.Linear(5, 6))
+        return nn.Sequential(normed, nn.ReLU(), nn.Linear(6, 3))
+
+    of = task(model, vectors(5, 3))
+    function, theta = objective(of)
+    matrix = make_operator(function, theta) @ torch.eye(function.size, dtype=torch.float64)
+    wrong = float((matrix - matrix.T).norm()) > 1e-6 * float(matrix.norm())
+    check, _ = checked(of)
+    assert check.passed != wrong
+    assert not wrong or "weight" in check.tensor
+
+
+def test_saturated_outputs_whose_curvature_is_rounding_are_no_fault():
+    def data(count, generator):
+        inputs, targets = vectors(6, 3)(count, generator)
+        return inputs * 1e6, targets
+
+    of = task(lambda: mlp(6, 9, 3, activation=nn.ReLU), data)
+    for operator in ("hessian", "ggn"):
+        assert checked(of, CurvatureSettings(operator))[0].passed
