@@ -101,7 +101,7 @@ FAULTS = {
     "the last rows": (in_rare_rows, 600),
     "a branch that few batches take": (in_a_rare_branch, 1500),
     "few hidden units": (
-        lambda h, x: torch.where(h > 1.6, Intermediate.apply(h), functional.silu(h)),
+        lambda h, x: torch.where(h > 1.2, Intermediate.apply(h), functional.silu(h)),
         40,
     ),
     "a straight-through estimator": (lambda h, x: straight_through(h), 40),
