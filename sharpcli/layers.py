@@ -20,7 +20,7 @@ from .outcomes import INTERRUPTED, own_failure
 from .progress import Begin, Progress
 from .results import LayerResult
 from .settings import MeasureSettings
-from .studies import Loaded
+from .studies import Loaded, check_block
 from .subsets import layers_of
 
 __all__ = ["check_layers", "measure_layers"]
@@ -61,6 +61,15 @@ def measure_layers(
         measured: Mapping[str, Any] = {}
         error = None
         try:
+            if whole.self_check and any(measure.needs_curvature for measure in chosen):
+                context.self_check = check_block(
+                    whole.self_check,
+                    context.objective,
+                    context.theta,
+                    context.settings.curvature,
+                    context.seed,
+                    context.warnings,
+                )
             measured = compute(chosen, context)
         except KeyboardInterrupt:
             rest = list(blocks.items())[len(found) :]
@@ -104,7 +113,6 @@ def _context(whole: Context, network: Network, batch_size: int | None, begin: Be
             subspaces=tuple(p for p in settings.subspaces if p is None or p <= network.size),
         ),
         seed=whole.seed,
-        self_check=whole.self_check,
         part=True,
         begin=begin,
     )

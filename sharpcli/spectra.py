@@ -19,7 +19,7 @@ from .linalg.bulk import bulk
 from .linalg.density import density
 from .linalg.eigsh import is_settled
 from .linalg.quadrature import Quadrature, choose_probes, quadrature
-from .measures.hessian import at_most, suspicion
+from .measures.hessian import at_most, is_semidefinite, suspicion
 from .measures.sampling import degrees_of_freedom, shards, share_left, too_few
 from .objective import Objective
 from .operators import Rounding, SelfCheck, make_operator
@@ -28,7 +28,7 @@ from .progress import UNSAID, Begin, Notes, Progress, foretelling, silent
 from .randomness import global_random_state_kept
 from .reliability import sampling_status, warning, widened
 from .results import Report, Scalar, scalar_fields
-from .settings import Operator, RunSettings, SpectrumSettings
+from .settings import RunSettings, SpectrumSettings
 from .studies import Loaded, Studies, matched, ready, resolve_device
 from .tasks import Task
 
@@ -113,10 +113,11 @@ def _spectrum(
         return _quadrature(part, loaded.theta, settings, memory, seed, progress, rounding)
 
     found = measured(objective, foretelling(begin(title), notes, memory.at_most))
-    numbers = _numbers(found, study.checked, settings.curvature.operator)
+    semidefinite = is_semidefinite(settings.curvature.operator, objective, study.checked)
+    numbers = _numbers(found, study.checked, semidefinite)
     if objective.rows.sampled and objective.rows.count >= 2 * _SHARDS:
         parts = [
-            _numbers(measured(shard, begin(name)), None, settings.curvature.operator)
+            _numbers(measured(shard, begin(name)), None, semidefinite)
             for name, shard in zip(
                 [f"{title}, sampling error {i} of {_SHARDS}" for i in range(1, _SHARDS + 1)],
                 shards(objective, study.run.seed, _SHARDS),
@@ -229,7 +230,7 @@ def _marked(numbers: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _numbers(found: Quadrature, check: SelfCheck | None, operator: Operator) -> dict[str, Any]:
+def _numbers(found: Quadrature, check: SelfCheck | None, semidefinite: bool) -> dict[str, Any]:
     """What is said of a spectrum: both ends, the bulk's edge, outliers and moments, and the curve.
 
     An end is converged where it may be off by no more than 5 % of the spectrum's width.
@@ -249,7 +250,7 @@ def _numbers(found: Quadrature, check: SelfCheck | None, operator: Operator) -> 
         return scalar(value, error, met=error <= _END * extent)
 
     lowest = end(low, low_error)
-    if operator == "hessian" and found.rest and not is_settled(low, low_error):
+    if not semidefinite and found.rest and not is_settled(low, low_error):
         lowest = at_most(lowest)
     above = bulk(found)
 

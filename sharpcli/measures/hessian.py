@@ -13,13 +13,17 @@ from ..linalg.krylov import Krylov
 from ..linalg.orthogonal import project_out
 from ..linalg.trace import random_signs
 from ..linalg.trace import trace as estimate_trace
+from ..objective import Objective
 from ..operators import SelfCheck
 from ..randomness import own_generator
 from ..results import Scalar, scalar_fields
+from ..settings import Operator
 from .context import Context
 from .sampling import Sampled, eigenvalue_errors, trace_error
 
-__all__ = ["at_most", "hessian", "suspicion", "trace"]
+__all__ = ["at_most", "hessian", "is_semidefinite", "product_error", "suspicion", "trace"]
+
+_NAMED = 4  # operations that an advice lists
 
 # An eigenvalue whose error is a larger share of it is not known, however small beside λ1.
 _SHARE = 0.1
@@ -47,7 +51,8 @@ def hessian(context: Context) -> dict[str, Any]:
     rounding = _rounding(context, found)
 
     def scalar(value: float, error: float, met: bool, sampling: Sampled, rounding: float) -> Scalar:
-        error = math.hypot(error, context.hessian.error, rounding)
+        checked = product_error(context.self_check)
+        error = math.hypot(error, context.hessian.error, rounding, checked)
         status, advice = doubt or _verdict(context, found, value, error, met)
         return _with_sampling(Scalar(value, error, "residual", status, advice), sampling)
 
@@ -65,11 +70,14 @@ def hessian(context: Context) -> dict[str, Any]:
     numbers: dict[str, Any] = {"eigenvalues": top}
     if len(found.smallest):
         value, error = float(found.smallest[0]), float(found.smallest_errors[0])
-        if context.settings.curvature.operator != "hessian":
-            value = max(value, 0.0)  # the others have no negative eigenvalue, but for rounding
+        semidefinite = is_semidefinite(
+            context.settings.curvature.operator, context.objective, context.self_check
+        )
         met = found.smallest_converged[0]
         lowest = scalar(value, error, met, sampled.smallest, rounding[-1])
-        if context.settings.curvature.operator == "hessian" and not found.smallest_settled[0]:
+        if semidefinite and -(lowest.error or 0.0) <= value < 0:
+            lowest = replace(lowest, value=0.0)  # below zero by rounding alone
+        if not semidefinite and not found.smallest_settled[0]:
             lowest = at_most(lowest)
         numbers["smallest"] = lowest
     else:
@@ -114,7 +122,8 @@ def trace(context: Context) -> dict[str, Any]:
         )
     status, advice = suspicion(context.self_check) or (status, advice)
     sampled = trace_error(context, krylov)
-    error = math.hypot(found.standard_error, _trace_rounding(context, krylov))
+    checked = context.self_check.trace_error if context.self_check else 0.0
+    error = math.hypot(found.standard_error, _trace_rounding(context, krylov), checked)
     if status == "converged" and error > context.settings.relative_error * abs(found.value):
         status, advice = "precision", "rounding keeps the error above --relative-error: use float64"
     scalar = Scalar(found.value, error, "standard_error", status, advice)
@@ -149,15 +158,39 @@ def at_most(lowest: Scalar) -> Scalar:
     return replace(lowest, error=None, error_kind="upper_bound", status="upper_bound")
 
 
+def product_error(check: SelfCheck | None) -> float:
+    """What the self-check found a product with a unit vector to be off by."""
+    return check.product_error if check else 0.0
+
+
 def suspicion(check: SelfCheck | None) -> tuple[str, str] | None:
     """Status and advice of every number where the second derivatives failed their check."""
-    if check is None or check.passed:
+    if check is None or (check.passed and check.resolved):
         return None
+    if check.passed:
+        return "precision", (
+            "second derivatives could not be checked: differences of gradients change with their "
+            f"step by {check.unresolved:.1e} of a product; the gradient jumps at θ, or the loss is "
+            "so small that it is rounding"
+        )
+    if check.of == "finite-difference":
+        return "suspect", (
+            f"finite differences of the gradient are not symmetric (by {check.asymmetry:.1e}): "
+            "what backward() gives is not the gradient of one function"
+            f"{_named(check)}, and there is no Hessian to measure"
+        )
+    where = f", first in '{check.tensor}'" if check.tensor else ""
+    if check.of != "hessian":
+        return "suspect", (
+            f"products fail a float64 self-check (difference {check.difference:.1e}{where}): an "
+            "operation of the model or its loss has a backward pass that cannot be differentiated"
+            f"{_named(check)}; replace it by PyTorch's own operations"
+        )
     return "suspect", (
         "the second derivatives fail a float64 self-check (asymmetry "
-        f"{check.asymmetry:.1e}, difference to a finite difference {check.difference:.1e}): an "
-        "operation of the model has a wrong or no second derivative; --hvp finite-difference does "
-        "without"
+        f"{check.asymmetry:.1e}, difference to a finite difference {check.difference:.1e}{where}): "
+        f"an operation of the model has a wrong or no second derivative{_named(check)}; --hvp "
+        "finite-difference does without"
     )
 
 
@@ -171,6 +204,23 @@ def _rounding(context: Context, found: EigshResult) -> list[float]:
     vectors = torch.cat([basis[: len(found.largest)], basis[len(basis) - len(found.smallest) :]])
     off: list[float] = context.rounding.products(vectors).norm(dim=1).tolist()
     return off
+
+
+def _named(check: SelfCheck) -> str:
+    """The operations that may be the cause, in brackets."""
+    return f" (it uses {', '.join(check.unvouched[:_NAMED])})" if check.unvouched else ""
+
+
+def is_semidefinite(operator: Operator, objective: Objective, check: SelfCheck | None) -> bool:
+    """Whether the operator has no negative eigenvalue, but for rounding.
+
+    The empirical Fisher matrix is a sum of squares, a Gauss-Newton matrix where the loss is convex
+    in the outputs: known of exponential families in their natural parameters, checked of others.
+    """
+    if operator != "ggn":
+        return operator != "hessian"
+    known = getattr(objective.network.task.loss, "exponential_family", False)
+    return bool(known) or (check is not None and check.convex)
 
 
 def _verdict(

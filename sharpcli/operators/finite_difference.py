@@ -7,27 +7,32 @@ import math
 import torch
 from torch import Tensor
 
+from ..data import Rows
 from ..diagnosis import check_finite
 from ..errors import SharpError
 from ..network import Network
 from ..objective import Objective
+from .differences import hessian_by_differences
 
-__all__ = ["FiniteDifference"]
+__all__ = ["FiniteDifference", "in_float64"]
 
 # Steps tried, by 1 + ‖θ‖: the first, by what the next is shorter, and how many. In float64 all are
 # short, for rounding allows it: a ResNet-20 crosses kinks of its ReLUs down to 1e-7, and each adds
 # to the difference. In float32 the first is the cube root of the machine epsilon, which balances
 # truncation against rounding where all is smooth; kinks ask for shorter ones.
 _STEPS = {torch.float64: (1.5e-8, 16.0, 4), torch.float32: (4.9e-3, 4.0, 7)}
+# Examples on which float64 is tried: a loss that takes pairs has none of one alone.
+_TRIED = 2
 
 
 class FiniteDifference:
     """Hv ≈ (∇L(θ + hv) − ∇L(θ − hv)) / 2h, in float64 wherever the model runs in it.
 
     In float32 a difference over a step long enough for rounding crosses kinks of ReLU, each worth
-    up to percents of the largest eigenvalue. `error` is how much a product with a unit vector
-    changed with the step, 0 before the first product. Cost: two gradients a
-    product, and two for each of the steps tried (4 in float64, 7 in float32).
+    up to percents of the largest eigenvalue. `step_change` is how much a product with a unit
+    vector changed with the step, `error` the larger of this and of how far products are from
+    symmetry; both are 0 before the first product. Cost: two gradients a product, and two for each
+    of the steps tried (4 in float64, 7 in float32) and for the symmetry.
     """
 
     def __init__(self, objective: Objective, theta: Tensor) -> None:
@@ -35,7 +40,7 @@ class FiniteDifference:
         self.size = objective.size
         self.dtype, self.device = theta.dtype, theta.device
         self.products = 0
-        self.error = 0.0
+        self.error = self.step_change = 0.0
         self._theta = theta
         self._inner: Objective | None = None
         self._step = 0.0
@@ -46,7 +51,7 @@ class FiniteDifference:
         Raises `SharpError` where the loss or its gradient is not finite.
         """
         if self._inner is None:
-            self._inner, self._theta = _in_float64(self.objective, self._theta)
+            self._inner, self._theta = in_float64(self.objective, self._theta)
             self._choose_step()
         columns = vectors.reshape(self.size, -1).T.to(self._theta)
         self.products += len(columns)
@@ -73,16 +78,24 @@ class FiniteDifference:
         )
         direction /= direction.norm()
         share, shrink, count = _STEPS.get(inner.network.compute, _STEPS[torch.float32])
-        step = share * (1 + float(theta.norm()))
-        before = self._difference(direction, step)
-        self.error = math.inf
+        step = self._step = share * (1 + float(theta.norm()))
+        before = product = self._difference(direction, step)
+        self.step_change = math.inf
         for _ in range(count - 1):
             step /= shrink
             now = self._difference(direction, step)
             change = float((now - before).norm())
-            if change < self.error:
-                self._step, self.error = step, change
+            if change < self.step_change:
+                self._step, self.step_change, product = step, change, now
             before = now
+        self.error = max(self.step_change, self._asymmetry(direction, product))
+
+    def _asymmetry(self, direction: Tensor, product: Tensor) -> float:
+        """|uᵀHv − vᵀHu| for unit v with the product Hv, and u the direction of Hv."""
+        scale = float(product.norm())
+        if scale == 0.0:
+            return 0.0
+        return abs(scale - float(direction @ self._difference(product / scale, self._step)))
 
     def _difference(self, vector: Tensor, step: float) -> Tensor:
         inner, theta = self._inner, self._theta
@@ -91,20 +104,24 @@ class FiniteDifference:
         if length == 0.0:
             return torch.zeros_like(vector)
         h = step / length
-        ahead, behind = theta + h * vector, theta - h * vector
-        _, after = inner.gradient(ahead)
-        _, former = inner.gradient(behind)
-        found = (after - former) / (2 * h)
+        found = hessian_by_differences(inner, theta, vector, h)
         if not bool(torch.isfinite(found).all()):
-            for point in (ahead, behind):
+            for point in (theta + h * vector, theta - h * vector):
                 value, gradient = inner.gradient(point)
                 check_finite(inner, value, point, gradient)
         return found
 
 
-def _in_float64(objective: Objective, theta: Tensor) -> tuple[Objective, Tensor]:
-    """The objective and θ in float64; as they are where the device or the model has none."""
-    network = objective.network
+def in_float64(
+    objective: Objective, theta: Tensor, rows: Rows | None = None
+) -> tuple[Objective, Tensor]:
+    """The objective, on all or other rows, and θ in float64.
+
+    In their own dtype where the device or the model has no float64.
+    """
+    network, training = objective.network, objective.network.model.training
+    if rows is not None:
+        objective = Objective(network, rows, objective.fixed, memory=objective.memory)
     if network.compute == torch.float64 or network.device.type == "mps":
         return objective, theta
     kind = torch.float64
@@ -113,19 +130,18 @@ def _in_float64(objective: Objective, theta: Tensor) -> tuple[Objective, Tensor]
         network.task,
         device=network.device,
         dtype=kind,
-        mode="train" if network.model.training else "eval",
-    ).subset(network.names)
+        mode="train" if training else "eval",
+    ).subset(network.names, idle=network.idle)
     fixed = {
         name: tensor.to(kind) if tensor.is_floating_point() else tensor
         for name, tensor in objective.fixed.items()
     }
     half = max(1, objective.batch_size // 2)  # a fixed batch stays one
     inner = Objective(double, objective.rows, fixed, batch_size=half)
-    leaves, first = inner.leaves(theta.to(kind)), inner.rows.head(1)
+    leaves, first = inner.leaves(theta.to(kind)), inner.rows.head(_TRIED)
     try:
-        torch.autograd.grad(
-            inner.sum_and_weight(leaves, first.batch, first.count)[0], leaves, allow_unused=True
-        )
+        total, _ = inner.sum_and_weight(leaves, first.batch, first.count)
+        torch.autograd.grad(total, leaves, allow_unused=True)
     except (RuntimeError, TypeError, SharpError):  # such as a kernel written for float32
         return objective, theta
     return inner, theta.to(kind)

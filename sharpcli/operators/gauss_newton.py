@@ -8,6 +8,7 @@ own backward pass is v ↦ Jv; every product uses both again.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,10 @@ from .curvature import refusing_missing_derivatives
 from .graphs import Product, without_numbers
 from .outputs import replaced, tensors_of
 
-__all__ = ["empirical_fisher", "gauss_newton"]
+__all__ = ["LossCurvature", "empirical_fisher", "gauss_newton"]
+
+# The loss's Hessian in some outputs times a tensor for each of them.
+Bend = Callable[[list[Tensor]], list[Tensor]]
 
 
 def gauss_newton(objective: Objective, leaves: list[Tensor], batch: Batch, count: int) -> Product:
@@ -29,17 +33,8 @@ def gauss_newton(objective: Objective, leaves: list[Tensor], batch: Batch, count
     mappings and objects. Raises `SharpError` where the loss is linear in them. Cost: a product is
     about 1.3 gradients for an MLP, up to 2.
     """
-    network = objective.network
-    with network.arithmetic():
-        outputs = network.outputs(leaves, objective.fixed, batch)
-        every = tensors_of(outputs)
-        points = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in every]
-        total, weight = network.losses(replaced(outputs, points), batch, count)
-        total = total.sum(dtype=accumulator(network.device))
-    places = [i for i, point in enumerate(points) if point.requires_grad]
-    slopes = _gradient(total, [points[i] for i in places])
-    # B is symmetric: outputs in which the loss is linear have neither a row nor a column.
-    curved = [(i, slope) for i, slope in zip(places, slopes, strict=True) if slope is not None]
+    outputs = _outputs(objective, leaves, batch)
+    curved, bend, weight = _loss_curvature(objective, outputs, batch, count)
     if not curved:
         raise SharpError(
             "the Gauss-Newton matrix is zero: the loss is linear in what predict() gives",
@@ -47,8 +42,64 @@ def gauss_newton(objective: Objective, leaves: list[Tensor], batch: Batch, count
             "loss of them (a loss that the model computes has its curvature inside the model); or "
             "take --operator empirical-fisher",
         )
-    outs = [every[i] for i, _ in curved]
-    ends, edges = [points[i] for i, _ in curved], [slope for _, slope in curved]
+    every = tensors_of(outputs)
+    return _product([every[i] for i in curved], leaves, bend, weight)
+
+
+class LossCurvature:
+    """The loss's Hessian in the outputs, for the first examples, as an operator on all outputs.
+
+    As many examples as have no more than `most` outputs together, one at least. It is B in the
+    Gauss-Newton matrix, not divided by the weight. Cost: a product is less than one of the model's.
+    """
+
+    def __init__(self, objective: Objective, theta: Tensor, most: int) -> None:
+        leaves = objective.leaves(theta)
+        count = objective.rows.count
+        if not objective.network.model.training:
+            one = _outputs(objective, leaves, objective.rows.slice(0, 1))
+            size = sum(tensor.numel() for tensor in tensors_of(one))
+            count = max(1, min(count, most // max(size, 1)))
+        batch = objective.rows.slice(0, count)
+        outputs = _outputs(objective, leaves, batch)
+        curved, self._bend, _ = _loss_curvature(objective, outputs, batch, count)
+        every = tensors_of(outputs)
+        self._shapes = [every[i].shape for i in curved]
+        self._sizes = [every[i].numel() for i in curved]
+        self.size, self.products = sum(self._sizes), 0
+        self.dtype, self.device = theta.dtype, theta.device
+
+    def __matmul__(self, vectors: Tensor) -> Tensor:
+        """Bu for u (m,), or BU for U (m, k)."""
+        columns = vectors.reshape(self.size, -1).T
+        self.products += len(columns)
+        found = []
+        for column in columns:
+            parts = torch.split(column, self._sizes)
+            tangents = [p.reshape(shape) for p, shape in zip(parts, self._shapes, strict=True)]
+            found.append(torch.cat([part.reshape(-1) for part in self._bend(tangents)]))
+        return torch.stack(found).T.reshape(vectors.shape)
+
+
+def _outputs(objective: Objective, leaves: list[Tensor], batch: Batch) -> Any:
+    with objective.network.arithmetic():
+        return objective.network.outputs(leaves, objective.fixed, batch)
+
+
+def _loss_curvature(
+    objective: Objective, outputs: Any, batch: Batch, count: int
+) -> tuple[list[int], Bend, Tensor]:
+    """Which of the outputs the loss bends in, its Hessian in them times tensors, and its weight."""
+    network = objective.network
+    points = [t.detach().requires_grad_(t.requires_grad) for t in tensors_of(outputs)]
+    with network.arithmetic():
+        total, weight = network.losses(replaced(outputs, points), batch, count)
+        total = total.sum(dtype=accumulator(network.device))
+    places = [i for i, point in enumerate(points) if point.requires_grad]
+    slopes = _gradient(total, [points[i] for i in places])
+    # B is symmetric: outputs in which the loss is linear have neither a row nor a column.
+    curved = {i: slope for i, slope in zip(places, slopes, strict=True) if slope is not None}
+    ends, edges = [points[i] for i in curved], list(curved.values())
 
     def bend(tangents: list[Tensor]) -> list[Tensor]:
         return list(
@@ -57,7 +108,7 @@ def gauss_newton(objective: Objective, leaves: list[Tensor], batch: Batch, count
             )
         )
 
-    return _product(outs, leaves, bend, weight.sum(dtype=accumulator(network.device)))
+    return list(curved), bend, weight.sum(dtype=accumulator(network.device))
 
 
 def empirical_fisher(
@@ -93,7 +144,7 @@ def _gradient(total: Tensor, points: list[Tensor]) -> list[Tensor | None]:
 def _product(
     outs: list[Tensor],
     leaves: list[Tensor],
-    bend: Callable[[list[Tensor]], list[Tensor]],
+    bend: Bend,
     weight: Tensor,
 ) -> Product:
     """Jᵀ·bend(Jv), with J the derivatives of `outs` in the leaves."""

@@ -14,6 +14,7 @@ import corners
 import coupled
 import coverage
 import density
+import derivatives
 import differences
 import eigenvalues
 import epsilon_sharpness
@@ -37,6 +38,7 @@ _BENCHMARKS = (
     eigenvalues,
     product,
     density,
+    derivatives,
     coarse,
     coverage,
     coupled,
