@@ -259,16 +259,12 @@ def _in_float64(objective: Objective, theta: Tensor, rows: Rows) -> _Function:
     free = free if objective.memory is None else min(free, objective.memory)
     fits = 3 * theta.numel() * wide.itemsize <= free / _MEMORY_SHARE
     if network.compute != wide and network.device.type != "mps" and fits:
-        double = Network(network.model, network.task, device=network.device, dtype=wide).subset(
-            network.names
-        )
-        fixed = {k: t.to(wide) if t.is_floating_point() else t for k, t in fixed.items()}
+        double = network.in_precision(wide)
         try:
-            return _watched(double, fixed, theta.to(wide), rows)
+            return _watched(double, double.converted(fixed), theta.to(wide), rows)
         except Exception as error:  # such as a kernel for float32; another cause shows again below
             if _out_of_memory(error):
                 raise
-            fixed = objective.fixed
     return _watched(network, fixed, theta, rows)
 
 

@@ -152,6 +152,8 @@ class Rows:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Rows:
         """On `device`, floating-point tensors in `dtype`; integers stay integers."""
+        if self._on_slice is not None:
+            return self.as_taken(device, dtype)
         return self._converted(functools.partial(_moved, device=device, dtype=dtype))
 
     def as_taken(self, device: torch.device, dtype: torch.dtype) -> Rows:

@@ -97,9 +97,9 @@ def begin_exploration(
     objectives = study.objectives(first.match.tensors)
     splits = {name: o for name, o in objectives.items() if study.run.split in ("both", name)}
     warnings: list[str] = []
-    check_reach(study, first.match.tensors)
     drawn = next(iter(splits.values()))
     with coupling_named(drawn, first.theta):
+        check_reach(study, first.match.tensors)
         check_deterministic(drawn, first.theta)
     check_coupling(objectives, first.theta, seed=study.run.seed)
     check_fidelity(study, first.match.tensors, warnings, gradients=False)

@@ -75,6 +75,8 @@ def check_reach(study: Study, tensors: Mapping[str, Tensor]) -> None:
 def _some(study: Study) -> Rows:
     """A few random rows of what is measured on."""
     rows = study.rows["train" if study.run.split == "both" else study.run.split]
+    if rows.fixed_batch:  # an example's loss is defined in its batch only
+        return rows.head(rows.fixed_batch)
     if rows.count <= _ROWS:
         return rows
     order = torch.randperm(rows.count, generator=torch.Generator().manual_seed(study.run.seed))
@@ -146,6 +148,11 @@ class _Seen:
     def loss(self) -> float:
         """The sum of the losses."""
         return float(self._total)
+
+    @property
+    def largest(self) -> float:
+        """The largest entry of the outputs, losses and weights."""
+        return max(float(value.abs().max()) for value in self.values if value.numel())
 
     @property
     def finite(self) -> bool:
@@ -367,19 +374,21 @@ def _check_slope(network: Network, tensors: Mapping[str, Tensor], rows: Rows, se
                 raise
             continue
         if gradients and seen.finite:  # otherwise it is said elsewhere
-            _hold_against_slope(like, theta, gradients, tensors, rows, seed)
+            _hold_against_slope(like, theta, seen, tensors, rows, seed)
         return
 
 
 def _hold_against_slope(
     network: Network,
     theta: Tensor,
-    gradients: Mapping[str, Tensor],
+    seen: _Seen,
     tensors: Mapping[str, Tensor],
     rows: Rows,
     seed: int,
 ) -> None:
-    kind = network.dtype
+    kind, gradients = network.dtype, seen.gradients
+    # A loss near zero is the difference of outputs that are not, and rounds as they do.
+    largest = rows.count * seen.largest
     direction = _nudged(network, theta, seed + 1) - theta
     parts = dict(zip(network.names, network.unflatten(direction), strict=True))
     slopes = {
@@ -396,7 +405,7 @@ def _hold_against_slope(
                 for sign in (1, -1)
             )
             difference = (up - down) / (2 * step)
-            rounding = 10 * torch.finfo(kind).eps * (abs(up) + abs(down)) / step
+            rounding = 10 * torch.finfo(kind).eps * (abs(up) + abs(down) + largest) / step
             allowed = _SLOPE[kind] * max(scale, abs(difference)) + rounding
             if not abs(difference - slope) > allowed:  # nor for NaN
                 return False

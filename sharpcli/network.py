@@ -169,6 +169,12 @@ class Network:
         part._measure([name for name in self.names if name in chosen])
         return part
 
+    def in_precision(self, kind: torch.dtype) -> Network:
+        """The network in another floating-point precision. The skeleton is shared."""
+        part = copy.copy(self)
+        part.dtype = part.compute = kind
+        return part
+
     def with_channels_last(self) -> Network:
         """The network with filters of two-dimensional convolutions stored channels last."""
         part = copy.copy(self)
@@ -192,10 +198,19 @@ class Network:
         fixed = {}
         for name in self.fixed_names:
             tensor = tensors.get(name, own[name]).detach()  # non-persistent buffers are the model's
-            kind = self.compute if tensor.is_floating_point() else None
-            kind = _complex(self.compute) if tensor.is_complex() else kind
+            kind = self._precision_of(tensor)
             fixed[name] = tensor.to(self.device, kind, copy=True)
         return fixed
+
+    def converted(self, fixed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What `fixed` gives of another precision, in this one."""
+        return {name: tensor.to(self._precision_of(tensor)) for name, tensor in fixed.items()}
+
+    def _precision_of(self, tensor: Tensor) -> torch.dtype:
+        """The dtype in which a buffer or a fixed parameter is used."""
+        if tensor.is_complex():
+            return _complex(self.compute)
+        return self.compute if tensor.is_floating_point() else tensor.dtype
 
     def unflatten(self, vector: Tensor) -> list[Tensor]:
         """Views of a flat vector (n,), one a parameter, in the parameters' shapes."""

@@ -85,6 +85,23 @@ class Objective:
             return min(self.rows.fixed_batch, self.rows.count)
         return self.rows.count if self.network.some_training else None
 
+    def in_precision(
+        self, kind: torch.dtype, *, rows: Rows | None = None, batch_size: int | None = None
+    ) -> Objective:
+        """The objective in another floating-point precision, on `rows` (None: its own).
+
+        Rows are converted batch by batch, so that they are not held twice.
+        """
+        network = self.network.in_precision(kind)
+        return Objective(
+            network,
+            (rows or self.rows).as_taken(network.device, kind),
+            network.converted(self.fixed),
+            batch_size=batch_size,
+            memory=self.memory,
+            alone=self._alone,
+        )
+
     @property
     def batch_size(self) -> int:
         """Examples a microbatch."""

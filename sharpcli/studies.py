@@ -295,8 +295,8 @@ def ready(
     for objective in objectives.values():
         objective.memory = curvature.memory
     measured = objectives[study.run.split]
-    check_reach(study, loaded.match.tensors)
     with coupling_named(measured, loaded.theta):
+        check_reach(study, loaded.match.tensors)
         check_deterministic(measured, loaded.theta)
     check_coupling(objectives, loaded.theta, seed=study.run.seed)
     check_fidelity(study, loaded.match.tensors, warnings, gradients=gradients)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor
 
 from ..errors import SharpError
 from ..memory import is_out_of_memory
-from ..network import Network
 from ..objective import Objective
 
 __all__ = ["in_double"]
@@ -31,13 +28,7 @@ def in_double(objective: Objective, theta: Tensor) -> Objective | None:
         return objective
     if network.device.type == "mps":
         return None
-    double: Network = copy.copy(network)
-    double.dtype = double.compute = torch.float64
-    made = copy.copy(objective)
-    made.network = double
-    made.rows = objective.rows.as_taken(network.device, torch.float64)
-    made.fixed = {k: v.double() if v.is_floating_point() else v for k, v in objective.fixed.items()}
-    made.evaluations = 0
+    made = objective.in_precision(torch.float64)
     return made if _runs(made, theta.double()) else None
 
 

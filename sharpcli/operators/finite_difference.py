@@ -10,7 +10,6 @@ from torch import Tensor
 from ..data import Rows
 from ..diagnosis import check_finite
 from ..errors import SharpError
-from ..network import Network
 from ..objective import Objective
 from .differences import hessian_by_differences
 
@@ -119,25 +118,13 @@ def in_float64(
 
     In their own dtype where the device or the model has no float64.
     """
-    network, training = objective.network, objective.network.model.training
+    network, kind = objective.network, torch.float64
     if rows is not None:
         objective = Objective(network, rows, objective.fixed, memory=objective.memory)
-    if network.compute == torch.float64 or network.device.type == "mps":
+    if network.compute == kind or network.device.type == "mps":
         return objective, theta
-    kind = torch.float64
-    double = Network(
-        network.model,
-        network.task,
-        device=network.device,
-        dtype=kind,
-        mode="train" if training else "eval",
-    ).subset(network.names, idle=network.idle)
-    fixed = {
-        name: tensor.to(kind) if tensor.is_floating_point() else tensor
-        for name, tensor in objective.fixed.items()
-    }
     half = max(1, objective.batch_size // 2)  # a fixed batch stays one
-    inner = Objective(double, objective.rows, fixed, batch_size=half)
+    inner = objective.in_precision(kind, batch_size=half)
     leaves, first = inner.leaves(theta.to(kind)), inner.rows.head(_TRIED)
     try:
         total, _ = inner.sum_and_weight(leaves, first.batch, first.count)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ..data import Rows
+from ..errors import SharpError
+from ..linalg.trace import random_signs
 from ..objective import Objective
 from ..randomness import own_generator
 from ..settings import CurvatureSettings
 from .build import make_operator
-from .precision import in_precision
 
 __all__ = ["Rounding"]
 
@@ -31,12 +32,25 @@ _ITERATIONS = 4
 _LAST_PLACES = 4 * torch.finfo(torch.float64).eps
 
 
+@dataclass(frozen=True)
+class _Other:
+    """What the run's objective `own` on some rows is compared with: `there` at `theta`.
+
+    Differences times `factor` are what the run's numbers are off.
+    """
+
+    own: Objective
+    there: Objective
+    theta: Tensor
+    factor: float
+
+
 class Rounding:
     """Differences between a run's precision and a better one at θ, on a sample of the rows.
 
     A run in float32 or bfloat16 is compared with float64. A float64 run is compared with float32,
-    and the difference scaled by the machine epsilons. `known` is false where the model runs in one
-    precision only; nothing is then measured.
+    and the difference scaled by the machine epsilons. Where the model has one precision only, the
+    run is compared with itself at parameters that differ in the last place.
     """
 
     def __init__(
@@ -46,65 +60,62 @@ class Rounding:
         self._seed = seed
 
     @cached_property
-    def _pair(self) -> tuple[Objective, Objective, float] | None:
-        """The run's objective on the rows, the other precision's, and the factor of differences."""
+    def _other(self) -> _Other:
         run = self._run
         wide = run.network.compute == torch.float64
         rows = _chosen(run.rows, run.size, self._seed)
         own = Objective(run.network, rows, run.fixed, batch_size=rows.count, alone=True)
-        other = in_precision(own, torch.float32 if wide else torch.float64, batch_size=rows.count)
-        if other is None:
-            return None
-        ratio = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
-        return own, other, _SCALED * ratio if wide else 1.0
-
-    @property
-    def known(self) -> bool:
-        """Whether the model runs in another precision too."""
-        return self._pair is not None
+        kind = torch.float32 if wide else torch.float64
+        if kind == torch.float32 or run.network.device.type != "mps":
+            there = own.in_precision(kind, batch_size=rows.count)
+            theta = self._theta.to(kind)
+            try:
+                there.gradient(theta)
+            except (RuntimeError, TypeError, SharpError):  # such as a kernel written for float32
+                pass
+            else:
+                ratio = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
+                return _Other(own, there, theta, _SCALED * ratio if wide else 1.0)
+        signs = random_signs(1, self._theta[None], own_generator("last places", self._seed))[0]
+        last = torch.finfo(run.network.compute).eps * self._theta.abs()
+        return _Other(own, own, self._theta + signs * last, _SCALED)
 
     @cached_property
     def gradient(self) -> tuple[float, Tensor]:
-        """How far off the loss and each entry of the gradient (n,) are; 0 where not known.
+        """How far off the loss and each entry of the gradient (n,) are.
 
         Cost: two gradients of the rows.
         """
-        if self._pair is None:
-            return 0.0, torch.zeros_like(self._theta)
-        own, there, factor = self._pair
-        value, found = own.gradient(self._theta)
-        other_value, other = there.gradient(self._theta.to(there.network.dtype))
-        wide = torch.float64 if found.device.type != "mps" else found.dtype
-        off = factor * (found.to(wide) - other.to(wide)).abs()
-        return _at_least(factor * abs(value - other_value), value), off + _LAST_PLACES * found.abs()
+        other = self._other
+        value, found = other.own.gradient(self._theta)
+        other_value, there = other.there.gradient(other.theta)
+        off = _off(found, there, other.factor).abs() + _LAST_PLACES * found.abs()
+        return self._loss(value, other_value), off
 
     @cached_property
     def loss(self) -> float:
-        """How far off the loss is; 0 where not known. Cost: two forward passes of the rows."""
-        if self._pair is None:
-            return 0.0
-        own, there, factor = self._pair
-        other = there.loss(self._theta.to(there.network.dtype))
-        value = own.loss(self._theta)
-        return _at_least(factor * abs(value - other), value)
+        """How far off the loss is. Cost: two forward passes of the rows."""
+        other = self._other
+        return self._loss(other.own.loss(self._theta), other.there.loss(other.theta))
+
+    def _loss(self, value: float, there: float) -> float:
+        off = abs(value - there) if math.isfinite(there) else abs(value)
+        return max(self._other.factor * off, _LAST_PLACES * abs(value))
 
     def products(self, vectors: Tensor) -> Tensor:
-        """What is off in the product with each of `vectors` (b, n), as rows; 0 where not known.
+        """What is off in the product with each of `vectors` (b, n), as rows in float64.
 
         Cost: two graphs and 2b products of the rows.
         """
-        if self._pair is None or not len(vectors):
-            return torch.zeros_like(vectors)
-        own, there, factor = self._pair
-        settings, images = self._double_backward(), []
-        for objective in (own, there):
-            kind = objective.network.dtype
-            operator = make_operator(objective, self._theta.to(kind), settings)
-            rows = vectors.to(self._theta.device, kind)
-            images.append((operator @ rows.T).T.to("cpu", torch.float64))
+        if not len(vectors):
+            return torch.zeros_like(vectors, dtype=torch.float64)
+        other, images = self._other, []
+        for objective, theta in ((other.own, self._theta), (other.there, other.theta)):
+            operator = make_operator(objective, theta, self._double_backward())
+            rows = vectors.to(theta.device, theta.dtype)
+            images.append((operator @ rows.T).T)
             operator.release()
-        difference: Tensor = factor * (images[0] - images[1])
-        return difference
+        return _off(images[0], images[1], other.factor)
 
     @cached_property
     def of_norm(self) -> float:
@@ -113,10 +124,7 @@ class Rounding:
         Seen along what a few power iterations leave of a random vector. Cost: 6 products of the
         rows and three graphs.
         """
-        if self._pair is None:
-            return 0.0
-        own, _, _ = self._pair
-        operator = make_operator(own, self._theta, self._double_backward())
+        operator = make_operator(self._other.own, self._theta, self._double_backward())
         generator = own_generator("power iteration", self._seed)
         vector = torch.randn(self._run.size, generator=generator).to(self._theta)
         for _ in range(_ITERATIONS):
@@ -138,8 +146,13 @@ class Rounding:
         return settings
 
 
-def _at_least(off: float, value: float) -> float:
-    return max(off, _LAST_PLACES * abs(value))
+def _off(found: Tensor, there: Tensor, factor: float) -> Tensor:
+    """The difference times the factor, in float64 on the CPU.
+
+    What is not finite in the other precision counts as off by all of it.
+    """
+    found, there = found.to("cpu", torch.float64), there.to("cpu", torch.float64)
+    return factor * torch.where(torch.isfinite(there), found - there, found)
 
 
 def _chosen(rows: Rows, size: int, seed: int) -> Rows:
