@@ -228,7 +228,7 @@ def test_strict_exits_with_three_where_a_number_did_not_converge():
     assert measure(*few).exit_code == 0
     done = measure(*few, "--strict")
     assert done.exit_code == 3
-    assert "the residual is above --tol: raise --max-products or --tol" in done.stdout
+    assert "raise --max-products or --tol" in " ".join(done.stdout.split())
     assert measure(*BOTH, "-m", "loss", "--strict").exit_code == 0
 
 
