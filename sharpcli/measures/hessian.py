@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..linalg.eigsh import EigshResult
+from ..linalg.eigsh import EigshResult, is_settled
 from ..linalg.krylov import Krylov
 from ..linalg.orthogonal import project_out
 from ..linalg.trace import random_signs
@@ -50,10 +50,25 @@ def hessian(context: Context) -> dict[str, Any]:
 
     rounding = _rounding(context, found)
 
-    def scalar(value: float, error: float, met: bool, sampling: Sampled, rounding: float) -> Scalar:
+    limit = context.settings.tol * abs(float(found.largest[0]))
+
+    def scalar(
+        value: float,
+        error: float,
+        met: bool,
+        sampling: Sampled,
+        rounding: float,
+        *,
+        lowest: bool = False,
+    ) -> Scalar:
         checked = product_error(context.self_check)
         error = math.hypot(error, context.hessian.error, rounding, checked)
-        status, advice = doubt or _verdict(context, found, value, error, met)
+        share = _SHARE * abs(value) or math.inf
+        known = error <= min(limit, share)
+        if lowest:  # how far down others may lie is told apart from rounding
+            off = math.hypot(rounding, context.hessian.error)
+            known = off <= limit or is_settled(value, off)
+        status, advice = doubt or _verdict(context, found, met=met, known=known, limit=limit)
         return _with_sampling(Scalar(value, error, "residual", status, advice), sampling)
 
     top = [
@@ -74,7 +89,7 @@ def hessian(context: Context) -> dict[str, Any]:
             context.settings.curvature.operator, context.objective, context.self_check
         )
         met = found.smallest_converged[0]
-        lowest = scalar(value, error, met, sampled.smallest, rounding[-1])
+        lowest = scalar(value, error, met, sampled.smallest, rounding[-1], lowest=True)
         if semidefinite and -(lowest.error or 0.0) <= value < 0:
             lowest = replace(lowest, value=0.0)  # below zero by rounding alone
         if not semidefinite and not found.smallest_settled[0]:
@@ -224,9 +239,9 @@ def is_semidefinite(operator: Operator, objective: Objective, check: SelfCheck |
 
 
 def _verdict(
-    context: Context, found: EigshResult, value: float, error: float, met: bool
+    context: Context, found: EigshResult, *, met: bool, known: bool, limit: float
 ) -> tuple[str, str | None]:
-    """Status and advice of one of the eigenvalues that were found."""
+    """Status and advice of an eigenvalue: its residual is `met`, and `known` how near it is."""
     narrow = context.objective.network.compute != torch.float64
     if not met and found.rounded and narrow:
         return "precision", (
@@ -237,17 +252,14 @@ def _verdict(
             "the residual is above --tol, or larger eigenvalues may have been missed: raise "
             "--max-products or --tol"
         )
-    limit = context.settings.tol * abs(float(found.largest[0]))
     if context.hessian.error > limit > 0:
         return "precision", (
             "finite differences change with their step by more than --tol: the gradient jumps near "
             "θ, or the model runs in float32 only"
         )
-    if narrow and error > limit > 0:
-        return "precision", "rounding keeps the error above --tol: use --dtype float64"
-    if narrow and error > _SHARE * abs(value) > 0:
+    if narrow and limit > 0 and not known:
         return "precision", (
-            "the value is as small as what rounding leaves beside λ1: use --dtype float64"
+            "rounding keeps the error above --tol or a tenth of the value: use --dtype float64"
         )
     return "converged", None
 
