@@ -46,8 +46,9 @@ _SHARDS, _SHARD_STEPS, _SHARD_STARTS = 8, 4, 3
 # Steps of the ascents on halves: they start near a maximum.
 _HALF_STEPS = 8
 # All corners are evaluated up to this many dimensions, where that passes over at most so many bytes
-# of activations: about five seconds of one CPU core. Without `vmap` each is a call of its own.
-_ALL_CORNERS, _ALL_BYTES, _ALL_CALLS = 20, 2**32, 2**12
+# of activations: about three seconds of one CPU core, a part of one for one layer of many. Without
+# `vmap` each is a call of its own.
+_ALL_CORNERS, _ALL_BYTES, _LAYER_BYTES, _ALL_CALLS = 20, 2**31, 2**28, 2**12
 # Activation bytes of corners that are evaluated at once: they stay in the cache.
 _CHUNK_BYTES = 2**24
 # Corners, and random points, from which L-BFGS goes on where a pass costs next to nothing.
@@ -337,7 +338,8 @@ def _maxima(
 
 def _all_corners(search: _Search, bound: Tensor) -> bool:
     """Whether all corners of a box can be evaluated in a few seconds."""
-    if len(bound) > _ALL_CORNERS or search.bytes_a_pass << len(bound) > _ALL_BYTES:
+    most = _LAYER_BYTES if search.context.part else _ALL_BYTES
+    if len(bound) > _ALL_CORNERS or search.bytes_a_pass << len(bound) > most:
         return False
     return search.batched or 2 ** len(bound) <= _ALL_CALLS
 

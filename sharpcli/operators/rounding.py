@@ -16,6 +16,7 @@ from ..objective import Objective
 from ..randomness import own_generator
 from ..settings import CurvatureSettings
 from .build import make_operator
+from .outputs import tensors_of
 
 __all__ = ["Rounding"]
 
@@ -90,7 +91,28 @@ class Rounding:
         value, found = other.own.gradient(self._theta)
         other_value, there = other.there.gradient(other.theta)
         off = _off(found, there, other.factor).abs() + _LAST_PLACES * found.abs()
-        return self._loss(value, other_value), off
+        return self._loss(value, other_value), off + self._of_slopes().abs()
+
+    def _of_slopes(self) -> Tensor:
+        """What the last places of the loss's slopes in the outputs are worth in the gradient (n,).
+
+        Near a minimum these slopes are differences (softmax − target) that all precisions round
+        alike, as the loss is taken in float64. Cost: a gradient of the rows.
+        """
+        own, generator = self._other.own, own_generator("slopes", self._seed)
+        leaves, network = own.leaves(self._theta), own.network
+        with network.arithmetic():
+            outputs = network.outputs(leaves, own.fixed, own.rows.batch)
+            outs = [each for each in tensors_of(outputs) if each.requires_grad]
+            if not outs:
+                return torch.zeros(own.size, dtype=torch.float64)
+            _, weight = network.losses(outputs, own.rows.batch, own.rows.count)
+            places = [_signs(out.detach(), generator) * (1 + out.detach().abs()) for out in outs]
+            slopes = torch.autograd.grad(
+                outs, leaves, places, allow_unused=True, materialize_grads=True
+            )
+        flat = torch.cat([slope.reshape(-1) for slope in slopes]).to("cpu", torch.float64)
+        return _LAST_PLACES * flat / max(abs(float(weight.sum())), 1e-300)
 
     @cached_property
     def loss(self) -> float:
@@ -144,6 +166,11 @@ class Rounding:
         if settings.operator == "hessian" and settings.hvp == "auto":
             return replace(settings, hvp="double-backward")
         return settings
+
+
+def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Random signs in a tensor's shape."""
+    return random_signs(1, like.reshape(1, -1), generator).view(like.shape)
 
 
 def _off(found: Tensor, there: Tensor, factor: float) -> Tensor:
