@@ -117,7 +117,7 @@ class _Found:
     resolved: bool
     sampling_error: float | None
     sampling_bias: float | None
-    seconds: float
+    seconds: float = 0.0
 
     @property
     def maximum(self) -> float:
@@ -129,9 +129,17 @@ class _Found:
 
 
 def _one(searches: _Searches, space: Space, epsilon: float) -> _Found:
-    """Search one box; then evaluate the best points in float64."""
+    """Search one box; once more in float64 where the search could not see what it sought."""
     started = time.perf_counter()
     search = searches.of(space, epsilon)
+    found = _searched(searches, search, space, epsilon)
+    if not found.resolved and (wider := searches.instead_of(search)) is not None:
+        again = _searched(searches, wider, space, epsilon)
+        found = replace(again, evaluations=again.evaluations + found.evaluations)
+    return replace(found, seconds=time.perf_counter() - started)
+
+
+def _searched(searches: _Searches, search: _Search, space: Space, epsilon: float) -> _Found:
     context = search.context
     bound = epsilon * (space.coordinates(context.theta).abs() + 1)
     loss, _ = context.value_and_gradient
@@ -142,8 +150,7 @@ def _one(searches: _Searches, space: Space, epsilon: float) -> _Found:
     bias = _selection_bias(context, space, bound, best)
     evaluations = sum(found.evaluations for found in points.values())
     context.synchronize()
-    seconds = time.perf_counter() - started
-    return _Found(at_theta, losses, evaluations, corners, resolved, error, bias, seconds)
+    return _Found(at_theta, losses, evaluations, corners, resolved, error, bias)
 
 
 def _entry(
@@ -229,6 +236,14 @@ class _Searches:
         small = dimensions <= _ALL_CORNERS and own.bytes_a_pass <= _FREE_BYTES
         narrow = epsilon < _RESOLVED * torch.finfo(own.context.theta.dtype).eps
         return (self.double if small or narrow else None) or own
+
+    def instead_of(self, search: _Search) -> _Search | None:
+        """The search in float64, where float32 did not do.
+
+        Narrower dtypes are chosen for speed, which float64 would take away.
+        """
+        compute = search.context.objective.network.compute
+        return self.double if compute == torch.float32 else None
 
 
 class _Search:
@@ -507,7 +522,7 @@ def _confirmed(
             there = torch.where(outside, torch.nextafter(there, theta), there)
         found[name] = max(objective.loss(there), at_theta)
     exact = max(found.values()) - at_theta
-    return at_theta, found, abs(rise - exact) <= _DISAGREEMENT * exact
+    return at_theta, found, exact > 0 and abs(rise - exact) <= _DISAGREEMENT * exact
 
 
 def _plain(
