@@ -47,7 +47,7 @@ _HALF_STEPS = 8
 _ALL_CORNERS, _ALL_BYTES, _ALL_CALLS = 20, 2**32, 2**12
 # Activation bytes of corners that are evaluated at once: they stay in the cache.
 _CHUNK_BYTES = 2**24
-# Corners, and random points, from which L-BFGS goes on where a pass costs next to nothing.
+# The best of all corners, from which L-BFGS goes on.
 _POLISHED = 8
 # A pass over so many bytes of activations costs next to nothing: more starts, while it lasts.
 _FREE_BYTES, _FREE_STARTS = 2**20, 32
@@ -73,7 +73,7 @@ def epsilon_sharpness(context: Context) -> dict[str, Any]:
     L-BFGS with log L as objective, so that a loss near zero does not stall it; `raw` is SciPy's
     L-BFGS-B on the problem as it is written. Up to 20 dimensions of a small network all corners are
     evaluated, and `corners` says how many. Cost: one gradient an evaluation; for each ε (and draw)
-    10 to 20 (lbfgsb) and about 40 (corner), 20 more for each factor of ten that ε is above 1e-3;
+    10 to 20 (lbfgsb) and about 40 (corner), 30 more for each factor of ten that ε is above 1e-3;
     many more where they cost next to nothing. Not invariant to rescaling. Where a subset was
     measured, the sampling error is that of the losses at the maximum found, and the sampling bias
     what choosing that maximum by the subset adds. Both cost about 8 gradients more.
@@ -380,10 +380,10 @@ def _lbfgsb(
     function, start = _scaled(context, context.objective, context.value_and_gradient, space, bound)
     iterations, progress = context.settings.iterations, context.progress
     found = [projected_lbfgs(function, *start, iterations=iterations, progress=progress)]
-    extra = _random_starts(search, epsilon) // 2
-    points = list(tops[:extra])
+    free = _free_starts(search, epsilon)
+    points = list(tops[: free if free else 1 if _decades(epsilon) else 0])
     generator = torch.Generator().manual_seed(context.seed + 1)
-    for _ in range(min(extra, _POLISHED)):
+    for _ in range(free // 4):
         inside = 2 * torch.rand(len(bound), generator=generator) - 1
         points.append(inside.to(bound))
     for point in points:
@@ -401,7 +401,8 @@ def _corner(search: _Search, space: Space, bound: Tensor, epsilon: float) -> Box
     function, start = _plain(context, context.objective, context.value_and_gradient, space, bound)
     starts, spent = _starts(search, space, bound)
     stationary = not bool(start[1].any())
-    count = max(_random_starts(search, epsilon), _STATIONARY_STARTS if stationary else 0)
+    count = round(_STARTS_A_DECADE * _decades(epsilon)) + _free_starts(search, epsilon)
+    count = max(count, _STATIONARY_STARTS if stationary else 0)
     generator = torch.Generator().manual_seed(context.seed)
     starts = [_filled(each, generator) for each in starts]
     starts += [_filled(torch.zeros_like(bound), generator) for _ in range(count)]
@@ -428,15 +429,15 @@ def _filled(corner: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(corner.abs() > 0, corner, signs.to(corner)).to(torch.int8)
 
 
-def _random_starts(search: _Search, epsilon: float) -> int:
-    """How many random points more an ascent starts from.
+def _decades(epsilon: float) -> float:
+    """How many factors of ten ε is above the usual ones, 0 where it is not far above 1e-3."""
+    return max(0.0, math.log10(epsilon / 1e-3) - 0.5)
 
-    In a large box the loss is far from quadratic, and ascents stop at many places. Where a pass
-    costs next to nothing, so do many ascents.
-    """
-    decades = max(0.0, math.log10(epsilon / 1e-3) - 0.5)
-    large = round(_STARTS_A_DECADE * decades)
-    return large + min(_FREE_STARTS, _FREE_BYTES // search.bytes_a_pass)
+
+def _free_starts(search: _Search, epsilon: float) -> int:
+    """How many more starts cost next to nothing, as a pass does; more in a larger box."""
+    free = min(_FREE_STARTS, _FREE_BYTES // search.bytes_a_pass)
+    return round(free * (1 + 2 * _decades(epsilon)))
 
 
 def _flips_are_cheap(search: _Search, bound: Tensor) -> bool:
