@@ -37,8 +37,8 @@ _FACTOR = 4.0
 # Sufficient increase (Armijo), the usual constant of Nocedal & Wright (2006).
 _ARMIJO = 1e-4
 # Corner ascents: every start climbs `_SCOUT` steps, the best four (of many, a quarter) `_CLIMB`
-# more, the best one the rest. Found by trial on minima with losses from 1e-1 to 1e-7: fewer scouting
-# steps judge a start before the examples that it will end up on have taken over.
+# more, the best one the rest. Found by trial on minima with losses from 1e-1 to 1e-7: fewer
+# scouting steps judge a start before the examples that it will end up on have taken over.
 _SCOUT, _CLIMB = 3, 3
 _CLIMBERS, _SHARE = 4, 4
 # Pairs of coordinates are flipped too up to this many coordinates: 496 pairs.
