@@ -51,7 +51,7 @@ _HALF_STEPS = 8
 _ALL_CORNERS, _ALL_BYTES, _LAYER_BYTES, _ALL_CALLS = 20, 2**31, 2**28, 2**12
 # Activation bytes of corners that are evaluated at once: they stay in the cache.
 _CHUNK_BYTES = 2**24
-# Corners, and random points, from which L-BFGS goes on where a pass costs next to nothing.
+# The best of all corners, from which L-BFGS goes on.
 _POLISHED = 8
 # A pass over so many bytes of activations costs next to nothing: more starts, while it lasts.
 _FREE_BYTES, _FREE_STARTS = 2**20, 32
@@ -77,7 +77,7 @@ def epsilon_sharpness(context: Context) -> dict[str, Any]:
     L-BFGS with log L as objective, so that a loss near zero does not stall it; `raw` is SciPy's
     L-BFGS-B on the problem as it is written. Up to 20 dimensions of a small network all corners are
     evaluated, and `corners` says how many. Cost: one gradient an evaluation; for each ε (and draw)
-    10 to 20 (lbfgsb) and about 40 (corner), 20 more for each factor of ten that ε is above 1e-3;
+    10 to 20 (lbfgsb) and about 40 (corner), 30 more for each factor of ten that ε is above 1e-3;
     many more where they cost next to nothing. Not invariant to rescaling. Where a subset was
     measured, the sampling error is that of the losses at the maximum found, and the sampling bias
     what choosing that maximum by the subset adds. Both cost about 8 gradients more.
@@ -121,7 +121,7 @@ class _Found:
     resolved: bool
     sampled: Sampled
     sampling_bias: float | None
-    seconds: float
+    seconds: float = 0.0
 
     @property
     def maximum(self) -> float:
@@ -133,9 +133,17 @@ class _Found:
 
 
 def _one(searches: _Searches, space: Space, epsilon: float) -> _Found:
-    """Search one box; then evaluate the best points in float64."""
+    """Search one box; once more in float64 where the search could not see what it sought."""
     started = time.perf_counter()
     search = searches.of(space, epsilon)
+    found = _searched(searches, search, space, epsilon)
+    if not found.resolved and (wider := searches.instead_of(search)) is not None:
+        again = _searched(searches, wider, space, epsilon)
+        found = replace(again, evaluations=again.evaluations + found.evaluations)
+    return replace(found, seconds=time.perf_counter() - started)
+
+
+def _searched(searches: _Searches, search: _Search, space: Space, epsilon: float) -> _Found:
     context = search.context
     bound = epsilon * (space.coordinates(context.theta).abs() + 1)
     loss, _ = context.value_and_gradient
@@ -146,8 +154,7 @@ def _one(searches: _Searches, space: Space, epsilon: float) -> _Found:
     bias = _selection_bias(context, space, bound, best)
     evaluations = sum(found.evaluations for found in points.values())
     context.synchronize()
-    seconds = time.perf_counter() - started
-    return _Found(at_theta, losses, evaluations, corners, resolved, sampled, bias, seconds)
+    return _Found(at_theta, losses, evaluations, corners, resolved, sampled, bias)
 
 
 def _entry(
@@ -234,6 +241,14 @@ class _Searches:
         small = dimensions <= _ALL_CORNERS and own.bytes_a_pass <= _FREE_BYTES
         narrow = epsilon < _RESOLVED * torch.finfo(own.context.theta.dtype).eps
         return (self.double if small or narrow else None) or own
+
+    def instead_of(self, search: _Search) -> _Search | None:
+        """The search in float64, where float32 did not do.
+
+        Narrower dtypes are chosen for speed, which float64 would take away.
+        """
+        compute = search.context.objective.network.compute
+        return self.double if compute == torch.float32 else None
 
 
 class _Search:
@@ -371,10 +386,10 @@ def _lbfgsb(
     function, start = _scaled(context, context.objective, context.value_and_gradient, space, bound)
     iterations, progress = context.settings.iterations, context.progress
     found = [projected_lbfgs(function, *start, iterations=iterations, progress=progress)]
-    extra = _random_starts(search, epsilon) // 2
-    points = list(tops[:extra])
+    free = _free_starts(search, epsilon)
+    points = list(tops[: free if free else 1 if _decades(epsilon) else 0])
     generator = own_generator("points of a box", context.seed)
-    for _ in range(min(extra, _POLISHED)):
+    for _ in range(free // 4):
         inside = 2 * torch.rand(len(bound), generator=generator) - 1
         points.append(inside.to(bound))
     for point in points:
@@ -392,7 +407,8 @@ def _corner(search: _Search, space: Space, bound: Tensor, epsilon: float) -> Box
     function, start = _plain(context, context.objective, context.value_and_gradient, space, bound)
     starts, spent = _starts(search, space, bound)
     stationary = not bool(start[1].any())
-    count = max(_random_starts(search, epsilon), _STATIONARY_STARTS if stationary else 0)
+    count = round(_STARTS_A_DECADE * _decades(epsilon)) + _free_starts(search, epsilon)
+    count = max(count, _STATIONARY_STARTS if stationary else 0)
     generator = own_generator("corners of a box", context.seed)
     starts = [_filled(each, generator) for each in starts]
     starts += [_filled(torch.zeros_like(bound), generator) for _ in range(count)]
@@ -419,15 +435,15 @@ def _filled(corner: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(corner.abs() > 0, corner, signs.to(corner)).to(torch.int8)
 
 
-def _random_starts(search: _Search, epsilon: float) -> int:
-    """How many random points more an ascent starts from.
+def _decades(epsilon: float) -> float:
+    """How many factors of ten ε is above the usual ones, 0 where it is not far above 1e-3."""
+    return max(0.0, math.log10(epsilon / 1e-3) - 0.5)
 
-    In a large box the loss is far from quadratic, and ascents stop at many places. Where a pass
-    costs next to nothing, so do many ascents.
-    """
-    decades = max(0.0, math.log10(epsilon / 1e-3) - 0.5)
-    large = round(_STARTS_A_DECADE * decades)
-    return large + min(_FREE_STARTS, _FREE_BYTES // search.bytes_a_pass)
+
+def _free_starts(search: _Search, epsilon: float) -> int:
+    """How many more starts cost next to nothing, as a pass does; more in a larger box."""
+    free = min(_FREE_STARTS, _FREE_BYTES // search.bytes_a_pass)
+    return round(free * (1 + 2 * _decades(epsilon)))
 
 
 def _flips_are_cheap(search: _Search, bound: Tensor) -> bool:
@@ -514,7 +530,7 @@ def _confirmed(
             there = torch.where(outside, torch.nextafter(there, theta), there)
         found[name] = max(objective.loss(there), at_theta)
     exact = max(found.values()) - at_theta
-    return at_theta, found, abs(rise - exact) <= _DISAGREEMENT * exact
+    return at_theta, found, exact > 0 and abs(rise - exact) <= _DISAGREEMENT * exact
 
 
 def _plain(

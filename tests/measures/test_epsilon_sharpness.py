@@ -482,6 +482,20 @@ def test_without_float64_what_rounding_hides_is_marked():
     assert "use --dtype float64" in narrow["advice"]
 
 
+def test_losses_that_float32_rounds_to_zero_are_searched_in_float64():
+    """Separated data: float32's cross-entropy is 0 all over the box, and its gradient too."""
+
+    def plain(outputs, batch):
+        return nn.functional.cross_entropy(outputs, batch[1], reduction="none")
+
+    of = replace(saturated(1e-9), loss=plain)
+    made = of.model()
+    of = replace(of, model=lambda: made)
+    narrow, wide = (entry(of, dtype) for dtype in ("float32", "float64"))
+    assert narrow["value"] == pytest.approx(wide["value"], rel=1e-2)
+    assert narrow["value"] > 0
+
+
 def test_in_float64_a_box_below_rounding_is_marked():
     found = entry(CASES["tanh"], epsilon=1e-16)
     assert found["status"] == "precision"
