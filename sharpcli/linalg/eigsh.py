@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..operators import SymmetricOperator
 
 __all__ = [
+    "SMALL",
     "EigshResult",
     "Krylov",
     "eigsh",
@@ -35,10 +36,14 @@ __all__ = [
 
 # Products a pair that progress expects (seen were 2 to 4 on trained networks), and with a smallest
 # value at least (seen were 32 to 60 on six minima).
-_EXPECTED, _EXPECTED_SMALLEST = 4, 45
+_EXPECTED, _EXPECTEDSMALLEST = 4, 45
 # Where no smallest value is settled in _PATIENCE times the products that all else took, or
 # _PATIENCE_LEAST, there may be nothing below zero to be found.
 _PATIENCE, _PATIENCE_LEAST = 3, 60
+# Operators of this size are solved whole where nothing less tells their eigenvalues: a basis of
+# 512 rows takes 2 MB at most, and spectra that span ten decades, as those of small networks on raw
+# features, are not certain before.
+SMALL = 512
 # Ritz vectors kept at each end beside the wanted ones: restarts lose less (Wu & Simon keep some
 # beyond those wanted; three was enough on the networks of the benchmarks).
 _EXTRA = 3
@@ -94,8 +99,9 @@ def eigsh(
     rounding, where that is more), and when no eigenvalue was missed that would make another one the
     i-th: the random start excludes it but for a probability of 0.001 each. The smallest ones are
     sought on until their errors are 0.3 of themselves or patience ends. Stops unconverged after
-    `max_products` (default: 100 + 20 for each wanted pair); the basis is restarted at `max_basis`
-    rows (default: 80 + 4 for each wanted pair), never fewer than `least_rows`; it lies on
+    `max_products` (default: 100 + 20 for each wanted pair, or all of an operator of 512 rows or
+    fewer); the basis is restarted at `max_basis` rows (default: 80 + 4 for each wanted pair; of
+    such an operator never), never fewer than `least_rows`; it lies on
     `basis_device` (default: the operator's) with one block more.
     `start` (b, n) are rows near the wanted eigenvectors: they begin the search together with as
     many random ones as without, in blocks that wide: fewer calls of the operator with more vectors
@@ -108,10 +114,12 @@ def eigsh(
     if not 1 <= k <= n or wanted > n:
         raise ValueError(f"{wanted} eigenvalues of an operator of size {n}")
     generator = own_generator("eigenvalues", seed)
-    most = max_products or 100 + 20 * wanted
+    small = n <= SMALL
+    most = max_products or max(100 + 20 * wanted, n if small else 0)
     random = min(BLOCK, n)
     block = random if start is None else min(len(start) + random, n)
     limit = min(n, max(max_basis or 80 + 4 * wanted, least_rows(k, smallest, block)))
+    limit = n if small and max_basis is None else limit
     room = limit if max_basis else min(limit, expected_products(k, smallest) + block)
     space = start_space(operator, random, room + block, generator, start=start, device=basis_device)
     started = operator.products
@@ -162,7 +170,7 @@ def least_rows(k: int, smallest: int, block: int = BLOCK) -> int:
 def expected_products(k: int, smallest: int) -> int:
     """Products that a solve is likely to need, for progress and estimates."""
     likely = _EXPECTED * (k + smallest + _EXTRA)
-    return max(likely, _EXPECTED_SMALLEST) if smallest else likely
+    return max(likely, _EXPECTEDSMALLEST) if smallest else likely
 
 
 def _result(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..budget import Budget, share_memory
 from ..diagnosis import check_finite
-from ..linalg.eigsh import EigshResult, Krylov, eigsh, krylov_space
+from ..linalg.eigsh import SMALL, EigshResult, Krylov, eigsh, krylov_space
 from ..moments import Evaluation
 from ..objective import Objective
 from ..operators import CurvatureOperator, Rounding, SelfCheck, make_operator
@@ -125,7 +125,7 @@ class Context:
             smallest=smallest,
             tolerance=settings.tol,
             max_products=settings.max_products,
-            max_basis=budget.rows,
+            max_basis=None if self.objective.size <= SMALL else budget.rows,
             start=coarse.start if coarse else None,
             basis_device=budget.device,
             seed=self.seed,
