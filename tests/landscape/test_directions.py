@@ -274,7 +274,7 @@ def test_hessian_directions_are_orthonormal_and_repeatable_in_float32(name):
     assert all(torch.equal(a, b) for a, b in zip(found.directions, again.directions, strict=True))
     curvature = [float(v.double() @ dense_hessian(name) @ v.double()) for v in found.directions]
     assert curvature == pytest.approx(dense_eigenvalues(name)[:2].tolist(), rel=1e-2)
-    assert found.products <= 26
+    assert found.products <= 32
 
 
 def test_eigenvalues_that_are_not_what_was_asked_for_say_so():
