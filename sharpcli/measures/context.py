@@ -35,7 +35,8 @@ class Context:
     was made once for the run, None where no measure needs second derivatives. `part` says that θ
     is a block of parameters of which all were measured before. `begin` opens a measure's
     `progress`; `notes` are what it says besides. `quotients` (shards, k) are vᵢᵀH_s vᵢ over shards
-    of a subset, where the sampling error of the eigenvalues has been made.
+    of a subset, where the sampling error of the eigenvalues has been made. `off_quotients` is the
+    sum of vᵀ(Ĥ − H)v over the Ritz vectors whose rounding has been measured.
     """
 
     objective: Objective
@@ -50,6 +51,7 @@ class Context:
     notes: Notes = field(default_factory=Notes)
     progress: Progress = silent
     quotients: Tensor | None = None
+    off_quotients: float | None = None
 
     @cached_property
     def evaluations(self) -> Mapping[str, Evaluation]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..linalg.eigsh import EigshResult, is_settled
 from ..linalg.krylov import Krylov
@@ -151,19 +152,30 @@ def _trace_rounding(context: Context, krylov: Krylov) -> float:
     What it does to each of the outermost Ritz values with its sign, and what random signs say of
     the rest: their mean, and its own standard error.
     """
-    _, turn, _ = krylov.ritz()
-    count = min(_FOLLOWED, krylov.size)
-    ends = torch.cat([turn[:, :count], turn[:, max(count, krylov.size - count) :]], dim=1)
-    vectors = ends.T.to(krylov.basis) @ krylov.basis
+    vectors = _outermost(context, krylov)
     generator = own_generator("rounding of the trace", context.seed)
     probes = random_signs(_PROBES, krylov.basis, generator)
     project_out(probes, vectors)
-    off = context.rounding.products(torch.cat([vectors, probes]))
-    quotients = (off * torch.cat([vectors, probes]).to(off)).sum(1)
-    rest = off[len(vectors) :]
-    scatter = (2 * float(rest.square().sum()) / _PROBES / _PROBES) ** 0.5
-    known = abs(float(quotients[: len(vectors)].sum()))
-    return math.hypot(known, float(quotients[len(vectors) :].mean()), scatter)
+    known = context.off_quotients
+    if known is None:
+        own = context.rounding.products(vectors)
+        known = float((own * vectors.to(own)).sum())
+    off = context.rounding.products(probes)
+    rest = float((off * probes.to(off)).sum()) / _PROBES
+    scatter = (2 * float(off.square().sum())) ** 0.5 / _PROBES
+    return math.hypot(known, rest, scatter)
+
+
+def _outermost(context: Context, krylov: Krylov) -> Tensor:
+    """Ritz vectors at both ends: those of the eigenvalues, where they were measured."""
+    top, bottom = _FOLLOWED, _FOLLOWED
+    if "eigenvalues" in context.__dict__:
+        top, bottom = len(context.eigenvalues.largest), len(context.eigenvalues.smallest)
+        return torch.cat([krylov.basis[:top], krylov.basis[krylov.size - bottom :]])
+    _, turn, _ = krylov.ritz()
+    top = min(top, krylov.size)
+    ends = torch.cat([turn[:, :top], turn[:, max(top, krylov.size - bottom) :]], dim=1)
+    return ends.T.to(krylov.basis) @ krylov.basis
 
 
 def at_most(lowest: Scalar) -> Scalar:
@@ -215,10 +227,11 @@ def _rounding(context: Context, found: EigshResult) -> list[float]:
     ‖(Ĥ − H)v‖ of its Ritz vector, with Ĥ the run's own H on the rows that both precisions see: the
     residual that v would have in exact arithmetic.
     """
-    basis = found.krylov.basis
-    vectors = torch.cat([basis[: len(found.largest)], basis[len(basis) - len(found.smallest) :]])
-    off: list[float] = context.rounding.products(vectors).norm(dim=1).tolist()
-    return off
+    vectors = _outermost(context, found.krylov)
+    off = context.rounding.products(vectors)
+    context.off_quotients = float((off * vectors.to(off)).sum())
+    norms: list[float] = off.norm(dim=1).tolist()
+    return norms
 
 
 def _named(check: SelfCheck) -> str:

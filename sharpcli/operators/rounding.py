@@ -22,8 +22,8 @@ __all__ = ["Rounding"]
 
 # Rows that are computed in both precisions: this share of the data, or as many as these numbers of
 # parameters times rows allow, which take well below a second, or four. On 4,000 images and
-# 784-512-512-10 six products in both precisions then cost half a gradient.
-_SHARE, _SMALL, _FEWEST = 64, 5e7, 4
+# 784-512-512-10 the eigenvectors' products in both precisions then cost a gradient.
+_SHARE, _SMALL, _FEWEST = 128, 2e7, 4
 # Rounding is proportional to the machine epsilon: a float64 run's is that of float32 by the ratio
 # of the two, and this many times as much is allowed for its being another sample of it.
 _SCALED = 4.0
@@ -37,12 +37,14 @@ _LAST_PLACES = 4 * torch.finfo(torch.float64).eps
 class _Other:
     """What the run's objective `own` on some rows is compared with: `there` at `theta`.
 
-    Differences times `factor` are what the run's numbers are off.
+    `value_and_gradient` are the loss and gradient there. Differences times `factor` are what the
+    run's numbers are off.
     """
 
     own: Objective
     there: Objective
     theta: Tensor
+    value_and_gradient: tuple[float, Tensor]
     factor: float
 
 
@@ -71,15 +73,16 @@ class Rounding:
             there = own.in_precision(kind, batch_size=rows.count)
             theta = self._theta.to(kind)
             try:
-                there.gradient(theta)
+                found = there.gradient(theta)
             except (RuntimeError, TypeError, SharpError):  # such as a kernel written for float32
                 pass
             else:
                 ratio = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
-                return _Other(own, there, theta, _SCALED * ratio if wide else 1.0)
+                return _Other(own, there, theta, found, _SCALED * ratio if wide else 1.0)
         signs = random_signs(1, self._theta[None], own_generator("last places", self._seed))[0]
         last = torch.finfo(run.network.compute).eps * self._theta.abs()
-        return _Other(own, own, self._theta + signs * last, _SCALED)
+        near = self._theta + signs * last
+        return _Other(own, own, near, own.gradient(near), _SCALED)
 
     @cached_property
     def gradient(self) -> tuple[float, Tensor]:
@@ -89,7 +92,7 @@ class Rounding:
         """
         other = self._other
         value, found = other.own.gradient(self._theta)
-        other_value, there = other.there.gradient(other.theta)
+        other_value, there = other.value_and_gradient
         off = _off(found, there, other.factor).abs() + _LAST_PLACES * found.abs()
         return self._loss(value, other_value), off + self._of_slopes().abs()
 
@@ -116,9 +119,9 @@ class Rounding:
 
     @cached_property
     def loss(self) -> float:
-        """How far off the loss is. Cost: two forward passes of the rows."""
+        """How far off the loss is. Cost: a gradient and a forward pass of the rows."""
         other = self._other
-        return self._loss(other.own.loss(self._theta), other.there.loss(other.theta))
+        return self._loss(other.own.loss(self._theta), other.value_and_gradient[0])
 
     def _loss(self, value: float, there: float) -> float:
         off = abs(value - there) if math.isfinite(there) else abs(value)

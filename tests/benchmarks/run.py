@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 import certified
+import checks
 import coarse
 import corners
 import coupled
@@ -35,6 +36,7 @@ from report import document
 
 _BENCHMARKS = (
     certified,
+    checks,
     eigenvalues,
     product,
     density,

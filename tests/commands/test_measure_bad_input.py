@@ -204,7 +204,7 @@ BAD_FUNCTIONS = {
     ),
     "wrong shape": (
         "def predict(model, batch): return model(batch[0][:, :2])",
-        "mat1 and mat2 shapes cannot be multiplied (48x2 and 4x8)",
+        "mat1 and mat2 shapes cannot be multiplied (8x2 and 4x8)",
     ),
     "random": (
         "def predict(model, batch): return nn.functional.dropout(model(batch[0]))",
