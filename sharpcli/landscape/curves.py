@@ -97,6 +97,8 @@ def train_path(
         for step in range(settings.steps):
             t = (start + step * _GOLDEN) % 1.0
             rows = objective.rows.take(next(batches))
+            if normalised:  # the statistics are those of the whole batch
+                rows = rows.with_fixed_batch(size)
             sample = Objective(objective.network, rows, fixed, batch_size=at_once)
             loss, gradient = sample.gradient(_point(settings.kind, t, anchors))
             if not math.isfinite(loss):
