@@ -600,6 +600,18 @@ class _Attention(nn.Module):
         return self.head(self.mix(x.view(-1, 3, 2)).flatten(1))
 
 
+class _OwnSlope(nn.Module):
+    """The slope of a network in its inputs, by `torch.func`, which forbids to look at graphs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        slope = torch.func.grad(lambda row: self.net(row).sum())
+        return torch.vmap(slope)(x)[:, :3]
+
+
 def _sequential() -> nn.Sequential:
     return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
 
@@ -633,6 +645,7 @@ def _slots(held: Any) -> _both:
 
 ZOO: dict[str, Case] = {
     "closure": Case(_Closure),
+    "slope by torch.func": Case(_OwnSlope, _OwnSlope),
     "closure of layers": Case(_ClosureOfLayers),
     "closure of a dropout layer": Case(_ClosureOfDropout, _Net),
     "partial": Case(_Partial),

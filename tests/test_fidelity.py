@@ -37,6 +37,7 @@ RIGHT = [
     "sparse embedding by a function",
     "complex",
     "pairs seen as complex",
+    "slope by torch.func",
 ]
 REFUSED = [name for name, case in strays.ZOO.items() if case.refused]
 
