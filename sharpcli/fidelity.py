@@ -397,7 +397,13 @@ def _hold_against_slope(
     kind, gradients = network.dtype, seen.gradients
     # A loss near zero is the difference of outputs that are not, and rounds as they do.
     largest = rows.count * seen.largest
-    direction = _nudged(network, theta, seed + 1) - theta
+    slope = torch.cat(
+        [
+            gradients[name].reshape(-1) if name in gradients else theta.new_zeros(size)
+            for name, size in zip(network.names, network.sizes, strict=True)
+        ]
+    )
+    direction = network.trained(_nudged(network, theta, seed + 1) - theta, slope)
     parts = dict(zip(network.names, network.unflatten(direction), strict=True))
     slopes = {
         name: float((gradients[name].double() * part.double()).sum()) if name in gradients else 0.0

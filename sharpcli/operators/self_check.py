@@ -224,8 +224,8 @@ def _random(network: Network, theta: Tensor, seed: int) -> Tensor:
     """A random unit vector in which every parameter tensor has the same norm."""
     generator = torch.Generator().manual_seed(seed)
     vector = torch.randn(network.size, generator=generator, dtype=torch.float64).to(theta)
-    for part in network.unflatten(vector):
-        part /= part.norm() * math.sqrt(len(network.sizes))
+    for part in network.unflatten(network.trained(vector)):
+        part /= part.norm().clamp_min(1e-300) * math.sqrt(len(network.sizes))
     return vector
 
 
