@@ -2,7 +2,8 @@
 
 How the data are split into batches must not change the answer. It does where the loss of an example
 looks at the other examples of its batch. A few examples show it: all as one batch, then the same
-ones shuffled and in two parts.
+ones shuffled and in parts. Where a threshold that the batch sets touches few of them, more are
+looked at.
 """
 
 from __future__ import annotations
@@ -25,8 +26,13 @@ from .objective import Objective, accumulator
 
 __all__ = ["batch_note", "batches_of", "check_coupling", "coupling_named"]
 
-# Examples that are compared: at most so many and a quarter of the data, but eight.
-_EXAMPLES, _LEAST, _SHARE = 64, 8, 4
+# Examples that are compared, at most.
+_EXAMPLES = 64
+# Parts that they are compared in, beside two parts.
+_PARTS = 8
+# Few of them may lie beyond a threshold that a batch sets: the losses of so many more, a quarter of
+# the data but the first number, are compared in batches as large as they are measured in and small.
+_LEAST, _MANY, _SHARE, _SMALL = 256, 4096, 4, 16
 # All examples are tried as one batch, where some fail, if they are at most so many.
 _MOST_WHOLE = 10_000
 # So many of the rows that a task's own collate pads are also taken one by one.
@@ -89,19 +95,26 @@ class _Apart:
 def check_coupling(objectives: Mapping[str, Objective], theta: Tensor, *, seed: int = 0) -> None:
     """Raise `SharpError` where the loss or a metric of an example depends on its batch.
 
-    For each split, some examples as one batch are compared with the same ones shuffled and in two
-    parts, in float64 where the model has it, at θ (n,) and near it. Where a loss gives one sum and
-    one weight for a batch, those of the parts have to add up. Nothing is checked where the
-    objective has a fixed batch. Cost: forward passes over up to 320 examples a split.
+    For each split, some examples as one batch are compared with the same ones shuffled, in two
+    parts and in eight, in float64 where the model has it, at θ (n,) and near it. Where a loss gives
+    one sum and one weight for a batch, those of the parts have to add up. Of more examples the
+    losses in large batches are compared with those in small ones. Nothing is checked where the
+    objective has a fixed batch. Cost: forward passes over up to 450 examples a split, and half a
+    pass at most.
     """
     for split, objective in objectives.items():
         rows, count = objective.rows, objective.rows.count
         if objective.fixed_batch is not None or count < 2:
             continue
-        most = max(2, min(_EXAMPLES, objective.most_at_once, max(_LEAST, count // _SHARE)))
+        fitting = max(objective.most_at_once, objective.most_in_memory)
+        most = max(2, min(_EXAMPLES, fitting, count))
         generator = torch.Generator().manual_seed(seed)
-        some = rows.take(torch.randperm(count, generator=generator)[:most])
+        order = torch.randperm(count, generator=generator)
+        some = rows.take(order[:most])
         _check_rows(objective, theta, some, split, generator)
+        many = min(_MANY, max(_LEAST, count // _SHARE), count)
+        if many > most and fitting > _SMALL:
+            _check_many(objective, theta, order[:many], fitting, split, generator)
         if rows.padded is not None and rows.padded.count > 1:
             _check_rows(objective, theta, rows.padded, split, generator, padded=True)
 
@@ -116,8 +129,10 @@ def coupling_named(objective: Objective, theta: Tensor) -> Iterator[None]:
         yield
     except Exception as error:
         count = objective.rows.count
-        whole = objective.fixed_batch is None and count <= _MOST_WHOLE
-        if _out_of_memory(error) or not whole or _works(objective, theta, _EXAMPLES):
+        whole = objective.fixed_batch is None and 1 < count <= _MOST_WHOLE
+        if _out_of_memory(error) or not whole:
+            raise
+        if _works(objective, theta, min(_EXAMPLES, count - 1)):
             raise
         if not _works(objective, theta, count):
             raise
@@ -181,8 +196,12 @@ def _check_rows(
     generator: torch.Generator,
     *,
     padded: bool = False,
+    size: int | None = None,
 ) -> None:
-    """Compare some rows as one batch with the same rows in parts; `padded` ones also one by one."""
+    """Compare some rows as one batch with the same rows in two parts and eight, or of `size`.
+
+    `padded` ones also one by one.
+    """
     try:
         here = _in_float64(objective, theta, rows)
     except Exception as error:  # of the task's own functions
@@ -191,7 +210,10 @@ def _check_rows(
         raise
     order = torch.randperm(rows.count, generator=generator)
     first = max(1, rows.count // 3)
-    partitions = [[order[:first], order[first:]]]
+    eighth = max(2, rows.count // _PARTS)
+    partitions = [[order[:first], order[first:]], list(torch.split(order, eighth))]
+    if size is not None:
+        partitions = [list(torch.split(torch.arange(rows.count), size))]
     if padded:
         alone = min(_ALONE, rows.count - 1)
         partitions.append([*torch.split(order[:alone], 1), order[alone:]])
@@ -221,6 +243,49 @@ def _check_rows(
                 what = f"{'weight of the ' if which else ''}{name}"
                 task = objective.network.task.name
                 raise _coupled(task, what, above[0], rows.count, split, padded=padded)
+
+
+def _check_many(
+    objective: Objective,
+    theta: Tensor,
+    indices: Tensor,
+    most: int,
+    split: str,
+    generator: torch.Generator,
+) -> None:
+    """Compare losses in batches of up to `most` rows with those in small ones, in one pass each.
+
+    The batch that differs most, beyond rounding, is then looked at as `_check_rows` does.
+    """
+    size = min(_SMALL, objective.most_at_once)
+    size = size if size > 1 else _SMALL
+    worst, apart = None, 0.0
+    for whole in torch.split(indices, most - most % size):
+        whole = whole[: len(whole) - len(whole) % size]  # a batch of one is no batch to many
+        if len(whole) <= size:
+            break
+        own = _losses(objective, theta, whole)
+        small = [_losses(objective, theta, part) for part in torch.split(whole, size)]
+        for which, numbers in enumerate(own):  # sums, weights
+            part = torch.cat([each[which].reshape(-1) for each in small])
+            off = _most(_compared(numbers, [(torch.arange(len(whole)), part)], complete=True)).size
+            share = _ROUNDING[objective.network.compute][0]
+            off -= share * max(_largest(numbers), _largest(part))
+            if off > apart:
+                worst, apart = whole, off
+    if worst is not None:
+        rows = objective.rows.take(worst)
+        _check_rows(objective, theta, rows, split, generator, size=size)
+
+
+def _losses(objective: Objective, theta: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums and weights of the losses of some rows as one batch."""
+    network, rows = objective.network, objective.rows.take(indices)
+    kind = accumulator(network.device)
+    with torch.no_grad(), network.arithmetic():
+        outputs = network.outputs(network.unflatten(theta), objective.fixed, rows.batch)
+        total, weight = network.losses(outputs, rows.batch, rows.count)
+    return total.to(kind), weight.to(kind)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ def check_deterministic(objective: Objective, theta: Tensor) -> None:
     if changed:
         raise SharpError(
             f"a forward pass changes the buffer '{changed[0]}'",
-            "the model must be in evaluation mode in predict()",
+            "the model must be in evaluation mode in predict(); where it is, let forward() change "
+            "its buffers in training only: if self.training",
         )
     # Sums in another order differ by rounding; randomness differs by far more.
     rounding = 100 * torch.finfo(objective.network.compute).eps * abs(first)

@@ -23,7 +23,7 @@ from .reach import Substitution, inside
 if TYPE_CHECKING:
     from .studies import Study
 
-__all__ = ["check_fidelity", "check_reach"]
+__all__ = ["check_fidelity", "check_pass", "check_reach", "some_rows"]
 
 # Random rows that are looked at: every layer sees some, and they cost nothing beside the data.
 _ROWS = 8
@@ -69,25 +69,33 @@ def check_reach(study: Study, tensors: Mapping[str, Tensor]) -> None:
     Once for a study, before `check_fidelity`. Cost: a forward pass on eight rows.
     """
     if study.original is not None:
-        _watch(study.network, tensors, _some(study), study.original)
+        check_pass(study.network, study.original, tensors, _some(study))
 
 
 def _some(study: Study) -> Rows:
     """A few random rows of what is measured on."""
     rows = study.rows["train" if study.run.split == "both" else study.run.split]
+    return some_rows(rows, study.run.seed)
+
+
+def some_rows(rows: Rows, seed: int) -> Rows:
+    """A few random rows, as they are looked at here."""
     if rows.fixed_batch:  # an example's loss is defined in its batch only
         return rows.head(rows.fixed_batch)
     if rows.count <= _ROWS:
         return rows
-    order = torch.randperm(rows.count, generator=torch.Generator().manual_seed(study.run.seed))
+    order = torch.randperm(rows.count, generator=torch.Generator().manual_seed(seed))
     chosen = rows.take(order[:_ROWS].sort().values)
     return Rows(chosen.batch, chosen.count, chosen.count)
 
 
-def _watch(
-    network: Network, tensors: Mapping[str, Tensor], rows: Rows, original: nn.Module
+def check_pass(
+    network: Network, original: nn.Module, tensors: Mapping[str, Tensor], rows: Rows
 ) -> None:
-    """Look at what a forward pass uses; refuse trainable tensors that no checkpoint holds."""
+    """Raise `SharpError` where a pass over rows uses what can be trained and no checkpoint holds.
+
+    So it does where the pass changes parameters. `original` is the model that the network is of.
+    """
     parameters = [part.clone() for part in network.unflatten(network.flatten(tensors))]
     watch = Substitution(network.reach, network.values(parameters, network.fixed(tensors)))
     versions = {name: tensor._version for name, tensor in watch.values.items()}
@@ -389,7 +397,13 @@ def _hold_against_slope(
     kind, gradients = network.dtype, seen.gradients
     # A loss near zero is the difference of outputs that are not, and rounds as they do.
     largest = rows.count * seen.largest
-    direction = _nudged(network, theta, seed + 1) - theta
+    slope = torch.cat(
+        [
+            gradients[name].reshape(-1) if name in gradients else theta.new_zeros(size)
+            for name, size in zip(network.names, network.sizes, strict=True)
+        ]
+    )
+    direction = network.trained(_nudged(network, theta, seed + 1) - theta, slope)
     parts = dict(zip(network.names, network.unflatten(direction), strict=True))
     slopes = {
         name: float((gradients[name].double() * part.double()).sum()) if name in gradients else 0.0
@@ -486,8 +500,9 @@ def _loaded(
     hooks = [(p, p._backward_hooks) for p in original.parameters()]
     # By memory: a buffer may lie in a parameter's.
     names = {p.data_ptr(): name for name, p in original.named_parameters() if p.numel()}
+    trained = set(like.names)
     keys = {
-        key: names.get(tensor.data_ptr())
+        key: key if key in trained else names.get(tensor.data_ptr())
         for key, tensor in original.state_dict(keep_vars=True).items()
         if isinstance(tensor, Tensor)
     }

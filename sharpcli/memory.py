@@ -1,13 +1,19 @@
-"""How much memory there is, and what a failed allocation looks like."""
+"""How much memory there is, what graphs take of it, and what a failed allocation looks like."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["available_memory", "is_out_of_memory", "readable_size"]
+from .errors import SharpError
+
+__all__ = ["available_memory", "bytes_saved", "is_out_of_memory", "readable_size"]
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -42,3 +48,50 @@ def readable_size(size: float) -> str:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} TB"
+
+
+def bytes_saved(work: Callable[[], Any], own: Collection[int]) -> int:
+    """Bytes of the storages that the graphs of what `work` gives save, each once.
+
+    Those at the places `own`, as `Tensor.data_ptr` says them, are left out. Where `work` uses what
+    forbids to look at them (`torch.func.grad`), everything that is computed counts.
+    """
+    seen: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()  # the tensor itself would hold its own graph, for ever
+
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            result = work()
+    except (RuntimeError, SharpError) as error:
+        if "saved tensor hooks" not in str(error):
+            raise
+    else:
+        del result  # it holds the storages, whose places nothing else may take before
+        return sum(seen.values())
+    computed = _Computed()
+    with computed:
+        work()
+    return computed.bytes
+
+
+class _Computed(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Counts the bytes of all tensors that are computed inside the block, views left out."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes: int = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Run the operation, and count what it gives."""
+        found = function(*args, **(kwargs or {}))
+        for each in found if isinstance(found, tuple | list) else [found]:
+            if isinstance(each, Tensor) and not each._is_view():
+                self.bytes += each.numel() * each.element_size()
+        return found

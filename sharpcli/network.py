@@ -151,6 +151,13 @@ class Network:
         ]
         self.sizes = [shape.numel() for shape in self.shapes]
         self.size = sum(self.sizes)
+        self._padding = [
+            (index, module.padding_idx)
+            for module in self.model.modules()
+            if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.padding_idx is not None
+            for index, name in enumerate(names)
+            if own[name] is module.weight
+        ]
         self.fixed_parameters = [name for name in own if name not in chosen]
         self.fixed_names = [*self.fixed_parameters, *(k for k, _ in self.model.named_buffers())]
 
@@ -216,6 +223,24 @@ class Network:
         """Views of a flat vector (n,), one a parameter, in the parameters' shapes."""
         parts = torch.split(vector, self.sizes)
         return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+    @property
+    def pads(self) -> bool:
+        """Whether some embedding keeps a row for padding."""
+        return bool(self._padding)
+
+    def trained(self, vector: Tensor, gradient: Tensor | None = None) -> Tensor:
+        """The vector (n,) with zeros in the rows that embeddings keep for padding, in place.
+
+        PyTorch leaves them out of gradients, so that they are never trained. Those in which a
+        `gradient` is not zero, as where another layer uses them too, are left as they are.
+        """
+        parts = self.unflatten(vector)
+        slopes = parts if gradient is None else self.unflatten(gradient)
+        for index, row in self._padding:
+            if gradient is None or not bool(slopes[index][row].any()):
+                parts[index][row] = 0
+        return vector
 
     def locate(self, index: int) -> str:
         """The name of the parameter tensor that holds entry `index` of θ."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .data import Batch, Rows
 from .errors import SharpError
-from .memory import available_memory, is_out_of_memory, readable_size
+from .memory import available_memory, bytes_saved, is_out_of_memory, readable_size
 from .moments import Evaluation, mean_of, moments
 from .network import Network, sums_and_weights
 from .processes import add_up, share_of, size
@@ -116,8 +116,11 @@ class Objective:
     @property
     def most_at_once(self) -> int:
         """The most examples that a microbatch may have, however many rows there are."""
-        if self._asked is not None:
-            return self._asked
+        return self.most_in_memory if self._asked is None else self._asked
+
+    @property
+    def most_in_memory(self) -> int:
+        """The most examples that a microbatch would have if no batch size were asked for."""
         kind = self.network.device.type
         target = _MICROBATCH_BYTES.get(kind, _MICROBATCH_BYTES["cpu"])
         if kind == "cpu":
@@ -143,17 +146,10 @@ class Objective:
             parameters = self.leaves(torch.zeros(self.size, dtype=self.network.dtype))
             held = (*parameters, *(self.fixed[name] for name in self.network.fixed_parameters))
             own = {p.untyped_storage().data_ptr() for p in held}
-            seen: dict[int, int] = {}
-
-            def pack(tensor: Tensor) -> Tensor:
-                storage = tensor.untyped_storage()
-                if storage.data_ptr() not in own:
-                    seen[storage.data_ptr()] = storage.nbytes()
-                return tensor.detach()  # the tensor itself would hold its own graph, for ever
-
-            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-                self.sum_and_weight(parameters, rows.batch, rows.count)
-            self._saved_bytes = sum(seen.values()) / rows.count
+            saved = bytes_saved(
+                lambda: self.sum_and_weight(parameters, rows.batch, rows.count), own
+            )
+            self._saved_bytes = saved / rows.count
         return self._saved_bytes
 
     def leaves(self, theta: Tensor) -> list[Tensor]:

@@ -54,8 +54,8 @@ _NO_FLOAT64 = (
 )
 _NEARBY = (
     "second derivatives were checked beside this point, not at it: there differences of gradients "
-    "change with their step, since the gradient jumps (a ReLU at exactly 0, where PyTorch's "
-    "convention holds) or is rounding"
+    "change with their step or side, since the gradient jumps (a ReLU at exactly 0, where "
+    "PyTorch's convention holds) or is rounding"
 )
 _ATTENTION_NOTE = (
     "attention is computed by PyTorch's math kernel: its fused ones have no second derivative"

@@ -455,6 +455,24 @@ def adjacent(model: nn.Module, batch: Any) -> Tensor:
     return model(batch[2] @ batch[0])
 
 
+def outliers_by_half(outputs: Tensor, batch: Any) -> Tensor:
+    """Few examples are outliers, and which these are the batch says."""
+    losses = cross_entropy(outputs, batch)
+    return torch.where(losses > 3 * losses.detach().mean(), losses / 2, losses)
+
+
+def flagged_by_size(outputs: Tensor, batch: Any) -> Tensor:
+    """The losses of few examples, which the data flag, are those of their batch."""
+    return cross_entropy(outputs, batch) * (1 + batch[2] * len(outputs))
+
+
+def hardest_counts_twice(outputs: Tensor, batch: Any) -> Tensor:
+    losses = cross_entropy(outputs, batch)
+    most = losses.topk(max(1, len(losses) // 20)).values[-1]
+    return torch.where(losses >= most, 2 * losses, losses)
+
+
+MANY = (draw(1200, 6, seed=7), draw(1200, seed=8).gt(0).long())
 NEIGHBOURS = (draw(COUNT, COUNT, seed=5) > 1).float()
 
 COUPLED = [
@@ -520,6 +538,24 @@ COUPLED = [
     Problem("attention over examples", Attending, VECTORS),
     Problem(
         "neighbours in the batch", mlp(6, 8, 3), (*VECTORS, NEIGHBOURS), cross_entropy, adjacent
+    ),
+    Problem(
+        "neighbours, few",
+        mlp(6, 8, 3),
+        tuple(tensor[:40] for tensor in (*VECTORS, NEIGHBOURS[:, :40])),
+        cross_entropy,
+        adjacent,
+    ),
+    Problem("a threshold that few exceed", mlp(6, 8, 3), MANY, outliers_by_half, scaled=3.0),
+    Problem(
+        "one row of a hundred",
+        mlp(6, 8, 3),
+        (*MANY, (torch.arange(1200) % 100 == 0).float()),
+        flagged_by_size,
+    ),
+    *(
+        Problem(f"the hardest of {n}", mlp(6, 8, 3), (X[:n], LABELS[:n]), hardest_counts_twice)
+        for n in (20, 40, 60)
     ),
     Problem("visible padding", two_layers, RAGGED, of_y, pooled(masked=False), collate=padded),
     Problem("a collate that centres", mlp(6, 8, 3), FIXED_ROWS, collate=with_centre),

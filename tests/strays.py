@@ -600,6 +600,31 @@ class _Attention(nn.Module):
         return self.head(self.mix(x.view(-1, 3, 2)).flatten(1))
 
 
+class _Padded(nn.Module):
+    """Tokens by the signs of the inputs; no mask keeps the loss from seeing the padding's row."""
+
+    def __init__(self, tied: bool = False) -> None:
+        super().__init__()
+        self.tokens, self.last = nn.Embedding(3, 5, padding_idx=0), nn.Linear(5, 3)
+        self.tied = tied
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = torch.tanh(self.tokens((x > 0).long() + (x > 1).long())).mean(1)
+        return functional.linear(mean, self.tokens.weight) if self.tied else self.last(mean)
+
+
+class _OwnSlope(nn.Module):
+    """The slope of a network in its inputs, by `torch.func`, which forbids to look at graphs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        slope = torch.func.grad(lambda row: self.net(row).sum())
+        return torch.vmap(slope)(x)[:, :3]
+
+
 def _sequential() -> nn.Sequential:
     return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
 
@@ -633,6 +658,9 @@ def _slots(held: Any) -> _both:
 
 ZOO: dict[str, Case] = {
     "closure": Case(_Closure),
+    "slope by torch.func": Case(_OwnSlope, _OwnSlope),
+    "padding that is seen": Case(_Padded, _Padded),
+    "padding whose row is used elsewhere": Case(lambda: _Padded(True), refused="tokens.weight"),
     "closure of layers": Case(_ClosureOfLayers),
     "closure of a dropout layer": Case(_ClosureOfDropout, _Net),
     "partial": Case(_Partial),

@@ -29,6 +29,13 @@ def test_a_coupled_loss_is_refused(problem):
         assert all(cause in caught.value.hint for cause in CAUSES)
 
 
+@pytest.mark.parametrize("batch_size", [1, 7])
+@pytest.mark.parametrize("name", ["a threshold that few exceed", "the hardest of 40"])
+def test_a_small_batch_size_hides_nothing(name, batch_size):
+    with pytest.raises(SharpError, match="depends on the other examples"):
+        named(name).made_ready(batch_size=batch_size)
+
+
 @pytest.mark.parametrize("problem", NOT_ROWWISE, ids=ids(NOT_ROWWISE))
 @pytest.mark.parametrize("batch_size", [None, 40, 7, 1])
 def test_a_batch_that_no_slice_makes_is_collated(problem, batch_size):

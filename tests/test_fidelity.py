@@ -37,6 +37,8 @@ RIGHT = [
     "sparse embedding by a function",
     "complex",
     "pairs seen as complex",
+    "slope by torch.func",
+    "padding that is seen",
 ]
 REFUSED = [name for name, case in strays.ZOO.items() if case.refused]
 
@@ -90,6 +92,23 @@ def test_ordinary_networks_pass_and_are_left_as_they_were(name, dtype):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert [(p.data_ptr(), p.grad) for p in model.parameters()] == places
     assert [module.training for module in model.modules()] == modes
+
+
+def test_parameters_that_share_memory_are_refused_by_name():
+    """As where a decoder's weight is made of the encoder's: θ would hold it twice."""
+
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.into, self.back = nn.Linear(5, 3, bias=False), nn.Linear(3, 5, bias=False)
+            self.back.weight = nn.Parameter(self.into.weight.data.T)
+
+        def forward(self, inputs):
+            return self.into(self.back(self.into(inputs).tanh()).tanh())
+
+    model = Tied()
+    with pytest.raises(SharpError, match=r"is not the model.*'into.weight'"):
+        _checked(_studied(model), model.state_dict())
 
 
 def test_a_pruned_network_at_kinks_passes():

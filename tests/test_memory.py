@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sharpcli import memory
-from sharpcli.memory import available_memory, is_out_of_memory, readable_size
+from sharpcli.memory import available_memory, bytes_saved, is_out_of_memory, readable_size
 
 CPU = torch.device("cpu")
 PHYSICAL = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -43,3 +43,16 @@ def test_a_failed_allocation_is_told_from_other_errors():
     assert is_out_of_memory(caught.value)
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     assert not is_out_of_memory(RuntimeError("shapes cannot be multiplied"))
+
+
+def test_what_graphs_save_is_counted_without_what_is_there_anyhow():
+    given = torch.randn(10, 10, dtype=torch.float64, requires_grad=True)
+    assert bytes_saved(lambda: given.exp().sum(), set()) == 800  # exp keeps what it gives
+    own = {given.untyped_storage().data_ptr()}
+    assert bytes_saved(lambda: given.sin().sum(), own) == 0  # sin what it is given
+
+
+def test_where_saved_tensors_cannot_be_looked_at_all_that_is_computed_counts():
+    given = torch.randn(10, 10, dtype=torch.float64, requires_grad=True)
+    slope = torch.func.grad(lambda tensor: tensor.exp().sum())
+    assert 800 <= bytes_saved(lambda: slope(given).sum(), set()) <= 4000

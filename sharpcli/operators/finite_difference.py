@@ -43,6 +43,7 @@ class FiniteDifference:
         self._theta = theta
         self._inner: Objective | None = None
         self._step = 0.0
+        self._slope: Tensor | None = None  # where embeddings have rows without one
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
         """Hv for v (n,), or HV for V (n, k).
@@ -53,6 +54,10 @@ class FiniteDifference:
             self._inner, self._theta = in_float64(self.objective, self._theta)
             self._choose_step()
         columns = vectors.reshape(self.size, -1).T.to(self._theta)
+        if self._slope is not None:
+            columns = columns.clone()
+            for column in columns:
+                self.objective.network.trained(column, self._slope)
         self.products += len(columns)
         out = torch.stack([self._difference(column, self._step) for column in columns])
         return out.T.reshape(vectors.shape).to(self.dtype)
@@ -75,6 +80,9 @@ class FiniteDifference:
         direction = random / random.norm() + gradient / gradient.norm().clamp_min(
             torch.finfo(theta.dtype).tiny
         )
+        if inner.network.pads:
+            self._slope = gradient
+            direction = inner.network.trained(direction, gradient)
         direction /= direction.norm()
         share, shrink, count = _STEPS.get(inner.network.compute, _STEPS[torch.float32])
         step = self._step = share * (1 + float(theta.norm()))

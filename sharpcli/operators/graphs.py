@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..data import Batch
-from ..memory import available_memory
+from ..memory import available_memory, bytes_saved
 from ..network import Network
 from ..objective import Objective
 
@@ -75,18 +75,7 @@ def _held(objective: Objective, leaves: list[Tensor], make: Linearize, count: in
     own = {leaf.untyped_storage().data_ptr() for leaf in leaves}
     own |= {tensor.untyped_storage().data_ptr() for tensor in objective.fixed.values()}
     own |= rows.storages()
-    seen: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            seen[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()  # the tensor itself would hold its own graph, for ever
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        product = make(objective, leaves, rows.batch, rows.count)
-    del product  # it holds the storages, whose places nothing else may take before
-    return sum(seen.values())
+    return bytes_saved(lambda: make(objective, leaves, rows.batch, rows.count), own)
 
 
 def graph_budget(device: torch.device, memory: float | None) -> float:

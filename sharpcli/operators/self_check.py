@@ -49,6 +49,9 @@ _ABOVE_CHANGE = 4.0
 _RESOLVED, _UNRESOLVED = 1e-4, 1e-2
 # How far from θ, as shares of each tensor's norm, operations are looked at where θ tells nothing.
 _BESIDE = (0.05, 0.5)
+# One-sided differences, whose rounding is larger, are apart where they are so by this many times
+# what a product and a central difference may be.
+_JUMP = 10.0
 # Asymmetry of finite differences, above what they change with the step.
 _ASYMMETRIC = 1e-4
 # The loss's curvature in the outputs is looked at on few enough examples that it has no more
@@ -128,15 +131,16 @@ def self_check(
     small gradient are seen; the second is the gradient, along which the curvature is large.
     Products are compared tensor by tensor. `mode` is the Hessian's order of differentiation; what
     "auto" takes agrees with double backward, which is then tested. Finite differences have no
-    reference: their symmetry alone is tested. Where they change with every step, products are
-    compared `beside` θ: there a ReLU at exactly 0 does not matter. Meant for a float64 objective on
-    a few examples. Cost: a product and two gradients a direction, up to eight gradients where kinks
-    or rounding ask for more steps; memory for ten of θ.
+    reference: their symmetry alone is tested. Where they change with every step, or with the side
+    of θ, products are compared `beside` θ: there a ReLU at exactly 0 does not matter. Meant for a
+    float64 objective on a few examples. Cost: a product and two gradients a direction, up to eight
+    gradients where kinks or rounding ask for more steps; memory for ten of θ.
     """
     found = _checked(objective, theta, operator, mode, seed, directions)
     if found.of == "finite-difference":
         return found
-    if beside and not found.compares and (not found.difference or found.unresolved > _RESOLVED):
+    unclear = not found.difference or found.unresolved > _RESOLVED
+    if beside and not found.compares and (unclear or _jumps(objective, theta, operator, seed)):
         for share in _BESIDE:
             point = _beside(objective, theta, share, seed)
             there = _checked(objective, point, operator, mode, seed, directions)
@@ -182,6 +186,28 @@ def _checked(
     return found
 
 
+def _jumps(objective: Objective, theta: Tensor, operator: Operator, seed: int) -> bool:
+    """Whether derivatives jump at θ itself: differences to one side are not those to the other.
+
+    Where they jump by as much as a step makes, central differences are the same for every step.
+    """
+    limits = _LIMITS[theta.dtype]
+    step = limits.steps[0][0] * (1 + float(theta.norm()))
+    difference, network = DIFFERENCES[operator], objective.network
+    for vector in (_random(network, theta, seed), _second(objective, theta, seed)):
+        # A central difference about a point half a step away is one to that side of θ.
+        ahead, behind = (
+            difference(objective, theta.add(vector, alpha=sign * step / 2), vector, step / 2)
+            for sign in (1, -1)
+        )
+        scales = torch.maximum(_norms(network, ahead), _norms(network, behind))
+        apart = _norms(network, ahead - behind)
+        allowed = _JUMP * (limits.clear * scales + limits.floor * scales[-1])
+        if bool((apart > allowed).any()):
+            return True
+    return False
+
+
 def _operator(
     objective: Objective, theta: Tensor, operator: Operator, mode: ProductMode
 ) -> CurvatureOperator:
@@ -198,8 +224,8 @@ def _random(network: Network, theta: Tensor, seed: int) -> Tensor:
     """A random unit vector in which every parameter tensor has the same norm."""
     generator = torch.Generator().manual_seed(seed)
     vector = torch.randn(network.size, generator=generator, dtype=torch.float64).to(theta)
-    for part in network.unflatten(vector):
-        part /= part.norm() * math.sqrt(len(network.sizes))
+    for part in network.unflatten(network.trained(vector)):
+        part /= part.norm().clamp_min(1e-300) * math.sqrt(len(network.sizes))
     return vector
 
 

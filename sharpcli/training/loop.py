@@ -14,6 +14,7 @@ from ..coupling import check_coupling, coupling_named
 from ..data import read_rows
 from ..diagnosis import check_deterministic
 from ..errors import SharpError
+from ..fidelity import check_pass, some_rows
 from ..network import Network
 from ..objective import Objective
 from ..progress import Progress, silent
@@ -79,8 +80,9 @@ def train(task: Task, settings: TrainSettings, progress: Progress = silent) -> T
 
         untrained, theta = objective()
         with coupling_named(untrained, theta):
+            check_pass(network, model, model.state_dict(), some_rows(rows, settings.seed))
             check_deterministic(untrained, theta)
-        check_coupling({"train": untrained}, theta, seed=settings.seed)
+            check_coupling({"train": untrained}, theta, seed=settings.seed)
         optimizer = build_optimizer(trainable, settings)
         order = torch.Generator().manual_seed(settings.seed)
         steps, first_loss = 0, loss_over_all()

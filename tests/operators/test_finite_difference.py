@@ -132,6 +132,28 @@ def test_a_function_of_float32_alone_is_measured_with_the_larger_error():
         assert abs(scalar.value - true) <= 1e-3 * float(truth[0])
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_row_of_padding_is_not_trained_but_where_it_is_used_elsewhere(tied):
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.last = nn.Embedding(3, 4, padding_idx=0), nn.Linear(4, 3)
+
+        def forward(self, inputs):
+            tokens = (inputs > 0).long() + (inputs > 1).long()
+            hidden = self.embed(tokens).tanh()
+            if not tied:
+                return self.last(hidden.mean(1))
+            seen = (hidden * (tokens != 0)[..., None]).mean(1)  # a mask: 0 stands there otherwise
+            return nn.functional.linear(seen, self.embed.weight) + self.last(seen)
+
+    function, theta = objective(task(Tokens, vectors(5, 3)), dtype="float64")
+    exact = make_operator(function, theta) @ torch.eye(len(theta)).to(theta)
+    found = make_operator(function, theta, DIFFERENCE) @ torch.eye(len(theta)).to(theta)
+    assert relative(found, exact) < 1e-6
+    assert bool(exact[:4].any()) == tied
+
+
 def test_a_kink_at_the_point_itself_is_said():
     class Kinked(nn.Module):
         def __init__(self):

@@ -224,7 +224,8 @@ def test_nothing_is_said_of_ordinary_networks(name, operator):
         assert warnings == []
 
 
-def test_a_unit_exactly_at_its_kink_is_warned_of_and_no_fault():
+@pytest.mark.parametrize("operator", ["hessian", "ggn", "empirical-fisher"])
+def test_a_unit_exactly_at_its_kink_is_warned_of_and_no_fault(operator):
     def model():
         made = Pooled()
         nn.init.zeros_(made.filters.bias)
@@ -235,9 +236,41 @@ def test_a_unit_exactly_at_its_kink_is_warned_of_and_no_fault():
         inputs[:, :, :3] = 0.0  # whole patches: the units above them are at 0
         return inputs, targets
 
-    check, warnings = checked(task(model, blank))
+    check, warnings = checked(task(model, blank), CurvatureSettings(operator))
     assert check.passed and check.resolved and check.nearby
     assert "a ReLU at exactly 0" in warnings[0]
+
+
+def test_where_all_is_zero_the_gradient_jumps_and_nothing_is_wrong():
+    def model():
+        made = mlp(6, 8, 3, activation=nn.ReLU)
+        for parameter in made.parameters():
+            nn.init.zeros_(parameter)
+        return made
+
+    check, _ = checked(task(model, vectors(6, 3)))
+    assert check.passed and check.nearby
+
+
+def test_a_fault_at_one_point_alone_is_no_jump():
+    """PyTorch differentiates the branch that is taken, which is flat at the point alone."""
+
+    def sinc(hidden, inputs):
+        safe = torch.where(hidden == 0, 1.0, hidden)
+        return torch.where(hidden == 0, 1.0, safe.sin() / safe)
+
+    def model():
+        made = Acting(sinc)
+        nn.init.zeros_(made.first.bias)
+        return made
+
+    def blank(count, generator):
+        inputs, targets = vectors(6, 3)(count, generator)
+        inputs[::3] = 0.0
+        return inputs, targets
+
+    check, _ = checked(task(model, blank))
+    assert not check.passed and not check.nearby
 
 
 @pytest.mark.parametrize("operator", DIFFERENCES)

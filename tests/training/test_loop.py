@@ -176,6 +176,19 @@ def test_what_cannot_be_measured_is_not_trained(loss, message):
         train(task(loss=loss), TrainSettings(epochs=1))
 
 
+def test_what_no_checkpoint_holds_is_not_trained():
+    class Listed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last, self.hidden = nn.Linear(4, 2), [nn.Linear(4, 4)]
+
+        def forward(self, inputs):
+            return self.last(self.hidden[0](inputs))
+
+    with pytest.raises(SharpError, match=r"hidden\[0\].weight"):
+        train(task(Listed), TrainSettings(epochs=1))
+
+
 def test_a_loss_of_declared_batches_is_trained():
     settings = TrainSettings(lr=0.05, batch_size=8, fixed_batch=8, epochs=3)
     trained = train(task(loss=in_batch_negatives), settings)
