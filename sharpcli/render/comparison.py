@@ -135,7 +135,8 @@ def _ratio(difference: Mapping[str, Any]) -> str:
     rounding = bound_rounding(sign)
     text = format_number(ratio, 3, rounding)
     if error:
-        text = format_uncertain(ratio, *((None, error) if statistical else (error, None)), rounding)
+        own, spread = (None, error) if statistical else (error, None)
+        text = format_uncertain(ratio, own, spread, rounding)
     return f" ×{sign}{text}"
 
 
