@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..linalg.eigsh import EigshResult
+from ..linalg.eigsh import EigshResult, is_settled
 from ..linalg.krylov import Krylov
 from ..linalg.orthogonal import project_out
 from ..linalg.trace import random_signs
@@ -49,11 +49,24 @@ def hessian(context: Context) -> dict[str, Any]:
     doubt = suspicion(context.self_check)
 
     rounding = _rounding(context, found)
+    floor = math.hypot(found.krylov.rounding, found.krylov.dropped)
+    limit = context.settings.tol * abs(float(found.largest[0]))
 
-    def scalar(value: float, error: float, met: bool, sampling: Sampled, rounding: float) -> Scalar:
-        checked = product_error(context.self_check)
-        error = math.hypot(error, context.hessian.error, rounding, checked)
-        status, advice = doubt or _verdict(context, found, value, error, met)
+    def scalar(
+        value: float,
+        error: float,
+        met: bool,
+        sampling: Sampled,
+        rounding: float,
+        *,
+        lowest: bool = False,
+    ) -> Scalar:
+        off = math.hypot(context.hessian.error, rounding, product_error(context.self_check))
+        # λmin may be known to a share of itself alone, in any precision: rounding is not to blame.
+        reached = lowest and is_settled(value, error) and error > max(limit, floor)
+        error = math.hypot(error, off)
+        blamed = math.hypot(floor, off) if reached else error
+        status, advice = doubt or _verdict(context, found, value, blamed, met)
         return _with_sampling(Scalar(value, error, "residual", status, advice), sampling)
 
     top = [
@@ -74,7 +87,7 @@ def hessian(context: Context) -> dict[str, Any]:
             context.settings.curvature.operator, context.objective, context.self_check
         )
         met = found.smallest_converged[0]
-        lowest = scalar(value, error, met, sampled.smallest, rounding[-1])
+        lowest = scalar(value, error, met, sampled.smallest, rounding[-1], lowest=True)
         if semidefinite and -(lowest.error or 0.0) <= value < 0:
             lowest = replace(lowest, value=0.0)  # below zero by rounding alone
         if not semidefinite and not found.smallest_settled[0]:
@@ -226,7 +239,7 @@ def is_semidefinite(operator: Operator, objective: Objective, check: SelfCheck |
 def _verdict(
     context: Context, found: EigshResult, value: float, error: float, met: bool
 ) -> tuple[str, str | None]:
-    """Status and advice of one of the eigenvalues that were found."""
+    """Status and advice of an eigenvalue, `error` what rounding may be to blame for."""
     narrow = context.objective.network.compute != torch.float64
     if not met and found.rounded and narrow:
         return "precision", (
