@@ -155,6 +155,11 @@ def parse_document(text: str | bytes, name: str) -> Document:
 
     Errors call it `name`: a path, or "standard input".
     """
+    if not text.strip():
+        raise SharpError(
+            f"{name}: is empty",
+            "the command that was to write it said on stderr why it did not: run it again",
+        )
     try:
         document = json.loads(text, parse_constant=_refused)
     except (ValueError, RecursionError) as error:

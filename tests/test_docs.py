@@ -199,7 +199,7 @@ def test_linalg_knows_no_network():
         "sharpcli.linalg, sharpcli.linalg.eigsh, sharpcli.linalg.trace, sharpcli.linalg.box"
     )
     ours = {name.split(".")[1] for name in loaded if name.startswith("sharpcli.")}
-    assert ours <= {"linalg", "errors", "progress"}
+    assert ours <= {"linalg", "errors", "progress", "randomness"}
 
 
 def test_only_the_command_line_imports_click():

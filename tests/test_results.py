@@ -93,7 +93,8 @@ def test_epsilon_is_written_as_people_write_it(value: float, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "x.json: is not JSON"),
+        ("", "x.json: is empty"),
+        (b"\n", "x.json: is empty"),
         ('{"schema": ', "x.json: is not JSON"),
         ("[1]", 'x.json: is not a sharpcli/1 document ("schema" is None)'),
         ('{"schema": "other/2"}', "\"schema\" is 'other/2'"),

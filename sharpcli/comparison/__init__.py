@@ -147,6 +147,8 @@ def _statistics(group: Group, key: str) -> Document:
         summary["sampling_error"] = found.sampling if found else None
     if found and found.bias:
         summary["sampling_bias"] = found.bias
+    if any(scalar.get("sampling_status") for scalar in finite):
+        summary["sampling_status"] = "unreliable"
     return summary
 
 
@@ -233,6 +235,8 @@ def _difference(
             difference["interval"] = [middle - both.half_width, middle + both.half_width]
     elif own["n"] > 1 and base["n"] > 1:
         difference |= _welch(own, base)
+    if any(summary.get("sampling_status") for summary in (own, base)):
+        difference["sampling_status"] = "unreliable"
     if below and alike and of_own and of_base and both and (both.stated or not single):
         interval = ratio_interval(above, below, of_own, of_base)
         if interval is not None:

@@ -55,6 +55,7 @@ def comparability_warnings(
         *(_lone_members(groups) if grouped else []),
         *_given_twice(members),
         *_not_converged(members),
+        *_unreliable(members),
     ]
 
 
@@ -148,6 +149,21 @@ def _not_converged(members: Sequence[Member]) -> list[str]:
         f"{told.get(status, f'{clean(status)}: taken in as found')}: "
         f"{named(measures)} of {named(labels)}"
         for (status, labels), measures in keys.items()
+    ]
+
+
+def _unreliable(members: Sequence[Member]) -> list[str]:
+    """One warning that names the rows with sampling errors that say too little."""
+    rows = [
+        member.label
+        for member in members
+        if any(scalar.get("sampling_status") for scalar in member.scalars.values())
+    ]
+    if not rows:
+        return []
+    return [
+        f"sampling errors of {named(rows)} are unreliable, and with them those of differences and "
+        "ratios (marked ?): measure with more --samples, or on all of the data"
     ]
 
 

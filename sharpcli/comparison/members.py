@@ -82,7 +82,7 @@ def _sampled(result: Mapping[str, Any]) -> bool:
     """Whether fewer examples were measured than there are; a sample of all of them is none."""
     checkpoint = result["checkpoint"]
     return "examples_in_all" in checkpoint or any(
-        scalar.get("sampling_error") is not None
+        scalar.get("sampling_error") is not None or scalar.get("sampling_status")
         for scalar in flat_scalars(result["measures"]).values()
     )
 

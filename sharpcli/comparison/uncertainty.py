@@ -102,7 +102,8 @@ def uncertainty_of(key: str, scalar: Mapping[str, Any], *, sampled: bool) -> Unc
     error, kind = scalar.get("error"), scalar.get("error_kind")
     sampling = scalar.get("sampling_error")
     unknown = error is None and bound_of(scalar) is None and not _SUM.fullmatch(key)
-    if unknown or sampling == 0 or (sampled and sampling is None and not _MEAN.fullmatch(key)):
+    of_a_sample = scalar.get("sampling_status") or (sampled and not _MEAN.fullmatch(key))
+    if unknown or sampling == 0 or (of_a_sample and sampling is None):
         return None
     if kind == "standard_error" and error == sampling:
         error = None  # one and the same error, stated twice

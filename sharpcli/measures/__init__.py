@@ -137,9 +137,13 @@ def choose(names: Sequence[str]) -> list[Measure]:
     known = known_measures()
     for name in names:
         if name != "all" and name not in known:
-            raise UsageError(
-                f"--measure {name}: there is no such measure", did_you_mean(name, [*known, "all"])
+            parts = [part.strip() for part in name.split(",")]
+            hint = (
+                f"give each its own option: {' '.join(f'-m {part}' for part in parts)}"
+                if all(part in known for part in parts)
+                else did_you_mean(name, [*known, "all"])
             )
+            raise UsageError(f"--measure {name}: there is no such measure", hint)
     if "all" in names:
         return list(known.values())
     return [m for m in known.values() if (m.name in names if names else m.default)]

@@ -50,7 +50,6 @@ def hessian(context: Context) -> dict[str, Any]:
     doubt = suspicion(context.self_check)
 
     rounding = _rounding(context, found)
-
     limit = context.settings.tol * abs(float(found.largest[0]))
 
     def scalar(

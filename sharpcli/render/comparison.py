@@ -9,7 +9,14 @@ from typing import Any
 from ..labels import clean
 from .context import task_name
 from .measurements import column_titles, legend
-from .numbers import bound_sign, format_number, format_scalar, format_signed, format_uncertain
+from .numbers import (
+    bound_rounding,
+    bound_sign,
+    format_number,
+    format_scalar,
+    format_signed,
+    format_uncertain,
+)
 from .table import Column, Page, Row, Sheet
 
 __all__ = ["compare_page"]
@@ -74,8 +81,9 @@ def _mean(summary: Mapping[str, Any] | None, members: int) -> str:
     fewer = f" n={summary['n']}" if summary["n"] < members and members > 1 else ""
     if summary["n"] <= 1 or summary["mean"] is None:
         return format_scalar({**summary, "value": summary["mean"]}) + fewer
-    text = format_uncertain(summary["mean"], _measurement(summary), summary["standard_deviation"])
-    return bound_sign(summary) + text + _mark(summary) + fewer
+    sign, deviation = bound_sign(summary), summary["standard_deviation"]
+    text = format_uncertain(summary["mean"], _measurement(summary), deviation, bound_rounding(sign))
+    return sign + text + _mark(summary) + fewer
 
 
 def _measurement(summary: Mapping[str, Any]) -> float | None:
@@ -87,19 +95,21 @@ def _measurement(summary: Mapping[str, Any]) -> float | None:
 
 
 def _mark(summary: Mapping[str, Any]) -> str:
-    return "" if summary["status"] in _SOUND else "!"
+    unreliable = "?" if summary.get("sampling_status") else ""
+    return unreliable + ("" if summary["status"] in _SOUND else "!")
 
 
 def _difference(summary: Mapping[str, Any] | None) -> str:
-    """The difference with its errors, then the ratio with its own; `!` where either is marked."""
+    """The difference with its errors and marks, then the ratio with its own errors."""
     difference = (summary or {}).get("difference")
     if difference is None:
         return "–"
     error, spread = _error_and_spread(difference)
+    sign = _BOUNDS[difference["bound"]]
     if difference["value"] == 0 and not error and not spread:
-        return "0" + _mark(difference)
-    text = _BOUNDS[difference["bound"]] + format_signed(difference["value"], error, spread)
-    return f"{text}{_mark(difference)}{_ratio(difference)}"
+        return sign + "0" + _mark(difference)
+    text = format_signed(difference["value"], error, spread, bound_rounding(sign))
+    return f"{sign}{text}{_mark(difference)}{_ratio(difference)}"
 
 
 def _error_and_spread(difference: Mapping[str, Any]) -> tuple[float | None, float | None]:
@@ -121,10 +131,13 @@ def _ratio(difference: Mapping[str, Any]) -> str:
     if error is None and difference["error"] is not None:
         return " ×?"  # the baseline may be 0
     statistical = difference["error_kind"] == "standard_error" or difference.get("sampling_error")
-    text = format_number(ratio, 3)
+    sign = _BOUNDS[difference["ratio_bound"]]
+    rounding = bound_rounding(sign)
+    text = format_number(ratio, 3, rounding)
     if error:
-        text = format_uncertain(ratio, *((None, error) if statistical else (error, None)))
-    return f" ×{_BOUNDS[difference['ratio_bound']]}{text}"
+        own, spread = (None, error) if statistical else (error, None)
+        text = format_uncertain(ratio, own, spread, rounding)
+    return f" ×{sign}{text}"
 
 
 def _correlation_sheet(
@@ -157,10 +170,11 @@ def _legend(
         about = {
             "15.2±0.7": "12.3±0.4: mean ± standard deviation over the group; in differences, ± is "
             "Welch's standard error",
+            "15.2±0.7?": "?: takes in a sampling error that is unreliable",
             "12.31(4)": "12.31(4): 12.31 ± 0.04, how far the measurement may be off",
         }
         lines = [about.get(line.split(":")[0], line) for line in lines]
-    elif any("±" in cell for sheet in sheets[1:] for cell in (sheet.columns[0].cells)):
+    elif any("±" in cell for sheet in sheets[1:] for c in sheet.columns for cell in c.cells):
         lines.append("in differences and ratios, ± is the whole error: sampling and computation")
     if any("!" in cell for cell in cells):
         lines.insert(0, "!: takes in a number that did not converge")

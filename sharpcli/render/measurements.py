@@ -52,7 +52,8 @@ MATRICES = {
 _NOTATION = {
     r"\d\(": "12.31(4): 12.31 ± 0.04, the error of the computation",
     r"±": "15.2±0.7: ± is the standard error of having measured a sample of the data",
-    r"\?": "15.2±0.7?: the sampling error is unreliable, so the number of all data may lie beyond",
+    r"(?<!×)\?": "15.2±0.7?: the sampling error is unreliable, so the number of all data may lie "
+    "beyond",
     r"≥": "≥17.2: the largest value found; the true maximum is this or more",
     r"≤": "≤0.1: the smallest value found; the true minimum is this or less",
 }

@@ -19,6 +19,7 @@ from ..results import NOT_CONVERGED
 __all__ = [
     "NOT_FINITE",
     "UNKNOWN",
+    "bound_rounding",
     "bound_sign",
     "format_number",
     "format_scalar",
@@ -55,10 +56,16 @@ def format_number(
     return _written(exact, unit, None, None, rounding)
 
 
-def format_uncertain(value: float, error: float | None = None, spread: float | None = None) -> str:
+def format_uncertain(
+    value: float,
+    error: float | None = None,
+    spread: float | None = None,
+    rounding: str = ROUND_HALF_EVEN,
+) -> str:
     """`value` with the computation's `error` in parentheses and the data's `spread` behind ±.
 
     The digits follow the larger of the two; an error below a tenth of the spread is not shown.
+    A bound is rounded as `bound_rounding` says.
     """
     exact = _exact(value)
     error_, spread_ = (_exact(x) if x else None for x in (error, spread))
@@ -66,11 +73,11 @@ def format_uncertain(value: float, error: float | None = None, spread: float | N
         error_ = None
     largest = max((x for x in (error_, spread_) if x is not None), default=None)
     if largest is None:
-        return format_number(value)
+        return format_number(value, rounding=rounding)
     unit = _unit_of(largest)
     if exact:
         unit = max(unit, _decade(exact) - _MOST_DIGITS + 1)
-    return _written(exact, unit, error_, spread_, ROUND_HALF_EVEN)
+    return _written(exact, unit, error_, spread_, rounding)
 
 
 def format_scalar(scalar: Mapping[str, Any]) -> str:
@@ -84,7 +91,7 @@ def format_scalar(scalar: Mapping[str, Any]) -> str:
     if value is None:
         return (NOT_FINITE if scalar.get("status") == "not_finite" else UNKNOWN) + mark
     if sign := bound_sign(scalar):
-        rounding = ROUND_FLOOR if sign == "≥" else ROUND_CEILING
+        rounding = bound_rounding(sign)
         own = error if scalar.get("error_kind") == "standard_error" else None
         return f"{sign}{_format_bound(value, own, spread, rounding)}{mark}"
     if scalar.get("error_kind") == "standard_error" and error == spread:
@@ -106,9 +113,19 @@ def bound_sign(scalar: Mapping[str, Any]) -> str:
     return next((_BOUNDS[kind] for kind in kinds if kind in _BOUNDS), "")
 
 
-def format_signed(value: float, error: float | None = None, spread: float | None = None) -> str:
+def bound_rounding(sign: str) -> str:
+    """How the number behind a `≥` or a `≤` is rounded, so that it stays a bound."""
+    return {"≥": ROUND_FLOOR, "≤": ROUND_CEILING}.get(sign, ROUND_HALF_EVEN)
+
+
+def format_signed(
+    value: float,
+    error: float | None = None,
+    spread: float | None = None,
+    rounding: str = ROUND_HALF_EVEN,
+) -> str:
     """As `format_uncertain`, with a sign in front whichever it is: +1.2, (+6±7)e-04."""
-    text = format_uncertain(value, error, spread)
+    text = format_uncertain(value, error, spread, rounding)
     bracket = "(" if text.startswith("(") else ""
     number = text.removeprefix(bracket)
     return bracket + (number if number.startswith("-") else f"+{number}")

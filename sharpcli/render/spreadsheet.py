@@ -15,7 +15,8 @@ _OF_A_SCALAR = {"value": "", "error": ".error", "error_kind": ".error_kind", "st
 _TOLD = ("checkpoint", "status", "error", "warnings", "layers", "layer", "parameters")
 _OF_A_DIFFERENCE = (
     *("value", "error", "error_kind", "degrees_of_freedom"),
-    *("measurement_error", "sampling_error", "sampling_bias", "interval", "bound"),
+    *("measurement_error", "sampling_error", "sampling_bias", "sampling_status"),
+    *("interval", "bound"),
     *("ratio", "ratio_error", "ratio_interval", "ratio_bound", "status"),
 )
 

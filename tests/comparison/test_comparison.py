@@ -5,6 +5,7 @@ import math
 import random
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from sharpcli.comparison import compare, training_loss_warning
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.render.comparison import compare_page
+from sharpcli.render.spreadsheet import group_rows
 from sharpcli.results import CheckpointResult, Document, Scalar, to_document
 
 Make = Callable[..., Any]
@@ -446,6 +448,77 @@ def test_bounds_stay_bounds(
     (cell,) = shown(compared(document([number("a.pt", a), number("b.pt", b)]), baseline="a"))
     assert cell.startswith(sign)
     assert f"×{ratio_sign}" in cell
+
+
+def test_equal_bounds_differ_by_a_bound(document: Make) -> None:
+    bound = Scalar(4.0, None, LOW, LOW)
+    found = compared(document([number("a.pt", bound), number("b.pt", bound)]), baseline="a")
+    assert shown(found) == ["≷0"]
+
+
+def test_the_mean_of_bounds_is_rounded_as_a_bound(document: Make) -> None:
+    low, high = Scalar(3.0, None, LOW, LOW), Scalar(5.0, None, LOW, LOW)
+    members = [number("a.pt", low), number("b.pt", low), number("c.pt", high)]
+    exact = number("d.pt", Scalar(1.0, 0.0, "residual"), 2)
+    found = compared(document([*members, exact]), by=["x"])
+    assert shown(found, sheet=0)[0] == "≥3.6±1.2"  # of 3.667
+    upper = [number(f"{v}.pt", Scalar(v, None, HIGH, HIGH)) for v in (3.0, 3.0, 5.0, 5.1)]
+    found = compared(document(upper), by=["x"])
+    assert shown(found, sheet=0) == ["≤4.1±1.2"]  # of 4.025
+
+
+UNRELIABLE = Scalar(4.0, 0.001, "residual", sampling_error=0.3, sampling_status="unreliable")
+
+
+def test_a_sampling_error_that_says_too_little_is_marked_wherever_it_enters(
+    document: Make,
+) -> None:
+    sound = replace(UNRELIABLE, value=6.0, sampling_status=None)
+    for pair in ([UNRELIABLE, sound], [sound, UNRELIABLE]):
+        members = [number(f"{name}.pt", s) for name, s in zip("ab", pair, strict=True)]
+        found = compared(document(members), baseline="a")
+        own = [result["measures"]["trace"] for result in found["results"]]
+        assert [each.get("sampling_status") for each in own] == [s.sampling_status for s in pair]
+        assert own[1]["difference"]["sampling_status"] == "unreliable"
+        assert own[1]["difference"]["status"] == "converged"
+        assert all("?" in cell.split("×")[0] for cell in shown(found))
+        row = group_rows(found)[1]
+        assert row["trace.difference.sampling_status"] == "unreliable"
+        assert row.get("trace.sampling_status") == pair[1].sampling_status
+        (warning,) = [line for line in found["warnings"] if "unreliable" in line]
+        assert f"sampling errors of {'ab'[pair.index(UNRELIABLE)]} are" in warning
+        assert any(line.startswith("15.2±0.7?") for line in compare_page(found).legend)
+
+
+def test_a_group_with_an_unreliable_sampling_error_is_marked(document: Make) -> None:
+    members = [number(f"{x}.pt", replace(UNRELIABLE, value=x)) for x in (4.0, 5.0)]
+    found = compared(document(members), by=["x"])
+    assert shown(found, sheet=0) == ["4.5(4)±0.7?"]
+    assert "?: takes in a sampling error that is unreliable" in compare_page(found).legend
+
+
+def test_an_unreliable_number_without_a_sampling_error_has_no_known_error(document: Make) -> None:
+    unknown = replace(UNRELIABLE, sampling_error=None)
+    found = difference(document, Scalar(5.0, 0.001, "residual"), unknown)
+    assert (found["error"], found["interval"], found["sampling_status"]) == (
+        None,
+        None,
+        "unreliable",
+    )
+
+
+def test_a_ratio_that_says_nothing_brings_no_other_legend(document: Make) -> None:
+    a, b = (Scalar(x, 0.001, "residual", sampling_error=3.0) for x in (4.0, 5.0))
+    found = compared(document([number("a.pt", a), number("b.pt", b)]), baseline="a")
+    assert shown(found) == ["+1±4 ×?"]
+    assert not any("unreliable" in line for line in compare_page(found).legend)
+
+
+def test_the_meaning_of_an_error_is_told_whichever_column_has_one(document: Make) -> None:
+    loss = {"loss": {"train": Scalar(0.5)}}
+    a, b = (Scalar(x, 0.001, "residual", sampling_error=0.3) for x in (4.0, 5.0))
+    found = compared(document([number("a.pt", a, **loss), number("b.pt", b, **loss)]), baseline="a")
+    assert any(line.startswith("in differences") for line in compare_page(found).legend)
 
 
 @pytest.mark.parametrize("status", ["max_products", "precision", "suspect", "unresolved", "later"])

@@ -58,6 +58,9 @@ def test_an_unknown_measure_is_misuse_with_the_nearest_name():
     with pytest.raises(UsageError) as caught:
         choose(("zzz",))
     assert "epsilon-sharpness" in caught.value.hint
+    with pytest.raises(UsageError) as caught:
+        choose(("loss,trace",))
+    assert caught.value.hint == "give each its own option: -m loss -m trace"
 
 
 def test_a_package_adds_its_own_by_entry_point(installed):
