@@ -136,9 +136,10 @@ def _trace_rounding(context: Context, krylov: Krylov) -> float:
     What it does to each of the outermost Ritz values with its sign, and what random signs say of
     the rest: their mean, and its own standard error.
     """
-    _, turn, _ = krylov.ritz()
+    values, turn, _ = krylov.ritz()
     count = min(_FOLLOWED, krylov.size)
     ends = torch.cat([turn[:, :count], turn[:, max(count, krylov.size - count) :]], dim=1)
+    values = torch.cat([values[:count], values[max(count, krylov.size - count) :]])
     vectors = ends.T.to(krylov.basis) @ krylov.basis
     generator = own_generator("rounding of the trace", context.seed)
     probes = random_signs(_PROBES, krylov.basis, generator)
@@ -148,7 +149,8 @@ def _trace_rounding(context: Context, krylov: Krylov) -> float:
     rest = off[len(vectors) :]
     scatter = (2 * float(rest.square().sum()) / _PROBES / _PROBES) ** 0.5
     known = abs(float(quotients[: len(vectors)].sum()))
-    return math.hypot(known, float(quotients[len(vectors) :].mean()), scatter)
+    combined = float(context.rounding.combined(vectors, values).norm())
+    return math.hypot(known, float(quotients[len(vectors) :].mean()), scatter, combined)
 
 
 def at_most(lowest: Scalar) -> Scalar:
@@ -198,12 +200,15 @@ def _rounding(context: Context, found: EigshResult) -> list[float]:
     """How far rounding in losses and products moves each of the largest and the smallest value.
 
     ‖(Ĥ − H)v‖ of its Ritz vector, with Ĥ the run's own H on the rows that both precisions see: the
-    residual that v would have in exact arithmetic.
+    residual that v would have in exact arithmetic; and what the products that v's is combined from
+    are off beside that.
     """
     basis = found.krylov.basis
     vectors = torch.cat([basis[: len(found.largest)], basis[len(basis) - len(found.smallest) :]])
-    off: list[float] = context.rounding.products(vectors).norm(dim=1).tolist()
-    return off
+    values = torch.cat([found.largest, found.smallest])
+    off = context.rounding.products(vectors).norm(dim=1)
+    both: list[float] = torch.hypot(off, context.rounding.combined(vectors, values)).tolist()
+    return both
 
 
 def _named(check: SelfCheck) -> str:
