@@ -238,15 +238,19 @@ def _measure(
 
 
 def _check_size(study: Study, measures: Sequence[Measure], settings: MeasureSettings) -> None:
-    """Refuse more eigenvalues than there are, and fewer products than the eigenvalues take."""
+    """Refuse more eigenvalues than there are, and fewer products than the eigenvalues take.
+
+    The default number of them is taken as at most so many.
+    """
     size, top, most = study.network.size, settings.top, settings.max_products
     if not any(measure.name == "hessian" for measure in measures):
         return
-    if top > size:
+    if top > size and top != MeasureSettings.top:
         raise UsageError(
             f"--top {top}: the model has only {size} parameter{'s' if size > 1 else ''}",
             f"ask for {size} eigenvalue{'s' if size > 1 else ''} at most",
         )
+    top = min(top, size)
     if most is not None and most < top + 2:
         raise UsageError(
             f"--max-products {most}: too few for {top} eigenvalues and the smallest",

@@ -103,6 +103,22 @@ def carriers_of_columns(batch: Any, total: int, count: int) -> float:
     return count / total * min(found, default=math.inf)
 
 
+def outstanding(batch: Any, total: int, count: int, each: int) -> Tensor:
+    """Rows that `count` drawn out of a batch of `total` are likely to lack: indices, in order.
+
+    Those `each` rows of every column (as of `carriers_of_columns`) that are farthest from its mean,
+    where so few rows carry the column's spread that hardly any are drawn. Cost: one pass over the
+    data.
+    """
+    found = [torch.zeros(0, dtype=torch.int64)]
+    for column in _columns(batch):
+        if len(column) != total or count / total * _carriers_of(column) >= _FEW_IN_A_COLUMN:
+            continue
+        off = (column - column.mean()).abs().nan_to_num()
+        found.append(off.topk(min(each, total)).indices.cpu())
+    return torch.cat(found)
+
+
 def doubt(count: int, total: int, columns: float = math.inf) -> str | None:
     """Why no error of a sample of `count` rows can be trusted, as a clause; None where one can.
 

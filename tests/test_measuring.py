@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from sharpcli.checkpoint import save_checkpoint
 from sharpcli.errors import SharpError, UsageError
-from sharpcli.measuring import measure_checkpoints
+from sharpcli.measuring import measure_checkpoints, measure_model
 from sharpcli.results import flat_scalars, to_document
 from sharpcli.settings import MeasureSettings, RunSettings
 from sharpcli.studies import prepare, resolve_device
@@ -422,6 +422,17 @@ def test_what_cannot_be_asked_of_this_model_is_misuse(settings, said, written):
     with pytest.raises(UsageError, match=said) as caught:
         measured(written(CASES["tanh"]), CASES["tanh"], settings)
     assert caught.value.hint
+
+
+def test_the_default_number_of_eigenvalues_fits_every_model():
+    inputs = torch.randn(30, 1, generator=torch.Generator().manual_seed(0))
+    report = measure_model(
+        nn.Linear(1, 1),
+        (inputs, 2 * inputs),
+        loss=lambda outputs, batch: (outputs - batch[1]).square().sum(1),
+        settings=MeasureSettings(measures=("hessian",)),
+    )
+    assert len(report.results[0].measures["hessian"]["eigenvalues"]) == 2
 
 
 def test_a_device_that_there_is_not_is_misuse():

@@ -151,7 +151,7 @@ def _trace_rounding(context: Context, krylov: Krylov) -> float:
     What it does to each of the outermost Ritz values with its sign, and what random signs say of
     the rest: their mean, and its own standard error.
     """
-    vectors = _outermost(context, krylov)
+    vectors, values = _outermost(context, krylov)
     generator = own_generator("rounding of the trace", context.seed)
     probes = random_signs(_PROBES, krylov.basis, generator)
     project_out(probes, vectors)
@@ -162,19 +162,23 @@ def _trace_rounding(context: Context, krylov: Krylov) -> float:
     off = context.rounding.products(probes)
     rest = float((off * probes.to(off)).sum()) / _PROBES
     scatter = (2 * float(off.square().sum())) ** 0.5 / _PROBES
-    return math.hypot(known, rest, scatter)
+    combined = float(context.rounding.combined(vectors, values).norm())
+    return math.hypot(known, rest, scatter, combined)
 
 
-def _outermost(context: Context, krylov: Krylov) -> Tensor:
-    """Ritz vectors at both ends: those of the eigenvalues, where they were measured."""
-    top, bottom = _FOLLOWED, _FOLLOWED
+def _outermost(context: Context, krylov: Krylov) -> tuple[Tensor, Tensor]:
+    """Ritz vectors at both ends, and their values: the eigenvalues', where they were measured."""
     if "eigenvalues" in context.__dict__:
-        top, bottom = len(context.eigenvalues.largest), len(context.eigenvalues.smallest)
-        return torch.cat([krylov.basis[:top], krylov.basis[krylov.size - bottom :]])
-    _, turn, _ = krylov.ritz()
-    top = min(top, krylov.size)
-    ends = torch.cat([turn[:, :top], turn[:, max(top, krylov.size - bottom) :]], dim=1)
-    return ends.T.to(krylov.basis) @ krylov.basis
+        found = context.eigenvalues
+        top, bottom = len(found.largest), len(found.smallest)
+        vectors = torch.cat([krylov.basis[:top], krylov.basis[krylov.size - bottom :]])
+        return vectors, torch.cat([found.largest, found.smallest])
+    values, turn, _ = krylov.ritz()
+    top = min(_FOLLOWED, krylov.size)
+    bottom = max(top, krylov.size - _FOLLOWED)
+    ends = torch.cat([turn[:, :top], turn[:, bottom:]], dim=1)
+    vectors = ends.T.to(krylov.basis) @ krylov.basis
+    return vectors, torch.cat([values[:top], values[bottom:]])
 
 
 def at_most(lowest: Scalar) -> Scalar:
@@ -224,12 +228,14 @@ def _rounding(context: Context, found: EigshResult) -> list[float]:
     """How far rounding in losses and products moves each of the largest and the smallest value.
 
     ‖(Ĥ − H)v‖ of its Ritz vector, with Ĥ the run's own H on the rows that both precisions see: the
-    residual that v would have in exact arithmetic.
+    residual that v would have in exact arithmetic; and what the products that v's is combined from
+    are off beside that.
     """
-    vectors = _outermost(context, found.krylov)
+    vectors, values = _outermost(context, found.krylov)
     off = context.rounding.products(vectors)
     context.off_quotients = float((off * vectors.to(off)).sum())
-    norms: list[float] = off.norm(dim=1).tolist()
+    combined = context.rounding.combined(vectors, values)
+    norms: list[float] = torch.hypot(off.norm(dim=1), combined).tolist()
     return norms
 
 

@@ -14,6 +14,7 @@ from ..errors import SharpError
 from ..linalg.trace import random_signs
 from ..objective import Objective
 from ..randomness import own_generator
+from ..reliability import outstanding
 from ..settings import CurvatureSettings
 from .build import make_operator
 from .outputs import tensors_of
@@ -27,6 +28,8 @@ _SHARE, _SMALL, _FEWEST = 128, 2e7, 4
 # Rounding is proportional to the machine epsilon: a float64 run's is that of float32 by the ratio
 # of the two, and this many times as much is allowed for its being another sample of it.
 _SCALED = 4.0
+# Rows that are added to those where few stand out of all data, by a target or their inputs' norm.
+_OUTSTANDING = 16
 # Power iterations that come near the largest eigenvalue, whichever its sign.
 _ITERATIONS = 4
 # No number is better known than to a few of the last places in which sums are taken.
@@ -63,10 +66,29 @@ class Rounding:
         self._seed = seed
 
     @cached_property
-    def _other(self) -> _Other:
+    def _others(self) -> list[_Other]:
+        """Rows drawn at random, which stand for all; where few rows stand out, those with them.
+
+        Few rows may carry a sum, and what all others lose where they are added to it: a random walk
+        or a drift, of which that on fewer rows is another sample, and as large a share or larger.
+        """
+        rows = self._run.rows
+        drawn = _chosen(rows, self._run.size, self._seed)
+        if drawn is None:
+            few = rows.head(rows.fixed_batch) if rows.fixed_batch else rows
+            return [self._compared(few, 1.0)]
+        others = [self._compared(rows.take(drawn), 1.0)]
+        if rows.sliceable:
+            far = outstanding(rows.batch, rows.count, len(drawn), _OUTSTANDING)
+            if len(far):
+                both = torch.tensor(sorted({*drawn.tolist(), *far.tolist()}))
+                others.append(self._compared(rows.take(both), _SCALED))
+        return others
+
+    def _compared(self, rows: Rows, share: float) -> _Other:
+        """What the run on these rows is compared with; differences count `share` times."""
         run = self._run
         wide = run.network.compute == torch.float64
-        rows = _chosen(run.rows, run.size, self._seed)
         own = Objective(run.network, rows, run.fixed, batch_size=rows.count, alone=True)
         kind = torch.float32 if wide else torch.float64
         if kind == torch.float32 or run.network.device.type != "mps":
@@ -78,11 +100,12 @@ class Rounding:
                 pass
             else:
                 ratio = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
-                return _Other(own, there, theta, found, _SCALED * ratio if wide else 1.0)
+                factor = share * (_SCALED * ratio if wide else 1.0)
+                return _Other(own, there, theta, found, factor)
         signs = random_signs(1, self._theta[None], own_generator("last places", self._seed))[0]
         last = torch.finfo(run.network.compute).eps * self._theta.abs()
         near = self._theta + signs * last
-        return _Other(own, own, near, own.gradient(near), _SCALED)
+        return _Other(own, own, near, own.gradient(near), share * _SCALED)
 
     @cached_property
     def gradient(self) -> tuple[float, Tensor]:
@@ -90,11 +113,16 @@ class Rounding:
 
         Cost: two gradients of the rows.
         """
-        other = self._other
-        value, found = other.own.gradient(self._theta)
-        other_value, there = other.value_and_gradient
-        off = _off(found, there, other.factor).abs() + _LAST_PLACES * found.abs()
-        return self._loss(value, other_value), off + self._of_slopes().abs()
+        value, off = 0.0, torch.zeros(self._run.size, dtype=torch.float64)
+        for other in self._others:
+            own_value, found = other.own.gradient(self._theta)
+            other_value, there = other.value_and_gradient
+            value += _off_loss(own_value, other_value, other.factor)
+            off += _off(found, there, other.factor).abs()
+            if other is self._others[0]:
+                off += _LAST_PLACES * found.abs().to(off)
+                value = max(value, _LAST_PLACES * abs(own_value))
+        return value, off + self._of_slopes().abs()
 
     def _of_slopes(self) -> Tensor:
         """What the last places of the loss's slopes in the outputs are worth in the gradient (n,).
@@ -102,7 +130,7 @@ class Rounding:
         Near a minimum these slopes are differences (softmax − target) that all precisions round
         alike, as the loss is taken in float64. Cost: a gradient of the rows.
         """
-        own, generator = self._other.own, own_generator("slopes", self._seed)
+        own, generator = self._others[0].own, own_generator("slopes", self._seed)
         leaves, network = own.leaves(self._theta), own.network
         with network.arithmetic():
             outputs = network.outputs(leaves, own.fixed, own.rows.batch)
@@ -120,12 +148,13 @@ class Rounding:
     @cached_property
     def loss(self) -> float:
         """How far off the loss is. Cost: a gradient and a forward pass of the rows."""
-        other = self._other
-        return self._loss(other.own.loss(self._theta), other.value_and_gradient[0])
-
-    def _loss(self, value: float, there: float) -> float:
-        off = abs(value - there) if math.isfinite(there) else abs(value)
-        return max(self._other.factor * off, _LAST_PLACES * abs(value))
+        value = 0.0
+        for other in self._others:
+            own_value = other.own.loss(self._theta)
+            value += _off_loss(own_value, other.value_and_gradient[0], other.factor)
+            if other is self._others[0]:
+                value = max(value, _LAST_PLACES * abs(own_value))
+        return value
 
     def products(self, vectors: Tensor) -> Tensor:
         """What is off in the product with each of `vectors` (b, n), as rows in float64.
@@ -134,13 +163,36 @@ class Rounding:
         """
         if not len(vectors):
             return torch.zeros_like(vectors, dtype=torch.float64)
-        other, images = self._other, []
-        for objective, theta in ((other.own, self._theta), (other.there, other.theta)):
-            operator = make_operator(objective, theta, self._double_backward())
-            rows = vectors.to(theta.device, theta.dtype)
-            images.append((operator @ rows.T).T)
-            operator.release()
-        return _off(images[0], images[1], other.factor)
+        off = torch.zeros(vectors.shape, dtype=torch.float64)
+        for other in self._others:
+            images = []
+            for objective, theta in ((other.own, self._theta), (other.there, other.theta)):
+                operator = make_operator(objective, theta, self._double_backward())
+                rows = vectors.to(theta.device, theta.dtype)
+                images.append((operator @ rows.T).T)
+                operator.release()
+            off += _off(images[0], images[1], other.factor)
+        return off
+
+    def combined(self, vectors: Tensor, values: Tensor) -> Tensor:
+        """How far off each of the Ritz `values` (b,) of the unit rows is beside their `products`.
+
+        A solver multiplies its basis, and combines the images to those of the unit rows v.
+        `products` of v itself then says too little: where v is a coordinate axis, which bfloat16
+        holds exactly, nothing is off, but the basis was rounded on its way in and its images on
+        their way out. Entry by entry that is a random share of up to half a machine epsilon each,
+        and what is left along v is at most λ·ε·√Σvᵢ⁴, four standard deviations: small where v is
+        spread over many entries. What is off across v is that of a random vector. Zero where
+        vectors are not rounded. Cost: as `products` of one.
+        """
+        network = self._run.network
+        if network.compute == network.dtype or not len(vectors):
+            return torch.zeros(len(vectors), dtype=torch.float64)
+        spread = vectors.to("cpu", torch.float64).pow(4).sum(1).sqrt()
+        along = torch.finfo(network.compute).eps * spread * values.to(spread)
+        generator = own_generator("combined products", self._seed)
+        drawn = torch.randn(1, self._run.size, generator=generator).to(self._theta)
+        return torch.hypot(along, self.products(drawn / drawn.norm()).norm())
 
     @cached_property
     def of_norm(self) -> float:
@@ -149,7 +201,7 @@ class Rounding:
         Seen along what a few power iterations leave of a random vector. Cost: 6 products of the
         rows and three graphs.
         """
-        operator = make_operator(self._other.own, self._theta, self._double_backward())
+        operator = make_operator(self._others[0].own, self._theta, self._double_backward())
         generator = own_generator("power iteration", self._seed)
         vector = torch.randn(self._run.size, generator=generator).to(self._theta)
         for _ in range(_ITERATIONS):
@@ -161,6 +213,7 @@ class Rounding:
         operator.release()
         unit = vector / vector.norm()
         off = float(self.products(unit[None]).norm())
+        off = math.hypot(off, float(self.combined(unit[None], torch.tensor([norm]))))
         return off / norm if norm > off else 1.0 if off else 0.0
 
     def _double_backward(self) -> CurvatureSettings:
@@ -176,6 +229,11 @@ def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
     return random_signs(1, like.reshape(1, -1), generator).view(like.shape)
 
 
+def _off_loss(value: float, there: float, factor: float) -> float:
+    """The difference of two losses times the factor; all of it where the other is not finite."""
+    return factor * (abs(value - there) if math.isfinite(there) else abs(value))
+
+
 def _off(found: Tensor, there: Tensor, factor: float) -> Tensor:
     """The difference times the factor, in float64 on the CPU.
 
@@ -185,13 +243,14 @@ def _off(found: Tensor, there: Tensor, factor: float) -> Tensor:
     return factor * torch.where(torch.isfinite(there), found - there, found)
 
 
-def _chosen(rows: Rows, size: int, seed: int) -> Rows:
-    """The rows on which precisions are compared, drawn by the seed; all where that is cheap."""
-    if rows.fixed_batch:  # an example's loss is defined in its batch only
-        return rows.head(rows.fixed_batch)
+def _chosen(rows: Rows, size: int, seed: int) -> Tensor | None:
+    """Indices of the rows on which precisions are compared, drawn by the seed.
+
+    None where all are, as where that is cheap, or the first batch, where batches are fixed.
+    """
     count = rows.count
     wanted = min(count, max(count // _SHARE, int(_SMALL / size), _FEWEST))
-    if wanted == count:
-        return rows
+    if wanted == count or rows.fixed_batch:
+        return None
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed + 3))
-    return rows.take(order[:wanted].sort().values)
+    return order[:wanted].sort().values

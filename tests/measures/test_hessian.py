@@ -116,6 +116,37 @@ def test_bfloat16_has_the_larger_error():
     assert abs(narrow.value - single.value) < 0.05 * single.value
 
 
+class Quadratic(nn.Module):
+    """Half of Σ dᵢwᵢ² for every row: the Hessian is diag(d), its eigenvectors are the axes."""
+
+    def __init__(self, diagonal):
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(len(diagonal)))
+        self.register_buffer("d", diagonal, persistent=False)
+
+    def forward(self, x):
+        return 0.5 * (self.d.to(x.dtype) * self.w.square()).sum() * x
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("largest", [[1024.0] + 4 * [5.0], [2.0**40, 3.0], [-7.0, 3.0, 1.0]])
+def test_axes_that_bfloat16_holds_exactly_are_no_better_known(largest, seed):
+    diagonal = torch.cat([torch.tensor(largest), torch.zeros(300)])
+    of = task(
+        lambda: Quadratic(diagonal),
+        lambda count, _: (torch.ones(count, 1), torch.zeros(count)),
+        loss=lambda outputs, batch: outputs[:, 0],
+        metrics=None,
+    )
+    shared = context(of, "bfloat16", top=1, seed=seed)
+    found = hessian(shared)["hessian"]
+    for scalar, true in ((found["eigenvalues"][0], max(largest)), (found["smallest"], -7.0)):
+        if true in largest:
+            assert abs(scalar.value - true) <= scalar.error
+    whole = trace(shared)["trace"]
+    assert abs(whole["value"] - sum(largest)) <= 3 * whole["error"]
+
+
 @pytest.mark.parametrize("check", [SelfCheck(1e-3, 1e-9), SelfCheck(1e-15, 0.1)])
 def test_a_failed_self_check_makes_every_number_suspect(check):
     shared = context(CASES["tanh"])

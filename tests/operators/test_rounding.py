@@ -1,0 +1,35 @@
+"""What a run's arithmetic leaves, seen on some of the rows."""
+
+import pytest
+import torch
+from networks import context, squared_error, task
+from torch import nn
+
+from sharpcli.measures.gradient import gradient
+from sharpcli.operators import rounding
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_few_rows_that_carry_the_gradient_are_not_overlooked(seed, monkeypatch):
+    monkeypatch.setattr(rounding, "_SMALL", 1e5)  # about a twentieth of these rows
+
+    def data(count, generator):
+        inputs = torch.randn(count, 6, generator=generator)
+        inputs[[7, count // 2]] *= 1e4
+        return inputs, torch.randn(count, 1, generator=generator)
+
+    def model():
+        return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1))
+
+    of = task(model, data, loss=squared_error, metrics=None, train=30_000)
+    exact = of.model().double()
+    inputs, targets = of.data("train")
+    losses = squared_error(exact(inputs.double()), (inputs.double(), targets.double()))
+    slopes = torch.autograd.grad(losses.mean(), list(exact.parameters()))
+    true = torch.cat([slope.flatten() for slope in slopes])
+    found = gradient(context(of, "float32", seed=seed))["gradient"]
+    assert found["norm"].status == "converged"
+    assert abs(found["norm"].value - float(true.norm())) <= found["norm"].error
+    assert abs(found["l1"].value - float(true.abs().sum())) <= found["l1"].error
+    assert abs(found["max"].value - float(true.abs().max())) <= found["max"].error
+    assert found["norm"].error <= 1e-3 * found["norm"].value
