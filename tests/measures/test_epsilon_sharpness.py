@@ -441,23 +441,23 @@ def test_where_one_plus_the_loss_is_not_positive_there_is_no_value(offset):
     assert any("divides by 1 + L" in each for each in shared.warnings)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_a_maximum_inside_a_large_box_is_found_among_many(seed):
-    """The reference is a grid of 61³ points."""
+    """The reference is a grid of 61³ points; eight random points reached 0.87 of it."""
     of = task(
         lambda: nn.Linear(3, 1, bias=False),
         real_targets(3, 1),
-        loss=lambda outputs, batch: (20 * outputs[:, 0]).sin() + 1.5,
+        loss=lambda outputs, batch: (40 * outputs[:, 0]).sin() + 1.5,
         metrics=None,
         seed=seed,
-        train=5,
+        train=20,
     )
     inputs, theta = of.data("train")[0].double(), theta_of(of)
     places = torch.linspace(-1, 1, 61, dtype=torch.float64)
     grid = torch.cartesian_prod(places, places, places) * 0.1 * (theta.abs() + 1)
 
     def loss(shifts):
-        return ((20 * (theta + shifts) @ inputs.T).sin() + 1.5).mean(1)
+        return ((40 * (theta + shifts) @ inputs.T).sin() + 1.5).mean(1)
 
     start = float(loss(0 * theta[None]))
     true = 100 * (float(loss(grid).max()) - start) / (1 + start)
