@@ -432,6 +432,38 @@ def test_a_loss_that_is_negative_in_the_box_is_searched_all_the_same():
         assert entry(of, epsilon=epsilon)["value"] >= true * (1 - 1e-9) > 0
 
 
+@pytest.mark.parametrize("offset", [0.0, -1.5])
+def test_where_one_plus_the_loss_is_not_positive_there_is_no_value(offset):
+    of = flat_linear(lambda outputs, batch: 0 * outputs[:, 0] - 1 + offset)
+    shared = context(of, dtype="float64", epsilons=(1e-3,))
+    (found,) = epsilon_sharpness(shared)["epsilon_sharpness"]
+    assert math.isnan(found["value"])
+    assert any("divides by 1 + L" in each for each in shared.warnings)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_maximum_inside_a_large_box_is_found_among_many(seed):
+    """The reference is a grid of 61³ points; eight random points reached 0.87 of it."""
+    of = task(
+        lambda: nn.Linear(3, 1, bias=False),
+        real_targets(3, 1),
+        loss=lambda outputs, batch: (40 * outputs[:, 0]).sin() + 1.5,
+        metrics=None,
+        seed=seed,
+        train=20,
+    )
+    inputs, theta = of.data("train")[0].double(), theta_of(of)
+    places = torch.linspace(-1, 1, 61, dtype=torch.float64)
+    grid = torch.cartesian_prod(places, places, places) * 0.1 * (theta.abs() + 1)
+
+    def loss(shifts):
+        return ((40 * (theta + shifts) @ inputs.T).sin() + 1.5).mean(1)
+
+    start = float(loss(0 * theta[None]))
+    true = 100 * (float(loss(grid).max()) - start) / (1 + start)
+    assert entry(of, epsilon=0.1)["value"] >= 0.99 * true
+
+
 def test_large_boxes_have_more_starts():
     spent = [entry(CASES["tanh"], epsilon=e, maximizer="corner")["evaluations"] for e in (1e-3, 1)]
     assert spent[1] > spent[0]
