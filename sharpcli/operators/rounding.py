@@ -40,14 +40,13 @@ _LAST_PLACES = 4 * torch.finfo(torch.float64).eps
 class _Other:
     """What the run's objective `own` on some rows is compared with: `there` at `theta`.
 
-    `value_and_gradient` are the loss and gradient there. Differences times `factor` are what the
-    run's numbers are off.
+    `value` is the loss there. Differences times `factor` are what the run's numbers are off.
     """
 
     own: Objective
     there: Objective
     theta: Tensor
-    value_and_gradient: tuple[float, Tensor]
+    value: float
     factor: float
 
 
@@ -95,17 +94,17 @@ class Rounding:
             there = own.in_precision(kind, batch_size=rows.count)
             theta = self._theta.to(kind)
             try:
-                found = there.gradient(theta)
+                value = there.loss(theta)
             except (RuntimeError, TypeError, SharpError):  # such as a kernel written for float32
                 pass
             else:
                 ratio = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
                 factor = share * (_SCALED * ratio if wide else 1.0)
-                return _Other(own, there, theta, found, factor)
+                return _Other(own, there, theta, value, factor)
         signs = random_signs(1, self._theta[None], own_generator("last places", self._seed))[0]
         last = torch.finfo(run.network.compute).eps * self._theta.abs()
         near = self._theta + signs * last
-        return _Other(own, own, near, own.gradient(near), share * _SCALED)
+        return _Other(own, own, near, own.loss(near), share * _SCALED)
 
     @cached_property
     def gradient(self) -> tuple[float, Tensor]:
@@ -116,7 +115,7 @@ class Rounding:
         value, off = 0.0, torch.zeros(self._run.size, dtype=torch.float64)
         for other in self._others:
             own_value, found = other.own.gradient(self._theta)
-            other_value, there = other.value_and_gradient
+            other_value, there = other.there.gradient(other.theta)
             value += _off_loss(own_value, other_value, other.factor)
             off += _off(found, there, other.factor).abs()
             if other is self._others[0]:
@@ -147,11 +146,11 @@ class Rounding:
 
     @cached_property
     def loss(self) -> float:
-        """How far off the loss is. Cost: a gradient and a forward pass of the rows."""
+        """How far off the loss is. Cost: two forward passes of the rows."""
         value = 0.0
         for other in self._others:
             own_value = other.own.loss(self._theta)
-            value += _off_loss(own_value, other.value_and_gradient[0], other.factor)
+            value += _off_loss(own_value, other.value, other.factor)
             if other is self._others[0]:
                 value = max(value, _LAST_PLACES * abs(own_value))
         return value

@@ -195,7 +195,7 @@ BAD_FUNCTIONS = {
     "metrics": ("def metrics(outputs, batch): return 3", "gave an int, not a dict"),
     "a metric": (
         "def metrics(outputs, batch): return {'f1': 3}",
-        "task.py: metric 'f1' gave int for a batch of 12 examples",
+        "task.py: metric 'f1' gave int for a batch of 48 examples",
     ),
     "predict raises": (
         "count = iter(range(4))\n"

@@ -1,0 +1,82 @@
+"""Time this checkout against another one: `python tests/benchmarks/against.py OTHER`.
+
+Each round measures ten eigenpairs and ε-sharpness of the large network once with either, in turns,
+each in a process of its own; the ratio is taken round by round. `OTHER` is a folder that holds
+another version of `sharpcli`, such as `git worktree add OTHER v0.1.0` makes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+_HERE = Path(__file__).resolve()
+_K, _TOLERANCE = 10, 1e-3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("other", type=Path, help="a folder with another version of sharpcli")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--once", action="store_true", help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.once:
+        print(json.dumps(_once()))
+        return
+    ratios: dict[str, list[float]] = {}
+    for number in range(chosen.rounds):
+        order = [chosen.other.resolve(), _HERE.parents[2]][:: -1 if number % 2 else 1]
+        found = {folder: _run(folder) for folder in order}
+        other, here = found[chosen.other.resolve()], found[_HERE.parents[2]]
+        for name, seconds in here.items():
+            ratios.setdefault(name, []).append(seconds / other[name])
+        print({name: f"{values[-1]:.3f}" for name, values in ratios.items()}, flush=True)
+    for name, values in ratios.items():
+        middle = statistics.median(values)
+        print(f"{name}: {middle:.3f} ({min(values):.3f} to {max(values):.3f}) of the other's time")
+
+
+def _run(folder: Path) -> dict[str, float]:
+    """Seconds by name, with the `sharpcli` in a folder."""
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    command = [sys.executable, str(_HERE), ".", "--once"]
+    done = subprocess.run(
+        command, env=environment, check=True, capture_output=True, text=True, cwd=folder
+    )
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _once() -> dict[str, float]:
+    import torch
+    from problem import Setting, objective
+
+    from sharpcli.linalg.eigsh import eigsh
+    from sharpcli.measures import compute, known_measures
+    from sharpcli.measures.context import Context
+    from sharpcli.operators import make_operator
+    from sharpcli.settings import MeasureSettings
+
+    problem = Setting(quick=False, repeats=1, device=torch.device("cpu")).main_problem()
+    built, theta = objective(problem)
+    built.gradient(theta)  # sizes the batches
+    found = {}
+    started = time.perf_counter()
+    hessian = make_operator(built, theta)
+    eigsh(hessian, _K, tolerance=_TOLERANCE)
+    hessian.release()
+    found["ten eigenpairs"] = time.perf_counter() - started
+    context = Context(built, {"train": built}, theta, MeasureSettings(epsilons=(1e-3,)))
+    started = time.perf_counter()
+    compute([known_measures()["epsilon-sharpness"]], context)
+    found["ε-sharpness"] = time.perf_counter() - started
+    return found
+
+
+if __name__ == "__main__":
+    main()
