@@ -251,7 +251,7 @@ def _numbers(found: Quadrature, check: SelfCheck | None, semidefinite: bool) -> 
 
     lowest = end(low, low_error)
     if not semidefinite and found.rest and not is_settled(low, low_error):
-        lowest = at_most(lowest)
+        lowest = at_most(lowest, found.rounding)
     above = bulk(found)
 
     def of_bulk(value: float, error: float | None) -> Scalar:

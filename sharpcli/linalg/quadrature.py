@@ -188,7 +188,7 @@ def quadrature(
     n = operator.size
     if n <= probes * steps:
         return _complete(operator, probes, steps, rounding, progress)
-    generator = own_generator("quadrature", seed)
+    generator = own_generator("starts of a quadrature", seed)
     like = torch.empty(0, n, dtype=operator.dtype, device=basis_device or operator.device)
     started, runs, tops, bottoms = operator.products, [], End(1.0), End(-1.0)
     relative, floor = max(ROUNDING * torch.finfo(operator.dtype).eps, rounding), 0.0

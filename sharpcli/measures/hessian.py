@@ -93,7 +93,9 @@ def hessian(context: Context) -> dict[str, Any]:
         if semidefinite and -(lowest.error or 0.0) <= value < 0:
             lowest = replace(lowest, value=0.0)  # below zero by rounding alone
         if not semidefinite and not found.smallest_settled[0]:
-            lowest = at_most(lowest)
+            space = found.krylov
+            off = math.hypot(space.rounding, space.dropped, rounding[-1], context.hessian.error)
+            lowest = at_most(lowest, off)
         numbers["smallest"] = lowest
     else:
         numbers["smallest"] = top[-1]  # every eigenvalue was asked for
@@ -181,11 +183,15 @@ def _outermost(context: Context, krylov: Krylov) -> tuple[Tensor, Tensor]:
     return vectors, torch.cat([values[:top], values[bottom:]])
 
 
-def at_most(lowest: Scalar) -> Scalar:
-    """A smallest eigenvalue that others may lie below: the true one is this or less."""
-    if lowest.status != "converged":
+def at_most(lowest: Scalar, rounding: float) -> Scalar:
+    """A smallest eigenvalue that others may lie below: the true one is this or less.
+
+    What `rounding` may have taken off is added, so that the bound holds.
+    """
+    if lowest.status != "converged" or lowest.value is None:
         return lowest
-    return replace(lowest, error=None, error_kind="upper_bound", status="upper_bound")
+    bound = lowest.value + rounding
+    return replace(lowest, value=bound, error=None, error_kind="upper_bound", status="upper_bound")
 
 
 def product_error(check: SelfCheck | None) -> float:
