@@ -184,7 +184,8 @@ def test_a_smallest_value_that_others_may_lie_below_is_an_upper_bound(saved, mon
     (result,) = spectrum([path], MEDIUM, SpectrumSettings(probes=2, steps=30))
     assert result["smallest"]["status"] == result["smallest"]["error_kind"] == "upper_bound"
     assert result["smallest"]["error"] is None
-    assert [value for value, _ in seen] == [result["smallest"]["value"]]
+    ((value, _),) = seen
+    assert 0 < result["smallest"]["value"] - value < 1e-4  # what rounding may have taken off
     ggn = SpectrumSettings(probes=2, steps=30, curvature=CurvatureSettings(operator="ggn"))
     assert spectrum([path], MEDIUM, ggn)[0]["smallest"]["status"] == "converged"
 
