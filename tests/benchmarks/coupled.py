@@ -16,7 +16,12 @@ sys.path.append(str(Path(__file__).parents[1]))
 from coupled_tasks import COUNT, COUPLED, FIXED, NOT_ROWWISE, ORDINARY, Problem
 
 NAME = "coupled"
-_NOT_DECLARED = {"a queue of the batch before", "a metric of the batch", "neighbours in the batch"}
+_NOT_DECLARED = {
+    "a queue of the batch before",
+    "a metric of the batch",
+    "neighbours in the batch",
+    "neighbours, few",
+}
 _FEW = 8  # of each kind with --quick
 _BATCHES = (None, 40, 7, 1)
 # What a loss may be off in the run's arithmetic, relative to the true one and 1e-6 at least.

@@ -13,6 +13,7 @@ from report import Bar, Section
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from sharpcli.errors import SharpError
 from sharpcli.measuring import measure_model
 from sharpcli.results import flat_scalars
 from sharpcli.settings import CurvatureSettings, MeasureSettings, RunSettings
@@ -42,8 +43,12 @@ def run(setting: Setting) -> Section:
     rows: list[tuple[str, ...]] = []
     verdicts: list[str] = []
     for network in wrong:
-        measures = _measured(network)
-        verdict, worst = _verdict(measures, _dense(network))
+        try:
+            measures = _measured(network)
+        except SharpError as error:  # a gradient that is not the loss's slope
+            verdict, worst = "refused", error.message
+        else:
+            verdict, worst = _verdict(measures, _dense(network))
         verdicts.append(verdict)
         rows.append((network.name, verdict, worst))
         print(f"  {network.name}: {verdict} {worst}", file=sys.stderr)
@@ -52,7 +57,7 @@ def run(setting: Setting) -> Section:
     )
     seen = sum(verdict != "silent" for verdict in verdicts)
     section.bars.append(
-        Bar("marked or covered", f"{seen} of {len(wrong)}", "all", seen == len(wrong))
+        Bar("refused, marked or covered", f"{seen} of {len(wrong)}", "all", seen == len(wrong))
     )
     alarms, rows = 0, []
     for network in right:
