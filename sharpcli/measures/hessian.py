@@ -30,6 +30,8 @@ _NAMED = 4  # operations that an advice lists
 _SHARE = 0.1
 # A ratio to λ5 has no value where its error is a larger share of it: it might be infinite.
 _LARGEST_OF_FIFTH = 0.5
+# Parameters above which a product for each eigenvector costs too much: 784-512-512-10 has 669,706.
+_MIXED = 100_000
 # Ritz vectors at each end whose rounding in the trace is followed, and random probes for the rest.
 _FOLLOWED, _PROBES = 3, 2
 
@@ -235,11 +237,19 @@ def _rounding(context: Context, found: EigshResult) -> list[float]:
 
     ‖(Ĥ − H)v‖ of its Ritz vector, with Ĥ the run's own H on the rows that both precisions see: the
     residual that v would have in exact arithmetic; and what the products that v's is combined from
-    are off beside that.
+    are off beside that. Of large networks λ1 and λmin have a vector each, and one mixture of all
+    others, which is off as they are together, stands in for each of them.
     """
     vectors, values = _outermost(context, found.krylov)
-    off = context.rounding.products(vectors)
-    context.off_quotients = float((off * vectors.to(off)).sum())
+    mixed = vectors
+    if len(vectors) > 3 and vectors.shape[1] > _MIXED:
+        signs = random_signs(1, values[None, 1:-1], own_generator("mixture", context.seed))
+        middle = signs.to(vectors) @ vectors[1:-1]
+        mixed = torch.cat([vectors[:1], middle, vectors[-1:]])
+    off = context.rounding.products(mixed)
+    context.off_quotients = float((off * mixed.to(off)).sum())
+    if len(mixed) < len(vectors):
+        off = torch.cat([off[:1], off[1:2].expand(len(vectors) - 2, -1), off[2:]])
     combined = context.rounding.combined(vectors, values)
     norms: list[float] = torch.hypot(off.norm(dim=1), combined).tolist()
     return norms

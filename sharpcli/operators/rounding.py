@@ -23,7 +23,7 @@ __all__ = ["Rounding"]
 
 # Rows that are computed in both precisions: this share of the data, or as many as these numbers of
 # parameters times rows allow, which take well below a second, or four. On 4,000 images and
-# 784-512-512-10 the eigenvectors' products in both precisions then cost a gradient.
+# 784-512-512-10 the eigenvectors' products in both precisions then cost less than a gradient.
 _SHARE, _SMALL, _FEWEST = 128, 2e7, 4
 # Rounding is proportional to the machine epsilon: a float64 run's is that of float32 by the ratio
 # of the two, and this many times as much is allowed for its being another sample of it.

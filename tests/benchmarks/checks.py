@@ -19,7 +19,7 @@ from sharpcli.tasks import Task, defaults
 
 NAME = "checks"
 _MOST = 3.0  # gradients
-_PAIRS = 6  # λ1 … λ5 and λmin, whose products are compared
+_PAIRS = 3  # λ1, λmin and a mixture of λ2 … λ5, whose products are compared at this size
 _TRACED = 2  # probes of the trace
 
 
