@@ -139,8 +139,10 @@ def eigsh(
         if last or (enough and not proven):
             exact = without_missed(top, space, exact=True)
             top = without_missed(top, space)
-            # Where only rounding keeps missed ones from being excluded, more products do not help.
-            proven = enough = enough and all(exact.converged)
+            # Where only rounding keeps missed ones from being excluded, more products do not help,
+            # unless they are enough to solve all of it in float64.
+            whole = small and operator.dtype == torch.float64
+            proven = enough = enough and all((top if whole else exact).converged)
         if last or (enough and all(bottom.settled)):
             bottom = without_missed(bottom, space)
         if enough:
