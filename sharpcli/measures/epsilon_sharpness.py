@@ -585,8 +585,7 @@ def _scaled(
 
     The objective is log L where L(θ) is positive: it rises evenly where L rises by powers of ten.
     """
-    loss, gradient = at_theta
-    logarithm = loss > 0
+    logarithm = at_theta[0] > 0
 
     def transform(value: float, pulled: Tensor) -> tuple[float, Tensor]:
         if not logarithm:
@@ -595,11 +594,8 @@ def _scaled(
             return -math.inf, pulled
         return math.log(value), bound * pulled / value
 
-    def function(point: Tensor) -> tuple[float, Tensor]:
-        value, full = objective.gradient(context.theta + space.lift(bound * point))
-        return transform(value, space.pull(full))
-
-    return function, transform(loss, space.pull(gradient))
+    plain, start = _plain(context, objective, at_theta, space, bound)
+    return lambda point: transform(*plain(point)), transform(*start)
 
 
 def _with_loss(found: BoxMaximum, loss: float) -> BoxMaximum:
