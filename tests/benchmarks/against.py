@@ -1,8 +1,9 @@
 """Time this checkout against another one: `python tests/benchmarks/against.py OTHER`.
 
 Each round measures ten eigenpairs and ε-sharpness of the large network once with either, in turns,
-each in a process of its own; the ratio is taken round by round. `OTHER` is a folder that holds
-another version of `sharpcli`, such as `git worktree add OTHER v0.1.0` makes.
+each in a process of its own, on one thread; the ratio of processor seconds is taken round by round,
+so that other programs on the machine matter little. `OTHER` is a folder that holds another version
+of `sharpcli`, such as `git worktree add OTHER v0.1.0` makes.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ def main() -> None:
         print({name: f"{values[-1]:.3f}" for name, values in ratios.items()}, flush=True)
     for name, values in ratios.items():
         middle = statistics.median(values)
-        print(f"{name}: {middle:.3f} ({min(values):.3f} to {max(values):.3f}) of the other's time")
+        print(f"{name}: {middle:.3f} ({min(values):.3f} to {max(values):.3f}) of the other's")
 
 
 def _run(folder: Path) -> dict[str, float]:
-    """Seconds by name, with the `sharpcli` in a folder."""
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    """Processor seconds by name, with the `sharpcli` in a folder."""
+    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(_HERE), ".", "--once"]
     done = subprocess.run(
         command, env=environment, check=True, capture_output=True, text=True, cwd=folder
@@ -66,15 +67,15 @@ def _once() -> dict[str, float]:
     built, theta = objective(problem)
     built.gradient(theta)  # sizes the batches
     found = {}
-    started = time.perf_counter()
+    started = time.process_time()
     hessian = make_operator(built, theta)
     eigsh(hessian, _K, tolerance=_TOLERANCE)
     hessian.release()
-    found["ten eigenpairs"] = time.perf_counter() - started
+    found["ten eigenpairs"] = time.process_time() - started
     context = Context(built, {"train": built}, theta, MeasureSettings(epsilons=(1e-3,)))
-    started = time.perf_counter()
+    started = time.process_time()
     compute([known_measures()["epsilon-sharpness"]], context)
-    found["ε-sharpness"] = time.perf_counter() - started
+    found["ε-sharpness"] = time.process_time() - started
     return found
 
 
