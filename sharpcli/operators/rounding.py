@@ -32,6 +32,9 @@ _SCALED = 4.0
 _OUTSTANDING = 16
 # Power iterations that come near the largest eigenvalue, whichever its sign.
 _ITERATIONS = 4
+# Products and gradients pass through factors that underflow long before they do themselves: by so
+# many times the least normal number they may be off, which matters below 1e-30 in float32.
+_UNDERFLOW = 1e8
 # No number is better known than to a few of the last places in which sums are taken.
 _LAST_PLACES = 4 * torch.finfo(torch.float64).eps
 
@@ -121,7 +124,7 @@ class Rounding:
             if other is self._others[0]:
                 off += _LAST_PLACES * found.abs().to(off)
                 value = max(value, _LAST_PLACES * abs(own_value))
-        return value, off + self._of_slopes().abs()
+        return value, off + self._of_slopes().abs() + self._underflow
 
     def _of_slopes(self) -> Tensor:
         """What the last places of the loss's slopes in the outputs are worth in the gradient (n,).
@@ -171,7 +174,7 @@ class Rounding:
                 images.append((operator @ rows.T).T)
                 operator.release()
             off += _off(images[0], images[1], other.factor)
-        return off
+        return off + self._underflow
 
     def combined(self, vectors: Tensor, values: Tensor) -> Tensor:
         """How far off each of the Ritz `values` (b,) of the unit rows is beside their `products`.
@@ -214,6 +217,11 @@ class Rounding:
         off = float(self.products(unit[None]).norm())
         off = math.hypot(off, float(self.combined(unit[None], torch.tensor([norm]))))
         return off / norm if norm > off else 1.0 if off else 0.0
+
+    @property
+    def _underflow(self) -> float:
+        """What underflow may take from an entry of a gradient or a product."""
+        return _UNDERFLOW * torch.finfo(self._run.network.compute).tiny
 
     def _double_backward(self) -> CurvatureSettings:
         """The settings with the order of differentiation that all models have."""

@@ -1,11 +1,14 @@
 """What a run's arithmetic leaves, seen on some of the rows."""
 
+import math
+
 import pytest
 import torch
 from networks import context, squared_error, task
 from torch import nn
 
 from sharpcli.measures.gradient import gradient
+from sharpcli.measures.hessian import hessian
 from sharpcli.operators import rounding
 
 
@@ -33,3 +36,24 @@ def test_few_rows_that_carry_the_gradient_are_not_overlooked(seed, monkeypatch):
     assert abs(found["l1"].value - float(true.abs().sum())) <= found["l1"].error
     assert abs(found["max"].value - float(true.abs().max())) <= found["max"].error
     assert found["norm"].error <= 1e-3 * found["norm"].value
+
+
+def test_eigenvalues_that_underflow_in_float32_lie_within_their_errors():
+    """Softmax curvature p(1 − p) of 1e-45 is zero in float32: 0(0) would be wrong."""
+
+    def model():
+        layer = nn.Linear(4, 2, bias=False)
+        layer.weight.data = torch.tensor([[26.0] * 4, [0.0] * 4])
+        return layer
+
+    def data(count, generator):
+        return torch.ones(count, 4), torch.zeros(count, dtype=torch.long)
+
+    of = task(model, data, metrics=None, train=8)
+    found = hessian(context(of, "float32"))["hessian"]
+    exact = hessian(context(of, "float64"))["hessian"]["eigenvalues"][0]
+    p = 1 / (1 + math.exp(104.0))
+    assert exact.value == pytest.approx(8 * p * (1 - p), rel=1e-6)
+    assert exact.status == "converged"
+    off = abs(found["eigenvalues"][0].value - exact.value)
+    assert 0 < off <= found["eigenvalues"][0].error < 1e-25
