@@ -164,7 +164,7 @@ def _room(found: Quadrature, tested: int, low: float, width: float) -> bool:
     start = max(float(probe.values.max()) for probe in found.rest)
     known = float(found.top[-1]) if len(found.top) else math.inf
     start = min(start + found.runs.above(start, known), known)
-    narrowest = _OF_ALL * width
+    narrowest = max(_OF_ALL * width, found.rounding)
     if start - narrowest <= low:
         return False
     stride = _STRIDE * narrowest

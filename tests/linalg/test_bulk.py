@@ -87,3 +87,12 @@ def test_products_that_are_not_symmetric_blur_every_value():
     for probes in (2, 100):
         found = quadrature(Skewed(uniform(0, 1)), probes=probes, steps=30)
         assert 3e-4 <= found.rounding <= 1e-1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_spectrum_of_one_value_is_all_bulk(seed, dtype):
+    matrix = Diagonal(torch.full((1000,), 2.0, dtype=dtype))
+    found = bulk(quadrature(matrix, probes=1 + seed % 2, steps=12, seed=seed))
+    assert len(found.outliers) == 0
+    assert abs(found.edge - 2) <= max(found.error, 1e-6)
