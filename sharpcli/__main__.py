@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from .start import drop_stdout, prepare
-
 if __name__ == "__main__":
-    prepare()  # before Click is imported: an interrupt may come right away
+    from . import start  # noqa: F401 (an interrupt may come right away)
 
 import functools
 import importlib
@@ -20,6 +18,7 @@ import click
 from . import __version__, interruption
 from .errors import SharpError, did_you_mean
 from .processes import is_first, rank, size
+from .streams import drop_stdout, prepare
 
 __all__ = ["COMMANDS", "main", "sharp"]
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from . import interruption
 from .errors import SharpError
 from .processes import is_first
-from .start import drop_stdout
+from .streams import drop_stdout
 
 __all__ = [
     "beside",
@@ -182,10 +182,11 @@ def problem_of(path: Path) -> str | None:
         return "it is read-only"
     if not stat.S_ISREG(mode):
         return None
-    if not target.parent.is_dir():
-        return f"there is no folder {target.parent}"
-    if not os.access(target.parent, os.W_OK | os.X_OK):
-        return f"the folder {target.parent} may not be written to"
+    folder = target.parent if path.is_symlink() else path.parent
+    if not folder.is_dir():
+        return f"there is no folder {folder}"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"the folder {folder} may not be written to"
     return None
 
 

@@ -13,7 +13,7 @@ from ..errors import SharpError, UsageError
 from ..processes import is_first
 from ..results import Document, dumps, is_interrupted
 from ..settings import OutputSettings
-from ..start import drop_stdout
+from ..streams import drop_stdout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
