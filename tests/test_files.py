@@ -126,7 +126,7 @@ def test_a_stream_is_written_where_it_stands(folder, name):
 
 def test_a_pipe_that_nobody_reads_does_not_hold_the_run(folder):
     os.mkfifo("pipe")
-    with reserved(Path("pipe")), pytest.raises(SharpError, match="the result is in .*/pipe"):
+    with reserved(Path("pipe")), pytest.raises(SharpError, match=r"the result is in .*/pipe"):
         save(Path("pipe"), "result")
     assert Path("pipe").is_fifo()
 

@@ -1,0 +1,225 @@
+"""Interrupts, full disks and closed streams: what is finished is kept, and one line says where."""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ending import ROOT, SIGNALS, ended, prepare, undisturbed
+from explorations import run, spawn, strict
+from minima import hear_interrupts, tensors, write_minima
+
+QUICK = ("measure", "sgd.safetensors", "-t", "task.py", "-m", "loss", "--json")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    write_minima(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("SHARP_TASK", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def measured(tmp_path):
+    prepare(tmp_path)
+    undisturbed(tmp_path, "measure")
+    return tmp_path
+
+
+def shell(line, **options):
+    """A line of bash in which `sharp` is this package's."""
+    done = subprocess.run(
+        ["bash", "-c", f'sharp() {{ "{sys.executable}" -m sharpcli "$@"; }}; {line}'],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        **options,
+    )
+    assert "Traceback" not in done.stderr
+    assert "bug" not in done.stderr
+    return done
+
+
+# Signals.
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "Ctrl-C"])
+def test_a_signal_during_the_write_leaves_the_output_old_or_complete(measured, name):
+    found = ended(measured, "measure", SIGNALS[name], None)
+    assert found.wrong == []
+
+
+SLOW_SECOND = """
+import os, time
+
+def predict(model, batch):
+    if model[0].weight.detach().abs().max() > LARGEST:
+        open("second", "w").close()
+        time.sleep(0.3)
+    return model(batch[0])
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_writes_beside_an_earlier_result(folder, number, code):
+    largest = float(tensors()["0.weight"].abs().max()) * 1.2
+    slow = SLOW_SECOND.replace("LARGEST", str(largest))
+    Path("task.py").write_text(Path("task.py").read_text() + slow)
+    Path("out.json").write_text("earlier")
+    both = (QUICK[0], "sgd.safetensors", "adam.safetensors", *QUICK[2:])
+    process = spawn(*both, "--output", "out.json", folder=folder)
+    while not Path("second").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(number)
+    stdout, stderr = process.communicate()
+    assert (process.returncode, stdout) == (code, "")
+    assert "out.json stays as it is; this run's result is in out.interrupted.json\n" in stderr
+    assert Path("out.json").read_text() == "earlier"
+    results = strict(Path("out.interrupted.json").read_text("utf-8"))["results"]
+    assert [result["status"] for result in results] == ["ok", "failed"]
+    assert results[1]["error"]["message"].startswith("interrupted")
+    assert not list(folder.glob(".*"))
+
+
+# An import that turns an interrupt into its own error, as some packages do.
+
+BRITTLE = """
+import time
+try:
+    open("importing", "w").close()
+    time.sleep(30)
+except BaseException:
+    raise ImportError("the installation is broken") from None
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_within_an_import_is_an_interrupt(folder, number, code):
+    Path("brittle.py").write_text(BRITTLE)
+    Path("task.py").write_text("import brittle\n" + Path("task.py").read_text())
+    process = spawn(*QUICK, "--output", "out.json", folder=folder)
+    while not Path("importing").exists():
+        time.sleep(0.01)
+    process.send_signal(number)
+    stdout, stderr = process.communicate()
+    assert (process.returncode, stdout, stderr) == (code, "", "Interrupted.\n")
+    assert not [path for path in folder.iterdir() if "out.json" in path.name]
+
+
+# Outputs and streams that take nothing.
+
+
+def test_a_full_disk_is_found_before_the_work(folder):
+    """Files that may hold no byte stand for it."""
+    done = shell(f"ulimit -f 0; sharp {' '.join(QUICK)} --output out.json", cwd=folder)
+    assert done.returncode == 1
+    assert "out.json: cannot be written: File too large" in done.stderr
+    assert not list(folder.glob("*out.json*"))
+    assert not Path("cache").exists()
+
+
+@pytest.mark.parametrize("where", [">/dev/full", ">&-", "| true"])
+def test_a_result_that_cannot_be_printed_is_kept(folder, where):
+    done = shell(f"set -o pipefail; sharp {' '.join(QUICK)} {where}", cwd=folder)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 2
+    assert "standard output: cannot be written" in done.stderr
+    kept = Path("cache/sharpcli/rescued/measure.json")
+    assert str(kept) in done.stderr
+    assert strict(kept.read_text("utf-8"))["results"][0]["status"] == "ok"
+
+
+@pytest.mark.parametrize("command", ["--help", "tasks"])
+def test_a_full_stdout_is_one_line(folder, command):
+    done = shell(f"sharp {command} >/dev/full", cwd=folder)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "Error: standard output: cannot be written: No space left on device\n",
+    )
+
+
+def test_a_stderr_that_takes_nothing_ends_no_run(folder):
+    done = shell(f"sharp {' '.join(QUICK)} missing.safetensors 2>/dev/full", cwd=folder)
+    assert done.returncode == 1
+    assert [result["status"] for result in strict(done.stdout)["results"]] == ["ok", "failed"]
+
+
+def test_an_output_that_the_command_reads_is_refused(folder):
+    for arguments in (
+        (*QUICK, "--output", "sgd.safetensors"),
+        (*QUICK, "--output", "./task.py"),
+        ("compare", "task.py", "--output", "task.py"),
+        ("train", "task.py", "--output", "task.py"),
+    ):
+        before = Path(arguments[-1]).read_bytes()
+        done = run(*arguments)
+        assert done.exit_code == 2
+        assert "cannot be written: it is a file that this command reads" in done.stderr
+        assert Path(arguments[-1]).read_bytes() == before
+    done = run("spectrum", "sgd.safetensors", "--output", "a.png", "--plot", "a.png")
+    assert "a.png: cannot be written: it is another output too" in done.stderr
+
+
+@pytest.mark.parametrize("output", ["/dev/null", "/dev/stdout", "pipe"])
+def test_a_checkpoint_goes_to_a_file(folder, output):
+    os.mkfifo("pipe")
+    done = run("train", "task.py", "--output", output)
+    assert done.exit_code == 1
+    assert done.stderr.startswith(
+        f"Error: {output}: a checkpoint is a file, not a device or a pipe"
+    )
+
+
+# A sign of life.
+
+
+def on_a_terminal(folder, *arguments):
+    """What a run writes to a terminal first, after how many seconds, and all of it."""
+    ours, theirs = pty.openpty()
+    started = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sharpcli", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        preexec_fn=hear_interrupts,
+    )
+    os.close(theirs)
+    parts, seconds = [], None
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:
+            break
+        if not part:
+            break
+        seconds = seconds or time.monotonic() - started
+        parts.append(part.decode())
+    process.wait()
+    os.close(ours)
+    return parts[0], seconds, "".join(parts)
+
+
+def test_a_command_that_loads_pytorch_says_so_at_once_and_takes_it_back(folder):
+    for _ in range(3):  # the machine may be busy with something else
+        first, seconds, everything = on_a_terminal(folder, "inspect", "sgd.safetensors")
+        if seconds < 0.5:
+            break
+    assert first == "sharp inspect: loading PyTorch …"
+    assert seconds < 0.5
+    assert everything.startswith(f"{first}\r\x1b[K\r\n")
+    assert everything.count("\x1b[K") == 1
+
+
+@pytest.mark.parametrize("arguments", [("inspect", "--help"), ("tasks",)])
+def test_a_command_without_pytorch_says_nothing_of_it(folder, arguments):
+    assert "PyTorch …" not in on_a_terminal(folder, *arguments)[2]
