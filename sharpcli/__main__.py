@@ -174,7 +174,8 @@ class LazyGroup(click.Group):
 
 
 def _end_interrupted() -> NoReturn:
-    click.echo("Interrupted.", err=True)
+    if is_first():
+        click.echo("Interrupted.", err=True)
     interruption.finish()
     sys.exit(interruption.exit_code())
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SharpError
-from ..files import cache_folder
+from ..files import cache_folder, is_special
 from ..processes import is_first
 
 __all__ = ["Journal"]
@@ -56,7 +56,7 @@ class Journal:
 
     def __init__(self, output: Path | None = None, *, resume: bool = True) -> None:
         # A device or a pipe takes the result, but nothing can be kept beside it.
-        special = output is not None and output.exists() and not output.is_file()
+        special = output is not None and is_special(output)
         self._output, self._resume = None if special else output, resume
         self._file: FileIO | None = None
         self._found: dict[tuple[str, int], Any] = {}

@@ -18,7 +18,7 @@ import click
 from click.core import ParameterSource
 
 from ..errors import UsageError
-from ..files import reserved
+from ..files import is_special, reserved
 from ..settings import CurvatureSettings, Operator, OutputSettings, ProductMode, RunSettings
 from .parameter_types import DEVICE, NAME_VALUE, POSITIVE, SEED, SIZE
 
@@ -340,7 +340,7 @@ def refuse_overwriting(*outputs: Path | None) -> None:
         if os.path.isfile(path)  # noqa: PTH113 (a task may be named, and hold what no path does)
     }
     for path in outputs:
-        if path is None or (path.exists() and not path.is_file()):
+        if path is None or is_special(path):
             continue
         target = os.path.realpath(path)
         if target in taken:

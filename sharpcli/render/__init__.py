@@ -80,7 +80,7 @@ def _deliver(document: Document, output: OutputSettings, metric: str | None) -> 
     path = output.output
     if path is None:
         return _failure(lambda: _print(text, output.format, document))
-    if is_interrupted(document) and path.is_file():
+    if is_interrupted(document) and path.exists() and not files.is_special(path):
         kept, path = path, files.beside(path)
         about = f"interrupted: {kept} stays as it is; this run's result is in {path}"
         error_console().print(f"note: {about}", style="dim", markup=False)
