@@ -186,7 +186,7 @@ def _stdout_fails() -> bool:
         sys.stdout.flush()
     except OSError:
         return True
-    return False
+    return getattr(sys.stdout, "failed", False)
 
 
 @click.group(

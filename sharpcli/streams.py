@@ -85,6 +85,7 @@ class _Stdout(io.TextIOWrapper):
     """A standard stream before which the sign of life is taken off the terminal."""
 
     _around: io.TextIOWrapper
+    failed = False  # whether something could not be written
 
     @classmethod
     def around(cls, stream: Any) -> Any:
@@ -104,7 +105,11 @@ class _Stdout(io.TextIOWrapper):
     def write(self, text: str) -> int:
         """Write text, on a line of its own."""
         clear_sign()
-        return super().write(text)
+        try:
+            return super().write(text)
+        except OSError:
+            self.failed = True
+            raise
 
 
 class _Stderr(_Stdout):

@@ -115,19 +115,10 @@ def test_an_interrupt_within_an_import_is_an_interrupt(folder):
 # Outputs and streams that take nothing.
 
 
-def test_a_full_disk_is_found_before_the_work(folder):
-    """Files that may hold no byte stand for it."""
-    done = shell(f"ulimit -f 0; sharp {' '.join(QUICK)} --output out.json", cwd=folder)
-    assert done.returncode == 1
-    assert "out.json: cannot be written: File too large" in done.stderr
-    assert not list(folder.glob("*out.json*"))
-    assert not Path("cache").exists()
-
-
 @pytest.mark.parametrize("where", [">/dev/full", ">&-"])
 def test_a_result_that_cannot_be_printed_is_kept(folder, where):
     assert run(*QUICK, "--output", "r.json").exit_code == 0
-    done = shell(f"sharp compare r.json --json {where}", cwd=folder)
+    done = shell(f"sharp compare r.json --quiet --json {where}", cwd=folder)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 2
     assert "standard output: cannot be written" in done.stderr
