@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from . import start  # noqa: F401 (an interrupt may come right away)
+
 import functools
 import importlib
-import os
 import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
-from . import __version__
+from . import __version__, interruption
 from .errors import SharpError, did_you_mean
 from .processes import is_first, rank, size
+from .streams import drop_stdout, prepare
 
 __all__ = ["COMMANDS", "main", "sharp"]
 
@@ -79,8 +82,6 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
 }
 
-INTERRUPTED = 130  # 128 + SIGINT, what shells give a program that Ctrl-C ended
-
 
 class LazyGroup(click.Group):
     """A group that imports a command when it is used, reads sharp.toml for it, and says errors."""
@@ -142,22 +143,50 @@ class LazyGroup(click.Group):
         try:
             value: Any = run()
             sys.stdout.flush()
-        except click.ClickException as error:
-            _process()
-            error.show()
-            sys.exit(error.exit_code)
-        except SharpError as error:
-            click.echo(f"{_process()}Error: {error}", err=True)
+        except (click.ClickException, SharpError) as error:
+            if interruption.caused(error):
+                _end_interrupted()
+            said = _process()
+            if isinstance(error, SharpError):
+                click.echo(f"{said}Error: {error}", err=True)
+            else:
+                error.show()
             sys.exit(error.exit_code)
         except (click.Abort, KeyboardInterrupt):
-            click.echo("Interrupted.", err=True)
-            sys.exit(INTERRUPTED)
+            _end_interrupted()
         except BrokenPipeError:
-            # The reader (`| head`) has left. Python flushes stdout once more at exit: give it
-            # somewhere to go.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            drop_stdout()  # the reader (`| head`) has left
             sys.exit(1)
-        sys.exit(value if isinstance(value, int) else 0)
+        except OSError as error:
+            if interruption.caused(error):
+                _end_interrupted()
+            if not _stdout_fails():
+                raise
+            drop_stdout()
+            click.echo(f"Error: standard output: cannot be written: {error.strerror}", err=True)
+            sys.exit(1)
+        except Exception as error:
+            if interruption.caused(error):
+                _end_interrupted()
+            raise
+        waited = interruption.finish()
+        sys.exit(waited or (value if isinstance(value, int) else 0))
+
+
+def _end_interrupted() -> NoReturn:
+    if is_first():
+        click.echo("Interrupted.", err=True)
+    interruption.finish()
+    sys.exit(interruption.exit_code())
+
+
+def _stdout_fails() -> bool:
+    """Whether what is still to be printed cannot be."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return True
+    return getattr(sys.stdout, "failed", False)
 
 
 @click.group(
@@ -193,6 +222,7 @@ def _process() -> str:
 
 def main() -> None:
     """Run `sharp` on the process's arguments."""
+    prepare()
     sys.excepthook = _say_how_to_report
     sharp.main(prog_name="sharp")
 

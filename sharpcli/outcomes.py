@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from . import interruption
 from .errors import SharpError, UsageError
 from .processes import size
 from .results import Failure
@@ -37,14 +38,18 @@ def each_checkpoint(
     for path in paths:
         about: dict[str, Any] = {"path": str(path)}
         try:
-            results.append(work(Path(path), about))
+            with interruption.interruptible():
+                results.append(work(Path(path), about))
         except UsageError as error:
             misuses.append(error)
             results.append(failed(about, Failure(error.message, error.hint)))
         except (SharpError, RuntimeError) as error:
+            if interruption.caused(error):
+                break
             results.append(failed(about, own_failure(error)))
         except KeyboardInterrupt:
             break
+        interruption.hold()
         if is_last(results[-1]):
             break
     if misuses and len(misuses) == len(paths):

@@ -26,6 +26,7 @@ __all__ = [
     "Scalar",
     "dumps",
     "flat_scalars",
+    "is_interrupted",
     "is_scalar",
     "leaves",
     "load_document",
@@ -127,6 +128,16 @@ class Report:
 def to_document(report: Report) -> Document:
     """The report as JSON's own types; a float that is not finite becomes null with a status."""
     return {"schema": SCHEMA, **_plain(report)}
+
+
+def is_interrupted(document: Document) -> bool:
+    """Whether a run ended before all that it was asked for was computed."""
+    return any(
+        part.get("status") == "interrupted"
+        or str((part.get("error") or {}).get("message", "")).startswith("interrupted")
+        for result in document["results"]
+        for part in (result, *result.get("layers", ()))
+    )
 
 
 def dumps(document: Document) -> str:

@@ -82,9 +82,12 @@ def test_tied_and_strided_tensors_are_saved_in_full(tmp_path):
     assert_same(load_file(tmp_path / "a.safetensors"), tensors)
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_nothing(tmp_path):
-    with pytest.raises(SharpError, match=r"a\.safetensors: cannot be written: No such file"):
+def test_a_checkpoint_that_cannot_be_written_is_kept_in_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(SharpError, match=r"a\.safetensors: cannot be written: there is no folder"):
         save_checkpoint(tmp_path / "none" / "a.safetensors", {"a": torch.ones(1)}, {})
+    (kept,) = (tmp_path / "cache").rglob("a.safetensors")
+    assert_same(load_file(kept), {"a": torch.ones(1)})
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import files
 from ..errors import SharpError
 from .contents import Contents, Metadata, is_text, listed, open_error, parse_scalar, quoted
 
@@ -101,26 +102,16 @@ def save_checkpoint(
     Each tensor is stored under its own name, tied ones in full, so that any reader can load the
     file strictly. Metadata values become text (True → "true", a sequence → "0.9,0.999"; None is
     left out) and come back as numbers. The same tensors and metadata give the same bytes, and so
-    the same digest. Raises `SharpError` where the file cannot be written.
+    the same digest. Raises `SharpError` where the file cannot be written, which says
+    where its content is instead (`files.save`).
     Cost: the tensors' size in memory.
     """
     from safetensors.torch import save
 
     target = Path(path)
     facts = {str(key): _text(value) for key, value in metadata.items() if value is not None}
-    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     written = save(_separate(tensors), metadata={**facts, "format": "pt"})
-    try:
-        with beside.open("wb") as file:
-            file.writelines(_in_fixed_order(written))
-        beside.replace(target)
-    except OSError as error:
-        raise SharpError(
-            f"{target}: cannot be written: {error.strerror or error}",
-            "check that the folder exists, may be written to, and has room",
-        ) from error
-    finally:
-        beside.unlink(missing_ok=True)
+    files.save(target, _in_fixed_order(written))
 
 
 def _read_header(path: Path, file: BufferedReader, size: int) -> tuple[bytes, dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import SharpError
+from ..files import reserved
 from ..options.parameter_types import SEED
 from ..progress import Begin, silent
 from ..settings import OutputSettings, RunSettings
@@ -77,8 +78,9 @@ def demo(folder: Path, seed: int, quiet: bool) -> None:
     from ..render.pictures import picture_lines
     from ..render.progress import progress_bars
 
-    with progress_bars(quiet=quiet) as begin:
-        paths = train_all(folder, seed, quiet, begin)
+    paths = checkpoint_paths(folder)
+    with reserved(*paths), progress_bars(quiet=quiet) as begin:
+        train_all(paths, seed, quiet, begin)
         document = run_measure(paths, None, {}, RunSettings(seed=seed), begin=begin)
         between = line_between(paths[:2], seed, begin)
     emit(document, OutputSettings(quiet=quiet))
@@ -106,26 +108,29 @@ def line_between(paths: Sequence[Path], seed: int, begin: Begin = lambda _: sile
     return to_document(interpolate_checkpoints(paths, run=run, watch=Watch(begin)))
 
 
-def train_all(folder: Path, seed: int, quiet: bool, begin: Begin = lambda _: silent) -> list[Path]:
-    """Train every setup and save its checkpoint in `folder`; gives their paths."""
-    from ..tasks import load_task
-
-    task = load_task(TASK, TASK_OPTIONS)
+def checkpoint_paths(folder: Path) -> list[Path]:
+    """Where the checkpoint of each setup goes; makes the folder."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SharpError(
             f"{folder}: cannot be made: {error.strerror}", "name another with --folder"
         ) from error
-    paths = []
-    for setting in SETUPS:
-        path = folder / f"{setting.optimizer}-batch-{setting.batch_size}.safetensors"
+    return [folder / f"{it.optimizer}-batch-{it.batch_size}.safetensors" for it in SETUPS]
+
+
+def train_all(
+    paths: Sequence[Path], seed: int, quiet: bool, begin: Begin = lambda _: silent
+) -> None:
+    """Train every setup and save its checkpoint at its path."""
+    from ..tasks import load_task
+
+    task = load_task(TASK, TASK_OPTIONS)
+    for setting, path in zip(SETUPS, paths, strict=True):
         description = f"training {setting.optimizer}, batch size {setting.batch_size}"
         trained = train_and_save(task, replace(setting, seed=seed), path, begin(description))
         if not quiet:
             click.echo(f"{path}: {summary(trained)}", err=True)
-        paths.append(path)
-    return paths
 
 
 def train_command(setting: TrainSettings, path: Path) -> str:

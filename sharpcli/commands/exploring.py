@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from .. import interruption
 from ..errors import UsageError
 from ..options import refuse_unread
 from ..options.parameter_types import ParameterType
@@ -26,7 +27,7 @@ __all__ = [
     "run_exploration",
 ]
 
-INTERRUPTED, UNCONVERGED = 130, 3
+UNCONVERGED = 3
 _FARTHEST = 1e30  # distances beyond overflow in float32
 _BETWEEN = "\0"  # no path holds it
 _TAKEN = (
@@ -247,7 +248,7 @@ def run_exploration(
         document = to_document(explore(Watch(begin, say, journal)))
     emit(document, output)
     if document["results"][0]["status"] == "interrupted":
-        return INTERRUPTED
+        return interruption.exit_code()
     journal.discard()
     return UNCONVERGED if output.strict and unconverged(document) else 0
 

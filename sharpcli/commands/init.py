@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from importlib import resources
 from pathlib import Path
 
 import click
 
-from ..errors import SharpError, UsageError
+from ..errors import UsageError
+from ..files import reserved, write_whole
 
 __all__ = ["TEMPLATES", "init", "template_text"]
 
@@ -38,18 +40,12 @@ def init(file: Path, template: str, force: bool) -> None:
     if file.suffix != ".py":
         raise UsageError(f"{file}: a task file ends in .py", f"write to {file.with_suffix('.py')}")
     text = template_text(template, file)
-    try:
-        with file.open("w" if force else "x", encoding="utf-8") as stream:
-            stream.write(text)
-    except FileExistsError as error:
-        raise UsageError(
-            f"{file}: is there already", "choose another name, or overwrite it with --force"
-        ) from error
-    except OSError as error:
-        raise SharpError(
-            f"{file}: cannot be written: {error.strerror}",
-            "check that its folder is there and writable",
-        ) from error
+    with reserved(file):
+        if os.path.lexists(file) and not force:
+            raise UsageError(
+                f"{file}: is there already", "choose another name, or overwrite it with --force"
+            )
+        write_whole(file, text)
     click.echo(f"wrote {file}; put your model and data in, then:")
     click.echo(f"  sharp measure CHECKPOINT --task {file}")
 

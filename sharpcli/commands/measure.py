@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .. import interruption
 from ..errors import UsageError
 from ..options import (
     curvature_options,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["measure", "run_measure"]
 
-FAILED, UNCONVERGED, INTERRUPTED = 1, 3, 130  # 130 is what shells give for Ctrl-C
+FAILED, UNCONVERGED = 1, 3
 
 
 class SubspaceType(ParameterType):
@@ -251,14 +252,13 @@ def measure(
 
 def exit_code(document: Document, *, strict: bool) -> int:
     """The documented exit code of a measurement: what failed comes before what did not converge."""
-    from ..results import unconverged
+    from ..results import is_interrupted, unconverged
 
     results = document["results"]
     parts = [*results, *(layer for result in results for layer in result.get("layers", ()))]
-    failures = [part["error"] for part in parts if "error" in part]
-    if any(failure["message"].startswith("interrupted") for failure in failures):
-        return INTERRUPTED
-    if failures:
+    if is_interrupted(document):
+        return interruption.exit_code()
+    if any("error" in part for part in parts):
         return FAILED
     return UNCONVERGED if strict and unconverged(document) else 0
 

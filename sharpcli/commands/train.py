@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .. import __version__
+from .. import __version__, interruption
 from ..errors import SharpError, UsageError
-from ..options import task_argument
+from ..files import is_special, reserved
+from ..options import refuse_overwriting, task_argument
 from ..options.parameter_types import POSITIVE, SEED
 from ..results import Report, Scalar, to_document
 from ..settings import OutputSettings
@@ -145,14 +146,14 @@ def train(
     if given["fixed_batch"] is not None:
         given["batch_size"] = given["fixed_batch"]
     settings = TrainSettings(**given)
-    if not output.parent.is_dir():  # said before the training, not after it
-        raise SharpError(
-            f"{output}: there is no folder {output.parent}", "make it, or name another"
-        )
-    loaded = load_task(task, task_options)
-    started = time.perf_counter()
-    with progress_bars(quiet=quiet) as begin:
-        trained = train_and_save(loaded, settings, output, begin(f"training {loaded.name}"))
+    refuse_overwriting(output)
+    if is_special(output):
+        raise SharpError(f"{output}: a checkpoint is a file, not a device or a pipe", "name a file")
+    with reserved(output):
+        loaded = load_task(task, task_options)
+        started = time.perf_counter()
+        with progress_bars(quiet=quiet) as begin:
+            trained = train_and_save(loaded, settings, output, begin(f"training {loaded.name}"))
     seconds = time.perf_counter() - started
     if as_json:
         found = document(loaded, settings, output, trained, seconds)
@@ -171,7 +172,8 @@ def train_and_save(
     from ..training.loop import train as run
 
     trained = run(task, settings, progress)
-    save_checkpoint(output, trained.tensors, metadata(task, settings, trained))
+    with interruption.deferred():  # it may have taken hours
+        save_checkpoint(output, trained.tensors, metadata(task, settings, trained))
     return trained
 
 

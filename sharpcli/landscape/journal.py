@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SharpError
+from ..files import cache_folder, is_special
 from ..processes import is_first
 
 __all__ = ["Journal"]
@@ -55,7 +56,7 @@ class Journal:
 
     def __init__(self, output: Path | None = None, *, resume: bool = True) -> None:
         # A device or a pipe takes the result, but nothing can be kept beside it.
-        special = output is not None and output.exists() and not output.is_file()
+        special = output is not None and is_special(output)
         self._output, self._resume = None if special else output, resume
         self._file: FileIO | None = None
         self._found: dict[tuple[str, int], Any] = {}
@@ -144,13 +145,13 @@ class Journal:
         """Where the file stands, or the nearest folder above that there is."""
         if self._output is not None:
             return self._output.parent
-        return next(place for place in (_cache(), *_cache().parents) if place.is_dir())
+        return next(place for place in (cache_folder(), *cache_folder().parents) if place.is_dir())
 
     def _place(self, header: Mapping[str, Any]) -> Path:
         if self._output is not None:
             return self._output.with_name(f"{self._output.name}.partial")
         name = hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()[:16]
-        return _cache() / f"{name}.partial"
+        return cache_folder() / f"{name}.partial"
 
     def _refuse_foreign(self, content: bytes) -> None:
         """Never write over a file that is not a (possibly just begun) file of points."""
@@ -202,11 +203,6 @@ class Journal:
         elif self._output is None:
             hint = "points are kept there as they come: name an --output, or set XDG_CACHE_HOME"
         return SharpError(f"{self.path}: cannot be written: {error.strerror}", hint)
-
-
-def _cache() -> Path:
-    """The user's cache folder, where freedesktop.org's base directories put it."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sharpcli"
 
 
 def _lock(file: FileIO, path: Path) -> None:

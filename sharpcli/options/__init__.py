@@ -9,7 +9,8 @@ whose `parameters` `@parameters_option` fills, `@curvature_options` passes
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection
+import os
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,6 +18,7 @@ import click
 from click.core import ParameterSource
 
 from ..errors import UsageError
+from ..files import is_special, reserved
 from ..settings import CurvatureSettings, Operator, OutputSettings, ProductMode, RunSettings
 from .parameter_types import DEVICE, NAME_VALUE, POSITIVE, SEED, SIZE
 
@@ -27,6 +29,7 @@ __all__ = [
     "output_options",
     "parameters_option",
     "plot_option",
+    "refuse_overwriting",
     "refuse_unread",
     "run_options",
     "task_argument",
@@ -247,7 +250,7 @@ def output_options(command: Command) -> Command:
             quiet=kwargs.pop("quiet"),
             strict=kwargs.pop("strict"),
             verbose=kwargs.pop("verbose"),
-            plot=kwargs.pop("plot_files", ()),
+            plot=tuple(dict.fromkeys(kwargs.pop("plot_files", ()))),
         )
         for path in output.plot:
             from ..render.plotting import check_plot
@@ -255,7 +258,9 @@ def output_options(command: Command) -> Command:
             check_plot(path)
         if output.quiet and output.verbose:
             raise UsageError("--quiet and --verbose exclude each other", "give one of them")
-        return command(*args, output=output, **kwargs)
+        refuse_overwriting(output.output, *output.plot)
+        with reserved(output.output, *output.plot):
+            return command(*args, output=output, **kwargs)
 
     return _decorate(
         with_output,
@@ -325,6 +330,40 @@ def refuse_unread(names: Collection[str], why: str, hint: str) -> None:
         raise UsageError(f"{option}: has no effect {why}", hint)
 
 
+def refuse_overwriting(*outputs: Path | None) -> None:
+    """Refuse an output that the command also reads, or that is named twice; raises `UsageError`."""
+    context = click.get_current_context()
+    taken = {
+        os.path.realpath(path): "a file that this command reads"
+        for name in _READ
+        for path in _texts(context.params.get(name))
+        if os.path.isfile(path)  # noqa: PTH113 (a task may be named, and hold what no path does)
+    }
+    for path in outputs:
+        if path is None or is_special(path):
+            continue
+        target = os.path.realpath(path)
+        if target in taken:
+            raise UsageError(
+                f"{path}: cannot be written: it is {taken[target]}", "name another file"
+            )
+        taken[target] = "another output too"
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in a parameter's value: one, a tuple, or a tuple of tuples."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, tuple):
+        for each in value:
+            yield from _texts(each)
+
+
+# The parameters of commands that name files to read.
+_READ = (
+    *("checkpoints", "checkpoint", "results", "result"),
+    *("mark", "trajectory", "task", "task_argument"),
+)
 _FORMATS = {".json": "json", ".csv": "csv", ".md": "markdown"}
 
 

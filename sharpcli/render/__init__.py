@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
-import os
-import stat
 import sys
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import files, interruption
 from ..errors import SharpError, UsageError
 from ..processes import is_first
-from ..results import Document, dumps
+from ..results import Document, dumps, is_interrupted
 from ..settings import OutputSettings
+from ..streams import drop_stdout
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from rich.console import Console
     from rich.text import Text
 
     from .table import Page
 
-__all__ = ["console", "emit", "error_console", "report_problems", "write_whole"]
+__all__ = ["console", "emit", "error_console", "report_problems"]
 
+_SUFFIXES = {"table": ".txt", "json": ".json", "csv": ".csv", "markdown": ".md"}
+_CHEAP = ("compare", "inspect")  # kinds that a reader who has left (`| head`) need not be sent
 _PICTURED = ("interpolate", "landscape")  # kinds that are shown as charts or maps
 
 
@@ -48,28 +49,50 @@ def emit(document: Document, output: OutputSettings, *, metric: str | None = Non
 
     The result alone goes to stdout; what failed, warnings and (unless quiet) notes go to stderr.
     Its pictures and exports (`output.plot`) are written after it. `metric` is what a plane's maps
-    show in place of the loss. Raises `SharpError` naming the
-    file where one cannot be written; it is then left as it was. Of several processes only the
+    show in place of the loss. An interrupted run's document is written beside a file that is there
+    already, and is not drawn. What cannot be written or printed is kept in the user's cache folder,
+    and `SharpError` says where. Interrupts wait until all is written. Of several processes only the
     first one prints and writes.
     """
     if not is_first():
         return
-    text = _text(document, output, metric)
-    if output.output is not None:
-        write_whole(output.output, text)
-    else:
-        _print(text, output.format, document)
-    report_problems(document, quiet=output.quiet)
-    if output.plot and not _is_interrupted(document):
-        from .plotting import draw
+    with interruption.deferred():
+        failures = [*_deliver(document, output, metric)]
+        report_problems(document, quiet=output.quiet)
+        if output.plot and not is_interrupted(document):
+            from .plotting import draw
 
-        for path in output.plot:
-            draw(document, path)
+            for path in output.plot:
+                failures += _failure(functools.partial(draw, document, path))
+        if failures:
+            first, *more = failures
+            raise SharpError("\n".join([str(first), *(f"Error: {each}" for each in more)]))
 
 
-def _is_interrupted(document: Document) -> bool:
-    """Whether a line or plane is unfinished, and so not yet to be drawn."""
-    return any(result.get("status") == "interrupted" for result in document["results"])
+def _deliver(document: Document, output: OutputSettings, metric: str | None) -> list[SharpError]:
+    """Write or print the document itself; what went wrong."""
+    try:
+        text = _text(document, output, metric)
+    except Exception:
+        kept = files.rescue(f"{document['kind']}.json", dumps(document) + "\n")
+        error_console().print(f"the result is kept in {kept}", markup=False)
+        raise
+    path = output.output
+    if path is None:
+        return _failure(lambda: _print(text, output.format, document))
+    if is_interrupted(document) and path.exists() and not files.is_special(path):
+        kept, path = path, files.beside(path)
+        about = f"interrupted: {kept} stays as it is; this run's result is in {path}"
+        error_console().print(f"note: {about}", style="dim", markup=False)
+    return _failure(lambda: files.save(path, text))
+
+
+def _failure(work: Callable[[], None]) -> list[SharpError]:
+    try:
+        work()
+    except SharpError as error:
+        return [error]
+    return []
 
 
 def report_problems(document: Document, *, quiet: bool = False) -> None:
@@ -102,41 +125,6 @@ def report_problems(document: Document, *, quiet: bool = False) -> None:
                 about = f"{named(labels)}: " if labels else ""
                 line = "".join(c if c.isprintable() or c == "\n" else "?" for c in about + text)
                 stderr.print(Text.assemble((f"{kind}: ", style), line))
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write text or bytes to `path` whole or not at all; raises `SharpError` naming the file.
-
-    A link is followed; a device or a pipe (`/dev/null`) is written to, never replaced.
-    """
-    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
-    target, temporary = Path(os.path.realpath(path)), None
-    try:
-        if target.exists() and not target.is_file():
-            target.write_bytes(data)
-            return
-        handle, temporary = tempfile.mkstemp(".part", f".{target.name}.", target.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(temporary).chmod(_permissions(target))
-        Path(temporary).replace(target)
-    except OSError as error:
-        raise SharpError(
-            f"{path}: cannot be written: {error.strerror}",
-            "--output and --plot need a file in a folder that exists and may be written to",
-        ) from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-
-
-def _permissions(path: Path) -> int:
-    """Those the file has, or what any new file gets."""
-    if path.exists():
-        return stat.S_IMODE(path.stat().st_mode)
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
 
 
 def _text(document: Document, output: OutputSettings, metric: str | None) -> str:
@@ -234,12 +222,14 @@ def _print(text: str, form: str, document: Document) -> None:
         # Now, so that a warning does not come out in the middle of a line where both streams
         # share one terminal or file.
         sys.stdout.flush()
-    except BrokenPipeError:
-        raise
     except OSError as error:
-        # Python flushes once more at exit: give it somewhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_stdout()
+        if isinstance(error, BrokenPipeError) and document["kind"] in _CHEAP:
+            raise
+        kept = files.rescue(f"{document['kind']}{_SUFFIXES[form]}", text)
         raise SharpError(
             f"standard output: cannot be written: {error.strerror}",
-            "write to a file on another disk with --output",
+            f"nothing is lost: the result is in {kept}"
+            if kept
+            else "write to a file on another disk with --output",
         ) from error

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import SharpError, UsageError, did_you_mean
+from ..files import problem_of, save
 from ..results import Document
 from ..settings import FigureSettings
 
@@ -39,14 +39,7 @@ def check_plot(path: Path) -> None:
         kinds = ", ".join(SUFFIXES)
         ending = f"'{path.suffix}' is no kind of figure" if suffix else "has no suffix"
         raise UsageError(f"--plot {path}: {ending}", f"the suffix says the kind: {kinds}")
-    folder = Path(os.path.realpath(path)).parent
-    problem = None
-    if path.is_dir():
-        problem = "is a folder"
-    elif not folder.is_dir():
-        problem = f"there is no folder {folder}"
-    elif not os.access(folder, os.W_OK):
-        problem = f"the folder {folder} may not be written to"
+    problem = problem_of(path)
     if problem:
         raise SharpError(
             f"--plot {path}: {problem}", "name a file in a folder that exists and may be written to"
@@ -75,13 +68,11 @@ def draw(document: Document, path: Path, settings: FigureSettings | None = None)
     """
     check_plot(path)
     suffix, settings = path.suffix.lower(), settings or FigureSettings()
-    from . import write_whole
-
     if document.get("kind") == "spectrum":
         check_spectrum_plot(path)
         from .spectral_figure import spectral_file
 
-        write_whole(path, spectral_file(document, suffix, settings))
+        save(path, spectral_file(document, suffix, settings))
         return
     from .scene import read_scene
 
@@ -99,7 +90,7 @@ def draw(document: Document, path: Path, settings: FigureSettings | None = None)
         from .export import exported
 
         content = exported(scene, suffix)
-    write_whole(path, content)
+    save(path, content)
 
 
 def narrowed(document: Document, split: str | None, metric: str | None) -> Document:

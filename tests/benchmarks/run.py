@@ -21,6 +21,7 @@ import eigenvalues
 import epsilon_sharpness
 import faithful
 import gpt2
+import interrupted
 import killed
 import line
 import maximum
@@ -31,6 +32,7 @@ import skewed
 import spectra_attack
 import startup
 import torch
+import unwritable
 from problem import Setting
 from report import document
 
@@ -54,6 +56,8 @@ _BENCHMARKS = (
     spectra_attack,
     startup,
     killed,
+    interrupted,
+    unwritable,
     processes,
     gpt2,
     faithful,

@@ -10,7 +10,15 @@ from click.testing import CliRunner
 from sharpcli.__main__ import sharp
 from sharpcli.checkpoint import load_checkpoint
 from sharpcli.commands import demo as module
-from sharpcli.commands.demo import LARGE, SETUPS, SMALL, sentence, train_all, train_command
+from sharpcli.commands.demo import (
+    LARGE,
+    SETUPS,
+    SMALL,
+    checkpoint_paths,
+    sentence,
+    train_all,
+    train_command,
+)
 from sharpcli.tasks import task_from_metadata
 
 
@@ -35,7 +43,8 @@ def test_the_setups_differ_by_batch_size_within_an_optimizer():
 
 
 def test_training_saves_four_checkpoints_that_name_their_task(short):
-    paths = train_all(short / "folder", seed=5, quiet=True)
+    paths = checkpoint_paths(short / "folder")
+    train_all(paths, seed=5, quiet=True)
     assert len({load_checkpoint(path).sha256 for path in paths}) == 4
     for path, setup in zip(paths, SETUPS, strict=True):
         metadata = load_checkpoint(path).metadata
@@ -48,7 +57,9 @@ def test_training_saves_four_checkpoints_that_name_their_task(short):
 
 
 def test_the_printed_command_makes_the_same_checkpoint(short):
-    path = train_all(short / "folder", seed=5, quiet=True)[3]
+    paths = checkpoint_paths(short / "folder")
+    train_all(paths, seed=5, quiet=True)
+    path = paths[3]
     before = load_checkpoint(path)
     words = shlex.split(train_command(replace(module.SETUPS[3], seed=5), path))
     assert words.pop(0) == "sharp"

@@ -283,7 +283,7 @@ def test_a_line_of_too_many_points_is_refused_at_once(folder):
 def test_an_output_folder_that_does_not_exist(folder, arguments):
     stderr = refused(*arguments, "--output", "none/out.json")
     assert stderr.startswith("Error: none/out.json: cannot be written: there is no folder none\n")
-    assert "hint: name an --output in a folder that exists and may be written to" in stderr
+    assert "hint: name a file in a folder that exists, may be written to and has room" in stderr
     stderr = refused(*arguments, "--plot", "none/out.png")
     assert "--plot none/out.png: there is no folder " in stderr
 

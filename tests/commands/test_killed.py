@@ -2,6 +2,7 @@
 
 import random
 import signal
+import socket
 import time
 
 import pytest
@@ -156,7 +157,8 @@ def test_two_runs_at_once_on_one_output(slow):
     done = run(*LINE, *output)
     assert done.exit_code == 1
     assert done.stderr == (
-        "Error: out.json.partial: another run is writing to it\n"
+        "Error: out.json: another run is writing to it "
+        f"(process {first.pid} on {socket.gethostname()})\n"
         "  hint: wait for it to end, or write to another --output\n"
     )
     _, stderr = first.communicate()

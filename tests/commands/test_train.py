@@ -155,7 +155,7 @@ def test_json_is_the_document_of_a_training():
 def test_a_folder_that_is_not_there_is_said_before_the_training():
     done = run("task.py", "--epochs", "1000000", "--output", "none/model.safetensors")
     assert done.exit_code == 1
-    assert "none/model.safetensors: there is no folder none" in done.stderr
+    assert "none/model.safetensors: cannot be written: there is no folder " in done.stderr
 
 
 SMOOTHED = (

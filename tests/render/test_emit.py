@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sharpcli.errors import SharpError, UsageError
-from sharpcli.render import emit, write_whole
+from sharpcli.render import emit
 from sharpcli.results import CheckpointResult, Failure
 from sharpcli.settings import OutputSettings
 
@@ -141,40 +141,18 @@ def test_a_table_in_a_file_is_plain(
 
 
 @pytest.mark.parametrize("name", ["nowhere/out.json", "folder"])
-def test_a_file_that_cannot_be_written_is_named(measured: Any, tmp_path: Path, name: str) -> None:
+def test_a_file_that_cannot_be_written_is_named_and_its_content_kept(
+    measured: Any, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "folder").mkdir()
     with pytest.raises(SharpError) as error:
         emit(measured, OutputSettings("json", tmp_path / name))
     assert f"{name}: cannot be written" in error.value.message
-    assert "--output" in str(error.value.hint)
-    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
-
-
-def test_a_failed_write_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "out.json"
-    path.write_text("old")
-
-    def full(self: Path, target: Path) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(SharpError, match=r"out\.json: cannot be written: No space left"):
-        write_whole(path, "new")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_link_is_followed_and_permissions_are_kept(tmp_path: Path) -> None:
-    path, link = tmp_path / "real", tmp_path / "link"
-    path.write_text("old")
-    path.chmod(0o640)
-    link.symlink_to(path)
-    write_whole(link, "new")
-    assert link.is_symlink()
-    assert path.read_text() == "new"
-    assert path.stat().st_mode & 0o777 == 0o640
+    (kept,) = (tmp_path / "cache").rglob(f"{Path(name).name}")
+    assert str(kept) in error.value.message
+    assert json.loads(kept.read_text("utf-8")) == measured
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "folder"]
 
 
 def test_a_device_is_written_to_not_replaced(measured: Any) -> None:
