@@ -234,8 +234,6 @@ def test_a_pickled_module_is_refused(tmp_path, zipped):
 
 
 def test_objects_that_take_any_amount_of_memory(tmp_path):
-    torch.save({"w": torch.ones(1), "b": bytearray(b"x")}, tmp_path / "a.pt")
-    assert "builds a 'bytearray', which can take any" in refusal(tmp_path / "a.pt").message
     torch.save({"w": torch.zeros(1).expand(10**12)}, tmp_path / "a.pt")
     assert "'w' of shape (1000000000000,) is larger than" in refusal(tmp_path / "a.pt").message
     torch.save({"w": torch.ones(3)}, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
@@ -261,7 +259,7 @@ def test_a_plain_pickle_is_not_taken_for_torchs(tmp_path):
         ({0: torch.ones(1)}, "holds no tensors by name; its keys: '0'"),
         ({"g": {"w": torch.ones(1)}, "d": {"w": torch.ones(1)}}, "could be the weights: 'g', 'd'"),
         ({"state": {}, "param_groups": [{"lr": 1.0}]}, "holds an optimizer's state, not weights"),
-        ({"w": torch.eye(2).to_sparse()}, "its pickle holds sparse tensors"),
+        ({"w": torch.eye(2).to_sparse()}, "tensor 'w' is sparse"),
         ({"w": torch.ones(2, device="meta")}, "tensor 'w' has no data (device 'meta')"),
         ({"\ud800": torch.ones(1)}, "tensor '\\ud800' has a name that is not valid text"),
     ],
@@ -302,9 +300,9 @@ def archive_of(path, members):
         ([("w.npy", b"x")], "holds NumPy arrays"),
         ([("a/data.pkl", b"x"), ("b/data.pkl", b"x")], "holds a zip archive without"),
         ([("a/data.pkl", b"x"), ("a/constants.pkl", b"x")], "is a TorchScript program"),
-        ([("a/data.pkl", b"")], "its pickle breaks off or is corrupt"),
-        ([("a/data.pkl", b"\x80\x02}q")], "its pickle breaks off or is corrupt"),
-        ([("a/data.pkl", b"\x80\x02}.")], "torch cannot read it"),
+        ([("a/data.pkl", b"")], "its pickle cannot be read: it breaks off or is corrupt"),
+        ([("a/data.pkl", b"\x80\x02}q")], "its pickle cannot be read: it breaks off"),
+        ([("a/data.pkl", b"\x80\x02}.")], "holds no tensors by name; its keys: none"),
     ],
 )
 def test_archives_that_torch_did_not_write(tmp_path, members, words):

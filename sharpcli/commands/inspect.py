@@ -46,7 +46,7 @@ def inspect(checkpoints: tuple[str, ...], output: OutputSettings) -> int:
 
 def _inspected(path: str) -> dict[str, Any]:
     """One result: what the checkpoint holds, or why it could not be read."""
-    from ..checkpoint import first_not_finite, load_checkpoint, summarize_optimizer
+    from ..checkpoint import first_not_finite, load_checkpoint, place, summarize_optimizer
 
     try:
         checkpoint = load_checkpoint(path)
@@ -56,10 +56,13 @@ def _inspected(path: str) -> dict[str, Any]:
     broken = first_not_finite(checkpoint.tensors)
     warnings = [f"tensor '{broken}' holds a NaN or an infinity"] if broken is not None else []
     optimizer = checkpoint.optimizer
+    # a file may name one tensor many times
+    once = {place(tensor): tensor for tensor in checkpoint.tensors.values()}
+    measured = {where: _measured(tensor) for where, tensor in once.items()}
     return {
         "checkpoint": _described(checkpoint),
         "status": "ok",
-        "tensors": [{"name": k, **_measured(v)} for k, v in checkpoint.tensors.items()],
+        "tensors": [{"name": k, **measured[place(v)]} for k, v in checkpoint.tensors.items()],
         "optimizer": summarize_optimizer(optimizer) if optimizer is not None else None,
         **({"warnings": warnings} if warnings else {}),
     }
@@ -67,7 +70,9 @@ def _inspected(path: str) -> dict[str, Any]:
 
 def _described(checkpoint: Checkpoint) -> dict[str, Any]:
     """The checkpoint as in every document; `elements` and `bytes` count each storage once."""
-    once = {_place(tensor): tensor for tensor in checkpoint.tensors.values()}.values()
+    from ..checkpoint import place
+
+    once = {place(tensor): tensor for tensor in checkpoint.tensors.values()}.values()
     return {
         "path": Path(checkpoint.path),
         "sha256": checkpoint.sha256,
@@ -76,11 +81,6 @@ def _described(checkpoint: Checkpoint) -> dict[str, Any]:
         "metadata": checkpoint.metadata,
         "notes": list(checkpoint.notes),
     }
-
-
-def _place(tensor: Tensor) -> tuple[object, ...]:
-    address = tensor.data_ptr() or id(tensor)  # an empty tensor lies nowhere
-    return address, tensor.dtype, tuple(tensor.shape), tensor.stride()
 
 
 def _measured(tensor: Tensor) -> Mapping[str, Any]:
