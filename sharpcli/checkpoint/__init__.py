@@ -6,6 +6,7 @@ values and nothing else.
 """
 
 from .contents import Checkpoint, first_not_finite, place
+from .described import check_described
 from .load import load_checkpoint
 from .matching import Match, match_tensors
 from .optimizer import summarize_optimizer
@@ -14,6 +15,7 @@ from .safetensors_file import save_checkpoint
 __all__ = [
     "Checkpoint",
     "Match",
+    "check_described",
     "first_not_finite",
     "load_checkpoint",
     "match_tensors",
