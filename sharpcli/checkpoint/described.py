@@ -26,8 +26,8 @@ __all__ = ["check_described"]
 def check_described(task: Task, checkpoint: Checkpoint) -> None:
     """Raise `SharpError` where the task's options make another model than the checkpoint is of.
 
-    The model is built without its numbers (on PyTorch's meta device), and no further than it has
-    as many parameters as the checkpoint has tensors.
+    The model is built without its numbers (on PyTorch's meta device), and no further than to twice
+    the parameters that the checkpoint has tensors: some are replaced by others, to tie them.
     Cost: about a millisecond for a small model; no memory for its parameters.
     """
     elements = sum(tensor.numel() for tensor in checkpoint.tensors.values())
@@ -48,7 +48,7 @@ def check_described(task: Task, checkpoint: Checkpoint) -> None:
                 hint,
             )
     try:
-        with _at_most(len(checkpoint.tensors), elements), torch.device("meta"):
+        with _at_most(2 * len(checkpoint.tensors), 2 * elements), torch.device("meta"):
             model = task.model()
         match_tensors(checkpoint, model.state_dict())
     except _TooLargeError as error:
@@ -67,18 +67,19 @@ class _TooLargeError(SharpError):
 @contextmanager
 def _at_most(parameters: int, elements: int) -> Iterator[None]:
     """While active, a module that gets more parameters than these in all cannot be built."""
-    count = total = 0
+    counted: dict[int, torch.nn.Parameter] = {}  # a tied one is registered more than once
+    total = 0
 
     def registered(_: Any, name: str, parameter: torch.nn.Parameter | None) -> None:
-        nonlocal count, total
-        if parameter is None:
+        nonlocal total
+        if parameter is None or id(parameter) in counted:
             return
-        count, total = count + 1, total + parameter.numel()
-        if count > parameters or total > elements:
+        counted[id(parameter)] = parameter
+        total += parameter.numel()
+        if len(counted) > parameters or total > elements:
             raise _TooLargeError(
-                f"its first {count} parameters, up to a '{name}' of shape "
-                f"{tuple(parameter.shape)}, have {total} elements; the file has {elements} in "
-                f"{parameters} tensors"
+                f"its first {len(counted)} parameters, up to a '{name}' of shape "
+                f"{tuple(parameter.shape)}, have {total} elements: far more than the file has"
             )
 
     handle = register_module_parameter_registration_hook(registered)

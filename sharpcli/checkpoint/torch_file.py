@@ -49,12 +49,14 @@ _HARMLESS = (
     "_codecs.encode",
     "argparse.Namespace",
     "torch.serialization._get_layout",
-    "builtins.bytearray",
-    "builtins.set",
-    "builtins.complex",
     "numpy.dtype",
     "numpy.core.multiarray.scalar",
     "numpy._core.multiarray.scalar",
+)
+# classes that stand for themselves, as in `defaultdict(int)`
+_BUILTINS = (
+    *("bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "long"),
+    *("object", "range", "set", "slice", "str", "tuple", "unicode"),
 )
 _DTYPES = {
     name: getattr(torch, attribute)
@@ -344,7 +346,8 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, dtype: Any = No
     if (offset + last + 1) * dtype.itemsize > len(storage.data):
         return NotPlain(f"of shape {shape} reaches outside its data", _DAMAGED)
     whole = len(storage.data) // dtype.itemsize * dtype.itemsize
-    return torch.as_strided(storage.data[:whole].view(dtype), shape, strides, offset)
+    base = storage.data[:whole].view(dtype)
+    return torch.as_strided(base, shape, strides, base.storage_offset() + offset)
 
 
 def _rebuild_tensor(arguments: tuple[Any, ...]) -> tuple[Any, int]:
@@ -526,6 +529,7 @@ def _is_harmless(name: str) -> bool:
     """Whether a file of plain tensors may name this; it is not imported either way."""
     return (
         name in _HARMLESS
+        or name.removeprefix("builtins.") in _BUILTINS
         or (name.startswith("torch.") and name.count(".") == 1)
         or name.startswith(
             ("torch._utils.", "torch._tensor.", "torch.storage.", "torch.nn.parameter.")
