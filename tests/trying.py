@@ -19,7 +19,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_LONGEST = 5.0  # seconds that one checkpoint may take
+_LONGEST = 5.0  # seconds that the processor may take for one checkpoint
+_HANGING = 60.0  # seconds after which it hangs, whatever else the machine does
 _TIMES, _BESIDE = 4, 300 * 2**20  # what may be taken of memory: times the file, and bytes
 
 
@@ -75,13 +76,15 @@ def _main(seed, begin, end):
             _say({"index": index, "kind": kind})
             size = sum(each.stat().st_size for each in _files(path))
             _reset_peak()
-            before, started = _resident("VmRSS"), time.perf_counter()
-            faulthandler.dump_traceback_later(_LONGEST, exit=True)
+            before, started = _resident("VmRSS"), time.process_time()
+            faulthandler.dump_traceback_later(_HANGING, exit=True)
             forbidden.clear()
             wrong, read = _read(path)
             faulthandler.cancel_dump_traceback_later()
-            seconds = time.perf_counter() - started
+            seconds = time.process_time() - started
             taken = _resident("VmHWM") - before - _TIMES * size
+            if seconds > _LONGEST:
+                wrong = wrong or f"took {seconds:.1f} seconds"
             if taken > _BESIDE:
                 wrong = wrong or f"took {taken} bytes of memory beside {_TIMES} times the file"
             if forbidden or Path(CANARY).exists():

@@ -5,7 +5,7 @@ are proven before anything is allocated, and pickles are read by an own reader t
 values and nothing else.
 """
 
-from .contents import Checkpoint, first_not_finite, place
+from .contents import Checkpoint, first_not_finite, pieces, place
 from .described import check_described
 from .load import load_checkpoint
 from .matching import Match, match_tensors
@@ -19,6 +19,7 @@ __all__ = [
     "first_not_finite",
     "load_checkpoint",
     "match_tensors",
+    "pieces",
     "place",
     "save_checkpoint",
     "summarize_optimizer",

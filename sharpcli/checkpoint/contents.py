@@ -31,6 +31,7 @@ __all__ = [
     "open_error",
     "parse_json",
     "parse_scalar",
+    "pieces",
     "place",
     "plain_scalar",
     "quoted",
@@ -45,6 +46,7 @@ _LONGEST_TEXT = 200  # characters; anything longer is a log or a config file, no
 _LONGEST_NAME = 120  # characters of a tensor's name that a message shows
 # bytes of Python objects that a small file may become; torch and Python alone take four times that
 _SMALL = 64 * 2**20
+_PIECE = 2**24  # elements
 _LARGEST_INT = 2**63  # what every JSON reader and table can hold
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,18})")
 _FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
@@ -150,11 +152,19 @@ def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     for name, tensor in _each_once(tensors):
         if not (tensor.is_floating_point() or tensor.is_complex()):
             continue
-        # the narrow float formats have no arithmetic of their own
-        values = tensor.float() if tensor.element_size() == 1 else tensor
-        if not bool(torch.isfinite(values).all()):
-            return name
+        for piece in pieces(tensor):
+            # the narrow float formats have no arithmetic of their own
+            values = piece.float() if piece.element_size() == 1 else piece
+            if not bool(torch.isfinite(values).all()):
+                return name
     return None
+
+
+def pieces(tensor: Tensor) -> Iterable[Tensor]:
+    """`tensor` in parts of 16 million elements, so that what is made of each stays small."""
+    if tensor.numel() <= _PIECE or not tensor.is_contiguous():
+        return (tensor,)
+    return tensor.reshape(-1).split(_PIECE)
 
 
 def place(tensor: Tensor) -> tuple[object, ...]:

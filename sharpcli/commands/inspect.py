@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,21 +88,33 @@ def _measured(tensor: Tensor) -> Mapping[str, Any]:
     """Shape and dtype, the Euclidean norm of floats in float64, the range of what has an order."""
     import torch
 
+    from ..checkpoint import pieces
+
     facts: dict[str, Any] = {
         "shape": list(tensor.shape),
         "dtype": str(tensor.dtype).removeprefix("torch."),
     }
-    wide = tensor.float() if tensor.is_floating_point() and tensor.element_size() == 1 else tensor
-    if wide.is_floating_point():
-        facts["norm"] = float(torch.linalg.vector_norm(wide, dtype=torch.float64))
-    elif wide.is_complex():
-        facts["norm"] = float(torch.linalg.vector_norm(wide))
-    ordered = not wide.is_complex() and wide.dtype not in (
-        torch.bool,
-        torch.uint16,
-        torch.uint32,
-        torch.uint64,
-    )
-    if ordered and wide.numel():
-        facts["min"], facts["max"] = wide.min().item(), wide.max().item()
+    norms: list[float] = []
+    least, most = [], []
+    for piece in pieces(tensor):
+        narrow = piece.is_floating_point() and piece.element_size() == 1
+        wide = piece.float() if narrow else piece
+        if wide.is_floating_point():
+            norms.append(float(torch.linalg.vector_norm(wide, dtype=torch.float64)))
+        elif wide.is_complex():
+            norms.append(float(torch.linalg.vector_norm(wide)))
+        ordered = not wide.is_complex() and wide.dtype not in (
+            torch.bool,
+            torch.uint16,
+            torch.uint32,
+            torch.uint64,
+        )
+        if ordered and wide.numel():
+            least.append(wide.min())
+            most.append(wide.max())
+    if norms:
+        facts["norm"] = math.hypot(*norms)
+    if least:
+        facts["min"] = torch.stack(least).min().item()
+        facts["max"] = torch.stack(most).max().item()
     return facts

@@ -46,7 +46,12 @@ def run(setting: Setting) -> Section:
     section.tables.append(("What became of them", ("kind", "files", "read"), rows))
     section.bars += [
         Bar("tracebacks, calls, foreign bytes, dead processes", str(len(wrong)), "0", not wrong),
-        Bar("slowest, seconds", f"{slowest:.2g}", f"≤ {_SECONDS:g}", slowest <= _SECONDS),
+        Bar(
+            "slowest, seconds of a processor",
+            f"{slowest:.2g}",
+            f"≤ {_SECONDS:g}",
+            slowest <= _SECONDS,
+        ),
         Bar(
             "memory beside four times the file, MB",
             f"{largest / 2**20:.0f}",
