@@ -164,7 +164,7 @@ def pieces(tensor: Tensor) -> Iterable[Tensor]:
     """`tensor` in parts of 16 million elements, so that what is made of each stays small."""
     if tensor.numel() <= _PIECE or not tensor.is_contiguous():
         return (tensor,)
-    return tensor.reshape(-1).split(_PIECE)
+    return torch.split(tensor.reshape(-1), _PIECE)
 
 
 def place(tensor: Tensor) -> tuple[object, ...]:
