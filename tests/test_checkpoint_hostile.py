@@ -523,9 +523,15 @@ def test_tensors_that_overlap_too_often(tmp_path):
     assert "its 30 tensors together have" in refusal(path).message
 
 
-@pytest.mark.parametrize("unit", [b"}", b"]", b"(", b"Nq\x01", b"ctorch\nSize\n"])
-def test_a_small_file_of_very_many_objects(tmp_path, unit):
-    path = zipped(tmp_path, W, text("junk") + unit * 3_000_000)
+@pytest.mark.parametrize(
+    ("unit", "times"),
+    [
+        (b"}", 1_200_000),
+        (b"Nq\x01", 1_000_000),
+    ],
+)
+def test_a_small_file_of_very_many_objects(tmp_path, unit, times):
+    path = zipped(tmp_path, W, text("junk") + unit * times)
     assert "holds more objects than any checkpoint" in refusal(path).message
 
 
@@ -554,7 +560,7 @@ def test_the_byte_order_that_an_archive_names(tmp_path, order):
 
 
 def test_json_of_very_many_values(tmp_path):
-    path = safetensors(tmp_path / "a.safetensors", b'{"w":[' + b"[]," * 3_000_000 + b"1]}")
+    path = safetensors(tmp_path / "a.safetensors", b'{"w":[' + b"[]," * 1_000_000 + b"1]}")
     assert "it holds more values than any checkpoint" in refusal(path).message
 
 
