@@ -81,7 +81,7 @@ def measure_checkpoints(
     first = _first_samples(run, settings)
     with global_random_state_kept():
         if task is not None:
-            _check_size(studies_of(first).of({}), measures, settings)
+            _check_size(studies_of(first).of(None), measures, settings)
         results = each_checkpoint(
             paths,
             measured,
@@ -187,7 +187,7 @@ def _measured(
     """One checkpoint's result; what is known about the checkpoint is added to `about`."""
     checkpoint = load_checkpoint(path)
     about |= {"sha256": checkpoint.sha256, "metadata": checkpoint.metadata}
-    study = studies.of(checkpoint.metadata)
+    study = studies.of(checkpoint)
     _check_size(study, measures, settings)
     return _measure(matched(checkpoint, study), about, measures, settings, begin, notes, judge)
 

@@ -71,13 +71,13 @@ def spectra_of_checkpoints(
     def found(path: Path, about: dict[str, Any]) -> dict[str, Any]:
         checkpoint = load_checkpoint(path)
         about |= {"sha256": checkpoint.sha256, "metadata": checkpoint.metadata}
-        loaded = matched(checkpoint, studies.of(checkpoint.metadata))
+        loaded = matched(checkpoint, studies.of(checkpoint))
         numbers = _spectrum(loaded, settings, begin, notes.about(path.name))
         return {"checkpoint": {**about, **loaded.description()}, "status": "ok", **numbers}
 
     with global_random_state_kept():
         if task is not None:
-            studies.of({})
+            studies.of(None)
         results = each_checkpoint(
             paths,
             found,

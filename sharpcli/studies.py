@@ -10,7 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import Checkpoint, Match, first_not_finite, load_checkpoint, match_tensors
+from .checkpoint import (
+    Checkpoint,
+    Match,
+    check_described,
+    first_not_finite,
+    load_checkpoint,
+    match_tensors,
+)
 from .coupling import batch_note, batches_of, check_coupling, coupling_named
 from .data import Rows, read_rows
 from .diagnosis import check_deterministic
@@ -190,19 +197,22 @@ class Studies:
         """The studies so far, in the order in which they were needed."""
         return list(self._made.values())
 
-    def of(self, metadata: Mapping[str, Any], path: str | Path | None = None) -> Study:
+    def of(self, checkpoint: Checkpoint | None, path: str | Path | None = None) -> Study:
         """The study of the task that was asked for, or that a checkpoint's metadata name.
 
         Raises `UsageError`, naming the checkpoint's `path` if given, where neither names one, and
-        what `load_task` and `prepare` raise.
+        what `load_task` and `prepare` raise. Raises `SharpError` where the metadata describe
+        another model than the checkpoint's tensors are of; nothing is allocated before.
         """
-        task, options = self._asked_for(metadata, path)
+        task, options = self._asked_for(checkpoint.metadata if checkpoint else {}, path)
         if isinstance(task, Task):
             key: tuple[str, ...] = (task.fingerprint,)
         else:
             key = (task, *(f"{name}={value}" for name, value in sorted(options.items())))
         if key not in self._made:
             ready = task if isinstance(task, Task) else load_task(task, options)
+            if self._task is None and checkpoint is not None:
+                check_described(ready, checkpoint)
             self._made[key] = prepare(ready, self._run, self._device, begin=self._begin)
         return self._made[key]
 
@@ -258,7 +268,7 @@ class Loaded:
 def load(path: str | Path, studies: Studies) -> Loaded:
     """Read a checkpoint and match it to its task's model; raises `SharpError` where it fails."""
     checkpoint = load_checkpoint(path)
-    return matched(checkpoint, studies.of(checkpoint.metadata, path))
+    return matched(checkpoint, studies.of(checkpoint, path))
 
 
 def matched(checkpoint: Checkpoint, study: Study) -> Loaded:

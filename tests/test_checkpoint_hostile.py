@@ -4,7 +4,10 @@ import io
 import json
 import os
 import pickle
+import socket
+import struct
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save, save_file
 from torch import nn
 
-from sharpcli.checkpoint import Checkpoint, load_checkpoint
+from sharpcli.checkpoint import Checkpoint, first_not_finite, load_checkpoint
 from sharpcli.errors import SharpError
 
 RAN = []
@@ -234,8 +237,6 @@ def test_a_pickled_module_is_refused(tmp_path, zipped):
 
 
 def test_objects_that_take_any_amount_of_memory(tmp_path):
-    torch.save({"w": torch.ones(1), "b": bytearray(b"x")}, tmp_path / "a.pt")
-    assert "builds a 'bytearray', which can take any" in refusal(tmp_path / "a.pt").message
     torch.save({"w": torch.zeros(1).expand(10**12)}, tmp_path / "a.pt")
     assert "'w' of shape (1000000000000,) is larger than" in refusal(tmp_path / "a.pt").message
     torch.save({"w": torch.ones(3)}, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
@@ -261,7 +262,7 @@ def test_a_plain_pickle_is_not_taken_for_torchs(tmp_path):
         ({0: torch.ones(1)}, "holds no tensors by name; its keys: '0'"),
         ({"g": {"w": torch.ones(1)}, "d": {"w": torch.ones(1)}}, "could be the weights: 'g', 'd'"),
         ({"state": {}, "param_groups": [{"lr": 1.0}]}, "holds an optimizer's state, not weights"),
-        ({"w": torch.eye(2).to_sparse()}, "its pickle holds sparse tensors"),
+        ({"w": torch.eye(2).to_sparse()}, "tensor 'w' is sparse"),
         ({"w": torch.ones(2, device="meta")}, "tensor 'w' has no data (device 'meta')"),
         ({"\ud800": torch.ones(1)}, "tensor '\\ud800' has a name that is not valid text"),
     ],
@@ -302,9 +303,9 @@ def archive_of(path, members):
         ([("w.npy", b"x")], "holds NumPy arrays"),
         ([("a/data.pkl", b"x"), ("b/data.pkl", b"x")], "holds a zip archive without"),
         ([("a/data.pkl", b"x"), ("a/constants.pkl", b"x")], "is a TorchScript program"),
-        ([("a/data.pkl", b"")], "its pickle breaks off or is corrupt"),
-        ([("a/data.pkl", b"\x80\x02}q")], "its pickle breaks off or is corrupt"),
-        ([("a/data.pkl", b"\x80\x02}.")], "torch cannot read it"),
+        ([("a/data.pkl", b"")], "its pickle cannot be read: it breaks off or is corrupt"),
+        ([("a/data.pkl", b"\x80\x02}q")], "its pickle cannot be read: it breaks off"),
+        ([("a/data.pkl", b"\x80\x02}.")], "holds no tensors by name; its keys: none"),
     ],
 )
 def test_archives_that_torch_did_not_write(tmp_path, members, words):
@@ -352,6 +353,215 @@ def test_flipped_and_truncated_torch_files(tmp_path_factory, whole, data):
         assert isinstance(load_checkpoint(path), Checkpoint)
     except SharpError as error:
         assert str(path) in error.message
+
+
+# --- pickles that no torch wrote -----------------------------------------------------------------
+
+
+def text(value):
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+def tensor(shape=b"K\x04\x85", strides=b"K\x01\x85", offset=b"K\x00", view=b""):
+    """The operations that rebuild a float32 tensor of the four elements of the storage '0'."""
+    storage = text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + b"K\x04"
+    named = b"ctorch._utils\n_rebuild_tensor_v2\n((" + storage + view + b"tQ"
+    return named + offset + shape + strides + b"\x89ccollections\nOrderedDict\n)RtR"
+
+
+def program(*entries):
+    """A pickle of a mapping with these entries, each the operations of a key and a value."""
+    return b"\x80\x02}" + b"".join(entry + b"s" for entry in entries) + b"."
+
+
+FOUR = struct.pack("<4f", 1, 2, 3, 4)
+STORED = struct.pack("<q", 4) + FOUR  # as a legacy file has it
+W = text("w") + tensor()
+
+
+def zipped(path, *entries, data=FOUR):
+    members = [("a/data.pkl", program(*entries)), ("a/data/0", data)]
+    return archive_of(path / "a.pt", members)
+
+
+def legacy(path, *entries, keys=("0",), data=STORED):
+    parts = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, list(keys)]
+    magic, version, system, listed = (pickle.dumps(part, 2) for part in parts)
+    (path / "a.pth").write_bytes(magic + version + system + program(*entries) + listed + data)
+    return path / "a.pth"
+
+
+LEGACY_W = text("w") + tensor(view=b"N")
+
+
+def test_handmade_files_are_read(tmp_path):
+    for path in (zipped(tmp_path, W), legacy(tmp_path, LEGACY_W)):
+        assert load_checkpoint(path).tensors["w"].tolist() == [1, 2, 3, 4]
+
+
+def test_a_part_of_a_storage_in_a_legacy_file(tmp_path):
+    part = text("p") + tensor(b"K\x02\x85", view=text("v") + b"K\x01K\x02\x87")
+    found = load_checkpoint(legacy(tmp_path, LEGACY_W, part)).tensors
+    assert found["p"].tolist() == [2, 3]
+    past = text("p") + tensor(b"K\x02\x85", view=text("v") + b"K\x03K\x02\x87")
+    assert "reaches outside its data" in refusal(legacy(tmp_path, past)).message
+
+
+@pytest.mark.parametrize(
+    ("keys", "data", "words"),
+    [
+        ((), b"", "lacks the data of 1 of its tensors"),
+        ((), STORED, "lacks the data of 1 of its tensors"),
+        (("1",), STORED, "the list of its tensors' data is damaged"),
+        ((0,), STORED, "the list of its tensors' data is damaged"),
+        (("0", "0"), STORED * 2, "the list of its tensors' data is damaged"),
+        (("0",), struct.pack("<q", 5) + FOUR * 2, "of other lengths than it says"),
+        (("0",), struct.pack("<q", 4) + FOUR[:-1], "ends within the data of a tensor"),
+        (("0",), b"", "of other lengths than it says"),
+    ],
+)
+def test_legacy_files_without_the_bytes_of_a_tensor(tmp_path, keys, data, words):
+    assert words in refusal(legacy(tmp_path, LEGACY_W, keys=keys, data=data)).message
+
+
+def test_a_member_shorter_than_its_tensor(tmp_path):
+    error = refusal(zipped(tmp_path, W, data=FOUR[:-1]))
+    assert "a tensor is promised 16 bytes, the file has 15 bytes" in error.message
+    path = archive_of(tmp_path / "a.pt", [("a/data.pkl", program(W))])
+    assert "a tensor is promised 16 bytes, the file has none" in refusal(path).message
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (tensor(b"K\x05\x85"), "of shape (5,) reaches outside its data"),
+        (tensor(offset=b"K\x01"), "of shape (4,) reaches outside its data"),
+        (tensor(strides=b"K\x02\x85"), "of shape (4,) reaches outside its data"),
+        (tensor(offset=b"J\xff\xff\xff\xff"), "begins at no element of its data"),
+        (tensor(b"J\xff\xff\xff\xff\x85"), "a shape or strides that are no whole numbers"),
+        (tensor(b"\x88\x85"), "a shape or strides that are no whole numbers"),
+        (tensor(b"N"), "a shape or strides that are no whole numbers"),
+        (tensor(b"K\x04K\x01\x86"), "a shape or strides that are no whole numbers"),
+        (tensor(b"(" + b"K\x01" * 65 + b"t", b"(" + b"K\x01" * 65 + b"t"), "a shape too large"),
+        (tensor(b"J\xff\xff\xff\x7f\x85", b"K\x00\x85"), "is larger than the file that holds it"),
+    ],
+)
+def test_tensors_that_are_not_in_the_file(tmp_path, made, words):
+    error = refusal(zipped(tmp_path, text("w") + made))
+    assert "tensor 'w' " in error.message
+    assert words in error.message
+
+
+def test_a_key_whose_hash_takes_for_ever(tmp_path):
+    doubled = b")" + b"".join(b"2\x86" for _ in range(60))  # each twice the one before
+    nested = text("junk") + b"}" + doubled + b"K\x01s"
+    assert list(load_checkpoint(zipped(tmp_path, W, nested)).tensors) == ["w"]
+    assert list(load_checkpoint(zipped(tmp_path, W, doubled + b"K\x01")).tensors) == ["w"]
+
+
+@pytest.mark.parametrize("name", ["items", "values", "get", "keys", "__class__", "__dict__"])
+def test_attributes_that_would_hide_methods(tmp_path, name):
+    hidden = b"}" + text(name) + b"K\x05sb"
+    state = text("state_dict") + b"ccollections\nOrderedDict\n)R" + W + b"s" + hidden
+    beside = text("hyper_parameters") + b"ccollections\nOrderedDict\n)R" + hidden
+    assert list(load_checkpoint(zipped(tmp_path, state, beside)).tensors) == ["w"]
+    parameter = (
+        text("p") + b"ctorch._utils\n_rebuild_parameter\n" + tensor() + b"\x88N\x87R" + hidden
+    )
+    assert load_checkpoint(zipped(tmp_path, parameter)).tensors["p"].tolist() == [1, 2, 3, 4]
+
+
+def test_integers_of_any_size(tmp_path):
+    large = b"\x8b" + struct.pack("<I", 100_000) + b"\x7f" * 100_000
+    digits = b"L" + b"9" * 10_000 + b"L\n"
+    path = zipped(tmp_path, W, text("a") + large, text("b") + digits, large + b"N", digits + b"N")
+    checkpoint = load_checkpoint(path)
+    assert (list(checkpoint.tensors), checkpoint.metadata) == (["w"], {})
+
+
+def test_one_tensor_under_many_names_takes_no_time_for_each(tmp_path):
+    names = 10_000
+    data = torch.ones(2**20).numpy().tobytes()
+    whole = tensor(b"J\x00\x00\x10\x00\x85").replace(b"K\x04tQ", b"J\x00\x00\x10\x00tQ")
+    path = zipped(
+        tmp_path,
+        text("w") + whole + b"q\x01",
+        *(text(f"{i}") + b"h\x01" for i in range(names)),
+        data=data,
+    )
+    checkpoint = load_checkpoint(path)
+    assert len(checkpoint.tensors) == names + 1
+    assert first_not_finite(checkpoint.tensors) is None  # 10,000 times 4 MB would take a minute
+
+
+def test_more_names_than_a_file_can_have_tensors(tmp_path):
+    many = (text(f"{i}") + b"h\x01" for i in range(20_000))
+    path = zipped(tmp_path, W + b"q\x01", *many)
+    assert "has 20001 tensors in" in refusal(path).message
+
+
+def test_tensors_that_overlap_too_often(tmp_path):
+    def rows(i):  # each begins one element later, and all are one element many times
+        return tensor(b"K\x03M\xff\x0f\x86", b"K\x00K\x00\x86", b"K" + bytes([i]))
+
+    path = zipped(
+        tmp_path, *(text(f"{i}") + rows(i % 4) for i in range(4)), data=FOUR + bytes(50_000)
+    )
+    assert len(load_checkpoint(path).tensors) == 4
+    data = bytes(4 * 10**6)
+    path = zipped(
+        tmp_path,
+        *(
+            text(f"{i}")
+            + tensor(b"J\x00\x00\x0e\x00\x85", offset=b"K" + bytes([i])).replace(
+                b"K\x04tQ", b"J" + struct.pack("<I", 10**6) + b"tQ"
+            )
+            for i in range(30)
+        ),
+        data=data,
+    )
+    assert "its 30 tensors together have" in refusal(path).message
+
+
+@pytest.mark.parametrize(
+    ("unit", "times"),
+    [
+        (b"}", 1_200_000),
+        (b"Nq\x01", 1_000_000),
+    ],
+)
+def test_a_small_file_of_very_many_objects(tmp_path, unit, times):
+    path = zipped(tmp_path, W, text("junk") + unit * times)
+    assert "holds more objects than any checkpoint" in refusal(path).message
+
+
+def test_members_whose_names_differ_in_case_only(tmp_path):
+    members = [("a/DATA.PKL", b"\x80\x02N."), ("a/data.pkl", program(W)), ("a/data/0", FOUR)]
+    assert "two members of one name" in refusal(archive_of(tmp_path / "a.pt", members)).message
+
+
+def test_a_compressed_member_whose_size_the_directory_makes_small(tmp_path):
+    path = tmp_path / "a.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", bytes(10_000_000))
+    content = bytearray(path.read_bytes())
+    entry = content.rindex(b"PK\x01\x02")
+    content[entry + 24 : entry + 28] = struct.pack("<I", 100)
+    path.write_bytes(content)
+    assert "is compressed" in refusal(path).message
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_the_byte_order_that_an_archive_names(tmp_path, order):
+    values = struct.pack("<4f" if order == "little" else ">4f", 1, 2, 3, 4)
+    members = [("a/data.pkl", program(W)), ("a/data/0", values), ("a/byteorder", order.encode())]
+    path = archive_of(tmp_path / "a.pt", members)
+    assert load_checkpoint(path).tensors["w"].tolist() == [1, 2, 3, 4]
+
+
+def test_json_of_very_many_values(tmp_path):
+    path = safetensors(tmp_path / "a.safetensors", b'{"w":[' + b"[]," * 1_000_000 + b"1]}")
+    assert "it holds more values than any checkpoint" in refusal(path).message
 
 
 # --- folders and indices -------------------------------------------------------------------------
@@ -412,3 +622,70 @@ def test_a_shard_that_lacks_what_the_index_promises(tmp_path):
     assert "1.safetensors: lacks 'v', which model.safetensors.index.json" in caught.value.message
     whole = load_checkpoint(index(tmp_path, {"weight_map": {"w": "1.safetensors"}}))
     assert "left out 'extra' of '1.safetensors': not in the index" in whole.notes
+
+
+def put_pipe(path):
+    os.mkfifo(path)
+
+
+def put_socket(path):
+    here = Path.cwd()
+    os.chdir(path.parent)  # the name of a socket has to be short
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(path.name)
+    os.chdir(here)
+
+
+SPECIAL = {
+    "pipe": put_pipe,
+    "socket": put_socket,
+    "link to a pipe": lambda path: (
+        put_pipe(path.with_name("pipe")),
+        path.symlink_to("pipe"),
+    ),
+    "link to endless zeros": lambda path: path.symlink_to("/dev/zero"),
+    "link to a terminal": lambda path: path.symlink_to("/dev/tty"),
+}
+
+
+@pytest.mark.parametrize("put", SPECIAL.values(), ids=SPECIAL)
+@pytest.mark.parametrize("where", ["index", "shard", "weights", "beside"])
+def test_special_files_are_refused_before_they_are_opened(tmp_path, put, where):
+    save_file({"w": torch.ones(1)}, tmp_path / "1.safetensors")
+    place = tmp_path / "1.safetensors"
+    if where == "index":
+        place = tmp_path / "model.safetensors.index.json"
+    elif where == "weights":
+        place = tmp_path / "model.safetensors"
+    else:
+        index(tmp_path, {"weight_map": {"w": "1.safetensors"}})
+    if where == "beside":
+        put(tmp_path / "optimizer.pt")
+        put(tmp_path / "trainer_state.json") if put is put_pipe else None
+        assert list(load_checkpoint(tmp_path).tensors) == ["w"]
+        return
+    place.unlink(missing_ok=True)
+    put(place)
+    with pytest.raises(SharpError) as caught:
+        load_checkpoint(tmp_path)
+    assert caught.value.message == f"{place}: is not a regular file"
+
+
+def test_a_shard_that_cannot_be_read_is_named(tmp_path):
+    path = index(tmp_path, {"weight_map": {"w": "1.safetensors"}})
+    (tmp_path / "1.safetensors").mkdir()
+    with pytest.raises(SharpError, match=r"1\.safetensors: is a folder"):
+        load_checkpoint(path)
+    (tmp_path / "1.safetensors").rmdir()
+    (tmp_path / "1.safetensors").write_bytes(b"")
+    with pytest.raises(SharpError, match=r"1\.safetensors: is empty"):
+        load_checkpoint(path)
+
+
+def test_two_shards_that_are_one_file(tmp_path):
+    save_file({"w": torch.ones(1), "v": torch.ones(1)}, tmp_path / "1.safetensors")
+    same = {"w": "1.safetensors", "v": "./1.safetensors"}
+    assert list(load_checkpoint(index(tmp_path, {"weight_map": same})).tensors) == ["w", "v"]
+    (tmp_path / "2.safetensors").hardlink_to(tmp_path / "1.safetensors")
+    linked = {"w": "1.safetensors", "v": "2.safetensors"}
+    assert "are one file" in refusal(index(tmp_path, {"weight_map": linked})).message

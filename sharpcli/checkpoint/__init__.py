@@ -1,11 +1,12 @@
 """From a path to named tensors and facts: safetensors, torch files, shards, Hugging Face folders.
 
 A checkpoint is data. Nothing in one can make this package import or run code: safetensors headers
-are proven before anything is allocated, and pickles go through torch's `weights_only` reader or
-nowhere.
+are proven before anything is allocated, and pickles are read by an own reader that makes plain
+values and nothing else.
 """
 
-from .contents import Checkpoint, first_not_finite
+from .contents import Checkpoint, first_not_finite, pieces, place
+from .described import check_described
 from .load import load_checkpoint
 from .matching import Match, match_tensors
 from .optimizer import summarize_optimizer
@@ -14,9 +15,12 @@ from .safetensors_file import save_checkpoint
 __all__ = [
     "Checkpoint",
     "Match",
+    "check_described",
     "first_not_finite",
     "load_checkpoint",
     "match_tensors",
+    "pieces",
+    "place",
     "save_checkpoint",
     "summarize_optimizer",
 ]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+import stat
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,13 +22,21 @@ __all__ = [
     "Checkpoint",
     "Contents",
     "Metadata",
+    "NotPlain",
+    "TooManyValues",
+    "allowance",
     "first_not_finite",
     "is_text",
     "listed",
     "open_error",
+    "parse_json",
     "parse_scalar",
+    "pieces",
+    "place",
     "plain_scalar",
     "quoted",
+    "read_into",
+    "regular_size",
     "sha256_of",
 ]
 
@@ -33,9 +44,19 @@ Metadata = dict[str, str | int | float | bool]
 
 _LONGEST_TEXT = 200  # characters; anything longer is a log or a config file, not a setting
 _LONGEST_NAME = 120  # characters of a tensor's name that a message shows
+# bytes of Python objects that a small file may become; torch and Python alone take four times that
+_SMALL = 64 * 2**20
+_PIECE = 2**24  # elements
 _LARGEST_INT = 2**63  # what every JSON reader and table can hold
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,18})")
 _FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+
+
+class NotPlain(NamedTuple):
+    """Stands in a torch file's object for a tensor that cannot be measured: why, what to do."""
+
+    reason: str
+    hint: str
 
 
 @dataclass(frozen=True)
@@ -67,16 +88,98 @@ class Contents:
     optimizer: Mapping[str, Any] | None = None
 
 
+def allowance(size: int) -> int:
+    """How many bytes of Python objects a file of `size` bytes may become, beside its tensors.
+
+    A few bytes of a pickle or of JSON make an object of sixty and more. Files of real trainings
+    stay far below.
+    """
+    return _SMALL + 2 * size
+
+
+class TooManyValues(ValueError):  # noqa: N818 (a reason, not a fault of the program)
+    """Why JSON is not parsed: it would become more objects than a file of its size may."""
+
+
+def parse_json(text: bytes, size: int, **hooks: Any) -> Any:
+    """The JSON in `text`, from a file of `size` bytes; hooks as of `json.loads`.
+
+    Raises `ValueError` where it is none, or would become more objects than `allowance(size)`.
+    """
+    # bytes of a list, an object, a member of an object with its key, and any other value
+    needed = 64 * text.count(b"[") + 64 * text.count(b"{")
+    needed += 250 * text.count(b":") + 40 * text.count(b",")
+    if needed > allowance(size):
+        raise TooManyValues("it holds more values than any checkpoint")
+    try:
+        return json.loads(text.decode("utf-8"), **hooks)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def regular_size(path: Path) -> int:
+    """The size in bytes of the regular file at `path`.
+
+    Raises `SharpError` for anything else: reading from a pipe or a device may never end. Links
+    are followed.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise open_error(path, error) from error
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+        raise SharpError(f"{path}: is {kind}", "put the file itself there")
+    if status.st_size == 0:
+        raise SharpError(f"{path}: is empty", "copy or save the checkpoint again")
+    return status.st_size
+
+
+def read_into(file: BufferedReader, data: Tensor) -> bool:
+    """Fill `data` (bytes) from where `file` stands; False where the file ends before it is full."""
+    buffer = data.numpy().data
+    filled = 0
+    while filled < len(buffer):
+        count = file.readinto(buffer[filled:])
+        if not count:
+            return False
+        filled += count
+    return True
+
+
 def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     """The name of the first tensor with a NaN or an infinity in it, None where all are finite."""
-    for name, tensor in tensors.items():
+    for name, tensor in _each_once(tensors):
         if not (tensor.is_floating_point() or tensor.is_complex()):
             continue
-        # the narrow float formats have no arithmetic of their own
-        values = tensor.float() if tensor.element_size() == 1 else tensor
-        if not bool(torch.isfinite(values).all()):
-            return name
+        for piece in pieces(tensor):
+            # the narrow float formats have no arithmetic of their own
+            values = piece.float() if piece.element_size() == 1 else piece
+            if not bool(torch.isfinite(values).all()):
+                return name
     return None
+
+
+def pieces(tensor: Tensor) -> Iterable[Tensor]:
+    """`tensor` in parts of 16 million elements, so that what is made of each stays small."""
+    if tensor.numel() <= _PIECE or not tensor.is_contiguous():
+        return (tensor,)
+    return torch.split(tensor.reshape(-1), _PIECE)
+
+
+def place(tensor: Tensor) -> tuple[object, ...]:
+    """What two tensors share just where they are the same data, seen in the same way."""
+    address = tensor.data_ptr() or id(tensor)  # an empty tensor lies nowhere
+    return address, tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.is_conj()
+
+
+def _each_once(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors, of those that are the same only the first: a file may name one often."""
+    seen: set[tuple[object, ...]] = set()
+    for name, tensor in tensors.items():
+        if (it := place(tensor)) not in seen:
+            seen.add(it)
+            yield name, tensor
 
 
 def plain_scalar(value: object) -> str | int | float | bool | None:

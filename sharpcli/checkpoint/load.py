@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import stat
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,11 +15,14 @@ from .contents import (
     Checkpoint,
     Contents,
     Metadata,
+    TooManyValues,
     is_text,
     listed,
     open_error,
+    parse_json,
     plain_scalar,
     quoted,
+    regular_size,
     sha256_of,
 )
 from .nesting import unnest
@@ -75,8 +77,6 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     try:
         if stat.S_ISDIR(status.st_mode):
             contents = _read_folder(path)
-        elif not stat.S_ISREG(status.st_mode):
-            raise SharpError(f"{path}: is not a regular file", _KNOWN)
         elif path.name.endswith(".index.json"):
             contents = _read_sharded(path)
         else:
@@ -106,19 +106,20 @@ def _nearby(path: Path) -> str:
 
 
 def _read_file(path: Path) -> Contents:
-    size = path.stat().st_size
-    if size == 0:
-        raise SharpError(f"{path}: is empty", "copy or save the checkpoint again")
-    with path.open("rb") as file:
-        head = file.read(512)
-    kind = _format(path, head, size)
-    if kind == "safetensors":
-        contents = read_safetensors(path)
-    else:
-        found = unnest(path, read_torch(path), size)
-        contents = Contents(
-            found.tensors, sha256_of(path), found.metadata, found.notes, found.optimizer
-        )
+    size = regular_size(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+        kind = _format(path, head, size)
+        if kind == "safetensors":
+            contents = read_safetensors(path)
+        else:
+            found = unnest(path, read_torch(path), size)
+            contents = Contents(
+                found.tensors, sha256_of(path), found.metadata, found.notes, found.optimizer
+            )
+    except OSError as error:
+        raise open_error(path, error) from error
     named = _FORMATS.get(path.suffix.lower())
     if named is not None and named != kind:
         note = f"named '{path.suffix}' but holds {'a torch file' if kind == 'torch' else kind}"
@@ -228,11 +229,17 @@ def _trainer_state(folder: Path, notes: list[str]) -> Metadata:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > _LARGEST_JSON:
+    size = regular_size(path)
+    if size > _LARGEST_JSON:
         raise SharpError(f"{path}: is too large to be an index or a state", "check the file")
     try:
-        table = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
+        with path.open("rb") as file:
+            table = parse_json(file.read(size), size)
+    except OSError as error:
+        raise open_error(path, error) from error
+    except TooManyValues as error:
+        raise SharpError(f"{path}: is refused: {error}", "check the file") from error
+    except ValueError as error:
         raise SharpError(f"{path}: is not JSON", "copy or download it again") from error
     if not isinstance(table, dict):
         raise SharpError(f"{path}: is not a JSON object", "copy or download it again")
@@ -283,11 +290,21 @@ def _shards(index: Path) -> dict[str, list[str]]:
                 "checkpoint's folder",
                 "the index is not trustworthy: download it again from where it was published",
             )
-        shards.setdefault(shard, []).append(name)
-    missing = [shard for shard in sorted(shards) if not (index.parent / shard).is_file()]
+        # one spelling for a file, so that it is read once
+        shards.setdefault(str(PurePosixPath(shard)), []).append(name)
+    missing = [shard for shard in sorted(shards) if not (index.parent / shard).exists()]
     if missing:
         raise SharpError(
             f"{index}: the shard {listed(missing)} is missing ({len(missing)} of {len(shards)})",
             "copy or download the missing shards into the same folder",
         )
+    files: dict[tuple[int, int], str] = {}
+    for shard in shards:
+        status = (index.parent / shard).stat()
+        other = files.setdefault((status.st_dev, status.st_ino), shard)
+        if other != shard:
+            raise SharpError(
+                f"{index}: the shards {listed([other, shard])} are one file",
+                "copy or download the shards again",
+            )
     return shards

@@ -122,7 +122,8 @@ def _twins(wanted: Mapping[str, Tensor]) -> dict[str, list[str]]:
     """Name → the other names under which the model holds the very same tensor."""
     groups: dict[tuple[object, ...], list[str]] = {}
     for name, tensor in wanted.items():
-        address = tensor.untyped_storage().data_ptr()
+        storage = tensor.untyped_storage()
+        address = storage.data_ptr() or storage._cdata  # a model on the meta device has no data
         if address and tensor.numel():
             place = (address, tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
             groups.setdefault(place, []).append(name)

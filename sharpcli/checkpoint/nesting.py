@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..errors import SharpError
-from .contents import Metadata, is_text, listed, plain_scalar, quoted
+from .contents import Metadata, NotPlain, allowance, is_text, listed, place, plain_scalar, quoted
 from .optimizer import is_optimizer, optimizer_settings
+from .plain_pickle import Stub
 
 __all__ = ["Unnested", "unnest"]
 
@@ -39,6 +38,11 @@ _OPTIMIZER_KEYS = (
 _SETTINGS_KEYS = ("hyper_parameters", "hparams", "hyperparameters", "args", "config", "cfg")
 _SAVE = "save it as torch.save({'model': model.state_dict(), …}) or as safetensors"
 _DEEPEST = 5
+# How many times the file its tensors may be, where they overlap: views of one buffer, the usual
+# reason, are once its size.
+_MOST_OVERLAP = 4
+_NAME_MEMORY = 4000  # bytes that a tensor takes from here to its row in a table, measured: 1500
+_SMALL = 2**20  # bytes, which take no time
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,10 @@ def unnest(path: Path, loaded: object, size: int) -> Unnested:
     """
     notes: list[str] = []
     around: list[Mapping[Any, Any]] = []
+    weights = _Weights()
     state = loaded
     for _ in range(_DEEPEST):
-        key = _state_key(path, state)
+        key = _state_key(path, state, weights)
         if key is None or not isinstance(state, Mapping):
             break
         notes.append(f"weights taken from {quoted(key)}")
@@ -71,27 +76,58 @@ def unnest(path: Path, loaded: object, size: int) -> Unnested:
     tensors = {
         name: _plain(path, name, value, size)
         for name, value in state.items()
-        if isinstance(name, str) and isinstance(value, Tensor)
+        if isinstance(name, str) and isinstance(value, Tensor | NotPlain)
     }
     if not tensors:
         _raise_without_tensors(path, state)
+    _check_size(path, tensors, size)
     dropped = [str(name) for name in state if name not in tensors]
     if dropped and around:
         notes.append(f"left out {listed(dropped)}: not a tensor")
     elif dropped:
         around.append({name: value for name, value in state.items() if name not in tensors})
-    metadata, optimizer = _facts(around, notes)
+    metadata, optimizer = _facts(around, notes, weights)
     return Unnested(tensors, metadata, tuple(notes), optimizer)
 
 
-def _state_key(path: Path, loaded: object) -> str | None:
+class _Weights:
+    """Which mappings hold tensors; each is looked through once, however often a file names it."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, bool] = {}
+
+    def in_(self, value: object, depth: int) -> bool:
+        """Whether `value` holds tensors, or a mapping under a usual key does, `depth` levels deep.
+
+        Every mapping is looked at once: in a hostile file each may be reached by any path.
+        """
+        level, seen = [value], set()
+        for _ in range(depth):
+            found = []
+            for each in level:
+                if isinstance(each, Mapping) and id(each) not in seen:
+                    seen.add(id(each))
+                    found.append(each)
+            if any(map(self._directly, found)):
+                return True
+            level = [each[key] for each in found for key in _STATE_KEYS if key in each]
+        return False
+
+    def _directly(self, table: Mapping[Any, Any]) -> bool:
+        if id(table) not in self._known:
+            values = table.values()
+            self._known[id(table)] = any(isinstance(each, Tensor | NotPlain) for each in values)
+        return self._known[id(table)]
+
+
+def _state_key(path: Path, loaded: object, weights: _Weights) -> str | None:
     """The key under which the weights lie one level deeper, None where they lie here."""
     if not isinstance(loaded, Mapping):
         return None
     for key in _STATE_KEYS:
-        if key in loaded and _holds_tensors(loaded[key], _DEEPEST):
+        if key in loaded and weights.in_(loaded[key], _DEEPEST):
             return key
-    if any(isinstance(value, Tensor) for value in loaded.values()) or is_optimizer(loaded):
+    if weights.in_(loaded, 1) or is_optimizer(loaded):
         return None
     others = [
         name
@@ -99,7 +135,7 @@ def _state_key(path: Path, loaded: object) -> str | None:
         if isinstance(name, str)
         and not name.startswith(("optim", "lr_sched", "sched"))
         and not is_optimizer(value)
-        and _holds_tensors(value, 1)
+        and weights.in_(value, 1)
     ]
     if len(others) > 1:
         raise SharpError(
@@ -107,14 +143,6 @@ def _state_key(path: Path, loaded: object) -> str | None:
             "save the state dict to measure by itself, or under the key 'model'",
         )
     return others[0] if others else None
-
-
-def _holds_tensors(value: object, depth: int) -> bool:
-    if not isinstance(value, Mapping) or depth == 0:
-        return False
-    if any(isinstance(each, Tensor) for each in value.values()):
-        return True
-    return any(_holds_tensors(value[key], depth - 1) for key in _STATE_KEYS if key in value)
 
 
 def _raise_without_tensors(path: Path, state: Mapping[Any, Any]) -> None:
@@ -127,31 +155,40 @@ def _raise_without_tensors(path: Path, state: Mapping[Any, Any]) -> None:
     raise SharpError(f"{path}: holds no tensors by name; its keys: {keys}", _SAVE)
 
 
-def _plain(path: Path, name: str, tensor: Tensor, size: int) -> Tensor:
-    """`tensor` without history, once it is known to be dense, here, and inside the file."""
+def _plain(path: Path, name: str, tensor: Tensor | NotPlain, size: int) -> Tensor:
+    """`tensor`, once it is known to be one that can be measured, and no larger than the file."""
     where = f"{path}: tensor {quoted(name)}"
     if not is_text(name):
         raise SharpError(f"{where} has a name that is not valid text", _SAVE)
-    if type(tensor) not in (Tensor, torch.nn.Parameter, torch.nn.Buffer):
-        raise SharpError(f"{where} is a {type(tensor).__name__}, not a plain tensor", _SAVE)
-    if tensor.layout != torch.strided or tensor.is_quantized:
-        kind = "quantized" if tensor.is_quantized else f"of layout {tensor.layout}"
-        raise SharpError(f"{where} is {kind}", "store it as a dense floating-point tensor")
-    if tensor.device.type != "cpu":
-        raise SharpError(
-            f"{where} has no data (device '{tensor.device.type}')",
-            "save the model once its weights are loaded",
-        )
+    if isinstance(tensor, NotPlain):
+        raise SharpError(f"{where} {tensor.reason}", tensor.hint)
     if tensor.numel() * tensor.element_size() > size:
         raise SharpError(
             f"{where} of shape {tuple(tensor.shape)} is larger than the file that holds it",
             "save it with .contiguous(), or, if that is not how it was made, copy the file again",
         )
-    return tensor.detach()
+    return tensor
+
+
+def _check_size(path: Path, tensors: Mapping[str, Tensor], size: int) -> None:
+    """Refuse so many names, or overlaps, that what is done with each takes no end of time."""
+    if len(tensors) * _NAME_MEMORY > allowance(size):
+        raise SharpError(
+            f"{path}: has {len(tensors)} tensors in {size} bytes",
+            "save the weights that are to be measured, each under one name",
+        )
+    once = {place(tensor): tensor for tensor in tensors.values()}.values()
+    total = sum(tensor.numel() * tensor.element_size() for tensor in once)
+    if total > _MOST_OVERLAP * size + _SMALL:
+        raise SharpError(
+            f"{path}: its {len(once)} tensors together have {total} bytes, the file {size}: they "
+            "overlap",
+            "save each with .contiguous(), or, if that is not how it was made, copy the file again",
+        )
 
 
 def _facts(
-    around: list[Mapping[Any, Any]], notes: list[str]
+    around: list[Mapping[Any, Any]], notes: list[str], weights: _Weights
 ) -> tuple[Metadata, Mapping[str, Any] | None]:
     """Scalars beside the weights (outermost first), and the optimizer's state."""
     metadata: Metadata = {}
@@ -159,7 +196,8 @@ def _facts(
     aside: list[str] = []
     for level in around:
         for key, value in level.items():
-            if (scalar := plain_scalar(value)) is not None and is_text(str(key)):
+            named = isinstance(key, str | int) and is_text(str(key))
+            if named and (scalar := plain_scalar(value)) is not None:
                 metadata.setdefault(str(key), scalar)
             elif key in _OPTIMIZER_KEYS or is_optimizer(value):
                 found = [each for each in _each(value) if is_optimizer(each)]
@@ -168,7 +206,7 @@ def _facts(
                 if len(found) > 1:
                     many = f"{quoted(str(key))} has {len(found)} optimizers"
                     notes.append(f"{many}; the first was taken")
-            elif _holds_tensors(value, 1):
+            elif weights.in_(value, 1):
                 aside.append(str(key))
     for level in around:
         for key in _SETTINGS_KEYS:
@@ -190,8 +228,8 @@ def _each(value: Any) -> Iterator[Any]:
 
 
 def _settings(value: object) -> Iterator[tuple[str, str | int | float | bool]]:
-    """The scalars of a mapping or namespace of settings; a pair or triple becomes text."""
-    table = vars(value) if isinstance(value, argparse.Namespace) else value
+    """The scalars of a mapping or an object of settings; a pair or triple becomes text."""
+    table = value.entries if isinstance(value, Stub) else value
     if not isinstance(table, Mapping):
         return
     for name, each in table.items():
@@ -206,4 +244,6 @@ def _settings(value: object) -> Iterator[tuple[str, str | int | float | bool]]:
 def _described(value: object) -> str:
     if isinstance(value, Tensor):
         return f"one tensor of shape {tuple(value.shape)}"
+    if isinstance(value, Stub):
+        return f"an object of the class {quoted(value.name)}"
     return f"a {type(value).__name__}"

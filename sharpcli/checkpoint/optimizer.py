@@ -12,6 +12,7 @@ from .contents import Metadata, is_text, plain_scalar
 __all__ = ["is_optimizer", "optimizer_settings", "summarize_optimizer"]
 
 _SETTINGS = ("lr", "weight_decay", "momentum", "eps", "nesterov", "amsgrad")
+_MOST_BETAS = 9
 
 
 def is_optimizer(value: object) -> bool:
@@ -22,7 +23,7 @@ def is_optimizer(value: object) -> bool:
     return (
         isinstance(groups, list)
         and bool(groups)
-        and all(isinstance(group, Mapping) for group in groups)
+        and isinstance(groups[0], Mapping)  # the only one that is read
         and isinstance(value.get("state"), Mapping)
     )
 
@@ -39,9 +40,11 @@ def optimizer_settings(optimizer: Mapping[str, Any]) -> Metadata:
         if value is not None:
             settings[name] = value
     betas = group.get("betas")
-    if isinstance(betas, list | tuple) and all(isinstance(beta, int | float) for beta in betas):
-        settings["betas"] = ",".join(str(beta) for beta in betas)
-        settings.update({f"beta{i}": float(beta) for i, beta in enumerate(betas[:9], start=1)})
+    if isinstance(betas, list | tuple) and len(betas) <= _MOST_BETAS:
+        plain = [beta for beta in map(plain_scalar, betas) if isinstance(beta, int | float)]
+        if len(plain) == len(betas):
+            settings["betas"] = ",".join(str(beta) for beta in plain)
+            settings.update({f"beta{i}": float(beta) for i, beta in enumerate(plain, start=1)})
     return settings
 
 
@@ -81,8 +84,10 @@ def _kind(optimizer: Mapping[str, Any]) -> str | None:
 
 
 def _tensors(state: Mapping[Any, Any]) -> Iterator[tuple[str, Tensor]]:
+    seen: set[int] = set()
     for slots in state.values():
-        if isinstance(slots, Mapping):
+        if isinstance(slots, Mapping) and id(slots) not in seen:
+            seen.add(id(slots))
             for name, value in slots.items():
                 if isinstance(value, Tensor):
                     yield str(name), value

@@ -22,7 +22,18 @@ from torch import Tensor
 
 from .. import files
 from ..errors import SharpError
-from .contents import Contents, Metadata, is_text, listed, open_error, parse_scalar, quoted
+from .contents import (
+    Contents,
+    Metadata,
+    TooManyValues,
+    is_text,
+    listed,
+    open_error,
+    parse_json,
+    parse_scalar,
+    quoted,
+    read_into,
+)
 
 __all__ = ["looks_like_safetensors", "read_safetensors", "save_checkpoint"]
 
@@ -130,9 +141,10 @@ def _read_header(path: Path, file: BufferedReader, size: int) -> tuple[bytes, di
         )
     text = file.read(length)
     try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_int=_small_int)
-    except (ValueError, RecursionError) as error:
-        reason = str(error) if isinstance(error, _HeaderError) else "it is not valid JSON"
+        header = parse_json(text, size, object_pairs_hook=_unique, parse_int=_small_int)
+    except ValueError as error:
+        plain = isinstance(error, _HeaderError | TooManyValues)
+        reason = str(error) if plain else "it is not valid JSON"
         raise SharpError(
             f"{path}: the safetensors header cannot be read: {reason}", _DAMAGED
         ) from error
@@ -228,14 +240,9 @@ def _whole_numbers(values: object) -> bool:
 
 def _read_tensor(path: Path, file: BufferedReader, entry: _Entry, digest: Any) -> Tensor:
     data = torch.empty(entry.end - entry.begin, dtype=torch.uint8)
-    buffer = data.numpy().data
-    filled = 0
-    while filled < len(buffer):
-        count = file.readinto(buffer[filled:])
-        if not count:
-            raise SharpError(f"{path}: ends within tensor {quoted(entry.name)}", _DAMAGED)
-        filled += count
-    digest.update(buffer)
+    if not read_into(file, data):
+        raise SharpError(f"{path}: ends within tensor {quoted(entry.name)}", _DAMAGED)
+    digest.update(data.numpy().data)
     return data.view(entry.dtype).reshape(entry.shape)
 
 

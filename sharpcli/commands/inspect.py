@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,7 @@ def inspect(checkpoints: tuple[str, ...], output: OutputSettings) -> int:
 
 def _inspected(path: str) -> dict[str, Any]:
     """One result: what the checkpoint holds, or why it could not be read."""
-    from ..checkpoint import first_not_finite, load_checkpoint, summarize_optimizer
+    from ..checkpoint import first_not_finite, load_checkpoint, place, summarize_optimizer
 
     try:
         checkpoint = load_checkpoint(path)
@@ -56,10 +57,13 @@ def _inspected(path: str) -> dict[str, Any]:
     broken = first_not_finite(checkpoint.tensors)
     warnings = [f"tensor '{broken}' holds a NaN or an infinity"] if broken is not None else []
     optimizer = checkpoint.optimizer
+    # a file may name one tensor many times
+    once = {place(tensor): tensor for tensor in checkpoint.tensors.values()}
+    measured = {where: _measured(tensor) for where, tensor in once.items()}
     return {
         "checkpoint": _described(checkpoint),
         "status": "ok",
-        "tensors": [{"name": k, **_measured(v)} for k, v in checkpoint.tensors.items()],
+        "tensors": [{"name": k, **measured[place(v)]} for k, v in checkpoint.tensors.items()],
         "optimizer": summarize_optimizer(optimizer) if optimizer is not None else None,
         **({"warnings": warnings} if warnings else {}),
     }
@@ -67,7 +71,9 @@ def _inspected(path: str) -> dict[str, Any]:
 
 def _described(checkpoint: Checkpoint) -> dict[str, Any]:
     """The checkpoint as in every document; `elements` and `bytes` count each storage once."""
-    once = {_place(tensor): tensor for tensor in checkpoint.tensors.values()}.values()
+    from ..checkpoint import place
+
+    once = {place(tensor): tensor for tensor in checkpoint.tensors.values()}.values()
     return {
         "path": Path(checkpoint.path),
         "sha256": checkpoint.sha256,
@@ -78,30 +84,37 @@ def _described(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _place(tensor: Tensor) -> tuple[object, ...]:
-    address = tensor.data_ptr() or id(tensor)  # an empty tensor lies nowhere
-    return address, tensor.dtype, tuple(tensor.shape), tensor.stride()
-
-
 def _measured(tensor: Tensor) -> Mapping[str, Any]:
     """Shape and dtype, the Euclidean norm of floats in float64, the range of what has an order."""
     import torch
+
+    from ..checkpoint import pieces
 
     facts: dict[str, Any] = {
         "shape": list(tensor.shape),
         "dtype": str(tensor.dtype).removeprefix("torch."),
     }
-    wide = tensor.float() if tensor.is_floating_point() and tensor.element_size() == 1 else tensor
-    if wide.is_floating_point():
-        facts["norm"] = float(torch.linalg.vector_norm(wide, dtype=torch.float64))
-    elif wide.is_complex():
-        facts["norm"] = float(torch.linalg.vector_norm(wide))
-    ordered = not wide.is_complex() and wide.dtype not in (
-        torch.bool,
-        torch.uint16,
-        torch.uint32,
-        torch.uint64,
-    )
-    if ordered and wide.numel():
-        facts["min"], facts["max"] = wide.min().item(), wide.max().item()
+    norms: list[float] = []
+    least, most = [], []
+    for piece in pieces(tensor):
+        narrow = piece.is_floating_point() and piece.element_size() == 1
+        wide = piece.float() if narrow else piece
+        if wide.is_floating_point():
+            norms.append(float(torch.linalg.vector_norm(wide, dtype=torch.float64)))
+        elif wide.is_complex():
+            norms.append(float(torch.linalg.vector_norm(wide)))
+        ordered = not wide.is_complex() and wide.dtype not in (
+            torch.bool,
+            torch.uint16,
+            torch.uint32,
+            torch.uint64,
+        )
+        if ordered and wide.numel():
+            least.append(wide.min())
+            most.append(wide.max())
+    if norms:
+        facts["norm"] = math.hypot(*norms)
+    if least:
+        facts["min"] = torch.stack(least).min().item()
+        facts["max"] = torch.stack(most).max().item()
     return facts

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Builtin", "Task", "builtin_tasks", "load_task", "task_from_metadata"]
 
+_SHOWN = 200  # characters of a checkpoint's metadata that a message repeats
 Batch = Any  # the data set's collated rows: a tuple or list of tensors, or a mapping
 
 
@@ -113,16 +114,18 @@ def task_from_metadata(metadata: Mapping[str, Any]) -> tuple[str, dict[str, str]
         return None
     if name not in _BUILTINS:
         raise SharpError(
-            f"the checkpoint's metadata name the task {str(name)!r}, which is not a built-in one "
-            f"({did_you_mean(str(name), _BUILTINS)}); a checkpoint cannot choose code to run",
+            f"the checkpoint's metadata name the task {str(name)[:_SHOWN]!r}, which is not a "
+            f"built-in one ({did_you_mean(str(name)[:_SHOWN], _BUILTINS)}); a checkpoint cannot "
+            "choose code to run",
             "name the task yourself: --task task.py",
         )
     options: dict[str, str] = {}
-    for item in filter(None, str(metadata.get("task_options", "")).split(",")):
+    given = str(metadata.get("task_options", ""))
+    for item in filter(None, given.split(",")):
         option, equals, value = item.partition("=")
         if not equals:
             raise SharpError(
-                f"the checkpoint's metadata hold task_options {metadata['task_options']!r}, "
+                f"the checkpoint's metadata hold task_options {given[:_SHOWN]!r}, "
                 "which is not of the form name=value,name=value",
                 f"name them yourself: --task {name} -O name=value",
             )

@@ -18,6 +18,7 @@ __all__ = ["POSITIONAL", "Option", "as_text", "bind_options", "declared_options"
 # A task's functions, and how many arguments sharp itself passes to each, by position.
 POSITIONAL = {"model": 0, "data": 1, "predict": 2, "loss": 2, "metrics": 2, "collate": 1}
 
+_LONGEST = 80  # characters of an option that a message repeats
 _TRUE = {"true", "yes", "on", "1"}
 _FALSE = {"false", "no", "off", "0"}
 _REQUIRED = inspect.Parameter.empty
@@ -78,7 +79,7 @@ def bind_options(
     for key in given:
         if key not in known and not open_:
             raise UsageError(
-                f"{where}: has no option '{key}': {did_you_mean(key, known)}",
+                f"{where}: has no option '{_shortened(key)}': {did_you_mean(key, known)}",
                 f"its options: {'; '.join(map(str, known.values())) or 'none'}",
             )
         if key in known:
@@ -240,9 +241,14 @@ def _read(option: Option, text: str, where: str) -> Any:
         return _parse(option.kind, text)
     except ValueError as error:
         raise UsageError(
-            f"{where}: -O {option.name}={text}: is not {option.type_name}",
+            f"{where}: -O {option.name}={_shortened(text)}: is not {option.type_name}",
             f"the option is {option}",
         ) from error
+
+
+def _shortened(text: str) -> str:
+    """`text` fit for a message: the options that a checkpoint names may be of any length."""
+    return f"{text[:_LONGEST]}…" if len(text) > _LONGEST else text
 
 
 def _parse(kind: Any, text: str) -> Any:

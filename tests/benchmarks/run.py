@@ -20,6 +20,7 @@ import differences
 import eigenvalues
 import epsilon_sharpness
 import faithful
+import forged
 import gpt2
 import interrupted
 import killed
@@ -61,6 +62,7 @@ _BENCHMARKS = (
     processes,
     gpt2,
     faithful,
+    forged,
 )
 
 

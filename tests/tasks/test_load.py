@@ -53,7 +53,7 @@ def test_a_file():
 def test_a_path_names_a_file_as_its_text_does():
     path = Path(write(GOOD))
     assert load_task(path, {}).fingerprint == load_task(str(path), {}).fingerprint
-    assert Studies(path, {}, RunSettings(), torch.device("cpu")).of({}).task.name == "task.py"
+    assert Studies(path, {}, RunSettings(), torch.device("cpu")).of(None).task.name == "task.py"
 
 
 def test_all_functions_of_the_file_are_taken():

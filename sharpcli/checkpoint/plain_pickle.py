@@ -1,0 +1,402 @@
+"""An own reader of pickles that makes plain values and nothing else.
+
+A pickle is a program for a small stack machine. Python's own machine imports and calls whatever a
+pickle names. This one imports nothing and calls only the few functions that it is handed: any
+other class or function becomes a `Stub`, an object without behaviour. Time and memory grow in
+proportion to the pickle, whatever it holds.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from mmap import mmap
+from typing import Any
+
+__all__ = ["Call", "Global", "PickleError", "Stub", "plain_key", "read_pickle"]
+
+# A function that a pickle may call: its arguments → a value, and the bytes that it takes.
+Call = Callable[[tuple[Any, ...]], tuple[Any, int]]
+
+_LONGEST_INT = 32  # bytes; arithmetic on longer ones is slow, and no setting is one
+_LARGEST_KEY = 2**63
+_LIST, _MARK, _ENTRY, _STUB, _DEFAULT = 64, 72, 100, 300, 40  # bytes of Python objects
+
+
+class PickleError(ValueError):
+    """Why a pickle cannot be read, in words for a message."""
+
+
+@dataclass(eq=False, slots=True)
+class Global:
+    """A class or function that a pickle names, `module.name`; nothing is imported."""
+
+    name: str
+
+
+@dataclass(eq=False, slots=True)
+class Stub:
+    """An object of a class that is not read: its name, what it was made of and what was set on it.
+
+    A state that is no mapping is the entry `None`.
+    """
+
+    name: str
+    arguments: tuple[Any, ...] = ()
+    entries: dict[Any, Any] = field(default_factory=dict)
+
+
+@dataclass(eq=False, slots=True)
+class _OddKey:
+    """Stands for a key that is no plain scalar, whose hash could take any time."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass
+class Unpickled:
+    """A value, where its pickle ended, and how many bytes were left of those it might take."""
+
+    value: Any
+    end: int
+    memory: int
+
+
+def read_pickle(
+    data: bytes | mmap,
+    begin: int,
+    memory: int,
+    calls: Mapping[str, Call],
+    persistent: Call,
+    imports: dict[str, None],
+) -> Unpickled:
+    """The value of the pickle that begins at `begin` in `data`.
+
+    Args:
+        data: the bytes that the pickle is part of.
+        begin: where it begins.
+        memory: how many bytes its objects may take.
+        calls: the functions that it may call, by their full names.
+        persistent: makes a value of the identifier of an object that is stored elsewhere.
+        imports: gets every name that the pickle asks for, also where reading then fails.
+
+    Raises `PickleError` where the bytes are no whole pickle, and where its objects would take
+    more than `memory`.
+    Cost: a microsecond for each operation of the pickle.
+    """
+    return _Machine(data, begin, memory, calls, persistent, imports).run()
+
+
+class _Machine:
+    """The stack machine; each operation is a method, found by its opcode in `_OPERATIONS`."""
+
+    def __init__(
+        self,
+        data: bytes | mmap,
+        begin: int,
+        memory: int,
+        calls: Mapping[str, Call],
+        persistent: Call,
+        imports: dict[str, None],
+    ) -> None:
+        self.data, self.position, self.memory = data, begin, memory
+        self.calls, self.persistent, self.imports = calls, persistent, imports
+        self.stack: list[Any] = []
+        self.outer: list[list[Any]] = []
+        self.memo: dict[int, Any] = {}
+
+    def run(self) -> Unpickled:
+        data, length = self.data, len(self.data)
+        try:
+            while self.position < length:
+                opcode = data[self.position]
+                self.position += 1
+                if opcode == _STOP:
+                    return Unpickled(self.stack.pop(), self.position, self.memory)
+                operation, cost = _OPERATIONS[opcode]
+                self.memory -= cost
+                if self.memory < 0:
+                    raise PickleError("it holds more objects than any checkpoint")
+                operation(self)
+        except (IndexError, KeyError, UnicodeDecodeError) as error:
+            # an empty stack, an unknown opcode or memo, a text that is none
+            raise PickleError("it breaks off or is corrupt") from error
+        raise PickleError("it breaks off or is corrupt")
+
+    # --- bytes -----------------------------------------------------------------------------------
+
+    def take(self, count: int) -> bytes:
+        end = self.position + count
+        if end > len(self.data):
+            raise PickleError("it breaks off or is corrupt")
+        taken = self.data[self.position : end]
+        self.position = end
+        return taken
+
+    def number(self, size: int) -> int:
+        return int.from_bytes(self.take(size), "little")
+
+    def line(self, encoding: str = "utf-8") -> str:
+        end = self.data.find(b"\n", self.position)
+        if end < 0:
+            raise PickleError("it breaks off or is corrupt")
+        taken = self.data[self.position : end]
+        self.position = end + 1
+        return taken.decode(encoding)
+
+    def line_number(self) -> int:
+        return int(_parsed(int, self.line()[:20]))
+
+    # --- values ----------------------------------------------------------------------------------
+
+    def text(self, size: int) -> None:
+        value = self.take(self.number(size)).decode("utf-8", "surrogatepass")
+        self.memory -= sys.getsizeof(value)
+        self.stack.append(value)
+
+    def old_text(self, size: int) -> None:
+        """A string of Python 2, which torch reads as UTF-8."""
+        raw = self.take(self.number(size))
+        try:
+            self.stack.append(raw.decode("utf-8"))
+        except UnicodeDecodeError:
+            self.stack.append(raw)
+
+    def raw_bytes(self, size: int) -> None:
+        self.stack.append(self.take(self.number(size)))
+
+    def long(self, size: int) -> None:
+        raw = self.take(self.number(size))
+        large = len(raw) > _LONGEST_INT
+        value = Stub("an integer") if large else int.from_bytes(raw, "little", signed=True)
+        self.stack.append(value)
+
+    def decimal(self) -> None:
+        line = self.line().removesuffix("L")
+        if line in ("00", "01"):
+            self.stack.append(line == "01")
+        elif len(line) > 2 * _LONGEST_INT:
+            self.stack.append(Stub("an integer"))
+        else:
+            self.stack.append(_parsed(int, line))
+
+    def float_line(self) -> None:
+        line = self.line()
+        self.stack.append(_parsed(float, line if len(line) <= 2 * _LONGEST_INT else ""))
+
+    # --- containers ------------------------------------------------------------------------------
+
+    def mark(self) -> None:
+        self.outer.append(self.stack)
+        self.stack = []
+
+    def marked(self) -> list[Any]:
+        items = self.stack
+        self.stack = self.outer.pop()
+        self.memory += _MARK
+        return items
+
+    def tuple_of_marked(self) -> None:
+        items = self.marked()
+        self.memory -= 8 * len(items)
+        self.stack.append(tuple(items))
+
+    def tuple_of(self, count: int) -> None:
+        if len(self.stack) < count:
+            raise PickleError("it breaks off or is corrupt")
+        self.stack[-count:] = [tuple(self.stack[-count:])]
+
+    def list_of_marked(self) -> None:
+        items = self.marked()
+        self.memory -= 8 * len(items)
+        self.stack.append(items)
+
+    def stub_of_marked(self, name: str) -> None:
+        self.marked()
+        self.stack.append(Stub(name))
+
+    def dict_of_marked(self) -> None:
+        items = self.marked()
+        self.stack.append({})
+        self.set_items(items)
+
+    def append(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        if type(target) is list:
+            self.memory -= 9 * len(items)
+            target.extend(items)
+        elif type(target) is not Stub:
+            raise PickleError("it appends to what is no list")
+
+    def set_items(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        table = target.entries if type(target) is Stub else target
+        if type(table) is not dict or len(items) % 2:
+            raise PickleError("it sets an entry of what is no mapping")
+        self.memory -= _ENTRY * (len(items) // 2 + 1)
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            table[plain_key(key)] = value
+
+    def put(self, index: int) -> None:
+        self.memo[index] = self.stack[-1]
+
+    # --- classes and functions -------------------------------------------------------------------
+
+    def name(self, module: str, name: str) -> None:
+        full = f"{'builtins' if module == '__builtin__' else module}.{name}"
+        self.imports[full] = None
+        self.memory -= sys.getsizeof(full)
+        self.stack.append(Global(full))
+
+    def stack_global(self) -> None:
+        name, module = self.stack.pop(), self.stack.pop()
+        if type(name) is not str or type(module) is not str or len(name) + len(module) > 1000:
+            raise PickleError("it asks for something without a name")
+        self.name(module, name)
+
+    def instance(self) -> None:
+        module, name = self.line(), self.line()
+        items = self.marked()
+        self.name(module, name)
+        self.stack.append(tuple(items))
+        self.call()
+
+    def object_of_marked(self) -> None:
+        called, *items = self.marked()
+        self.stack += [called, tuple(items)]
+        self.call()
+
+    def call(self) -> None:
+        arguments, called = self.stack.pop(), self.stack.pop()
+        if type(called) is Stub:  # what a stub would return
+            self.stack.append(Stub(called.name))
+            return
+        if type(called) is not Global or type(arguments) is not tuple:
+            raise PickleError("it calls what is no function")
+        call = self.calls.get(called.name)
+        value, cost = (Stub(called.name, arguments), _STUB) if call is None else call(arguments)
+        self.memory -= cost
+        self.stack.append(value)
+
+    def call_with_names(self) -> None:
+        self.stack.pop()  # arguments by name: no function here takes any
+        self.call()
+
+    def build(self) -> None:
+        """Set an object's state, which only stubs remember; attributes could hide methods."""
+        state = self.stack.pop()
+        target = self.stack[-1]
+        if type(state) is tuple and len(state) == 2:  # attributes, and those in slots
+            state = state[1] if state[0] is None else state[0]
+        if type(target) is Stub and not target.entries:
+            target.entries = state if type(state) is dict else {None: state}
+
+    def load_persistent(self, identifier: object) -> None:
+        value, cost = self.persistent((identifier,))
+        self.memory -= cost
+        self.stack.append(value)
+
+
+def _parsed(kind: type[int] | type[float], text: str) -> int | float:
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise PickleError("it breaks off or is corrupt") from error
+
+
+def plain_key(key: object) -> object:
+    """`key` where hashing and comparing it take no time, else something that stands for it."""
+    if key is None or type(key) in (str, bytes, bool, float):
+        return key
+    if type(key) is int and abs(key) < _LARGEST_KEY:
+        return key
+    return _OddKey(key.name if type(key) is Stub else f"a {type(key).__name__}")
+
+
+def _double(machine: _Machine) -> None:
+    machine.stack.append(struct.unpack(">d", machine.take(8))[0])
+
+
+def _int32(machine: _Machine) -> None:
+    machine.stack.append(int.from_bytes(machine.take(4), "little", signed=True))
+
+
+def _push(make: Callable[[], Any]) -> Callable[[_Machine], None]:
+    return lambda machine: machine.stack.append(make())
+
+
+_STOP = ord(".")
+_Operation = Callable[[_Machine], Any]
+# opcode → what it does and how many bytes its objects take; names and numbers as in pickletools
+_OPERATIONS: dict[int, tuple[_Operation, int]] = {
+    ord(code): entry
+    for code, entry in {
+        "\x80": (lambda m: m.take(1), 0),  # PROTO
+        "\x95": (lambda m: m.take(8), 0),  # FRAME
+        "N": (_push(lambda: None), 8),
+        "\x88": (_push(lambda: True), 8),
+        "\x89": (_push(lambda: False), 8),
+        "I": (_Machine.decimal, _DEFAULT),
+        "L": (_Machine.decimal, _DEFAULT),
+        "J": (_int32, _DEFAULT),
+        "K": (lambda m: m.stack.append(m.number(1)), 8),
+        "M": (lambda m: m.stack.append(m.number(2)), _DEFAULT),
+        "\x8a": (lambda m: m.long(1), 2 * _DEFAULT),
+        "\x8b": (lambda m: m.long(4), 2 * _DEFAULT),
+        "F": (_Machine.float_line, _DEFAULT),
+        "G": (_double, _DEFAULT),
+        "V": (lambda m: m.stack.append(m.line("raw-unicode-escape")), 3 * _DEFAULT),
+        "S": (lambda m: m.stack.append(m.line().strip("'\"")), 3 * _DEFAULT),
+        "X": (lambda m: m.text(4), 8),
+        "\x8c": (lambda m: m.text(1), 8),
+        "\x8d": (lambda m: m.text(8), 8),
+        "U": (lambda m: m.old_text(1), 3 * _DEFAULT),
+        "T": (lambda m: m.old_text(4), 3 * _DEFAULT),
+        "B": (lambda m: m.raw_bytes(4), 2 * _DEFAULT),
+        "C": (lambda m: m.raw_bytes(1), 2 * _DEFAULT),
+        "\x8e": (lambda m: m.raw_bytes(8), 2 * _DEFAULT),
+        "\x96": (lambda m: m.raw_bytes(8), 2 * _DEFAULT),
+        "]": (_push(list), _LIST),
+        "}": (_push(dict), _LIST),
+        ")": (_push(tuple), 8),
+        "\x8f": (_push(lambda: Stub("builtins.set")), _STUB),
+        "(": (_Machine.mark, _MARK),
+        "t": (_Machine.tuple_of_marked, 48),
+        "\x85": (lambda m: m.tuple_of(1), 56),
+        "\x86": (lambda m: m.tuple_of(2), 64),
+        "\x87": (lambda m: m.tuple_of(3), 72),
+        "l": (_Machine.list_of_marked, _LIST),
+        "d": (_Machine.dict_of_marked, _LIST + _ENTRY),
+        "\x91": (lambda m: m.stub_of_marked("builtins.frozenset"), _STUB),
+        "a": (lambda m: m.append([m.stack.pop()]), 0),
+        "e": (lambda m: m.append(m.marked()), 0),
+        "\x90": (lambda m: m.append(m.marked()), 0),
+        "s": (lambda m: m.set_items([m.stack.pop(-2), m.stack.pop()]), _ENTRY),
+        "u": (lambda m: m.set_items(m.marked()), _ENTRY),
+        "p": (lambda m: m.put(m.line_number()), 3 * _DEFAULT),
+        "q": (lambda m: m.put(m.number(1)), 2 * _DEFAULT),
+        "r": (lambda m: m.put(m.number(4)), 3 * _DEFAULT),
+        "\x94": (lambda m: m.put(len(m.memo)), 3 * _DEFAULT),
+        "g": (lambda m: m.stack.append(m.memo[m.line_number()]), 8),
+        "h": (lambda m: m.stack.append(m.memo[m.number(1)]), 8),
+        "j": (lambda m: m.stack.append(m.memo[m.number(4)]), 8),
+        "0": (lambda m: m.stack.pop() if m.stack else m.marked(), 0),
+        "1": (_Machine.marked, 0),
+        "2": (lambda m: m.stack.append(m.stack[-1]), 8),
+        "c": (lambda m: m.name(m.line(), m.line()), 2 * _DEFAULT),
+        "\x93": (_Machine.stack_global, 2 * _DEFAULT),
+        "i": (_Machine.instance, 4 * _DEFAULT),
+        "o": (_Machine.object_of_marked, 4 * _DEFAULT),
+        "R": (_Machine.call, 0),
+        "\x81": (_Machine.call, 0),
+        "\x92": (_Machine.call_with_names, 0),
+        "b": (_Machine.build, 0),
+        "P": (lambda m: m.load_persistent(m.line()), 3 * _DEFAULT),
+        "Q": (lambda m: m.load_persistent(m.stack.pop()), 0),
+    }.items()
+}
