@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import importlib
+import io
 import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -16,6 +18,7 @@ import click
 from . import __version__
 from .errors import SharpError, did_you_mean
 from .processes import is_first, rank, size
+from .text import folded, visible, visible_lines
 
 __all__ = ["COMMANDS", "main", "sharp"]
 
@@ -144,10 +147,10 @@ class LazyGroup(click.Group):
             sys.stdout.flush()
         except click.ClickException as error:
             _process()
-            error.show()
+            _say(_shown(error))
             sys.exit(error.exit_code)
         except SharpError as error:
-            click.echo(f"{_process()}Error: {error}", err=True)
+            _say(visible_lines(f"{_process()}Error: {error}"))
             sys.exit(error.exit_code)
         except (click.Abort, KeyboardInterrupt):
             click.echo("Interrupted.", err=True)
@@ -191,6 +194,19 @@ def _process() -> str:
     return f"process {rank()} of {size()}: "
 
 
+def _shown(error: click.ClickException) -> str:
+    """What Click says of an error, with the words of the command line in it made safe."""
+    shown, message = io.StringIO(), error.format_message()
+    error.show(shown)
+    return shown.getvalue().rstrip("\n").replace(message, visible_lines(message))
+
+
+def _say(text: str) -> None:
+    """Print safe text on stderr, wrapped at blanks where that is a terminal."""
+    width = shutil.get_terminal_size().columns
+    click.echo(folded(text, width) if sys.stderr.isatty() else text, err=True)
+
+
 def main() -> None:
     """Run `sharp` on the process's arguments."""
     sys.excepthook = _say_how_to_report
@@ -202,7 +218,8 @@ def _say_how_to_report(
 ) -> None:
     import traceback
 
-    traceback.print_exception(kind, error, trace)
+    lines = "".join(traceback.format_exception(kind, error, trace)).split("\n")
+    click.echo("\n".join(map(visible, lines)), err=True, nl=False)
     python = ".".join(map(str, sys.version_info[:3]))
     click.echo(
         f"\nThis is a bug in sharp {__version__} (Python {python}, {sys.platform}). Please report "

@@ -14,6 +14,7 @@ from ..errors import SharpError
 from ..options.parameter_types import SEED
 from ..progress import Begin, silent
 from ..settings import OutputSettings, RunSettings
+from ..text import visible
 from ..training import TrainSettings
 from .measure import run_measure
 from .train import summary, train_and_save
@@ -84,9 +85,9 @@ def demo(folder: Path, seed: int, quiet: bool) -> None:
     emit(document, OutputSettings(quiet=quiet))
     click.echo(f"\n{sentence(document['results'])}\n\nTo repeat each step by hand:")
     for setting, path in zip(SETUPS, paths, strict=True):
-        click.echo(f"  {train_command(replace(setting, seed=seed), path)}")
-    click.echo(f"  sharp measure {shlex.join(map(str, paths))} --seed {seed}")
-    click.echo(f"  sharp interpolate {shlex.join(map(str, paths[:2]))} --seed {seed}")
+        click.echo(visible(f"  {train_command(replace(setting, seed=seed), path)}"))
+    click.echo(visible(f"  sharp measure {shlex.join(map(str, paths))} --seed {seed}"))
+    click.echo(visible(f"  sharp interpolate {shlex.join(map(str, paths[:2]))} --seed {seed}"))
     click.echo(
         f"\nThe loss between the minima of {SETUPS[0].optimizer}: A with batches of {SMALL}, B of "
         f"{LARGE:,}"
@@ -123,7 +124,7 @@ def train_all(folder: Path, seed: int, quiet: bool, begin: Begin = lambda _: sil
         description = f"training {setting.optimizer}, batch size {setting.batch_size}"
         trained = train_and_save(task, replace(setting, seed=seed), path, begin(description))
         if not quiet:
-            click.echo(f"{path}: {summary(trained)}", err=True)
+            click.echo(visible(f"{path}: {summary(trained)}"), err=True)
         paths.append(path)
     return paths
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from ..errors import SharpError, UsageError
+from ..text import visible
 
 __all__ = ["TEMPLATES", "init", "template_text"]
 
@@ -50,8 +51,8 @@ def init(file: Path, template: str, force: bool) -> None:
             f"{file}: cannot be written: {error.strerror}",
             "check that its folder is there and writable",
         ) from error
-    click.echo(f"wrote {file}; put your model and data in, then:")
-    click.echo(f"  sharp measure CHECKPOINT --task {file}")
+    click.echo(f"wrote {visible(str(file))}; put your model and data in, then:")
+    click.echo(f"  sharp measure CHECKPOINT --task {visible(str(file))}")
 
 
 def template_text(template: str, file: Path) -> str:

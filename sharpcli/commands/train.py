@@ -16,6 +16,7 @@ from ..options import task_argument
 from ..options.parameter_types import POSITIVE, SEED
 from ..results import Report, Scalar, to_document
 from ..settings import OutputSettings
+from ..text import visible
 from ..training import OPTIMIZERS, TrainSettings
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def train(
     is a safetensors file whose metadata hold the settings, which `sharp measure` shows beside
     what it measures.
     """
-    from ..render import emit
+    from ..render import emit, say
     from ..render.progress import progress_bars
     from ..tasks import load_task
 
@@ -158,9 +159,9 @@ def train(
         found = document(loaded, settings, output, trained, seconds)
         emit(found, OutputSettings(format="json", quiet=quiet))
         return
-    click.echo(f"{output}: {summary(trained)}")
+    click.echo(visible(f"{output}: {summary(trained)}"))
     for note in [] if quiet else notes(settings, trained):
-        click.echo(f"Note: {note}", err=True)
+        say(note)
 
 
 def train_and_save(
