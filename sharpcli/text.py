@@ -27,7 +27,7 @@ __all__ = [
     "visible_lines",
 ]
 
-_PLAIN_ASCII = re.compile(r"[ -~]*")
+_LONGEST_LABEL = 120  # characters; a longer one leaves a figure no room
 _NOT_ASCII = re.compile(r"[^ -~\n]")
 # What spreadsheets take for the beginning of a formula (OWASP, "CSV injection"), with the
 # full-width forms that some of them read alike.
@@ -125,14 +125,20 @@ def html_text(text: str) -> str:
 
 def plotly_text(text: str) -> str:
     """Text for plotly, which reads tags, entities and `%{…}` in labels, and `$…$` with MathJax."""
-    safe = html.escape(visible(text), quote=False)
+    safe = html.escape(_label(text), quote=False)
     return safe.replace("%{", "%&#123;").replace("$", "&#36;")
 
 
 def figure_text(text: str) -> str:
     """Text for matplotlib, which reads formulas between dollars and hides labels with `_` first."""
-    safe = visible(text).replace("$", r"\$")
+    safe = _label(text).replace("$", r"\$")
     return f" {safe}" if safe.startswith("_") else safe
+
+
+def _label(text: str) -> str:
+    """One line that is short enough to stand in a drawing."""
+    short = text if len(text) <= _LONGEST_LABEL else text[: _LONGEST_LABEL - 1] + "…"
+    return visible(short)
 
 
 def _spelled(character: str) -> str:

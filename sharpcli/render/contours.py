@@ -56,7 +56,9 @@ def plane_figure(scene: Scene, settings: FigureSettings) -> Figure:
         _draw_what_lies_there(axes, scene)
         axes.locator_params(nbins=6)
         label = scene.axes[0].label
-        axes.set_xlabel(_in_lines(figure_text(label)) if len(splits) > 1 else figure_text(label), wrap=True)
+        axes.set_xlabel(
+            _in_lines(figure_text(label)) if len(splits) > 1 else figure_text(label), wrap=True
+        )
         if index == 0:
             axes.set_ylabel(_in_lines(figure_text(scene.axes[1].label)), wrap=True)
         else:

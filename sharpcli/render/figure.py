@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -86,7 +87,9 @@ def written(make: Callable[[], Figure], kind: str) -> bytes:
     Uses neither pyplot nor a window, and matplotlib's own defaults whatever the user's are: the
     settings are put back afterwards.
     """
-    with mpl.rc_context():
+    with mpl.rc_context(), warnings.catch_warnings():
+        # Names may have characters that the font lacks, or leave no room: it is drawn all the same.
+        warnings.filterwarnings("ignore", r"Glyph|constrained_layout", UserWarning)
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
         drawn = make()

@@ -144,7 +144,7 @@ def shown_marks(scene: Scene) -> list[Mark]:
 def read_scene(document: Document) -> Scene:
     """Read an `interpolate` or `landscape` document.
 
-    Raises `SharpError` for another kind, for a result that failed, and for one that is incomplete.
+    Raises `SharpError` for another kind, and for a run that reached no point.
     """
     kind = document.get("kind")
     if kind not in KINDS:
@@ -153,17 +153,12 @@ def read_scene(document: Document) -> Scene:
             f"kinds with a figure: {', '.join(KINDS)}, spectrum",
         )
     results = document["results"]
-    if not results or results[0].get("status") == "failed":
+    if not results or not results[0].get("curves"):
         raise SharpError(
-            f"this {kind} result failed: there is nothing to draw", "see its error, and run again"
+            f"this {kind} result holds no point: there is nothing to draw",
+            "run the command again: it goes on from where it was interrupted",
         )
-    try:
-        return _scene(kind, results[0])
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration) as error:
-        raise SharpError(
-            f"this {kind} result is incomplete or damaged ({type(error).__name__}: {error})",
-            f"pass a file written by `sharp {kind} --json`",
-        ) from error
+    return _scene(kind, results[0])
 
 
 def is_log(metric: str, values: Array, scale: str, *, plane: bool = False) -> bool:
@@ -210,8 +205,6 @@ def _scene(kind: str, result: Mapping[str, Any]) -> Scene:
     axes = tuple(_axis(axis, result, ", " if of_path else ": ") for axis in result["axes"])
     shape = tuple(len(axis.values) for axis in reversed(axes))  # alpha runs fastest
     grid = _curve(_STRAIGHT if line else kind, axes[0].values, result, shape)
-    if not grid.values or not all(grid.values.values()):
-        raise ValueError("it holds no curve")
     others = []
     if line and "aligned" in result:
         others.append(_curve(_ALIGNED, axes[0].values, result["aligned"], shape))

@@ -31,7 +31,7 @@ _TRIANGLES = "an outlier, beyond the bulk"
 def spectral_file(document: Document, suffix: str, settings: FigureSettings) -> bytes:
     """The bytes of a ".png", ".svg", ".pdf" or ".npz" file of a `spectrum` document.
 
-    Raises `SharpError` for one that holds no density, or is incomplete.
+    Raises `SharpError` for one that holds no density.
     """
     spectra = read_spectra(document)
     if suffix == ".npz":
