@@ -174,7 +174,8 @@ Examples:
   sharp measure run-*/model.safetensors --json > result.json
 
 \b
-Exit codes: 0 done, 1 something failed, 2 misuse, 3 with --strict some number did not converge.""",
+Exit codes: 0 done, 1 something failed, 2 misuse,
+3 with --strict some number did not converge.""",
 )
 @click.version_option(__version__, prog_name="sharp", message="%(prog)s %(version)s")
 def sharp() -> None:

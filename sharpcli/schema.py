@@ -225,6 +225,13 @@ def _of_others(schema: Schema, node: Any) -> _Misfit | None:
     return None
 
 
+def _of_names(schema: Schema, node: Any) -> _Misfit | None:
+    for key in node if isinstance(node, dict) else ():
+        if misfit := _misfit(schema["propertyNames"], key):
+            return misfit.at(key)
+    return None
+
+
 def _of_items(schema: Schema, node: Any) -> _Misfit | None:
     inner = schema["items"]
     if not isinstance(node, list):
@@ -277,6 +284,7 @@ _KEYWORDS: dict[str, Callable[[Schema, Any], _Misfit | None]] = {
     "maxProperties": _of_count("maxProperties", dict, lambda n, most: n > most, "at most"),
     "pattern": _of_pattern,
     "required": _of_required,
+    "propertyNames": _of_names,
     "properties": _of_properties,
     "additionalProperties": _of_others,
     "items": _of_items,

@@ -1,7 +1,8 @@
 """Result documents changed at random, and `sharp compare` and `sharp plot` run on them.
 
-More than half of the changes keep to the contract (hostile texts where there is text, extreme numbers where
-there are numbers, keys more), so that they reach what draws and writes; the others break it.
+More than half of the changes keep to the contract (hostile texts where there is text, extreme
+numbers where there are numbers, keys more), so that they reach what draws and writes; the others
+break it.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from click.testing import CliRunner, Result
 from sharpcli.__main__ import sharp
 
 TEXTS = (
-    "</script><script>window.ran=1</script>",
-    '"><img src=x onerror=window.ran=1>',
-    "<a href='javascript:window.ran=1'>click</a>",
-    "' onmouseover='window.ran=1",
-    "]]><svg/onload=window.ran=1>",
+    "</script><script>document.documentElement.dataset.ran=1</script>",
+    '"><img src=x onerror=document.documentElement.dataset.ran=1>',
+    "<a href='javascript:document.documentElement.dataset.ran=1'>click</a>",
+    "' onmouseover='document.documentElement.dataset.ran=1",
+    "]]><svg/onload=document.documentElement.dataset.ran=1>",
     "<!--<script>",
     "$\\frac{$ x^2$",
     "$$",

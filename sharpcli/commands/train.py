@@ -33,7 +33,7 @@ _DEFAULT = TrainSettings()
 @click.command(
     epilog="""\b
 Examples:
-  sharp train digits --optimizer adam --batch-size 16 --output adam-16.safetensors
+  sharp train digits --optimizer adam --epochs 9 --output adam.safetensors
   sharp train task.py -O width=128 --lr 0.05 --epochs 50 --until-loss 0.01"""
 )
 @task_argument
