@@ -37,6 +37,7 @@ KINDS = ("interpolate", "landscape")
 _SYMBOLS = {"alpha": "α", "beta": "β"}
 _MOST_UNEQUAL = {"interpolate": 4.0, "landscape": 2.0}  # sides: a longer plane is stretched
 _LARGEST, _SMALLEST = 1e200, 1e-200
+_FARTHEST = 1e100
 _UNIT = 1e-6  # of a distance: less is rounding
 _NORMALIZED = ("filter", "layer")
 _STRAIGHT, _ALIGNED = "straight line", "aligned"
@@ -244,7 +245,7 @@ def _axis(axis: Mapping[str, Any], result: Mapping[str, Any], separator: str) ->
     plane = "directions" not in result and len(result["axes"]) == 2
     if plane and norm is not None and abs(norm - 1) <= 1e-3:
         facts += " (in weight distance)"
-    return Axis(name, _array(axis["values"]), label + facts, short + facts, norm)
+    return Axis(name, _drawn(_array(axis["values"])), label + facts, short + facts, norm)
 
 
 def _curve(name: str, at: Array, found: Mapping[str, Any], shape: tuple[int, ...]) -> Curve:
@@ -296,7 +297,12 @@ def _mark(found: Mapping[str, Any], names: Sequence[str]) -> Mark:
 def _places(points: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Array:
     """Coordinates (n, d); NaN for a checkpoint whose weights are not finite."""
     places = [_array([point["coordinates"][name] for name in names]) for point in points]
-    return np.array(places, dtype=np.float64).reshape(len(points), len(names))
+    return _drawn(np.array(places, dtype=np.float64).reshape(len(points), len(names)))
+
+
+def _drawn(places: Array) -> Array:
+    """Places so near that distances between them, and their squares, are numbers."""
+    return np.clip(places, -_FARTHEST, _FARTHEST)
 
 
 def _array(values: Sequence[float | None]) -> Array:
