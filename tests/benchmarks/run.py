@@ -17,6 +17,7 @@ import coverage
 import density
 import derivatives
 import differences
+import documents
 import eigenvalues
 import epsilon_sharpness
 import faithful
@@ -57,6 +58,7 @@ _BENCHMARKS = (
     processes,
     gpt2,
     faithful,
+    documents,
 )
 
 
