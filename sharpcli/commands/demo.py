@@ -109,6 +109,7 @@ def line_between(paths: Sequence[Path], seed: int, begin: Begin = lambda _: sile
 
 def train_all(folder: Path, seed: int, quiet: bool, begin: Begin = lambda _: silent) -> list[Path]:
     """Train every setup and save its checkpoint in `folder`; gives their paths."""
+    from ..render import error_console
     from ..tasks import load_task
 
     task = load_task(TASK, TASK_OPTIONS)
@@ -124,7 +125,7 @@ def train_all(folder: Path, seed: int, quiet: bool, begin: Begin = lambda _: sil
         description = f"training {setting.optimizer}, batch size {setting.batch_size}"
         trained = train_and_save(task, replace(setting, seed=seed), path, begin(description))
         if not quiet:
-            click.echo(visible(f"{path}: {summary(trained)}"), err=True)
+            error_console().print(visible(f"{path}: {summary(trained)}"))
         paths.append(path)
     return paths
 

@@ -64,6 +64,8 @@ def run(setting: Setting) -> Section:
                 if problem:
                     problems[f"{kind}, {what}: {problem[:200]}"] += 1
             ended["read" if drawn else "refused"] += 1
+            if number % 250 == 0:
+                print(f"  {number} of {count}: {dict(ended)} {dict(problems)}", file=sys.stderr)
         rows = [(kind, f"{len(json.dumps(each)):,}") for kind, each in sorted(documents.items())]
         section.tables.append(("Documents", ("kind", "bytes"), rows))
         section.notes.append(
@@ -103,7 +105,7 @@ def made(folder: Path) -> dict[str, Mapping[str, Any]]:
     sharp("plane", "interpolate", a, b, c, "--points", "4", "--trajectory", b, c, *_SAMPLES)
     sharp("line of a landscape", "landscape", a, "--dimensions", "1", "--points", "5", *_SAMPLES)
     sharp("landscape", "landscape", a, "--points", "4", "--directions", "hessian", *_SAMPLES)
-    path_axes = ("--directions", "trajectory", "--trajectory", b, a)
+    path_axes = ("--directions", "trajectory", "--trajectory", b, c, a)
     sharp("path's plane", "landscape", a, "--points", "4", *path_axes, *_SAMPLES)
     sharp("spectrum", "spectrum", a, b, "--steps", "10", "--probes", "2", *_SAMPLES)
     return found
