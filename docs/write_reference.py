@@ -1,12 +1,15 @@
 """Write what the code itself knows into the pages: `python docs/write_reference.py`.
 
-docs/cli.md is the real --help of every command; docs/measures.md holds the registry's table. A
-test fails where a page says something else than the code.
+docs/cli.md is the real --help of every command; docs/measures.md holds the registry's table. The
+other way round, sharpcli/schema.json is docs/schema.json without its descriptions: what `sharp`
+checks saved results against. A test fails where one of them is out of date.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from click.testing import CliRunner
 
@@ -53,11 +56,27 @@ def measures_page(page: str) -> str:
     return "\n".join([f"{before}{BEGIN}", *rows, f"{END}{rest.partition(END)[2]}"])
 
 
+def shipped_schema() -> str:
+    """The contract in one line, without its descriptions."""
+
+    def bare(node: Any) -> Any:
+        if isinstance(node, list):
+            return [bare(each) for each in node]
+        if not isinstance(node, dict):
+            return node
+        described = isinstance(node.get("description"), str)
+        return {k: bare(v) for k, v in node.items() if not (described and k == "description")}
+
+    contract = json.loads((DOCS / "schema.json").read_text("utf-8"))
+    return json.dumps(bare(contract), separators=(",", ":")) + "\n"
+
+
 def main() -> None:
-    """Write both pages."""
+    """Write the pages and the shipped schema."""
     (DOCS / "cli.md").write_text(cli_page(), "utf-8")
     measures = DOCS / "measures.md"
     measures.write_text(measures_page(measures.read_text("utf-8")), "utf-8")
+    (DOCS.parent / "sharpcli" / "schema.json").write_text(shipped_schema(), "utf-8")
 
 
 if __name__ == "__main__":

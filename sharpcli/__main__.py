@@ -7,6 +7,8 @@ if __name__ == "__main__":
 
 import functools
 import importlib
+import io
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -19,6 +21,7 @@ from . import __version__, interruption
 from .errors import SharpError, did_you_mean
 from .processes import is_first, rank, size
 from .streams import drop_stdout, prepare
+from .text import folded, visible, visible_lines
 
 __all__ = ["COMMANDS", "main", "sharp"]
 
@@ -148,9 +151,9 @@ class LazyGroup(click.Group):
                 _end_interrupted()
             said = _process()
             if isinstance(error, SharpError):
-                click.echo(f"{said}Error: {error}", err=True)
+                _say(visible_lines(f"{said}Error: {error}"))
             else:
-                error.show()
+                _say(_shown(error))
             sys.exit(error.exit_code)
         except (click.Abort, KeyboardInterrupt):
             _end_interrupted()
@@ -200,7 +203,8 @@ Examples:
   sharp measure run-*/model.safetensors --json > result.json
 
 \b
-Exit codes: 0 done, 1 something failed, 2 misuse, 3 with --strict some number did not converge.""",
+Exit codes: 0 done, 1 something failed, 2 misuse,
+3 with --strict some number did not converge.""",
 )
 @click.version_option(__version__, prog_name="sharp", message="%(prog)s %(version)s")
 def sharp() -> None:
@@ -220,6 +224,19 @@ def _process() -> str:
     return f"process {rank()} of {size()}: "
 
 
+def _shown(error: click.ClickException) -> str:
+    """What Click says of an error, with the words of the command line in it made safe."""
+    shown, message = io.StringIO(), error.format_message()
+    error.show(shown)
+    return shown.getvalue().rstrip("\n").replace(message, visible_lines(message))
+
+
+def _say(text: str) -> None:
+    """Print safe text on stderr, wrapped at blanks where that is a terminal."""
+    width = shutil.get_terminal_size().columns
+    click.echo(folded(text, width) if sys.stderr.isatty() else text, err=True)
+
+
 def main() -> None:
     """Run `sharp` on the process's arguments."""
     prepare()
@@ -232,7 +249,8 @@ def _say_how_to_report(
 ) -> None:
     import traceback
 
-    traceback.print_exception(kind, error, trace)
+    lines = "".join(traceback.format_exception(kind, error, trace)).split("\n")
+    click.echo("\n".join(map(visible, lines)), err=True, nl=False)
     python = ".".join(map(str, sys.version_info[:3]))
     click.echo(
         f"\nThis is a bug in sharp {__version__} (Python {python}, {sys.platform}). Please report "

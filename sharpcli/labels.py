@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from .text import visible
+
 __all__ = [
     "clean",
     "common_metadata",
@@ -76,7 +78,7 @@ def clean(value: Any) -> str:
     if value is None:
         return "–"
     text = f"{value:g}" if isinstance(value, float) else str(value)
-    text = "".join(c if c.isprintable() else " " for c in text).strip()
+    text = visible(text).strip()
     return text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 1] + "…"
 
 
@@ -111,7 +113,7 @@ def _same(metadata: Sequence[Mapping[str, Any]], key: str) -> bool:
 
 def _endings(paths: Sequence[str]) -> list[str]:
     if len(paths) < 2:
-        return [_printable(PurePath(path).name or path) for path in paths]
+        return [visible(PurePath(path).name or path) for path in paths]
     parts = [PurePath(path).parts or (path,) for path in paths]
     bare = [(*p[:-1], _without_suffix(p[-1])) for p in parts]
     if len(set(bare)) == len(parts):
@@ -123,7 +125,7 @@ def _endings(paths: Sequence[str]) -> list[str]:
         endings = [p[-length:] for p in parts]
         if len(set(endings)) == len(endings):
             break
-    return [_printable("/".join(e).replace("//", "/")) for e in _without_shared(endings)]
+    return [visible("/".join(e).replace("//", "/")) for e in _without_shared(endings)]
 
 
 def _without_shared(endings: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
@@ -142,7 +144,3 @@ def _shared_start(texts: Sequence[str]) -> str:
 def _without_suffix(name: str) -> str:
     path = PurePath(name)
     return path.stem if path.suffix in _SUFFIXES else name
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from .errors import SharpError
+from .schema import problem_of
+from .text import json_text
 
 __all__ = [
     "NOT_CONVERGED",
@@ -141,13 +145,8 @@ def is_interrupted(document: Document) -> bool:
 
 
 def dumps(document: Document) -> str:
-    """Strict JSON text of a document: never NaN or Infinity.
-
-    Plain UTF-8; a path whose bytes are not (it holds surrogates) turns all of it into escapes.
-    """
-    text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
-    escaped = any("\ud800" <= character <= "\udfff" for character in text)
-    return json.dumps(document, indent=2, allow_nan=False) if escaped else text
+    """Strict JSON text of a document: never NaN or Infinity, characters escaped as `json_text`."""
+    return json_text(document)
 
 
 def load_document(path: str | Path) -> Document:
@@ -172,19 +171,23 @@ def parse_document(text: str | bytes, name: str) -> Document:
             "the command that was to write it said on stderr why it did not: run it again",
         )
     try:
-        document = json.loads(text, parse_constant=_refused)
-    except (ValueError, RecursionError) as error:
+        document = json.loads(
+            text, parse_int=_integer, parse_constant=_refused, object_pairs_hook=_once
+        )
+    except RecursionError as error:
+        raise SharpError(f"{name}: is not a result: lists in lists without end", _SAVED) from error
+    except ValueError as error:
         raise SharpError(f"{name}: is not JSON ({error})", _SAVED) from error
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        found = document.get("schema") if isinstance(document, dict) else None
-        raise SharpError(f'{name}: is not a {SCHEMA} document ("schema" is {found!r})', _SAVED)
-    required = [f.name for f in fields(Report) if f.name not in _LEFT_OUT_WHEN_EMPTY]
-    missing = [key for key in required if key not in document]
-    if missing:
-        raise SharpError(f"{name}: lacks {', '.join(missing)}", "the file is incomplete")
-    if not isinstance(document["results"], list):
-        raise SharpError(f'{name}: "results" is not a list', _SAVED)
-    return document
+    found = document.get("schema") if isinstance(document, dict) else None
+    if found != SCHEMA:
+        later = isinstance(found, str) and re.fullmatch(r"sharpcli/\d{1,9}", found)
+        raise SharpError(
+            f'{name}: is not a {SCHEMA} document ("schema" is {json.dumps(found)[:80]})',
+            "a later sharp wrote it: pip install --upgrade sharpcli" if later else _SAVED,
+        )
+    if problem := problem_of(document):
+        raise SharpError(f"{name}: {problem}", f"the file is damaged or was changed: {_SAVED}")
+    return dict(document)
 
 
 def scalar_fields(scalar: Scalar, **others: Any) -> dict[str, Any]:
@@ -281,6 +284,21 @@ _LEFT_OUT_WHEN_EMPTY = _LEFT_OUT_OF_SCALARS | {"correlations", "layers", "notes"
 
 def _refused(constant: str) -> None:
     raise ValueError(f"{constant} is no number of JSON")
+
+
+def _integer(digits: str) -> float:
+    """A whole number; what float64 cannot hold is infinite, and refused with its place."""
+    return int(digits) if len(digits) <= sys.float_info.max_10_exp else float(digits)
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> Document:
+    """An object of JSON; two values of one key would hide one of them."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {json.dumps(twice)[:80]} is there twice")
+    return found
 
 
 def _replaced(scalar: Mapping[str, Any], error: float) -> dict[str, Any]:

@@ -24,11 +24,27 @@ def bound(value: float, **more: Any) -> dict[str, Any]:
     return scalar(value, **more) | {"status": "lower_bound", "error_kind": "lower_bound"}
 
 
+def settings(kind: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that a run would have had."""
+    run = {"split": "train", "samples": None, "batch_size": None, "device": "auto"}
+    more: dict[str, Any] = {"align": "aligned" in result, "path": None}
+    if kind == "landscape":
+        chosen = {"kind": result.get("directions", "random"), "dimensions": result["dimensions"]}
+        chosen |= {"normalize": result.get("normalize"), "tol": 1e-3, "max_products": None}
+        more = {"directions": chosen}
+    return {
+        "run": {**run, "dtype": "float32", "mode": "eval", "seed": 0},
+        "grid": {"points": result["shape"], "ranges": []},
+        "batch_norm": {"mode": "recalibrate", "examples": None},
+        **more,
+    }
+
+
 def document(kind: str, result: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "schema": "sharpcli/1",
         "kind": kind,
-        "settings": {"run": {"split": "train", "seed": 0}},
+        "settings": settings(kind, result),
         "environment": ENVIRONMENT,
         "task": TASK,
         "results": [{"status": "ok", **result}],
@@ -133,6 +149,7 @@ def aligned(points: int = 25) -> dict[str, Any]:
     return {
         "curves": curves,
         "barrier": barriers(curves, alphas, "alpha"),
+        "norm": 9.1,
         "groups": 4,
         "moved": 1022,
         "function_difference": 1e-7,

@@ -31,7 +31,7 @@ from sharpcli.labels import (
         (["/m.pt", "/x/m.pt"], ["/", "x"]),
         (["a", "a"], ["a (1)", "a (2)"]),
         ([], []),
-        (["evil\x1b[2J.pt", "b.pt"], ["evil?[2J", "b"]),
+        (["evil\x1b[2J.pt", "b.pt"], ["evil\\x1b[2J", "b"]),
     ],
 )
 def test_labels_are_the_shortest_parts_that_differ(paths: list[str], labels: list[str]) -> None:
@@ -55,7 +55,7 @@ def test_metadata_splits_into_what_differs_and_what_is_common() -> None:
 
 
 def test_a_value_from_a_file_is_one_short_plain_line() -> None:
-    assert clean("a\nb\x1b[31m") == "a b [31m"
+    assert clean("a\nb\x1b[31m") == "a\\nb\\x1b[31m"
     assert len(clean("x" * 1000)) == 40
     assert clean(1e-3) == "0.001"
     assert clean(None) == "–"

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,8 +55,8 @@ def test_optional_keys_are_absent_where_there_is_nothing_to_say() -> None:
     assert not {"warnings", "notes", "correlations"} & set(document)
 
 
-def test_a_document_survives_the_file(tmp_path: Path) -> None:
-    document = to_document(report({"λ": Scalar(0.1 + 0.2)}, notes=["a note"]))
+def test_a_document_survives_the_file(tmp_path: Path, result: Any, document: Any) -> None:
+    document = document([result("a", λ=Scalar(0.1 + 0.2))])
     path = tmp_path / "result.json"
     path.write_text(dumps(document), "utf-8")
     assert load_document(path) == document
@@ -96,15 +96,13 @@ def test_epsilon_is_written_as_people_write_it(value: float, text: str) -> None:
         ("", "x.json: is empty"),
         (b"\n", "x.json: is empty"),
         ('{"schema": ', "x.json: is not JSON"),
-        ("[1]", 'x.json: is not a sharpcli/1 document ("schema" is None)'),
-        ('{"schema": "other/2"}', "\"schema\" is 'other/2'"),
-        (
-            '{"schema": "sharpcli/1", "kind": "measure"}',
-            "lacks settings, environment, task, result",
-        ),
+        ("[1]", 'x.json: is not a sharpcli/1 document ("schema" is null)'),
+        ('{"schema": "other/2"}', '"schema" is "other/2"'),
+        ('{"schema": "sharpcli/1", "kind": "measure"}', 'x.json: the document: lacks "settings"'),
         ('{"schema": NaN}', "NaN is no number of JSON"),
+        ('{"schema": 1, "schema": 2}', 'x.json: is not JSON (the key "schema" is there twice)'),
         (b"\xff\xfe\xff", "x.json: is not JSON"),
-        ("[" * 100_000, "x.json: is not JSON"),
+        ("[" * 100_000, "x.json: is not a result: lists in lists without end"),
     ],
 )
 def test_what_is_no_result_is_refused(text: str | bytes, message: str) -> None:
@@ -114,10 +112,10 @@ def test_what_is_no_result_is_refused(text: str | bytes, message: str) -> None:
     assert error.value.hint
 
 
-def test_results_must_be_a_list() -> None:
-    document = {**to_document(report()), "results": {}}
-    with pytest.raises(SharpError, match='x: "results" is not a list'):
-        parse_document(json.dumps(document), "x")
+def test_a_document_of_a_later_sharp_says_so() -> None:
+    with pytest.raises(SharpError, match='"schema" is "sharpcli/2"') as error:
+        parse_document('{"schema": "sharpcli/2"}', "x")
+    assert "a later sharp wrote it" in str(error.value.hint)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SharpError
+from ..text import visible
 
 __all__ = [
     "Checkpoint",
@@ -209,7 +210,7 @@ def parse_scalar(text: str) -> str | int | float | bool:
 
 def quoted(name: str) -> str:
     """`name` in quotes, fit for a message: a long one shortened, control characters spelt out."""
-    plain = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name[:_LONGEST_NAME])
+    plain = visible(name[:_LONGEST_NAME])
     return f"'{plain}…'" if len(name) > _LONGEST_NAME else f"'{plain}'"
 
 

@@ -15,6 +15,7 @@ from ..files import reserved
 from ..options.parameter_types import SEED
 from ..progress import Begin, silent
 from ..settings import OutputSettings, RunSettings
+from ..text import visible
 from ..training import TrainSettings
 from .measure import run_measure
 from .train import summary, train_and_save
@@ -86,9 +87,9 @@ def demo(folder: Path, seed: int, quiet: bool) -> None:
     emit(document, OutputSettings(quiet=quiet))
     click.echo(f"\n{sentence(document['results'])}\n\nTo repeat each step by hand:")
     for setting, path in zip(SETUPS, paths, strict=True):
-        click.echo(f"  {train_command(replace(setting, seed=seed), path)}")
-    click.echo(f"  sharp measure {shlex.join(map(str, paths))} --seed {seed}")
-    click.echo(f"  sharp interpolate {shlex.join(map(str, paths[:2]))} --seed {seed}")
+        click.echo(visible(f"  {train_command(replace(setting, seed=seed), path)}"))
+    click.echo(visible(f"  sharp measure {shlex.join(map(str, paths))} --seed {seed}"))
+    click.echo(visible(f"  sharp interpolate {shlex.join(map(str, paths[:2]))} --seed {seed}"))
     click.echo(
         f"\nThe loss between the minima of {SETUPS[0].optimizer}: A with batches of {SMALL}, B of "
         f"{LARGE:,}"
@@ -123,6 +124,7 @@ def train_all(
     paths: Sequence[Path], seed: int, quiet: bool, begin: Begin = lambda _: silent
 ) -> None:
     """Train every setup and save its checkpoint at its path."""
+    from ..render import error_console
     from ..tasks import load_task
 
     task = load_task(TASK, TASK_OPTIONS)
@@ -130,7 +132,7 @@ def train_all(
         description = f"training {setting.optimizer}, batch size {setting.batch_size}"
         trained = train_and_save(task, replace(setting, seed=seed), path, begin(description))
         if not quiet:
-            click.echo(f"{path}: {summary(trained)}", err=True)
+            error_console().print(visible(f"{path}: {summary(trained)}"))
 
 
 def train_command(setting: TrainSettings, path: Path) -> str:

@@ -233,19 +233,13 @@ def run_exploration(
     """
     from ..landscape.journal import Journal
     from ..landscape.walk import Watch
-    from ..render import emit, error_console
-    from ..render.progress import progress_bars
+    from ..render import emit
+    from ..render.progress import notes_of, progress_bars
     from ..results import to_document, unconverged
-
-    stderr = error_console()
-
-    def say(text: str) -> None:
-        if not output.quiet:
-            stderr.print(f"note: {text}", style="dim", markup=False)
 
     journal = Journal(output.output, resume=resume)
     with progress_bars(quiet=output.quiet) as begin:
-        document = to_document(explore(Watch(begin, say, journal)))
+        document = to_document(explore(Watch(begin, notes_of(output).note, journal)))
     emit(document, output)
     if document["results"][0]["status"] == "interrupted":
         return interruption.exit_code()

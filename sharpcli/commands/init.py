@@ -10,6 +10,7 @@ import click
 
 from ..errors import UsageError
 from ..files import reserved, write_whole
+from ..text import visible
 
 __all__ = ["TEMPLATES", "init", "template_text"]
 
@@ -46,8 +47,8 @@ def init(file: Path, template: str, force: bool) -> None:
                 f"{file}: is there already", "choose another name, or overwrite it with --force"
             )
         write_whole(file, text)
-    click.echo(f"wrote {file}; put your model and data in, then:")
-    click.echo(f"  sharp measure CHECKPOINT --task {file}")
+    click.echo(f"wrote {visible(str(file))}; put your model and data in, then:")
+    click.echo(f"  sharp measure CHECKPOINT --task {visible(str(file))}")
 
 
 def template_text(template: str, file: Path) -> str:

@@ -27,7 +27,7 @@ __all__ = ["inspect"]
     epilog="""\b
 Examples:
   sharp inspect model.safetensors
-  sharp inspect run-*/checkpoint.pt --json | jq '.results[].checkpoint.metadata'"""
+  sharp inspect run-*/model.pt --json | jq '.results[].checkpoint.metadata'"""
 )
 @click.argument("checkpoints", nargs=-1, required=True, metavar="CKPT...")
 @output_options

@@ -33,9 +33,9 @@ DEFAULT = PathSettings()
     cls=GatheringCommand,
     epilog="""\b
 Examples:
-  sharp interpolate small-batch.safetensors large-batch.safetensors --task task.py
-  sharp interpolate a.safetensors b.safetensors --align --path bezier --plot line.pdf
-  sharp interpolate a.safetensors b.safetensors c.safetensors --json --output plane.json""",
+  sharp interpolate small.safetensors large.safetensors --task task.py
+  sharp interpolate a.pt b.pt --align --path bezier --plot line.pdf
+  sharp interpolate a.pt b.pt c.pt --json --output plane.json""",
 )
 @click.argument("checkpoints", nargs=-1, metavar="A B [C]")
 @exploring_options

@@ -35,8 +35,8 @@ DEFAULT = DirectionSettings()
     epilog="""\b
 Examples:
   sharp landscape model.safetensors --task task.py --plot surface.html
-  sharp landscape model.safetensors --directions hessian --dimensions 1 --points 41
-  sharp landscape step-9.safetensors --directions trajectory --trajectory step-*.safetensors""",
+  sharp landscape model.pt --directions hessian --dimensions 1 --points 41
+  sharp landscape step-9.pt --directions trajectory --trajectory step-*.pt""",
 )
 @click.argument("checkpoint", metavar="A")
 @click.option(

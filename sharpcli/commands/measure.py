@@ -75,9 +75,9 @@ DEFAULT = MeasureSettings()
 Examples:
   sharp measure sgd.safetensors adam.safetensors --task task.py
   sharp measure run-*/model.safetensors -t digits -m loss -m hessian --top 10
-  sharp measure a.safetensors -m epsilon-sharpness --subspace full --subspace 100
+  sharp measure a.pt -m epsilon-sharpness --subspace full --subspace 100
   sharp measure a.safetensors -t digits -m hessian -m trace --by layer
-  sharp measure a.safetensors -t task.py -m loss -m hessian --sampling-error 0.1
+  sharp measure a.pt -t task.py -m loss -m hessian --sampling-error 0.1
   sharp measure run-*/model.safetensors --json > result.json"""
 )
 @click.argument("checkpoints", nargs=-1, metavar="CKPT...")

@@ -23,7 +23,7 @@ Examples:
   sharp plot line.json
   sharp plot line.json --plot line.pdf --plot line.html
   sharp plot plane.json --split test --metric accuracy --plot plane.png
-  sharp interpolate a.safetensors b.safetensors --json | sharp plot - --plot line.svg""",
+  sharp interpolate a.pt b.pt --json | sharp plot - --plot line.svg""",
 )
 @click.argument("result", metavar="RESULT.json")
 @click.option(

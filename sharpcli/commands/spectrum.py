@@ -25,7 +25,7 @@ DEFAULT = SpectrumSettings()
     epilog="""\b
 Examples:
   sharp spectrum model.safetensors --task task.py
-  sharp spectrum sgd.safetensors adam.safetensors -t digits --plot spectrum.png
+  sharp spectrum sgd.pt adam.pt -t digits --plot spectrum.png
   sharp spectrum model.safetensors --operator ggn --probes 4 --steps 120
   sharp spectrum run-*/model.safetensors --json > spectra.json"""
 )

@@ -17,6 +17,7 @@ from ..options import refuse_overwriting, task_argument
 from ..options.parameter_types import POSITIVE, SEED
 from ..results import Report, Scalar, to_document
 from ..settings import OutputSettings
+from ..text import visible
 from ..training import OPTIMIZERS, TrainSettings
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _DEFAULT = TrainSettings()
 @click.command(
     epilog="""\b
 Examples:
-  sharp train digits --optimizer adam --batch-size 16 --output adam-16.safetensors
+  sharp train digits --optimizer adam --epochs 9 --output adam.safetensors
   sharp train task.py -O width=128 --lr 0.05 --epochs 50 --until-loss 0.01"""
 )
 @task_argument
@@ -135,7 +136,7 @@ def train(
     is a safetensors file whose metadata hold the settings, which `sharp measure` shows beside
     what it measures.
     """
-    from ..render import emit
+    from ..render import emit, say
     from ..render.progress import progress_bars
     from ..tasks import load_task
 
@@ -159,9 +160,9 @@ def train(
         found = document(loaded, settings, output, trained, seconds)
         emit(found, OutputSettings(format="json", quiet=quiet))
         return
-    click.echo(f"{output}: {summary(trained)}")
+    click.echo(visible(f"{output}: {summary(trained)}"))
     for note in [] if quiet else notes(settings, trained):
-        click.echo(f"Note: {note}", err=True)
+        say(note)
 
 
 def train_and_save(

@@ -39,7 +39,7 @@ class Group:
 def read_members(documents: Sequence[tuple[str, Document]]) -> tuple[list[Member], list[str]]:
     """The measured checkpoints of named documents, and a note for each that failed.
 
-    Raises `SharpError` naming the document that is not a measurement or is damaged.
+    Raises `SharpError` naming the document that is not a measurement.
     """
     found: list[tuple[str, Mapping[str, Any]]] = []
     notes = []
@@ -49,8 +49,7 @@ def read_members(documents: Sequence[tuple[str, Document]]) -> tuple[list[Member
                 f'{name}: holds a result of kind "{document["kind"]}", not a measurement',
                 "pass files written by `sharp measure … --json`",
             )
-        for index, result in enumerate(document["results"]):
-            _check_result(f"{name}: results[{index}]", result)
+        for result in document["results"]:
             if result["status"] == "failed":
                 notes.append(f"{name}: {result['checkpoint']['path']} failed and is left out")
             else:
@@ -85,29 +84,6 @@ def _sampled(result: Mapping[str, Any]) -> bool:
         scalar.get("sampling_error") is not None or scalar.get("sampling_status")
         for scalar in flat_scalars(result["measures"]).values()
     )
-
-
-def _check_result(place: str, result: Any) -> None:
-    """Raise `SharpError` where a result lacks what the comparison reads of it."""
-    told = "the file is damaged or was changed by hand: measure again"
-    if not isinstance(result, dict) or result.get("status") not in ("ok", "failed"):
-        raise SharpError(f'{place}: is not a result with a "status"', told)
-    checkpoint = result.get("checkpoint")
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("path"), str):
-        raise SharpError(f'{place}: lacks "checkpoint" with its "path"', told)
-    if not isinstance(checkpoint.get("metadata") or {}, dict):
-        raise SharpError(f'{place}: "metadata" is not a mapping', told)
-    if result["status"] == "ok" and not isinstance(result.get("measures"), dict):
-        raise SharpError(f'{place}: lacks "measures"', told)
-    for key, scalar in flat_scalars(result.get("measures") or {}).items():
-        for field in ("value", "error", "sampling_error", "sampling_bias"):
-            number = scalar.get(field)
-            if isinstance(number, bool) or not isinstance(number, int | float | None):
-                raise SharpError(f"{place}: {key}: {field} {number!r} is not a number", told)
-            if field.endswith("error") and number is not None and number < 0:
-                raise SharpError(f"{place}: {key}: {field} {number!r} is negative", told)
-        if not isinstance(scalar["status"], str):
-            raise SharpError(f"{place}: {key}: status {scalar['status']!r} is not a text", told)
 
 
 def _check_keys(by: Sequence[str], members: Sequence[Member]) -> None:

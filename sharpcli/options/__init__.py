@@ -208,10 +208,12 @@ def curvature_options(command: Command) -> Command:
         click.option(
             "--hvp",
             type=click.Choice(get_args(ProductMode)),
+            metavar="MODE",
             default=default.hvp,
             show_default=True,
-            help="How a Hessian-vector product is differentiated. auto takes the fastest on the "
-            "model; finite-difference is for models without second derivatives.",
+            help="How a Hessian-vector product is differentiated: "
+            f"{', '.join(get_args(ProductMode))}. auto takes the fastest on the model; "
+            "finite-difference is for models without second derivatives.",
         ),
         click.option(
             "--memory",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import io
-import json
 import sys
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from .. import files, interruption
 from ..errors import SharpError, UsageError
@@ -14,6 +13,7 @@ from ..processes import is_first
 from ..results import Document, dumps, is_interrupted
 from ..settings import OutputSettings
 from ..streams import drop_stdout
+from ..text import folded, json_text, visible_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 
     from .table import Page
 
-__all__ = ["console", "emit", "error_console", "report_problems"]
+__all__ = ["console", "emit", "error_console", "report_problems", "say"]
 
 _SUFFIXES = {"table": ".txt", "json": ".json", "csv": ".csv", "markdown": ".md"}
 _CHEAP = ("compare", "inspect")  # kinds that a reader who has left (`| head`) need not be sent
+# No line is wrapped by Rich, and square brackets and :names: in text mean nothing.
+_AS_TEXT: dict[str, Any] = {"highlight": False, "soft_wrap": True, "markup": False, "emoji": False}
 _PICTURED = ("interpolate", "landscape")  # kinds that are shown as charts or maps
 
 
@@ -34,14 +36,34 @@ def console(*, plain: bool = False) -> Console:
     """The console of stdout; respects NO_COLOR, COLUMNS and a pipe; `plain` is never styled."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=True, color_system=None if plain else "auto")
+    return Console(**_AS_TEXT, color_system=None if plain else "auto")
 
 
 def error_console() -> Console:
-    """The console of stderr, where progress, notes and warnings go."""
+    """The console of stderr, where progress, notes and warnings go.
+
+    It is one for all, so that a note appears above a progress bar and not in the middle of it.
+    """
+    # While a bar is shown, Rich puts a stand-in in the place of sys.stderr.
+    return _console_on(getattr(sys.stderr, "rich_proxied_file", sys.stderr))
+
+
+@functools.lru_cache(maxsize=1)
+def _console_on(stream: IO[str]) -> Console:
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, soft_wrap=True, quiet=not is_first())
+    return Console(file=stream, **_AS_TEXT, quiet=not is_first())
+
+
+def say(text: str, kind: str = "note", style: str = "dim") -> None:
+    """Print a note, warning or failure on stderr, wrapped at blanks where that is a terminal."""
+    from rich.text import Text
+
+    stderr = error_console()
+    line = visible_lines(f"{kind}: {text}")
+    line = folded(line, stderr.width) if stderr.is_terminal else line
+    end = len(kind) + 1
+    stderr.print(Text.assemble((line[:end], style), line[end:]))
 
 
 def emit(document: Document, output: OutputSettings, *, metric: str | None = None) -> None:
@@ -75,15 +97,14 @@ def _deliver(document: Document, output: OutputSettings, metric: str | None) -> 
         text = _text(document, output, metric)
     except Exception:
         kept = files.rescue(f"{document['kind']}.json", dumps(document) + "\n")
-        error_console().print(f"the result is kept in {kept}", markup=False)
+        say(f"the result is kept in {kept}")
         raise
     path = output.output
     if path is None:
         return _failure(lambda: _print(text, output.format, document))
     if is_interrupted(document) and path.exists() and not files.is_special(path):
         kept, path = path, files.beside(path)
-        about = f"interrupted: {kept} stays as it is; this run's result is in {path}"
-        error_console().print(f"note: {about}", style="dim", markup=False)
+        say(f"interrupted: {kept} stays as it is; this run's result is in {path}")
     return _failure(lambda: files.save(path, text))
 
 
@@ -97,8 +118,6 @@ def _failure(work: Callable[[], None]) -> list[SharpError]:
 
 def report_problems(document: Document, *, quiet: bool = False) -> None:
     """Print each failure, warning and note of a document once on stderr, with what it is about."""
-    from rich.text import Text
-
     from ..labels import named
     from .measurements import labels_of
 
@@ -117,14 +136,12 @@ def report_problems(document: Document, *, quiet: bool = False) -> None:
     for kind in ("warning", "note"):
         for text in document.get(f"{kind}s", ()):
             said.setdefault((kind, text), [])
-    stderr = error_console()
     styles = {"failed": "bold red", "warning": "yellow", "note": "dim"}
     for kind, style in styles.items():
         for (kind_, text), labels in said.items():
             if kind_ == kind and not (quiet and kind == "note"):
                 about = f"{named(labels)}: " if labels else ""
-                line = "".join(c if c.isprintable() or c == "\n" else "?" for c in about + text)
-                stderr.print(Text.assemble((f"{kind}: ", style), line))
+                say(about + text, kind, style)
 
 
 def _text(document: Document, output: OutputSettings, metric: str | None) -> str:
@@ -210,7 +227,7 @@ def _print(text: str, form: str, document: Document) -> None:
         text.encode(encoding)
     except UnicodeEncodeError:
         if form == "json":
-            text = json.dumps(document, indent=2, allow_nan=False) + "\n"
+            text = json_text(document, ascii_only=True) + "\n"
         elif form == "csv":
             text = text.encode(encoding, "backslashreplace").decode(encoding)
         else:

@@ -18,9 +18,10 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
 from ..settings import FigureSettings
+from ..text import figure_text
 from .scene import Array, Mark, Scene, drawable, is_log, is_true_to_scale, shown_marks
 
-__all__ = ["contour_levels", "plain", "plane_figure"]
+__all__ = ["contour_levels", "plane_figure"]
 
 _COLORS = "viridis"
 _WIDTHS = (4.2, 7.0)  # inches, for one panel and for two
@@ -55,14 +56,16 @@ def plane_figure(scene: Scene, settings: FigureSettings) -> Figure:
         _draw_what_lies_there(axes, scene)
         axes.locator_params(nbins=6)
         label = scene.axes[0].label
-        axes.set_xlabel(plain(_in_lines(label) if len(splits) > 1 else label), wrap=True)
+        axes.set_xlabel(
+            _in_lines(figure_text(label)) if len(splits) > 1 else figure_text(label), wrap=True
+        )
         if index == 0:
-            axes.set_ylabel(plain(_in_lines(scene.axes[1].label)), wrap=True)
+            axes.set_ylabel(_in_lines(figure_text(scene.axes[1].label)), wrap=True)
         else:
             axes.tick_params(labelleft=False)
         if len(splits) > 1 or split != "train":
             axes.set_title(split)
-    _draw_colors(drawn, panels, levels, plain(metric), logarithmic=logarithmic)
+    _draw_colors(drawn, panels, levels, figure_text(metric), logarithmic=logarithmic)
     _name_runs(drawn, panels[0], scene)
     drawn.draw_without_rendering()  # which lays it out
     for axes in panels:
@@ -111,11 +114,6 @@ def _name_runs(drawn: Figure, axes: Axes, scene: Scene) -> None:
     if len(scene.trajectories) > 1:
         handles = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
         drawn.legend(handles=handles, loc="outside lower center", ncols=4, handlelength=1.6)
-
-
-def plain(text: str) -> str:
-    """A name from a file, in which matplotlib would otherwise read formulas between dollars."""
-    return text.replace("$", r"\$")
 
 
 def contour_levels(values: Array, *, logarithmic: bool) -> Array:
@@ -236,7 +234,7 @@ def _draw_what_lies_there(axes: Axes, scene: Scene) -> None:
     for run, color in zip(scene.trajectories, cycle(_RUNS), strict=False):
         outline = [withStroke(linewidth=2.0, foreground="k")]
         axes.plot(*run.at.T, "-", color=color, linewidth=1.0, path_effects=outline)
-        axes.plot(*run.at.T, "o", color=color, mec="k", mew=0.5, ms=3, label=plain(run.name))
+        axes.plot(*run.at.T, "o", color=color, mec="k", mew=0.5, ms=3, label=figure_text(run.name))
     marks = shown_marks(scene)
     center = _middle(marks)
     reach = [float(np.ptp(axis.values)) for axis in scene.axes]
@@ -253,7 +251,7 @@ def _draw_what_lies_there(axes: Axes, scene: Scene) -> None:
         right = mark.at[0] >= center[0] and mark.at[0] < scene.axes[0].values[0] + 0.85 * reach[0]
         above = mark.at[1] >= center[1] and mark.at[1] < scene.axes[1].values[0] + 0.92 * reach[1]
         axes.annotate(
-            plain(_label(mark)),
+            figure_text(_label(mark)),
             tuple(mark.at),
             xytext=(4 if right else -4, 4 if above else -4),
             textcoords="offset points",

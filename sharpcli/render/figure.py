@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..settings import FigureSettings
-from .contours import plain, plane_figure
+from ..text import figure_text
+from .contours import plane_figure
 from .numbers import format_scalar
 from .scene import (
     Array,
@@ -85,7 +87,9 @@ def written(make: Callable[[], Figure], kind: str) -> bytes:
     Uses neither pyplot nor a window, and matplotlib's own defaults whatever the user's are: the
     settings are put back afterwards.
     """
-    with mpl.rc_context():
+    with mpl.rc_context(), warnings.catch_warnings():
+        # Names may have characters that the font lacks, or leave no room: it is drawn all the same.
+        warnings.filterwarnings("ignore", r"Glyph|constrained_layout", UserWarning)
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
         drawn = make()
@@ -120,7 +124,7 @@ def _line_figure(scene: Scene, settings: FigureSettings) -> Figure:
         for axes, color in ((upper, COLORS[0]), (right, COLORS[1])):
             axes.yaxis.label.set_color(color)
             axes.tick_params(axis="y", colors=color, which="both")
-    lower.set_xlabel(plain(line_label(scene)))
+    lower.set_xlabel(figure_text(line_label(scene)))
     handles = [
         line for axes in drawn.axes for line in axes.lines if str(line.get_label())[0] != "_"
     ]
@@ -162,7 +166,7 @@ def _draw_metric(
                 linestyle=_STYLES.get(split, ":"),
                 marker="o" if len(places) <= _MOST_DOTS else None,
                 markersize=1.8,
-                label=plain(name) if labelled else "_",
+                label=figure_text(name) if labelled else "_",
             )
             _draw_band(axes, curve, places, values, split, metric, color)
             broken = places[~np.isfinite(values)]
@@ -180,7 +184,7 @@ def _draw_metric(
         axes.set_yscale("log", nonpositive="clip")
         positive = together[np.isfinite(together) & (together > 0)]
         axes.set_ylim(positive.min() / 1.6, positive.max() * 1.6)
-    axes.set_ylabel(plain(metric))
+    axes.set_ylabel(figure_text(metric))
     if len(at) == 1:
         axes.set_xlim(at[0] - 1, at[0] + 1)
     else:
@@ -213,7 +217,7 @@ def _mark_checkpoints(axes: Axes, scene: Scene, *, named: bool = True) -> None:
             together.append((place, [mark]))
     for place, marks in together if named else ():
         axes.annotate(
-            plain(", ".join(mark.name for mark in marks)),
+            figure_text(", ".join(mark.name for mark in marks)),
             (place, 1.0),
             xycoords=axes.get_xaxis_transform(),
             xytext=(0, 2.5),

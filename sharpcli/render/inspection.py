@@ -35,7 +35,7 @@ def _sheets(result: Mapping[str, Any]) -> list[Sheet]:
         Column("dtype", [each["dtype"] for each in tensors], numeric=False),
         *(Column(key, [_number(each, key) for each in tensors]) for key in ("norm", "min", "max")),
     ]
-    sheets = [Sheet([Row(_printable(each["name"])) for each in tensors], columns, title, "tensor")]
+    sheets = [Sheet([Row(each["name"]) for each in tensors], columns, title, "tensor")]
     metadata = checkpoint["metadata"]
     if metadata:
         sheets.append(_facts("metadata", metadata))
@@ -48,7 +48,7 @@ def _sheets(result: Mapping[str, Any]) -> list[Sheet]:
 
 
 def _facts(caption: str, facts: Mapping[str, Any]) -> Sheet:
-    rows = [Row(_printable(str(name))) for name in facts]
+    rows = [Row(str(name)) for name in facts]
     return Sheet(rows, [Column("value", [_fact(v) for v in facts.values()], False)], "", caption)
 
 
@@ -59,7 +59,7 @@ def _fact(value: object) -> str:
         return f"{value:g}"
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
-    return _printable(str(value))
+    return str(value)
 
 
 def _number(tensor: Mapping[str, Any], key: str) -> str:
@@ -68,11 +68,6 @@ def _number(tensor: Mapping[str, Any], key: str) -> str:
         return "–"
     value = tensor[key]
     return NOT_FINITE if value is None else format_number(value)
-
-
-def _printable(text: str) -> str:
-    """`text` with control characters spelt out: a file must not drive the terminal."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _shape(shape: list[int]) -> str:

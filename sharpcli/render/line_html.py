@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import Any
 
 import numpy as np
 
 from ..settings import FigureSettings
+from ..text import plotly_text
 from .scene import Array, Scene, is_log, line_label, named_curve, shown_marks
 
-__all__ = ["as_text", "line_traces", "listed"]
+__all__ = ["line_traces", "listed"]
 
 _COLORS = ("#0072B2", "#D55E00", "#009E73")  # as in a figure: told apart without red or green
 _FRAME = {"showline": True, "linecolor": "#222", "mirror": False, "ticks": "outside"}
@@ -27,7 +27,7 @@ def line_traces(scene: Scene, settings: FigureSettings) -> tuple[list[Any], dict
     marks = shown_marks(scene)
     layout: dict[str, Any] = {
         "margin": {"l": 75, "r": 30 if stacked or len(metrics) == 1 else 75, "t": 20, "b": 50},
-        "xaxis": {"title": {"text": as_text(line_label(scene))}, "zeroline": False, **_FRAME},
+        "xaxis": {"title": {"text": plotly_text(line_label(scene))}, "zeroline": False, **_FRAME},
         "legend": {"orientation": "h", "x": 0, "y": 1.06, "yanchor": "bottom"},
         "modebar": {"orientation": "v"},
         "hovermode": "x unified",
@@ -46,7 +46,7 @@ def line_traces(scene: Scene, settings: FigureSettings) -> tuple[list[Any], dict
         ],
         "annotations": [
             {
-                "text": f"<b>{as_text(mark.name)}</b>",
+                "text": f"<b>{plotly_text(mark.name)}</b>",
                 "x": mark.at[scene.along],
                 "y": 1,
                 "yref": "paper",
@@ -63,7 +63,7 @@ def line_traces(scene: Scene, settings: FigureSettings) -> tuple[list[Any], dict
         traces += drawn
         values = np.concatenate([_floats(trace["y"]) for trace in drawn])
         scale = settings.scale if rank == 0 else "auto"
-        vertical = {"title": {"text": as_text(metric)}, "zeroline": False, **_FRAME}
+        vertical = {"title": {"text": plotly_text(metric)}, "zeroline": False, **_FRAME}
         # Ticks of its own: plotly would set those of a second axis beside the first one's.
         vertical |= _log_axis(values) if is_log(metric, values, scale) else {"tickmode": "auto"}
         if stacked:
@@ -94,7 +94,7 @@ def _curves(scene: Scene, metric: str, rank: int, *, named: bool) -> list[dict[s
                 {
                     "type": "scatter",
                     "mode": "lines+markers",
-                    "name": as_text(name),
+                    "name": plotly_text(name),
                     "legendgroup": f"{number} {split} {'' if scene.others else rank}",
                     "showlegend": named,
                     "x": at.tolist(),
@@ -102,7 +102,7 @@ def _curves(scene: Scene, metric: str, rank: int, *, named: bool) -> list[dict[s
                     "yaxis": "y2" if rank else "y",
                     "line": {"color": color, "dash": _DASHES.get(split, "dot")},
                     "marker": {"size": 5},
-                    "hovertemplate": f"{as_text(metric)} %{{y:.4g}}",
+                    "hovertemplate": f"{plotly_text(metric)} %{{y:.4g}}",
                     **bars,
                 }
             )
@@ -128,8 +128,3 @@ def listed(values: Array) -> list[Any]:
     found[~np.isfinite(values)] = None
     rows: list[Any] = found.tolist()
     return rows
-
-
-def as_text(text: str) -> str:
-    """Text from a document, which plotly would otherwise read for tags."""
-    return escape(text, quote=False)

@@ -11,7 +11,8 @@ from rich.progress import Progress as Bars
 
 from ..progress import Begin, Notes, Progress
 from ..settings import OutputSettings
-from . import error_console
+from ..text import visible
+from . import error_console, say
 
 __all__ = ["notes_of", "progress_bars"]
 
@@ -27,7 +28,7 @@ def progress_bars(*, quiet: bool = False) -> Iterator[Begin]:
     """
     console = error_console()
     bars = Bars(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -41,7 +42,7 @@ def progress_bars(*, quiet: bool = False) -> Iterator[Begin]:
     def begin(description: str) -> Progress:
         for task in bars.tasks:
             bars.remove_task(task.id)
-        row = bars.add_task(description, total=None)
+        row = bars.add_task(visible(description), total=None)
 
         def progress(done: int, total: int | None) -> None:
             nonlocal shown
@@ -61,10 +62,5 @@ def progress_bars(*, quiet: bool = False) -> Iterator[Begin]:
 
 def notes_of(output: OutputSettings) -> Notes:
     """Notes on stderr unless the output is to be quiet, details where it is to be verbose."""
-    stderr = error_console()
-
-    def say(text: str) -> None:
-        stderr.print(f"note: {text}", style="dim", markup=False)
-
     silent = Notes()
     return Notes(silent.note if output.quiet else say, say if output.verbose else silent.detail)

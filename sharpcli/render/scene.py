@@ -37,6 +37,7 @@ KINDS = ("interpolate", "landscape")
 _SYMBOLS = {"alpha": "α", "beta": "β"}
 _MOST_UNEQUAL = {"interpolate": 4.0, "landscape": 2.0}  # sides: a longer plane is stretched
 _LARGEST, _SMALLEST = 1e200, 1e-200
+_FARTHEST = 1e100
 _UNIT = 1e-6  # of a distance: less is rounding
 _NORMALIZED = ("filter", "layer")
 _STRAIGHT, _ALIGNED = "straight line", "aligned"
@@ -144,7 +145,7 @@ def shown_marks(scene: Scene) -> list[Mark]:
 def read_scene(document: Document) -> Scene:
     """Read an `interpolate` or `landscape` document.
 
-    Raises `SharpError` for another kind, for a result that failed, and for one that is incomplete.
+    Raises `SharpError` for another kind, and for a run that reached no point.
     """
     kind = document.get("kind")
     if kind not in KINDS:
@@ -153,17 +154,12 @@ def read_scene(document: Document) -> Scene:
             f"kinds with a figure: {', '.join(KINDS)}, spectrum",
         )
     results = document["results"]
-    if not results or results[0].get("status") == "failed":
+    if not results or not results[0].get("curves"):
         raise SharpError(
-            f"this {kind} result failed: there is nothing to draw", "see its error, and run again"
+            f"this {kind} result holds no point: there is nothing to draw",
+            "run the command again: it goes on from where it was interrupted",
         )
-    try:
-        return _scene(kind, results[0])
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration) as error:
-        raise SharpError(
-            f"this {kind} result is incomplete or damaged ({type(error).__name__}: {error})",
-            f"pass a file written by `sharp {kind} --json`",
-        ) from error
+    return _scene(kind, results[0])
 
 
 def is_log(metric: str, values: Array, scale: str, *, plane: bool = False) -> bool:
@@ -210,8 +206,6 @@ def _scene(kind: str, result: Mapping[str, Any]) -> Scene:
     axes = tuple(_axis(axis, result, ", " if of_path else ": ") for axis in result["axes"])
     shape = tuple(len(axis.values) for axis in reversed(axes))  # alpha runs fastest
     grid = _curve(_STRAIGHT if line else kind, axes[0].values, result, shape)
-    if not grid.values or not all(grid.values.values()):
-        raise ValueError("it holds no curve")
     others = []
     if line and "aligned" in result:
         others.append(_curve(_ALIGNED, axes[0].values, result["aligned"], shape))
@@ -251,7 +245,7 @@ def _axis(axis: Mapping[str, Any], result: Mapping[str, Any], separator: str) ->
     plane = "directions" not in result and len(result["axes"]) == 2
     if plane and norm is not None and abs(norm - 1) <= 1e-3:
         facts += " (in weight distance)"
-    return Axis(name, _array(axis["values"]), label + facts, short + facts, norm)
+    return Axis(name, _drawn(_array(axis["values"])), label + facts, short + facts, norm)
 
 
 def _curve(name: str, at: Array, found: Mapping[str, Any], shape: tuple[int, ...]) -> Curve:
@@ -303,7 +297,12 @@ def _mark(found: Mapping[str, Any], names: Sequence[str]) -> Mark:
 def _places(points: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Array:
     """Coordinates (n, d); NaN for a checkpoint whose weights are not finite."""
     places = [_array([point["coordinates"][name] for name in names]) for point in points]
-    return np.array(places, dtype=np.float64).reshape(len(points), len(names))
+    return _drawn(np.array(places, dtype=np.float64).reshape(len(points), len(names)))
+
+
+def _drawn(places: Array) -> Array:
+    """Places so near that distances between them, and their squares, are numbers."""
+    return np.clip(places, -_FARTHEST, _FARTHEST)
 
 
 def _array(values: Sequence[float | None]) -> Array:

@@ -63,35 +63,36 @@ class Spectrum:
 def read_spectra(document: Mapping[str, Any]) -> list[Spectrum]:
     """The spectra of a document's checkpoints that have one.
 
-    Raises `SharpError` where there is none, and for a document that is incomplete.
+    Raises `SharpError` where there is none.
     """
     results = document["results"]
     names = short_labels([str(result["checkpoint"]["path"]) for result in results])
-    try:
-        found = [
-            Spectrum(
-                clean(name),
-                int(result["size"]),
-                [float(x) for x in result["grid"]],
-                [float(y) for y in result["density"]],
-                result["bulk_edge"]["value"],
-                [float(each["value"]) for each in result["outliers"]["eigenvalues"]],
-                result,
-            )
-            for name, result in zip(names, results, strict=True)
-            if result.get("status") != "failed"
-        ]
-        whole = all(len(s.grid) == len(s.density) > 1 for s in found)
-    except (KeyError, TypeError, ValueError) as error:
-        raise SharpError(
-            f"this spectrum result is incomplete or damaged ({type(error).__name__}: {error})",
-            "pass a file written by `sharp spectrum --json`",
-        ) from error
-    if not found or not whole:
+    found = [
+        Spectrum(
+            clean(name),
+            int(result["size"]),
+            [float(x) for x in result["grid"]],
+            [float(y) for y in result["density"]],
+            result["bulk_edge"]["value"],
+            [
+                float(x["value"])
+                for x in result["outliers"]["eigenvalues"]
+                if x["value"] is not None
+            ],
+            result,
+        )
+        for name, result in zip(names, results, strict=True)
+        if result.get("status") != "failed"
+    ]
+    if not found:
         raise SharpError(
             "this spectrum result failed: there is nothing to draw", "see its error, and run again"
         )
     return found
+
+
+def _values(scalars: Sequence[Mapping[str, Any]]) -> list[float | None]:
+    return [scalar["value"] for scalar in scalars]
 
 
 def binned(spectrum: Spectrum, low: float, high: float, bins: int) -> list[float]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..results import Document
 from ..settings import FigureSettings
+from ..text import figure_text
 from .spectra import Spectrum, binned, read_spectra, span_of
 
 __all__ = ["spectral_file"]
@@ -30,7 +31,7 @@ _TRIANGLES = "an outlier, beyond the bulk"
 def spectral_file(document: Document, suffix: str, settings: FigureSettings) -> bytes:
     """The bytes of a ".png", ".svg", ".pdf" or ".npz" file of a `spectrum` document.
 
-    Raises `SharpError` for one that holds no density, or is incomplete.
+    Raises `SharpError` for one that holds no density.
     """
     spectra = read_spectra(document)
     if suffix == ".npz":
@@ -44,7 +45,6 @@ def _figure(spectra: Sequence[Spectrum], settings: FigureSettings) -> Any:
     """All densities over one axis as in Ghorbani, Krishnan & Xiao 2019; a triangle an outlier."""
     from matplotlib.figure import Figure
 
-    from .contours import plain
     from .figure import COLORS
 
     width = settings.width or _WIDTH
@@ -61,7 +61,9 @@ def _figure(spectra: Sequence[Spectrum], settings: FigureSettings) -> Any:
         floor = min(floor, density.min())
         count = len(spectrum.outliers)
         name = spectrum.name + (f": {count} outlier{'s' if count > 1 else ''}" if count else "")
-        axes.plot(places, density, color=color, linestyle=style, linewidth=0.9, label=plain(name))
+        axes.plot(
+            places, density, color=color, linestyle=style, linewidth=0.9, label=figure_text(name)
+        )
         axes.plot(
             list(spectrum.outliers),
             [1.0 + (0.6 + index) * _ROW] * count,

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..results import Document, is_scalar, leaves
+from ..text import csv_cell
 
 __all__ = ["group_rows", "point_rows", "result_rows", "rows_as_csv", "spectrum_rows", "tensor_rows"]
 
@@ -108,12 +109,12 @@ def spectrum_rows(document: Document) -> list[dict[str, Any]]:
 
 
 def rows_as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as CSV text; what a row lacks is left empty."""
+    """Rows as CSV text, cells as `csv_cell`; what a row lacks is left empty."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(csv_cell, columns))
+    writer.writerows([csv_cell(row.get(key, "")) for key in columns] for row in rows)
     return text.getvalue()
 
 

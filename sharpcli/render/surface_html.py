@@ -6,7 +6,6 @@ tells nobody what was measured.
 
 from __future__ import annotations
 
-from html import escape
 from itertools import cycle
 from typing import Any
 
@@ -15,8 +14,9 @@ import plotly.graph_objects as go
 import plotly.io as pio
 
 from ..settings import FigureSettings
+from ..text import html_text, plotly_text
 from .axes import scale_of
-from .line_html import as_text, line_traces, listed
+from .line_html import line_traces, listed
 from .scene import Array, Scene, Trajectory, drawable, is_log, is_true_to_scale, shown_marks
 
 __all__ = ["page"]
@@ -80,8 +80,8 @@ def page(scene: Scene, settings: FigureSettings) -> str:
         default_width="100%",
         default_height="100%",
     )
-    said = "\n".join(f"<p>{escape(text)}</p>" for text in _said(scene))
-    return _PAGE.format(title=escape(_title(scene, settings)), said=said, figure=figure)
+    said = "\n".join(f"<p>{html_text(text)}</p>" for text in _said(scene))
+    return _PAGE.format(title=html_text(_title(scene, settings)), said=said, figure=figure)
 
 
 def _title(scene: Scene, settings: FigureSettings) -> str:
@@ -150,7 +150,7 @@ def _plane(scene: Scene, settings: FigureSettings) -> tuple[list[Any], dict[str,
     scale = {"type": "log" if log else "linear", "range": ends, **_ticks(heights, log=log)}
     across = [
         {
-            "title": {"text": as_text(axis.short)},
+            "title": {"text": plotly_text(axis.short)},
             "range": [axis.values[0].item(), axis.values[-1].item()],
             "zeroline": False,
         }
@@ -163,7 +163,7 @@ def _plane(scene: Scene, settings: FigureSettings) -> tuple[list[Any], dict[str,
         "scene": {
             "xaxis": across[0],
             "yaxis": across[1],
-            "zaxis": {"title": {"text": as_text(metric)}, "zeroline": False, **scale},
+            "zaxis": {"title": {"text": plotly_text(metric)}, "zeroline": False, **scale},
             "aspectmode": "manual",
             "aspectratio": {"x": wide[0], "y": wide[1], "z": _HEIGHT},
             "camera": {"eye": {"x": -1.05, "y": -1.45, "z": 1.15}, "center": {"z": -0.12}},
@@ -207,7 +207,7 @@ def _on_surface(
     least = 10.0**low if log else -np.inf
     # A loss of zero has no logarithm: it counts as the least that is above.
     height = np.where(np.isfinite(surface), np.maximum(surface, least), np.nan)
-    name = as_text(f"{metric}, {split}")
+    name = plotly_text(f"{metric}, {split}")
     lift = _LIFT * (high - low)
     bar: dict[str, Any] = {"title": {"text": name}, "len": 0.7, "thickness": 20, "x": 1}
     bar |= _ticks(heights, log=log, bar=True)
@@ -241,14 +241,14 @@ def _on_surface(
         }
 
     for run, color in zip(scene.trajectories, cycle(_RUNS), strict=False):
-        way: dict[str, Any] = {"mode": "lines", "name": as_text(run.name), "hoverinfo": "skip"}
+        way: dict[str, Any] = {"mode": "lines", "name": plotly_text(run.name), "hoverinfo": "skip"}
         way |= {"line": {"color": color, "width": 6}, "hovertemplate": None}
         dots: dict[str, Any] = {
             "mode": "markers",
-            "name": f"points of {as_text(run.name)}",
+            "name": f"points of {plotly_text(run.name)}",
             "showlegend": False,
         }
-        dots |= {"text": as_text(run.name)}
+        dots |= {"text": plotly_text(run.name)}
         dots |= {"marker": {"color": "white", "size": 4, "line": {"color": color, "width": 1.5}}}
         shown += [points(_fine(scene, run), lift) | way, points(run.at, lift) | dots]
     marks = shown_marks(scene)
@@ -257,13 +257,13 @@ def _on_surface(
     spots = points(np.array([mark.at for mark in marks]), 2 * lift)
     style = {"color": "#D55E00", "size": 7, "line": {"color": "white", "width": 1.5}}
     spots |= {"mode": "markers", "name": "checkpoints", "showlegend": False, "marker": style}
-    shown.append(spots | {"text": [as_text(mark.name) for mark in marks]})
+    shown.append(spots | {"text": [plotly_text(mark.name) for mark in marks]})
     # A label over the picture: a letter in it is dark on the dark bottom, or behind a ridge.
     label = {"showarrow": False, "yshift": 24, "bgcolor": "rgba(255,255,255,0.85)", "borderpad": 2}
     labels = [
         {
             **label,
-            "text": f"<b>{as_text(mark.name)}</b>",
+            "text": f"<b>{plotly_text(mark.name)}</b>",
             "font": {"size": 15},
             "x": x,
             "y": y,

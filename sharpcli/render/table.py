@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from rich.cells import cell_len, chop_cells, set_cell_size
 from rich.text import Text
 
+from ..text import markdown_text, visible
+
 __all__ = ["Column", "Page", "Row", "Sheet", "markdown", "page_lines"]
 
 _GAP = 2  # blanks between columns
@@ -58,7 +60,7 @@ class Page:
 
 def page_lines(page: Page, width: int) -> Iterator[Text]:
     """The page as styled lines of at most `width` cells (unless one number alone is wider)."""
-    page = _printable(page)
+    page = _visible(page)
     for line in page.context:
         yield from _folded(line, width, "dim")
     for sheet in page.sheets:
@@ -79,11 +81,11 @@ def page_lines(page: Page, width: int) -> Iterator[Text]:
 
 def markdown(page: Page) -> str:
     """The page as GitHub markdown: its sheets as tables, the rest as lists."""
-    page = _printable(page)
-    blocks = ["  \n".join(_escaped(line) for line in page.context)] if page.context else []
+    context = [markdown_text(line, begins_line=True) for line in page.context]
+    blocks = ["  \n".join(context)] if context else []
     for sheet in page.sheets:
         if sheet.title:
-            blocks.append(f"**{_escaped(sheet.title)}**")
+            blocks.append(f"**{markdown_text(sheet.title)}**")
         header = [sheet.caption, *(c.header for c in sheet.columns)]
         rule = ["---", *("---:" if c.numeric else "---" for c in sheet.columns)]
         rows = [
@@ -92,31 +94,29 @@ def markdown(page: Page) -> str:
             else [row.label, *(column.cells[index] for column in sheet.columns)]
             for index, row in enumerate(sheet.rows)
         ]
-        table = [[_escaped(cell or "") for cell in row] for row in (header, *rows)]
+        table = [[markdown_text(cell or "") for cell in row] for row in (header, *rows)]
         lines = [table[0], rule, *table[1:]]
         blocks.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
-    lists = [f"- {_escaped(line)}" for line in (*page.footnotes, *page.legend)]
+    lists = [
+        f"- {markdown_text(line, begins_line=True)}" for line in (*page.footnotes, *page.legend)
+    ]
     return "\n\n".join([*blocks, *(["\n".join(lists)] if lists else [])]) + "\n"
 
 
-def _printable(page: Page) -> Page:
-    """Return the page without control characters: no name in a file can steer a terminal."""
-
-    def safe(texts: Sequence[str]) -> list[str]:
-        return ["".join(c if c.isprintable() else "?" for c in text) for text in texts]
-
+def _visible(page: Page) -> Page:
+    """Return the page as text that steers no terminal: names come from files."""
     sheets = [
         Sheet(
-            [
-                Row(safe([row.label])[0], row.failure and safe([row.failure])[0])
-                for row in sheet.rows
-            ],
-            [Column(safe([c.header])[0], safe(c.cells), c.numeric) for c in sheet.columns],
-            *safe([sheet.title, sheet.caption]),
+            [Row(visible(row.label), row.failure and visible(row.failure)) for row in sheet.rows],
+            [Column(visible(c.header), [*map(visible, c.cells)], c.numeric) for c in sheet.columns],
+            visible(sheet.title),
+            visible(sheet.caption),
         )
         for sheet in page.sheets
     ]
-    return Page(safe(page.context), sheets, safe(page.footnotes), safe(page.legend))
+    lines = (page.context, page.footnotes, page.legend)
+    context, footnotes, legend = ([*map(visible, each)] for each in lines)
+    return Page(context, sheets, footnotes, legend)
 
 
 def _fitted(sheet: Sheet, width: int) -> Iterator[Sheet]:
@@ -201,9 +201,3 @@ def _folded(line: str, width: int, style: str) -> Iterator[Text]:
             trial = "  " + word
         current = trial
     yield Text(current, style)
-
-
-def _escaped(text: str) -> str:
-    for character in "\\|*`<[":
-        text = text.replace(character, "\\" + character)
-    return text.replace("\n", " ")

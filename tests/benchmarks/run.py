@@ -17,6 +17,7 @@ import coverage
 import density
 import derivatives
 import differences
+import documents
 import eigenvalues
 import epsilon_sharpness
 import faithful
@@ -63,6 +64,7 @@ _BENCHMARKS = (
     gpt2,
     faithful,
     forged,
+    documents,
 )
 
 

@@ -109,7 +109,8 @@ def test_a_damaged_document(saved):
     broken["results"][0]["curves"]["train"]["loss"].append("much")
     done = plot(saved(broken))
     assert done.exit_code == 1
-    assert "result.json: this interpolate result is incomplete or damaged" in done.stderr
+    where = "result.json: results[0].curves.train.loss[4]"
+    assert f'{where}: expected a number or null, found the text "much"' in done.stderr
     assert "Traceback" not in done.output
 
 

@@ -99,7 +99,7 @@ def test_same_seed_same_tensors():
 def test_a_loss_that_is_not_reached_is_said():
     done = run("task.py", "--epochs", "1", "--until-loss", "1e-9")
     assert done.exit_code == 0
-    assert "Note: the loss did not reach 1e-09 in 1 epochs" in done.stderr
+    assert "note: the loss did not reach 1e-09 in 1 epochs" in done.stderr
     assert run("task.py", "--epochs", "1", "--until-loss", "1e-9", "--quiet").stderr == ""
 
 

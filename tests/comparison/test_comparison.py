@@ -165,39 +165,6 @@ def test_other_kinds_are_refused(sweep: Document) -> None:
     assert error.value.message == 'b.json: holds a result of kind "compare", not a measurement'
 
 
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        ({"results": [3]}, 'a.json: results[0]: is not a result with a "status"'),
-        ({"results": [{"status": "ok"}]}, 'results[0]: lacks "checkpoint" with its "path"'),
-        (
-            {"results": [{"status": "ok", "checkpoint": {"path": "a"}}]},
-            'results[0]: lacks "measures"',
-        ),
-        (
-            {"results": [{"status": "ok", "checkpoint": {"path": "a", "metadata": [1]}}]},
-            '"metadata" is not a mapping',
-        ),
-        (
-            {
-                "results": [
-                    {
-                        "status": "ok",
-                        "checkpoint": {"path": "a"},
-                        "measures": {"trace": {"value": "7", "status": "converged"}},
-                    }
-                ]
-            },
-            "results[0]: trace: value '7' is not a number",
-        ),
-    ],
-)
-def test_a_damaged_document_is_named(sweep: Document, damage: Any, message: str) -> None:
-    with pytest.raises(SharpError) as error:
-        compared({**sweep, **damage})
-    assert message in error.value.message
-
-
 def test_training_losses_that_differ_are_warned_of(result: Make, document: Make) -> None:
     far = document([result("sgd.pt", train=6.5e-4), result("adam.pt", train=1.5e-5)])
     (warning,) = compared(far)["warnings"]

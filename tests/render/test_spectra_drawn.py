@@ -162,14 +162,9 @@ def test_other_kinds_of_file_are_refused(tmp_path):
         assert ".npz" in raised.value.hint
 
 
-def test_what_is_damaged_or_empty_is_said(tmp_path):
-    damaged = copy.deepcopy(ONE)
-    del damaged["results"][0]["grid"]
-    with pytest.raises(SharpError, match=r"incomplete or damaged \(KeyError: 'grid'\)"):
-        draw(damaged, tmp_path / "a.png")
-    for nothing in (document(failed("x.pt")), document(made_up("a.pt", density=[1.0]))):
-        with pytest.raises(SharpError, match="nothing to draw"):
-            draw(nothing, tmp_path / "a.png")
+def test_where_every_checkpoint_failed_there_is_nothing_to_draw(tmp_path):
+    with pytest.raises(SharpError, match="nothing to draw"):
+        draw(document(failed("x.pt")), tmp_path / "a.png")
 
 
 def test_an_outlier_alone_is_one():
