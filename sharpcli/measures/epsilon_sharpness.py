@@ -307,8 +307,9 @@ class _Search:
         pair = theta * step[:, None]
         try:
             together = objective.losses(pair).tolist()
-        except (RuntimeError, TypeError, ValueError) as error:
-            # What vmap and models that it cannot batch raise; one by one they are as right.
+        except (RuntimeError, TypeError, ValueError, SharpError) as error:
+            # What vmap raises for models that it cannot batch, as it is or as the failure of the
+            # task's function that it ran. One by one the losses are as right.
             if isinstance(error, RuntimeError) and is_out_of_memory(error):
                 raise
             return False

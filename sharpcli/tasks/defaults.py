@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..errors import SharpError
+from ..errors import SharpError, counted
 
 __all__ = ["IGNORED", "loss_for", "metrics", "predict"]
 
@@ -71,7 +71,8 @@ def _cross_entropy(where: str, outputs: Any, batch: Any) -> Values:
     if kind is None:
         raise SharpError(
             f"{where}: has no `loss`, and none can be guessed for {_said(outputs, batch)}",
-            "write `def loss(outputs, batch): …`, which gives one loss for each example",
+            "write `def loss(outputs, batch): …`, which gives one loss for each example; of a "
+            "regression for instance (outputs - batch[1]).square().flatten(1).mean(1)",
         )
     # In float32 a softmax within 6e-8 of one-hot has no loss and no gradient left, so a minimum
     # with a loss below 1e-6 would be measured on rounding alone.
@@ -124,11 +125,11 @@ def _targets(batch: Any) -> Any:
 def _said(outputs: Any, batch: Any) -> str:
     """The outputs and the batch in words, with shapes and types."""
     scores, targets = _scores(outputs), _targets(batch)
-    first = _shape(scores) if scores is not None else f"outputs of type {type(outputs).__name__}"
+    first = _shape(outputs if scores is None else scores)
     if targets is None:
         if isinstance(batch, Mapping):
             return f"outputs {first} and a batch of {', '.join(map(str, batch))}, without labels"
-        size = f"{len(batch)} items" if isinstance(batch, tuple | list) else "one tensor"
+        size = counted(len(batch), "item") if isinstance(batch, tuple | list) else "one tensor"
         return f"outputs {first} and a batch of {size}"
     return f"outputs {first} and targets {_shape(targets)}"
 
