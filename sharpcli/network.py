@@ -23,9 +23,10 @@ from .reach import Reach, Substitution, computed_when_built
 if TYPE_CHECKING:
     from .tasks import Task
 
-__all__ = ["AttentionWatch", "Network", "exact_arithmetic", "sums_and_weights"]
+__all__ = ["CallWatch", "Network", "exact_arithmetic", "sums_and_weights"]
 
 
+_WITH_CLASS_WEIGHTS = {"cross_entropy", "nll_loss"}
 _ATTENTION = {"scaled_dot_product_attention", "multi_head_attention_forward"}
 
 # Whether the process is in exact arithmetic; the switches are the process's too.
@@ -64,20 +65,27 @@ def exact_arithmetic(*, tf32: bool = False) -> Iterator[None]:
             setattr(where, name, before)
 
 
-class AttentionWatch(TorchFunctionMode):
-    """Sees whether PyTorch's fused attention is called for inside the block: `seen`."""
+class CallWatch(TorchFunctionMode):
+    """Sees what is called for inside the block.
+
+    `attention` is PyTorch's fused attention; `class_weights` is a cross-entropy of each example in
+    which classes weigh differently.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen = False
+        self.attention = self.class_weights = False
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Run the function, having looked at its name."""
-        if getattr(function, "__name__", "") in _ATTENTION:
-            self.seen = True
-        return function(*args, **(kwargs or {}))
+        """Run the function, having looked at its name and its arguments."""
+        name, given = getattr(function, "__name__", ""), kwargs or {}
+        self.attention |= name in _ATTENTION
+        if name in _WITH_CLASS_WEIGHTS and given.get("reduction") == "none":
+            weight = given.get("weight", args[2] if len(args) > 2 else None)
+            self.class_weights |= weight is not None
+        return function(*args, **given)
 
 
 def _tf32_switches(wanted: bool) -> list[tuple[Any, str, Any, Any]]:
