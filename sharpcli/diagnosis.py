@@ -11,7 +11,47 @@ from torch import Tensor, nn
 from .errors import SharpError
 from .objective import Objective
 
-__all__ = ["check_deterministic", "check_finite", "why_not_finite"]
+__all__ = [
+    "SMALLEST_SOUND",
+    "check_deterministic",
+    "check_finite",
+    "end_of_float64",
+    "why_not_finite",
+]
+
+
+# A loss near 1 − 1 is a multiple of this: half of the last place of 1 in float64.
+_QUANTUM = 2.0**-53
+# Mean losses above this have three digits or more, however they are summed.
+SMALLEST_SOUND = 1e-13
+
+
+def end_of_float64(objective: Objective, loss: float, theta: Tensor) -> str | None:
+    """Why nothing can be told from a loss that float64 does not resolve; None where it does.
+
+    A cross-entropy takes the logarithm of a probability near 1, so what is left of a small one are
+    a few multiples of 1.1e-16, the spacing of numbers there. Then 1 − p, which its derivatives are
+    made of, is rounding as well. A squared error has no such end. Cost: a forward pass where the
+    loss is below 1e-13.
+    """
+    if not 0 <= loss < SMALLEST_SOUND:
+        return None
+    if loss == 0:
+        ended = bool(getattr(objective.network.task.loss, "exponential_family", False))
+    else:
+        try:
+            sums, _ = objective.per_example_losses(theta)
+        except SharpError:  # one sum for a batch
+            return None
+        steps = sums / _QUANTUM
+        ended = bool(((steps - steps.round()).abs() < 1e-6).all())
+    if not ended:
+        return None
+    return (
+        f"the loss ({loss:.2g}) is at the end of float64, which does not resolve losses of an "
+        "example below 1.1e-16, so this number is rounding: compare checkpoints from earlier in "
+        f"training, at losses above {SMALLEST_SOUND:g}"
+    )
 
 
 def check_deterministic(objective: Objective, theta: Tensor) -> None:
@@ -80,8 +120,9 @@ def why_not_finite(objective: Objective, theta: Tensor) -> tuple[str, str]:
             f"{_name(kind)} does not hold"
         )
         return bad, (
-            "the data are the cause, not the weights: mend these rows or leave them out in data(), or mask "
-            "them in loss()" + (larger if "infinity" in bad and kind != torch.float64 else "")
+            "the data are the cause, not the weights: mend these rows or leave them out in data(), "
+            "or mask them in loss()"
+            + (larger if "infinity" in bad and kind != torch.float64 else "")
         )
     earlier = "measure a checkpoint from before the run diverged"
     wider = "" if kind == torch.float64 else ", or try --dtype float64"
