@@ -49,8 +49,8 @@ def end_of_float64(objective: Objective, loss: float, theta: Tensor) -> str | No
         return None
     return (
         f"the loss ({loss:.2g}) is at the end of float64, which does not resolve losses of an "
-        "example below 1.1e-16, so this number is rounding: compare checkpoints from earlier in "
-        f"training, at losses above {SMALLEST_SOUND:g}"
+        "example below 1.1e-16, so what is computed from it is rounding: compare checkpoints from "
+        f"earlier in training, at losses above {SMALLEST_SOUND:g}"
     )
 
 

@@ -31,9 +31,10 @@ class UsageError(SharpError):
     exit_code = 2
 
 
-def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """`1 epoch`, `1,442 epochs`, `2 axes`: a number with its noun."""
-    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+def counted(number: int | None, noun: str, plural: str | None = None) -> str:
+    """`1 epoch`, `1,442 epochs`, `2 axes`: a number with its noun, `?` where it is not known."""
+    shown = f"{number:,}" if isinstance(number, int) else "?"
+    return f"{shown} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -292,7 +292,8 @@ def _say_negative_variances(
     if names:
         count = sum(map(bool, found))
         this.warnings.append(
-            f"batch norm: interpolated variances are negative at {count} of {len(points)} points "
+            f"batch norm: interpolated variances are negative at {count} of "
+            f"{counted(len(points), 'point')} "
             f"and set to 0 there ({named([*names])}): the loss at these points means nothing"
         )
 

@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 __all__ = [
+    "CHECKPOINT_SUFFIXES",
     "clean",
     "common_metadata",
     "differing_metadata",
@@ -19,7 +20,7 @@ __all__ = [
     "short_labels",
 ]
 
-_SUFFIXES = {".safetensors", ".pt", ".pth", ".ckpt", ".bin"}
+CHECKPOINT_SUFFIXES = {".safetensors", ".pt", ".pth", ".ckpt", ".bin"}
 _MOST_NAMES = 3  # in a sentence; "and 7 more" stands for the rest
 _LONGEST_TEXT = 40  # of a piece of metadata in a table; the JSON and the CSV have all of it
 
@@ -141,7 +142,7 @@ def _shared_start(texts: Sequence[str]) -> str:
 
 def _without_suffix(name: str) -> str:
     path = PurePath(name)
-    return path.stem if path.suffix in _SUFFIXES else name
+    return path.stem if path.suffix in CHECKPOINT_SUFFIXES else name
 
 
 def _printable(text: str) -> str:

@@ -438,6 +438,8 @@ _ONE_FOR_EACH = "return one value for each example, shape (N,), or a pair (sum, 
 
 def _advice(value: Any, count: int) -> str:
     """What to return in place of a value that is not one number for each of `count` examples."""
+    if value is None:
+        return "is `return` missing in it?"
     if not isinstance(value, Tensor):
         return _ONE_FOR_EACH + (", as tensors" if not isinstance(value, float | int) else "")
     if value.ndim == 0:

@@ -14,7 +14,7 @@ from .checkpoint import Checkpoint, Match, first_not_finite, load_checkpoint, ma
 from .coupling import batch_note, batches_of, check_coupling, coupling_named
 from .data import Rows, read_rows
 from .diagnosis import check_deterministic
-from .errors import SharpError, UsageError
+from .errors import SharpError, UsageError, counted
 from .fidelity import check_fidelity, check_reach
 from .memory import is_out_of_memory
 from .network import CallWatch, Network
@@ -167,7 +167,8 @@ def resolve_device(name: str) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
             raise UsageError(
-                f"--device {name}: this PyTorch ({torch.__version__}) sees {count} CUDA devices",
+                f"--device {name}: this PyTorch ({torch.__version__}) sees "
+                f"{counted(count, 'CUDA device')}",
                 "use --device cpu, or install a CUDA build of PyTorch and check the driver",
             )
     if device.type == "mps" and not torch.backends.mps.is_available():

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from ..options import output_options
+from ..options import output_options, refuse_overwriting
 from ..options.parameter_types import NAMES
 from ..results import NOT_CONVERGED, Document, load_document, parse_document
 from ..settings import OutputSettings
@@ -48,6 +48,7 @@ def compare(
     from ..render import emit
     from ..results import to_document
 
+    refuse_overwriting(output, results)
     documents = [_read(name) for name in results]
     document = to_document(comparison.compare(documents, by, baseline))
     emit(document, output)

@@ -10,7 +10,7 @@ import click
 
 from ..environment import environment
 from ..errors import SharpError
-from ..options import output_options
+from ..options import output_options, refuse_overwriting
 from ..results import Failure, Report, to_document
 from ..settings import OutputSettings
 
@@ -39,6 +39,7 @@ def inspect(checkpoints: tuple[str, ...], output: OutputSettings) -> int:
     """
     from ..render import emit
 
+    refuse_overwriting(output, checkpoints)
     results = [_inspected(path) for path in checkpoints]
     emit(to_document(Report("inspect", {}, environment(), {}, results)), output)
     return int(any(result["status"] == "failed" for result in results))

@@ -10,6 +10,7 @@ from ..options import (
     exploring_run_options,
     output_options,
     plot_option,
+    refuse_overwriting,
     refuse_unread,
     task_options,
 )
@@ -102,6 +103,9 @@ def interpolate(
     two. Finished points are kept as they come: a run that is killed goes on where it stopped.
     """
     check_paths(checkpoints, least=2, gathered=bool(marks or trajectories))
+    refuse_overwriting(
+        output, [*checkpoints, task, *marks, *(f for path in trajectories for f in path)]
+    )
     path = None
     if path_kind is None:
         refuse_unread(

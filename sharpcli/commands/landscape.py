@@ -11,6 +11,7 @@ from ..options import (
     output_options,
     parameters_option,
     plot_option,
+    refuse_overwriting,
     refuse_unread,
     task_options,
 )
@@ -105,6 +106,9 @@ def landscape(
     killed goes on where it stopped.
     """
     check_paths([checkpoint])
+    refuse_overwriting(
+        output, [checkpoint, task, *marks, *(f for path in trajectories for f in path)]
+    )
     if directions != "hessian":
         refuse_unread(
             ("tol", "max_products"),

@@ -15,6 +15,7 @@ from ..options import (
     given,
     output_options,
     parameters_option,
+    refuse_overwriting,
     run_options,
     task_options,
 )
@@ -223,6 +224,7 @@ def measure(
         raise UsageError(
             "a checkpoint's path is empty", "is a variable of the shell not set? Name a file"
         )
+    refuse_overwriting(output, [*checkpoints, task])
     if sampling_error is None and run.samples is not None:
         sampling_error = relative_error
     settings = MeasureSettings(

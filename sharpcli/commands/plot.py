@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ..errors import SharpError, UsageError
-from ..options import output_options, plot_option
+from ..options import output_options, plot_option, refuse_overwriting
 from ..results import Document, load_document, parse_document
 from ..settings import FigureSettings, OutputSettings
 
@@ -63,9 +63,10 @@ def plot(
     it from a pipe. Draws in the terminal, or to the files of --plot. Needs no torch, no task and no
     checkpoint.
     """
-    from ..render import emit
+    from ..render import emit, say_written
     from ..render.plotting import draw, narrowed
 
+    refuse_overwriting(output, [result])
     name = "standard input" if result == "-" else result
     document = _checked(_read(result, name), name)
     if document["kind"] != "spectrum":
@@ -76,6 +77,7 @@ def plot(
         emit(document, dataclasses.replace(output, plot=()), metric=metric)
     for path in output.plot:
         draw(document, path, FigureSettings(scale, width, metric))
+        say_written(path, quiet=output.quiet)
     return 0
 
 

@@ -10,6 +10,7 @@ from ..options import (
     output_options,
     parameters_option,
     plot_option,
+    refuse_overwriting,
     run_options,
     task_options,
 )
@@ -80,6 +81,7 @@ def spectrum(
         raise UsageError(
             "a checkpoint's path is empty", "is a variable of the shell not set? Name a file"
         )
+    refuse_overwriting(output, [*checkpoints, task])
     for path in output.plot:
         check_spectrum_plot(path)
     settings = SpectrumSettings(probes, steps, curvature)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import __version__
-from ..errors import SharpError, UsageError
+from ..errors import SharpError, UsageError, counted
 from ..options import task_argument
 from ..options.parameter_types import POSITIVE, SEED
 from ..results import Report, Scalar, to_document
@@ -145,6 +146,8 @@ def train(
     if given["fixed_batch"] is not None:
         given["batch_size"] = given["fixed_batch"]
     settings = TrainSettings(**given)
+    if os.path.realpath(output) == os.path.realpath(task):
+        raise UsageError(f"--output {output}: would overwrite the task", "name another file")
     if not output.parent.is_dir():  # said before the training, not after it
         raise SharpError(
             f"{output}: there is no folder {output.parent}", "make it, or name another"
@@ -202,7 +205,7 @@ def notes(settings: TrainSettings, trained: Trained) -> list[str]:
     if trained.reached:
         return []
     return [
-        f"the loss did not reach {settings.until_loss:g} in {trained.epochs} epochs\n"
+        f"the loss did not reach {settings.until_loss:g} in {counted(trained.epochs, 'epoch')}\n"
         "  hint: give more --epochs or another --lr"
     ]
 
@@ -234,5 +237,6 @@ def metadata(task: Task, settings: TrainSettings, trained: Trained) -> Mapping[s
 def summary(trained: Trained) -> str:
     """One line on how a training went."""
     return (
-        f"train loss {trained.train_loss:.4g} after {trained.epochs} epochs, {trained.steps} steps"
+        f"train loss {trained.train_loss:.4g} after {counted(trained.epochs, 'epoch')}, "
+        f"{counted(trained.steps, 'step')}"
     )

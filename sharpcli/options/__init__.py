@@ -9,7 +9,8 @@ whose `parameters` `@parameters_option` fills, `@curvature_options` passes
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection
+import os
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,6 +18,7 @@ import click
 from click.core import ParameterSource
 
 from ..errors import UsageError
+from ..labels import CHECKPOINT_SUFFIXES
 from ..settings import CurvatureSettings, Operator, OutputSettings, ProductMode, RunSettings
 from .parameter_types import DEVICE, NAME_VALUE, POSITIVE, SEED, SIZE
 
@@ -27,6 +29,7 @@ __all__ = [
     "output_options",
     "parameters_option",
     "plot_option",
+    "refuse_overwriting",
     "refuse_unread",
     "run_options",
     "task_argument",
@@ -314,6 +317,26 @@ def given(names: Collection[str]) -> list[str]:
         if option.name in names
         and context.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE
     ]
+
+
+def refuse_overwriting(output: OutputSettings, inputs: Iterable[str | Path | None]) -> None:
+    """Raise `UsageError` where a result would replace a file that is read, or any checkpoint."""
+    reads = {os.path.realpath(each): each for each in inputs if each is not None}
+    for option, path in [("--output", output.output), *(("--plot", each) for each in output.plot)]:
+        if path is None or (path.exists() and not path.is_file()):
+            continue  # a device or a pipe, which is written to and not replaced
+        if (real := os.path.realpath(path)) in reads:
+            raise UsageError(
+                f"{option} {path}: would overwrite {reads[real]}, which is read here",
+                "name another file to write",
+            )
+        # The index of a sharded checkpoint is JSON, as a result is.
+        like_one = path.suffix.lower() in CHECKPOINT_SUFFIXES or path.name.endswith(".index.json")
+        if like_one and path.exists():
+            raise UsageError(
+                f"{option} {path}: would overwrite a file that looks like a checkpoint",
+                "name a file such as result.json",
+            )
 
 
 def refuse_unread(names: Collection[str], why: str, hint: str) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from .table import Page
 
-__all__ = ["console", "emit", "error_console", "report_problems", "write_whole"]
+__all__ = ["console", "emit", "error_console", "report_problems", "say_written", "write_whole"]
 
 _PICTURED = ("interpolate", "landscape")  # kinds that are shown as charts or maps
 
@@ -57,6 +57,7 @@ def emit(document: Document, output: OutputSettings, *, metric: str | None = Non
     text = _text(document, output, metric)
     if output.output is not None:
         write_whole(output.output, text)
+        say_written(output.output, quiet=output.quiet)
     else:
         _print(text, output.format, document)
     report_problems(document, quiet=output.quiet)
@@ -65,6 +66,13 @@ def emit(document: Document, output: OutputSettings, *, metric: str | None = Non
 
         for path in output.plot:
             draw(document, path)
+            say_written(path, quiet=output.quiet)
+
+
+def say_written(path: Path, *, quiet: bool) -> None:
+    """Say on stderr that a file was written; nothing of a device such as /dev/null."""
+    if not quiet and path.is_file():
+        error_console().print(f"wrote {path}", style="dim", markup=False)
 
 
 def _is_interrupted(document: Document) -> bool:

@@ -195,6 +195,13 @@ def _what_is_wrong(data: Any) -> tuple[str, str]:
         return "returned an IterableDataset, of which no size and no n-th row is known", _WANTED
     if isinstance(data, Tensor):
         return "returned one tensor", "return a tuple: (inputs, targets), or (inputs,)"
+    tensors = isinstance(data, list) and all(isinstance(each, Tensor) for each in data)
+    if tensors and len({each.shape for each in data}) > 1:
+        return "returned a list of tensors that differ in shape", (
+            "return a tuple, as in (inputs, targets): a list is a data set with a row an item"
+        )
+    if isinstance(data, str | bytes):
+        return f"returned {_described(data)}", _WANTED
     if isinstance(data, tuple):
         return _what_is_wrong_with_tensors(data)
     if isinstance(data, Mapping) or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):

@@ -68,11 +68,17 @@ def _cross_entropy(where: str, outputs: Any, batch: Any) -> Values:
     Raises `SharpError` for anything else: there the task has to say.
     """
     scores, targets, kind = _classes(outputs, batch)
+    if outputs is None:
+        raise SharpError(f"{where}: predict(model, batch) gave None", "is `return` missing in it?")
     if kind is None:
-        raise SharpError(
-            f"{where}: has no `loss`, and none can be guessed for {_said(outputs, batch)}",
+        hint = (
             "write `def loss(outputs, batch): …`, which gives one loss for each example; of a "
-            "regression for instance (outputs - batch[1]).square().flatten(1).mean(1)",
+            "regression for instance (outputs - batch[1]).square().flatten(1).mean(1)"
+        )
+        if isinstance(targets, Tensor) and not targets.is_floating_point() and targets.ndim > 1:
+            hint = f"give class targets of shape (N,), as by .squeeze(1), or {hint}"
+        raise SharpError(
+            f"{where}: has no `loss`, and none can be guessed for {_said(outputs, batch)}", hint
         )
     # In float32 a softmax within 6e-8 of one-hot has no loss and no gradient left, so a minimum
     # with a loss below 1e-6 would be measured on rounding alone.

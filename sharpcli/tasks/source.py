@@ -47,16 +47,23 @@ _KNOWN = {
         "the shapes do not fit: check those of data() (whose first axis is the examples) against "
         "what the model and loss() take"
     ),
+    r"but got (Long|Int|Short|Char|Byte|Bool) and": (
+        "integer inputs stay integers: convert them in data() with .float()"
+    ),
     r"dtype|scalar type|type Double|type Float": (
         "sharp hands floating-point data and parameters over in one dtype (--dtype, float32 unless "
         "said): make tensors in predict(), loss() and forward() in that of what they meet, as in "
         "torch.zeros(3).to(outputs)"
     ),
-    r"argument 'target'|must be Tensor, not (list|tuple|dict)|argument '\w+' \(position \d": (
+    r"argument 'target'": (
         "predict, loss and metrics are given the whole batch, as in `def loss(outputs, batch): "
         "return functional.cross_entropy(outputs, batch[1], reduction='none')`"
     ),
-    r"all tensors to be on the same device": (
+    r"argument '\w+' (\(position \d+\) )?must be Tensor, not \w+": (
+        "one of PyTorch's functions was given something else than a tensor: let data() give tensors, "
+        "or make them in collate(rows) or predict()"
+    ),
+    r"all tensors to be on the same device|not on the expected device": (
         "move tensors that are made in the task to where the outputs are: .to(outputs.device)"
     ),
 }
@@ -194,6 +201,8 @@ class user_code:  # noqa: N801 (used as `with user_code(...)`, where it reads as
         for pattern, advice in _KNOWN.items():
             if re.search(pattern, str(error)):
                 return advice
+        if not own and re.search(r"takes .* arguments? but|required positional", str(error)):
+            return f"sharp calls it as {self.what}: let it take these arguments"
         chosen = " ".join(f"-O {name}={value}" for name, value in self.given.items())
         if chosen:
             return f"check {chosen}" + (", or correct the task's code" if own else "")
