@@ -11,7 +11,7 @@ import click
 
 from ..errors import UsageError, counted
 from ..options import refuse_unread
-from ..options.parameter_types import ParameterType
+from ..options.parameter_types import ParameterType, WholeType
 from ..settings import BatchNormSettings, GridSettings, OutputSettings
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ _OPTIONS = (
     ),
     click.option(
         "--batch-norm-examples",
-        type=click.IntRange(min=2),
+        type=WholeType(2),
         metavar="N",
         help="Training examples for recalibration. Default: as many as go in one pass.",
     ),

@@ -10,6 +10,7 @@ import click
 
 from ..errors import SharpError, UsageError
 from ..options import output_options, plot_option, refuse_overwriting
+from ..options.parameter_types import NumberType
 from ..results import Document, load_document, parse_document
 from ..settings import FigureSettings, OutputSettings
 
@@ -43,7 +44,7 @@ Examples:
 )
 @click.option(
     "--width",
-    type=click.FloatRange(min=1.5, max=40),
+    type=NumberType(1.5, 40),
     metavar="INCHES",
     help="The width of a figure. Default: 4.6, for two panels 7.",
 )

@@ -14,7 +14,7 @@ import click
 from .. import __version__
 from ..errors import SharpError, UsageError, counted
 from ..options import task_argument
-from ..options.parameter_types import POSITIVE, SEED
+from ..options.parameter_types import POSITIVE, SEED, NumberType
 from ..results import Report, Scalar, to_document
 from ..settings import OutputSettings
 from ..training import OPTIMIZERS, TrainSettings
@@ -45,7 +45,7 @@ Examples:
     help="What takes the steps.",
 )
 @click.option(
-    "--lr", type=float, metavar="X", help="Learning rate. Default: 0.1 (sgd), else 0.001."
+    "--lr", type=NumberType(), metavar="X", help="Learning rate. Default: 0.1 (sgd), else 0.001."
 )
 @click.option(
     "--batch-size",
@@ -72,7 +72,7 @@ Examples:
 )
 @click.option(
     "--momentum",
-    type=float,
+    type=NumberType(),
     metavar="X",
     default=_DEFAULT.momentum,
     show_default=True,
@@ -80,7 +80,7 @@ Examples:
 )
 @click.option(
     "--betas",
-    type=float,
+    type=NumberType(),
     nargs=2,
     metavar="B1 B2",
     default=_DEFAULT.betas,
@@ -89,7 +89,7 @@ Examples:
 )
 @click.option(
     "--weight-decay",
-    type=float,
+    type=NumberType(),
     metavar="X",
     default=_DEFAULT.weight_decay,
     show_default=True,
@@ -97,7 +97,7 @@ Examples:
 )
 @click.option(
     "--until-loss",
-    type=float,
+    type=NumberType(),
     metavar="X",
     help="Stop after the first epoch that ends with a loss on all training data of at most X.",
 )

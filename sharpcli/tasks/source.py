@@ -60,8 +60,8 @@ _KNOWN = {
         "return functional.cross_entropy(outputs, batch[1], reduction='none')`"
     ),
     r"argument '\w+' (\(position \d+\) )?must be Tensor, not \w+": (
-        "one of PyTorch's functions was given something else than a tensor: let data() give tensors, "
-        "or make them in collate(rows) or predict()"
+        "one of PyTorch's functions was given something else than a tensor: let data() give "
+        "tensors, or make them in collate(rows) or predict()"
     ),
     r"all tensors to be on the same device|not on the expected device": (
         "move tensors that are made in the task to where the outputs are: .to(outputs.device)"
@@ -205,7 +205,11 @@ class user_code:  # noqa: N801 (used as `with user_code(...)`, where it reads as
             return f"sharp calls it as {self.what}: let it take these arguments"
         chosen = " ".join(f"-O {name}={value}" for name, value in self.given.items())
         if chosen:
-            return f"check {chosen}" + (", or correct the task's code" if own else "")
+            text = any(isinstance(value, str) for value in self.given.values())
+            typed = (
+                " (a text, where the argument is not annotated as in width: int)" if text else ""
+            )
+            return f"check {chosen}{typed}" + (", or correct the task's code" if own else "")
         if not own and self.otherwise:
             return self.otherwise
         return "correct the task's code; python -i on the file helps to see why"
@@ -229,6 +233,8 @@ def find_source(spec: str, builtins: Mapping[str, Builtin]) -> Source:
         return _from_file(Path(spec), spec)
     if ":" in spec:
         return _from_object(spec)
+    if not spec:
+        raise UsageError("the task's name is empty", "is a variable of the shell not set?")
     raise UsageError(
         f"there is no task '{spec}': it is no file, and among the built-in tasks "
         f"{did_you_mean(spec, builtins)}",
