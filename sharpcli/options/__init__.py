@@ -53,6 +53,7 @@ def task_options(command: Command) -> Command:
                     f"the task is named twice: '{named}' and --task {task}", "name it once"
                 )
             task = named
+        _refuse_missing(task, context)
         bound = _as_dict(kwargs.pop("option_pairs"), context, task)
         return command(*args, task=task, task_options=bound, **kwargs)
 
@@ -355,6 +356,17 @@ def _decorate(command: Command, *options: Callable[[Command], Command]) -> Comma
     for option in reversed(options):  # Click lists them in the order in which they were written
         command = option(command)
     return command
+
+
+def _refuse_missing(task: str | None, context: click.Context) -> None:
+    """Raise `UsageError` where a task's file is missing that no one named on the command line."""
+    source = context.get_parameter_source("task")
+    by = {ParameterSource.ENVIRONMENT: "SHARP_TASK", ParameterSource.DEFAULT_MAP: "the configuration file"}
+    if task and source in by and task.endswith(".py") and not Path(task).exists():
+        raise UsageError(
+            f"{by[source]} names the task {task}: there is no such file",
+            "correct it there, or name another task with --task",
+        )
 
 
 def _as_dict(
