@@ -8,9 +8,10 @@ whose `parameters` `@parameters_option` fills, `@curvature_options` passes
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -53,9 +54,9 @@ def task_options(command: Command) -> Command:
                     f"the task is named twice: '{named}' and --task {task}", "name it once"
                 )
             task = named
-        _refuse_missing(task, context)
         bound = _as_dict(kwargs.pop("option_pairs"), context, task)
-        return command(*args, task=task, task_options=bound, **kwargs)
+        with _naming_the_source(context):
+            return command(*args, task=task, task_options=bound, **kwargs)
 
     return _decorate(
         with_task,
@@ -358,15 +359,23 @@ def _decorate(command: Command, *options: Callable[[Command], Command]) -> Comma
     return command
 
 
-def _refuse_missing(task: str | None, context: click.Context) -> None:
-    """Raise `UsageError` where a task's file is missing that no one named on the command line."""
-    source = context.get_parameter_source("task")
-    by = {ParameterSource.ENVIRONMENT: "SHARP_TASK", ParameterSource.DEFAULT_MAP: "the configuration file"}
-    if task and source in by and task.endswith(".py") and not Path(task).exists():
+@contextlib.contextmanager
+def _naming_the_source(context: click.Context) -> Iterator[None]:
+    """Add to the error of a missing task file what names it, where the command line does not."""
+    by = {
+        ParameterSource.ENVIRONMENT: "SHARP_TASK",
+        ParameterSource.DEFAULT_MAP: "the configuration file",
+    }
+    try:
+        yield
+    except UsageError as error:
+        source = context.get_parameter_source("task")
+        if source not in by or "there is no such task file" not in error.message:
+            raise
         raise UsageError(
-            f"{by[source]} names the task {task}: there is no such file",
+            f"{by[source]} names the task {error.message}",
             "correct it there, or name another task with --task",
-        )
+        ) from error
 
 
 def _as_dict(

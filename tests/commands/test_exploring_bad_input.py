@@ -153,10 +153,10 @@ def test_three_that_span_no_plane(folder, paths, said):
         (("interpolate", A, B), "no task: a checkpoint has tensors only"),
         (
             ("interpolate", *T, "--trajectory", C, A, B),
-            "there are no checkpoints to explore, and it takes 2\n  hint: --mark and --trajectory "
+            "0 checkpoints to explore, and it takes 2\n  hint: --mark and --trajectory "
             "take all files that follow them: name other checkpoints before them, or behind a --",
         ),
-        (("interpolate", *T, A, "--mark", B), "there is 1 checkpoint to explore, and it takes 2"),
+        (("interpolate", *T, A, "--mark", B), "1 checkpoint to explore, and it takes 2"),
         (("landscape", *T, "--mark", C, A), "there is no checkpoint A\n  hint: --mark and --traj"),
         ((*SURFACE, "--trajectory", "--json"), "--trajectory names no checkpoint"),
         ((*LINE, "--mark"), "--mark names no checkpoint"),

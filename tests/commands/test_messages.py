@@ -254,7 +254,8 @@ def test_a_task_that_the_environment_or_a_file_names_is_said_to_be_named_there(
     assert "the configuration file names the task" in run("measure", "a.pt").stderr
     monkeypatch.setenv("SHARP_TASK", "lost.py")
     assert (
-        "SHARP_TASK names the task lost.py: there is no such file" in run("measure", "a.pt").stderr
+        "SHARP_TASK names the task lost.py: there is no such task file"
+        in run("measure", "a.pt").stderr
     )
 
 
