@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .errors import counted
 from .progress import Notes
 from .results import CheckpointResult, flat_scalars, with_sampling_errors
 
@@ -112,14 +113,18 @@ def grown(
         used, total = result.checkpoint.get("examples"), result.checkpoint.get("examples_in_all")
         if result.status != "ok" or total is None:
             if result.status == "ok":
-                notes.note(f"measured on all {used} examples: no sample of them was enough")
+                notes.note(
+                    f"measured on all {counted(used, 'example')}: no sample of them was enough"
+                )
             return result
         if judge.enough:
-            notes.note(f"measured on {used} of {total} examples: {judge.widest}")
+            notes.note(f"measured on {used:,} of {counted(total, 'example')}: {judge.widest}")
             return result
         count *= 2
         more = "all" if count >= total else str(count)
-        notes.note(f"{used} of {total} examples are too few ({judge.widest}): takes {more}")
+        notes.note(
+            f"{used:,} of {counted(total, 'example')} are too few ({judge.widest}): takes {more:,}"
+        )
 
 
 def _pooled(looks: Sequence[tuple[int, float, Mapping[str, float]]], key: str) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .errors import SharpError
+from .errors import SharpError, counted
 from .linalg.eigsh import expected_products, least_rows
 from .memory import available_memory, readable_size
 from .objective import Objective
@@ -72,7 +72,7 @@ class Budget:
         """In one line, for a person."""
         kept = 1.0 if not self.all_graphs else min(1.0, self.graphs / self.all_graphs)
         return (
-            f"{readable_size(self.total)} of memory: a basis of {self.rows} vectors "
+            f"{readable_size(self.total)} of memory: a basis of {counted(self.rows, 'vector')} "
             f"({readable_size(self.rows * self.copy)}, {self.device.type}), "
             f"{kept:.0%} of the graphs kept ({readable_size(kept * self.all_graphs)}), batches of "
             f"{self.batch_size}, blocks of {self.block}, {readable_size(self.working)} to work in"
@@ -110,8 +110,10 @@ def share_memory(
     (rows,), device = _agreed((rows,), device)
     if rows < least:
         raise SharpError(
-            f"{readable_size(total)} of memory are too little for {k + smallest} eigenvalues of "
-            f"{theta.numel()} parameters, which take {readable_size(working + needed)} at the "
+            f"{readable_size(total)} of memory are too little for "
+            f"{counted(k + smallest, 'eigenvalue')} of "
+            f"{counted(theta.numel(), 'parameter')}, which take "
+            f"{readable_size(working + needed)} at the "
             "least",
             "ask for fewer with --top, raise --memory, measure some --parameters only, or use a "
             "machine with more memory",
@@ -155,7 +157,7 @@ def share_memory_of_probes(
     if not fits:
         fewer = int(steps * (1 + left(1) / needed))
         raise SharpError(
-            f"{steps} Lanczos steps of {theta.numel()} parameters need "
+            f"{counted(steps, 'Lanczos step')} of {counted(theta.numel(), 'parameter')} need "
             f"{readable_size(total - left(1))}, and {readable_size(total)} of memory are there",
             f"take fewer with --steps {fewer}"
             if fewer >= 5

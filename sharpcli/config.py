@@ -29,7 +29,7 @@ from typing import Any
 
 import click
 
-from .errors import UsageError, did_you_mean
+from .errors import UsageError, counted, did_you_mean
 
 __all__ = ["command_defaults", "find_files"]
 
@@ -174,7 +174,7 @@ def _checked(file: ConfigFile, key: str, value: Any, parameter: click.Option) ->
     elif isinstance(value, list) and not several:
         problem = "takes one value, not a list"
     elif parameter.nargs > 1 and len(values) != parameter.nargs:
-        problem = f"takes a list of {parameter.nargs} values"
+        problem = f"takes a list of {counted(parameter.nargs, 'value')}"
     else:
         for item in values:
             problem = problem or _problem(item, parameter)

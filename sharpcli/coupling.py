@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from .data import Rows
-from .errors import SharpError
+from .errors import SharpError, counted
 from .memory import available_memory, is_out_of_memory
 from .network import Network, sums_and_weights
 from .objective import Objective, accumulator
@@ -137,7 +137,8 @@ def coupling_named(objective: Objective, theta: Tensor) -> Iterator[None]:
         if not _works(objective, theta, count):
             raise
         raise SharpError(
-            f"{objective.network.task.name}: the loss of all {count} examples can be computed as "
+            f"{objective.network.task.name}: the loss of all {counted(count, 'example')} "
+            f"can be computed as "
             f"one batch, that of some of them cannot: {_said(error)}",
             f"{_CAUSES}; make each example's loss its own, or declare the batch that the loss is "
             f"defined on: --fixed-batch {count}",
@@ -400,7 +401,8 @@ def _differences(
                 if len(indices) == 1:
                     continue  # many models take no batch of one, and say so where they get it
                 raise SharpError(
-                    f"{function.network.task.name}: the loss of {count} {split} examples can be "
+                    f"{function.network.task.name}: the loss of "
+                    f"{counted(count, f'{split} example')} can be "
                     f"computed as one batch, that of {len(indices)} of them cannot: {_said(error)}",
                     f"{_CAUSES}; {_DECLARE}",
                 ) from error
@@ -427,7 +429,8 @@ def _coupled(
         )
     else:
         message = (
-            f"the {what} of a batch is not the sum of those of its parts: {count} {split} examples "
+            f"the {what} of a batch is not the sum of those of its parts: "
+            f"{counted(count, f'{split} example')} "
             f"give {apart.whole:.9g} as one batch and {apart.part:.9g} in parts"
         )
     causes = f"{_CAUSES}; {_PADDING}" if padded else _CAUSES

@@ -39,7 +39,12 @@ class Rows:
     only defined in its batch: the consecutive ones of so many rows. Where the task's own collate
     pads, `padded` are a few rows that are still to be collated, to see whether padding matters.
     `carriers` of the rarest column are expected in a sample, as `carriers_of_columns` counts them.
+    `name` is what messages call the split, and `places` are its rows' numbers in the data, where
+    they are not all of them in order.
     """
+
+    name = "data"
+    places: Tensor | None = None
 
     def __init__(
         self,
@@ -99,7 +104,30 @@ class Rows:
         rows = copy.copy(self)
         rows._batch = self._late(_map(self._batch, lambda leaf: _pick(leaf, indices)))
         rows.count, rows.padded, rows._on_slice = len(indices), None, None
+        rows.places = indices.cpu() if self.places is None else self.places[indices.cpu()]
         return rows
+
+    def not_finite(self, row: int | None = None) -> str | None:
+        """The first NaN or infinity in the data, in words; None where all is finite.
+
+        Looked for in one `row`, or in all. Cost: a look at every number.
+        """
+        first, last = (0, self.count) if row is None else (row, row + 1)
+        for path, leaf in _leaves(self.slice(first, last)):
+            numbers = isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
+            if not numbers or bool(torch.isfinite(leaf).all()):
+                continue
+            place = (~torch.isfinite(leaf)).nonzero()[0].tolist()
+            what = "NaN" if bool(torch.isnan(leaf[tuple(place)])) else "an infinity"
+            # A leaf that is not a row for each example, as one of a task's own collate.
+            by_row = len(leaf) == last - first
+            where = f"row {self.number(first + place[0])} of " if by_row else ""
+            return f"the {self.name} hold {what} in {where}{path}"
+        return None
+
+    def number(self, row: int) -> int:
+        """The number in the data, from 0, of one of these rows."""
+        return row if self.places is None else int(self.places[row])
 
     def with_fixed_batch(self, size: int | None) -> Rows:
         """The same rows, whose losses are those of consecutive batches of `size` rows."""
@@ -214,7 +242,9 @@ class CollatedRows(Rows):
 
     def take(self, indices: Tensor) -> Rows:
         """The rows of `indices`, to be collated."""
-        return self._of([self._items[index] for index in indices.tolist()])
+        rows = self._of([self._items[index] for index in indices.tolist()])
+        rows.places = indices.cpu() if self.places is None else self.places[indices.cpu()]
+        return rows
 
     def with_fixed_batch(self, size: int | None) -> Rows:
         """The same rows, whose losses are those of consecutive batches of `size` rows."""
@@ -249,18 +279,20 @@ def read_rows(
     """Read a map-style data set, or a tuple of equally long tensors, whole.
 
     `samples` rows are drawn without replacement by `seed` where that is fewer than there are.
-    Raises `SharpError` naming the split (`name`) where there are no rows, where a row read twice
-    differs (random augmentation, a shuffling data set) or where rows cannot be collated.
+    Raises `SharpError` with what messages call the split (`name`, as in "train data of task.py")
+    where there are no rows, where a row read twice differs (random augmentation, a shuffling data
+    set) or where rows cannot be collated.
     """
     tensors = isinstance(dataset, tuple | list) and all(isinstance(t, Tensor) for t in dataset)
     if tensors:
         _check_lengths(dataset, name)
     total = len(dataset[0]) if tensors and dataset else len(dataset)
     if total == 0:
-        raise SharpError(f"the {name} data are empty", "data() must give at least one example")
+        raise SharpError(f"the {name} are empty", "data() must give at least one example")
     indices = _subset(total, samples, seed)
     if tensors:
         rows = Rows(tuple(dataset), total, total)
+        rows.name = name
         if indices is None:
             return rows
         carried = carriers_of_columns(rows.batch, total, len(indices))
@@ -283,7 +315,7 @@ def read_rows(
     again = [dataset[index] for index in order[: len(probe)]]
     if not _equal(merge(probe), merge(again)):
         raise SharpError(
-            f"the {name} data give another row when the same row is read twice",
+            f"the {name} give another row when the same row is read twice",
             "switch off random augmentation and shuffling in data(): the objective must be fixed",
         )
     if collate is not None:
@@ -291,6 +323,7 @@ def read_rows(
     else:
         with _one_batch(name, 0, len(order)):
             rows = Rows(_join(chunks), len(order), total)
+    rows.name, rows.places = name, indices
     if indices is None:
         return rows
     known = _columns_at_hand(dataset, total)
@@ -302,12 +335,26 @@ def read_rows(
     return rows
 
 
+def _leaves(batch: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Each leaf of a batch with what it is called."""
+    if isinstance(batch, Mapping):
+        for key, value in batch.items():
+            yield from _leaves(value, f"{path}['{key}']" if path else f"'{key}'")
+    elif isinstance(batch, list | tuple):
+        names = ["the inputs", "the targets"] if len(batch) == 2 and not path else []
+        for index, value in enumerate(batch):
+            name = names[index] if names else f"{path}[{index}]" if path else f"item {index}"
+            yield from _leaves(value, name)
+    else:
+        yield path or "the inputs", batch
+
+
 def _check_lengths(tensors: Sequence[Tensor], name: str) -> None:
     """Raise `SharpError` where tensors do not have a row for each example, all of them."""
     shapes = [tuple(tensor.shape) for tensor in tensors]
     if any(not shape for shape in shapes) or len({shape[0] for shape in shapes}) > 1:
         raise SharpError(
-            f"the {name} data are tensors of shapes {', '.join(map(str, shapes))}, which do not "
+            f"the {name} are tensors of shapes {', '.join(map(str, shapes))}, which do not "
             "have one row for each example",
             "give tensors of one length; what all examples share belongs into predict() or loss()",
         )
@@ -408,9 +455,11 @@ def _one_batch(name: str, start: int, stop: int) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, TypeError, KeyError) as error:
+        hint = "give rows of equal shape (pad in the data set), or define collate(rows)"
+        if "batch must contain" in str(error):  # images, texts and objects
+            hint = "make tensors of what a row holds in the data set, or define collate(rows)"
         raise SharpError(
-            f"rows {start} to {stop - 1} of the {name} data do not make a batch: {error}",
-            "give rows of equal shape (pad in the data set), or define collate(rows)",
+            f"rows {start} to {stop - 1} of the {name} do not make a batch: {error}", hint
         ) from error
 
 

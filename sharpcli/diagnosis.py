@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -10,7 +11,47 @@ from torch import Tensor, nn
 from .errors import SharpError
 from .objective import Objective
 
-__all__ = ["check_deterministic", "check_finite"]
+__all__ = [
+    "SMALLEST_SOUND",
+    "check_deterministic",
+    "check_finite",
+    "end_of_float64",
+    "why_not_finite",
+]
+
+
+# A loss near 1 − 1 is a multiple of this: half of the last place of 1 in float64.
+_QUANTUM = 2.0**-53
+# Mean losses above this have three digits or more, however they are summed.
+SMALLEST_SOUND = 1e-13
+
+
+def end_of_float64(objective: Objective, loss: float, theta: Tensor) -> str | None:
+    """Why nothing can be told from a loss that float64 does not resolve; None where it does.
+
+    A cross-entropy takes the logarithm of a probability near 1, so what is left of a small one are
+    a few multiples of 1.1e-16, the spacing of numbers there. Then 1 − p, which its derivatives are
+    made of, is rounding as well. A squared error has no such end. Cost: a forward pass where the
+    loss is below 1e-13.
+    """
+    if not 0 <= loss < SMALLEST_SOUND:
+        return None
+    if loss == 0:
+        ended = bool(getattr(objective.network.task.loss, "exponential_family", False))
+    else:
+        try:
+            sums, _ = objective.per_example_losses(theta)
+        except SharpError:  # one sum for a batch
+            return None
+        steps = sums / _QUANTUM
+        ended = bool(((steps - steps.round()).abs() < 1e-6).all())
+    if not ended:
+        return None
+    return (
+        f"the loss ({loss:.2g}) is at the end of float64, which does not resolve losses of an "
+        "example below 1.1e-16, so what is computed from it is rounding: compare checkpoints from "
+        f"earlier in training, at losses above {SMALLEST_SOUND:g}"
+    )
 
 
 def check_deterministic(objective: Objective, theta: Tensor) -> None:
@@ -52,12 +93,14 @@ def check_deterministic(objective: Objective, theta: Tensor) -> None:
 def check_finite(
     objective: Objective, loss: float, theta: Tensor, gradient: Tensor | None = None
 ) -> None:
-    """Raise `SharpError` naming the first tensor that is not finite."""
-    if loss != loss or loss in (float("inf"), float("-inf")):
-        raise SharpError(
-            f"the loss is {loss}: {_first_not_finite(objective, theta)}",
-            "measure a checkpoint from before the run diverged, or try --dtype float64",
-        )
+    """Raise `SharpError` where the loss or its gradient is not finite, and say where that begins.
+
+    A loss that is not finite is traced to the row of the data that is not, to the first module
+    whose output is not, or to the loss function. Cost, only then: two forward passes.
+    """
+    if not math.isfinite(loss):
+        what, hint = why_not_finite(objective, theta)
+        raise SharpError(f"the loss is {loss}: {what}", hint)
     if gradient is not None and not bool(torch.isfinite(gradient).all()):
         index = int((~torch.isfinite(gradient)).nonzero()[0])
         raise SharpError(
@@ -67,28 +110,91 @@ def check_finite(
         )
 
 
-def _first_not_finite(objective: Objective, theta: Tensor) -> str:
-    """Which module's output is the first that is not finite, and for which examples."""
+def why_not_finite(objective: Objective, theta: Tensor) -> tuple[str, str]:
+    """Where a loss that is not finite begins, with finite parameters, and what to do."""
+    rows, kind = objective.rows, objective.network.compute
+    row = _first_bad_row(objective, theta)
+    if bad := rows.not_finite(row):
+        larger = (
+            f", or --dtype float64 for numbers above {torch.finfo(kind).max:.1e}, which "
+            f"{_name(kind)} does not hold"
+        )
+        return bad, (
+            "the data are the cause, not the weights: mend these rows or leave them out in data(), "
+            "or mask them in loss()"
+            + (larger if "infinity" in bad and kind != torch.float64 else "")
+        )
+    earlier = "measure a checkpoint from before the run diverged"
+    wider = "" if kind == torch.float64 else ", or try --dtype float64"
+    name, examples = _first_bad_module(objective, theta, row)
+    if name:
+        return (
+            f"the output of '{name}' is not finite for {examples}, though all weights and data are",
+            f"{_largest(objective, theta)}: where that is too large, the run has overflowed, so "
+            f"{earlier}{wider}; where it is not, the module divides by 0 or takes a log or root of "
+            "it",
+        )
+    if examples:
+        return (
+            f"loss() is not finite for {examples}, though the outputs are",
+            "keep loss() off its singular points (log or a root of 0, 0/0) with a small constant; "
+            f"where the outputs are too large for it, {earlier}{wider}",
+        )
+    return "the sum over all examples overflows", f"{earlier}{wider}"
+
+
+def _first_bad_row(objective: Objective, theta: Tensor) -> int | None:
+    """The first example whose loss is not finite, None where a batch gives one sum."""
+    try:
+        sums, _ = objective.per_example_losses(theta)
+    except SharpError:
+        return None
+    bad = (~torch.isfinite(sums)).nonzero()
+    return int(bad[0]) if len(bad) else None
+
+
+def _first_bad_module(
+    objective: Objective, theta: Tensor, row: int | None
+) -> tuple[str | None, str | None]:
+    """The module whose output is the first that is not finite, and the examples of that batch.
+
+    No module where only the loss is not finite; neither where every batch's is. The examples are
+    the `row` alone, where it is known.
+    """
     found: list[str] = []
     hooks = []
     for name, module in objective.network.model.named_modules():
 
         def look(module: nn.Module, _: Any, output: Any, name: str = name) -> None:
-            if isinstance(output, Tensor) and not bool(torch.isfinite(output).all()):
-                found.append(f"the output of '{name or type(module).__name__}' is not finite")
+            for part in output if isinstance(output, tuple | list) else [output]:
+                if isinstance(part, Tensor) and not bool(torch.isfinite(part).all()):
+                    found.append(name or type(module).__name__)
 
         hooks.append(module.register_forward_hook(look))
-    start, _ = objective.share
+    rows, (start, _) = objective.rows, objective.share
     try:
         with torch.no_grad():
             for batch, count in objective.batches():
                 parameters = objective.network.unflatten(theta)
                 total, _ = objective.sum_and_weight(parameters, batch, count)
                 if found or not bool(torch.isfinite(total)):
-                    where = f"examples {start} to {start + count - 1}"
-                    return f"{found[0]} for {where}" if found else f"on {where}"
+                    examples = f"examples {rows.number(start)} to {rows.number(start + count - 1)}"
+                    if row is not None:
+                        examples = f"example {rows.number(row)}"
+                    return next(iter(found), None), f"{examples} of the {rows.name}"
                 start += count
     finally:
         for hook in hooks:
             hook.remove()
-    return "the sum over all examples overflows"
+    return None, None
+
+
+def _largest(objective: Objective, theta: Tensor) -> str:
+    """The largest weight, and the tensor that holds it."""
+    index = int(theta.abs().argmax())
+    size, name = float(theta[index].abs()), objective.network.locate(index)
+    return f"the largest weight is {size:.2g}, in '{name}'"
+
+
+def _name(kind: torch.dtype) -> str:
+    return str(kind).removeprefix("torch.")

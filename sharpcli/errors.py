@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["SharpError", "UsageError", "did_you_mean"]
+__all__ = ["SharpError", "UsageError", "counted", "did_you_mean"]
 
 
 class SharpError(Exception):
@@ -29,6 +29,12 @@ class UsageError(SharpError):
     """The request itself cannot be carried out as it stands; exit code 2."""
 
     exit_code = 2
+
+
+def counted(number: int | None, noun: str, plural: str | None = None) -> str:
+    """`1 epoch`, `1,442 epochs`, `2 axes`: a number with its noun, `?` where it is not known."""
+    shown = f"{number:,}" if isinstance(number, int) else "?"
+    return f"{shown} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,9 +12,9 @@ import torch
 from torch import Tensor
 
 from .coupling import check_coupling, coupling_named
-from .diagnosis import check_deterministic
+from .diagnosis import check_deterministic, why_not_finite
 from .environment import environment
-from .errors import UsageError
+from .errors import UsageError, counted
 from .fidelity import check_fidelity, check_reach
 from .labels import named, path_labels
 from .landscape.batch_norm import Normalisations, look, recalibration_rows, statistics_of_layers
@@ -27,7 +28,7 @@ from .landscape.walk import Walk, Watch
 from .objective import Objective
 from .results import Report
 from .settings import BatchNormSettings, InterpolateSettings, LandscapeSettings
-from .studies import Loaded, Studies, Study, load
+from .studies import Loaded, Studies, Study, load, note_calls
 
 __all__ = ["NAMES", "Beside", "Exploration", "begin_exploration", "explore_grid", "report"]
 
@@ -102,6 +103,7 @@ def begin_exploration(
         check_reach(study, first.match.tensors)
         check_deterministic(drawn, first.theta)
     check_coupling(objectives, first.theta, seed=study.run.seed)
+    note_calls(study, first.match.tensors)
     check_fidelity(study, first.match.tensors, warnings, gradients=False)
     norms = look(next(iter(objectives.values())), first.theta)
     norm, said = _batch_norm(study, objectives, norms, settings.batch_norm)
@@ -290,7 +292,8 @@ def _say_negative_variances(
     if names:
         count = sum(map(bool, found))
         this.warnings.append(
-            f"batch norm: interpolated variances are negative at {count} of {len(points)} points "
+            f"batch norm: interpolated variances are negative at {count} of "
+            f"{counted(len(points), 'point')} "
             f"and set to 0 there ({named([*names])}): the loss at these points means nothing"
         )
 
@@ -386,11 +389,15 @@ def _project_trajectories(
 def _say_not_finite(this: Exploration, values: Sequence[Values | None], part: str) -> None:
     for split in this.surface.objectives:
         losses = [each[split]["loss"].value for each in values if each is not None]
-        bad = sum(not -float("inf") < loss < float("inf") for loss in losses)
-        if bad:
-            this.warnings.append(
-                f"the {split} loss is not finite at {bad} of {len(losses)} points of the {part}"
-            )
+        bad = sum(not math.isfinite(loss) for loss in losses)
+        if not bad:
+            continue
+        points = counted(len(losses), "point")
+        said = f"the {split} loss is not finite at {bad:,} of {points} of the {part}"
+        if bad == len(losses):
+            what, hint = why_not_finite(this.surface.objectives[split], this.anchors[0].theta)
+            said += f": {what}; {hint}"
+        this.warnings.append(said)
 
 
 def _without_date(study: Study) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import SharpError, UsageError
+from .errors import SharpError, UsageError, counted
 from .exploration import Beside, Exploration, begin_exploration, explore_grid, report
 from .labels import named
 from .landscape.directions import (
@@ -77,8 +77,7 @@ def interpolate_checkpoints(
         )
     if len(paths) not in (2, 3):
         raise UsageError(
-            f"{len(paths)} checkpoint{'s' * (len(paths) != 1)}: a line leads through two, a plane "
-            "through three",
+            f"{counted(len(paths), 'checkpoint')}: a line leads through two, a plane through three",
             "sharp interpolate a.safetensors b.safetensors",
         )
     if len(paths) == 3 and (settings.align or settings.path):

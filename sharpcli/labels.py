@@ -11,6 +11,7 @@ from typing import Any
 from .text import visible
 
 __all__ = [
+    "CHECKPOINT_SUFFIXES",
     "clean",
     "common_metadata",
     "differing_metadata",
@@ -21,7 +22,7 @@ __all__ = [
     "short_labels",
 ]
 
-_SUFFIXES = {".safetensors", ".pt", ".pth", ".ckpt", ".bin"}
+CHECKPOINT_SUFFIXES = {".safetensors", ".pt", ".pth", ".ckpt", ".bin"}
 _MOST_NAMES = 3  # in a sentence; "and 7 more" stands for the rest
 _LONGEST_TEXT = 40  # of a piece of metadata in a table; the JSON and the CSV have all of it
 
@@ -143,4 +144,4 @@ def _shared_start(texts: Sequence[str]) -> str:
 
 def _without_suffix(name: str) -> str:
     path = PurePath(name)
-    return path.stem if path.suffix in _SUFFIXES else name
+    return path.stem if path.suffix in CHECKPOINT_SUFFIXES else name

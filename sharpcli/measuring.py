@@ -13,7 +13,7 @@ from .adaptive import FIRST_SAMPLES, Judge, grown
 from .checkpoint import Checkpoint, load_checkpoint
 from .comparison import training_loss_warning
 from .environment import environment
-from .errors import UsageError
+from .errors import UsageError, counted
 from .labels import short_labels
 from .layers import check_layers, measure_layers
 from .measures import Measure, choose, compute
@@ -247,13 +247,13 @@ def _check_size(study: Study, measures: Sequence[Measure], settings: MeasureSett
         return
     if top > size and top != MeasureSettings.top:
         raise UsageError(
-            f"--top {top}: the model has only {size} parameter{'s' if size > 1 else ''}",
-            f"ask for {size} eigenvalue{'s' if size > 1 else ''} at most",
+            f"--top {top}: the model has only {counted(size, 'parameter')}",
+            f"ask for {counted(size, 'eigenvalue')} at most",
         )
     top = min(top, size)
     if most is not None and most < top + 2:
         raise UsageError(
-            f"--max-products {most}: too few for {top} eigenvalues and the smallest",
+            f"--max-products {most}: too few for {counted(top, 'eigenvalue')} and the smallest",
             f"allow {top + 2} or more, or ask for fewer with --top",
         )
 

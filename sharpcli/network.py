@@ -17,15 +17,16 @@ from torch.overrides import TorchFunctionMode
 
 from .data import Batch
 from .eager import eager
-from .errors import SharpError
+from .errors import SharpError, counted
 from .reach import Reach, Substitution, computed_when_built
 
 if TYPE_CHECKING:
     from .tasks import Task
 
-__all__ = ["AttentionWatch", "Network", "exact_arithmetic", "sums_and_weights"]
+__all__ = ["CallWatch", "Network", "exact_arithmetic", "sums_and_weights"]
 
 
+_WITH_CLASS_WEIGHTS = {"cross_entropy", "nll_loss"}
 _ATTENTION = {"scaled_dot_product_attention", "multi_head_attention_forward"}
 
 # Whether the process is in exact arithmetic; the switches are the process's too.
@@ -64,20 +65,27 @@ def exact_arithmetic(*, tf32: bool = False) -> Iterator[None]:
             setattr(where, name, before)
 
 
-class AttentionWatch(TorchFunctionMode):
-    """Sees whether PyTorch's fused attention is called for inside the block: `seen`."""
+class CallWatch(TorchFunctionMode):
+    """Sees what is called for inside the block.
+
+    `attention` is PyTorch's fused attention; `class_weights` is a cross-entropy of each example in
+    which classes weigh differently.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen = False
+        self.attention = self.class_weights = False
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Run the function, having looked at its name."""
-        if getattr(function, "__name__", "") in _ATTENTION:
-            self.seen = True
-        return function(*args, **(kwargs or {}))
+        """Run the function, having looked at its name and its arguments."""
+        name, given = getattr(function, "__name__", ""), kwargs or {}
+        self.attention |= name in _ATTENTION
+        if name in _WITH_CLASS_WEIGHTS and given.get("reduction") == "none":
+            weight = given.get("weight", args[2] if len(args) > 2 else None)
+            self.class_weights |= weight is not None
+        return function(*args, **given)
 
 
 def _tf32_switches(wanted: bool) -> list[tuple[Any, str, Any, Any]]:
@@ -395,19 +403,63 @@ def _places(model: nn.Module) -> dict[str, list[tuple[dict[str, Any], str]]]:
 
 def sums_and_weights(value: Any, count: int, source: str) -> tuple[Tensor, Tensor]:
     """Normalise what a loss or metric gives: values (N,), or a pair (sum, weight)."""
+    examples = counted(count, "example")
     if isinstance(value, tuple | list) and len(value) == 2:
-        total, weight = (torch.as_tensor(part) for part in value)
+        try:
+            total, weight = (torch.as_tensor(part) for part in value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise SharpError(
+                f"{source} gave a pair of {_kind_of(value[0])} and {_kind_of(value[1])}",
+                _ONE_FOR_EACH,
+            ) from error
+        _refuse_complex(source, total, weight)
         if total.shape == weight.shape and total.shape in (torch.Size([]), torch.Size([count])):
             return total, weight.detach().to(total.device)
         raise SharpError(
             f"{source} gave a sum of shape {tuple(total.shape)} and a weight of shape "
-            f"{tuple(weight.shape)} for {count} examples",
+            f"{tuple(weight.shape)} for {examples}",
             f"both must be single numbers or of shape ({count},)",
         )
     if not isinstance(value, Tensor) or value.shape != (count,):
-        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise SharpError(
-            f"{source} gave {shape} for a batch of {count} examples",
-            "return one value per example (reduction='none'), or a pair (sum, weight)",
+            f"{source} gave {_kind_of(value)} for a batch of {examples}", _advice(value, count)
         )
+    _refuse_complex(source, value)
     return value, torch.ones_like(value, requires_grad=False)
+
+
+def _refuse_complex(source: str, *values: Tensor) -> None:
+    if any(value.is_complex() for value in values):
+        raise SharpError(f"{source} gave complex numbers", "return real ones: .real or .abs()")
+
+
+_ONE_FOR_EACH = "return one value for each example, shape (N,), or a pair (sum, weight)"
+
+
+def _advice(value: Any, count: int) -> str:
+    """What to return in place of a value that is not one number for each of `count` examples."""
+    if value is None:
+        return "is `return` missing in it?"
+    if not isinstance(value, Tensor):
+        return _ONE_FOR_EACH + (", as tensors" if not isinstance(value, float | int) else "")
+    if value.ndim == 0:
+        return (
+            "return one value for each example (reduction='none'), or a pair (sum, weight). With "
+            "class weights w that is (losses, w[targets]) with losses = cross_entropy(outputs, "
+            "targets, weight=w, reduction='none'): the mean of nn.CrossEntropyLoss(weight=w)"
+        )
+    if value.shape == (count, 1):
+        return "leave its last axis out: .squeeze(1)"
+    if value.ndim > 1 and value.shape[0] == count:
+        return (
+            "sum or average over all axes but the first: .flatten(1).mean(1); of sequences whose "
+            "lengths differ return the pair (sums, lengths)"
+        )
+    return _ONE_FOR_EACH
+
+
+def _kind_of(value: Any) -> str:
+    """What a task returned, in a few words."""
+    if not isinstance(value, Tensor):
+        return "None" if value is None else f"a value of type {type(value).__name__}"
+    return "a single number" if value.ndim == 0 else f"a tensor of shape {tuple(value.shape)}"

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .data import Batch, Rows
-from .errors import SharpError
+from .errors import SharpError, counted
 from .memory import available_memory, bytes_saved, is_out_of_memory, readable_size
 from .moments import Evaluation, mean_of, moments
 from .network import Network, sums_and_weights
@@ -412,7 +412,8 @@ class Objective:
                     free = readable_size(available_memory(self.network.device))
                     raise SharpError(
                         f"out of memory on {self.network.device} with batches of {batch_size} "
-                        f"({self.size} parameters, {free} free): {str(error).splitlines()[0]}",
+                        f"({counted(self.size, 'parameter')}, {free} free): "
+                        f"{str(error).splitlines()[0]}",
                         "use --device cpu, --samples, or a machine with more memory",
                     ) from error
 

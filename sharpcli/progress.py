@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .errors import counted
+
 __all__ = ["UNSAID", "Begin", "Notes", "Progress", "Say", "foretelling", "readable_time", "silent"]
 
 # Seconds of work that are foretold to all, not only under --verbose.
@@ -71,7 +73,7 @@ def foretelling(progress: Progress, notes: Notes, beside: str) -> Progress:
         told = total
         seconds = (now - first[1]) / max(done - first[0], 1) * (total - done)
         say = notes.note if seconds >= _LONG else notes.detail
-        say(f"about {readable_time(seconds)} more: {total} products in all, {beside}")
+        say(f"about {readable_time(seconds)} more: {counted(total, 'product')} in all, {beside}")
 
     return step
 

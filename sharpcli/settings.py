@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from .errors import UsageError
+from .errors import UsageError, counted
 
 __all__ = [
     "BatchNormMode",
@@ -184,7 +184,8 @@ class GridSettings:
             return given * dimensions
         if len(given) != dimensions:
             raise UsageError(
-                f"{option} names {len(given)} axes, and there {_ARE[dimensions]}",
+                f"{option} names {counted(len(given), 'axis', 'axes')}, and there "
+                f"{_ARE[dimensions]}",
                 "give one value for all axes, or one for each",
             )
         return given

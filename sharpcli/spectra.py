@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .budget import Budget, share_memory_of_probes
 from .checkpoint import load_checkpoint
+from .diagnosis import end_of_float64
 from .environment import environment
 from .linalg.bulk import bulk
 from .linalg.density import density
@@ -134,6 +135,8 @@ def _spectrum(
             f"{too_few(objective.rows.count)} to tell the sampling error of a spectrum: take "
             f"{2 * _SHARDS} or more"
         )
+    if vanished := end_of_float64(objective, objective.loss(loaded.theta), loaded.theta):
+        warnings.append(vanished)
     numbers |= {
         "operator": settings.curvature.operator,
         "size": found.size,

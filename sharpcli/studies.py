@@ -21,10 +21,10 @@ from .checkpoint import (
 from .coupling import batch_note, batches_of, check_coupling, coupling_named
 from .data import Rows, read_rows
 from .diagnosis import check_deterministic
-from .errors import SharpError, UsageError
+from .errors import SharpError, UsageError, counted
 from .fidelity import check_fidelity, check_reach
 from .memory import is_out_of_memory
-from .network import AttentionWatch, Network
+from .network import CallWatch, Network
 from .objective import Objective
 from .operators import SelfCheck, in_float64, self_check, unvouched_operations
 from .processes import join
@@ -42,6 +42,7 @@ __all__ = [
     "check_curvature",
     "load",
     "matched",
+    "note_calls",
     "prepare",
     "ready",
     "resolve_device",
@@ -54,8 +55,8 @@ __all__ = [
 _EXAMPLES, _MOST_EXAMPLES = 32, 4096
 # Up to so many examples a second direction is affordable.
 _TWICE = 512
-# Examples of a forward pass that shows what kind of attention there is.
-_ATTENTION_EXAMPLES = 16
+# Examples of a forward pass that shows what the model and the loss call for.
+_WATCHED_EXAMPLES = 16
 _NO_FLOAT64 = (
     "second derivatives were checked in float32 only, in which the model runs: gross faults show"
 )
@@ -66,6 +67,11 @@ _NEARBY = (
 )
 _ATTENTION_NOTE = (
     "attention is computed by PyTorch's math kernel: its fused ones have no second derivative"
+)
+_WEIGHTS_NOTE = (
+    "loss() weighs classes, and the objective is the mean of its values over the examples; "
+    "nn.CrossEntropyLoss(weight=w) divides by the sum of the weights instead: for that let loss() "
+    "return the pair (losses, w[targets])"
 )
 
 
@@ -168,7 +174,8 @@ def resolve_device(name: str) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
             raise UsageError(
-                f"--device {name}: this PyTorch ({torch.__version__}) sees {count} CUDA devices",
+                f"--device {name}: this PyTorch ({torch.__version__}) sees "
+                f"{counted(count, 'CUDA device')}",
                 "use --device cpu, or install a CUDA build of PyTorch and check the driver",
             )
     if device.type == "mps" and not torch.backends.mps.is_available():
@@ -309,6 +316,7 @@ def ready(
         check_reach(study, loaded.match.tensors)
         check_deterministic(measured, loaded.theta)
     check_coupling(objectives, loaded.theta, seed=study.run.seed)
+    note_calls(study, loaded.match.tensors, second_derivatives=check)
     check_fidelity(study, loaded.match.tensors, warnings, gradients=gradients)
     if check:
         study.checked = check_curvature(study, loaded.match.tensors, warnings, curvature)
@@ -338,11 +346,10 @@ def check_curvature(
     """Check the derivatives that products are made of in float64 on a few examples.
 
     Where the model has operations for which PyTorch does not vouch, thousands of examples are
-    looked at. Notes in the study what the model's attention does. Cost: one gradient on 4,000
-    examples of an MLP with PyTorch's own operations, else about 10.
+    looked at. Cost: one gradient on 4,000 examples of an MLP with PyTorch's own operations, else
+    about 10.
     """
     network, curvature = study.network, curvature or CurvatureSettings()
-    _note_attention(study, tensors)
     if network.device.type == "mps":
         warnings.append("second derivatives were not checked: this device has no float64")
         return None
@@ -414,13 +421,22 @@ def _spread_rows(rows: Rows, count: int, seed: int) -> Rows:
     return rows.take(places.long())
 
 
-def _note_attention(study: Study, tensors: Mapping[str, Tensor]) -> None:
+def note_calls(
+    study: Study, tensors: Mapping[str, Tensor], *, second_derivatives: bool = False
+) -> None:
+    """Note in the study what the model and the loss call for that changes what a number means.
+
+    That is class weights, and fused attention where `second_derivatives` are taken. Cost: a forward
+    pass on 16 rows.
+    """
     network = study.network
     split = "train" if study.run.split == "both" else study.run.split
-    rows = study.rows[split].head(_ATTENTION_EXAMPLES)
+    rows = study.rows[split].head(_WATCHED_EXAMPLES)
     objective = Objective(network, rows, network.fixed(tensors), batch_size=rows.count)
     parameters = network.unflatten(network.flatten(tensors))
-    with torch.no_grad(), AttentionWatch() as watch:
-        objective.sum_and_weight(parameters, rows.batch, rows.count)
-    if watch.seen and _ATTENTION_NOTE not in study.notes:
-        study.notes.append(_ATTENTION_NOTE)
+    with torch.no_grad(), CallWatch() as watch:
+        _, weight = objective.sum_and_weight(parameters, rows.batch, rows.count)
+    notes = [_ATTENTION_NOTE] if watch.attention and second_derivatives else []
+    if watch.class_weights and float(weight) == rows.count:
+        notes.append(_WEIGHTS_NOTE)
+    study.notes += [note for note in notes if note not in study.notes]

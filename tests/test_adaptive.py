@@ -192,7 +192,7 @@ def test_samples_of_one_seed_are_nested():
 
     column = torch.arange(TOTAL)
     small, large = (
-        set(read_rows((column,), name="train", samples=n, seed=3).batch[0].tolist())
+        set(read_rows((column,), name="train data", samples=n, seed=3).batch[0].tolist())
         for n in (200, 400)
     )
     assert small < large

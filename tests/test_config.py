@@ -148,7 +148,7 @@ def test_where_files_are_found(tmp_path):
         ("[tasks]\nsampels = 1", "[tasks] sampels: `sharp tasks` has no such option: did you mean"),
         ("[mesure]\nx = 1", "[mesure] is no command: did you mean 'measure'?"),
         ("device = 'cudaa'", "device = 'cudaa': 'cudaa' is not a device: did you mean 'cuda'?"),
-        ("samples = 1.5", "samples = 1.5: '1.5' is not a valid"),
+        ("samples = 1.5", "samples = 1.5: '1.5' is not a whole number"),
         ("samples = true", "samples = true: is not a single value"),
         ("samples = [1]", "samples = [1]: takes one value, not a list"),
         ("strict = 1", "strict = 1: is true or false"),

@@ -34,14 +34,14 @@ def values(rows):
 
 def test_a_tuple_of_tensors_is_taken_as_it_is():
     inputs, targets = torch.arange(10.0), torch.arange(10)
-    rows = read_rows((inputs, targets), name="train")
+    rows = read_rows((inputs, targets), name="train data")
     assert (rows.count, rows.total, rows.sampled) == (10, 10, False)
     assert rows.batch[0].data_ptr() == inputs.data_ptr()
 
 
 @pytest.mark.parametrize("count", [1, 1023, 1024, 1025, 2500])
 def test_a_data_set_is_read_whole_and_in_order(count):
-    rows = read_rows(Rows(count, lambda i: (torch.tensor(float(i)), i)), name="train")
+    rows = read_rows(Rows(count, lambda i: (torch.tensor(float(i)), i)), name="train data")
     assert rows.count == count
     assert values(rows) == list(range(count))
     assert torch.equal(rows.batch[1], torch.arange(count))
@@ -58,7 +58,7 @@ def test_a_data_set_is_read_whole_and_in_order(count):
     ],
 )
 def test_rows_nest_as_they_come(row, leaf):
-    rows = read_rows(Rows(1030, row), name="train")  # joins two chunks
+    rows = read_rows(Rows(1030, row), name="train data")  # joins two chunks
     assert leaf(rows.batch).tolist() == list(range(1030))
     assert leaf(rows.slice(3, 7)).tolist() == [3, 4, 5, 6]
     assert leaf(rows.take(torch.tensor([9, 2])).batch).tolist() == [9, 2]
@@ -66,7 +66,7 @@ def test_rows_nest_as_they_come(row, leaf):
 
 
 def test_strings_are_sliced_with_the_tensors():
-    rows = read_rows(Rows(1030, lambda i: (i, f"n{i}")), name="train")
+    rows = read_rows(Rows(1030, lambda i: (i, f"n{i}")), name="train data")
     assert list(rows.slice(1028, 1030)[1]) == ["n1028", "n1029"]
     assert list(rows.take(torch.tensor([5, 3])).batch[1]) == ["n5", "n3"]
 
@@ -74,7 +74,7 @@ def test_strings_are_sliced_with_the_tensors():
 def test_collate_is_the_tasks_own():
     rows = read_rows(
         Rows(5, lambda i: [1] * (i + 1)),
-        name="train",
+        name="train data",
         collate=lambda items: {
             "x": torch.nn.utils.rnn.pad_sequence([torch.tensor(x) for x in items], True)
         },
@@ -85,7 +85,7 @@ def test_collate_is_the_tasks_own():
 def test_collate_pads_all_rows_to_one_width():
     rows = read_rows(
         Rows(3000, lambda i: torch.ones(1 + i // 1000)),
-        name="train",
+        name="train data",
         collate=lambda items: torch.nn.utils.rnn.pad_sequence(items, True),
     )
     assert rows.batch.shape == (3000, 3)
@@ -93,7 +93,7 @@ def test_collate_pads_all_rows_to_one_width():
 
 
 def test_batches_are_views():
-    rows = read_rows((torch.arange(10.0),), name="train")
+    rows = read_rows((torch.arange(10.0),), name="train data")
     batches = list(rows.split(4))
     assert [len(batch[0]) for batch in batches] == [4, 4, 2]
     assert batches[1][0].data_ptr() == rows.batch[0][4:].data_ptr()
@@ -108,16 +108,16 @@ def test_only_floats_change_their_dtype():
 def test_samples_are_a_seeded_subset_in_the_datas_order():
     tensors = (torch.arange(100.0),)
     dataset = Rows(100, lambda i: (torch.tensor(float(i)),))
-    first = read_rows(tensors, name="train", samples=20, seed=3)
-    assert values(first) == values(read_rows(dataset, name="train", samples=20, seed=3))
+    first = read_rows(tensors, name="train data", samples=20, seed=3)
+    assert values(first) == values(read_rows(dataset, name="train data", samples=20, seed=3))
     assert values(first) == sorted(set(values(first)))
     assert (first.count, first.total, first.sampled) == (20, 100, True)
-    assert values(first) != values(read_rows(tensors, name="train", samples=20, seed=4))
+    assert values(first) != values(read_rows(tensors, name="train data", samples=20, seed=4))
 
 
 @pytest.mark.parametrize("samples", [None, 100, 1000])
 def test_as_many_samples_as_there_are_is_all_of_them(samples):
-    rows = read_rows((torch.arange(100.0),), name="train", samples=samples)
+    rows = read_rows((torch.arange(100.0),), name="train data", samples=samples)
     assert values(rows) == list(range(100))
     assert not rows.sampled
 
@@ -125,14 +125,14 @@ def test_as_many_samples_as_there_are_is_all_of_them(samples):
 @pytest.mark.parametrize("data", [Rows(0, None), (torch.zeros(0, 3), torch.zeros(0))])
 def test_no_rows_is_said(data):
     with pytest.raises(SharpError, match="the train data are empty") as caught:
-        read_rows(data, name="train")
+        read_rows(data, name="train data")
     assert "at least one example" in caught.value.hint
 
 
 def test_random_augmentation_is_refused():
     noisy = Rows(50, lambda i: (torch.tensor(float(i)) + torch.rand(()), i))
     with pytest.raises(SharpError, match="the train data give another row") as caught:
-        read_rows(noisy, name="train")
+        read_rows(noisy, name="train data")
     assert "random augmentation and shuffling" in caught.value.hint
 
 
@@ -145,7 +145,7 @@ def test_a_random_flip_is_found_although_it_leaves_half_of_the_rows_alone():
 
     for _ in range(50):
         with pytest.raises(SharpError, match="give another row"):
-            read_rows(Rows(50, flipped), name="train")
+            read_rows(Rows(50, flipped), name="train data")
 
 
 def test_a_data_set_that_shuffles_is_refused():
@@ -154,17 +154,17 @@ def test_a_data_set_that_shuffles_is_refused():
             return super().__getitem__(int(torch.randint(0, self.count, ())))
 
     with pytest.raises(SharpError, match="give another row when the same row is read twice"):
-        read_rows(Shuffling(500, lambda i: (torch.tensor(i), i)), name="train")
+        read_rows(Shuffling(500, lambda i: (torch.tensor(i), i)), name="train data")
 
 
 def test_nan_in_a_row_is_not_taken_for_randomness():
-    rows = read_rows(Rows(5, lambda i: (torch.tensor(float("nan")), i)), name="train")
+    rows = read_rows(Rows(5, lambda i: (torch.tensor(float("nan")), i)), name="train data")
     assert rows.count == 5
 
 
 def test_rows_of_unequal_shape_say_which_and_what_to_do():
     with pytest.raises(SharpError, match="rows 0 to 4 of the train data do not make") as caught:
-        read_rows(Rows(5, lambda i: torch.zeros(i + 1)), name="train")
+        read_rows(Rows(5, lambda i: torch.zeros(i + 1)), name="train data")
     assert "define collate(rows)" in caught.value.hint
 
 
@@ -177,14 +177,14 @@ def test_rows_of_unequal_shape_say_which_and_what_to_do():
 )
 def test_rows_that_do_not_fit_each_other_are_no_traceback(row):
     with pytest.raises(SharpError, match="of the train data do not make a batch"):
-        read_rows(Rows(2000, row), name="train")
+        read_rows(Rows(2000, row), name="train data")
 
 
 def test_progress_counts_rows():
     seen = []
     read_rows(
         TensorDataset(torch.zeros(2100)),
-        name="train",
+        name="train data",
         progress=lambda done, total: seen.append((done, total)),
     )
     assert seen == [(1024, 2100), (2048, 2100), (2100, 2100)]
@@ -192,7 +192,7 @@ def test_progress_counts_rows():
 
 def test_tensors_of_unequal_length_are_refused():
     with pytest.raises(SharpError, match=r"\(5, 2\), \(2, 8\)") as caught:
-        read_rows((torch.zeros(5, 2), torch.zeros(2, 8)), name="train")
+        read_rows((torch.zeros(5, 2), torch.zeros(2, 8)), name="train data")
     assert "one length" in caught.value.hint
 
 
@@ -217,7 +217,7 @@ COLLATES = {
 def test_every_batch_is_collated_where_no_slice_is_one(name):
     collate = COLLATES[name]
     items = [torch.tensor([float(i), 1.0, 2.0]) for i in range(40)]
-    rows = read_rows(Rows(40, items.__getitem__), name="train", collate=collate)
+    rows = read_rows(Rows(40, items.__getitem__), name="train data", collate=collate)
     rows = rows.to(torch.device("cpu"), torch.float64)
     assert not rows.sliceable
     for start, stop in [(0, 40), (3, 20), (20, 40), (39, 40)]:
@@ -231,13 +231,13 @@ def test_every_batch_is_collated_where_no_slice_is_one(name):
 
 
 def test_a_collate_that_stacks_is_sliced_and_one_that_pads_too():
-    stacked = read_rows(Rows(40, torch.tensor), name="train", collate=torch.stack)
+    stacked = read_rows(Rows(40, torch.tensor), name="train data", collate=torch.stack)
     assert stacked.sliceable
     assert stacked.padded is None
     for left in (False, True):
         rows = read_rows(
             Rows(40, lambda i: torch.ones(1 + i % 3)),
-            name="train",
+            name="train data",
             collate=lambda items, left=left: torch.nn.utils.rnn.pad_sequence(
                 items, True, padding_side="left" if left else "right"
             ),
@@ -250,7 +250,7 @@ def test_a_collate_that_stacks_is_sliced_and_one_that_pads_too():
 def test_the_few_long_rows_of_a_collate_that_pads_are_seen():
     rows = read_rows(
         Rows(500, lambda i: torch.ones(9 if i == 250 else 2)),
-        name="train",
+        name="train data",
         collate=lambda items: torch.nn.utils.rnn.pad_sequence(items, True),
     )
     assert rows.padded is not None
@@ -268,7 +268,7 @@ def same(left, right):
 
 def rare_rows(dataset):
     """How many rows of a rare class are expected in 100 of 1,000."""
-    return read_rows(dataset, name="train", samples=100).carriers
+    return read_rows(dataset, name="train data", samples=100).carriers
 
 
 def test_what_is_rare_in_all_rows_is_known_without_reading_them():
@@ -287,7 +287,7 @@ def test_what_is_rare_in_all_rows_is_known_without_reading_them():
         assert rare_rows(Images(targets=targets)) == expected
     assert len(set(read)) == 100
     # Of other data sets the sample's own rows say what it has few of.
-    own = read_rows(Images(targets=["a"] * 1000), name="train", samples=100)
+    own = read_rows(Images(targets=["a"] * 1000), name="train data", samples=100)
     assert own.carriers == pytest.approx(float(own.batch[1].sum()), rel=0.15)
     assert own.take(torch.arange(5)).to(torch.device("cpu"), torch.float64).carriers == own.carriers
-    assert read_rows((inputs, labels), name="train").carriers == math.inf
+    assert read_rows((inputs, labels), name="train data").carriers == math.inf

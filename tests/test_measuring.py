@@ -297,7 +297,7 @@ def training(model, batch):
         (
             "tanh",
             {"loss": lambda o, b: functional.cross_entropy(o, b[1])},
-            "loss gave () for a batch of",
+            "loss gave a single number for a batch of",
         ),
         ("tanh", {"loss": lambda o, b: o.detach().sum(1)}, "the loss has no gradient"),
     ],

@@ -97,6 +97,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 def _nearby(path: Path) -> str:
     """The nearest name in the same folder, where there is one."""
+    if set("*?[") & {*str(path)}:  # which a shell leaves as it is where nothing matches
+        return "no file matches this pattern: check the folder that the command runs in"
     try:
         names = [each.name for each in path.parent.iterdir()]
     except OSError:

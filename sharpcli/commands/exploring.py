@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from .. import interruption
-from ..errors import UsageError
+from ..errors import UsageError, counted
 from ..options import refuse_unread
-from ..options.parameter_types import ParameterType
+from ..options.parameter_types import ParameterType, WholeType
 from ..settings import BatchNormSettings, GridSettings, OutputSettings
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ _OPTIONS = (
     ),
     click.option(
         "--batch-norm-examples",
-        type=click.IntRange(min=2),
+        type=WholeType(2),
         metavar="N",
         help="Training examples for recalibration. Default: as many as go in one pass.",
     ),
@@ -260,9 +260,8 @@ def check_paths(paths: Sequence[str], *, least: int = 1, gathered: bool = False)
     Where none have, whoever explores says how many there must be.
     """
     if len(paths) < least and gathered:
-        there = f"there {'is' if len(paths) == 1 else 'are'} {len(paths) or 'no'} checkpoint"
         raise UsageError(
-            f"{there}{'s' * (len(paths) != 1)} to explore, and it takes {least}", _TAKEN
+            f"{counted(len(paths), 'checkpoint')} to explore, and it takes {least}", _TAKEN
         )
     if "" in paths:
         raise UsageError(

@@ -13,7 +13,7 @@ from ..options import (
     refuse_unread,
     task_options,
 )
-from ..options.parameter_types import POSITIVE
+from ..options.parameter_types import POSITIVE, NumberType
 from ..settings import (
     BatchNormSettings,
     GridSettings,
@@ -68,7 +68,7 @@ Examples:
 )
 @click.option(
     "--path-lr",
-    type=click.FloatRange(min=0, min_open=True),
+    type=NumberType(0, open_=True),
     metavar="R",
     default=DEFAULT.lr,
     show_default=True,

@@ -14,7 +14,7 @@ from ..options import (
     refuse_unread,
     task_options,
 )
-from ..options.parameter_types import POSITIVE
+from ..options.parameter_types import POSITIVE, NumberType, WholeType
 from ..settings import (
     BatchNormSettings,
     DirectionSettings,
@@ -49,7 +49,7 @@ Examples:
 )
 @click.option(
     "--dimensions",
-    type=click.IntRange(1, 2),
+    type=WholeType(1, 2),
     default=DEFAULT.dimensions,
     show_default=True,
     help="A line or a plane.",
@@ -62,7 +62,7 @@ Examples:
 )
 @click.option(
     "--tol",
-    type=click.FloatRange(min=0, min_open=True, max=1),
+    type=NumberType(0, 1, open_=True),
     metavar="T",
     default=DEFAULT.tol,
     show_default=True,

@@ -19,7 +19,7 @@ from ..options import (
     run_options,
     task_options,
 )
-from ..options.parameter_types import ParameterType
+from ..options.parameter_types import NumberType, ParameterType, WholeType
 from ..settings import CurvatureSettings, MeasureSettings, OutputSettings, RunSettings
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ Examples:
 )
 @click.option(
     "--draws",
-    type=click.IntRange(min=1),
+    type=WholeType(1),
     metavar="N",
     default=DEFAULT.draws,
     show_default=True,
@@ -133,7 +133,7 @@ Examples:
 @click.option(
     "--top",
     "-k",
-    type=click.IntRange(min=1),
+    type=WholeType(1),
     metavar="K",
     default=DEFAULT.top,
     show_default=True,
@@ -141,7 +141,7 @@ Examples:
 )
 @click.option(
     "--tol",
-    type=click.FloatRange(min=0, min_open=True, max=1),
+    type=NumberType(0, 1, open_=True),
     metavar="T",
     default=DEFAULT.tol,
     show_default=True,
@@ -149,21 +149,21 @@ Examples:
 )
 @click.option(
     "--relative-error",
-    type=click.FloatRange(min=0, min_open=True),
+    type=NumberType(0, open_=True),
     metavar="R",
     help="trace: largest standard error as a share of the trace. With --samples also what the "
     f"sample may leave unknown, as --sampling-error R.  [default: {DEFAULT.relative_error:g}]",
 )
 @click.option(
     "--sampling-error",
-    type=click.FloatRange(min=0, min_open=True),
+    type=NumberType(0, open_=True),
     metavar="R",
     help="Measure as few examples as bring the sampling errors of loss, φ, λ1 and trace below this "
     "share of each: 512 (or --samples), then twice as many, up to all.",
 )
 @click.option(
     "--max-products",
-    type=click.IntRange(min=1),
+    type=WholeType(1),
     metavar="N",
     help="hessian, trace: stop after so many products. Default: chosen by what is asked.",
 )
@@ -174,7 +174,7 @@ Examples:
 )
 @click.option(
     "--coarse",
-    type=click.FloatRange(min=0, min_open=True, max=0.5),
+    type=NumberType(0, 0.5, open_=True),
     metavar="FRACTION",
     help="hessian: start from the eigenvectors of this share of the data: half as many passes over "
     "all of them, but more products. For data that are slow to pass over; slower where graphs fit "

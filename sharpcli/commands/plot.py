@@ -10,6 +10,7 @@ import click
 
 from ..errors import SharpError, UsageError
 from ..options import output_options, plot_option
+from ..options.parameter_types import NumberType
 from ..results import Document, load_document, parse_document
 from ..settings import FigureSettings, OutputSettings
 
@@ -43,7 +44,7 @@ Examples:
 )
 @click.option(
     "--width",
-    type=click.FloatRange(min=1.5, max=40),
+    type=NumberType(1.5, 40),
     metavar="INCHES",
     help="The width of a figure. Default: 4.6, for two panels 7.",
 )
@@ -63,7 +64,7 @@ def plot(
     it from a pipe. Draws in the terminal, or to the files of --plot. Needs no torch, no task and no
     checkpoint.
     """
-    from ..render import emit
+    from ..render import emit, say_written
     from ..render.plotting import draw, narrowed
 
     name = "standard input" if result == "-" else result
@@ -76,6 +77,7 @@ def plot(
         emit(document, dataclasses.replace(output, plot=()), metric=metric)
     for path in output.plot:
         draw(document, path, FigureSettings(scale, width, metric))
+        say_written(path, quiet=output.quiet)
     return 0
 
 

@@ -13,6 +13,7 @@ from ..options import (
     run_options,
     task_options,
 )
+from ..options.parameter_types import WholeType
 from ..settings import CurvatureSettings, OutputSettings, RunSettings, SpectrumSettings
 from .measure import exit_code
 
@@ -32,14 +33,14 @@ Examples:
 @click.argument("checkpoints", nargs=-1, metavar="CKPT...")
 @click.option(
     "--probes",
-    type=click.IntRange(min=2),
+    type=WholeType(2),
     metavar="N",
     help="Random directions that the density is estimated from. Default: 2 for a large model, more "
     "for a small one.",
 )
 @click.option(
     "--steps",
-    type=click.IntRange(min=5),
+    type=WholeType(5),
     metavar="N",
     default=DEFAULT.steps,
     show_default=True,

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import __version__, interruption
-from ..errors import SharpError, UsageError
+from ..errors import SharpError, UsageError, counted
 from ..files import is_special, reserved
 from ..options import refuse_overwriting, task_argument
-from ..options.parameter_types import POSITIVE, SEED
+from ..options.parameter_types import POSITIVE, SEED, NumberType
 from ..results import Report, Scalar, to_document
 from ..settings import OutputSettings
 from ..text import visible
@@ -46,7 +46,7 @@ Examples:
     help="What takes the steps.",
 )
 @click.option(
-    "--lr", type=float, metavar="X", help="Learning rate. Default: 0.1 (sgd), else 0.001."
+    "--lr", type=NumberType(), metavar="X", help="Learning rate. Default: 0.1 (sgd), else 0.001."
 )
 @click.option(
     "--batch-size",
@@ -73,7 +73,7 @@ Examples:
 )
 @click.option(
     "--momentum",
-    type=float,
+    type=NumberType(),
     metavar="X",
     default=_DEFAULT.momentum,
     show_default=True,
@@ -81,7 +81,7 @@ Examples:
 )
 @click.option(
     "--betas",
-    type=float,
+    type=NumberType(),
     nargs=2,
     metavar="B1 B2",
     default=_DEFAULT.betas,
@@ -90,7 +90,7 @@ Examples:
 )
 @click.option(
     "--weight-decay",
-    type=float,
+    type=NumberType(),
     metavar="X",
     default=_DEFAULT.weight_decay,
     show_default=True,
@@ -98,7 +98,7 @@ Examples:
 )
 @click.option(
     "--until-loss",
-    type=float,
+    type=NumberType(),
     metavar="X",
     help="Stop after the first epoch that ends with a loss on all training data of at most X.",
 )
@@ -147,7 +147,7 @@ def train(
     if given["fixed_batch"] is not None:
         given["batch_size"] = given["fixed_batch"]
     settings = TrainSettings(**given)
-    refuse_overwriting(output)
+    refuse_overwriting(("--output", output))
     if is_special(output):
         raise SharpError(f"{output}: a checkpoint is a file, not a device or a pipe", "name a file")
     with reserved(output):
@@ -205,7 +205,7 @@ def notes(settings: TrainSettings, trained: Trained) -> list[str]:
     if trained.reached:
         return []
     return [
-        f"the loss did not reach {settings.until_loss:g} in {trained.epochs} epochs\n"
+        f"the loss did not reach {settings.until_loss:g} in {counted(trained.epochs, 'epoch')}\n"
         "  hint: give more --epochs or another --lr"
     ]
 
@@ -237,5 +237,6 @@ def metadata(task: Task, settings: TrainSettings, trained: Trained) -> Mapping[s
 def summary(trained: Trained) -> str:
     """One line on how a training went."""
     return (
-        f"train loss {trained.train_loss:.4g} after {trained.epochs} epochs, {trained.steps} steps"
+        f"train loss {trained.train_loss:.4g} after {counted(trained.epochs, 'epoch')}, "
+        f"{counted(trained.steps, 'step')}"
     )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from ..environment import environment
-from ..errors import UsageError
+from ..errors import UsageError, counted
 from ..labels import named
 from ..results import Document, Report
 from .checks import comparability_warnings, grouping_notes, same_task, training_loss_warning
@@ -79,7 +79,9 @@ def _correlations(members: Sequence[Member]) -> tuple[list[Document], list[str]]
     having_gap = [m for m in members if _value(m, _GAP) is not None]
     n = len(having_gap)
     if n < _FEWEST_CORRELATED:
-        found = f"{n} of these {len(members)} checkpoints {'has' if n == 1 else 'have'} one"
+        found = (
+            f"{n} of these {counted(len(members), 'checkpoint')} {'has' if n == 1 else 'have'} one"
+        )
         return [], [
             "no rank correlations with the generalization gap (test loss minus training loss): "
             f"they need {_FEWEST_CORRELATED} checkpoints with a gap, and {found}"

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
+from ..errors import counted
 from ..labels import clean, differing_metadata, named
 from ..results import Document, leaves
 from .members import Group, Member
@@ -79,7 +80,10 @@ def grouping_notes(
     grouped = {tuple(row.get(key) for key in keys) for row in metadata}
     if not keys or len(grouped) == len(groups):
         return []
-    return [f"`--by {','.join(keys)}` would group these {len(members)} rows into {len(grouped)}"]
+    return [
+        f"`--by {','.join(keys)}` would group these {counted(len(members), 'row')} into "
+        f"{len(grouped)}"
+    ]
 
 
 def same_task(documents: Sequence[tuple[str, Document]]) -> bool:

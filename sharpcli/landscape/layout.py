@@ -9,6 +9,7 @@ import copy
 
 import torch
 
+from ..errors import SharpError
 from ..objective import Objective
 
 __all__ = ["channels_last"]
@@ -36,7 +37,7 @@ def channels_last(objective: Objective, like: torch.Tensor) -> Objective:
     moved.rows = objective.rows.channels_last()
     try:
         usual, other = (_loss_of_few(each, like) for each in (objective, moved))
-    except RuntimeError:
+    except (RuntimeError, SharpError):  # as it is, or as the failure of the task's function
         return objective
     return moved if abs(other - usual) <= _ALIKE * abs(usual) else objective
 

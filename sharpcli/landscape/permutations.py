@@ -152,7 +152,7 @@ def _traced(network: Network, values: Sequence[Tensor], batch: Batch) -> fx.Grap
     try:
         with torch.no_grad(), exact_arithmetic():
             module = make_fx(forward)(*values, *given)
-    except RuntimeError as error:
+    except (RuntimeError, SharpError) as error:
         raise SharpError(
             f"{network.task.name}: the model's operations cannot be traced, so its hidden units "
             f"cannot be aligned: {str(error).splitlines()[0]}",

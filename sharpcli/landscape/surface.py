@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from ..errors import SharpError
 from ..moments import MOMENTS, Mean, mean_of
 from ..network import Network
 from ..objective import Around, Objective, accumulator
@@ -288,7 +289,7 @@ class Surface:
                 warnings.simplefilter("error")  # a slow path of vmap's says so by a warning
                 self._at_once(anchors, some)
                 together = _seconds(lambda: self._at_once(anchors, some))
-        except (RuntimeError, UserWarning):  # an operation that cannot be done for several at once
+        except (RuntimeError, UserWarning, SharpError):  # what cannot be done for several at once
             return 1
         single = _seconds(lambda: [self.at(anchors, each) for each in some])
         return share(_TOGETHER if single > _CLEAR_GAIN * together else 1)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import SharpError
+from ..errors import SharpError, counted
 from ..linalg.orthogonal import extend
 from .frame import Frame
 
@@ -175,7 +175,7 @@ def _check_rank(rank: int, others: int, count: int) -> None:
             "name the checkpoints that were saved on the way, or use --directions random",
         )
     if rank < count:
-        said = "one other checkpoint" if others == 1 else f"{others} other checkpoints"
+        said = "one other checkpoint" if others == 1 else counted(others, "other checkpoint")
         raise SharpError(
             f"the path's {said} and the final one lie on a line: they span no plane",
             "name more checkpoints of the run, draw a line, or use --directions random",

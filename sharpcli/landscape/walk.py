@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..errors import UsageError
+from ..errors import UsageError, counted
 from ..memory import available_memory, readable_size
 from ..moments import Mean
 from ..processes import share
@@ -67,7 +67,9 @@ class Walk:
         self._choose_together(anchors, points, weights)
         before = done = sum(values is not None for values in found)
         if 0 < done < len(points):
-            self.watch.say(f"{done} of {len(points)} points were finished by a former run")
+            self.watch.say(
+                f"{done} of {counted(len(points), 'point')} were finished by a former run"
+            )
         progress = self.watch.begin(f"{part}: points")
         progress(done, len(points))
         started, said = time.monotonic(), False
@@ -85,7 +87,9 @@ class Walk:
                     if left > _LONG:
                         self._say_how_long(len(points) - done, left)
         except KeyboardInterrupt:
-            self.interrupted = f"interrupted after {done} of {len(points)} points of the {part}"
+            self.interrupted = (
+                f"interrupted after {done} of {counted(len(points), 'point')} of the {part}"
+            )
         return found
 
     def _say_how_long(self, points: int, seconds: float) -> None:
@@ -111,7 +115,7 @@ class Walk:
         size = "×".join(map(str, shape))
         enough = "25 draw a line, 101" if len(shape) == 1 else "25x25 draws a surface, 101x101"
         raise UsageError(
-            f"--points {size}: {count:,} points take about {readable_time(seconds)}, "
+            f"--points {size}: {counted(count, 'point')} take about {readable_time(seconds)}, "
             f"{readable_size(memory)} of memory ({readable_size(free)} are free) and "
             f"{readable_size(file)} on disk ({readable_size(room)} are free)",
             f"ask for fewer: {enough} a fine one",

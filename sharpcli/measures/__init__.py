@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from typing import Any
 
+from ..diagnosis import SMALLEST_SOUND, end_of_float64
 from ..errors import SharpError, UsageError, did_you_mean
+from ..results import Scalar, is_scalar
 from .context import Context
 from .epsilon_sharpness import epsilon_sharpness
 from .gradient import gradient
@@ -175,4 +177,45 @@ def compute(measures: Sequence[Measure], context: Context) -> dict[str, Any]:
         if isinstance(numbers[key], Mapping):
             numbers[key] = {**numbers[key], "seconds": seconds}
         found |= numbers
-    return found
+    return _without_vanished(found, context)
+
+
+# By key, the numbers that are made of the loss and its derivatives at θ.
+_OF_THE_LOSS = ("gradient", "hessian", "trace")
+
+
+def _without_vanished(found: dict[str, Any], context: Context) -> dict[str, Any]:
+    """The numbers, those marked that are rounding because the loss is at the end of float64."""
+    own = (name for name, each in context.splits.items() if each is context.objective)
+    split = next(own, None)
+    if "loss" in found and split:
+        loss = found["loss"][split].value
+    elif "value_and_gradient" in context.__dict__:
+        loss = context.value_and_gradient[0]
+    else:
+        return found
+    advice = end_of_float64(context.objective, loss, context.theta)
+    if advice is None:
+        return found
+    marked = {key: _marked(found[key], advice) for key in _OF_THE_LOSS if key in found}
+    if "loss" in found and split:
+        marked["loss"] = {**found["loss"], split: _marked(found["loss"][split], advice)}
+    if "epsilon_sharpness" in found:
+        # The box may reach where the loss is large enough.
+        marked["epsilon_sharpness"] = [
+            _marked(entry, f"{advice}, or take a larger --epsilon")
+            if entry["loss_at_maximum"] < SMALLEST_SOUND
+            else entry
+            for entry in found["epsilon_sharpness"]
+        ]
+    return found | marked
+
+
+def _marked(node: Any, advice: str) -> Any:
+    """Measures in which no number has converged, for the reason in `advice`."""
+    if isinstance(node, Scalar):
+        return replace(node, status="precision", advice=advice)
+    if isinstance(node, Mapping):
+        inner = {key: _marked(value, advice) for key, value in node.items()}
+        return inner | ({"status": "precision", "advice": advice} if is_scalar(node) else {})
+    return [_marked(each, advice) for each in node] if isinstance(node, list) else node

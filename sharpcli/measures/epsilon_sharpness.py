@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import SharpError, UsageError
+from ..errors import SharpError, UsageError, counted
 from ..linalg.box import (
     BoxMaximum,
     ValueAndGradient,
@@ -107,7 +107,8 @@ def _space(context: Context, dimensions: int | None, draw: int = 0) -> Space:
         return FullSpace()
     if dimensions > context.objective.size:
         raise UsageError(
-            f"--subspace {dimensions}: the model has only {context.objective.size} parameters",
+            f"--subspace {dimensions}: the model has only "
+            f"{counted(context.objective.size, 'parameter')}",
             "a subspace has as many dimensions at most",
         )
     return RandomSubspace(context.theta, dimensions, context.seed, draw)
@@ -203,7 +204,8 @@ def _entry(
     if error is not None and bias is not None and bias > error / 2 and not context.part:
         rows = context.objective.rows
         context.warnings.append(
-            f"φ ({where}) of {rows.count} examples is about {bias:.2g} higher than that of all "
+            f"φ ({where}) of {counted(rows.count, 'example')} is about {bias:.2g} higher "
+            f"than that of all "
             f"{rows.total}: a maximum fits the examples that it was sought on; take more --samples"
         )
     return {
@@ -307,8 +309,9 @@ class _Search:
         pair = theta * step[:, None]
         try:
             together = objective.losses(pair).tolist()
-        except (RuntimeError, TypeError, ValueError) as error:
-            # What vmap and models that it cannot batch raise; one by one they are as right.
+        except (RuntimeError, TypeError, ValueError, SharpError) as error:
+            # What vmap raises for models that it cannot batch, as it is or as the failure of the
+            # task's function that it ran. One by one the losses are as right.
             if isinstance(error, RuntimeError) and is_out_of_memory(error):
                 raise
             return False

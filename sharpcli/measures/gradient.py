@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..linalg.orthogonal import dots
@@ -36,11 +37,14 @@ def gradient(context: Context) -> dict[str, Any]:
             "of a slope (train longer, or read the numbers with care)"
         )
     errors = gradient_errors(context)
+    wide = context.objective.network.compute == torch.float64
     _, off = context.rounding.gradient
     rounding = {"norm": float(off.norm()), "l1": float(off.sum()), "max": float(off.max())}
     values = {"norm": norm, "l1": _perturbed_l1(found), "max": float(found.abs().max())}
     numbers = {
-        name: with_rounding(value, rounding[name], errors[name].error, errors[name].status)
+        name: with_rounding(
+            value, rounding[name], errors[name].error, errors[name].status, wide=wide
+        )
         for name, value in values.items()
     }
     return {"gradient": {**numbers, "evaluations": 1}}

@@ -144,7 +144,10 @@ def trace(context: Context) -> dict[str, Any]:
     checked = context.self_check.trace_error if context.self_check else 0.0
     error = math.hypot(found.standard_error, _trace_rounding(context, krylov), checked)
     if status == "converged" and error > context.settings.relative_error * abs(found.value):
-        status, advice = "precision", "rounding keeps the error above --relative-error: use float64"
+        wide = context.objective.network.compute == torch.float64
+        remedy = "raise --relative-error" if wide else "use --dtype float64"
+        status = "precision"
+        advice = f"rounding keeps the error above --relative-error: {remedy}"
     scalar = Scalar(found.value, error, "standard_error", status, advice)
     return {"trace": scalar_fields(_with_sampling(scalar, sampled), products=found.products)}
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from ..diagnosis import check_finite
 from ..moments import Mean
 from ..objective import Objective
@@ -45,8 +47,11 @@ def loss(context: Context) -> dict[str, Any]:
 def _both(
     means: Mapping[str, Mean], splits: Mapping[str, Objective], rounding: float = 0.0
 ) -> dict[str, Any]:
+    wide = next(iter(splits.values())).network.compute == torch.float64
     numbers: dict[str, Any] = {
-        name: with_rounding(mean.value, rounding, mean.sampling_error, _status(mean, splits[name]))
+        name: with_rounding(
+            mean.value, rounding, mean.sampling_error, _status(mean, splits[name]), wide=wide
+        )
         for name, mean in means.items()
     }
     if {"train", "test"} <= set(means):
@@ -54,7 +59,8 @@ def _both(
         errors = [s.sampling_error for s in (train, test) if s.sampling_error is not None]
         error = math.hypot(*errors) if errors else None
         status = train.sampling_status or test.sampling_status
-        numbers["gap"] = with_rounding(test.value - train.value, 2 * rounding, error, status)
+        gap = test.value - train.value
+        numbers["gap"] = with_rounding(gap, 2 * rounding, error, status, wide=wide)
     return numbers
 
 

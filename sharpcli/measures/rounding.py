@@ -17,14 +17,19 @@ def with_rounding(
     rounding: float,
     sampled: float | None,
     sampling_status: SamplingStatus | None = None,
+    *,
+    wide: bool = False,
 ) -> Scalar:
     """A number of which `rounding` is the run's arithmetic's error, and `sampled` the data's.
 
     Its error is that of both together, a standard error where a sample was measured; none where
-    neither is known. It has the status "precision" where rounding is more than a tenth of it.
+    neither is known. It has the status "precision" where rounding is more than a tenth of it;
+    `wide` says that the run is in float64 already.
     """
     known = rounding <= _LARGEST_SHARE * abs(value)
-    status, advice = ("converged", None) if known else ("precision", _ADVICE)
+    status, advice = (
+        ("converged", None) if known else ("precision", _ADVICE_WIDE if wide else _ADVICE)
+    )
     if sampled is None:
         kind: ErrorKind | None = "rounding" if rounding else None
         return Scalar(
@@ -42,4 +47,5 @@ def with_rounding(
     )
 
 
+_ADVICE_WIDE = "the value is as small as what rounding leaves in float64: it may as well be 0"
 _ADVICE = "the value is as small as what rounding leaves: use --dtype float64"

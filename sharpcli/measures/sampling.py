@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..errors import counted
 from ..linalg.eigsh import Krylov
 from ..linalg.orthogonal import applied, dots, project_out
 from ..linalg.trace import random_signs
@@ -237,7 +238,7 @@ def _unknown(context: Context) -> Sampled:
 
 def too_few(count: int) -> str:
     """That so many examples are too few, as the beginning of a sentence."""
-    return "1 example is too few" if count == 1 else f"{count} examples are too few"
+    return f"{counted(count, 'example')} {'is' if count == 1 else 'are'} too few"
 
 
 def _enough(context: Context, what: str) -> bool:

@@ -8,6 +8,7 @@ whose `parameters` `@parameters_option` fills, `@curvature_options` passes
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Collection, Iterator
@@ -19,6 +20,7 @@ from click.core import ParameterSource
 
 from ..errors import UsageError
 from ..files import is_special, reserved
+from ..labels import CHECKPOINT_SUFFIXES
 from ..settings import CurvatureSettings, Operator, OutputSettings, ProductMode, RunSettings
 from .parameter_types import DEVICE, NAME_VALUE, POSITIVE, SEED, SIZE
 
@@ -54,7 +56,8 @@ def task_options(command: Command) -> Command:
                 )
             task = named
         bound = _as_dict(kwargs.pop("option_pairs"), context, task)
-        return command(*args, task=task, task_options=bound, **kwargs)
+        with _naming_the_source(context):
+            return command(*args, task=task, task_options=bound, **kwargs)
 
     return _decorate(
         with_task,
@@ -260,7 +263,9 @@ def output_options(command: Command) -> Command:
             check_plot(path)
         if output.quiet and output.verbose:
             raise UsageError("--quiet and --verbose exclude each other", "give one of them")
-        refuse_overwriting(output.output, *output.plot)
+        outputs = [("--output", output.output), *(("--plot", path) for path in output.plot)]
+        refuse_overwriting(*outputs)
+        _refuse_replacing_a_checkpoint(*outputs)
         with reserved(output.output, *output.plot):
             return command(*args, output=output, **kwargs)
 
@@ -332,24 +337,41 @@ def refuse_unread(names: Collection[str], why: str, hint: str) -> None:
         raise UsageError(f"{option}: has no effect {why}", hint)
 
 
-def refuse_overwriting(*outputs: Path | None) -> None:
-    """Refuse an output that the command also reads, or that is named twice; raises `UsageError`."""
+def refuse_overwriting(*outputs: tuple[str, Path | None]) -> None:
+    """Refuse to write a file that the command reads, or that is named twice; raises `UsageError`.
+
+    `outputs` are the options that name a file to write, with their paths.
+    """
     context = click.get_current_context()
     taken = {
-        os.path.realpath(path): "a file that this command reads"
+        os.path.realpath(path): f"{path}, which is read here"
         for name in _READ
         for path in _texts(context.params.get(name))
         if os.path.isfile(path)  # noqa: PTH113 (a task may be named, and hold what no path does)
     }
-    for path in outputs:
+    for option, path in outputs:
         if path is None or is_special(path):
             continue
         target = os.path.realpath(path)
         if target in taken:
             raise UsageError(
-                f"{path}: cannot be written: it is {taken[target]}", "name another file"
+                f"{option} {path}: would overwrite {taken[target]}",
+                "name another file to write",
             )
-        taken[target] = "another output too"
+        taken[target] = f"the file of {option}, which is written too"
+
+
+def _refuse_replacing_a_checkpoint(*outputs: tuple[str, Path | None]) -> None:
+    """Refuse to write a result where a checkpoint seems to be; raises `UsageError`."""
+    for option, path in outputs:
+        if path is None or is_special(path) or not path.exists():
+            continue
+        # The index of a sharded checkpoint is JSON, as a result is.
+        if path.suffix.lower() in CHECKPOINT_SUFFIXES or path.name.endswith(".index.json"):
+            raise UsageError(
+                f"{option} {path}: would overwrite a file that looks like a checkpoint",
+                "name a file such as result.json",
+            )
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -373,6 +395,25 @@ def _decorate(command: Command, *options: Callable[[Command], Command]) -> Comma
     for option in reversed(options):  # Click lists them in the order in which they were written
         command = option(command)
     return command
+
+
+@contextlib.contextmanager
+def _naming_the_source(context: click.Context) -> Iterator[None]:
+    """Add to the error of a missing task file what names it, where the command line does not."""
+    by = {
+        ParameterSource.ENVIRONMENT: "SHARP_TASK",
+        ParameterSource.DEFAULT_MAP: "the configuration file",
+    }
+    try:
+        yield
+    except UsageError as error:
+        source = context.get_parameter_source("task")
+        if source not in by or "there is no such task file" not in error.message:
+            raise
+        raise UsageError(
+            f"{by[source]} names the task {error.message}",
+            "correct it there, or name another task with --task",
+        ) from error
 
 
 def _as_dict(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Any, Final
 
@@ -9,7 +10,17 @@ import click
 
 from ..errors import did_you_mean
 
-__all__ = ["DEVICE", "NAMES", "NAME_VALUE", "POSITIVE", "SEED", "SIZE", "ParameterType"]
+__all__ = [
+    "DEVICE",
+    "NAMES",
+    "NAME_VALUE",
+    "POSITIVE",
+    "SEED",
+    "SIZE",
+    "NumberType",
+    "ParameterType",
+    "WholeType",
+]
 
 if TYPE_CHECKING:
     ParameterType = click.ParamType[Any]
@@ -85,9 +96,69 @@ class SizeType(ParameterType):
         return size
 
 
+class _Ranged(ParameterType):
+    """A finite number within bounds; `open_` leaves the lower one out."""
+
+    def __init__(
+        self, low: float | None = None, high: float | None = None, *, open_: bool = False
+    ) -> None:
+        self.low, self.high, self.open = low, high, open_
+
+    def _checked(
+        self, number: float, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        low, high = self.low, self.high
+        below = low is not None and (number <= low if self.open else number < low)
+        if not math.isfinite(number) or below or (high is not None and number > high):
+            self.fail(f"{value} is not {self._wanted()}", param, ctx)
+        return number
+
+    def _wanted(self) -> str:
+        """What is taken, in words: `a whole number from 1 to 2`."""
+        low, high = self.low, self.high
+        if low is None:
+            return f"a finite {self.name}"
+        if self.open:
+            return f"a {self.name} above {low:g}" + ("" if high is None else f", at most {high:g}")
+        if high is None:
+            return f"a {self.name} of {low:.10g} or more"
+        return f"a {self.name} from {low:.10g} to {high:.10g}"
+
+
+class WholeType(_Ranged):
+    """A whole number within bounds."""
+
+    name = "whole number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number; fails on anything else, and outside of the bounds."""
+        try:
+            number = int(value)
+        except (TypeError, ValueError):
+            self.fail(f"'{value}' is not {self._wanted()}", param, ctx)
+        self._checked(min(number, 10**300), value, param, ctx)
+        return number
+
+
+class NumberType(_Ranged):
+    """A number within bounds, never NaN or infinite."""
+
+    name = "number"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number; fails on anything else, and outside of the bounds."""
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            self.fail(f"'{value}' is not {self._wanted()}", param, ctx)
+        return self._checked(number, value, param, ctx)
+
+
 NAME_VALUE: Final = NameValueType()
 NAMES: Final = NamesType()
 DEVICE: Final = DeviceType()
-POSITIVE: Final = click.IntRange(min=1)
+POSITIVE: Final = WholeType(1)
 SIZE: Final = SizeType()
-SEED: Final = click.IntRange(min=0, max=2**32 - 1)  # what NumPy takes, for tasks that seed it
+SEED: Final = WholeType(0, 2**32 - 1)  # what NumPy takes, for tasks that seed it

@@ -17,13 +17,14 @@ from ..text import folded, json_text, visible_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from rich.console import Console
     from rich.text import Text
 
     from .table import Page
 
-__all__ = ["console", "emit", "error_console", "report_problems", "say"]
+__all__ = ["console", "emit", "error_console", "report_problems", "say", "say_written"]
 
 _SUFFIXES = {"table": ".txt", "json": ".json", "csv": ".csv", "markdown": ".md"}
 _CHEAP = ("compare", "inspect")  # kinds that a reader who has left (`| head`) need not be sent
@@ -85,10 +86,19 @@ def emit(document: Document, output: OutputSettings, *, metric: str | None = Non
             from .plotting import draw
 
             for path in output.plot:
-                failures += _failure(functools.partial(draw, document, path))
+                drawn = _failure(functools.partial(draw, document, path))
+                failures += drawn
+                if not drawn:
+                    say_written(path, quiet=output.quiet)
         if failures:
             first, *more = failures
             raise SharpError("\n".join([str(first), *(f"Error: {each}" for each in more)]))
+
+
+def say_written(path: Path, *, quiet: bool) -> None:
+    """Say on stderr that a file was written; nothing of a device such as /dev/null."""
+    if not quiet and path.is_file():
+        error_console().print(visible_lines(f"wrote {path}"), style="dim")
 
 
 def _deliver(document: Document, output: OutputSettings, metric: str | None) -> list[SharpError]:
@@ -105,7 +115,10 @@ def _deliver(document: Document, output: OutputSettings, metric: str | None) -> 
     if is_interrupted(document) and path.exists() and not files.is_special(path):
         kept, path = path, files.beside(path)
         say(f"interrupted: {kept} stays as it is; this run's result is in {path}")
-    return _failure(lambda: files.save(path, text))
+    failed = _failure(lambda: files.save(path, text))
+    if not failed:
+        say_written(path, quiet=output.quiet)
+    return failed
 
 
 def _failure(work: Callable[[], None]) -> list[SharpError]:

@@ -68,7 +68,8 @@ def _data(
     own = sorted({about["examples"] for about in checkpoints if "examples_in_all" in about})
     if own:
         count = str(own[0]) if len(own) == 1 else f"{own[0]} to {own[-1]}"
-        return f"a sample of {count} {' and '.join(splits)} examples"
+        noun = "example" if own == [1] else "examples"
+        return f"a sample of {count} {' and '.join(splits)} {noun}"
     used = {split: (task.get("examples") or {}).get(split) for split in splits}
     asked = run.get("samples")
     sampled = [split for split in splits if asked and used[split] in (None, asked)]
@@ -80,4 +81,6 @@ def _data(
     if sampled:
         counts.insert(0, f"a sample of {asked} {' and '.join(sampled)}")
     known = sampled or any(used.values())
-    return " and ".join(counts) + (" examples" if known else "")
+    alone = asked == 1 if sampled else [used[split] for split in splits] == [1]
+    noun = " example" if alone and len(counts) == 1 else " examples"
+    return " and ".join(counts) + (noun if known else "")

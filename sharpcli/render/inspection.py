@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..errors import counted
 from .numbers import NOT_FINITE, format_number
 from .table import Column, Page, Row, Sheet
 
@@ -27,8 +28,8 @@ def _sheets(result: Mapping[str, Any]) -> list[Sheet]:
         return [Sheet([row], [Column("", [""], numeric=False)])]
     tensors = result["tensors"]
     title = (
-        f"{checkpoint['path']}: {_counted(len(tensors), 'tensor')}, "
-        f"{_counted(checkpoint['elements'], 'element')}, {_size(checkpoint['bytes'])}"
+        f"{checkpoint['path']}: {counted(len(tensors), 'tensor')}, "
+        f"{counted(checkpoint['elements'], 'element')}, {_size(checkpoint['bytes'])}"
     )
     columns = [
         Column("shape", [_shape(each["shape"]) for each in tensors], numeric=False),
@@ -72,10 +73,6 @@ def _number(tensor: Mapping[str, Any], key: str) -> str:
 
 def _shape(shape: list[int]) -> str:
     return "×".join(map(str, shape)) or "scalar"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _size(count: float) -> str:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..errors import counted
 from ..labels import clean, short_labels
 from ..results import flat_scalars
 from .axes import finite
@@ -149,7 +150,7 @@ def trajectory_sheet(result: Mapping[str, Any], trajectory: Mapping[str, Any]) -
     shown = sorted({*range(0, len(points), every), len(points) - 1}) if points else []
     title = f"{clean(trajectory['name'])} on these axes"
     if every > 1:
-        title += f" ({len(shown)} of {len(points)} points; the JSON has all)"
+        title += f" ({len(shown)} of {counted(len(points), 'point')}; the JSON has all)"
     return Sheet(
         [Row(labels[index]) for index in shown],
         _places([points[index] for index in shown], result),

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.text import Text
 
+from ..errors import counted
 from ..labels import clean
 from ..results import flat_scalars
 from .context import run_lines
@@ -145,13 +146,13 @@ def _ways(result: Mapping[str, Any]) -> list[str]:
     if aligned := result.get("aligned"):
         change = aligned.get("function_difference")
         lines.append(
-            f"aligned: {aligned.get('moved')} units of B permuted, in {aligned.get('groups')} "
-            "groups, to match A"
+            f"aligned: {counted(aligned.get('moved'), 'unit')} of B permuted, in "
+            f"{counted(aligned.get('groups'), 'group')}, to match A"
             + (f"; its outputs change by {format_number(change, 2)}" if change is not None else "")
         )
     if path := result.get("path"):
         shape = {"bezier": "quadratic Bézier curve", "chain": "chain of two straight lines"}
-        steps = f" in {path['steps']} steps" if path.get("steps") is not None else ""
+        steps = f" in {counted(path['steps'], 'step')}" if path.get("steps") is not None else ""
         lines.append(
             f"{ways(result)[-1].name}: a {shape.get(path['kind'], clean(path['kind']))} whose bend "
             f"is trained{steps}; t from A (0) to B (1)"

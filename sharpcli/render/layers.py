@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from ..errors import counted
 from ..results import flat_scalars
 from .numbers import format_scalar
 from .table import Column, Row, Sheet
@@ -59,7 +60,7 @@ def measured_parameters(
         for about in checkpoints
         if "parameters_in_all" in about
     }
-    of = [f"{measured:,} of {count:,} parameters" for measured, count in counts]
+    of = [f"{measured:,} of {counted(count, 'parameter')}" for measured, count in counts]
     return f"{', '.join(patterns)} ({of[0] if len(of) == 1 else 'these parameters only'})"
 
 

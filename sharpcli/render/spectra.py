@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.text import Text
 
-from ..errors import SharpError
+from ..errors import SharpError, counted
 from ..labels import clean, short_labels
 from ..results import NOT_CONVERGED, flat_scalars
 from .chart import Chart, Dash, Series, chart_lines
@@ -178,7 +178,10 @@ def _context(document: Mapping[str, Any]) -> list[str]:
     for result in document["results"]:
         if result.get("status") != "failed":
             operator = MATRICES.get(result["operator"], clean(result["operator"]))
-            how = f"{result['probes']} probes of {result['steps']} Lanczos steps"
+            how = (
+                f"{counted(result['probes'], 'probe')} of "
+                f"{counted(result['steps'], 'Lanczos step')}"
+            )
             if not result["probes"]:
                 how = "all eigenvalues"
             lines.append(f"{operator}, {result['size']} × {result['size']} · {how}")

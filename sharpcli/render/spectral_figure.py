@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import counted
 from ..results import Document
 from ..settings import FigureSettings
 from ..text import figure_text
@@ -60,7 +61,7 @@ def _figure(spectra: Sequence[Spectrum], settings: FigureSettings) -> Any:
         density = np.array(binned(spectrum, low, high, _BINS))
         floor = min(floor, density.min())
         count = len(spectrum.outliers)
-        name = spectrum.name + (f": {count} outlier{'s' if count > 1 else ''}" if count else "")
+        name = spectrum.name + (f": {counted(count, 'outlier')}" if count else "")
         axes.plot(
             places, density, color=color, linestyle=style, linewidth=0.9, label=figure_text(name)
         )

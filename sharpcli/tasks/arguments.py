@@ -80,7 +80,10 @@ def bind_options(
         if key not in known and not open_:
             raise UsageError(
                 f"{where}: has no option '{_shortened(key)}': {did_you_mean(key, known)}",
-                f"its options: {'; '.join(map(str, known.values())) or 'none'}",
+                f"its options: {'; '.join(map(str, known.values()))}"
+                if known
+                else "an option is a keyword argument of one of its functions, as in "
+                "def model(width: int = 128)",
             )
         if key in known:
             _refuse_hidden(key, {name: functions[name] for name in open_}, where)

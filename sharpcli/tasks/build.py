@@ -44,7 +44,14 @@ def build_task(source: Source, given: Mapping[str, str]) -> Task:
         **functions,
     }
     predict, loss, metrics, collate = (
-        _guarded(source, call, own.get(name), bound.get(name, {})) for name, call in _CALLS.items()
+        _guarded(
+            source,
+            call,
+            own.get(name),
+            bound.get(name, {}),
+            None if name in functions else _OF_DEFAULTS.get(name),
+        )
+        for name, call in _CALLS.items()
     )
     return Task(
         name=source.where,
@@ -65,18 +72,35 @@ _CALLS = {
     "metrics": "metrics(outputs, batch)",
     "collate": "collate(rows)",
 }
+# What to do where a function fails that the task leaves to its default.
+_OF_DEFAULTS = {
+    "predict": "the task defines no predict(model, batch), so the model is called as model(inputs) "
+    "for (inputs, targets) and as model(**batch) for a mapping: let data() give what it takes, or "
+    "define predict",
+    "loss": "the task defines no loss(outputs, batch), so it is the cross-entropy: check the "
+    "targets of data(), or define loss",
+    "metrics": "the task defines no metrics(outputs, batch), so it is the accuracy: check the "
+    "targets of data(), or define metrics",
+}
 
 
 def _guarded(
-    source: Source, call: str, function: Callable[..., Any] | None, options: Mapping[str, Any]
+    source: Source,
+    call: str,
+    function: Callable[..., Any] | None,
+    options: Mapping[str, Any],
+    otherwise: str | None,
 ) -> Any:
-    """The function with its options, whose exceptions name the task and the line; None for None."""
+    """The function with its options, whose exceptions name the task and the line; None for None.
+
+    `otherwise` is what to do where none of the task's own code has run.
+    """
     if function is None:
         return None
 
     @functools.wraps(function)
     def guarded(*arguments: Any) -> Any:
-        with user_code(source.where, call, source.file):
+        with user_code(source.where, call, source.file, options, otherwise):
             return function(*arguments, **options)
 
     return guarded
@@ -154,7 +178,7 @@ def _call(
     arguments: tuple[Any, ...],
     options: Mapping[str, Any],
 ) -> Any:
-    with user_code(source.where, call, source.file), source.imports:
+    with user_code(source.where, call, source.file, options), source.imports:
         return function(*arguments, **options)
 
 
@@ -171,6 +195,13 @@ def _what_is_wrong(data: Any) -> tuple[str, str]:
         return "returned an IterableDataset, of which no size and no n-th row is known", _WANTED
     if isinstance(data, Tensor):
         return "returned one tensor", "return a tuple: (inputs, targets), or (inputs,)"
+    tensors = isinstance(data, list) and all(isinstance(each, Tensor) for each in data)
+    if tensors and len({each.shape for each in data}) > 1:
+        return "returned a list of tensors that differ in shape", (
+            "return a tuple, as in (inputs, targets): a list is a data set with a row an item"
+        )
+    if isinstance(data, str | bytes):
+        return f"returned {_described(data)}", _WANTED
     if isinstance(data, tuple):
         return _what_is_wrong_with_tensors(data)
     if isinstance(data, Mapping) or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..errors import SharpError
+from ..errors import SharpError, counted
 
 __all__ = ["IGNORED", "loss_for", "metrics", "predict"]
 
@@ -68,10 +68,17 @@ def _cross_entropy(where: str, outputs: Any, batch: Any) -> Values:
     Raises `SharpError` for anything else: there the task has to say.
     """
     scores, targets, kind = _classes(outputs, batch)
+    if outputs is None:
+        raise SharpError(f"{where}: predict(model, batch) gave None", "is `return` missing in it?")
     if kind is None:
+        hint = (
+            "write `def loss(outputs, batch): …`, which gives one loss for each example; of a "
+            "regression for instance (outputs - batch[1]).square().flatten(1).mean(1)"
+        )
+        if isinstance(targets, Tensor) and not targets.is_floating_point() and targets.ndim > 1:
+            hint = f"give class targets of shape (N,), as by .squeeze(1), or {hint}"
         raise SharpError(
-            f"{where}: has no `loss`, and none can be guessed for {_said(outputs, batch)}",
-            "write `def loss(outputs, batch): …`, which gives one loss for each example",
+            f"{where}: has no `loss`, and none can be guessed for {_said(outputs, batch)}", hint
         )
     # In float32 a softmax within 6e-8 of one-hot has no loss and no gradient left, so a minimum
     # with a loss below 1e-6 would be measured on rounding alone.
@@ -124,11 +131,11 @@ def _targets(batch: Any) -> Any:
 def _said(outputs: Any, batch: Any) -> str:
     """The outputs and the batch in words, with shapes and types."""
     scores, targets = _scores(outputs), _targets(batch)
-    first = _shape(scores) if scores is not None else f"outputs of type {type(outputs).__name__}"
+    first = _shape(outputs if scores is None else scores)
     if targets is None:
         if isinstance(batch, Mapping):
             return f"outputs {first} and a batch of {', '.join(map(str, batch))}, without labels"
-        size = f"{len(batch)} items" if isinstance(batch, tuple | list) else "one tensor"
+        size = counted(len(batch), "item") if isinstance(batch, tuple | list) else "one tensor"
         return f"outputs {first} and a batch of {size}"
     return f"outputs {first} and targets {_shape(targets)}"
 

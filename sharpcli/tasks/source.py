@@ -11,7 +11,10 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import os
+import re
 import sys
+import sysconfig
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +30,47 @@ if TYPE_CHECKING:
     from . import Builtin
 
 __all__ = ["Source", "find_source", "user_code"]
+
+# What to do about exceptions that say little of their cause, by a pattern of their text.
+_KNOWN = {
+    r"does not require grad|does not have a grad_fn|not have been used in the graph": (
+        "sharp runs predict() and loss() without gradients where it needs none: put what "
+        "differentiates with respect to the inputs (as a PINN does) under `with "
+        "torch.enable_grad():`, or use torch.func (grad, jacrev, vmap), which needs no change"
+    ),
+    r"Target -?\d+ is out of bounds|(?i:label.*out of range)": (
+        "class targets go from 0 to the number of outputs minus 1: check the targets of data() and "
+        "the width of the model's last layer"
+    ),
+    r"shapes? cannot be multiplied|expected input.* to have|normalized_shape|"
+    r"size mismatch|must match the size of tensor|expected .*-?D input|Expected .*-?D": (
+        "the shapes do not fit: check those of data() (whose first axis is the examples) against "
+        "what the model and loss() take"
+    ),
+    r"but got (Long|Int|Short|Char|Byte|Bool) and": (
+        "integer inputs stay integers: convert them in data() with .float()"
+    ),
+    r"dtype|scalar type|type Double|type Float": (
+        "sharp hands floating-point data and parameters over in one dtype (--dtype, float32 unless "
+        "said): make tensors in predict(), loss() and forward() in that of what they meet, as in "
+        "torch.zeros(3).to(outputs)"
+    ),
+    r"argument 'target'": (
+        "predict, loss and metrics are given the whole batch, as in `def loss(outputs, batch): "
+        "return functional.cross_entropy(outputs, batch[1], reduction='none')`"
+    ),
+    r"argument '\w+' (\(position \d+\) )?must be Tensor, not \w+": (
+        "one of PyTorch's functions was given something else than a tensor: let data() give "
+        "tensors, or make them in collate(rows) or predict()"
+    ),
+    r"all tensors to be on the same device|not on the expected device": (
+        "move tensors that are made in the task to where the outputs are: .to(outputs.device)"
+    ),
+}
+# Folders whose code is not the task's: sharp's own, and Python's.
+_NOT_THE_TASKS = tuple(
+    f"{folder}{os.sep}" for folder in (Path(__file__).parents[1], sysconfig.get_path("stdlib"))
+)
 
 
 @dataclass
@@ -85,10 +129,22 @@ class Source:
 
 
 class user_code:  # noqa: N801 (used as `with user_code(...)`, where it reads as a function)
-    """While active, an exception from the task's code becomes a `SharpError` that names it."""
+    """While active, an exception from the task's code becomes a `SharpError` that names it.
 
-    def __init__(self, where: str, what: str, file: str | None) -> None:
+    `given` are the options that the user chose for the code; `otherwise` is what to do where none
+    of the task's own code has run.
+    """
+
+    def __init__(
+        self,
+        where: str,
+        what: str,
+        file: str | None,
+        given: Mapping[str, Any] | None = None,
+        otherwise: str | None = None,
+    ) -> None:
         self.where, self.what, self.file = where, what, file
+        self.given, self.otherwise = given or {}, otherwise
 
     def __enter__(self) -> None:
         pass
@@ -107,15 +163,62 @@ class user_code:  # noqa: N801 (used as `with user_code(...)`, where it reads as
             place = self.where if error.filename == self.file else error.filename
             raise SharpError(
                 f"{place}, line {error.lineno}: {error.msg}: {(error.text or '').strip()}",
-                "correct the task's code",
+                "correct this line",
             ) from error
-        lines = [f.lineno for f in traceback.extract_tb(trace) if f.filename == self.file]
-        line = f", line {lines[-1]}" if lines else ""
+        place, own = self._place(trace)
         said = f": {error}" if str(error) else ""
         raise SharpError(
-            f"{self.where}{line}: {self.what} raised {type(error).__name__}{said}",
-            _advice(error, self.file),
+            f"{place}: {self.what} raised {type(error).__name__}{said}", self._advice(error, own)
         ) from error
+
+    def _place(self, trace: TracebackType | None) -> tuple[str, bool]:
+        """Where the task's own code failed, in its file or in what it imports, and whether any did.
+
+        Its file's line comes first; the line of another file of the user's is added.
+        """
+        frames = traceback.extract_tb(trace)
+        own = [
+            frame for frame in frames if frame.filename == self.file or _is_users(frame.filename)
+        ]
+        if not own or (self.file or "").startswith(_NOT_THE_TASKS[0]):
+            return self.where, False
+        lines = [frame.lineno for frame in own if frame.filename == self.file]
+        line = f", line {lines[-1]}" if lines else ""
+        last = own[-1]
+        beside = last.filename.removeprefix(f"{Path(self.file or '').parent}{os.sep}")
+        inner = "" if last.filename == self.file else f" ({beside}, line {last.lineno})"
+        return f"{self.where}{line}{inner}", True
+
+    def _advice(self, error: BaseException, own: bool) -> str:
+        """What to do about an exception; `own` says that it passed through the task's own code."""
+        if isinstance(error, ModuleNotFoundError):
+            file = self.file
+            if file and error.name and Path(file).with_name(f"{error.name}.py").exists():
+                return f"import '{error.name}' at the top of the task file, not in a function"
+            return f"install '{error.name}' in the environment that runs sharp ({sys.executable})"
+        if isinstance(error, SystemExit):
+            return "put what the file does as a script under `if __name__ == '__main__':`"
+        for pattern, advice in _KNOWN.items():
+            if re.search(pattern, str(error)):
+                return advice
+        if not own and re.search(r"takes .* arguments? but|required positional", str(error)):
+            return f"sharp calls it as {self.what}: let it take these arguments"
+        chosen = " ".join(f"-O {name}={value}" for name, value in self.given.items())
+        if chosen:
+            text = any(isinstance(value, str) for value in self.given.values())
+            typed = (
+                " (a text, where the argument is not annotated as in width: int)" if text else ""
+            )
+            return f"check {chosen}{typed}" + (", or correct the task's code" if own else "")
+        if not own and self.otherwise:
+            return self.otherwise
+        return "correct the task's code; python -i on the file helps to see why"
+
+
+def _is_users(filename: str) -> bool:
+    """Whether a file belongs to neither sharp, nor Python, nor an installed package."""
+    installed = "site-packages" in filename or "dist-packages" in filename
+    return not (installed or filename.startswith(("<", *_NOT_THE_TASKS)))
 
 
 def find_source(spec: str, builtins: Mapping[str, Builtin]) -> Source:
@@ -130,6 +233,8 @@ def find_source(spec: str, builtins: Mapping[str, Builtin]) -> Source:
         return _from_file(Path(spec), spec)
     if ":" in spec:
         return _from_object(spec)
+    if not spec:
+        raise UsageError("the task's name is empty", "is a variable of the shell not set?")
     raise UsageError(
         f"there is no task '{spec}': it is no file, and among the built-in tasks "
         f"{did_you_mean(spec, builtins)}",
@@ -219,13 +324,3 @@ def _wants_self(kind: type) -> bool:
     return inspect.isfunction(model) and next(iter(inspect.signature(model).parameters), "") in (
         "self",
     )
-
-
-def _advice(error: BaseException, file: str | None) -> str:
-    if isinstance(error, ModuleNotFoundError):
-        if file and error.name and Path(file).with_name(f"{error.name}.py").exists():
-            return f"import '{error.name}' at the top of the task file, not in a function"
-        return f"install '{error.name}' in the environment that runs sharp ({sys.executable})"
-    if isinstance(error, SystemExit):
-        return "put what the file does as a script under `if __name__ == '__main__':`"
-    return "correct the task's code; python -i on the file helps to see why"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..coupling import check_coupling, coupling_named
 from ..data import read_rows
-from ..diagnosis import check_deterministic
+from ..diagnosis import check_deterministic, check_finite
 from ..errors import SharpError
 from ..fidelity import check_pass, some_rows
 from ..network import Network
@@ -86,6 +86,7 @@ def train(task: Task, settings: TrainSettings, progress: Progress = silent) -> T
         optimizer = build_optimizer(trainable, settings)
         order = torch.Generator().manual_seed(settings.seed)
         steps, first_loss = 0, loss_over_all()
+        check_finite(untrained, first_loss, theta)
         for epoch in range(1, settings.epochs + 1):
             model.train()
             shuffled = torch.randperm(rows.count, generator=order)
@@ -132,6 +133,5 @@ def _mean_loss(network: Network, model: nn.Module, batch: Any, count: int) -> Te
 def _not_finite(task: Task, loss: float, step: int, settings: TrainSettings) -> SharpError:
     return SharpError(
         f"{task.name}: the training loss is {loss} at step {step}",
-        f"lower the learning rate (--lr is {settings.step_size:g}), or look for inputs that are "
-        "not finite",
+        f"lower the learning rate (--lr is {settings.step_size:g})",
     )

@@ -153,10 +153,10 @@ def test_three_that_span_no_plane(folder, paths, said):
         (("interpolate", A, B), "no task: a checkpoint has tensors only"),
         (
             ("interpolate", *T, "--trajectory", C, A, B),
-            "there are no checkpoints to explore, and it takes 2\n  hint: --mark and --trajectory "
+            "0 checkpoints to explore, and it takes 2\n  hint: --mark and --trajectory "
             "take all files that follow them: name other checkpoints before them, or behind a --",
         ),
-        (("interpolate", *T, A, "--mark", B), "there is 1 checkpoint to explore, and it takes 2"),
+        (("interpolate", *T, A, "--mark", B), "1 checkpoint to explore, and it takes 2"),
         (("landscape", *T, "--mark", C, A), "there is no checkpoint A\n  hint: --mark and --traj"),
         ((*SURFACE, "--trajectory", "--json"), "--trajectory names no checkpoint"),
         ((*LINE, "--mark"), "--mark names no checkpoint"),
@@ -177,13 +177,13 @@ def test_three_that_span_no_plane(folder, paths, said):
         ((*LINE, "--normalize", "filter"), "No such option '--normalize'"),
         ((*SURFACE, "--normalize", "filtr"), "'filtr' is not one of 'filter', 'layer', 'none'"),
         ((*SURFACE, "--directions", "hesian"), "'hesian' is not one of 'random', 'hessian', 'tr"),
-        ((*SURFACE, "--dimensions", "3"), "3 is not in the range 1<=x<=2"),
+        ((*SURFACE, "--dimensions", "3"), "3 is not a whole number from 1 to 2"),
         ((*LINE, "--batch-norm", "train"), "'train' is not one of 'recalibrate', 'interpolate'"),
-        ((*LINE, "--batch-norm-examples", "1"), "1 is not in the range x>=2"),
+        ((*LINE, "--batch-norm-examples", "1"), "1 is not a whole number of 2 or more"),
         ((*LINE, "--path", "spline"), "'spline' is not one of 'bezier', 'chain'"),
-        ((*LINE, "--path", "bezier", "--path-steps", "0"), "0 is not in the range x>=1"),
+        ((*LINE, "--path", "bezier", "--path-steps", "0"), "0 is not a whole number of 1 or more"),
         ((*LINE, "--path", "chain", "--path-lr", "1e60"), "--path-lr 1e+60: is out of range"),
-        ((*LINE, "--path", "chain", "--path-lr", "0"), "0.0 is not in the range x>0"),
+        ((*LINE, "--path", "chain", "--path-lr", "0"), "0 is not a number above 0"),
         (("interpolate", A, B, C, *T, "--align"), "--align is for the line between two checkp"),
         (("interpolate", A, B, C, *T, "--path", "chain"), "--path is for the line between two"),
         (

@@ -300,7 +300,7 @@ def architecture(name: str) -> Case:
 def case(of: Task, seed: int = 0) -> Case:
     """The case of a task in float64, with every parameter and statistic drawn at random."""
     network = Network(of.model(), of, device=CPU, dtype=torch.float64)
-    rows = read_rows(of.data("train"), name="train").to(CPU, torch.float64).head(10)
+    rows = read_rows(of.data("train"), name="train data").to(CPU, torch.float64).head(10)
     tensors = drawn_tensors(of, seed)
     structure = trace_permutations(network, rows.head(2).batch, tensors)
     return Case(network, rows.batch, tensors, structure)

@@ -134,7 +134,7 @@ def test_the_same_seed_gives_the_same_answer():
 def test_a_network_in_float32_is_checked_in_float64():
     of, _ = ARCHITECTURES["vgg"]
     network = Network(of.model(), of, device=CPU)
-    rows = read_rows(of.data("train"), name="train")
+    rows = read_rows(of.data("train"), name="train data")
     aligned = align(network, rows.head(5).batch, of.model().state_dict(), drawn_tensors(of, 1))
     assert aligned.function_difference <= 1e-12
 
@@ -196,7 +196,7 @@ def digits():
         train(of, TrainSettings(optimizer="adam", epochs=4, seed=seed)).tensors for seed in (0, 1)
     ]
     network = Network(of.model(), of, device=CPU)
-    return network, read_rows(of.data("train"), name="train"), *trained
+    return network, read_rows(of.data("train"), name="train data"), *trained
 
 
 def barrier(network, rows, a, b):
@@ -234,7 +234,7 @@ def test_networks_are_aligned_on_a_gpu_as_on_the_cpu():
     found, other = architecture("resnet"), drawn_tensors(of, seed=5)
     gpu = torch.device("cuda")
     network = Network(of.model(), of, device=gpu, dtype=torch.float64)
-    batch = read_rows(of.data("train"), name="train").to(gpu, torch.float64).head(10).batch
+    batch = read_rows(of.data("train"), name="train data").to(gpu, torch.float64).head(10).batch
     there = align(network, batch, found.tensors, other)
     assert equal(there.tensors, align(found.network, found.batch, found.tensors, other).tensors)
     assert there.function_difference <= 1e-12

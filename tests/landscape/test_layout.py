@@ -5,6 +5,7 @@ import torch
 from networks import CASES, images, objective, task
 from torch import nn
 
+from sharpcli.errors import SharpError
 from sharpcli.landscape.layout import channels_last
 
 SHAPE = images(1, torch.Generator())[0].shape[1:]
@@ -64,6 +65,17 @@ def test_there_are_networks_with_filters():
 @pytest.mark.parametrize("model", [_Viewing, _Peeping])
 def test_a_model_that_asks_for_the_usual_layout_keeps_it(model):
     usual, theta = objective(task(model, images, metrics=None))
+    assert channels_last(usual, theta) is usual
+
+
+def test_so_does_one_whose_failure_names_the_task():
+    def guarded(model, batch):  # as the predict() of a task file is
+        try:
+            return model(batch[0])
+        except RuntimeError as error:
+            raise SharpError(f"task.py: predict(model, batch) raised {error}") from error
+
+    usual, theta = objective(task(_Viewing, images, predict=guarded, metrics=None))
     assert channels_last(usual, theta) is usual
 
 

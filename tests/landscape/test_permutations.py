@@ -103,7 +103,7 @@ def test_several_outputs_are_all_pinned():
 def case_of_twins():
     of = CASES["twins"]
     network = Network(of.model(), of, device=CPU)
-    rows = read_rows(of.data("train"), name="train")
+    rows = read_rows(of.data("train"), name="train data")
     return trace_permutations(network, rows.head(2).batch, of.model().state_dict())
 
 
@@ -114,7 +114,7 @@ def test_a_network_in_training_mode_is_traced_in_eval_mode_and_left_as_it_is():
     )
     network = Network(of.model(), of, device=CPU, mode="train")
     before = {name: tensor.clone() for name, tensor in network.model.state_dict().items()}
-    rows = read_rows(of.data("train"), name="train")
+    rows = read_rows(of.data("train"), name="train data")
     structure = trace_permutations(network, rows.head(2).batch, before)
     assert [group.size for group in structure.groups] == [8]
     assert network.model.training
@@ -124,7 +124,7 @@ def test_a_network_in_training_mode_is_traced_in_eval_mode_and_left_as_it_is():
 def test_batches_that_are_mappings_can_be_traced():
     of = CASES["mapping"]
     network = Network(of.model(), of, device=CPU)
-    rows = read_rows(of.data("train"), name="train")
+    rows = read_rows(of.data("train"), name="train data")
     structure = trace_permutations(network, rows.head(2).batch, of.model().state_dict())
     assert [group.size for group in structure.groups] == [11]
 
@@ -169,7 +169,7 @@ def test_normalised_weights_move_with_their_norms():
 def test_a_network_that_runs_in_bfloat16_is_traced():
     of = CASES["conv"]
     network = Network(of.model(), of, device=CPU, compute=torch.bfloat16)
-    rows = read_rows(of.data("train"), name="train").to(CPU, torch.bfloat16)
+    rows = read_rows(of.data("train"), name="train data").to(CPU, torch.bfloat16)
     structure = trace_permutations(network, rows.head(2).batch, of.model().state_dict())
     assert sorted(group.size for group in structure.groups) == [3, 4]
 

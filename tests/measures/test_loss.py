@@ -65,14 +65,15 @@ def test_a_subset_carries_its_sampling_error_into_the_gap():
     assert found["gap"].sampling_error == pytest.approx(found["train"].sampling_error)
 
 
-def test_an_infinite_loss_names_the_module():
+def test_an_infinite_loss_names_the_data_that_overflow():
     def data(count, generator):
         inputs, targets = vectors(5, 3)(count, generator)
         return inputs * 1e200, targets
 
     of = task(lambda: mlp(5, 8, 3, activation=torch.nn.SiLU), data)
-    with pytest.raises(SharpError, match="the loss is nan: the output of '0' is not finite"):
+    with pytest.raises(SharpError, match="hold an infinity in row 0 of the inputs") as caught:
         loss(context(of, "float32"))
+    assert "--dtype float64 for numbers above 3.4e+38" in caught.value.hint
 
 
 def test_a_sample_of_one_says_that_it_tells_nothing_of_sampling():

@@ -218,7 +218,8 @@ def test_advice_for_bad_files():
 def test_an_error_in_a_neighbour_names_the_tasks_line():
     write("\n\n1 / 0", "broken_neighbour.py")
     said = refused(write("x = 1\nimport broken_neighbour"))
-    assert "task.py, line 2: importing it raised ZeroDivisionError: division by zero" in said
+    assert "task.py, line 2 (broken_neighbour.py, line 3): importing it raised" in said
+    assert "ZeroDivisionError: division by zero" in said
 
 
 def test_a_syntax_error_in_a_neighbour_names_the_neighbour():
