@@ -116,11 +116,13 @@ def test_ctrl_c_writes_what_is_finished_and_the_same_command_goes_on(slow, undis
     assert 3 <= done < 24
     assert losses[done:] == [None] * (24 - done)
     assert stderr == (
+        "wrote out.json\n"
         f"warning: interrupted after {done} of 24 points of the line; the same command goes on "
         "from there\n"
     )
     stdout, stderr = finished(slow, *output)
-    assert (stdout, stderr) == ("", f"note: {done} of 24 points were finished by a former run\n")
+    said = f"wrote out.json\nnote: {done} of 24 points were finished by a former run\n"
+    assert (stdout, stderr) == ("", said)
     assert (slow / "out.json").read_text("utf-8") == undisturbed
     assert not partial.exists()
 

@@ -269,7 +269,7 @@ def test_figures(folder, suffix, dimensions):
     figure = folder / f"figure.{suffix}"
     given = ("--points", "4", "--dimensions", dimensions, "--plot", str(figure))
     done = run("landscape", *SMALL, *given, "--json")
-    assert (done.exit_code, done.stderr) == (0, "")
+    assert (done.exit_code, done.stderr) == (0, f"wrote {figure}\n")
     strict(done.stdout)
     assert figure.stat().st_size > 300
 
@@ -284,6 +284,6 @@ def test_csv_has_a_line_a_point():
 @pytest.mark.parametrize("form", ["table", "json", "csv", "markdown"])
 def test_output_goes_to_the_file(folder, form):
     done = run("landscape", *SMALL, "--points", "3", "--format", form, "--output", "out")
-    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "wrote out\n")
     assert (folder / "out").stat().st_size > 100
     assert not (folder / "out.partial").exists()
