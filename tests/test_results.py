@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +128,11 @@ def test_a_path_that_is_no_text_is_escaped() -> None:
     document = to_document(report({"path": "run-\udcff"}))
     assert "\\udcff" in dumps(document)
     dumps(document).encode("utf-8")
+
+
+def test_a_negative_error_is_named_with_its_place(result: Any, document: Any) -> None:
+    saved = document([result("a.pt")])
+    saved["results"][0]["measures"]["trace"]["sampling_error"] = -1
+    where = r"x: results\[0\]\.measures\.trace\.sampling_error: expected a number of at least 0"
+    with pytest.raises(SharpError, match=where):
+        parse_document(json.dumps(saved), "x")

@@ -557,10 +557,3 @@ def test_between_groups_the_measurement_error_stays_beside_welchs(document: Make
     assert own["interval"] is None
     assert shown(found, sheet=0) == ["5.0(3.1)±1.4", "6.0(3.1)±1.4"]
     assert shown(found) == ["+1(5)±1 ×?"]
-
-
-def test_negative_errors_and_other_damage_are_named(document: Make) -> None:
-    saved = document([number("a.pt", Scalar(1.0, 0.1, "residual"))])
-    saved["results"][0]["measures"]["trace"]["sampling_error"] = -1
-    with pytest.raises(SharpError, match=r"trace: sampling_error -1 is negative"):
-        compared(saved)
