@@ -408,7 +408,7 @@ def test_points_of_other_settings_are_refused_with_the_difference(folder, more, 
     assert "--no-resume" in stderr
     assert (folder / "out.json.partial").read_bytes() == kept
     done = run(*LINE, *more, "--output", "out.json", "--json", "--no-resume")
-    assert (done.exit_code, done.stderr) == (0, "")
+    assert (done.exit_code, done.stderr) == (0, "wrote out.json\n")
     assert nothing_kept(folder)
 
 

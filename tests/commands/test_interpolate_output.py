@@ -110,7 +110,7 @@ def test_csv_has_a_line_a_point():
 @pytest.mark.parametrize("form", ["table", "json", "csv", "markdown"])
 def test_output_goes_to_the_file_and_nothing_else_stays(folder, form):
     done = run("interpolate", *SMALL, "--points", "4", "--format", form, "--output", "out")
-    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "wrote out\n")
     assert "\x1b" not in (folder / "out").read_text("utf-8")
     assert [path.name for path in folder.iterdir() if path.name.startswith((".", "out."))] == []
     assert not (folder / "cache").exists()
@@ -127,7 +127,7 @@ def test_figures_of_lines_and_planes(folder, mlps, suffix, names):
     paths = [str(mlps / name) for name in NAMES[:names]]
     figure = folder / f"figure.{suffix}"
     done = run("interpolate", *paths, "--points", "4", "--plot", str(figure), "--json")
-    assert (done.exit_code, done.stderr) == (0, "")
+    assert (done.exit_code, done.stderr) == (0, f"wrote {figure}\n")
     strict(done.stdout)
     assert figure.stat().st_size > 500
 

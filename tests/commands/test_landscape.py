@@ -284,6 +284,6 @@ def test_csv_has_a_line_a_point():
 @pytest.mark.parametrize("form", ["table", "json", "csv", "markdown"])
 def test_output_goes_to_the_file(folder, form):
     done = run("landscape", *SMALL, "--points", "3", "--format", form, "--output", "out")
-    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "wrote out\n")
     assert (folder / "out").stat().st_size > 100
     assert not (folder / "out.partial").exists()
