@@ -269,7 +269,7 @@ def test_figures(folder, suffix, dimensions):
     figure = folder / f"figure.{suffix}"
     given = ("--points", "4", "--dimensions", dimensions, "--plot", str(figure))
     done = run("landscape", *SMALL, *given, "--json")
-    assert (done.exit_code, done.stderr) == (0, "")
+    assert (done.exit_code, done.stderr) == (0, f"wrote {figure}\n")
     strict(done.stdout)
     assert figure.stat().st_size > 300
 
