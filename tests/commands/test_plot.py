@@ -51,7 +51,7 @@ def test_every_kind_in_every_form(saved, document, form):
 def test_files_in_place_of_the_terminal(saved, tmp_path):
     figure, table = tmp_path / "line.svg", tmp_path / "line.npz"
     done = plot(saved(scenes.line()), "--plot", figure, "--plot", table)
-    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", f"wrote {figure}\nwrote {table}\n")
     assert figure.stat().st_size > 1000
     assert table.stat().st_size > 1000
 

@@ -96,7 +96,7 @@ def test_aligned_line_and_path_are_drawn_on_the_same_scale() -> None:
         "Bézier path, test   ≥0.0125   t = 0.5",
     ):
         assert row in out
-    assert "aligned: 1022 units of B permuted, in 4 groups, to match A" in out
+    assert "aligned: 1,022 units of B permuted, in 4 groups, to match A" in out
     assert "bend is trained in 400 steps" in out
     assert "batch norm statistics re-estimated at each point" in out
 
