@@ -123,7 +123,7 @@ def grown(
         count *= 2
         more = "all" if count >= total else str(count)
         notes.note(
-            f"{used:,} of {counted(total, 'example')} are too few ({judge.widest}): takes {more:,}"
+            f"{used:,} of {counted(total, 'example')} are too few ({judge.widest}): takes {more}"
         )
 
 

@@ -91,7 +91,7 @@ def test_the_optimizer_and_what_was_undone(trained):
 def test_the_table(saved, trained):
     result = inspect(saved, trained)
     assert result.exit_code == 0
-    assert f"{saved}: 9 tensors, 43 elements, 176 bytes" in result.stdout
+    assert f"{saved}: 9 tensors, 43 elements, 176 bytes" in " ".join(result.stdout.split())
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
     assert "tensor shape dtype norm min max" in lines
     assert any(line.startswith("0.weight 4×3 float32 ") for line in lines)

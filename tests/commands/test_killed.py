@@ -121,7 +121,7 @@ def test_ctrl_c_writes_what_is_finished_and_the_same_command_goes_on(slow, undis
         "from there\n"
     )
     stdout, stderr = finished(slow, *output)
-    said = f"wrote out.json\nnote: {done} of 24 points were finished by a former run\n"
+    said = f"note: {done} of 24 points were finished by a former run\nwrote out.json\n"
     assert (stdout, stderr) == ("", said)
     assert (slow / "out.json").read_text("utf-8") == undisturbed
     assert not partial.exists()

@@ -116,7 +116,7 @@ def test_output_that_cannot_be_written_leaves_what_was_there(folder):
     (folder / "old.json").write_text("old", "utf-8")
     done = measure(*BOTH, *QUICK, "--json", "--output", "none/result.json")
     assert done.exit_code == 1
-    assert "none/result.json: cannot be written: No such file or directory" in done.stderr
+    assert "none/result.json: cannot be written: there is no folder none" in done.stderr
     done = measure(*BOTH, "-m", "hesian", "--json", "--output", "old.json")
     assert done.exit_code == 2
     assert (folder / "old.json").read_text("utf-8") == "old"

@@ -186,7 +186,7 @@ def test_a_bad_task_is_one_message(folder, name):
 BAD_FUNCTIONS = {
     "nan loss": (
         "def loss(outputs, batch): return outputs.sum(1) * float('nan')",
-        "the loss is nan: on examples 0 to 47",
+        "the loss is nan: loss() is not finite for example 0 of the train data of task.py",
     ),
     "one loss": (
         "def loss(outputs, batch): return nn.functional.cross_entropy(outputs, batch[1])",
@@ -195,7 +195,7 @@ BAD_FUNCTIONS = {
     "metrics": ("def metrics(outputs, batch): return 3", "gave an int, not a dict"),
     "a metric": (
         "def metrics(outputs, batch): return {'f1': 3}",
-        "task.py: metric 'f1' gave int for a batch of 48 examples",
+        "task.py: metric 'f1' gave a value of type int for a batch of 48 examples",
     ),
     "predict raises": (
         "count = iter(range(4))\n"

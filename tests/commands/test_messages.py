@@ -235,7 +235,7 @@ COMMANDS = [
     ("interpolate a.pt b.pt -t task.py --plot x.gif", 2, "'.gif' is no kind of figure"),
     ("interpolate a.pt b.pt -t task.py --output b.pt", 2, "would overwrite b.pt"),
     ("train task.py --lr nan", 2, "nan is not a finite number"),
-    ("train task.py --output task.py", 2, "would overwrite the task"),
+    ("train task.py --output task.py", 2, "would overwrite task.py, which is read here"),
     ("compare result.json", 1, "result.json"),
     ("compare result.json --output result.json", 2, "would overwrite result.json"),
 ]

@@ -99,7 +99,7 @@ def test_same_seed_same_tensors():
 def test_a_loss_that_is_not_reached_is_said():
     done = run("task.py", "--epochs", "1", "--until-loss", "1e-9")
     assert done.exit_code == 0
-    assert "note: the loss did not reach 1e-09 in 1 epochs" in done.stderr
+    assert "note: the loss did not reach 1e-09 in 1 epoch" in done.stderr
     assert run("task.py", "--epochs", "1", "--until-loss", "1e-9", "--quiet").stderr == ""
 
 
@@ -148,7 +148,7 @@ def test_json_is_the_document_of_a_training():
         result["checkpoint"]["metadata"]["train_loss"], rel=1e-5
     )
     assert document["environment"]["torch"] == torch.__version__
-    assert document["notes"][0].startswith("the loss did not reach 1e-09 in 1 epochs")
+    assert document["notes"][0].startswith("the loss did not reach 1e-09 in 1 epoch")
     assert done.stderr.startswith("note: the loss did not reach")
 
 
