@@ -130,19 +130,23 @@ def eigsh(
         expand(space, operator, generator)
         blocks += 1
         used, likely = operator.products - started, expected_products(k, smallest)
-        top, bottom = both_ends(space, k, smallest, tolerance)
-        enough = space.size >= wanted and blocks >= search_until and all(top.met + bottom.met)
-        cluster = max(top.cluster(), bottom.cluster())
-        more = enough and cluster >= searched and not space.complete
-        enough = enough and not more
         last = space.complete or used + space.width > most
+        if not last and (space.size < wanted or not space.just_looked_at):
+            progress(used, min(most, max(likely, used + space.width)))
+            continue
+        top, bottom = both_ends(space, k, smallest, tolerance)
+        met = space.size >= wanted and all(top.met + bottom.met)
+        enough = met and blocks >= search_until
         if last or (enough and not proven):
             exact = without_missed(top, space, exact=True)
             top = without_missed(top, space)
             # Where only rounding keeps missed ones from being excluded, more products do not help,
             # unless they are enough to solve all of it in float64.
             whole = small and operator.dtype == torch.float64
-            proven = enough = enough and all((top if whole else exact).converged)
+            proven = enough and all((top if whole else exact).converged)
+        cluster = max(0 if proven else top.cluster(), bottom.cluster())
+        more = enough and cluster >= searched and not last
+        enough = enough and proven and not more
         if last or (enough and all(bottom.settled)):
             bottom = without_missed(bottom, space)
         if enough:
@@ -157,10 +161,11 @@ def eigsh(
         if more:
             # As many equal values as random vectors: there may be more copies. Let as many new
             # ones search along, half as deep as the space is.
-            searched += cluster
-            if space.size + space.width + cluster > limit:
+            # At most as many of them are copies of one eigenvalue.
+            if space.size + space.width + searched > limit:
                 restart(space, k + _EXTRA, smallest + _EXTRA if smallest else 0)
-            widen(space, cluster, generator)
+            widen(space, searched, generator)
+            searched *= 2
             search_until = blocks + max(3, (blocks + 1) // 2)
 
 

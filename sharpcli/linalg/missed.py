@@ -22,18 +22,21 @@ __all__ = ["Stage", "hidden_shares", "missed_probability"]
 
 # Keeps distances from Ritz values off zero where rounding is said to leave nothing.
 _TINY = math.sqrt(torch.finfo(torch.float64).tiny)
+# Numbers of a table of points by Ritz values that are worked on together: 16 MB.
+_ENTRIES = 2**21
 
 
 @dataclass(frozen=True)
 class Stage:
     """A Krylov space between two restarts.
 
-    `projected` is T (m, m), `coupling` the columns of B (w, c) that belong to the last c rows of
+    `values` (m,) and `vectors` (m, m) are those of T, `coupling` the columns of B (w, c) that belong to the last c rows of
     the basis (the others are zero). `carried` are the rows of the basis that were pending when the
     stage began, `fresh` those that were drawn at random in it.
     """
 
-    projected: Tensor
+    values: Tensor
+    vectors: Tensor
     coupling: Tensor
     carried: Sequence[int]
     fresh: Sequence[int]
@@ -43,8 +46,15 @@ def hidden_shares(stages: Sequence[Stage], points: Tensor, noise: float) -> Tens
     """Squared half-axes of S(μ) at each of `points` (p,), in descending order: (p, random rows).
 
     `stages` are in the order in which they ran; `noise` bounds ‖N u‖, what rounding leaves in the
-    recurrence along an eigenvector. Cost: m²·(random rows)·p operations.
+    recurrence along an eigenvector. Cost: m·(random rows)²·p operations.
     """
+    widest = max(stage.vectors.shape[0] * (stage.coupling.shape[0] + 2) for stage in stages)
+    few = torch.split(points, max(1, _ENTRIES // widest))
+    return torch.cat([_hidden_shares(stages, each, noise) for each in few])
+
+
+def _hidden_shares(stages: Sequence[Stage], points: Tensor, noise: float) -> Tensor:
+    """The same for as many points as memory has room for."""
     *before, last = stages
     shares = _shares(last, points, noise)
     # What is known of the rows that were pending at a restart is what the next stage says of those
@@ -99,13 +109,18 @@ def _transfer(stage: Stage, points: Tensor, noise: float) -> tuple[Tensor, Tenso
 
     E picks the stage's carried and fresh rows. Distances |λ − μ| are at least the noise.
     """
-    values, vectors = torch.linalg.eigh(stage.projected)
-    last = stage.coupling.shape[1]
+    vectors, last = stage.vectors, stage.coupling.shape[1]
     coupled = vectors[len(vectors) - last :].T @ stage.coupling.T
-    entries = vectors[[*stage.carried, *stage.fresh]]
-    distance = points[:, None] - values
+    entries = vectors[[*stage.carried, *stage.fresh]].T
+    distance = points[:, None] - stage.values
     squares = distance.square() + max(noise, _TINY) ** 2
-    step = torch.einsum("em,pm,mw->pew", entries, distance / squares, coupled)
+    step = _weighted(distance / squares, entries, coupled)
     inside = coupled / squares.sqrt()[..., None]
-    left = torch.einsum("em,pm,fm->pef", entries, noise**2 / squares, entries)
+    left = _weighted(noise**2 / squares, entries, entries)
     return step, inside, left
+
+
+def _weighted(weights: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """leftᵀ diag(weights) right for each row of weights (p, m): (p, l, r), as one product."""
+    pairs = (left[:, :, None] * right[:, None, :]).flatten(1)
+    return (weights @ pairs).unflatten(1, (left.shape[1], right.shape[1]))
