@@ -151,13 +151,6 @@ class Network:
         ]
         self.sizes = [shape.numel() for shape in self.shapes]
         self.size = sum(self.sizes)
-        self._padding = [
-            (index, module.padding_idx)
-            for module in self.model.modules()
-            if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.padding_idx is not None
-            for index, name in enumerate(names)
-            if own[name] is module.weight
-        ]
         self.fixed_parameters = [name for name in own if name not in chosen]
         self.fixed_names = [*self.fixed_parameters, *(k for k, _ in self.model.named_buffers())]
 
@@ -227,7 +220,15 @@ class Network:
     @property
     def pads(self) -> bool:
         """Whether some embedding keeps a row for padding."""
-        return bool(self._padding)
+        return bool(self.padding)
+
+    @property
+    def padding(self) -> list[tuple[str, int]]:
+        """The rows of θ's parameters that embeddings keep for padding, by name.
+
+        As far as the passes that have run show.
+        """
+        return sorted(place for place in self.reach.padded if place[0] in set(self.names))
 
     def trained(self, vector: Tensor, gradient: Tensor | None = None) -> Tensor:
         """The vector (n,) with zeros in the rows that embeddings keep for padding, in place.
@@ -235,12 +236,18 @@ class Network:
         PyTorch leaves them out of gradients, so that they are never trained. Those in which a
         `gradient` is not zero, as where another layer uses them too, are left as they are.
         """
-        parts = self.unflatten(vector)
-        slopes = parts if gradient is None else self.unflatten(gradient)
-        for index, row in self._padding:
-            if gradient is None or not bool(slopes[index][row].any()):
-                parts[index][row] = 0
+        parts = dict(zip(self.names, self.unflatten(vector), strict=True))
+        for name, row in self.padding:
+            if gradient is None or not self._has_slope(gradient, name, row):
+                parts[name][row] = 0
         return vector
+
+    def seen_padding(self, gradient: Tensor) -> list[tuple[str, int]]:
+        """The rows kept for padding in which a gradient (n,) is not zero: more than padding."""
+        return [place for place in self.padding if self._has_slope(gradient, *place)]
+
+    def _has_slope(self, gradient: Tensor, name: str, row: int) -> bool:
+        return bool(self.unflatten(gradient)[self.names.index(name)][row].any())
 
     def locate(self, index: int) -> str:
         """The name of the parameter tensor that holds entry `index` of θ."""
@@ -275,6 +282,7 @@ class Network:
             with self._modes(), watch:
                 found = self.task.predict(self.model, batch)
         self.reach.strays = self.reach.strays or bool(watch.strays) or watch.altered
+        self.reach.padded |= watch.padded
         return found
 
     def values(self, parameters: list[Tensor], fixed: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -123,7 +123,7 @@ def eigsh(
     room = limit if max_basis else min(limit, expected_products(k, smallest) + block)
     space = start_space(operator, random, room + block, generator, start=start, device=basis_device)
     started = operator.products
-    blocks, search_until, searched, patience, proven = 0, 0, random, most, False
+    blocks, search_until, searched, patience, proven, sure = 0, 0, random, most, False, 0
     while True:
         if space.size + space.width > limit:
             restart(space, k + _EXTRA, smallest + _EXTRA if smallest else 0)
@@ -140,10 +140,12 @@ def eigsh(
         if last or (enough and not proven):
             exact = without_missed(top, space, exact=True)
             top = without_missed(top, space)
-            # Where only rounding keeps missed ones from being excluded, more products do not help,
-            # unless they are enough to solve all of it in float64.
+            # Where only rounding keeps missed ones from being excluded, more products soon stop
+            # helping, unless they are enough to solve all of it in float64.
             whole = small and operator.dtype == torch.float64
-            proven = enough and all((top if whole else exact).converged)
+            sure, before = sum(top.converged), sure
+            helped = whole or sure > before
+            proven = enough and all((top if helped else exact).converged)
         cluster = max(0 if proven else top.cluster(), bottom.cluster())
         more = enough and cluster >= searched and not last
         enough = enough and proven and not more
