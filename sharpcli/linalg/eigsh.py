@@ -27,6 +27,7 @@ __all__ = [
     "SMALL",
     "EigshResult",
     "Krylov",
+    "block_width",
     "eigsh",
     "expected_products",
     "is_settled",
@@ -34,6 +35,8 @@ __all__ = [
     "least_rows",
 ]
 
+# Pairs for each vector of a block, and the most vectors.
+_PAIRS_A_VECTOR, _WIDEST = 25, 16
 # Products a pair that progress expects (seen were 2 to 4 on trained networks), and with a smallest
 # value at least (seen were 32 to 60 on six minima).
 _EXPECTED, _EXPECTEDSMALLEST = 4, 45
@@ -116,7 +119,7 @@ def eigsh(
     generator = own_generator("eigenvalues", seed)
     small = n <= SMALL
     most = max_products or max(100 + 20 * wanted, n if small else 0)
-    random = min(BLOCK, n)
+    random = min(block_width(k), n)
     block = random if start is None else min(len(start) + random, n)
     limit = min(n, max(max_basis or 80 + 4 * wanted, least_rows(k, smallest, block)))
     limit = n if small and max_basis is None else limit
@@ -171,9 +174,18 @@ def eigsh(
             search_until = blocks + max(3, (blocks + 1) // 2)
 
 
-def least_rows(k: int, smallest: int, block: int = BLOCK) -> int:
+def block_width(k: int) -> int:
+    """How many vectors the operator is applied to at once in a search for k pairs.
+
+    Two find every double eigenvalue without a second search, and rebuilt graphs serve both; wider
+    blocks take more products for a few pairs, but for hundreds no more, and less time.
+    """
+    return max(BLOCK, min(_WIDEST, k // _PAIRS_A_VECTOR))
+
+
+def least_rows(k: int, smallest: int, block: int = 0) -> int:
     """The fewest rows of a basis that restarts can do with: both ends and three blocks."""
-    return k + smallest + 2 * _EXTRA + 3 * block
+    return k + smallest + 2 * _EXTRA + 3 * (block or block_width(k))
 
 
 def expected_products(k: int, smallest: int) -> int:
