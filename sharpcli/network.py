@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
-from .data import Batch
+from .data import Batch, Rows
 from .eager import eager
 from .errors import SharpError
 from .reach import Reach, Substitution, computed_when_built
@@ -23,9 +23,11 @@ from .reach import Reach, Substitution, computed_when_built
 if TYPE_CHECKING:
     from .tasks import Task
 
-__all__ = ["AttentionWatch", "Network", "exact_arithmetic", "sums_and_weights"]
+__all__ = ["AttentionWatch", "Network", "exact_arithmetic", "give_shapes", "sums_and_weights"]
 
 
+# Rows of the pass that gives lazy layers their shapes: losses that take pairs have none of one.
+_SHAPING_ROWS = 2
 _ATTENTION = {"scaled_dot_product_attention", "multi_head_attention_forward"}
 
 # Whether the process is in exact arithmetic; the switches are the process's too.
@@ -126,7 +128,6 @@ class Network:
                 f"the model of task '{task.name}' has no parameter that requires a gradient",
                 "model() must leave requires_grad on for the parameters to measure",
             )
-        _refuse_lazy(model, task.name)
         self.reach = Reach(_reaches.get(model))
         if model not in _reaches:
             self.reach.add(model)
@@ -374,15 +375,35 @@ def _skeleton(
         ) from error
 
 
-def _refuse_lazy(model: nn.Module, source: str) -> None:
-    """Raise `SharpError` where a parameter has no shape yet."""
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if is_lazy(tensor):
-            raise SharpError(
-                f"task '{source}': '{name}' is lazy: it has no shape before the first forward pass",
-                "let model() call the model on an example before it returns it, or name the "
-                "layer's width in place of a lazy layer",
-            )
+def give_shapes(model: nn.Module, task: Task, rows: Rows) -> None:
+    """Give lazy layers their shapes, in place, by one forward pass on two rows.
+
+    Raises `SharpError` where the pass leaves some without one. Costs nothing without such layers.
+    """
+    if _lazy(model) is None:
+        return
+    modes = [(module, module.training) for module in model.modules()]
+    kinds = {p.dtype for p in model.parameters() if p.dtype.is_floating_point}
+    few = rows.head(min(rows.fixed_batch or _SHAPING_ROWS, rows.count))
+    batch = few.to(torch.device("cpu"), kinds.pop() if kinds else torch.float32).batch
+    model.eval()
+    with torch.no_grad(), exact_arithmetic():
+        task.predict(model, batch)
+    for module, training in modes:
+        module.training = training
+    name = _lazy(model)
+    if name is not None:
+        raise SharpError(
+            f"task '{task.name}': '{name}' is lazy and has no shape: a forward pass on the data "
+            "does not use it",
+            "name the layer's width in place of a lazy layer, or take the layer out",
+        )
+
+
+def _lazy(model: nn.Module) -> str | None:
+    """The first parameter or buffer that has no shape yet."""
+    named = (*model.named_parameters(), *model.named_buffers())
+    return next((name for name, tensor in named if is_lazy(tensor)), None)
 
 
 def _complex(dtype: torch.dtype) -> torch.dtype:

@@ -141,14 +141,14 @@ def eigsh(
         met = space.size >= wanted and all(top.met + bottom.met)
         enough = met and blocks >= search_until
         if last or (enough and not proven):
-            exact = without_missed(top, space, exact=True)
-            top = without_missed(top, space)
+            seen, top = top, without_missed(top, space)
             # Where only rounding keeps missed ones from being excluded, more products soon stop
             # helping, unless they are enough to solve all of it in float64.
-            whole = small and operator.dtype == torch.float64
             sure, before = sum(top.converged), sure
-            helped = whole or sure > before
-            proven = enough and all((top if helped else exact).converged)
+            helped = sure > before or (small and operator.dtype == torch.float64)
+            proven = enough and all(top.converged)
+            if enough and not proven and not helped:
+                proven = all(without_missed(seen, space, exact=True).converged)
         cluster = max(0 if proven else top.cluster(), bottom.cluster())
         more = enough and cluster >= searched and not last
         enough = enough and proven and not more

@@ -30,6 +30,9 @@ _WINDOW = 100.0
 # Points on each side of a Ritz value at which missed eigenvalues are looked for, and how many
 # widths of the spectrum beyond the outermost.
 _POINTS, _BEYOND = 16, 4.0
+# Of many values there are fewer on each side, this many in all, but never below four: the chance
+# falls off steadily from a Ritz value, and a coarser step only widens what stays open.
+_POINTS_IN_ALL, _FEWEST_POINTS = 1600, 4
 
 
 @dataclass(frozen=True)
@@ -180,7 +183,8 @@ def _places(values: Tensor, errors: Tensor, count: int) -> Tensor:
     """Points from the `count`-th of descending values outward (p,), denser towards each value."""
     tiny = torch.finfo(torch.float64).tiny
     width = max(float(values[0] - values[-1]), float(values.abs().max()), tiny)
-    steps = torch.linspace(0, 1, _POINTS, dtype=torch.float64)
+    number = max(_FEWEST_POINTS, min(_POINTS, _POINTS_IN_ALL // count))
+    steps = torch.linspace(0, 1, number, dtype=torch.float64)
     points = [values[:count]]
     for index in range(count):
         outer = float(values[index - 1] - values[index]) / 2 if index else _BEYOND * width

@@ -123,4 +123,4 @@ def _transfer(stage: Stage, points: Tensor, noise: float) -> tuple[Tensor, Tenso
 def _weighted(weights: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """leftᵀ diag(weights) right for each row of weights (p, m): (p, l, r), as one product."""
     pairs = (left[:, :, None] * right[:, None, :]).flatten(1)
-    return (weights @ pairs).unflatten(1, (left.shape[1], right.shape[1]))
+    return (weights @ pairs).view(len(weights), left.shape[1], right.shape[1])
