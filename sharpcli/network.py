@@ -30,6 +30,8 @@ __all__ = ["AttentionWatch", "Network", "exact_arithmetic", "give_shapes", "sums
 _SHAPING_ROWS = 2
 _ATTENTION = {"scaled_dot_product_attention", "multi_head_attention_forward"}
 
+# What torch.autograd.grad says in a pass that keeps no graph.
+_NO_GRAPH = "does not require grad"
 # Whether the process is in exact arithmetic; the switches are the process's too.
 _exact = False
 # What stands for the parameters of a skeleton, from which further skeletons are made.
@@ -274,10 +276,35 @@ class Network:
 
         `watch` sees what PyTorch's functions are given; `values` makes its tensors.
         """
+        try:
+            return self._outputs(parameters, fixed, batch, watch)
+        except (SharpError, RuntimeError) as error:
+            if not self.differentiates_itself(error):
+                raise
+        return self._outputs(parameters, fixed, batch, watch)
+
+    def differentiates_itself(self, error: Exception) -> bool:
+        """Whether an error means that the model or its loss takes derivatives of its own.
+
+        Passes that need no gradient are then made with a graph from now on.
+        """
+        said = str(error.__cause__ or error)
+        if torch.is_grad_enabled() or self.reach.differentiates or _NO_GRAPH not in said:
+            return False
+        self.reach.differentiates = True
+        return True
+
+    def _outputs(
+        self,
+        parameters: list[Tensor],
+        fixed: Mapping[str, Tensor],
+        batch: Batch,
+        watch: Substitution | None,
+    ) -> Any:
         values = self.values(parameters, fixed) if watch is None else watch.values
         if watch is None and self.reach.strays is not False:
             watch = Substitution(self.reach, values)
-        with self._holding(values):
+        with self._holding(values), self._graph():
             if watch is None:
                 return self.task.predict(self.model, batch)
             with self._modes(), watch:
@@ -286,10 +313,16 @@ class Network:
         self.reach.padded |= watch.padded
         return found
 
+    def _graph(self) -> contextlib.AbstractContextManager[Any]:
+        """Gradients on where the model or its loss takes derivatives of its own."""
+        return torch.set_grad_enabled(torch.is_grad_enabled() or self.reach.differentiates)
+
     def values(self, parameters: list[Tensor], fixed: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensor that each parameter and buffer of the model is to be, by name."""
         if self._training:
             fixed = {name: tensor.clone() for name, tensor in fixed.items()}
+        if self.reach.differentiates:
+            parameters = [p if p.requires_grad else p.detach().requires_grad_() for p in parameters]
         own = {
             name: self._value(name, parameter)
             for name, parameter in zip(self.names, parameters, strict=True)
@@ -341,7 +374,10 @@ class Network:
 
     def losses(self, outputs: Any, batch: Batch, count: int) -> tuple[Tensor, Tensor]:
         """Per-example sums and weights of the loss, or one sum and one weight for the batch."""
-        return sums_and_weights(self.task.loss(outputs, batch), count, f"{self.task.name}: loss")
+        with self._graph():
+            found = self.task.loss(outputs, batch)
+        total, weight = sums_and_weights(found, count, f"{self.task.name}: loss")
+        return (total if torch.is_grad_enabled() else total.detach()), weight
 
 
 def _skeleton(

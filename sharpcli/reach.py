@@ -23,6 +23,7 @@ __all__ = ["Reach", "Substitution", "computed_when_built", "inside"]
 
 # Where this function is told to make sparse gradients, which have no second derivative.
 _SPARSE = {functional.embedding: 6}
+_ASKS_FOR_GRADIENT = {Tensor.requires_grad_, vars(torch._C.TensorBase)["requires_grad"].__set__}
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 # How deep lists, dictionaries and objects of a module are looked into.
 _DEPTH = 4
@@ -94,6 +95,7 @@ class Substitution(TorchFunctionMode):
         super().__init__()
         self._reach, self.values = reach, values
         self._own = {id(tensor): name for name, tensor in values.items()}
+        self._inputs: list[Tensor] = []  # kept, so that no other tensor takes the same place
         self._leaves: dict[int, weakref.ref[Tensor]] = {}
         self.strays: set[str] = set()
         self.padded: set[tuple[str, int]] = set()
@@ -116,25 +118,29 @@ class Substitution(TorchFunctionMode):
                 args, self.altered = (*args[:place], False, *args[place + 1 :]), True
             if kwargs.get("sparse"):
                 kwargs, self.altered = {**kwargs, "sparse": False}, True
-            self._note_padding(*args[:3], **kwargs)
+            self._note_padding(args, kwargs)
         if function in MADE_OF_OTHERS:
             function, self.altered = MADE_OF_OTHERS[function], True
         if function is torch.view_as_complex and args:
             # Parameters lie one after the other, and so do a product's vectors: a pair may start at
             # an odd place, where none is read. What is multiplied by one lies by itself.
             args, self.altered = (args[0] * 1, *args[1:]), True
+        if function in _ASKS_FOR_GRADIENT and args and not args[0].requires_grad:
+            # An input that the model differentiates in, not something to be trained.
+            self._own[id(args[0])] = ""
+            self._inputs.append(args[0])
         found = function(*args, **kwargs)
         if isinstance(found, Tensor) and found.dtype in _FLOATS:
             self.coarsest = max(self.coarsest, torch.finfo(found.dtype).eps)
         return found
 
-    def _note_padding(
-        self, input: Any, weight: Any, padding_idx: int | None = None, **_: Any
-    ) -> None:
-        """Note which row of a parameter an embedding keeps for padding, if it keeps one."""
+    def _note_padding(self, args: Any, kwargs: Any) -> None:
+        """Note which row of a parameter `functional.embedding` keeps for padding, if it does."""
+        weight = args[1] if len(args) > 1 else kwargs["weight"]
+        row = args[2] if len(args) > 2 else kwargs.get("padding_idx")
         name = self._own.get(id(weight))
-        if name is not None and padding_idx is not None:
-            self.padded.add((name, padding_idx % len(weight)))
+        if name and row is not None:
+            self.padded.add((name, row % len(weight)))
 
     def _now(self, node: Any) -> Any:
         """The node with values in place of what stands for them; itself where there are none."""

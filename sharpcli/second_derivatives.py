@@ -26,7 +26,7 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
 
 
 def _embedding_bag(
-    input: Tensor,
+    places: Tensor,
     weight: Tensor,
     offsets: Tensor | None = None,
     max_norm: float | None = None,
@@ -39,12 +39,22 @@ def _embedding_bag(
     padding_idx: int | None = None,
 ) -> Tensor:
     """Sum, mean or maximum of a bag's rows of `weight`; PyTorch's own has no second derivative."""
-    if max_norm is not None:  # changes the weights in place, which is refused elsewhere
+    if max_norm is not None or scale_grad_by_freq:  # what is refused elsewhere
         return functional.embedding_bag(
-            input, weight, offsets, max_norm, norm_type, mode=mode, padding_idx=padding_idx
+            places,
+            weight,
+            offsets,
+            max_norm,
+            norm_type,
+            scale_grad_by_freq,
+            mode,
+            sparse,
+            per_sample_weights,
+            include_last_offset,
+            padding_idx,
         )
-    places, inside = _bags(input, offsets, include_last_offset)
-    indices = input.reshape(-1)[places]
+    entries, inside = _bags(places, offsets, include_last_offset)
+    indices = places.reshape(-1)[entries]
     if padding_idx is not None:
         inside = inside & (indices != padding_idx % len(weight))
     rows = functional.embedding(indices, weight)
@@ -54,28 +64,27 @@ def _embedding_bag(
         return found.masked_fill(~inside.any(1)[:, None], 0)
     shares = inside.to(rows.dtype)
     if per_sample_weights is not None:
-        shares = shares * per_sample_weights.reshape(-1)[places]
+        shares = shares * per_sample_weights.reshape(-1)[entries]
     if mode == "mean":
         shares = shares / inside.sum(1, keepdim=True).clamp_min(1)
     return (rows * shares[..., None]).sum(1)
 
 
-def _bags(input: Tensor, offsets: Tensor | None, last: bool) -> tuple[Tensor, Tensor]:
-    """Places in the flat input of each bag's entries (bags, most), and which of them are there."""
+def _bags(places: Tensor, offsets: Tensor | None, last: bool) -> tuple[Tensor, Tensor]:
+    """Where each bag's entries are in the flat `places` (bags, most), and which of them exist."""
     if offsets is None:
-        count, most = input.shape
-        places = torch.arange(count * most, device=input.device).view(count, most)
-        return places, torch.ones_like(places, dtype=torch.bool)
-    ends = offsets[1:] if last else torch.cat([offsets[1:], offsets.new_tensor([len(input)])])
+        entries = torch.arange(places.numel(), device=places.device).view(places.shape)
+        return entries, torch.ones_like(entries, dtype=torch.bool)
+    ends = offsets[1:] if last else torch.cat([offsets[1:], offsets.new_tensor([len(places)])])
     starts = offsets[:-1] if last else offsets
     lengths = ends - starts
     most = max(int(lengths.max()) if len(lengths) else 0, 1)
-    steps = torch.arange(most, device=input.device)
+    steps = torch.arange(most, device=places.device)
     inside = steps < lengths[:, None]
     return torch.where(inside, starts[:, None] + steps, 0), inside
 
 
 MADE_OF_OTHERS: Mapping[Callable[..., Any], Callable[..., Tensor]] = {
-    torch._weight_norm: _weight_norm,  # type: ignore[attr-defined]  # not in the stubs
+    torch._weight_norm: _weight_norm,
     functional.embedding_bag: _embedding_bag,
 }

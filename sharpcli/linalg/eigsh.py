@@ -35,6 +35,9 @@ __all__ = [
     "least_rows",
 ]
 
+# A look at the Ritz values diagonalises the projected matrix: after every block up to so many rows,
+# later at most when the basis has grown by the first share, at least by the second.
+_CHEAP, _LOOKS = 128, (16, 4)
 # Pairs for each vector of a block, and the most vectors.
 _PAIRS_A_VECTOR, _WIDEST = 25, 16
 # Products a pair that progress expects (seen were 2 to 4 on trained networks), and with a smallest
@@ -127,6 +130,7 @@ def eigsh(
     space = start_space(operator, random, room + block, generator, start=start, device=basis_device)
     started = operator.products
     blocks, search_until, searched, patience, proven, sure = 0, 0, random, most, False, 0
+    look_at, seen = 0, (0, 0)
     while True:
         if space.size + space.width > limit:
             restart(space, k + _EXTRA, smallest + _EXTRA if smallest else 0)
@@ -134,21 +138,23 @@ def eigsh(
         blocks += 1
         used, likely = operator.products - started, expected_products(k, smallest)
         last = space.complete or used + space.width > most
-        if not last and (space.size < wanted or not space.just_looked_at):
+        if not last and (space.size < wanted or used < look_at):
             progress(used, min(most, max(likely, used + space.width)))
             continue
         top, bottom = both_ends(space, k, smallest, tolerance)
+        now = used, sum(top.met + bottom.met)
+        look_at, seen = used + _until_next_look(space.size, now, seen, wanted), now
         met = space.size >= wanted and all(top.met + bottom.met)
         enough = met and blocks >= search_until
         if last or (enough and not proven):
-            seen, top = top, without_missed(top, space)
+            plain, top = top, without_missed(top, space)
             # Where only rounding keeps missed ones from being excluded, more products soon stop
             # helping, unless they are enough to solve all of it in float64.
             sure, before = sum(top.converged), sure
             helped = sure > before or (small and operator.dtype == torch.float64)
             proven = enough and all(top.converged)
             if enough and not proven and not helped:
-                proven = all(without_missed(seen, space, exact=True).converged)
+                proven = all(without_missed(plain, space, exact=True).converged)
         cluster = max(0 if proven else top.cluster(), bottom.cluster())
         more = enough and cluster >= searched and not last
         enough = enough and proven and not more
@@ -192,6 +198,19 @@ def expected_products(k: int, smallest: int) -> int:
     """Products that a solve is likely to need, for progress and estimates."""
     likely = _EXPECTED * (k + smallest + _EXTRA)
     return max(likely, _EXPECTEDSMALLEST) if smallest else likely
+
+
+def _until_next_look(size: int, now: tuple[int, int], before: tuple[int, int], wanted: int) -> int:
+    """Products until Ritz values are worth a look again, by how many met their limit when.
+
+    `now` and `before` are (products, values that met it). Every block in a small basis; in a large
+    one a sixteenth to a quarter of it: where all will have met it, if it goes on as it did.
+    """
+    least, most = ((size - _CHEAP) // share for share in _LOOKS)
+    (used, met), (used_before, met_before) = now, before
+    rate = (met - met_before) / max(used - used_before, 1)
+    step = most if rate <= 0 else int((wanted - met) / rate)
+    return max(1, least, min(step, most))
 
 
 def _result(

@@ -32,9 +32,9 @@ _ROUNDING_PER_RESTART = 4
 # Rounding of a product has no reason to point along one vector: of its norm, 1/√n does, and this
 # many machine epsilons of ‖A‖ are allowed for.
 _ALONG = 10
-# The projected matrix is diagonalised after every block while it is cheap, then whenever the basis
-# has grown by an eighth: its cost grows as the cube of the rows, a block's as the rows.
-_CHEAP, _GROWN = 128, 8
+# Up to so many rows the projected matrix is diagonalised after every block. Its cost grows as the
+# cube of the rows, that of a block as the rows.
+_CHEAP = 128
 
 
 @dataclass
@@ -102,15 +102,9 @@ class Krylov:
         return unit
 
     @property
-    def just_looked_at(self) -> bool:
-        """Whether `ritz` has been called on the basis as it is, and costs nothing again."""
-        return self._looked_at is not None and self._looked_at[0] == self.size
-
-    @property
-    def worth_a_look(self) -> bool:
-        """Whether the basis has grown by enough since `ritz` for its cost to be small again."""
-        seen = self._looked_at[0] if self._looked_at else 0
-        return self.size - seen >= max(1, (seen - _CHEAP) // _GROWN)
+    def norm_is_old(self) -> bool:
+        """Whether the basis has doubled, or was restarted, since `norm` was exact."""
+        return self._looked_at is None or self.size >= 2 * self._looked_at[0]
 
     def wait(self, block: Tensor) -> None:
         """Let `block` be the pending rows."""
@@ -124,7 +118,7 @@ class Krylov:
 
     def ritz(self) -> tuple[Tensor, Tensor, Tensor]:
         """Ritz values in descending order, their coordinates (m, m) in columns, residual norms."""
-        if self._looked_at is None or not self.just_looked_at:
+        if self._looked_at is None or self._looked_at[0] != self.size:
             values, vectors = torch.linalg.eigh(self.projected)
             self._looked_at = self.size, values.flip(0), vectors.flip(1)
             self.norm = float(values.abs().max()) if self.size else 0.0
@@ -201,7 +195,7 @@ def expand(space: Krylov, operator: SymmetricOperator, generator: torch.Generato
     projected[start:, :] = removed.T
     projected[start:, start:] = (removed[start:] + removed[start:].T) / 2
     space.projected = projected
-    if space.worth_a_look:
+    if size <= _CHEAP or space.norm_is_old:
         space.ritz()
     scale = space.norm
     pending, space.coupling = extend(images, space.basis, scale, generator)
