@@ -37,7 +37,7 @@ __all__ = [
 
 # A look at the Ritz values diagonalises the projected matrix: after every block up to so many rows,
 # later at most when the basis has grown by the first share, at least by the second.
-_CHEAP, _LOOKS = 128, (16, 4)
+_CHEAP, _LOOKS = 128, (16, 2)
 # Pairs for each vector of a block, and the most vectors.
 _PAIRS_A_VECTOR, _WIDEST = 25, 16
 # Products a pair that progress expects (seen were 2 to 4 on trained networks), and with a smallest
@@ -146,7 +146,8 @@ def eigsh(
         look_at, seen = used + _until_next_look(space.size, now, seen, wanted), now
         met = space.size >= wanted and all(top.met + bottom.met)
         enough = met and blocks >= search_until
-        if last or (enough and not proven):
+        known = last or (enough and not proven)
+        if known:
             plain, top = top, without_missed(top, space)
             # Where only rounding keeps missed ones from being excluded, more products soon stop
             # helping, unless they are enough to solve all of it in float64.
@@ -165,14 +166,15 @@ def eigsh(
             enough = used >= patience or all(bottom.settled)
             likely = likely if enough else patience
         progress(used, min(most, max(likely, used + space.width)))
-        if enough and not last:  # what was proven of a smaller space is said of this one
-            top, bottom = without_missed(top, space), without_missed(bottom, space)
         if enough or last:
+            if not known:  # what was proven of a smaller space is said of this one
+                top = without_missed(top, space)
+            if not (last or all(bottom.settled)):
+                bottom = without_missed(bottom, space)
             return _result(space, operator, (top, bottom), proven, (used, blocks))
         if more:
-            # As many equal values as random vectors: there may be more copies. Let as many new
-            # ones search along, half as deep as the space is.
-            # At most as many of them are copies of one eigenvalue.
+            # As many equal values as random vectors, or more that are near: there may be more
+            # copies. Let as many new vectors search along, half as deep as the space is.
             if space.size + space.width + searched > limit:
                 restart(space, k + _EXTRA, smallest + _EXTRA if smallest else 0)
             widen(space, searched, generator)
@@ -204,7 +206,7 @@ def _until_next_look(size: int, now: tuple[int, int], before: tuple[int, int], w
     """Products until Ritz values are worth a look again, by how many met their limit when.
 
     `now` and `before` are (products, values that met it). Every block in a small basis; in a large
-    one a sixteenth to a quarter of it: where all will have met it, if it goes on as it did.
+    one a sixteenth to a half of it: where all will have met it, if it goes on as it did.
     """
     least, most = ((size - _CHEAP) // share for share in _LOOKS)
     (used, met), (used_before, met_before) = now, before
@@ -221,8 +223,8 @@ def _result(
     spent: tuple[int, int],
 ) -> EigshResult:
     top, bottom = ends
-    _, vectors, _ = space.ritz()
-    turn(space, vectors)
+    values, vectors, _ = space.ritz()
+    turn(space, values, vectors)
     return EigshResult(
         top.values[: top.count],
         top.errors,

@@ -207,27 +207,28 @@ def expand(space: Krylov, operator: SymmetricOperator, generator: torch.Generato
 
 def restart(space: Krylov, top: int, bottom: int) -> None:
     """Keep the Ritz vectors of the `top` largest and the `bottom` smallest values, in place."""
-    _, vectors, _ = space.ritz()
+    values, vectors, _ = space.ritz()
     top = min(top, space.size)
     bottom = min(bottom, space.size - top)
     keep = torch.cat([vectors[:, :top], vectors[:, space.size - bottom :]], dim=1)
+    kept = torch.cat([values[:top], values[space.size - bottom :]])
     pending, size = space.pending, space.size
     waiting = [row - size for row in space.fresh if row >= size]
     known = [row for row in range(len(pending)) if row not in waiting]
     *_, stage = space.history()
     space.stages.append(replace(stage, coupling=stage.coupling[known]))
-    turn(space, keep)
+    turn(space, kept, keep)
     space.wait(pending)
     space.carried = [space.size + row for row in known]
     space.fresh = [space.size + row for row in waiting]
     space.restarts += 1
 
 
-def turn(space: Krylov, vectors: Tensor) -> None:
+def turn(space: Krylov, values: Tensor, vectors: Tensor) -> None:
     """Let Ritz vectors, by their coordinates (m, r), be the basis, in place."""
     combine(vectors.T, space.basis)
     space.coupling = space.coupling @ vectors[-space.coupling.shape[1] :]
-    space.projected = torch.diag((vectors.T @ space.projected @ vectors).diagonal())
+    space.projected = torch.diag(values)
     space.size, space.previous, space._looked_at = vectors.shape[1], 0, None
 
 
