@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .errors import SharpError, counted
-from .linalg.eigsh import expected_products, least_rows
+from .linalg.eigsh import block_width, expected_products, least_rows
 from .memory import available_memory, readable_size
 from .objective import Objective
 from .operators import graph_bytes, product_cost
@@ -90,23 +90,24 @@ def share_memory(
     Raises `SharpError` where it does not fit at all.
     """
     total, copy = _total(theta, settings), theta.numel() * theta.element_size()
+    block = block_width(k)
     least = min(theta.numel(), least_rows(k, smallest))
-    needed = (least + _BLOCK) * copy
-    room = _room(total - _vectors(_BLOCK, copy), needed, theta.device)
+    needed = (least + block) * copy
+    room = _room(total - _vectors(block, copy), needed, theta.device)
     one, every = _graphs(objective, theta, settings, room)
-    working = _vectors(_BLOCK, copy) + one
+    working = _vectors(block, copy) + one
     most = min(theta.numel(), _ROWS + _ROWS_A_PAIR * (k + smallest))
     left = total - working
-    fits, device = int(left // copy) - _BLOCK, theta.device
+    fits, device = int(left // copy) - block, theta.device
     if fits < least and _has_elsewhere(device) and left > 0:
         device = torch.device("cpu")
-        rows = min(most, _rows_elsewhere(copy) - _BLOCK)
+        rows = min(most, _rows_elsewhere(copy) - block)
         graphs = left
     else:
         wanted = min(most, max(least, min(expected_products(k, smallest), fits // 2)))
-        graphs = max(left - (wanted + _BLOCK) * copy, 0.0)
+        graphs = max(left - (wanted + block) * copy, 0.0)
         one, every = _some_kept(objective, theta, settings, graphs)
-        rows = min(most, int((left - min(graphs, every)) // copy) - _BLOCK)
+        rows = min(most, int((left - min(graphs, every)) // copy) - block)
     (rows,), device = _agreed((rows,), device)
     if rows < least:
         raise SharpError(
@@ -118,7 +119,7 @@ def share_memory(
             "ask for fewer with --top, raise --memory, measure some --parameters only, or use a "
             "machine with more memory",
         )
-    return Budget(total, copy, rows, device, graphs, every, working, objective.batch_size)
+    return Budget(total, copy, rows, device, graphs, every, working, objective.batch_size, block)
 
 
 def share_memory_of_probes(

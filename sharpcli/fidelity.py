@@ -96,14 +96,28 @@ def check_pass(
 
     So it does where the pass changes parameters. `original` is the model that the network is of.
     """
-    parameters = [part.clone() for part in network.unflatten(network.flatten(tensors))]
-    watch = Substitution(network.reach, network.values(parameters, network.fixed(tensors)))
-    versions = {name: tensor._version for name, tensor in watch.values.items()}
-    with torch.no_grad(), network.arithmetic():
+    theta, fixed = network.flatten(tensors), network.fixed(tensors)
+
+    def passed() -> Substitution:
+        # As leaves, for a model that takes derivatives in its parameters.
+        parameters = [part.clone().requires_grad_() for part in network.unflatten(theta)]
+        watch = Substitution(network.reach, network.values(parameters, fixed))
+        versions.update({name: tensor._version for name, tensor in watch.values.items()})
         try:
-            network.outputs(parameters, {}, rows.batch, watch=watch)
+            outputs = network.outputs(parameters, {}, rows.batch, watch=watch)
         finally:  # before what it may have failed of: another dtype than the parameters' own
             _refuse_unregistered(network, watch, rows, original)
+        network.losses(outputs, rows.batch, rows.count)
+        return watch
+
+    versions: dict[str, int] = {}
+    with torch.no_grad(), network.arithmetic():
+        try:
+            watch = passed()
+        except (SharpError, RuntimeError) as error:
+            if not network.differentiates_itself(error):
+                raise
+            watch = passed()
     for name in network.names:
         if watch.values[name]._version != versions[name]:
             raise SharpError(
@@ -439,6 +453,16 @@ def _hold_against_slope(
         if off(alone, slopes[name], abs(slopes[name])):
             names.append(name)
     among = f" in {_listed([repr(name) for name in names])}" if names else ""
+    padding = [(name, row) for name, row in network.seen_padding(slope) if name in names]
+    if padding:
+        name, row = padding[0]
+        raise SharpError(
+            f"task '{network.task.name}': the gradient is not the slope of the loss{among}: row "
+            f"{row} of '{name}' is padding (padding_idx), for which PyTorch leaves the embedding's "
+            "derivative out, and the model uses that row elsewhere too",
+            "mask the padded positions so that the loss does not depend on them, or build the "
+            "embedding without padding_idx, or measure the loss alone: -m loss",
+        )
     raise SharpError(
         f"task '{network.task.name}': the gradient is not the slope of the loss{among}: a small "
         "step changes the loss by another amount than the gradient says",
@@ -452,7 +476,8 @@ def _coarsest(
     network: Network, theta: Tensor, tensors: Mapping[str, Tensor], rows: Rows
 ) -> torch.dtype:
     """The dtype with the fewest digits that a forward pass computes in."""
-    values = network.values(network.unflatten(theta), network.fixed(tensors))
+    leaves = [part.detach().requires_grad_() for part in network.unflatten(theta)]
+    values = network.values(leaves, network.fixed(tensors))
     watch = Substitution(network.reach, values)
     with torch.no_grad(), exact_arithmetic():
         outputs = network.outputs([], {}, rows.batch, watch=watch)

@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
-from .data import Batch
+from .data import Batch, Rows
 from .eager import eager
 from .errors import SharpError, counted
 from .reach import Reach, Substitution, computed_when_built
@@ -23,12 +23,16 @@ from .reach import Reach, Substitution, computed_when_built
 if TYPE_CHECKING:
     from .tasks import Task
 
-__all__ = ["CallWatch", "Network", "exact_arithmetic", "sums_and_weights"]
+__all__ = ["CallWatch", "Network", "exact_arithmetic", "give_shapes", "sums_and_weights"]
 
 
 _WITH_CLASS_WEIGHTS = {"cross_entropy", "nll_loss"}
+# Rows of the pass that gives lazy layers their shapes: losses that take pairs have none of one.
+_SHAPING_ROWS = 2
 _ATTENTION = {"scaled_dot_product_attention", "multi_head_attention_forward"}
 
+# What torch.autograd.grad says in a pass that keeps no graph.
+_NO_GRAPH = "does not require grad"
 # Whether the process is in exact arithmetic; the switches are the process's too.
 _exact = False
 # What stands for the parameters of a skeleton, from which further skeletons are made.
@@ -134,7 +138,6 @@ class Network:
                 f"the model of task '{task.name}' has no parameter that requires a gradient",
                 "model() must leave requires_grad on for the parameters to measure",
             )
-        _refuse_lazy(model, task.name)
         self.reach = Reach(_reaches.get(model))
         if model not in _reaches:
             self.reach.add(model)
@@ -159,13 +162,6 @@ class Network:
         ]
         self.sizes = [shape.numel() for shape in self.shapes]
         self.size = sum(self.sizes)
-        self._padding = [
-            (index, module.padding_idx)
-            for module in self.model.modules()
-            if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.padding_idx is not None
-            for index, name in enumerate(names)
-            if own[name] is module.weight
-        ]
         self.fixed_parameters = [name for name in own if name not in chosen]
         self.fixed_names = [*self.fixed_parameters, *(k for k, _ in self.model.named_buffers())]
 
@@ -235,7 +231,15 @@ class Network:
     @property
     def pads(self) -> bool:
         """Whether some embedding keeps a row for padding."""
-        return bool(self._padding)
+        return bool(self.padding)
+
+    @property
+    def padding(self) -> list[tuple[str, int]]:
+        """The rows of θ's parameters that embeddings keep for padding, by name.
+
+        As far as the passes that have run show.
+        """
+        return sorted(place for place in self.reach.padded if place[0] in set(self.names))
 
     def trained(self, vector: Tensor, gradient: Tensor | None = None) -> Tensor:
         """The vector (n,) with zeros in the rows that embeddings keep for padding, in place.
@@ -243,12 +247,18 @@ class Network:
         PyTorch leaves them out of gradients, so that they are never trained. Those in which a
         `gradient` is not zero, as where another layer uses them too, are left as they are.
         """
-        parts = self.unflatten(vector)
-        slopes = parts if gradient is None else self.unflatten(gradient)
-        for index, row in self._padding:
-            if gradient is None or not bool(slopes[index][row].any()):
-                parts[index][row] = 0
+        parts = dict(zip(self.names, self.unflatten(vector), strict=True))
+        for name, row in self.padding:
+            if gradient is None or not self._has_slope(gradient, name, row):
+                parts[name][row] = 0
         return vector
+
+    def seen_padding(self, gradient: Tensor) -> list[tuple[str, int]]:
+        """The rows kept for padding in which a gradient (n,) is not zero: more than padding."""
+        return [place for place in self.padding if self._has_slope(gradient, *place)]
+
+    def _has_slope(self, gradient: Tensor, name: str, row: int) -> bool:
+        return bool(self.unflatten(gradient)[self.names.index(name)][row].any())
 
     def locate(self, index: int) -> str:
         """The name of the parameter tensor that holds entry `index` of θ."""
@@ -274,21 +284,53 @@ class Network:
 
         `watch` sees what PyTorch's functions are given; `values` makes its tensors.
         """
+        try:
+            return self._outputs(parameters, fixed, batch, watch)
+        except (SharpError, RuntimeError) as error:
+            if not self.differentiates_itself(error):
+                raise
+        return self._outputs(parameters, fixed, batch, watch)
+
+    def differentiates_itself(self, error: Exception) -> bool:
+        """Whether an error means that the model or its loss takes derivatives of its own.
+
+        Passes that need no gradient are then made with a graph from now on.
+        """
+        said = str(error.__cause__ or error)
+        if torch.is_grad_enabled() or self.reach.differentiates or _NO_GRAPH not in said:
+            return False
+        self.reach.differentiates = True
+        return True
+
+    def _outputs(
+        self,
+        parameters: list[Tensor],
+        fixed: Mapping[str, Tensor],
+        batch: Batch,
+        watch: Substitution | None,
+    ) -> Any:
         values = self.values(parameters, fixed) if watch is None else watch.values
         if watch is None and self.reach.strays is not False:
             watch = Substitution(self.reach, values)
-        with self._holding(values):
+        with self._holding(values), self._graph():
             if watch is None:
                 return self.task.predict(self.model, batch)
             with self._modes(), watch:
                 found = self.task.predict(self.model, batch)
         self.reach.strays = self.reach.strays or bool(watch.strays) or watch.altered
+        self.reach.padded |= watch.padded
         return found
+
+    def _graph(self) -> contextlib.AbstractContextManager[Any]:
+        """Gradients on where the model or its loss takes derivatives of its own."""
+        return torch.set_grad_enabled(torch.is_grad_enabled() or self.reach.differentiates)
 
     def values(self, parameters: list[Tensor], fixed: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensor that each parameter and buffer of the model is to be, by name."""
         if self._training:
             fixed = {name: tensor.clone() for name, tensor in fixed.items()}
+        if self.reach.differentiates:
+            parameters = [p if p.requires_grad else p.detach().requires_grad_() for p in parameters]
         own = {
             name: self._value(name, parameter)
             for name, parameter in zip(self.names, parameters, strict=True)
@@ -340,7 +382,10 @@ class Network:
 
     def losses(self, outputs: Any, batch: Batch, count: int) -> tuple[Tensor, Tensor]:
         """Per-example sums and weights of the loss, or one sum and one weight for the batch."""
-        return sums_and_weights(self.task.loss(outputs, batch), count, f"{self.task.name}: loss")
+        with self._graph():
+            found = self.task.loss(outputs, batch)
+        total, weight = sums_and_weights(found, count, f"{self.task.name}: loss")
+        return (total if torch.is_grad_enabled() else total.detach()), weight
 
 
 def _skeleton(
@@ -374,15 +419,35 @@ def _skeleton(
         ) from error
 
 
-def _refuse_lazy(model: nn.Module, source: str) -> None:
-    """Raise `SharpError` where a parameter has no shape yet."""
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if is_lazy(tensor):
-            raise SharpError(
-                f"task '{source}': '{name}' is lazy: it has no shape before the first forward pass",
-                "let model() call the model on an example before it returns it, or name the "
-                "layer's width in place of a lazy layer",
-            )
+def give_shapes(model: nn.Module, task: Task, rows: Rows) -> None:
+    """Give lazy layers their shapes, in place, by one forward pass on two rows.
+
+    Raises `SharpError` where the pass leaves some without one. Costs nothing without such layers.
+    """
+    if _lazy(model) is None:
+        return
+    modes = [(module, module.training) for module in model.modules()]
+    kinds = {p.dtype for p in model.parameters() if p.dtype.is_floating_point}
+    few = rows.head(min(rows.fixed_batch or _SHAPING_ROWS, rows.count))
+    batch = few.to(torch.device("cpu"), kinds.pop() if kinds else torch.float32).batch
+    model.eval()
+    with torch.no_grad(), exact_arithmetic():
+        task.predict(model, batch)
+    for module, training in modes:
+        module.training = training
+    name = _lazy(model)
+    if name is not None:
+        raise SharpError(
+            f"task '{task.name}': '{name}' is lazy and has no shape: a forward pass on the data "
+            "does not use it",
+            "name the layer's width in place of a lazy layer, or take the layer out",
+        )
+
+
+def _lazy(model: nn.Module) -> str | None:
+    """The first parameter or buffer that has no shape yet."""
+    named = (*model.named_parameters(), *model.named_buffers())
+    return next((name for name, tensor in named if is_lazy(tensor)), None)
 
 
 def _complex(dtype: torch.dtype) -> torch.dtype:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ __all__ = ["UNSAID", "Begin", "Notes", "Progress", "Say", "foretelling", "readab
 _LONG = 120
 # Work that turns out to be more than this many times what was foretold is foretold again.
 _LONGER = 1.5
+# When this part of the work is done, it shows whether its steps take longer and longer.
+_GROWING = 8
 
 Progress = Callable[[int, int | None], None]
 """Called with (units done, units in all or None where that is not known yet)."""
@@ -55,27 +58,53 @@ def foretelling(progress: Progress, notes: Notes, beside: str) -> Progress:
     """The progress of products, that says early how long all may take.
 
     The first ones set up what the others use, so their pace is not theirs: it is told after the
-    second, and again where there are many more than told. `beside` is said along. To all where it
+    second, and again where there are many more than told, or where, once an eighth is done, they
+    are seen to grow much slower. `beside` is said along. To all where it
     is long, else as a detail.
     """
-    first: tuple[int, float] | None = None
-    told = 0
+    times: list[tuple[int, float]] = []
+    told, foretold = 0, 0.0
 
     def step(done: int, total: int | None) -> None:
-        nonlocal first, told
+        nonlocal told, foretold
         progress(done, total)
-        now = time.perf_counter()
-        if total is None or not done or (told and total <= _LONGER * told):
+        if total is None or not done or done == (times[-1][0] if times else 0):
             return
-        if first is None:
-            first = done, now
+        times.append((done, time.perf_counter()))
+        if len(times) < 2 or done >= total:
             return
-        told = total
-        seconds = (now - first[1]) / max(done - first[0], 1) * (total - done)
-        say = notes.note if seconds >= _LONG else notes.detail
-        say(f"about {readable_time(seconds)} more: {counted(total, 'product')} in all, {beside}")
+        early = total > _LONGER * told
+        if not early and not (done >= total / _GROWING and foretold < math.inf):
+            return
+        seconds = _remaining(times, total)
+        whole = seconds + times[-1][1] - times[0][1]
+        grown = whole > _LONGER * foretold
+        if not early:
+            foretold = math.inf  # the growth of the pace is known now
+        if early or grown:
+            told, foretold = total, max(foretold, whole)
+            say = notes.note if seconds >= _LONG else notes.detail
+            about = f"{counted(total, 'product')} in all, {beside}"
+            say(f"about {readable_time(seconds)} more: {about}")
 
     return step
+
+
+def _remaining(times: list[tuple[int, float]], total: int) -> float:
+    """Seconds until `total` units are done, from the times at which others were.
+
+    Each may take longer than the one before it, in proportion to how many are done: so it is with
+    vectors that are made orthogonal to all that came before.
+    """
+    (start, begun), (done, now) = times[0], times[-1]
+    half, then = min(times, key=lambda each: abs(each[0] - (start + done) / 2))
+    pace = (now - begun) / max(done - start, 1)
+    growth = 0.0
+    if start < half < done:
+        early, late = (then - begun) / (half - start), (now - then) / (done - half)
+        growth = max(0.0, 2 * (late - early) / (done - start))
+    now_at = pace + growth * (done - start) / 2
+    return (total - done) * (now_at + growth * (total - done) / 2)
 
 
 def readable_time(seconds: float) -> str:

@@ -17,11 +17,13 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from .errors import SharpError
+from .second_derivatives import MADE_OF_OTHERS
 
 __all__ = ["Reach", "Substitution", "computed_when_built", "inside"]
 
-# Where these functions are told to make sparse gradients, which have no second derivative.
-_SPARSE = {functional.embedding: 6, functional.embedding_bag: 7}
+# Where this function is told to make sparse gradients, which have no second derivative.
+_SPARSE = {functional.embedding: 6}
+_ASKS_FOR_GRADIENT = {Tensor.requires_grad_, vars(torch._C.TensorBase)["requires_grad"].__set__}
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 # How deep lists, dictionaries and objects of a module are looked into.
 _DEPTH = 4
@@ -31,7 +33,9 @@ class Reach:
     """Which tensors stand for which parameter or buffer of a model, and of what it is a copy of.
 
     `strays` says whether a forward pass reaches one of them by another way, None where that has not
-    been seen yet; then passes need `Substitution`. Tensors are not kept alive.
+    been seen yet; then passes need `Substitution`. `padded` are the rows that embeddings keep for
+    padding, as (parameter, row). `differentiates` says that the model or its loss take derivatives
+    themselves. Tensors are not kept alive.
     """
 
     def __init__(self, origin: Reach | None = None) -> None:
@@ -39,7 +43,10 @@ class Reach:
         self._built: dict[int, tuple[weakref.ref[Tensor], str]] = {}
         self._models: list[weakref.ref[nn.Module]] = []
         self.strays: bool | None = None
+        self.padded: set[tuple[str, int]] = set()
+        self.differentiates = False
         if origin is not None:
+            self.padded, self.differentiates = origin.padded, origin.differentiates
             self._named |= origin._named
             self._built |= origin._built
             self._models += origin._models
@@ -76,7 +83,8 @@ def _found(table: Mapping[int, tuple[weakref.ref[Tensor], str]], tensor: Tensor)
 class Substitution(TorchFunctionMode):
     """A block in which tensors that stand for parameters are replaced by their `values`.
 
-    Afterwards `strays` holds the names that were reached so, and `outside` the tensors that require
+    Afterwards `strays` holds the names that were reached so, `padded` the rows that embeddings keep
+    for padding, and `outside` the tensors that require
     a gradient and are neither values nor made in the block; `coarsest` is the largest unit of
     rounding among results, larger than the values' where a model computes in a dtype of its own.
     Raises `SharpError` where one is used
@@ -86,9 +94,11 @@ class Substitution(TorchFunctionMode):
     def __init__(self, reach: Reach, values: Mapping[str, Tensor]) -> None:
         super().__init__()
         self._reach, self.values = reach, values
-        self._own = {id(tensor) for tensor in values.values()}
+        self._own = {id(tensor): name for name, tensor in values.items()}
+        self._inputs: list[Tensor] = []  # kept, so that no other tensor takes the same place
         self._leaves: dict[int, weakref.ref[Tensor]] = {}
         self.strays: set[str] = set()
+        self.padded: set[tuple[str, int]] = set()
         self.altered = False
         self.coarsest = 0.0
 
@@ -108,14 +118,29 @@ class Substitution(TorchFunctionMode):
                 args, self.altered = (*args[:place], False, *args[place + 1 :]), True
             if kwargs.get("sparse"):
                 kwargs, self.altered = {**kwargs, "sparse": False}, True
+            self._note_padding(args, kwargs)
+        if function in MADE_OF_OTHERS:
+            function, self.altered = MADE_OF_OTHERS[function], True
         if function is torch.view_as_complex and args:
             # Parameters lie one after the other, and so do a product's vectors: a pair may start at
             # an odd place, where none is read. What is multiplied by one lies by itself.
             args, self.altered = (args[0] * 1, *args[1:]), True
+        if function in _ASKS_FOR_GRADIENT and args and not args[0].requires_grad:
+            # An input that the model differentiates in, not something to be trained.
+            self._own[id(args[0])] = ""
+            self._inputs.append(args[0])
         found = function(*args, **kwargs)
         if isinstance(found, Tensor) and found.dtype in _FLOATS:
             self.coarsest = max(self.coarsest, torch.finfo(found.dtype).eps)
         return found
+
+    def _note_padding(self, args: Any, kwargs: Any) -> None:
+        """Note which row of a parameter `functional.embedding` keeps for padding, if it does."""
+        weight = args[1] if len(args) > 1 else kwargs["weight"]
+        row = args[2] if len(args) > 2 else kwargs.get("padding_idx")
+        name = self._own.get(id(weight))
+        if name and row is not None:
+            self.padded.add((name, row % len(weight)))
 
     def _now(self, node: Any) -> Any:
         """The node with values in place of what stands for them; itself where there are none."""

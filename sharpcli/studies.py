@@ -24,7 +24,7 @@ from .diagnosis import check_deterministic
 from .errors import SharpError, UsageError, counted
 from .fidelity import check_fidelity, check_reach
 from .memory import is_out_of_memory
-from .network import CallWatch, Network
+from .network import CallWatch, Network, give_shapes
 from .objective import Objective
 from .operators import SelfCheck, in_float64, self_check, unvouched_operations
 from .processes import join
@@ -129,17 +129,6 @@ def prepare(
     dtype = torch.float64 if run.dtype == "float64" else torch.float32
     narrow = torch.bfloat16 if run.dtype == "bfloat16" else None
     model = task.model()
-    network = Network(
-        model,
-        task,
-        device=device,
-        dtype=dtype,
-        compute=narrow,
-        mode=run.mode,
-        tf32=run.tf32,
-    )
-    if run.parameters:
-        network = network.subset(matching(network.model, run.parameters))
     rows = {}
     for name in ("train", "test"):
         data = task.data(name)
@@ -157,8 +146,21 @@ def prepare(
             seed=run.seed,
             collate=task.collate,
             progress=begin(f"reading the {name} data"),
-        ).to(device, network.compute)
-        rows[name] = rows[name].with_fixed_batch(run.fixed_batch)
+        )
+    give_shapes(model, task, rows["train"] if "train" in rows else rows["test"])
+    network = Network(
+        model,
+        task,
+        device=device,
+        dtype=dtype,
+        compute=narrow,
+        mode=run.mode,
+        tf32=run.tf32,
+    )
+    if run.parameters:
+        network = network.subset(matching(network.model, run.parameters))
+    for name, read in rows.items():
+        rows[name] = read.to(device, network.compute).with_fixed_batch(run.fixed_batch)
     notes = batch_note(rows, run.mode)
     return Study(task, network, rows, run, notes=notes, original=model)
 

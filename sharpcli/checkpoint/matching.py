@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,13 @@ _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 _MOST_CHANGES = 4
 _SHOWN = 5
 _COUNTER = "num_batches_tracked"  # counts steps of batch norm; no output in eval mode depends on it
+# How torch.nn.utils called the tensors of a normalised weight when it was a hook, and how it does
+# as a parametrization: the same tensors, computed with alike.
+_PARAMETRIZED = "parametrizations."
+_FORMS = {
+    "weight norm": (("_g", ".original0"), ("_v", ".original1")),
+    "spectral norm": (("_orig", ".original"), ("_u", ".0._u"), ("_v", ".0._v")),
+}
 _Names = dict[str, str]  # the name as renamed → the name in the checkpoint
 
 
@@ -79,7 +86,12 @@ def _best_names(stored: Iterable[str], wanted: Mapping[str, Tensor]) -> tuple[_N
     """The renaming under which most names fit; of equals, the one that changes least."""
     best: tuple[_Names, list[str]] = ({}, [])
     most = -1
-    for names, notes in _renamings({name: name for name in stored}, wanted):
+    given = {name: name for name in stored}
+    parametrized = any(_PARAMETRIZED in name for name in (*given, *wanted))
+    for names, notes in _renamings(given, wanted):
+        if parametrized:
+            names, more = _in_other_form(names, wanted)
+            notes = [*notes, *more]
         fitting = sum(name in wanted for name in names)
         if fitting > most:
             best, most = (names, notes), fitting
@@ -109,6 +121,42 @@ def _renamings(names: _Names, wanted: Iterable[str]) -> Iterator[tuple[_Names, l
             if len(renamed) == len(names) and key not in seen:
                 seen.add(key)
                 queue.append((renamed, [*notes, note]))
+
+
+def _in_other_form(names: _Names, wanted: Mapping[str, Tensor]) -> tuple[_Names, list[str]]:
+    """`names` with weight norms and spectral norms in the form, hook or parametrization, wanted."""
+    renamed: _Names = {}
+    kinds: list[str] = []
+    for name in names:
+        for kind, parts in _FORMS.items():
+            for way, other in _both_forms(name, parts):
+                if way[0] in renamed or not all(
+                    a in names and a not in wanted and b in wanted
+                    for a, b in zip(way, other, strict=True)
+                ):
+                    continue
+                renamed |= dict(zip(way, other, strict=True))
+                kinds.append(kind)
+    notes = [
+        f"{kind} of {kinds.count(kind)} tensors in the model's form" for kind in sorted(set(kinds))
+    ]
+    return {renamed.get(name, name): kept for name, kept in names.items()}, notes
+
+
+def _both_forms(
+    name: str, parts: Sequence[tuple[str, str]]
+) -> Iterator[tuple[list[str], list[str]]]:
+    """All names of the norm whose first tensor is `name`, and what the other form calls them."""
+    hook, parametrization = parts[0]
+    if name.endswith(hook):
+        where, dot, tensor = name.removesuffix(hook).rpartition(".")
+        new = f"{where}{dot}{_PARAMETRIZED}{tensor}"
+        yield [f"{where}{dot}{tensor}{end}" for end, _ in parts], [new + end for _, end in parts]
+    if name.endswith(parametrization):
+        new = name.removesuffix(parametrization)
+        where, _, tensor = new.rpartition(_PARAMETRIZED)
+        if tensor and "." not in tensor:
+            yield [new + end for _, end in parts], [f"{where}{tensor}{end}" for end, _ in parts]
 
 
 def _removed(names: _Names, prefix: str) -> _Names:

@@ -27,6 +27,7 @@ __all__ = [
     "SMALL",
     "EigshResult",
     "Krylov",
+    "block_width",
     "eigsh",
     "expected_products",
     "is_settled",
@@ -34,6 +35,11 @@ __all__ = [
     "least_rows",
 ]
 
+# A look at the Ritz values diagonalises the projected matrix: after every block up to so many rows,
+# later at most when the basis has grown by the first share, at least by the second.
+_CHEAP, _LOOKS = 128, (16, 2)
+# Pairs for each vector of a block, and the most vectors.
+_PAIRS_A_VECTOR, _WIDEST = 25, 16
 # Products a pair that progress expects (seen were 2 to 4 on trained networks), and with a smallest
 # value at least (seen were 32 to 60 on six minima).
 _EXPECTED, _EXPECTEDSMALLEST = 4, 45
@@ -116,33 +122,43 @@ def eigsh(
     generator = own_generator("eigenvalues", seed)
     small = n <= SMALL
     most = max_products or max(100 + 20 * wanted, n if small else 0)
-    random = min(BLOCK, n)
+    random = min(block_width(k), n)
     block = random if start is None else min(len(start) + random, n)
     limit = min(n, max(max_basis or 80 + 4 * wanted, least_rows(k, smallest, block)))
     limit = n if small and max_basis is None else limit
     room = limit if max_basis else min(limit, expected_products(k, smallest) + block)
     space = start_space(operator, random, room + block, generator, start=start, device=basis_device)
     started = operator.products
-    blocks, search_until, searched, patience, proven = 0, 0, random, most, False
+    blocks, search_until, searched, patience, proven, sure = 0, 0, random, most, False, 0
+    look_at, seen = 0, (0, 0)
     while True:
         if space.size + space.width > limit:
             restart(space, k + _EXTRA, smallest + _EXTRA if smallest else 0)
         expand(space, operator, generator)
         blocks += 1
         used, likely = operator.products - started, expected_products(k, smallest)
-        top, bottom = both_ends(space, k, smallest, tolerance)
-        enough = space.size >= wanted and blocks >= search_until and all(top.met + bottom.met)
-        cluster = max(top.cluster(), bottom.cluster())
-        more = enough and cluster >= searched and not space.complete
-        enough = enough and not more
         last = space.complete or used + space.width > most
-        if last or (enough and not proven):
-            exact = without_missed(top, space, exact=True)
-            top = without_missed(top, space)
-            # Where only rounding keeps missed ones from being excluded, more products do not help,
-            # unless they are enough to solve all of it in float64.
-            whole = small and operator.dtype == torch.float64
-            proven = enough = enough and all((top if whole else exact).converged)
+        if not last and (space.size < wanted or used < look_at):
+            progress(used, min(most, max(likely, used + space.width)))
+            continue
+        top, bottom = both_ends(space, k, smallest, tolerance)
+        now = used, sum(top.met + bottom.met)
+        look_at, seen = used + _until_next_look(space.size, now, seen, wanted), now
+        met = space.size >= wanted and all(top.met + bottom.met)
+        enough = met and blocks >= search_until
+        known = last or (enough and not proven)
+        if known:
+            plain, top = top, without_missed(top, space)
+            # Where only rounding keeps missed ones from being excluded, more products soon stop
+            # helping, unless they are enough to solve all of it in float64.
+            sure, before = sum(top.converged), sure
+            helped = sure > before or (small and operator.dtype == torch.float64)
+            proven = enough and all(top.converged)
+            if enough and not proven and not helped:
+                proven = all(without_missed(plain, space, exact=True).converged)
+        cluster = max(0 if proven else top.cluster(), bottom.cluster())
+        more = enough and cluster >= searched and not last
+        enough = enough and proven and not more
         if last or (enough and all(bottom.settled)):
             bottom = without_missed(bottom, space)
         if enough:
@@ -150,29 +166,53 @@ def eigsh(
             enough = used >= patience or all(bottom.settled)
             likely = likely if enough else patience
         progress(used, min(most, max(likely, used + space.width)))
-        if enough and not last:  # what was proven of a smaller space is said of this one
-            top, bottom = without_missed(top, space), without_missed(bottom, space)
         if enough or last:
+            if not known:  # what was proven of a smaller space is said of this one
+                top = without_missed(top, space)
+            if not (last or all(bottom.settled)):
+                bottom = without_missed(bottom, space)
             return _result(space, operator, (top, bottom), proven, (used, blocks))
         if more:
-            # As many equal values as random vectors: there may be more copies. Let as many new
-            # ones search along, half as deep as the space is.
-            searched += cluster
-            if space.size + space.width + cluster > limit:
+            # As many equal values as random vectors, or more that are near: there may be more
+            # copies. Let as many new vectors search along, half as deep as the space is.
+            if space.size + space.width + searched > limit:
                 restart(space, k + _EXTRA, smallest + _EXTRA if smallest else 0)
-            widen(space, cluster, generator)
+            widen(space, searched, generator)
+            searched *= 2
             search_until = blocks + max(3, (blocks + 1) // 2)
 
 
-def least_rows(k: int, smallest: int, block: int = BLOCK) -> int:
+def block_width(k: int) -> int:
+    """How many vectors the operator is applied to at once in a search for k pairs.
+
+    Two find every double eigenvalue without a second search, and rebuilt graphs serve both; wider
+    blocks take more products for a few pairs, but for hundreds no more, and less time.
+    """
+    return max(BLOCK, min(_WIDEST, k // _PAIRS_A_VECTOR))
+
+
+def least_rows(k: int, smallest: int, block: int = 0) -> int:
     """The fewest rows of a basis that restarts can do with: both ends and three blocks."""
-    return k + smallest + 2 * _EXTRA + 3 * block
+    return k + smallest + 2 * _EXTRA + 3 * (block or block_width(k))
 
 
 def expected_products(k: int, smallest: int) -> int:
     """Products that a solve is likely to need, for progress and estimates."""
     likely = _EXPECTED * (k + smallest + _EXTRA)
     return max(likely, _EXPECTEDSMALLEST) if smallest else likely
+
+
+def _until_next_look(size: int, now: tuple[int, int], before: tuple[int, int], wanted: int) -> int:
+    """Products until Ritz values are worth a look again, by how many met their limit when.
+
+    `now` and `before` are (products, values that met it). Every block in a small basis; in a large
+    one a sixteenth to a half of it: where all will have met it, if it goes on as it did.
+    """
+    least, most = ((size - _CHEAP) // share for share in _LOOKS)
+    (used, met), (used_before, met_before) = now, before
+    rate = (met - met_before) / max(used - used_before, 1)
+    step = most if rate <= 0 else int((wanted - met) / rate)
+    return max(1, least, min(step, most))
 
 
 def _result(
@@ -183,8 +223,8 @@ def _result(
     spent: tuple[int, int],
 ) -> EigshResult:
     top, bottom = ends
-    _, vectors, _ = space.ritz()
-    turn(space, vectors)
+    values, vectors, _ = space.ritz()
+    turn(space, values, vectors)
     return EigshResult(
         top.values[: top.count],
         top.errors,

@@ -30,6 +30,9 @@ _WINDOW = 100.0
 # Points on each side of a Ritz value at which missed eigenvalues are looked for, and how many
 # widths of the spectrum beyond the outermost.
 _POINTS, _BEYOND = 16, 4.0
+# Of many values there are fewer on each side, this many in all, but never below four: the chance
+# falls off steadily from a Ritz value, and a coarser step only widens what stays open.
+_POINTS_IN_ALL, _FEWEST_POINTS = 1600, 4
 
 
 @dataclass(frozen=True)
@@ -144,21 +147,44 @@ def without_missed(end: End, space: Krylov, *, exact: bool = False) -> End:
     for accounted in range(1, shares.shape[1]):
         fewer = torch.minimum(chance, missed_probability(shares, accounted, size))
         chance = torch.where(near >= accounted, fewer, chance)
-    # Between a point that is open and the next one nothing is known.
-    after = torch.cat([points[1:], points[-1:]])[chance > MISSED]
     reach = torch.zeros(end.count, dtype=torch.float64)
+    stretches = _open_stretches(points, chance)
     for index, (value, error) in enumerate(zip(end.values[: end.count], errors, strict=False)):
-        beyond = after[after > value + 1.01 * error]
-        if len(beyond):
-            reach[index] = beyond.max() - value
+        beyond = [each for each in stretches if each[0] > value + 1.01 * error]
+        if not beyond:
+            continue
+        # One missed eigenvalue a stretch moves the numbers of those after it by one.
+        tops = torch.tensor([top for top, _ in beyond], dtype=torch.float64)
+        number = torch.cat([end.values[: index + 1], tops]).sort(descending=True).values[index]
+        many = max((top for top, more in beyond if more), default=float(number))
+        reach[index] = max(many, float(number)) - value
     return replace(end, reach=reach)
+
+
+def _open_stretches(points: Tensor, chance: Tensor) -> list[tuple[float, bool]]:
+    """Stretches of ascending `points` where an eigenvalue may have been missed, by `chance` (p,).
+
+    The far end of each, as between an open point and the next one nothing is known; and whether
+    two or more may have been: that the start hides two has the chance of one, squared.
+    """
+    found: list[tuple[float, bool]] = []
+    ends, opens = [*points.tolist()[1:], float(points[-1])], chance.tolist()
+    for index, (far, each) in enumerate(zip(ends, opens, strict=True)):
+        if each <= MISSED:
+            continue
+        more = each > MISSED**0.5
+        if index and opens[index - 1] > MISSED:
+            more = more or found.pop()[1]
+        found.append((far, more))
+    return found
 
 
 def _places(values: Tensor, errors: Tensor, count: int) -> Tensor:
     """Points from the `count`-th of descending values outward (p,), denser towards each value."""
     tiny = torch.finfo(torch.float64).tiny
     width = max(float(values[0] - values[-1]), float(values.abs().max()), tiny)
-    steps = torch.linspace(0, 1, _POINTS, dtype=torch.float64)
+    number = max(_FEWEST_POINTS, min(_POINTS, _POINTS_IN_ALL // count))
+    steps = torch.linspace(0, 1, number, dtype=torch.float64)
     points = [values[:count]]
     for index in range(count):
         outer = float(values[index - 1] - values[index]) / 2 if index else _BEYOND * width

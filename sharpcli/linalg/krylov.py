@@ -32,6 +32,9 @@ _ROUNDING_PER_RESTART = 4
 # Rounding of a product has no reason to point along one vector: of its norm, 1/√n does, and this
 # many machine epsilons of ‖A‖ are allowed for.
 _ALONG = 10
+# Up to so many rows the projected matrix is diagonalised after every block. Its cost grows as the
+# cube of the rows, that of a block as the rows.
+_CHEAP = 128
 
 
 @dataclass
@@ -43,7 +46,8 @@ class Krylov:
     first, with room behind them. `asymmetry` is the largest that the products showed, `dropped`
     bounds the norm of what B leaves out. Of the basis and the pending block the rows `carried`
     were pending when the last restart came, and the rows `fresh` were drawn at random since;
-    `stages` are the spaces before each restart.
+    `stages` are the spaces before each restart. `norm` is that of T, from below: exact when `ritz`
+    has just been called.
     """
 
     rows: Tensor
@@ -58,6 +62,8 @@ class Krylov:
     restarts: int = 0
     carried: list[int] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
+    norm: float = 0.0
+    _looked_at: tuple[int, Tensor, Tensor] | None = None
 
     @property
     def basis(self) -> Tensor:
@@ -92,9 +98,13 @@ class Krylov:
     @property
     def _unit(self) -> float:
         """The machine epsilon of the operator's norm."""
-        norm = float(torch.linalg.matrix_norm(self.projected, 2)) if self.size else 0.0
-        unit: float = torch.finfo(self.rows.dtype).eps * norm
+        unit: float = torch.finfo(self.rows.dtype).eps * self.norm
         return unit
+
+    @property
+    def norm_is_old(self) -> bool:
+        """Whether the basis has doubled, or was restarted, since `norm` was exact."""
+        return self._looked_at is None or self.size >= 2 * self._looked_at[0]
 
     def wait(self, block: Tensor) -> None:
         """Let `block` be the pending rows."""
@@ -108,15 +118,19 @@ class Krylov:
 
     def ritz(self) -> tuple[Tensor, Tensor, Tensor]:
         """Ritz values in descending order, their coordinates (m, m) in columns, residual norms."""
-        values, vectors = torch.linalg.eigh(self.projected)
-        values, vectors = values.flip(0), vectors.flip(1)
+        if self._looked_at is None or self._looked_at[0] != self.size:
+            values, vectors = torch.linalg.eigh(self.projected)
+            self._looked_at = self.size, values.flip(0), vectors.flip(1)
+            self.norm = float(values.abs().max()) if self.size else 0.0
+        _, values, vectors = self._looked_at
         width = self.coupling.shape[1]
         return values, vectors, (self.coupling @ vectors[self.size - width :]).norm(dim=0)
 
     def history(self) -> list[Stage]:
         """What became of the random rows: a stage for each restart, and the present one."""
         fresh = [row for row in self.fresh if row < self.size]
-        return [*self.stages, Stage(self.projected, self.coupling, self.carried, fresh)]
+        values, vectors, _ = self.ritz()
+        return [*self.stages, Stage(values, vectors, self.coupling, self.carried, fresh)]
 
 
 def krylov_space(
@@ -181,7 +195,9 @@ def expand(space: Krylov, operator: SymmetricOperator, generator: torch.Generato
     projected[start:, :] = removed.T
     projected[start:, start:] = (removed[start:] + removed[start:].T) / 2
     space.projected = projected
-    scale = float(torch.linalg.matrix_norm(projected, 2))
+    if size <= _CHEAP or space.norm_is_old:
+        space.ritz()
+    scale = space.norm
     pending, space.coupling = extend(images, space.basis, scale, generator)
     lost = int((space.coupling == 0).all(1).sum())
     space.dropped = math.hypot(space.dropped, lost**0.5 * negligible_norm(space.rows.dtype, scale))
@@ -191,28 +207,29 @@ def expand(space: Krylov, operator: SymmetricOperator, generator: torch.Generato
 
 def restart(space: Krylov, top: int, bottom: int) -> None:
     """Keep the Ritz vectors of the `top` largest and the `bottom` smallest values, in place."""
-    _, vectors, _ = space.ritz()
+    values, vectors, _ = space.ritz()
     top = min(top, space.size)
     bottom = min(bottom, space.size - top)
     keep = torch.cat([vectors[:, :top], vectors[:, space.size - bottom :]], dim=1)
+    kept = torch.cat([values[:top], values[space.size - bottom :]])
     pending, size = space.pending, space.size
     waiting = [row - size for row in space.fresh if row >= size]
     known = [row for row in range(len(pending)) if row not in waiting]
     *_, stage = space.history()
     space.stages.append(replace(stage, coupling=stage.coupling[known]))
-    turn(space, keep)
+    turn(space, kept, keep)
     space.wait(pending)
     space.carried = [space.size + row for row in known]
     space.fresh = [space.size + row for row in waiting]
     space.restarts += 1
 
 
-def turn(space: Krylov, vectors: Tensor) -> None:
+def turn(space: Krylov, values: Tensor, vectors: Tensor) -> None:
     """Let Ritz vectors, by their coordinates (m, r), be the basis, in place."""
     combine(vectors.T, space.basis)
     space.coupling = space.coupling @ vectors[-space.coupling.shape[1] :]
-    space.projected = torch.diag((vectors.T @ space.projected @ vectors).diagonal())
-    space.size, space.previous = vectors.shape[1], 0
+    space.projected = torch.diag(values)
+    space.size, space.previous, space._looked_at = vectors.shape[1], 0, None
 
 
 def widen(space: Krylov, width: int, generator: torch.Generator) -> None:

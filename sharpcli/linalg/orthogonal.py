@@ -20,10 +20,11 @@ __all__ = [
     "random_rows",
 ]
 
-# Entries of a vector that are converted to float64 at a time: a block of basis rows this wide
-# stays in cache on a CPU. A GPU takes as many as fill it, in at most half a gigabyte.
+# Entries of a vector that are worked on at a time, and of rows that are converted to float64
+# (on a GPU: True): on a CPU they stay in cache. A GPU takes as many as fill it, in at most half a
+# gigabyte.
 _CHUNK = 2**14
-_CHUNK_ENTRIES = 2**26
+_CHUNK_ENTRIES = {False: 2**17, True: 2**26}
 # A row that keeps less than this share of its norm after projection is spanned by the basis
 # already (multiples of machine epsilon). It is dropped, with all that it says of eigenvalues not
 # yet found, so this is no more than rounding surely leaves: a row of rounding does no harm.
@@ -55,14 +56,17 @@ def _dots(left: Tensor, right: Tensor) -> Tensor:
         return (left @ right.T).to("cpu", torch.float64)
     out = torch.zeros(len(left), len(right), dtype=torch.float64, device=left.device)
     for start, stop in _chunks(left):
-        out += left[:, start:stop].double() @ right[:, start:stop].double().T
+        wide = right[:, start:stop].double().T
+        rows = max(1, _CHUNK_ENTRIES[left.device.type == "cuda"] // (stop - start))
+        for first in range(0, len(left), rows):
+            out[first : first + rows] += left[first : first + rows, start:stop].double() @ wide
     return out
 
 
 def _chunks(rows: Tensor) -> list[tuple[int, int]]:
     """Columns that are worked on together."""
     on_gpu = rows.device.type == "cuda"
-    chunk = max(_CHUNK, _CHUNK_ENTRIES // max(len(rows), 1)) if on_gpu else _CHUNK
+    chunk = max(_CHUNK, _CHUNK_ENTRIES[True] // max(len(rows), 1)) if on_gpu else _CHUNK
     n = rows.shape[1]
     return [(start, min(start + chunk, n)) for start in range(0, n, chunk)]
 

@@ -15,7 +15,7 @@ from ..data import read_rows
 from ..diagnosis import check_deterministic, check_finite
 from ..errors import SharpError
 from ..fidelity import check_pass, some_rows
-from ..network import Network
+from ..network import Network, give_shapes
 from ..objective import Objective
 from ..progress import Progress, silent
 from ..randomness import global_random_state_kept
@@ -60,7 +60,9 @@ def train(task: Task, settings: TrainSettings, progress: Progress = silent) -> T
         data = task.data("train")
         rows = read_rows(data, name=f"train data of {task.name}", collate=task.collate)
         rows = rows.to(cpu, dtype).with_fixed_batch(settings.fixed_batch)
-        model = task.model().to(cpu, dtype)
+        model = task.model()
+        give_shapes(model, task, rows)
+        model = model.to(cpu, dtype)
         trainable = [p for p in model.parameters() if p.requires_grad]
         if not trainable:
             raise SharpError(
