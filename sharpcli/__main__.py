@@ -8,7 +8,6 @@ if __name__ == "__main__":
 import functools
 import importlib
 import io
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -233,6 +232,8 @@ def _shown(error: click.ClickException) -> str:
 
 def _say(text: str) -> None:
     """Print safe text on stderr, wrapped at blanks where that is a terminal."""
+    import shutil
+
     width = shutil.get_terminal_size().columns
     click.echo(folded(text, width) if sys.stderr.isatty() else text, err=True)
 

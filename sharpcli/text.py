@@ -3,16 +3,13 @@ r"""Text from files and arguments, made safe for where it is shown. Nothing else
 Names, paths, metadata and messages come from files that anyone may have written, and from file
 names that need not even be text. What is not printable (control characters, half characters,
 marks that reverse the writing direction) is spelled out everywhere as in Python: `\x1b`, `\u202e`.
-Each function below adds what its own format would take for more than text.
+Each function below adds what its own format would take for more than text, and imports what it
+needs, so that `sharp --help` starts at once.
 """
 
 from __future__ import annotations
 
-import html
-import json
 import re
-import textwrap
-import unicodedata
 from typing import Any
 
 __all__ = [
@@ -28,19 +25,16 @@ __all__ = [
 ]
 
 _LONGEST_LABEL = 120  # characters; a longer one leaves a figure no room
-_NOT_ASCII = re.compile(r"[^ -~\n]")
+_NOT_ASCII = r"[^ -~\n]"
 # What spreadsheets take for the beginning of a formula (OWASP, "CSV injection"), with the
 # full-width forms that some of them read alike.
 _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
 # Markdown: characters that always mean something, and those that do in some places: underscores
 # at the edge of a word, an entity, an address that GitHub links to, an emoji's name.
-_MARKDOWN = re.compile(
-    r"[\\|*`<>\[\]~$]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)|:(?=//|[\w+-]+:)|(?<=www)\.",
-    re.IGNORECASE,
-)
+_MARKDOWN = r"(?i)[\\|*`<>\[\]~$]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)|:(?=//|[\w+-]+:)|(?<=www)\."
 # At the beginning of a line: a heading, a quotation, a list, a rule.
-_MARKDOWN_BLOCK = re.compile(r"^(\s*\d*)([#>=+-]|(?<=\d)[.)])")
+_MARKDOWN_BLOCK = r"^(\s*\d*)([#>=+-]|(?<=\d)[.)])"
 
 
 def visible(text: str) -> str:
@@ -61,6 +55,8 @@ def visible_lines(text: str) -> str:
 
 def folded(text: str, width: int) -> str:
     """Lines wrapped at blanks to `width` columns; a word that is longer is left whole."""
+    import textwrap
+
     lines = text.split("\n")
     begins = [line[: len(line) - len(line.lstrip(" "))] for line in lines]
     return "\n".join(
@@ -85,6 +81,8 @@ def json_text(document: Any, *, ascii_only: bool = False) -> str:
     Reading it gives the same strings back. With `ascii_only` all that is not ASCII is escaped.
     Raises `ValueError` for a number that is not finite.
     """
+    import json
+
     text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
 
     def escaped(found: re.Match[str]) -> str:
@@ -94,7 +92,7 @@ def json_text(document: Any, *, ascii_only: bool = False) -> str:
         units = character.encode("utf-16-be", "surrogatepass")
         return "".join(rf"\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
 
-    return _NOT_ASCII.sub(escaped, text)
+    return re.sub(_NOT_ASCII, escaped, text)
 
 
 def csv_cell(value: Any) -> Any:
@@ -105,7 +103,7 @@ def csv_cell(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     text = visible(value)
-    formula = text.lstrip().startswith(_FORMULA) and not _NUMBER.fullmatch(text)
+    formula = text.lstrip().startswith(_FORMULA) and not re.fullmatch(_NUMBER, text)
     return f"'{text}" if formula else text
 
 
@@ -114,17 +112,21 @@ def markdown_text(text: str, *, begins_line: bool = False) -> str:
 
     Text that begins a line must not become a heading or a list either.
     """
-    safe = _MARKDOWN.sub(lambda found: "\\" + found[0], visible(text))
-    return _MARKDOWN_BLOCK.sub(r"\1\\\2", safe, count=1) if begins_line else safe
+    safe = re.sub(_MARKDOWN, lambda found: "\\" + found[0], visible(text))
+    return re.sub(_MARKDOWN_BLOCK, r"\1\\\2", safe, count=1) if begins_line else safe
 
 
 def html_text(text: str) -> str:
     """Text between HTML tags or in a quoted attribute."""
+    import html
+
     return html.escape(visible(text))
 
 
 def plotly_text(text: str) -> str:
     """Text for plotly, which reads tags, entities and `%{…}` in labels, and `$…$` with MathJax."""
+    import html
+
     safe = html.escape(_label(text), quote=False)
     return safe.replace("%{", "%&#123;").replace("$", "&#36;")
 
@@ -143,4 +145,6 @@ def _label(text: str) -> str:
 
 def _spelled(character: str) -> str:
     """A blank for any kind of blank, else the character's escape."""
+    import unicodedata
+
     return " " if unicodedata.category(character) == "Zs" else ascii(character)[1:-1]

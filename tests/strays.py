@@ -643,6 +643,20 @@ def _by(change: Callable[[Any], Any]) -> Callable[[], nn.Module]:
     return build
 
 
+class _Normed(nn.Module):
+    """What weight norm computes, by operations whose second derivatives PyTorch has right."""
+
+    def forward(self, length: Tensor, direction: Tensor) -> Tensor:
+        return direction * (length / direction.square().sum(1, keepdim=True).sqrt())
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return weight.norm(dim=1, keepdim=True), weight
+
+
+def _normed(layer: nn.Module) -> None:
+    nn.utils.parametrize.register_parametrization(layer, "weight", _Normed())
+
+
 def _held(
     hold: Callable[[Tensor, Tensor], Any], read: Callable[[Any], Any]
 ) -> Callable[[], nn.Module]:
@@ -691,10 +705,10 @@ ZOO: dict[str, Case] = {
     "LSTM": Case(_Recurrent),
     "transformer layer": Case(_Attention),
     "DataParallel": Case(lambda: nn.DataParallel(_Net())),
-    "weight norm": Case(_by(parametrizations.weight_norm)),
+    "weight norm": Case(_by(parametrizations.weight_norm), _by(_normed)),
     "orthogonal": Case(_by(parametrizations.orthogonal)),
     "spectral norm": Case(_by(parametrizations.spectral_norm)),
-    "weight norm by hooks": Case(_by(nn.utils.weight_norm), _by(parametrizations.weight_norm)),
+    "weight norm by hooks": Case(_by(nn.utils.weight_norm), _by(_normed)),
     "spectral norm by hooks": Case(_by(nn.utils.spectral_norm)),
     "pruned": Case(_by(lambda layer: prune.l1_unstructured(layer, "weight", 0.4))),
     "transposed when built": Case(lambda: _ViewAtConstruction(False), refused="turned"),

@@ -212,9 +212,9 @@ def test_compiled_code_runs_uncompiled():
     assert model.compiles == 0
 
 
-def test_a_lazy_layer_is_refused_by_name():
-    with pytest.raises(SharpError, match=r"'0\.weight' is lazy"):
-        _studied(nn.Sequential(nn.LazyLinear(3)))
+def test_a_lazy_layer_gets_its_shape_from_the_data():
+    study = _studied(nn.Sequential(nn.LazyLinear(3)))
+    assert study.network.shapes == [torch.Size([3, 5]), torch.Size([3])]
 
 
 def test_complex_parameters_count_as_pairs_of_real_numbers():

@@ -246,7 +246,7 @@ def test_the_plan_is_a_detail_and_so_is_how_long_it_takes(saved):
     said = Notes(notes.append, details.append)
     spectrum([saved(MEDIUM)], MEDIUM, SpectrumSettings(probes=2, steps=20), notes=said)
     assert notes == []
-    plan, time = details
+    plan, time, *_ = details
     assert "a.safetensors: " in plan
     assert "a basis of 60 vectors" in plan
     assert "100% of the graphs kept" in plan
