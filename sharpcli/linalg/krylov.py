@@ -182,10 +182,10 @@ def expand(space: Krylov, operator: SymmetricOperator, generator: torch.Generato
     start, width = space.size, space.width
     images = applied(operator, space.pending)
     space.size, space.width = start + width, 0
-    removed = project_out(images, space.basis)
-    size = start + width
     # In exact arithmetic the new columns are zero above the previous block: what stands there is
     # the asymmetry that rounding left in the products, so it tells how exact they are.
+    removed = project_out(images, space.basis, space.previous)
+    size = start + width
     if space.previous:
         space.asymmetry = max(space.asymmetry, float(removed[: space.previous].abs().max()))
         removed[: space.previous] = 0.0

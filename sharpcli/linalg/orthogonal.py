@@ -71,18 +71,21 @@ def _chunks(rows: Tensor) -> list[tuple[int, int]]:
     return [(start, min(start + chunk, n)) for start in range(0, n, chunk)]
 
 
-def project_out(rows: Tensor, basis: Tensor) -> Tensor:
+def project_out(rows: Tensor, basis: Tensor, done: int = 0) -> Tensor:
     """Make `rows` (b, n) orthogonal to the orthonormal `basis` (m, n), in place.
 
     Classical Gram–Schmidt, twice (Giraud et al. 2005: twice is enough). The first pass runs in the
-    rows' own precision, the second corrects it in float64. Returns the coefficients removed,
-    (m, b) float64 on the CPU: the only wait for the device. Cost: 8·m·b·n operations, no copy.
+    rows' own precision, the second corrects it in float64. To the first `done` rows of the basis
+    the given ones are orthogonal already but for rounding: those need no first pass. Returns the
+    coefficients removed, (m, b) float64 on the CPU: the only wait for the device.
+    Cost: 4·(2m − done)·b·n operations, no copy.
     """
-    rough = basis @ rows.T
-    rows.addmm_(rough.T, basis, alpha=-1)
+    rough = basis[done:] @ rows.T
+    rows.addmm_(rough.T, basis[done:], alpha=-1)
     exact = _dots(basis, rows)
     rows.addmm_(exact.T.to(rows), basis, alpha=-1)
-    return (rough.to(exact) + exact).cpu()
+    exact[done:] += rough
+    return exact.cpu()
 
 
 def combine(matrix: Tensor, rows: Tensor) -> None:
