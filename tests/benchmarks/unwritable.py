@@ -170,7 +170,7 @@ def _outcome(folder: Path, writer: str, place: str, done: subprocess.CompletedPr
     target = folder / template.replace("{}", place)
     if done.returncode == 0:
         return "written" if _whole(target) else "lost"
-    told = "cannot be" in done.stderr or "--plot" in done.stderr
+    told = any(said in done.stderr for said in ("cannot be", "--plot", "on disk ("))
     if "Traceback" in done.stderr or not told or done.returncode not in (1, 2):
         return "lost"
     named = re.search(r"the result is in (\S+)", done.stderr)
