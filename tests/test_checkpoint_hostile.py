@@ -669,6 +669,7 @@ def index(folder, weight_map):
         ({"weight_map": {"w": "..\\up.safetensors"}}, "outside the checkpoint's folder"),
         ({"weight_map": {"w": "/etc/passwd"}}, "outside the checkpoint's folder"),
         ({"weight_map": {"w": "C:/up.safetensors"}}, "outside the checkpoint's folder"),
+        ({"weight_map": {"w": "."}}, "tensor 'w' names no file"),
     ],
 )
 def test_indices_that_cannot_be_followed(tmp_path, content, words):
