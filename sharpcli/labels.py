@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
@@ -35,11 +37,11 @@ def short_labels(paths: Sequence[str]) -> list[str]:
     """
     distinct = list(dict.fromkeys(paths))
     by_path = dict(zip(distinct, _endings(distinct), strict=True))
-    seen: dict[str, int] = {}
+    counts, seen = Counter(paths), Counter[str]()
     labels = []
     for path in paths:
-        seen[path] = seen.get(path, 0) + 1
-        again = f" ({seen[path]})" if paths.count(path) > 1 else ""
+        seen[path] += 1
+        again = f" ({seen[path]})" if counts[path] > 1 else ""
         labels.append(by_path[path] + again)
     return labels
 
@@ -100,7 +102,7 @@ def natural_order(value: Any) -> tuple[Any, ...]:
         return (2,)
     if isinstance(value, int | float):
         return (0, value)
-    pieces = re.split(r"(\d+)", str(value))
+    pieces = re.split(r"(\d{1,4000})", str(value))  # longer ones Python does not convert
     return (1, *((int(piece), "") if piece.isdecimal() else (-1, piece) for piece in pieces))
 
 
@@ -119,13 +121,15 @@ def _endings(paths: Sequence[str]) -> list[str]:
     bare = [(*p[:-1], _without_suffix(p[-1])) for p in parts]
     if len(set(bare)) == len(parts):
         parts = bare
-    while min(map(len, parts)) > 1 and len({p[-1] for p in parts}) == 1:
-        parts = [p[:-1] for p in parts]
-    endings = parts
-    for length in range(1, max(map(len, parts)) + 1):
-        endings = [p[-length:] for p in parts]
-        if len(set(endings)) == len(endings):
-            break
+    shared = _shared_places([p[:0:-1] for p in parts])
+    parts = [p[: len(p) - shared] for p in parts]
+
+    def told_apart(length: int) -> bool:
+        return len({p[-length:] for p in parts}) == len(parts)
+
+    longest = max(map(len, parts))
+    length = 1 + bisect_left(range(1, longest), True, key=told_apart)
+    endings = [p[-length:] for p in parts]
     return [visible("/".join(e).replace("//", "/")) for e in _without_shared(endings)]
 
 
@@ -138,8 +142,13 @@ def _without_shared(endings: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]
 
 
 def _shared_start(texts: Sequence[str]) -> str:
-    alike = itertools.takewhile(lambda letters: len({*letters}) == 1, zip(*texts, strict=False))
-    return "".join(letters[0] for letters in alike)
+    return texts[0][: _shared_places(texts)]
+
+
+def _shared_places(texts: Sequence[Sequence[str]]) -> int:
+    """At how many places from the first on all agree."""
+    alike = itertools.takewhile(lambda each: len({*each}) == 1, zip(*texts, strict=False))
+    return sum(1 for _ in alike)
 
 
 def _without_suffix(name: str) -> str:

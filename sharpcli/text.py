@@ -29,7 +29,8 @@ _NOT_ASCII = r"[^ -~\n]"
 # What spreadsheets take for the beginning of a formula (OWASP, "CSV injection"), with the
 # full-width forms that some of them read alike.
 _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
-_NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
+# One way only to match each text: with two, a long one takes the square of its length.
+_NUMBER = r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?"
 # Markdown: characters that always mean something, and those that do in some places: underscores
 # at the edge of a word, an entity, an address that GitHub links to, an emoji's name.
 _MARKDOWN = r"(?i)[\\|*`<>\[\]~$]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)|:(?=//|[\w+-]+:)|(?<=www)\."

@@ -6,6 +6,8 @@ import os
 import pickle
 import socket
 import struct
+import time
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -479,6 +481,57 @@ def test_integers_of_any_size(tmp_path):
     assert (list(checkpoint.tensors), checkpoint.metadata) == (["w"], {})
 
 
+def test_data_described_with_what_takes_for_ever_to_compare(tmp_path):
+    doubled = b")" + b"".join(b"2\x86" for _ in range(60))  # each twice the one before
+    for view in (doubled, b")" + b"\x85" * 50_000, b"]2a"):
+        twice = text("w") + tensor(view=view), text("v") + tensor(view=view)
+        assert list(load_checkpoint(zipped(tmp_path, *twice)).tensors) == ["w", "v"]
+
+
+def with_dtype(dtype, metadata=b"", view=b"", shape=b"K\x01\x85"):
+    """One element of `dtype` from the sixteen bytes of the storage '0'."""
+    storage = text("storage") + b"ctorch\nByteStorage\n" + text("0") + text("cpu") + b"K\x10"
+    named = b"ctorch._utils\n_rebuild_tensor_v3\n((" + storage + view + b"tQK\x00" + shape
+    return named + b"K\x01\x85\x89}ctorch\n" + dtype.encode() + b"\n" + metadata + b"tR"
+
+
+@pytest.mark.parametrize("dtype", ["bits8", "qint8", "int4", "uint1", "float4_e2m1fn_x2"])
+def test_dtypes_that_torch_does_not_compute_with(tmp_path, dtype):
+    error = refusal(zipped(tmp_path, text("w") + with_dtype(dtype)))
+    assert "tensor 'w' has the dtype " in error.message
+    beside = text("extra") + b"}" + text("x") + with_dtype(dtype) + b"s"
+    path = zipped(tmp_path, text("model") + b"}" + text("w") + with_dtype("float32") + b"s", beside)
+    assert list(load_checkpoint(path).tensors) == ["w"]
+
+
+def test_a_mark_that_only_floats_can_have(tmp_path):
+    negated = b"}" + text("neg") + b"\x88s"
+    path = zipped(tmp_path, text("w") + with_dtype("float32", negated))
+    assert load_checkpoint(path).tensors["w"].tolist() == [-1]
+    path = zipped(tmp_path, text("w") + with_dtype("float8_e5m2", negated))
+    assert "tensor 'w' is negated, which its dtype cannot be" in refusal(path).message
+
+
+def test_a_part_of_a_storage_as_a_type_that_does_not_begin_there(tmp_path):
+    view = b"(" + text("part") + b"K\x03K\x08t"
+    stored = struct.pack("<q", 16) + FOUR
+    path = legacy(tmp_path, text("w") + with_dtype("float64", view=view), data=stored)
+    assert "tensor 'w' begins at no element of its data" in refusal(path).message
+
+
+@pytest.mark.parametrize("unit", [b"V%b\n", b"T%b%b", b"X%b%b", b"c%b\n\n"])
+def test_a_text_that_takes_six_times_its_bytes(tmp_path, unit):
+    long = "\N{SLIGHTLY SMILING FACE}".encode() + b"a" * 40_000_000
+    parts = (struct.pack("<I", len(long)), long) if unit.count(b"%b") == 2 else (long,)
+    path = zipped(tmp_path, W, text("long") + unit % parts)
+    tracemalloc.start()
+    try:
+        assert "it holds more objects than any checkpoint" in refusal(path).message
+        assert tracemalloc.get_traced_memory()[1] < 3 * len(long)
+    finally:
+        tracemalloc.stop()
+
+
 def test_one_tensor_under_many_names_takes_no_time_for_each(tmp_path):
     names = 10_000
     data = torch.ones(2**20).numpy().tobytes()
@@ -498,6 +551,17 @@ def test_more_names_than_a_file_can_have_tensors(tmp_path):
     many = (text(f"{i}") + b"h\x01" for i in range(20_000))
     path = zipped(tmp_path, W + b"q\x01", *many)
     assert "has 20001 tensors in" in refusal(path).message
+    empty = {f"{i}": entry(0, 0, (0,)) for i in range(20_000)}
+    path = safetensors(tmp_path / "a.safetensors", empty, b"")
+    assert "has 20000 tensors in" in refusal(path).message
+
+
+def test_metadata_of_very_many_digits(tmp_path):
+    stored = {"w": entry(), "__metadata__": {"k": "1" * 100_000 + "x"}}
+    begun = time.process_time()
+    checkpoint = load_checkpoint(safetensors(tmp_path / "a.safetensors", stored, bytes(4)))
+    assert len(checkpoint.metadata["k"]) == 100_001
+    assert time.process_time() - begun < 1
 
 
 def test_tensors_that_overlap_too_often(tmp_path):
@@ -605,6 +669,7 @@ def index(folder, weight_map):
         ({"weight_map": {"w": "..\\up.safetensors"}}, "outside the checkpoint's folder"),
         ({"weight_map": {"w": "/etc/passwd"}}, "outside the checkpoint's folder"),
         ({"weight_map": {"w": "C:/up.safetensors"}}, "outside the checkpoint's folder"),
+        ({"weight_map": {"w": "."}}, "tensor 'w' names no file"),
     ],
 )
 def test_indices_that_cannot_be_followed(tmp_path, content, words):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,6 +41,16 @@ def test_labels_are_the_shortest_parts_that_differ(paths: list[str], labels: lis
 
 
 parts = st.lists(st.sampled_from(["runs", "a", "b", "model.pt", "model"]), min_size=1, max_size=4)
+
+
+def test_paths_and_names_of_any_length() -> None:
+    begun = time.process_time()
+    long = "/a" * 50_000
+    assert short_labels([f"a{long}", f"b{long}"]) == ["a", "b"]
+    assert short_labels([f"a{long}/1", f"b{long}/2", f"b{long}"]) == ["1", "2", "a"]
+    digits = ["2" * 5000, "1" * 5000, "x" + "1" * 100_000]
+    assert sorted(digits, key=natural_order) == [digits[1], digits[0], digits[2]]
+    assert time.process_time() - begun < 1
 
 
 @given(st.lists(parts.map("/".join), max_size=8))

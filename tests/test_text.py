@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from html.parser import HTMLParser
 
 import pytest
@@ -34,6 +35,13 @@ def test_json_reads_back_the_same_and_is_printable(text, ascii_only):
     assert json.loads(written) == {text: [text]}
     assert all(line.isprintable() for line in written.split("\n"))
     assert not ascii_only or written.isascii()
+
+
+def test_the_time_for_a_text_grows_with_its_length():
+    begun = time.process_time()
+    assert csv_cell(f"-{'1' * 100_000}x").startswith("'-1")
+    assert csv_cell("-" + "1" * 100_000).startswith("-1")
+    assert time.process_time() - begun < 1
 
 
 def test_escapes_are_those_of_python():

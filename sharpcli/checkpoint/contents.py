@@ -37,6 +37,7 @@ __all__ = [
     "plain_scalar",
     "quoted",
     "read_into",
+    "refuse_many",
     "regular_size",
     "sha256_of",
 ]
@@ -47,10 +48,12 @@ _LONGEST_TEXT = 200  # characters; anything longer is a log or a config file, no
 _LONGEST_NAME = 120  # characters of a tensor's name that a message shows
 # bytes of Python objects that a small file may become; torch and Python alone take four times that
 _SMALL = 64 * 2**20
+_NAME_MEMORY = 4000  # bytes that a tensor takes up to its row in a table, measured: 1500
 _PIECE = 2**24  # elements
 _LARGEST_INT = 2**63  # what every JSON reader and table can hold
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,18})")
-_FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+# one way only to match each text: with two, a long one takes the square of its length
+_FLOAT = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 
 
 class NotPlain(NamedTuple):
@@ -118,6 +121,15 @@ def parse_json(text: bytes, size: int, **hooks: Any) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
+def refuse_many(path: Path, count: int, size: int) -> None:
+    """Raise where `count` tensors in a file of `size` bytes are more than any training's."""
+    if count * _NAME_MEMORY > allowance(size):
+        raise SharpError(
+            f"{path}: has {count} tensors in {size} bytes",
+            "save the weights that are to be measured, each under one name",
+        )
+
+
 def regular_size(path: Path) -> int:
     """The size in bytes of the regular file at `path`.
 
@@ -171,7 +183,8 @@ def pieces(tensor: Tensor) -> Iterable[Tensor]:
 def place(tensor: Tensor) -> tuple[object, ...]:
     """What two tensors share just where they are the same data, seen in the same way."""
     address = tensor.data_ptr() or id(tensor)  # an empty tensor lies nowhere
-    return address, tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.is_conj()
+    marks = tensor.is_conj(), tensor.is_neg()
+    return address, tensor.dtype, tuple(tensor.shape), tensor.stride(), marks
 
 
 def _each_once(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

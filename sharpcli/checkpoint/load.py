@@ -280,7 +280,8 @@ def _shards(index: Path) -> dict[str, list[str]]:
         raise SharpError(f"{index}: has no 'weight_map'", "pass a safetensors or torch index")
     shards: dict[str, list[str]] = {}
     for name, shard in weight_map.items():
-        if not isinstance(shard, str) or not shard or not is_text(name + shard):
+        named = isinstance(shard, str) and PurePosixPath(shard).parts  # "." has none
+        if not named or not is_text(name + shard):
             raise SharpError(
                 f"{index}: tensor {quoted(name)} names no file",
                 "copy or download the index again",

@@ -10,7 +10,16 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import SharpError
-from .contents import Metadata, NotPlain, allowance, is_text, listed, place, plain_scalar, quoted
+from .contents import (
+    Metadata,
+    NotPlain,
+    is_text,
+    listed,
+    place,
+    plain_scalar,
+    quoted,
+    refuse_many,
+)
 from .optimizer import is_optimizer, optimizer_settings
 from .plain_pickle import Stub
 
@@ -41,7 +50,6 @@ _DEEPEST = 5
 # How many times the file its tensors may be, where they overlap: views of one buffer, the usual
 # reason, are once its size.
 _MOST_OVERLAP = 4
-_NAME_MEMORY = 4000  # bytes that a tensor takes from here to its row in a table, measured: 1500
 _SMALL = 2**20  # bytes, which take no time
 
 
@@ -172,11 +180,7 @@ def _plain(path: Path, name: str, tensor: Tensor | NotPlain, size: int) -> Tenso
 
 def _check_size(path: Path, tensors: Mapping[str, Tensor], size: int) -> None:
     """Refuse so many names, or overlaps, that what is done with each takes no end of time."""
-    if len(tensors) * _NAME_MEMORY > allowance(size):
-        raise SharpError(
-            f"{path}: has {len(tensors)} tensors in {size} bytes",
-            "save the weights that are to be measured, each under one name",
-        )
+    refuse_many(path, len(tensors), size)
     once = {place(tensor): tensor for tensor in tensors.values()}.values()
     total = sum(tensor.numel() * tensor.element_size() for tensor in once)
     if total > _MOST_OVERLAP * size + _SMALL:

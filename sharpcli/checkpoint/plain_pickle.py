@@ -21,8 +21,10 @@ __all__ = ["Call", "Global", "PickleError", "Stub", "plain_key", "read_pickle"]
 Call = Callable[[tuple[Any, ...]], tuple[Any, int]]
 
 _LONGEST_INT = 32  # bytes; arithmetic on longer ones is slow, and no setting is one
+_LONGEST_NAME = 1000  # characters of a class or a function
 _LARGEST_KEY = 2**63
 _LIST, _MARK, _ENTRY, _STUB, _DEFAULT = 64, 72, 100, 300, 40  # bytes of Python objects
+_TOO_MANY = "it holds more objects than any checkpoint"
 
 
 class PickleError(ValueError):
@@ -121,7 +123,7 @@ class _Machine:
                 operation, cost = _OPERATIONS[opcode]
                 self.memory -= cost
                 if self.memory < 0:
-                    raise PickleError("it holds more objects than any checkpoint")
+                    raise PickleError(_TOO_MANY)
                 operation(self)
         except (IndexError, KeyError, UnicodeDecodeError) as error:
             # an empty stack, an unknown opcode or memo, a text that is none
@@ -147,23 +149,32 @@ class _Machine:
             raise PickleError("it breaks off or is corrupt")
         taken = self.data[self.position : end]
         self.position = end + 1
-        return taken.decode(encoding)
+        return self.decoded(taken, encoding)
+
+    def decoded(self, raw: bytes, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """`raw` as text, which takes up to four times as much where one letter is not ASCII."""
+        plain = encoding == "utf-8" and raw.isascii()
+        if not plain and 4 * len(raw) > self.memory:
+            raise PickleError(_TOO_MANY)
+        return raw.decode(encoding, errors)
 
     def line_number(self) -> int:
         return int(_parsed(int, self.line()[:20]))
 
     # --- values ----------------------------------------------------------------------------------
 
-    def text(self, size: int) -> None:
-        value = self.take(self.number(size)).decode("utf-8", "surrogatepass")
+    def push_text(self, value: str) -> None:
         self.memory -= sys.getsizeof(value)
         self.stack.append(value)
+
+    def text(self, size: int) -> None:
+        self.push_text(self.decoded(self.take(self.number(size)), errors="surrogatepass"))
 
     def old_text(self, size: int) -> None:
         """A string of Python 2, which torch reads as UTF-8."""
         raw = self.take(self.number(size))
         try:
-            self.stack.append(raw.decode("utf-8"))
+            self.push_text(self.decoded(raw))
         except UnicodeDecodeError:
             self.stack.append(raw)
 
@@ -248,6 +259,8 @@ class _Machine:
     # --- classes and functions -------------------------------------------------------------------
 
     def name(self, module: str, name: str) -> None:
+        if len(name) + len(module) > _LONGEST_NAME:
+            raise PickleError("it asks for something without a name")
         full = f"{'builtins' if module == '__builtin__' else module}.{name}"
         self.imports[full] = None
         self.memory -= sys.getsizeof(full)
@@ -255,7 +268,7 @@ class _Machine:
 
     def stack_global(self) -> None:
         name, module = self.stack.pop(), self.stack.pop()
-        if type(name) is not str or type(module) is not str or len(name) + len(module) > 1000:
+        if type(name) is not str or type(module) is not str:
             raise PickleError("it asks for something without a name")
         self.name(module, name)
 
@@ -350,8 +363,8 @@ _OPERATIONS: dict[int, tuple[_Operation, int]] = {
         "\x8b": (lambda m: m.long(4), 2 * _DEFAULT),
         "F": (_Machine.float_line, _DEFAULT),
         "G": (_double, _DEFAULT),
-        "V": (lambda m: m.stack.append(m.line("raw-unicode-escape")), 3 * _DEFAULT),
-        "S": (lambda m: m.stack.append(m.line().strip("'\"")), 3 * _DEFAULT),
+        "V": (lambda m: m.push_text(m.line("raw-unicode-escape")), 8),
+        "S": (lambda m: m.push_text(m.line().strip("'\"")), 8),
         "X": (lambda m: m.text(4), 8),
         "\x8c": (lambda m: m.text(1), 8),
         "\x8d": (lambda m: m.text(8), 8),

@@ -33,6 +33,7 @@ from .contents import (
     parse_scalar,
     quoted,
     read_into,
+    refuse_many,
 )
 
 __all__ = ["looks_like_safetensors", "read_safetensors", "save_checkpoint"]
@@ -60,6 +61,7 @@ _DTYPES = {
         "F8_E4M3FNUZ": "float8_e4m3fnuz",
         "F8_E5M2": "float8_e5m2",
         "F8_E5M2FNUZ": "float8_e5m2fnuz",
+        "F8_E8M0": "float8_e8m0fnu",
     }.items()
     if hasattr(torch, attribute)
 }
@@ -90,6 +92,7 @@ def read_safetensors(path: Path) -> Contents:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             prefix, header = _read_header(path, file, size)
+            refuse_many(path, len(header), size)
             entries, stored = _proven(path, header, size - len(prefix))
             digest = hashlib.sha256(prefix)
             tensors = {
