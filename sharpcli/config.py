@@ -125,6 +125,11 @@ def _read(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text("utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: is not TOML: {error}", "correct the line") from error
+    except RecursionError as error:
+        raise UsageError(
+            f"{path}: its lists or tables are nested too deeply to be read",
+            "its values are names, numbers, and lists of them",
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"{path}: cannot be read: {error}", "check its permissions and its encoding (UTF-8)"

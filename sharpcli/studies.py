@@ -171,7 +171,12 @@ def resolve_device(name: str) -> torch.device:
     Under torchrun it meets the other processes, and each has a GPU of its own.
     """
     auto = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(auto if name == "auto" else name)
+    try:
+        device = torch.device(auto if name == "auto" else name)
+    except RuntimeError as error:  # a name that torch does not know, or a number too large for it
+        raise UsageError(
+            f"--device {name}: {str(error).splitlines()[0]}", "use auto, cpu, cuda, cuda:1 or mps"
+        ) from error
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:

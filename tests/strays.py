@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.utils import parametrizations, prune
+from torch.nn.utils import parametrizations, parametrize, prune
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 from sharpcli.errors import SharpError
@@ -613,6 +613,88 @@ class _Padded(nn.Module):
         return functional.linear(mean, self.tokens.weight) if self.tied else self.last(mean)
 
 
+class _PaddedByFunction(_Padded):
+    """The same row kept for padding, by the function's argument."""
+
+    def __init__(self, tied: bool = False) -> None:
+        super().__init__(tied)
+        self.tokens = nn.Embedding(3, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = (x > 0).long() + (x > 1).long()
+        found = functional.embedding(places, self.tokens.weight, padding_idx=-3)
+        mean = torch.tanh(found).mean(1)
+        return functional.linear(mean, self.tokens.weight) if self.tied else self.last(mean)
+
+
+class _Bag(nn.Module):
+    """Bags of tokens by the signs of the inputs; `plain` takes the rows one by one."""
+
+    def __init__(self, mode: str, plain: bool = False, **how: Any) -> None:
+        super().__init__()
+        self.bag, self.last = nn.EmbeddingBag(9, 5, mode=mode, **how), nn.Linear(5, 3)
+        self.plain = plain
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = (x > 0).long() + (x > 1).long() + 3 * torch.arange(6).remainder(3)
+        if not self.plain:
+            return self.last(torch.tanh(self.bag(places)))
+        rows = self.bag.weight[places]
+        if self.bag.mode == "max":
+            return self.last(torch.tanh(rows.max(1).values))
+        total = rows.sum(1)
+        return self.last(torch.tanh(total / 6 if self.bag.mode == "mean" else total))
+
+
+class _Normed(nn.Module):
+    """Weight norm as it is defined: PyTorch's own has a wrong second derivative."""
+
+    def forward(self, g: Tensor, v: Tensor) -> Tensor:
+        return g * v / v.norm(dim=1, keepdim=True)
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return weight.norm(dim=1, keepdim=True), weight
+
+
+class _InnerStep(nn.Module):
+    """A step of gradient descent on a fixed set inside the forward pass, as in MAML."""
+
+    def __init__(self, grad: bool = False) -> None:
+        super().__init__()
+        self.first, self.last, self.grad = nn.Linear(6, 5), nn.Linear(5, 3), grad
+        self.register_buffer("support", torch.linspace(-1, 1, 24).view(4, 6), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.grad:
+            with torch.enable_grad():
+                return self._adapted(x)
+        return self._adapted(x)
+
+    def _adapted(self, x: Tensor) -> Tensor:
+        inner = self.last(torch.tanh(self.first(self.support))).square().mean()
+        (slope,) = torch.autograd.grad(inner, self.last.weight, create_graph=True)
+        hidden = torch.tanh(self.first(x))
+        return functional.linear(hidden, self.last.weight - 0.3 * slope, self.last.bias)
+
+
+class _Force(nn.Module):
+    """The slope of an energy in the inputs, which the model itself differentiates in."""
+
+    def __init__(self, by_flag: bool = False) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 1))
+        self.by_flag = by_flag
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.detach().clone()
+        if self.by_flag:
+            x.requires_grad = True
+        else:
+            x.requires_grad_()
+        (slope,) = torch.autograd.grad(self.net(x).sum(), x, create_graph=True)
+        return slope[:, :3]
+
+
 class _OwnSlope(nn.Module):
     """The slope of a network in its inputs, by `torch.func`, which forbids to look at graphs."""
 
@@ -643,18 +725,8 @@ def _by(change: Callable[[Any], Any]) -> Callable[[], nn.Module]:
     return build
 
 
-class _Normed(nn.Module):
-    """What weight norm computes, by operations whose second derivatives PyTorch has right."""
-
-    def forward(self, length: Tensor, direction: Tensor) -> Tensor:
-        return direction * (length / direction.square().sum(1, keepdim=True).sqrt())
-
-    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        return weight.norm(dim=1, keepdim=True), weight
-
-
 def _normed(layer: nn.Module) -> None:
-    nn.utils.parametrize.register_parametrization(layer, "weight", _Normed())
+    parametrize.register_parametrization(layer, "weight", _Normed())
 
 
 def _held(
@@ -673,8 +745,19 @@ def _slots(held: Any) -> _both:
 ZOO: dict[str, Case] = {
     "closure": Case(_Closure),
     "slope by torch.func": Case(_OwnSlope, _OwnSlope),
+    "step inside the forward pass": Case(_InnerStep, _InnerStep),
+    "step inside with gradients on": Case(lambda: _InnerStep(True), _InnerStep),
+    "force of an energy": Case(_Force, _Force),
+    "force by the flag": Case(lambda: _Force(True), _Force),
     "padding that is seen": Case(_Padded, _Padded),
-    "padding whose row is used elsewhere": Case(lambda: _Padded(True), refused="tokens.weight"),
+    "padding by a function": Case(_PaddedByFunction, _PaddedByFunction),
+    "padding whose row is used elsewhere": Case(lambda: _Padded(True), refused="padding_idx"),
+    "padding by a function, used elsewhere": Case(
+        lambda: _PaddedByFunction(True), refused="row 0 of 'tokens.weight' is padding"
+    ),
+    "bag of means": Case(lambda: _Bag("mean"), lambda: _Bag("mean", True)),
+    "bag of sums, sparse": Case(lambda: _Bag("sum", sparse=True), lambda: _Bag("sum", True)),
+    "bag of maxima": Case(lambda: _Bag("max"), lambda: _Bag("max", True)),
     "closure of layers": Case(_ClosureOfLayers),
     "closure of a dropout layer": Case(_ClosureOfDropout, _Net),
     "partial": Case(_Partial),

@@ -39,6 +39,14 @@ RIGHT = [
     "pairs seen as complex",
     "slope by torch.func",
     "padding that is seen",
+    "padding by a function",
+    "step inside the forward pass",
+    "step inside with gradients on",
+    "force of an energy",
+    "force by the flag",
+    "bag of means",
+    "bag of sums, sparse",
+    "bag of maxima",
 ]
 REFUSED = [name for name, case in strays.ZOO.items() if case.refused]
 
@@ -213,8 +221,20 @@ def test_compiled_code_runs_uncompiled():
 
 
 def test_a_lazy_layer_gets_its_shape_from_the_data():
-    study = _studied(nn.Sequential(nn.LazyLinear(3)))
-    assert study.network.shapes == [torch.Size([3, 5]), torch.Size([3])]
+    model = nn.Sequential(nn.LazyLinear(5), nn.Tanh(), nn.LazyBatchNorm1d(), nn.LazyLinear(3))
+    study = _studied(model)
+    inputs = CASES["tanh"].data("train")[0].shape[1]
+    assert study.network.shapes[0] == torch.Size([5, inputs])
+    assert study.network.size == 5 * inputs + 5 + 10 + 18
+    assert all(module.training for module in study.original.modules())
+    assert int(study.original[2].num_batches_tracked) == 0
+
+
+def test_a_lazy_layer_that_no_pass_uses_is_refused_by_name():
+    model = nn.Sequential(nn.Linear(CASES["tanh"].data("train")[0].shape[1], 3))
+    model[0].unused = nn.LazyLinear(3)
+    with pytest.raises(SharpError, match=r"'0\.unused\.weight' is lazy"):
+        _studied(model)
 
 
 def test_complex_parameters_count_as_pairs_of_real_numbers():

@@ -18,6 +18,7 @@ __all__ = ["data", "model"]
 CLASSES = 10
 SIDE = 8
 TEST_EVERY = 5
+MOST = 10**9  # of a width and a depth: more than any machine has room for
 
 
 def model(
@@ -28,12 +29,14 @@ def model(
     activation: Literal["relu", "tanh", "gelu"] = "relu",
 ) -> nn.Module:
     """An MLP of `depth` hidden layers of `width` units, or a CNN of `depth` 3x3 convolutions."""
-    from .networks import cnn, mlp
+    from .networks import check_room, cnn, mlp
 
-    if width < 1 or depth < 1:
+    if not (1 <= width <= MOST and 1 <= depth <= MOST):
         raise SharpError(
-            f"digits: width {width} and depth {depth} must be 1 or more", "-O width=64 -O depth=2"
+            f"digits: width {width} and depth {depth} must be 1 or more, up to {MOST:,}",
+            "-O width=64 -O depth=2",
         )
+    check_room("digits", SIDE * SIDE, width, depth, 9 if model == "cnn" else 1)
     if model == "cnn":
         return cnn(1, SIDE, CLASSES, width, depth, activation, batch_norm)
     return mlp(SIDE * SIDE, CLASSES, width, depth, activation, batch_norm)

@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
-__all__ = ["ACTIVATIONS", "cnn", "mlp"]
+from ..errors import SharpError
+from ..memory import available_memory, readable_size
+
+__all__ = ["ACTIVATIONS", "check_room", "cnn", "mlp"]
+
+# What a layer takes beside its numbers: its modules, their dictionaries and tensors (seen: 8 kB).
+_BYTES_A_LAYER = 8000
 
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}
+
+
+def check_room(task: str, inputs: int, width: int, depth: int, taps: int) -> None:
+    """Raise `SharpError` where a network of a task would not fit in this machine's memory.
+
+    It has `depth` layers of `width` units with `taps` weights for each pair of units. A model is
+    not copied for its derivatives alone: what has no room for its weights has none for anything.
+    """
+    pairs = inputs * width + (depth - 1) * width**2
+    weights = taps * pairs + depth * width
+    needed, free = 4 * weights + _BYTES_A_LAYER * depth, available_memory(torch.device("cpu"))
+    if needed > free:
+        raise SharpError(
+            f"{task}: width {width} and depth {depth} make a model of {weights:.3g} parameters, "
+            f"which takes {readable_size(needed)}, and {readable_size(free)} of memory are free",
+            "take a smaller -O width or -O depth",
+        )
 
 
 def mlp(
