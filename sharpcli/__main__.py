@@ -170,7 +170,13 @@ class LazyGroup(click.Group):
         except Exception as error:
             if interruption.caused(error):
                 _end_interrupted()
-            raise
+            if not _is_out_of_memory(error):
+                raise
+            # What has notes passed through the task's code, which says in them where it was.
+            where = getattr(error, "__notes__", ["out of memory"])[0]
+            reason = str(error).splitlines()[0]
+            _say(visible_lines(f"{_process()}Error: {where}: {reason}\n  {_LESS_MEMORY}"))
+            sys.exit(1)
         waited = interruption.finish()
         sys.exit(waited or (value if isinstance(value, int) else 0))
 
@@ -180,6 +186,17 @@ def _end_interrupted() -> NoReturn:
         click.echo("Interrupted.", err=True)
     interruption.finish()
     sys.exit(interruption.exit_code())
+
+
+_LESS_MEMORY = "hint: give a smaller --batch-size, or load fewer data in data()"
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if not isinstance(error, RuntimeError) or "torch" not in sys.modules:
+        return False
+    from .memory import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _stdout_fails() -> bool:

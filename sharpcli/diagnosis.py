@@ -12,6 +12,7 @@ from .errors import SharpError
 from .objective import Objective
 
 __all__ = [
+    "MEND_DATA",
     "SMALLEST_SOUND",
     "check_deterministic",
     "check_finite",
@@ -20,6 +21,10 @@ __all__ = [
 ]
 
 
+MEND_DATA = (
+    "the data are the cause, not the weights: mend these rows or leave them out in data(), or mask "
+    "them in loss()"
+)
 # A loss near 1 − 1 is a multiple of this: half of the last place of 1 in float64.
 _QUANTUM = 2.0**-53
 # Mean losses above this have three digits or more, however they are summed.
@@ -102,6 +107,8 @@ def check_finite(
         what, hint = why_not_finite(objective, theta)
         raise SharpError(f"the loss is {loss}: {what}", hint)
     if gradient is not None and not bool(torch.isfinite(gradient).all()):
+        if bad := objective.rows.not_finite():
+            raise SharpError(f"the gradient is not finite: {bad}", MEND_DATA)
         index = int((~torch.isfinite(gradient)).nonzero()[0])
         raise SharpError(
             f"the gradient is not finite, first in '{objective.network.locate(index)}'",
@@ -119,11 +126,7 @@ def why_not_finite(objective: Objective, theta: Tensor) -> tuple[str, str]:
             f", or --dtype float64 for numbers above {torch.finfo(kind).max:.1e}, which "
             f"{_name(kind)} does not hold"
         )
-        return bad, (
-            "the data are the cause, not the weights: mend these rows or leave them out in data(), "
-            "or mask them in loss()"
-            + (larger if "infinity" in bad and kind != torch.float64 else "")
-        )
+        return bad, (MEND_DATA + (larger if "infinity" in bad and kind != torch.float64 else ""))
     earlier = "measure a checkpoint from before the run diverged"
     wider = "" if kind == torch.float64 else ", or try --dtype float64"
     name, examples = _first_bad_module(objective, theta, row)

@@ -162,11 +162,7 @@ def problem_of(path: Path) -> str | None:
     """Why `path` cannot be written as far as a look at it tells, None where it can."""
     number = _descriptor(path)
     if number is not None:
-        try:
-            os.fstat(number)
-        except OSError:
-            return "the stream is closed"
-        return None
+        return _problem_of_stream(number)
     target = _target(path)
     try:
         mode = target.stat().st_mode
@@ -188,6 +184,19 @@ def problem_of(path: Path) -> str | None:
     if not os.access(folder, os.W_OK | os.X_OK):
         return f"the folder {folder} may not be written to"
     return None
+
+
+def _problem_of_stream(number: int) -> str | None:
+    try:
+        os.fstat(number)
+    except OSError:
+        return "the stream is closed"
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    readable_only = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+    return "the stream is closed, or is for reading" if readable_only else None
 
 
 def _named(path: Path, work: Callable[[], None]) -> None:
@@ -244,6 +253,8 @@ def _unwritable(path: Path, problem: str) -> SharpError:
 
 
 def _reason(error: OSError) -> str:
+    if error.errno == errno.ENXIO:
+        return "nobody reads this pipe"
     return error.strerror or str(error)
 
 
@@ -257,7 +268,7 @@ def _descriptor(path: Path) -> int | None:
     for _ in range(40):  # as many links as Linux follows
         if name.name.isdecimal() and {name.parent, _target(name.parent)} & own:
             return int(name.name)
-        if not name.is_symlink():
+        if not os.path.islink(name):  # noqa: PTH114 (is_symlink raises for names that are too long)
             return None
         name = name.parent / name.readlink()
     return None
@@ -273,7 +284,7 @@ def is_special(path: Path) -> bool:
     if _descriptor(path) is not None:
         return True
     target = _target(path)
-    return target.exists() and not target.is_file()
+    return os.path.exists(target) and not target.is_file()  # noqa: PTH110 (as in _descriptor)
 
 
 def _write_special(path: Path, pieces: Sequence[memoryview]) -> None:
@@ -317,7 +328,11 @@ def _reserve(target: Path, path: Path) -> None:
             if os.fstat(handle).st_nlink:  # else it was a dead run's, and has just been removed
                 os.ftruncate(handle, 0)
                 # This takes a block of the disk, so that a full one shows before the work.
-                _write_all(handle, _pieces(f"{os.getpid()} on {socket.gethostname()}"))
+                try:
+                    _write_all(handle, _pieces(f"{os.getpid()} on {socket.gethostname()}"))
+                except OSError:
+                    part.unlink()
+                    raise
                 _reserved[target] = handle
                 return
         except BlockingIOError as error:

@@ -23,7 +23,9 @@ from .moments import Evaluation, mean_of, moments
 from .network import Network, sums_and_weights
 from .processes import add_up, share_of, size
 
-__all__ = ["Around", "Objective", "accumulator"]
+__all__ = ["NO_GRADIENT", "Around", "Objective", "accumulator"]
+
+NO_GRADIENT = "the loss has no gradient: nothing differentiable leads from the parameters to it"
 
 T = TypeVar("T")
 
@@ -179,7 +181,7 @@ class Objective:
             total = total + sum(0 * leaf.sum() for leaf in leaves)
         if not total.requires_grad:
             raise SharpError(
-                "the loss has no gradient: nothing differentiable leads from the parameters to it",
+                NO_GRADIENT,
                 "take detach(), item(), argmax and comparisons out of predict() and loss(), run "
                 "neither under torch.no_grad(), or measure the loss alone: -m loss",
             )

@@ -32,7 +32,7 @@ def prepare() -> None:
     sys.stdout, sys.stderr = _Stdout.around(sys.stdout), _Stderr.around(sys.stderr)
     interruption.before_leaving(clear_sign)
     atexit.register(clear_sign)
-    if _is_slow(sys.argv[1:]) and sys.stderr.isatty():
+    if _is_slow(sys.argv[1:]) and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         _show_sign(f"sharp {sys.argv[1]}: loading PyTorch …")
 
 
@@ -107,6 +107,14 @@ class _Stdout(io.TextIOWrapper):
         clear_sign()
         try:
             return super().write(text)
+        except OSError:
+            self.failed = True
+            raise
+
+    def flush(self) -> None:
+        """Flush, and remember a failure: what is larger than the buffer is not tried again."""
+        try:
+            super().flush()
         except OSError:
             self.failed = True
             raise

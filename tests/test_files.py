@@ -1,5 +1,6 @@
 """The one writer of files: whole or not at all, by one run at a time, and never in vain."""
 
+import errno
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sharpcli import files
 from sharpcli.errors import SharpError
 from sharpcli.files import beside, cache_folder, reserved, save, write_whole
 
@@ -189,6 +191,23 @@ def test_a_reservation_becomes_the_file_or_goes(folder):
         write_whole(Path("out.json"), "new")
         assert names(folder) == ["out.json"]
     assert Path("out.json").read_text() == "new"
+
+
+def test_a_stream_for_reading_is_no_output(folder):
+    with open(os.devnull, "rb") as stream:  # noqa: PTH123
+        path = Path(f"/dev/fd/{stream.fileno()}")
+        with pytest.raises(SharpError, match="is for reading"), reserved(path):
+            pytest.fail("the work has begun")
+
+
+def test_a_full_disk_leaves_no_reservation(folder, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "_write_all", full)
+    with pytest.raises(SharpError, match="No space left"), reserved(Path("out.json")):
+        pytest.fail("the work has begun")
+    assert names(folder) == []
 
 
 def test_a_second_run_is_told_at_once_and_the_first_goes_on(folder):

@@ -18,7 +18,7 @@ __all__ = ["compare"]
     "compare",
     epilog="""\b
 Examples:
-  sharp compare sgd.json adam.json --by optimizer,batch_size --baseline optimizer=sgd,batch_size=8
+  sharp compare sgd.json adam.json --by batch_size --baseline batch_size=8
   sharp measure *.safetensors --json | sharp compare -""",
 )
 @click.argument("results", nargs=-1, required=True, metavar="RESULT.json...")

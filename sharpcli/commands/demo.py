@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -114,8 +115,10 @@ def checkpoint_paths(folder: Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        dangling = os.path.islink(folder)  # noqa: PTH114 (never raises)
+        reason = "it is a link that leads nowhere" if dangling else error.strerror
         raise SharpError(
-            f"{folder}: cannot be made: {error.strerror}", "name another with --folder"
+            f"{folder}: cannot be made: {reason}", "name another with --folder"
         ) from error
     return [folder / f"{it.optimizer}-batch-{it.batch_size}.safetensors" for it in SETUPS]
 

@@ -38,6 +38,8 @@ def init(file: Path, template: str, force: bool) -> None:
     FILE (task.py by default) is a commented task that works as it is, on made-up data: put your
     own model, data and loss in.
     """
+    if not file.name:
+        raise UsageError("FILE is empty", "name a file such as task.py")
     if file.suffix != ".py":
         raise UsageError(f"{file}: a task file ends in .py", f"write to {file.with_suffix('.py')}")
     text = template_text(template, file)

@@ -148,13 +148,12 @@ def train(
         given["batch_size"] = given["fixed_batch"]
     settings = TrainSettings(**given)
     refuse_overwriting(("--output", output))
-    if is_special(output):
+    if is_special(output) and not output.is_dir():
         raise SharpError(f"{output}: a checkpoint is a file, not a device or a pipe", "name a file")
-    with reserved(output):
+    with reserved(output), progress_bars(quiet=quiet) as begin:
         loaded = load_task(task, task_options)
         started = time.perf_counter()
-        with progress_bars(quiet=quiet) as begin:
-            trained = train_and_save(loaded, settings, output, begin(f"training {loaded.name}"))
+        trained = train_and_save(loaded, settings, output, begin(f"training {loaded.name}"))
     seconds = time.perf_counter() - started
     if as_json:
         found = document(loaded, settings, output, trained, seconds)

@@ -364,7 +364,7 @@ def refuse_overwriting(*outputs: tuple[str, Path | None]) -> None:
 def _refuse_replacing_a_checkpoint(*outputs: tuple[str, Path | None]) -> None:
     """Refuse to write a result where a checkpoint seems to be; raises `UsageError`."""
     for option, path in outputs:
-        if path is None or is_special(path) or not path.exists():
+        if path is None or is_special(path) or not os.path.exists(path):  # noqa: PTH110 (never raises)
             continue
         # The index of a sharded checkpoint is JSON, as a result is.
         if path.suffix.lower() in CHECKPOINT_SUFFIXES or path.name.endswith(".index.json"):

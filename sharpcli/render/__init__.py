@@ -91,8 +91,10 @@ def emit(document: Document, output: OutputSettings, *, metric: str | None = Non
                 if not drawn:
                     say_written(path, quiet=output.quiet)
         if failures:
-            first, *more = failures
-            raise SharpError("\n".join([str(first), *(f"Error: {each}" for each in more)]))
+            *earlier, last = failures
+            for each in earlier:
+                say(str(each), "Error", "none")
+            raise last
 
 
 def say_written(path: Path, *, quiet: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator
 
@@ -24,7 +25,8 @@ _PATIENCE = 2.0
 def progress_bars(*, quiet: bool = False) -> Iterator[Begin]:
     """Give `begin(description)`, which opens a bar and closes the one before.
 
-    Bars show on a terminal only, and only once the whole takes longer than two seconds.
+    Bars show on a terminal only, and only once the whole takes longer than two seconds. What the
+    task's code prints meanwhile goes to stderr: standard output is the result's.
     """
     console = error_console()
     bars = Bars(
@@ -53,11 +55,12 @@ def progress_bars(*, quiet: bool = False) -> Iterator[Begin]:
 
         return progress
 
-    try:
-        yield begin
-    finally:
-        if shown:
-            bars.stop()
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            yield begin
+        finally:
+            if shown:
+                bars.stop()
 
 
 def notes_of(output: OutputSettings) -> Notes:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from ..coupling import check_coupling, coupling_named
-from ..data import read_rows
-from ..diagnosis import check_deterministic, check_finite
+from ..data import Rows, read_rows
+from ..diagnosis import MEND_DATA, check_deterministic, check_finite
 from ..errors import SharpError
 from ..fidelity import check_pass, some_rows
 from ..network import Network, give_shapes
-from ..objective import Objective
+from ..objective import NO_GRADIENT, Objective
 from ..progress import Progress, silent
 from ..randomness import global_random_state_kept
 from ..tasks import Task
@@ -99,13 +99,13 @@ def train(task: Task, settings: TrainSettings, progress: Progress = silent) -> T
                 loss = _mean_loss(network, model, rows.take(chosen).batch, len(chosen))
                 value = loss.item()
                 if not math.isfinite(value):
-                    raise _not_finite(task, value, steps, settings)
+                    raise _not_finite(task, rows, value, steps, settings)
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
                 optimizer.step()
             train_loss = loss_over_all()
             if not math.isfinite(train_loss):
-                raise _not_finite(task, train_loss, steps, settings)
+                raise _not_finite(task, rows, train_loss, steps, settings)
             progress(*_how_far(settings, epoch, first_loss, train_loss))
             reached = settings.until_loss is None or train_loss <= settings.until_loss
             if reached and settings.until_loss is not None:
@@ -129,11 +129,22 @@ def _how_far(settings: TrainSettings, epoch: int, first: float, loss: float) -> 
 def _mean_loss(network: Network, model: nn.Module, batch: Any, count: int) -> Tensor:
     """The mean loss of a batch by the model itself, in its own mode."""
     total, weight = network.losses(network.task.predict(model, batch), batch, count)
+    if not total.requires_grad:
+        raise SharpError(
+            NO_GRADIENT,
+            "take detach(), item(), argmax and comparisons out of predict() and loss(), and run "
+            "neither under torch.no_grad()",
+        )
     return total.sum() / weight.sum()
 
 
-def _not_finite(task: Task, loss: float, step: int, settings: TrainSettings) -> SharpError:
+def _not_finite(
+    task: Task, rows: Rows, loss: float, step: int, settings: TrainSettings
+) -> SharpError:
+    said = f"{task.name}: the training loss is {loss} at step {step}"
+    if bad := rows.not_finite():
+        return SharpError(f"{said}: {bad}", MEND_DATA)
     return SharpError(
-        f"{task.name}: the training loss is {loss} at step {step}",
+        said,
         f"lower the learning rate (--lr is {settings.step_size:g})",
     )

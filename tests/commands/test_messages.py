@@ -161,6 +161,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     broken["2.bias"][1] = float("inf")
     torch.save(broken, tmp_path / "inf.pt")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "dangling").symlink_to("nowhere")
     (tmp_path / "result.json").write_text("{}")
     return tmp_path
 
@@ -172,6 +173,20 @@ def run(*words: str) -> Result:
         raise result.exception
     assert "Traceback" not in result.stderr
     return result
+
+
+def test_a_task_that_needs_more_memory_than_there_is(folder: Path) -> None:
+    (folder / "task.py").write_text(f"{BASE}\ndef data(split): return torch.empty(2**60), 0\n")
+    for command in ("measure a.pt -t task.py -m loss", "train task.py --output b.safetensors"):
+        result = run(*command.split())
+        assert result.exit_code == 1
+        assert "task.py, line 14: data('train') ran out of memory: " in result.stderr
+        assert "hint: give a smaller --batch-size" in result.stderr
+
+
+def test_a_file_is_named(folder: Path) -> None:
+    assert run("init", "").stderr.startswith("Error: FILE is empty")
+    assert "it is a folder" in run("train", "task.py", "--output", "").stderr
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -234,8 +249,11 @@ COMMANDS = [
     ("interpolate a.pt b.pt -t task.py --points 3x", 2, "'3x' is not a number of points"),
     ("interpolate a.pt b.pt -t task.py --plot x.gif", 2, "'.gif' is no kind of figure"),
     ("interpolate a.pt b.pt -t task.py --output b.pt", 2, "would overwrite b.pt"),
+    (f"{MEASURE} --output {'x' * 300}.json", 1, "File name too long"),
     ("train task.py --lr nan", 2, "nan is not a finite number"),
     ("train task.py --output task.py", 2, "would overwrite task.py, which is read here"),
+    (f"train task.py --output {'x' * 300}", 1, "File name too long"),
+    ("demo --folder dangling", 1, "dangling: cannot be made: it is a link that leads nowhere"),
     ("compare result.json", 1, "result.json"),
     ("compare result.json --output result.json", 2, "would overwrite result.json"),
 ]

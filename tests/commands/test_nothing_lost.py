@@ -136,13 +136,34 @@ def test_what_took_work_is_kept_when_the_reader_has_left(folder):
     assert strict(kept.read_text("utf-8"))["results"][0]["status"] == "ok"
 
 
-@pytest.mark.parametrize("command", ["--help", "tasks"])
+@pytest.mark.parametrize("command", ["--help", "measure --help", "tasks"])
 def test_a_full_stdout_is_one_line(folder, command):
-    done = shell(f"sharp {command} >/dev/full", cwd=folder)
+    """Also of what is larger than a block, which Python writes at once and does not keep."""
+    done = shell(f"unset PYTHONUNBUFFERED; sharp {command} >/dev/full", cwd=folder)
     assert (done.returncode, done.stderr) == (
         1,
         "Error: standard output: cannot be written: No space left on device\n",
     )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        " ".join(QUICK),
+        "train task.py --epochs 1 --json",
+        "interpolate sgd.safetensors adam.safetensors -t task.py --points 4 --json",
+        "spectrum sgd.safetensors -t task.py --json",
+    ],
+)
+def test_what_a_task_prints_is_no_part_of_the_result(folder, command):
+    printing = (
+        "\nprint('imported')\n_data = data\ndef data(split): print('read'); return _data(split)"
+    )
+    Path("task.py").write_text(Path("task.py").read_text() + printing)
+    done = run(*command.split())
+    assert done.exit_code == 0
+    assert strict(done.stdout)["schema"] == "sharpcli/1"
+    assert done.stderr.startswith("imported\nread\n")
 
 
 def test_a_stderr_that_takes_nothing_ends_no_run(folder):

@@ -129,6 +129,28 @@ def test_data_that_are_not_finite_are_named_before_the_first_step():
     assert "the data are the cause" in caught.value.hint
 
 
+def test_data_that_spoil_only_the_gradient_are_named():
+    """An infinity that tanh takes to 1, so that the loss is finite and its slope is not."""
+    inputs, targets = numbers()
+    inputs[3, 1] = float("inf")
+
+    def model():
+        return nn.Sequential(nn.Linear(inputs.shape[1], 4), nn.Tanh(), nn.Linear(4, 3))
+
+    with pytest.raises(SharpError, match="hold an infinity in row 3 of the inputs") as caught:
+        train(task(model, data=lambda split: (inputs, targets)), TrainSettings())
+    assert "the data are the cause" in caught.value.hint
+
+
+def test_a_loss_without_a_gradient():
+    def loss(outputs, batch):
+        return nn.functional.cross_entropy(outputs, batch[1], reduction="none").detach()
+
+    with pytest.raises(SharpError, match="the loss has no gradient") as caught:
+        train(task(loss=loss), TrainSettings())
+    assert "detach()" in caught.value.hint
+
+
 def test_a_loss_that_is_not_finite_names_the_step():
     with pytest.raises(
         SharpError, match=r"small: the training loss is (nan|inf) at step \d\n"
