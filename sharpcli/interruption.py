@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
@@ -33,6 +34,8 @@ __all__ = [
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 _IMPORTS = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
 
+_SOON = 0.01  # seconds
+
 _installed = False
 _process = 0  # the one that installed: its forks share the handlers, and have nothing to keep
 _deferring = False
@@ -52,6 +55,7 @@ def install() -> None:
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _on_signal)
+    sys.unraisablehook = _send_again_or(sys.unraisablehook)
 
 
 def before_leaving(step: Callable[[], None]) -> None:
@@ -151,6 +155,25 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     if _is_importing(frame):
         leave()
     raise KeyboardInterrupt
+
+
+def _send_again_or(
+    otherwise: Callable[[sys.UnraisableHookArgs], object],
+) -> Callable[[sys.UnraisableHookArgs], object]:
+    """Python drops what is raised in `__del__` or a weak reference's callback: signal again."""
+
+    def handle(dropped: sys.UnraisableHookArgs) -> None:
+        if _received is None or not issubclass(dropped.exc_type, KeyboardInterrupt):
+            otherwise(dropped)
+            return
+        import threading
+
+        # A little later, since what is raised in here is dropped as well.
+        again = threading.Timer(_SOON, os.kill, (os.getpid(), _received))
+        again.daemon = True
+        again.start()
+
+    return handle
 
 
 def _is_importing(frame: FrameType | None) -> bool:

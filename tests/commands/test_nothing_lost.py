@@ -115,6 +115,24 @@ def test_an_interrupt_within_an_import_is_an_interrupt(folder):
 # Outputs and streams that take nothing.
 
 
+def test_an_interrupt_that_python_drops_comes_again():
+    code = """
+import signal, time
+from sharpcli import interruption
+interruption.install()
+class Loud:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+try:
+    Loud()
+    time.sleep(10)
+except KeyboardInterrupt:
+    print("came", interruption.exit_code())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("came 143\n", "")
+
+
 @pytest.mark.parametrize("where", [">/dev/full", ">&-"])
 def test_a_result_that_cannot_be_printed_is_kept(folder, where):
     assert run(*QUICK, "--output", "r.json").exit_code == 0
