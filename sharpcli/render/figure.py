@@ -87,8 +87,7 @@ def written(make: Callable[[], Figure], kind: str) -> bytes:
     Uses neither pyplot nor a window, and matplotlib's own defaults whatever the user's are: the
     settings are put back afterwards.
     """
-    # Near the largest number there is, a logarithmic axis overflows where it looks for its ends.
-    with mpl.rc_context(), warnings.catch_warnings(), np.errstate(over="ignore"):
+    with mpl.rc_context(), warnings.catch_warnings():
         # Names may have characters that the font lacks, or leave no room: it is drawn all the same.
         warnings.filterwarnings("ignore", r"Glyph|constrained_layout", UserWarning)
         mpl.rcdefaults()

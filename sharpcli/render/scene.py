@@ -36,7 +36,8 @@ Values = Mapping[str, Mapping[str, Array]]  # by split, then by metric
 KINDS = ("interpolate", "landscape")
 _SYMBOLS = {"alpha": "α", "beta": "β"}
 _MOST_UNEQUAL = {"interpolate": 4.0, "landscape": 2.0}  # sides: a longer plane is stretched
-_LARGEST, _SMALLEST = 1e200, 1e-200
+# A logarithmic axis may put its next tick as many decades beyond the data as these span.
+_LARGEST, _SMALLEST = 1e100, 1e-100
 _FARTHEST = 1e100
 _UNIT = 1e-6  # of a distance: less is rounding
 _NORMALIZED = ("filter", "layer")

@@ -47,6 +47,12 @@ def test_a_line_has_both_axes_the_checkpoints_and_the_barrier():
     assert "10^{-2}" in said, "a loss from 0.003 to 30 is on a log scale"
 
 
+def test_a_narrow_figure_of_very_unequal_values_has_ticks():
+    document = scenes.line()
+    document["results"][0]["curves"]["train"]["loss"][3] = 1e250
+    assert len(draw(document, "png", FigureSettings(width=2.0))) > 1000
+
+
 def test_the_scale_can_be_chosen():
     assert "10^{-2}" not in texts(scenes.line(), FigureSettings("linear"))
 
