@@ -23,6 +23,7 @@ import faithful
 import gpt2
 import killed
 import line
+import many
 import maximum
 import memory
 import processes
@@ -38,6 +39,7 @@ _BENCHMARKS = (
     certified,
     checks,
     eigenvalues,
+    many,
     product,
     density,
     derivatives,
