@@ -1,4 +1,4 @@
-"""Hundreds of eigenvalues of a small network beside SciPy's eigsh, and how well time is foretold."""
+"""Hundreds of eigenvalues of a network beside SciPy's eigsh, and how well time is foretold."""
 
 from __future__ import annotations
 

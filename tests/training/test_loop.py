@@ -166,7 +166,7 @@ def in_batch_negatives(outputs, batch):
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        (lambda o, b: nn.functional.cross_entropy(o, b[1]), "for a batch of 30 examples"),
+        (lambda o, b: nn.functional.cross_entropy(o, b[1]), "for a batch of 8 examples"),
         (lambda o, b: (nn.functional.cross_entropy(o, b[1]), torch.tensor(1.0)), "not the sum"),
         (in_batch_negatives, "depends on the other examples of its batch"),
     ],
