@@ -1,10 +1,12 @@
 """Matching a checkpoint's names and shapes to a model's."""
 
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from sharpcli.checkpoint import Checkpoint, match_tensors
 from sharpcli.errors import SharpError
@@ -170,3 +172,41 @@ def test_a_stranger_is_told_in_five_tensors_at_most(expected):
 def test_control_characters_in_names_are_spelt_out(expected):
     error = refusal({**expected, "\x1b[2J\n": torch.ones(1)}, expected)
     assert "'\\x1b[2J\\n' (1,) is unexpected" in error.message
+
+
+def _two_forms():
+    """A model with norms in the form of hooks, and as parametrizations, of the same numbers."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        old = nn.Sequential(
+            nn.utils.weight_norm(nn.Linear(3, 4), dim=1), nn.utils.spectral_norm(nn.Conv2d(2, 3, 2))
+        )
+    new = nn.Sequential(
+        parametrizations.weight_norm(nn.Linear(3, 4), dim=1),
+        parametrizations.spectral_norm(nn.Conv2d(2, 3, 2)),
+    )
+    return old.eval(), new.eval()
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_norms_of_the_other_form_are_the_same_weights(prefix, backwards):
+    file, model = _two_forms()[:: -1 if backwards else 1]
+    inputs = torch.randn(5, 3), torch.randn(5, 2, 4, 4)
+    true = [layer(each) for layer, each in zip(file, inputs, strict=True)]
+    found = match_tensors(checkpoint(renamed(file.state_dict(), prefix)), model.state_dict())
+    model.load_state_dict(found.tensors)
+    for layer, each, wanted in zip(model, inputs, true, strict=True):
+        assert torch.allclose(layer(each), wanted, atol=1e-6)
+    said = "; ".join(found.notes)
+    assert "weight norm of 1 tensor in the model's form" in said
+    assert "spectral norm of 1 tensor in the model's form" in said
+
+
+def test_half_a_norm_is_missing_the_rest():
+    file, model = _two_forms()
+    tensors = file.state_dict()
+    del tensors["0.weight_v"]
+    error = refusal(tensors, model.state_dict())
+    assert "'0.parametrizations.weight.original1' (4, 3) is missing" in error.message
+    assert "'0.weight_g'" in error.message

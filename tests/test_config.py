@@ -158,6 +158,7 @@ def test_where_files_are_found(tmp_path):
         ("tasks = 3", "tasks is a command, so a table"),
         ("[options]\nwidth = [1]", "[options] width = [1]: is not a single value"),
         ("a b", "is not TOML"),
+        ("a = " + 9000 * "[" + 9000 * "]", "nested too deeply"),
     ],
 )
 def test_bad_files_are_named_with_the_key(folder, probe, text, said):

@@ -438,6 +438,8 @@ def test_the_default_number_of_eigenvalues_fits_every_model():
 def test_a_device_that_there_is_not_is_misuse():
     with pytest.raises(UsageError, match="--device cuda:99: this PyTorch"):
         resolve_device("cuda:99")
+    with pytest.raises(UsageError, match="--device cuda:99999999999: "):
+        resolve_device("cuda:99999999999")
     assert resolve_device("cpu").type == "cpu"
 
 

@@ -53,3 +53,17 @@ def test_nothing_is_foretold_where_the_end_is_not_known():
     for done in (1, 2, 3):
         step(done, None)
     assert details == []
+
+
+def test_it_is_foretold_again_where_each_product_takes_longer_than_the_last(monkeypatch):
+    clock, details, times = [0.0], [], {}
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
+    step = foretelling(silent, Notes(detail=details.append), "1 GB")
+    for done in range(2, 1001, 2):
+        clock[0] += 0.002 + 0.0001 * done
+        times[done] = clock[0]
+        step(done, 1000)
+    assert len(details) == 2
+    foretold = float(details[1].split()[1])
+    at = next(done for done in times if done >= 1000 / 8)
+    assert times[1000] - times[at] == pytest.approx(foretold, rel=0.1)

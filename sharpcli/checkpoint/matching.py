@@ -138,7 +138,9 @@ def _in_other_form(names: _Names, wanted: Mapping[str, Tensor]) -> tuple[_Names,
                 renamed |= dict(zip(way, other, strict=True))
                 kinds.append(kind)
     notes = [
-        f"{kind} of {kinds.count(kind)} tensors in the model's form" for kind in sorted(set(kinds))
+        f"{kind} of {count} tensor{'s' if count > 1 else ''} in the model's form"
+        for kind in _FORMS
+        if (count := kinds.count(kind))
     ]
     return {renamed.get(name, name): kept for name, kept in names.items()}, notes
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..labels import clean, common_metadata, differing_metadata, named, pairs, short_labels
 from ..results import NOT_CONVERGED, flat_scalars
+from ..settings import MeasureSettings
 from .context import run_lines
 from .layers import layer_rows, layer_sheets
 from .numbers import NOT_FINITE, format_number, format_scalar
@@ -38,6 +39,7 @@ _TITLES = {
 _METRIC = re.compile(r"(?P<name>[^.\[]+)\.(?P<split>train|test|gap)")
 _EPSILON = re.compile(r"epsilon_sharpness\[(?P<epsilon>[^,\]]+)(?:,(?P<subspace>p=\d+))?\]")
 _IN_THE_JSON_ALONE = re.compile(r"hessian\.eigenvalues\[[1-9]\d*\]|gradient\.(l1|max)")
+_UNASKED = MeasureSettings().top
 _ORDER = (r"loss\.", None, r"epsilon_sharpness\[", r"hessian\.", r"trace$", r"gradient\.")
 
 _SAID_ABOVE = {"task", "task_options", "sharpcli"}  # of the metadata that `sharp train` writes
@@ -103,8 +105,19 @@ def measure_page(document: Mapping[str, Any]) -> Page:
         legend=[
             line.replace("the Hessian", curvature_name(document))
             for line in legend([*columns, *(it for sheet in by_layer for it in sheet.columns)])
-        ],
+        ]
+        + _where_all_eigenvalues_are(results),
     )
+
+
+def _where_all_eigenvalues_are(results: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A line that says where more eigenvalues are than the five that a run measures unasked."""
+    counts = [
+        len(result.get("measures", {}).get("hessian", {}).get("eigenvalues", ()))
+        for result in results
+    ]
+    most = max(counts, default=0)
+    return [f"λ1 to λ{most}: --json or --format csv prints them all"] if most > _UNASKED else []
 
 
 def train_page(document: Mapping[str, Any]) -> Page:

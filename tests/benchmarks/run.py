@@ -26,6 +26,7 @@ import gpt2
 import interrupted
 import killed
 import line
+import many
 import maximum
 import memory
 import processes
@@ -42,6 +43,7 @@ _BENCHMARKS = (
     certified,
     checks,
     eigenvalues,
+    many,
     product,
     density,
     derivatives,

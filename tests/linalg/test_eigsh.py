@@ -8,6 +8,7 @@ import torch
 from spectra import Diagonal
 
 from sharpcli.linalg.eigsh import eigsh, expected_products, krylov_space
+from sharpcli.linalg.ends import _open_stretches
 from sharpcli.linalg.orthogonal import dots
 from sharpcli.operators import Dense
 
@@ -264,3 +265,32 @@ def test_progress_expects_more_only_while_it_goes_on(smallest):
     assert totals[-1][0] == found.products
     expected = expected_products(3, smallest)
     assert all(total <= max(expected, done + 2) for done, total in totals)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_hundreds_of_near_eigenvalues_are_found_in_a_few_products_each(dtype):
+    # Neighbours are nearer than the tolerance: they are no copies of one another.
+    values = 0.98 ** torch.arange(400, dtype=torch.float64)
+    rest = torch.linspace(0, 2e-4, 1600, dtype=torch.float64) - 1e-4
+    spectrum = torch.cat([values, rest]).sort(descending=True).values
+    found = eigsh(Diagonal(spectrum.to(dtype)), 150, smallest=1)
+    assert found.converged
+    check(found, spectrum.to(dtype).double(), 150, 1)
+    assert found.products <= 4 * 150
+    assert found.passes <= found.products / 5
+
+
+def test_one_missed_copy_moves_what_follows_by_one_number():
+    points = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    open_at = [0.0, 0.002, 0.003, 0.0, 0.5, 0.0]
+    stretches = _open_stretches(points, torch.tensor(open_at))
+    assert stretches == [(4.0, False), (6.0, True)]
+
+
+def test_triples_among_many_values_keep_their_number():
+    values = torch.cat([torch.linspace(1, 2, 60).repeat_interleave(3), torch.zeros(400)])
+    spectrum = values.double().sort(descending=True).values
+    for seed in range(3):
+        found = eigsh(Diagonal(spectrum), 100, smallest=1, seed=seed)
+        assert found.converged
+        check(found, spectrum, 100, 1)

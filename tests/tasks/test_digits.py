@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sharpcli.errors import SharpError, UsageError
-from sharpcli.tasks import load_task
+from sharpcli.tasks import digits, load_task
 
 
 def test_data():
@@ -62,3 +62,12 @@ def test_without_scikit_learn(monkeypatch):
         load_task("digits", {}).data("train")
     assert "scikit-learn, which is not installed" in caught.value.message
     assert caught.value.hint == "pip install 'sharpcli[demo]'"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"width": 10**6}, {"depth": 10**8}, {"width": 10**400}, {"model": "cnn", "width": 10**6}],
+)
+def test_a_network_that_no_memory_holds_is_refused_before_it_is_built(options):
+    with pytest.raises(SharpError, match=r"width .* and depth"):
+        digits.model(**options)
