@@ -1,8 +1,8 @@
 """Write what the code itself knows into the pages: `python docs/write_reference.py`.
 
 docs/cli.md is the real --help of every command; docs/measures.md holds the registry's table. The
-other way round, sharpcli/schema.json is docs/schema.json without its descriptions: what `sharp`
-checks saved results against. A test fails where one of them is out of date.
+other way round, sharpcli/documents/schema.json is docs/schema.json without its descriptions: what
+`sharp` checks saved results against. A test fails where one of them is out of date.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from click.testing import CliRunner
 
-from sharpcli.__main__ import COMMANDS, sharp
+from sharpcli.cli.main import COMMANDS, sharp
 from sharpcli.measures import known_measures
 
 DOCS = Path(__file__).parent
@@ -76,7 +76,7 @@ def main() -> None:
     (DOCS / "cli.md").write_text(cli_page(), "utf-8")
     measures = DOCS / "measures.md"
     measures.write_text(measures_page(measures.read_text("utf-8")), "utf-8")
-    (DOCS.parent / "sharpcli" / "schema.json").write_text(shipped_schema(), "utf-8")
+    (DOCS.parent / "sharpcli" / "documents" / "schema.json").write_text(shipped_schema(), "utf-8")
 
 
 if __name__ == "__main__":

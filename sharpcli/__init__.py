@@ -11,15 +11,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .checkpoint import load_checkpoint
-    from .errors import SharpError
-    from .exploration import Beside
-    from .exploring import interpolate_checkpoints, landscape_checkpoint
-    from .landscape.journal import Journal
-    from .landscape.walk import Watch
-    from .measuring import measure_checkpoints, measure_model
-    from .results import to_document
-    from .settings import (
+    from sharpcli.checkpoint import load_checkpoint
+    from sharpcli.documents.results import to_document
+    from sharpcli.errors import SharpError
+    from sharpcli.landscape.points.journal import Journal
+    from sharpcli.landscape.points.walk import Watch
+    from sharpcli.runs.exploration import Beside
+    from sharpcli.runs.landscape import interpolate_checkpoints, landscape_checkpoint
+    from sharpcli.runs.measure import measure_checkpoints, measure_model
+    from sharpcli.runs.spectrum import spectra_of_checkpoints
+    from sharpcli.settings import (
         BatchNormSettings,
         CurvatureSettings,
         DirectionSettings,
@@ -31,8 +32,7 @@ if TYPE_CHECKING:
         RunSettings,
         SpectrumSettings,
     )
-    from .spectra import spectra_of_checkpoints
-    from .tasks import Task, load_task
+    from sharpcli.tasks import Task, load_task
 
 __version__ = "0.1.0"
 
@@ -64,12 +64,12 @@ __all__ = [
 
 _HOMES = {
     "BatchNormSettings": "settings",
-    "Beside": "exploration",
+    "Beside": "runs.exploration",
     "CurvatureSettings": "settings",
     "DirectionSettings": "settings",
     "GridSettings": "settings",
     "InterpolateSettings": "settings",
-    "Journal": "landscape.journal",
+    "Journal": "landscape.points.journal",
     "LandscapeSettings": "settings",
     "MeasureSettings": "settings",
     "PathSettings": "settings",
@@ -77,15 +77,15 @@ _HOMES = {
     "SharpError": "errors",
     "SpectrumSettings": "settings",
     "Task": "tasks",
-    "Watch": "landscape.walk",
-    "interpolate_checkpoints": "exploring",
-    "landscape_checkpoint": "exploring",
+    "Watch": "landscape.points.walk",
+    "interpolate_checkpoints": "runs.landscape",
+    "landscape_checkpoint": "runs.landscape",
     "load_checkpoint": "checkpoint",
     "load_task": "tasks",
-    "measure_checkpoints": "measuring",
-    "measure_model": "measuring",
-    "spectra_of_checkpoints": "spectra",
-    "to_document": "results",
+    "measure_checkpoints": "runs.measure",
+    "measure_model": "runs.measure",
+    "spectra_of_checkpoints": "runs.spectrum",
+    "to_document": "documents.results",
 }
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from .errors import UsageError, counted
+from sharpcli.errors import UsageError, counted
 
 __all__ = [
     "BatchNormMode",

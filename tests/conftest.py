@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sharpcli.results import (
+from sharpcli.documents.results import (
     CheckpointResult,
     Document,
     Failure,

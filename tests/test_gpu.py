@@ -15,11 +15,11 @@ from torch import nn
 
 import sharpcli
 from sharpcli.checkpoint import save_checkpoint
+from sharpcli.curvature import make_operator
 from sharpcli.linalg.quadrature import quadrature
-from sharpcli.measuring import measure_model
-from sharpcli.operators import make_operator
+from sharpcli.runs.measure import measure_model
+from sharpcli.runs.study import prepare, resolve_device
 from sharpcli.settings import CurvatureSettings, MeasureSettings, RunSettings
-from sharpcli.studies import prepare, resolve_device
 
 pytestmark = pytest.mark.gpu
 

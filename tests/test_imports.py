@@ -12,12 +12,12 @@ import pytest
 from click.testing import CliRunner
 
 from sharpcli import __version__
-from sharpcli.__main__ import COMMANDS, sharp
+from sharpcli.cli.main import COMMANDS, sharp
 from sharpcli.errors import SharpError
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
-HELP = "import sys; sys.argv = ['sharp', '--help']; from sharpcli.__main__ import main; main()"
+HELP = "import sys; sys.argv = ['sharp', '--help']; from sharpcli.cli.main import main; main()"
 HEAVY = ("torch", "numpy", "scipy", "sklearn", "matplotlib", "rich")
 
 
@@ -38,7 +38,9 @@ def test_help_imports_nothing_heavy():
     assert loaded_by(HELP) == []
 
 
-@pytest.mark.parametrize("module", ["errors", "settings", "options", "config", "results"])
+@pytest.mark.parametrize(
+    "module", ["errors", "settings", "cli.options", "cli.config", "documents.results"]
+)
 def test_light_modules_import_nothing_heavy(module):
     assert loaded_by(f"import sharpcli.{module}") == []
 
@@ -57,7 +59,7 @@ def test_modules_without_torch(module):
 def test_help_of_a_command_imports_no_torch(command):
     argv = f"sys.argv = ['sharp', '{command}', '--help']"
     assert not {"torch", "numpy", "scipy", "sklearn"} & set(
-        loaded_by(f"import sys; {argv}; from sharpcli.__main__ import main; main()")
+        loaded_by(f"import sys; {argv}; from sharpcli.cli.main import main; main()")
     )
 
 
@@ -118,7 +120,8 @@ def raising(monkeypatch, error):
     def command():
         raise error
 
-    monkeypatch.setattr("sharpcli.commands.tasks.tasks", click.Command("tasks", callback=command))
+    stand_in = click.Command("tasks", callback=command)
+    monkeypatch.setattr("sharpcli.cli.commands.tasks.tasks", stand_in)
     return CliRunner().invoke(sharp, ["tasks"])
 
 
@@ -154,10 +157,10 @@ def test_a_reader_that_leaves_gets_no_traceback():
 
 def test_a_bug_says_how_to_report_it():
     code = (
-        "import click, sharpcli.commands.tasks as t\n"
+        "import click, sharpcli.cli.commands.tasks as t\n"
         "t.tasks = click.Command('tasks', callback=lambda: 1 / 0)\n"
         "import sys; sys.argv = ['sharp', 'tasks']\n"
-        "from sharpcli.__main__ import main; main()"
+        "from sharpcli.cli.main import main; main()"
     )
     done = fresh("-c", code)
     assert done.returncode == 1

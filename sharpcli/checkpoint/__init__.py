@@ -5,17 +5,15 @@ are proven before anything is allocated, and pickles are read by an own reader t
 values and nothing else.
 """
 
-from .contents import Checkpoint, first_not_finite, pieces, place
-from .described import check_described
-from .load import load_checkpoint
-from .matching import Match, match_tensors
-from .optimizer import summarize_optimizer
-from .safetensors_file import save_checkpoint
+from sharpcli.checkpoint.contents import Checkpoint, first_not_finite, pieces, place
+from sharpcli.checkpoint.load import load_checkpoint
+from sharpcli.checkpoint.matching import Match, match_tensors
+from sharpcli.checkpoint.optimizer import summarize_optimizer
+from sharpcli.checkpoint.safetensors_file import save_checkpoint
 
 __all__ = [
     "Checkpoint",
     "Match",
-    "check_described",
     "first_not_finite",
     "load_checkpoint",
     "match_tensors",

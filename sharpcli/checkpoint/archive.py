@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-from .contents import allowance, quoted
+from sharpcli.checkpoint.contents import allowance, quoted
 
 __all__ = ["ArchiveError", "Member", "data_offset", "read_directory"]
 

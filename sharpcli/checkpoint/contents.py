@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import SharpError
-from ..text import visible
+from sharpcli.errors import SharpError
+from sharpcli.runtime.text import visible
 
 __all__ = [
     "Checkpoint",

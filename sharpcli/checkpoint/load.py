@@ -10,8 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import SharpError, did_you_mean
-from .contents import (
+from sharpcli.checkpoint.contents import (
     Checkpoint,
     Contents,
     Metadata,
@@ -25,10 +24,11 @@ from .contents import (
     regular_size,
     sha256_of,
 )
-from .nesting import unnest
-from .optimizer import is_optimizer, optimizer_settings
-from .safetensors_file import looks_like_safetensors, read_safetensors
-from .torch_file import looks_like_torch, read_torch, refuse_text_pickle
+from sharpcli.checkpoint.nesting import unnest
+from sharpcli.checkpoint.optimizer import is_optimizer, optimizer_settings
+from sharpcli.checkpoint.safetensors_file import looks_like_safetensors, read_safetensors
+from sharpcli.checkpoint.torch_file import looks_like_torch, read_torch, refuse_text_pickle
+from sharpcli.errors import SharpError, did_you_mean
 
 __all__ = ["load_checkpoint"]
 

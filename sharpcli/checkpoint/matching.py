@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import SharpError
-from .contents import Checkpoint, listed, quoted
+from sharpcli.checkpoint.contents import Checkpoint, listed, quoted
+from sharpcli.errors import SharpError
 
 __all__ = ["Match", "match_tensors"]
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import SharpError
-from .contents import (
+from sharpcli.checkpoint.contents import (
     Metadata,
     NotPlain,
     is_text,
@@ -20,8 +19,9 @@ from .contents import (
     quoted,
     refuse_many,
 )
-from .optimizer import is_optimizer, optimizer_settings
-from .plain_pickle import Stub
+from sharpcli.checkpoint.optimizer import is_optimizer, optimizer_settings
+from sharpcli.checkpoint.plain_pickle import Stub
+from sharpcli.errors import SharpError
 
 __all__ = ["Unnested", "unnest"]
 

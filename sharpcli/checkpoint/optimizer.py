@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .contents import Metadata, is_text, plain_scalar
+from sharpcli.checkpoint.contents import Metadata, is_text, plain_scalar
 
 __all__ = ["is_optimizer", "optimizer_settings", "summarize_optimizer"]
 

@@ -20,9 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import files
-from ..errors import SharpError
-from .contents import (
+from sharpcli.checkpoint.contents import (
     Contents,
     Metadata,
     TooManyValues,
@@ -35,6 +33,8 @@ from .contents import (
     read_into,
     refuse_many,
 )
+from sharpcli.errors import SharpError
+from sharpcli.runtime import files
 
 __all__ = ["looks_like_safetensors", "read_safetensors", "save_checkpoint"]
 

@@ -18,10 +18,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import SharpError
-from .archive import ArchiveError, Member, data_offset, read_directory
-from .contents import NotPlain, allowance, listed, open_error, read_into, regular_size
-from .plain_pickle import Call, Global, PickleError, Stub, plain_key, read_pickle
+from sharpcli.checkpoint.archive import ArchiveError, Member, data_offset, read_directory
+from sharpcli.checkpoint.contents import (
+    NotPlain,
+    allowance,
+    listed,
+    open_error,
+    read_into,
+    regular_size,
+)
+from sharpcli.checkpoint.plain_pickle import Call, Global, PickleError, Stub, plain_key, read_pickle
+from sharpcli.errors import SharpError
 
 __all__ = ["looks_like_torch", "read_torch", "refuse_text_pickle"]
 

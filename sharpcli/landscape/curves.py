@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import SharpError
-from ..objective import Objective
-from ..progress import Progress, silent
-from ..settings import PathKind, PathSettings
-from .batch_norm import OfBatches, look
-from .frame import weighted_sum
+from sharpcli.errors import SharpError
+from sharpcli.landscape.frame import weighted_sum
+from sharpcli.landscape.points.batch_norm import OfBatches, look
+from sharpcli.objective.objective import Objective
+from sharpcli.runtime.progress import Progress, silent
+from sharpcli.settings import PathKind, PathSettings
 
 __all__ = ["Path", "path_weights", "train_path"]
 

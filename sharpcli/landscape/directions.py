@@ -14,17 +14,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import SharpError, UsageError, did_you_mean
-from ..linalg.eigsh import eigsh
-from ..linalg.orthogonal import dots, extend
-from ..measures.context import Context
-from ..measures.hessian import hessian
-from ..network import Network
-from ..objective import Objective
-from ..operators import SelfCheck
-from ..progress import Progress, silent
-from ..results import Scalar
-from ..settings import MeasureSettings
+from sharpcli.curvature import SelfCheck
+from sharpcli.documents.results import Scalar
+from sharpcli.errors import SharpError, UsageError, did_you_mean
+from sharpcli.linalg.eigsh import eigsh
+from sharpcli.linalg.orthogonal import dots, extend
+from sharpcli.measures.context import Context
+from sharpcli.measures.hessian import hessian
+from sharpcli.objective.network import Network
+from sharpcli.objective.objective import Objective
+from sharpcli.runtime.progress import Progress, silent
+from sharpcli.settings import MeasureSettings
 
 __all__ = [
     "NORMALIZATIONS",

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import SharpError
-from ..moments import Mean, mean_of, moments
-from ..reliability import sampling_status
-from ..results import Scalar, scalar_fields
-from .barrier import Barrier, barrier
-from .surface import Anchors, Surface, Values
+from sharpcli.documents.results import Scalar, scalar_fields
+from sharpcli.errors import SharpError
+from sharpcli.landscape.barrier import Barrier, barrier
+from sharpcli.landscape.points.evaluator import Anchors, Surface, Values
+from sharpcli.objective.means import Mean, mean_of, moments
+from sharpcli.objective.reliability import sampling_status
 
 __all__ = ["barriers", "curves_of", "measures_of", "sampling_errors_of"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import SharpError
+from sharpcli.errors import SharpError
 
 __all__ = ["Frame", "around", "line", "plane_through", "weighted_sum"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..errors import UsageError
+from sharpcli.errors import UsageError
 
 __all__ = ["axis_values", "check_line", "fewest_points", "grid_points", "line_values"]
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import SharpError, counted
-from ..linalg.orthogonal import extend
-from .frame import Frame
+from sharpcli.errors import SharpError, counted
+from sharpcli.landscape.frame import Frame
+from sharpcli.linalg.orthogonal import extend
 
 __all__ = ["PrincipalAxes", "Projection", "principal_axes", "project"]
 

@@ -4,9 +4,9 @@ Nothing in here knows networks: an operator has a size and `@`, a function gives
 gradient.
 """
 
-from .box import BoxMaximum, corner_ascent, projected_lbfgs
-from .eigsh import EigshResult, eigsh
-from .trace import TraceResult, trace
+from sharpcli.linalg.box import BoxMaximum, corner_ascent, projected_lbfgs
+from sharpcli.linalg.eigsh import EigshResult, eigsh
+from sharpcli.linalg.trace import TraceResult, trace
 
 __all__ = [
     "BoxMaximum",

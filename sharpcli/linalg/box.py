@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..progress import Progress, silent
+from sharpcli.runtime.progress import Progress, silent
 
 __all__ = [
     "BoxMaximum",

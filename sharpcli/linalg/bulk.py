@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .quadrature import Quadrature
+from sharpcli.linalg.quadrature import Quadrature
 
 __all__ = ["Bulk", "bulk"]
 

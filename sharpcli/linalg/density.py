@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .probes import Nodes
-from .quadrature import Quadrature
+from sharpcli.linalg.probes import Nodes
+from sharpcli.linalg.quadrature import Quadrature
 
 __all__ = ["density"]
 

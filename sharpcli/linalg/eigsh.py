@@ -15,13 +15,22 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..progress import Progress, silent
-from ..randomness import own_generator
-from .ends import End, both_ends, is_settled, without_missed
-from .krylov import BLOCK, Krylov, expand, krylov_space, restart, start_space, turn, widen
+from sharpcli.linalg.ends import End, both_ends, is_settled, without_missed
+from sharpcli.linalg.krylov import (
+    BLOCK,
+    Krylov,
+    expand,
+    krylov_space,
+    restart,
+    start_space,
+    turn,
+    widen,
+)
+from sharpcli.runtime.progress import Progress, silent
+from sharpcli.runtime.randomness import own_generator
 
 if TYPE_CHECKING:
-    from ..operators import SymmetricOperator
+    from sharpcli.linalg.operator import SymmetricOperator
 
 __all__ = [
     "SMALL",

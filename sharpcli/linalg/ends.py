@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .krylov import Krylov
-from .missed import hidden_shares, missed_probability
+from sharpcli.linalg.krylov import Krylov
+from sharpcli.linalg.missed import hidden_shares, missed_probability
 
 __all__ = ["MISSED", "End", "both_ends", "is_settled", "without_missed"]
 

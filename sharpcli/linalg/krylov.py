@@ -12,12 +12,19 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..randomness import own_generator
-from .missed import Stage
-from .orthogonal import applied, combine, extend, negligible_norm, project_out, random_rows
+from sharpcli.linalg.missed import Stage
+from sharpcli.linalg.orthogonal import (
+    applied,
+    combine,
+    extend,
+    negligible_norm,
+    project_out,
+    random_rows,
+)
+from sharpcli.runtime.randomness import own_generator
 
 if TYPE_CHECKING:
-    from ..operators import SymmetricOperator
+    from sharpcli.linalg.operator import SymmetricOperator
 
 __all__ = ["BLOCK", "Krylov", "expand", "krylov_space", "restart", "start_space", "turn", "widen"]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from ..operators import SymmetricOperator
+    from sharpcli.linalg.operator import SymmetricOperator
 
 __all__ = [
     "applied",

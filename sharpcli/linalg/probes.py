@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .exclusion import Run
-from .orthogonal import applied, dots
+from sharpcli.linalg.exclusion import Run
+from sharpcli.linalg.orthogonal import applied, dots
 
 if TYPE_CHECKING:
-    from ..operators import SymmetricOperator
+    from sharpcli.linalg.operator import SymmetricOperator
 
 __all__ = ["RESOLVED", "ROUNDING", "End", "Found", "Nodes", "lanczos", "outermost"]
 

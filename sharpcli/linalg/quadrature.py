@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..progress import Progress, silent
-from ..randomness import own_generator
-from .exclusion import Runs
-from .orthogonal import combine, random_rows
-from .probes import RESOLVED, ROUNDING, End, Nodes, lanczos, outermost
+from sharpcli.linalg.exclusion import Runs
+from sharpcli.linalg.orthogonal import combine, random_rows
+from sharpcli.linalg.probes import RESOLVED, ROUNDING, End, Nodes, lanczos, outermost
+from sharpcli.runtime.progress import Progress, silent
+from sharpcli.runtime.randomness import own_generator
 
 if TYPE_CHECKING:
-    from ..operators import SymmetricOperator
+    from sharpcli.linalg.operator import SymmetricOperator
 
 __all__ = ["Moment", "Quadrature", "choose_probes", "quadrature"]
 

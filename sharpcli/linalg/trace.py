@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..progress import Progress, silent
-from ..randomness import own_generator
-from .eigsh import Krylov
-from .orthogonal import applied, dots, project_out
+from sharpcli.linalg.eigsh import Krylov
+from sharpcli.linalg.orthogonal import applied, dots, project_out
+from sharpcli.runtime.progress import Progress, silent
+from sharpcli.runtime.randomness import own_generator
 
 if TYPE_CHECKING:
-    from ..operators import SymmetricOperator
+    from sharpcli.linalg.operator import SymmetricOperator
 
 __all__ = ["TraceResult", "random_signs", "trace"]
 

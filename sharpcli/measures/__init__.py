@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from typing import Any
 
-from ..diagnosis import SMALLEST_SOUND, end_of_float64
-from ..errors import SharpError, UsageError, did_you_mean
-from ..results import Scalar, is_scalar
-from .context import Context
-from .epsilon_sharpness import epsilon_sharpness
-from .gradient import gradient
-from .hessian import hessian, trace
-from .loss import loss
+from sharpcli.documents.results import Scalar, is_scalar
+from sharpcli.errors import SharpError, UsageError, did_you_mean
+from sharpcli.measures.context import Context
+from sharpcli.measures.epsilon_sharpness import epsilon_sharpness
+from sharpcli.measures.gradient import gradient
+from sharpcli.measures.hessian import hessian, trace
+from sharpcli.measures.loss import loss
+from sharpcli.objective.checks import SMALLEST_SOUND, end_of_float64
 
 __all__ = ["Context", "Measure", "choose", "compute", "known_measures", "readers"]
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import SharpError
-from ..linalg.eigsh import eigsh
-from ..objective import Objective
-from ..operators import make_operator
-from ..progress import Progress
-from ..settings import CurvatureSettings
+from sharpcli.curvature import make_operator
+from sharpcli.errors import SharpError
+from sharpcli.linalg.eigsh import eigsh
+from sharpcli.objective.objective import Objective
+from sharpcli.runtime.progress import Progress
+from sharpcli.settings import CurvatureSettings
 
 __all__ = ["Coarse", "coarse_start"]
 

@@ -10,15 +10,15 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..budget import Budget, share_memory
-from ..diagnosis import check_finite
-from ..linalg.eigsh import SMALL, EigshResult, Krylov, eigsh, krylov_space
-from ..moments import Evaluation
-from ..objective import Objective
-from ..operators import CurvatureOperator, Rounding, SelfCheck, make_operator
-from ..progress import Begin, Notes, Progress, foretelling, silent
-from ..settings import MeasureSettings
-from .coarse import Coarse, coarse_start
+from sharpcli.curvature import CurvatureOperator, Rounding, SelfCheck, make_operator
+from sharpcli.curvature.memory_plan import Budget, share_memory
+from sharpcli.linalg.eigsh import SMALL, EigshResult, Krylov, eigsh, krylov_space
+from sharpcli.measures.coarse import Coarse, coarse_start
+from sharpcli.objective.checks import check_finite
+from sharpcli.objective.means import Evaluation
+from sharpcli.objective.objective import Objective
+from sharpcli.runtime.progress import Begin, Notes, Progress, foretelling, silent
+from sharpcli.settings import MeasureSettings
 
 __all__ = ["Context"]
 

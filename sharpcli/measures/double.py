@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..errors import SharpError
-from ..memory import is_out_of_memory
-from ..objective import Objective
+from sharpcli.errors import SharpError
+from sharpcli.objective.objective import Objective
+from sharpcli.runtime.memory import is_out_of_memory
 
 __all__ = ["in_double"]
 

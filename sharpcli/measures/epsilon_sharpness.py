@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import SharpError, UsageError, counted
-from ..linalg.box import (
+from sharpcli.documents.results import Scalar, scalar_fields
+from sharpcli.errors import SharpError, UsageError, counted
+from sharpcli.linalg.box import (
     BoxMaximum,
     ValueAndGradient,
     Values,
@@ -23,17 +24,16 @@ from ..linalg.box import (
     flip_ascent,
     projected_lbfgs,
 )
-from ..memory import is_out_of_memory
-from ..moments import mean_of, moments
-from ..objective import Objective, accumulator
-from ..processes import add_up, rank, size
-from ..randomness import own_generator
-from ..reliability import sampling_status
-from ..results import Scalar, scalar_fields
-from .context import Context
-from .double import in_double
-from .sampling import Sampled, halves, part, share_left
-from .subspace import FullSpace, RandomSubspace, Space
+from sharpcli.measures.context import Context
+from sharpcli.measures.double import in_double
+from sharpcli.measures.sampling import Sampled, halves, part, share_left
+from sharpcli.measures.subspace import FullSpace, RandomSubspace, Space
+from sharpcli.objective.means import mean_of, moments
+from sharpcli.objective.objective import Objective, accumulator
+from sharpcli.objective.reliability import sampling_status
+from sharpcli.runtime.memory import is_out_of_memory
+from sharpcli.runtime.processes import add_up, rank, size
+from sharpcli.runtime.randomness import own_generator
 
 __all__ = ["epsilon_sharpness", "sharpness"]
 

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..linalg.orthogonal import dots
-from .context import Context
-from .rounding import with_rounding
-from .sampling import gradient_errors
+from sharpcli.linalg.orthogonal import dots
+from sharpcli.measures.context import Context
+from sharpcli.measures.rounding import with_rounding
+from sharpcli.measures.sampling import gradient_errors
 
 __all__ = ["gradient"]
 

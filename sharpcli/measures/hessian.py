@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..linalg.eigsh import EigshResult, is_settled
-from ..linalg.krylov import Krylov
-from ..linalg.orthogonal import project_out
-from ..linalg.trace import random_signs
-from ..linalg.trace import trace as estimate_trace
-from ..objective import Objective
-from ..operators import SelfCheck
-from ..randomness import own_generator
-from ..results import Scalar, scalar_fields
-from ..settings import Operator
-from .context import Context
-from .sampling import Sampled, eigenvalue_errors, trace_error
+from sharpcli.curvature import SelfCheck
+from sharpcli.documents.results import Scalar, scalar_fields
+from sharpcli.linalg.eigsh import EigshResult, is_settled
+from sharpcli.linalg.krylov import Krylov
+from sharpcli.linalg.orthogonal import project_out
+from sharpcli.linalg.trace import random_signs
+from sharpcli.linalg.trace import trace as estimate_trace
+from sharpcli.measures.context import Context
+from sharpcli.measures.sampling import Sampled, eigenvalue_errors, trace_error
+from sharpcli.objective.objective import Objective
+from sharpcli.runtime.randomness import own_generator
+from sharpcli.settings import Operator
 
 __all__ = ["at_most", "hessian", "is_semidefinite", "product_error", "suspicion", "trace"]
 

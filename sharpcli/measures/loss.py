@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from ..diagnosis import check_finite
-from ..moments import Mean
-from ..objective import Objective
-from ..reliability import sampling_status
-from ..results import SamplingStatus
-from .context import Context
-from .rounding import with_rounding
-from .sampling import too_few
+from sharpcli.documents.results import SamplingStatus
+from sharpcli.measures.context import Context
+from sharpcli.measures.rounding import with_rounding
+from sharpcli.measures.sampling import too_few
+from sharpcli.objective.checks import check_finite
+from sharpcli.objective.means import Mean
+from sharpcli.objective.objective import Objective
+from sharpcli.objective.reliability import sampling_status
 
 __all__ = ["loss"]
 

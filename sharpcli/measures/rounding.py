@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..results import ErrorKind, SamplingStatus, Scalar
+from sharpcli.documents.results import ErrorKind, SamplingStatus, Scalar
 
 __all__ = ["with_rounding"]
 

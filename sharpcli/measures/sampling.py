@@ -11,16 +11,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..errors import counted
-from ..linalg.eigsh import Krylov
-from ..linalg.orthogonal import applied, dots, project_out
-from ..linalg.trace import random_signs
-from ..objective import Objective
-from ..operators import CurvatureOperator, make_operator
-from ..randomness import own_generator
-from ..reliability import carriers, sampling_status, widened
-from ..results import SamplingStatus
-from .context import Context
+from sharpcli.curvature import CurvatureOperator, make_operator
+from sharpcli.documents.results import SamplingStatus
+from sharpcli.errors import counted
+from sharpcli.linalg.eigsh import Krylov
+from sharpcli.linalg.orthogonal import applied, dots, project_out
+from sharpcli.linalg.trace import random_signs
+from sharpcli.measures.context import Context
+from sharpcli.objective.objective import Objective
+from sharpcli.objective.reliability import carriers, sampling_status, widened
+from sharpcli.runtime.randomness import own_generator
 
 __all__ = [
     "EigenvalueErrors",

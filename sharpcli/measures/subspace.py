@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..linalg.orthogonal import dots
-from ..memory import available_memory
-from ..randomness import own_generator
+from sharpcli.linalg.orthogonal import dots
+from sharpcli.runtime.memory import available_memory
+from sharpcli.runtime.randomness import own_generator
 
 __all__ = ["FullSpace", "RandomSubspace", "Space"]
 

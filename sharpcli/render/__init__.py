@@ -7,13 +7,13 @@ import io
 import sys
 from typing import IO, TYPE_CHECKING, Any
 
-from .. import files, interruption
-from ..errors import SharpError, UsageError
-from ..processes import is_first
-from ..results import Document, dumps, is_interrupted
-from ..settings import OutputSettings
-from ..streams import drop_stdout
-from ..text import folded, json_text, visible_lines
+from sharpcli.documents.results import Document, dumps, is_interrupted
+from sharpcli.errors import SharpError, UsageError
+from sharpcli.runtime import files, interruption
+from sharpcli.runtime.processes import is_first
+from sharpcli.runtime.streams import drop_stdout
+from sharpcli.runtime.text import folded, json_text, visible_lines
+from sharpcli.settings import OutputSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from .table import Page
+    from sharpcli.render.terminal.table import Page
 
 __all__ = ["console", "emit", "error_console", "report_problems", "say", "say_written"]
 
@@ -83,7 +83,7 @@ def emit(document: Document, output: OutputSettings, *, metric: str | None = Non
         failures = [*_deliver(document, output, metric)]
         report_problems(document, quiet=output.quiet)
         if output.plot and not is_interrupted(document):
-            from .plotting import draw
+            from sharpcli.render.files.plotting import draw
 
             for path in output.plot:
                 drawn = _failure(functools.partial(draw, document, path))
@@ -133,8 +133,8 @@ def _failure(work: Callable[[], None]) -> list[SharpError]:
 
 def report_problems(document: Document, *, quiet: bool = False) -> None:
     """Print each failure, warning and note of a document once on stderr, with what it is about."""
-    from ..labels import named
-    from .measurements import labels_of
+    from sharpcli.documents.labels import named
+    from sharpcli.render.pages.measurements import labels_of
 
     results = [r for r in document["results"] if "checkpoint" in r]
     said: dict[tuple[str, str], list[str]] = {}
@@ -165,7 +165,7 @@ def _text(document: Document, output: OutputSettings, metric: str | None) -> str
     if output.format == "csv":
         return _csv(document)
     if output.format == "markdown":
-        from .table import markdown
+        from sharpcli.render.terminal.table import markdown
 
         return markdown(_page(document, metric))
     screen = console(plain=output.output is not None)
@@ -179,15 +179,15 @@ def _text(document: Document, output: OutputSettings, metric: str | None) -> str
 
 def _lines(document: Document, screen: Console, metric: str | None) -> Iterator[Text]:
     """What a terminal shows of a document: its page, with pictures where it is about places."""
-    from .table import page_lines
+    from sharpcli.render.terminal.table import page_lines
 
     if document["kind"] == "spectrum":
-        from .spectra import spectrum_lines
+        from sharpcli.render.pages.spectra import spectrum_lines
 
         return spectrum_lines(document, screen.width)
     if document["kind"] not in _PICTURED:
         return page_lines(_page(document, metric), screen.width)
-    from .landscapes import landscape_lines
+    from sharpcli.render.pages.landscapes import landscape_lines
 
     colour = screen.color_system in ("256", "truecolor") and not screen.no_color
     return landscape_lines(document, screen.width, colour=colour, metric=metric)
@@ -195,11 +195,11 @@ def _lines(document: Document, screen: Console, metric: str | None) -> Iterator[
 
 def _page(document: Document, metric: str | None = None) -> Page:
     """What a person reads of a document."""
-    from .comparison import compare_page
-    from .inspection import inspection_page
-    from .landscapes import landscape_page
-    from .measurements import measure_page, train_page
-    from .spectra import spectrum_page
+    from sharpcli.render.pages.comparison import compare_page
+    from sharpcli.render.pages.inspection import inspection_page
+    from sharpcli.render.pages.landscapes import landscape_page
+    from sharpcli.render.pages.measurements import measure_page, train_page
+    from sharpcli.render.pages.spectra import spectrum_page
 
     kind = document["kind"]
     pages = {
@@ -217,7 +217,7 @@ def _page(document: Document, metric: str | None = None) -> Page:
 
 
 def _csv(document: Document) -> str:
-    from .spreadsheet import (
+    from sharpcli.render.files.spreadsheet import (
         group_rows,
         point_rows,
         result_rows,
@@ -246,7 +246,7 @@ def _print(text: str, form: str, document: Document) -> None:
         elif form == "csv":
             text = text.encode(encoding, "backslashreplace").decode(encoding)
         else:
-            from .plain import plainer
+            from sharpcli.render.terminal.plain import plainer
 
             text = plainer(text, encoding)
     try:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import SharpError
-from ..labels import clean
-from ..results import Document
-from .numbers import format_scalar
+from sharpcli.documents.labels import clean
+from sharpcli.documents.results import Document
+from sharpcli.errors import SharpError
+from sharpcli.render.numbers import format_scalar
 
 __all__ = [
     "KINDS",

@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import SharpError, did_you_mean
+from sharpcli.errors import SharpError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from .arguments import Option
+    from sharpcli.tasks.arguments import Option
 
 __all__ = ["Builtin", "Task", "builtin_tasks", "load_task", "task_from_metadata"]
 
@@ -69,7 +69,7 @@ class Builtin:
         """The options it takes; imports the task's module, not torch."""
         from importlib import import_module
 
-        from .arguments import declared_options
+        from sharpcli.tasks.arguments import declared_options
 
         module = import_module(self.module)
         return declared_options(vars(module))
@@ -97,8 +97,8 @@ def load_task(spec: str | Path, options: Mapping[str, str]) -> Task:
     Raises `UsageError` where there is no such task or option, `SharpError` where the task's code
     fails or lacks `model` or `data`.
     """
-    from .build import build_task
-    from .source import find_source
+    from sharpcli.tasks.build import build_task
+    from sharpcli.tasks.source import find_source
 
     return build_task(find_source(str(spec), builtin_tasks()), options)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import UsageError, did_you_mean
+from sharpcli.errors import UsageError, did_you_mean
 
 __all__ = ["POSITIONAL", "Option", "as_text", "bind_options", "declared_options"]
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from ..errors import SharpError
-from . import Task, defaults
-from .arguments import bind_options
-from .source import Source, user_code
+from sharpcli.errors import SharpError
+from sharpcli.tasks import Task, defaults
+from sharpcli.tasks.arguments import bind_options
+from sharpcli.tasks.source import Source, user_code
 
 __all__ = ["build_task"]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..errors import SharpError, counted
+from sharpcli.errors import SharpError, counted
 
 __all__ = ["IGNORED", "loss_for", "metrics", "predict"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from ..errors import SharpError
+from sharpcli.errors import SharpError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,7 +29,7 @@ def model(
     activation: Literal["relu", "tanh", "gelu"] = "relu",
 ) -> nn.Module:
     """An MLP of `depth` hidden layers of `width` units, or a CNN of `depth` 3x3 convolutions."""
-    from .networks import check_room, cnn, mlp
+    from sharpcli.tasks.networks import check_room, cnn, mlp
 
     if not (1 <= width <= MOST and 1 <= depth <= MOST):
         raise SharpError(

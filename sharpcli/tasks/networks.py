@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..errors import SharpError
-from ..memory import available_memory, readable_size
+from sharpcli.errors import SharpError
+from sharpcli.runtime.memory import available_memory, readable_size
 
 __all__ = ["ACTIVATIONS", "check_room", "cnn", "mlp"]
 

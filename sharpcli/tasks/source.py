@@ -22,12 +22,12 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ..errors import SharpError, UsageError, did_you_mean
-from ..memory import is_out_of_memory
-from .arguments import POSITIONAL
+from sharpcli.errors import SharpError, UsageError, did_you_mean
+from sharpcli.runtime.memory import is_out_of_memory
+from sharpcli.tasks.arguments import POSITIONAL
 
 if TYPE_CHECKING:
-    from . import Builtin
+    from sharpcli.tasks import Builtin
 
 __all__ = ["Source", "find_source", "user_code"]
 

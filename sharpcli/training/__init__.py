@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..errors import UsageError
+from sharpcli.errors import UsageError
 
 __all__ = ["OPTIMIZERS", "TrainSettings"]
 

@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..coupling import check_coupling, coupling_named
-from ..data import Rows, read_rows
-from ..diagnosis import MEND_DATA, check_deterministic, check_finite
-from ..errors import SharpError
-from ..fidelity import check_pass, some_rows
-from ..network import Network, give_shapes
-from ..objective import NO_GRADIENT, Objective
-from ..progress import Progress, silent
-from ..randomness import global_random_state_kept
-from ..tasks import Task
-from . import TrainSettings
-from .optimizers import build_optimizer
+from sharpcli.errors import SharpError
+from sharpcli.objective.checks import MEND_DATA, check_deterministic, check_finite
+from sharpcli.objective.coupling import check_coupling, coupling_named
+from sharpcli.objective.fidelity import check_pass, some_rows
+from sharpcli.objective.network import Network, give_shapes
+from sharpcli.objective.objective import NO_GRADIENT, Objective
+from sharpcli.objective.rows import Rows, read_rows
+from sharpcli.runtime.progress import Progress, silent
+from sharpcli.runtime.randomness import global_random_state_kept
+from sharpcli.tasks import Task
+from sharpcli.training import TrainSettings
+from sharpcli.training.optimizers import build_optimizer
 
 __all__ = ["Trained", "train"]
 

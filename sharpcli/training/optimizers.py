@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from . import TrainSettings
+from sharpcli.training import TrainSettings
 
 __all__ = ["build_optimizer"]
 

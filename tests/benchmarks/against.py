@@ -98,8 +98,12 @@ def _once() -> dict[str, float]:
     from sharpcli.linalg.eigsh import eigsh
     from sharpcli.measures import compute, known_measures
     from sharpcli.measures.context import Context
-    from sharpcli.operators import make_operator
     from sharpcli.settings import MeasureSettings
+
+    try:
+        from sharpcli.curvature import make_operator
+    except ModuleNotFoundError:  # another checkout, from before the folders
+        from sharpcli.operators import make_operator
 
     problem = Setting(quick=False, repeats=1, device=torch.device("cpu")).main_problem()
     built, theta = objective(problem)

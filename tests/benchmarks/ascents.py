@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpcli.objective import Objective
+from sharpcli.objective.objective import Objective
 
 
 @dataclass(frozen=True)

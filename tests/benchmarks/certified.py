@@ -14,7 +14,7 @@ from report import Bar, Section
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 from torch import Tensor, nn
 
-from sharpcli.measuring import measure_model
+from sharpcli.runs.measure import measure_model
 from sharpcli.settings import MeasureSettings, RunSettings
 
 NAME = "certified"

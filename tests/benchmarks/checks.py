@@ -12,9 +12,9 @@ from problem import Setting
 from report import Bar, Section
 
 from sharpcli.checkpoint import Checkpoint
-from sharpcli.operators import Rounding
+from sharpcli.curvature import Rounding
+from sharpcli.runs.study import matched, prepare, ready
 from sharpcli.settings import CurvatureSettings, RunSettings
-from sharpcli.studies import matched, prepare, ready
 from sharpcli.tasks import Task, defaults
 
 NAME = "checks"

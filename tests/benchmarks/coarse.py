@@ -10,10 +10,10 @@ import torch
 from problem import Setting, objective
 from report import Bar, Section
 
+from sharpcli.curvature import make_operator
 from sharpcli.linalg.eigsh import eigsh
 from sharpcli.measures.coarse import coarse_start
-from sharpcli.operators import make_operator
-from sharpcli.progress import silent
+from sharpcli.runtime.progress import silent
 from sharpcli.settings import CurvatureSettings
 
 NAME = "coarse"

@@ -11,7 +11,7 @@ from report import Bar, Section
 
 from sharpcli.errors import SharpError
 
-sys.path.append(str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[1] / "support"))
 
 from coupled_tasks import COUNT, COUPLED, FIXED, NOT_ROWWISE, ORDINARY, Problem
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sharpcli.measures import compute, known_measures
 from sharpcli.measures.context import Context
-from sharpcli.objective import Objective
+from sharpcli.objective.objective import Objective
 from sharpcli.settings import MeasureSettings
 
 NAME = "coverage"

@@ -13,10 +13,10 @@ from paired import in_turns, ratio
 from problem import Problem, Setting, objective
 from report import Bar, Section
 
+from sharpcli.curvature import make_operator
 from sharpcli.linalg.bulk import bulk
 from sharpcli.linalg.density import density
 from sharpcli.linalg.quadrature import quadrature
-from sharpcli.operators import make_operator
 
 NAME = "density"
 OURS = "sharp"

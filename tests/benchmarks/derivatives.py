@@ -13,9 +13,9 @@ from report import Bar, Section
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from sharpcli.documents.results import flat_scalars
 from sharpcli.errors import SharpError
-from sharpcli.measuring import measure_model
-from sharpcli.results import flat_scalars
+from sharpcli.runs.measure import measure_model
 from sharpcli.settings import CurvatureSettings, MeasureSettings, RunSettings
 
 NAME = "derivatives"

@@ -14,11 +14,11 @@ from problem import Setting
 from report import Bar, Section
 from torch import Tensor
 
-from sharpcli.comparison import compare
+from sharpcli.documents.comparison import compare
+from sharpcli.documents.results import CheckpointResult, Report, to_document
 from sharpcli.measures import compute, known_measures
 from sharpcli.measures.context import Context
-from sharpcli.objective import Objective
-from sharpcli.results import CheckpointResult, Report, to_document
+from sharpcli.objective.objective import Objective
 from sharpcli.settings import MeasureSettings
 
 NAME = "differences"

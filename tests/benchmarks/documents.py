@@ -17,7 +17,7 @@ from typing import Any
 from problem import Setting
 from report import Bar, Section
 
-sys.path.append(str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[1] / "support"))
 
 import mutations
 from mutations import PLOTS, TEXTS, mutated, runs

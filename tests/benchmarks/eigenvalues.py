@@ -16,8 +16,8 @@ from problem import Problem, Setting, objective
 from report import Bar, Section
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from sharpcli.curvature import make_operator
 from sharpcli.linalg.eigsh import eigsh
-from sharpcli.operators import make_operator
 
 NAME = "eigenvalues"
 K, TOLERANCE = 10, 1e-3

@@ -13,12 +13,12 @@ from pathlib import Path
 from problem import Setting
 from report import Bar, Section
 
-from sharpcli.fidelity import check_fidelity, check_reach
+from sharpcli.objective.fidelity import check_fidelity, check_reach
+from sharpcli.runs.study import prepare
 from sharpcli.settings import RunSettings
-from sharpcli.studies import prepare
 from sharpcli.tasks import Task, defaults
 
-sys.path.append(str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[1] / "support"))
 import strays
 
 NAME = "faithful"

@@ -10,7 +10,7 @@ from pathlib import Path
 from problem import Setting
 from report import Bar, Section
 
-sys.path.append(str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[1] / "support"))
 from trying import tried
 
 NAME = "forged"

@@ -10,8 +10,8 @@ from report import Bar, Section
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sharpcli.measuring import measure_model
-from sharpcli.results import Scalar
+from sharpcli.documents.results import Scalar
+from sharpcli.runs.measure import measure_model
 from sharpcli.settings import MeasureSettings, RunSettings
 
 NAME = "gpt2"

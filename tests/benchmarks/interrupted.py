@@ -11,7 +11,7 @@ from pathlib import Path
 from problem import Setting
 from report import Bar, Section
 
-sys.path.append(str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[1] / "support"))
 
 from ending import COMMANDS, SIGNALS, Ended, Forked, ended, next_start, prepare, undisturbed
 

@@ -16,14 +16,14 @@ from report import Bar, Section
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from sharpcli.data import Rows
-from sharpcli.diagnosis import check_deterministic
 from sharpcli.landscape.frame import line
-from sharpcli.landscape.layout import channels_last
-from sharpcli.landscape.surface import Anchors, Surface
-from sharpcli.landscape.walk import Walk, Watch
-from sharpcli.network import Network
-from sharpcli.objective import Objective
+from sharpcli.landscape.points.channels_last import channels_last
+from sharpcli.landscape.points.evaluator import Anchors, Surface
+from sharpcli.landscape.points.walk import Walk, Watch
+from sharpcli.objective.checks import check_deterministic
+from sharpcli.objective.network import Network
+from sharpcli.objective.objective import Objective
+from sharpcli.objective.rows import Rows
 from sharpcli.tasks import Task, defaults
 
 NAME = "line"

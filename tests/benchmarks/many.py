@@ -18,9 +18,9 @@ from scipy.sparse.linalg import eigsh as arpack
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from sharpcli.curvature import make_operator
 from sharpcli.linalg.eigsh import EigshResult, eigsh
-from sharpcli.operators import make_operator
-from sharpcli.progress import Notes, Progress, foretelling, silent
+from sharpcli.runtime.progress import Notes, Progress, foretelling, silent
 
 NAME = "many"
 _TOLERANCE = 1e-3

@@ -13,10 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from sharpcli.data import Rows
-from sharpcli.network import Network
-from sharpcli.objective import Objective
 from sharpcli.tasks import Task, defaults
+
+try:
+    from sharpcli.objective.network import Network
+    from sharpcli.objective.objective import Objective
+    from sharpcli.objective.rows import Rows
+except ModuleNotFoundError:  # another checkout, from before the folders: see against.py
+    from sharpcli.data import Rows
+    from sharpcli.network import Network
+
+    from sharpcli.objective import Objective
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from problem import Problem, Setting, objective
 from report import Bar, Section
 from torch import Tensor
 
+from sharpcli.curvature import make_operator
+from sharpcli.curvature.modes import MODES
 from sharpcli.errors import SharpError
-from sharpcli.operators import make_operator
-from sharpcli.operators.modes import MODES
 from sharpcli.settings import CurvatureSettings
 
 NAME = "product"

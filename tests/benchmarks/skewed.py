@@ -14,9 +14,9 @@ from report import Bar, Section
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from sharpcli.measuring import measure_model
-from sharpcli.progress import Notes
-from sharpcli.results import flat_scalars, to_document
+from sharpcli.documents.results import flat_scalars, to_document
+from sharpcli.runs.measure import measure_model
+from sharpcli.runtime.progress import Notes
 from sharpcli.settings import MeasureSettings, RunSettings
 
 NAME = "skewed"

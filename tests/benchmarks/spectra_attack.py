@@ -15,7 +15,7 @@ from report import Bar, Section
 from torch import Tensor, nn
 
 from sharpcli.linalg.quadrature import quadrature
-from sharpcli.spectra import _numbers
+from sharpcli.runs.spectrum import _numbers
 
 NAME = "spectra"
 _STEPS, _SEEDS, _PROBES = (12, 20, 40, 80), 30, (2, 4)

@@ -18,7 +18,7 @@ from pathlib import Path
 from problem import Setting
 from report import Bar, Section
 
-sys.path.append(str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[1] / "support"))
 
 from ending import ROOT, prepare
 

@@ -12,11 +12,11 @@ from torch import nn
 
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.landscape import curves
-from sharpcli.landscape.batch_norm import batch_statistics
 from sharpcli.landscape.curves import Path, path_weights, train_path
-from sharpcli.objective import Objective
+from sharpcli.landscape.points.batch_norm import batch_statistics
+from sharpcli.objective.objective import Objective
+from sharpcli.runs.study import prepare
 from sharpcli.settings import PathSettings, RunSettings
-from sharpcli.studies import prepare
 from sharpcli.tasks import load_task
 from sharpcli.training import TrainSettings
 from sharpcli.training.loop import train

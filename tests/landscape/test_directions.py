@@ -18,6 +18,7 @@ from networks import (
 )
 from torch import nn
 
+from sharpcli.curvature import SelfCheck
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.landscape.directions import (
     NORMALIZATIONS,
@@ -26,8 +27,7 @@ from sharpcli.landscape.directions import (
     normalize_direction,
     random_directions,
 )
-from sharpcli.network import Network
-from sharpcli.operators import SelfCheck
+from sharpcli.objective.network import Network
 
 
 def network_of(model, dtype=torch.float64):

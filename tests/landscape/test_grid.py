@@ -3,13 +3,7 @@
 import pytest
 
 from sharpcli.errors import UsageError
-from sharpcli.landscape.grid import (
-    axis_values,
-    check_line,
-    fewest_points,
-    grid_points,
-    line_values,
-)
+from sharpcli.landscape.grid import axis_values, check_line, fewest_points, grid_points, line_values
 from sharpcli.settings import GridSettings
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from spectra import Diagonal
 
+from sharpcli.curvature import Dense
 from sharpcli.linalg.eigsh import eigsh, expected_products, krylov_space
 from sharpcli.linalg.ends import _open_stretches
 from sharpcli.linalg.orthogonal import dots
-from sharpcli.operators import Dense
 
 SIZE = 140
 

@@ -7,10 +7,10 @@ import torch
 from networks import CASES, dense_eigenvalues, dense_hessian
 from spectra import DIAGONAL, Diagonal, total_variation, true_moments
 
+from sharpcli.curvature import Dense
 from sharpcli.linalg.bulk import bulk
 from sharpcli.linalg.density import density
 from sharpcli.linalg.quadrature import choose_probes, quadrature
-from sharpcli.operators import Dense
 
 
 @functools.cache

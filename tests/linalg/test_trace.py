@@ -4,9 +4,9 @@ import pytest
 import torch
 from networks import CASES, dense_hessian
 
+from sharpcli.curvature import Dense
 from sharpcli.linalg.eigsh import eigsh, krylov_space
 from sharpcli.linalg.trace import trace
-from sharpcli.operators import Dense
 
 
 @pytest.mark.parametrize("name", CASES)

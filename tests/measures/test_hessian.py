@@ -18,8 +18,8 @@ from networks import (
 from torch import nn
 
 from sharpcli import measure_model
+from sharpcli.curvature import SelfCheck
 from sharpcli.measures.hessian import hessian, trace
-from sharpcli.operators import SelfCheck
 from sharpcli.settings import CurvatureSettings, MeasureSettings, RunSettings
 
 

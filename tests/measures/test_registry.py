@@ -6,10 +6,10 @@ import pytest
 from networks import CASES, context
 
 from sharpcli import measures
-from sharpcli.commands.measure import measure as command
+from sharpcli.cli.commands.measure import measure as command
+from sharpcli.documents.results import Scalar
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.measures import Measure, choose, compute, known_measures, readers
-from sharpcli.results import Scalar
 
 NAMES = ["loss", "epsilon-sharpness", "gradient", "hessian", "trace"]
 

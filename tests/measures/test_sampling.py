@@ -7,14 +7,14 @@ import torch
 from networks import context, mlp, real_targets, squared_error, task
 from torch import nn
 
+from sharpcli.documents.results import flat_scalars
 from sharpcli.measures import compute, known_measures
 from sharpcli.measures.epsilon_sharpness import epsilon_sharpness
 from sharpcli.measures.gradient import gradient
 from sharpcli.measures.hessian import hessian, trace
 from sharpcli.measures.loss import loss
 from sharpcli.measures.sampling import degrees_of_freedom
-from sharpcli.reliability import widened
-from sharpcli.results import flat_scalars
+from sharpcli.objective.reliability import widened
 
 TOTAL, COUNT, SEEDS = 1600, 400, 30
 

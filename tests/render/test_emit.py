@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from sharpcli.documents.results import CheckpointResult, Failure
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.render import emit
-from sharpcli.results import CheckpointResult, Failure
 from sharpcli.settings import OutputSettings
 
 Make = Callable[..., Any]

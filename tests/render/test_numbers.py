@@ -7,12 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sharpcli.render.numbers import (
-    format_number,
-    format_scalar,
-    format_signed,
-    format_uncertain,
-)
+from sharpcli.render.numbers import format_number, format_scalar, format_signed, format_uncertain
 
 values = st.floats(-1e12, 1e12).map(lambda x: x or 0.0) | st.floats(-1e-4, 1e-4)
 errors = st.floats(1e-15, 1e9)

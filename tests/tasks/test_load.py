@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from sharpcli.errors import SharpError, UsageError
+from sharpcli.runs.study import Studies
 from sharpcli.settings import RunSettings
-from sharpcli.studies import Studies
 from sharpcli.tasks import builtin_tasks, load_task, task_from_metadata
 
 GOOD = """

@@ -1,0 +1,70 @@
+"""`sharp compare`: saved results in one table."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from sharpcli.cli.options import output_options
+from sharpcli.cli.parameter_types import NAMES
+from sharpcli.documents.results import NOT_CONVERGED, Document, load_document, parse_document
+from sharpcli.settings import OutputSettings
+
+__all__ = ["compare"]
+
+
+@click.command(
+    "compare",
+    epilog="""\b
+Examples:
+  sharp compare sgd.json adam.json --by batch_size --baseline batch_size=8
+  sharp measure *.safetensors --json | sharp compare -""",
+)
+@click.argument("results", nargs=-1, required=True, metavar="RESULT.json...")
+@click.option(
+    "--by",
+    type=NAMES,
+    default=(),
+    metavar="KEY[,KEY]",
+    help="Group by these metadata keys; a group shows mean ± standard deviation.",
+)
+@click.option(
+    "--baseline",
+    metavar="KEY=VALUE[,...]",
+    help="Add each row's difference and ratio to this row (metadata, or a checkpoint's label).",
+)
+@output_options
+def compare(
+    results: tuple[str, ...], by: tuple[str, ...], baseline: str | None, output: OutputSettings
+) -> int:
+    """Compare saved results in one table.
+
+    RESULT.json is what `sharp measure --json` wrote, `-` reads it from a pipe. Shows groups over
+    seeds, differences to a baseline, and the rank correlation of each measure with the
+    generalization gap. Needs no torch, no task and no checkpoint.
+    """
+    from sharpcli.documents import comparison
+    from sharpcli.documents.results import to_document
+    from sharpcli.render import emit
+
+    documents = [_read(name) for name in results]
+    document = to_document(comparison.compare(documents, by, baseline))
+    emit(document, output)
+    return 3 if output.strict and _took_in_unconverged(document) else 0
+
+
+def _read(name: str) -> tuple[str, Document]:
+    """A document and what to call it."""
+    if name != "-":
+        return name, load_document(name)
+    piped = "standard input"
+    return piped, parse_document(sys.stdin.buffer.read(), piped)
+
+
+def _took_in_unconverged(document: Document) -> bool:
+    return any(
+        summary["status"] in NOT_CONVERGED
+        for group in document["results"]
+        for summary in group["measures"].values()
+    )

@@ -1,0 +1,269 @@
+"""What `sharp interpolate` and `sharp landscape` share: their options, and how a run ends."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from sharpcli.cli.options import refuse_unread
+from sharpcli.cli.parameter_types import ParameterType, WholeType
+from sharpcli.errors import UsageError, counted
+from sharpcli.runtime import interruption
+from sharpcli.settings import BatchNormSettings, GridSettings, OutputSettings
+
+if TYPE_CHECKING:
+    from sharpcli.documents.results import Report
+    from sharpcli.landscape.points.walk import Watch
+
+__all__ = [
+    "GatheringCommand",
+    "beside_of",
+    "check_paths",
+    "exploring_options",
+    "run_exploration",
+]
+
+UNCONVERGED = 3
+_FARTHEST = 1e30  # distances beyond overflow in float32
+_BETWEEN = "\0"  # no path holds it
+_TAKEN = (
+    "--mark and --trajectory take all files that follow them: name other checkpoints before them, "
+    "or behind a --"
+)
+
+
+class GatheringCommand(click.Command):
+    """A command whose `--mark` and `--trajectory` take all the files that follow them."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the files behind such an option into one argument, up to the next option."""
+        gathered: list[str] = []
+        rest = iter(args)
+        pending: str | None = next(rest, None)
+        while pending is not None:
+            gathered.append(pending)
+            taking = pending in ("--mark", "--trajectory")
+            pending = next(rest, None)
+            files: list[str] = []
+            while taking and pending is not None and not pending.startswith("-"):
+                files.append(pending)
+                pending = next(rest, None)
+            if taking and not files:
+                raise click.BadOptionUsage(
+                    gathered[-1], f"{gathered[-1]} names no checkpoint: a file follows it", ctx
+                )
+            if files:
+                gathered.append(_BETWEEN.join(files))
+        took = {"--mark", "--trajectory"} & {*gathered}  # which Click empties
+        try:
+            return super().parse_args(ctx, gathered)
+        except click.MissingParameter as error:
+            if not took:
+                raise
+            raise UsageError("there is no checkpoint A", _TAKEN) from error
+
+
+class PointsType(ParameterType):
+    """`25`, or `21x31` for two axes."""
+
+    name = "N|NxM"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Positive numbers; fails on anything else."""
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).lower().split("x")
+        if not all(part.isdecimal() and int(part) > 0 for part in parts) or len(parts) > 2:
+            self.fail(f"'{value}' is not a number of points such as 25 or 21x31", param, ctx)
+        return tuple(int(part) for part in parts)
+
+
+class RangesType(ParameterType):
+    """`-1:2`, or `-1:1,0:3` for two axes."""
+
+    name = "LOW:HIGH"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[tuple[float, float], ...]:
+        """Pairs of finite numbers, the first no larger than the second; fails on anything else."""
+        if isinstance(value, tuple):
+            return value
+        found = []
+        for part in str(value).split(","):
+            low, _, high = part.partition(":")
+            try:
+                pair = (float(low), float(high))
+            except ValueError:
+                self.fail(f"'{value}' is not a range such as -1:2 or -1:1,0:3", param, ctx)
+            if not all(map(math.isfinite, pair)) or pair[0] > pair[1]:
+                self.fail(f"'{part}' does not go from a number to a larger one", param, ctx)
+            if max(map(abs, pair)) > _FARTHEST:
+                self.fail(f"'{part}' goes farther than {_FARTHEST:g}", param, ctx)
+            found.append(pair)
+        if len(found) > 2:
+            self.fail(f"'{value}' names {len(found)} axes: there are two at most", param, ctx)
+        return tuple(found)
+
+
+class FilesType(ParameterType):
+    """The files that `GatheringCommand` has put together."""
+
+    name = "CKPT..."
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """A tuple of paths; fails on an empty one."""
+        files = value if isinstance(value, tuple) else tuple(str(value).split(_BETWEEN))
+        if "" in files:
+            self.fail(
+                "a checkpoint's path is empty: is a variable of the shell not set?", param, ctx
+            )
+        return files
+
+
+POINTS: Final = PointsType()
+RANGES: Final = RangesType()
+FILES: Final = FilesType()
+
+
+def exploring_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what both commands take: `grid`, `batch_norm`, `marks`, `trajectories` and `resume`.
+
+    `trajectories` are paths of checkpoints: an option with several files is a path of its own,
+    those with a single one make up one path together.
+    """
+
+    @functools.wraps(command)
+    def with_grid(*args: Any, **kwargs: Any) -> Any:
+        grid = GridSettings(kwargs.pop("points"), kwargs.pop("ranges") or ())
+        examples = kwargs.pop("batch_norm_examples")
+        batch_norm = BatchNormSettings(kwargs.pop("batch_norm_mode"), examples)
+        if batch_norm.mode != "recalibrate":
+            refuse_unread(
+                ("batch_norm_examples",),
+                f"with --batch-norm {batch_norm.mode}",
+                "leave it out, or use --batch-norm recalibrate",
+            )
+        marks = tuple(file for files in kwargs.pop("mark") for file in files)
+        given = kwargs.pop("trajectory")
+        single = tuple(files[0] for files in given if len(files) == 1)
+        trajectories = [*([single] if single else []), *(f for f in given if len(f) > 1)]
+        return command(
+            *args,
+            grid=grid,
+            batch_norm=batch_norm,
+            marks=marks,
+            trajectories=trajectories,
+            **kwargs,
+        )
+
+    for option in reversed(_OPTIONS):
+        with_grid = option(with_grid)
+    return with_grid
+
+
+_OPTIONS = (
+    click.option(
+        "--points",
+        type=POINTS,
+        metavar="N|NxM",
+        default=GridSettings().points,
+        show_default="25",
+        help="Points along each axis: 41 is 41x41 on a plane, 21x31 has 21 along alpha.",
+    ),
+    click.option(
+        "--range",
+        "ranges",
+        type=RANGES,
+        metavar="LOW:HIGH",
+        help="From where to where along each axis: -1:2, or -1:1,0:3 for two.",
+    ),
+    click.option(
+        "--batch-norm",
+        "batch_norm_mode",
+        type=click.Choice(["recalibrate", "interpolate", "batch"]),
+        default=BatchNormSettings().mode,
+        show_default=True,
+        help="Running statistics at each point: taken anew on training data, summed from the "
+        "checkpoints', or those of the data evaluated on.",
+    ),
+    click.option(
+        "--batch-norm-examples",
+        type=WholeType(2),
+        metavar="N",
+        help="Training examples for recalibration. Default: as many as go in one pass.",
+    ),
+    click.option(
+        "--mark",
+        multiple=True,
+        type=FILES,
+        metavar="CKPT...",
+        help="Further checkpoints to put on the picture, where they project to.",
+    ),
+    click.option(
+        "--trajectory",
+        multiple=True,
+        type=FILES,
+        metavar="CKPT...",
+        help="The checkpoints of an optimizer's path, to project. Again with several for another.",
+    ),
+    click.option(
+        "--resume/--no-resume",
+        default=True,
+        show_default=True,
+        help="Go on from the finished points of a run that was killed, or start over.",
+    ),
+)
+
+
+def run_exploration(
+    explore: Callable[[Watch], Report], output: OutputSettings, *, resume: bool
+) -> int:
+    """Run `explore` with progress and a journal, print its document, and give the exit code.
+
+    The journal is removed once the document is where it belongs.
+    """
+    from sharpcli.cli.progress_bars import notes_of, progress_bars
+    from sharpcli.documents.results import to_document, unconverged
+    from sharpcli.landscape.points.journal import Journal
+    from sharpcli.landscape.points.walk import Watch
+    from sharpcli.render import emit
+
+    journal = Journal(output.output, resume=resume)
+    with progress_bars(quiet=output.quiet) as begin:
+        document = to_document(explore(Watch(begin, notes_of(output).note, journal)))
+    emit(document, output)
+    if document["results"][0]["status"] == "interrupted":
+        return interruption.exit_code()
+    journal.discard()
+    return UNCONVERGED if output.strict and unconverged(document) else 0
+
+
+def beside_of(marks: Sequence[str], trajectories: Sequence[Sequence[str]]) -> Any:
+    """The `Beside` of a command's options."""
+    from sharpcli.runs.exploration import Beside
+
+    return Beside(marks, trajectories)
+
+
+def check_paths(paths: Sequence[str], *, least: int = 1, gathered: bool = False) -> None:
+    """Refuse an empty path, and too few where options have `gathered` files; raises `UsageError`.
+
+    Where none have, whoever explores says how many there must be.
+    """
+    if len(paths) < least and gathered:
+        raise UsageError(
+            f"{counted(len(paths), 'checkpoint')} to explore, and it takes {least}", _TAKEN
+        )
+    if "" in paths:
+        raise UsageError(
+            "a checkpoint's path is empty", "is a variable of the shell not set? Name a file"
+        )

@@ -1,0 +1,131 @@
+"""`sharp landscape`: the loss surface around a checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from sharpcli.cli.commands.exploring import (
+    GatheringCommand,
+    beside_of,
+    check_paths,
+    exploring_options,
+    run_exploration,
+)
+from sharpcli.cli.options import (
+    exploring_run_options,
+    output_options,
+    parameters_option,
+    plot_option,
+    refuse_unread,
+    task_options,
+)
+from sharpcli.cli.parameter_types import POSITIVE, NumberType, WholeType
+from sharpcli.settings import (
+    BatchNormSettings,
+    DirectionSettings,
+    GridSettings,
+    LandscapeSettings,
+    OutputSettings,
+    RunSettings,
+)
+
+__all__ = ["landscape"]
+
+DEFAULT = DirectionSettings()
+
+
+@click.command(
+    cls=GatheringCommand,
+    epilog="""\b
+Examples:
+  sharp landscape model.safetensors --task task.py --plot surface.html
+  sharp landscape model.pt --directions hessian --dimensions 1 --points 41
+  sharp landscape step-9.pt --directions trajectory --trajectory step-*.pt""",
+)
+@click.argument("checkpoint", metavar="A")
+@click.option(
+    "--directions",
+    type=click.Choice(["random", "hessian", "trajectory"]),
+    default=DEFAULT.kind,
+    show_default=True,
+    help="The axes: random, the Hessian's top eigenvectors, or the principal axes of --trajectory "
+    "about A, the path's end.",
+)
+@click.option(
+    "--dimensions",
+    type=WholeType(1, 2),
+    default=DEFAULT.dimensions,
+    show_default=True,
+    help="A line or a plane.",
+)
+@click.option(
+    "--normalize",
+    type=click.Choice(["filter", "layer", "none"]),
+    help="Scale the axes to the norm of the weights, filter by filter or layer by layer. "
+    "Default: filter for random axes, none for others.",
+)
+@click.option(
+    "--tol",
+    type=NumberType(0, 1, open_=True),
+    metavar="T",
+    default=DEFAULT.tol,
+    show_default=True,
+    help="Hessian axes: largest residual as a share of λ1.",
+)
+@click.option(
+    "--max-products",
+    type=POSITIVE,
+    metavar="N",
+    help="Hessian axes: stop after so many products. Default: chosen by what is asked.",
+)
+@parameters_option
+@exploring_options
+@task_options
+@exploring_run_options
+@output_options
+@plot_option
+def landscape(
+    checkpoint: str,
+    directions: Any,
+    dimensions: Any,
+    normalize: Any,
+    tol: float,
+    max_products: int | None,
+    grid: GridSettings,
+    batch_norm: BatchNormSettings,
+    marks: tuple[str, ...],
+    trajectories: list[tuple[str, ...]],
+    resume: bool,
+    task: str | None,
+    task_options: dict[str, str],
+    run: RunSettings,
+    output: OutputSettings,
+) -> int:
+    """Draw the loss surface around a checkpoint.
+
+    Loss and metrics on training and test data along one or two axes through the checkpoint, which
+    is at 0. Random axes are as long as the weights, filter by filter (Li et al. 2018), so that
+    pictures of two networks can be compared. Finished points are kept as they come: a run that is
+    killed goes on where it stopped.
+    """
+    check_paths([checkpoint])
+    if directions != "hessian":
+        refuse_unread(
+            ("tol", "max_products"),
+            f"with --directions {directions}",
+            "leave it out, or use --directions hessian",
+        )
+    axes = DirectionSettings(directions, dimensions, normalize, tol, max_products)
+    settings = LandscapeSettings(grid, batch_norm, axes)
+
+    def explore(watch: Any) -> Any:
+        from sharpcli.runs.landscape import landscape_checkpoint
+
+        beside = beside_of(marks, trajectories)
+        return landscape_checkpoint(
+            checkpoint, task, task_options, run, settings, beside=beside, watch=watch
+        )
+
+    return run_exploration(explore, output, resume=resume)

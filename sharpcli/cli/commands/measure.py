@@ -1,0 +1,312 @@
+"""`sharp measure`: the measures of each checkpoint, a row each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sharpcli.cli.options import (
+    curvature_options,
+    given,
+    output_options,
+    parameters_option,
+    run_options,
+    task_options,
+)
+from sharpcli.cli.parameter_types import NumberType, ParameterType, WholeType
+from sharpcli.errors import UsageError
+from sharpcli.runtime import interruption
+from sharpcli.settings import CurvatureSettings, MeasureSettings, OutputSettings, RunSettings
+
+if TYPE_CHECKING:
+    from sharpcli.documents.results import Document
+    from sharpcli.runtime.progress import Begin, Notes
+
+__all__ = ["measure", "run_measure"]
+
+FAILED, UNCONVERGED = 1, 3
+
+
+class SubspaceType(ParameterType):
+    """`full`, or the dimensions of a random subspace."""
+
+    name = "full|P"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str:
+        """A positive number, or "full"; fails on anything else."""
+        if value == "full":
+            return "full"
+        if not str(value).isdecimal() or int(value) < 1:
+            self.fail(
+                f"'{value}' is neither 'full' nor a positive number of dimensions", param, ctx
+            )
+        return int(value)
+
+
+class EpsilonType(ParameterType):
+    """A positive, finite number."""
+
+    name = "number"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number; fails where it is none, or not positive."""
+        try:
+            number = float(value)
+        except ValueError:
+            self.fail(f"'{value}' is not a number", param, ctx)
+        if not 0 < number < float("inf"):
+            self.fail(f"{value} is not a positive number, as the size of a box must be", param, ctx)
+        return number
+
+
+DEFAULT = MeasureSettings()
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  sharp measure sgd.safetensors adam.safetensors --task task.py
+  sharp measure run-*/model.safetensors -t digits -m loss -m hessian --top 10
+  sharp measure a.pt -m epsilon-sharpness --subspace full --subspace 100
+  sharp measure a.safetensors -t digits -m hessian -m trace --by layer
+  sharp measure a.pt -t task.py -m loss -m hessian --sampling-error 0.1
+  sharp measure run-*/model.safetensors --json > result.json"""
+)
+@click.argument("checkpoints", nargs=-1, metavar="CKPT...")
+@click.option(
+    "--measure",
+    "-m",
+    "measures",
+    multiple=True,
+    metavar="NAME",
+    help="A measure, or all. Again for more. Default: loss, epsilon-sharpness, gradient, hessian, "
+    "trace. --list says what there is.",
+)
+@click.option(
+    "--list", "list_measures", is_flag=True, help="Print the measures there are, and end."
+)
+@click.option(
+    "--epsilon",
+    "epsilons",
+    multiple=True,
+    type=EpsilonType(),
+    metavar="E",
+    default=DEFAULT.epsilons,
+    show_default=True,
+    help="ε-sharpness: the size of the box. Again for more.",
+)
+@click.option(
+    "--subspace",
+    "subspaces",
+    multiple=True,
+    type=SubspaceType(),
+    metavar="P",
+    default=("full",),
+    show_default=True,
+    help="ε-sharpness: dimensions of a random subspace, or full. Again for more.",
+)
+@click.option(
+    "--draws",
+    type=WholeType(1),
+    metavar="N",
+    default=DEFAULT.draws,
+    show_default=True,
+    help="ε-sharpness: how many random subspaces of each size. φ is their mean, with its standard "
+    "error.",
+)
+@click.option(
+    "--maximizer",
+    type=click.Choice(["lbfgsb", "corner", "both", "raw"]),
+    default=DEFAULT.maximizer,
+    show_default=True,
+    help="ε-sharpness: how the maximum is sought. raw is SciPy's L-BFGS-B on the unscaled problem, "
+    "for comparing with published numbers.",
+)
+@click.option(
+    "--top",
+    "-k",
+    type=WholeType(1),
+    metavar="K",
+    default=DEFAULT.top,
+    show_default=True,
+    help="hessian: how many of the largest eigenvalues.",
+)
+@click.option(
+    "--tol",
+    type=NumberType(0, 1, open_=True),
+    metavar="T",
+    default=DEFAULT.tol,
+    show_default=True,
+    help="hessian: largest residual as a share of λ1.",
+)
+@click.option(
+    "--relative-error",
+    type=NumberType(0, open_=True),
+    metavar="R",
+    help="trace: largest standard error as a share of the trace. With --samples also what the "
+    f"sample may leave unknown, as --sampling-error R.  [default: {DEFAULT.relative_error:g}]",
+)
+@click.option(
+    "--sampling-error",
+    type=NumberType(0, open_=True),
+    metavar="R",
+    help="Measure as few examples as bring the sampling errors of loss, φ, λ1 and trace below this "
+    "share of each: 512 (or --samples), then twice as many, up to all.",
+)
+@click.option(
+    "--max-products",
+    type=WholeType(1),
+    metavar="N",
+    help="hessian, trace: stop after so many products. Default: chosen by what is asked.",
+)
+@click.option(
+    "--by",
+    type=click.Choice(["layer"]),
+    help="Measure each layer's block of the parameters too: a run a layer.",
+)
+@click.option(
+    "--coarse",
+    type=NumberType(0, 0.5, open_=True),
+    metavar="FRACTION",
+    help="hessian: start from the eigenvectors of this share of the data: half as many passes over "
+    "all of them, but more products. For data that are slow to pass over; slower where graphs fit "
+    "in memory. Default: a random start.",
+)
+@parameters_option
+@curvature_options
+@task_options
+@run_options
+@output_options
+def measure(
+    checkpoints: tuple[str, ...],
+    measures: tuple[str, ...],
+    list_measures: bool,
+    epsilons: tuple[float, ...],
+    subspaces: tuple[int | str, ...],
+    draws: int,
+    maximizer: Any,
+    top: int,
+    tol: float,
+    relative_error: float | None,
+    sampling_error: float | None,
+    max_products: int | None,
+    by: Any,
+    coarse: float | None,
+    curvature: CurvatureSettings,
+    task: str | None,
+    task_options: dict[str, str],
+    run: RunSettings,
+    output: OutputSettings,
+) -> int:
+    """Measure how sharp the minimum of each checkpoint is.
+
+    Prints a row for each checkpoint: loss and generalization gap, Keskar's ε-sharpness, the
+    gradient's norm, both ends of the Hessian's spectrum and its trace, every number with its
+    error. A checkpoint that fails is said in its place and the others are still measured.
+    """
+    from sharpcli.cli.progress_bars import notes_of, progress_bars
+    from sharpcli.render import emit
+
+    if list_measures:
+        _print_measures()
+        return 0
+    if not checkpoints:
+        raise UsageError("no checkpoint: nothing to measure", "sharp measure model.safetensors")
+    if "" in checkpoints:
+        raise UsageError(
+            "a checkpoint's path is empty", "is a variable of the shell not set? Name a file"
+        )
+    if sampling_error is None and run.samples is not None:
+        sampling_error = relative_error
+    settings = MeasureSettings(
+        measures=measures,
+        epsilons=tuple(dict.fromkeys(epsilons)),
+        subspaces=tuple(None if p == "full" else int(p) for p in dict.fromkeys(subspaces)),
+        draws=draws,
+        maximizer=maximizer,
+        top=top,
+        tol=tol,
+        max_products=max_products,
+        relative_error=DEFAULT.relative_error if relative_error is None else relative_error,
+        sampling_error=sampling_error,
+        curvature=replace(curvature, coarse=coarse),
+        by=by,
+    )
+    notes = notes_of(output)
+    _note_unread(settings, notes)
+    with progress_bars(quiet=output.quiet) as begin:
+        document = run_measure(
+            checkpoints, task, task_options, run, settings, begin=begin, notes=notes
+        )
+    emit(document, output)
+    return exit_code(document, strict=output.strict)
+
+
+def exit_code(document: Document, *, strict: bool) -> int:
+    """The documented exit code of a measurement: what failed comes before what did not converge."""
+    from sharpcli.documents.results import is_interrupted, unconverged
+
+    results = document["results"]
+    parts = [*results, *(layer for result in results for layer in result.get("layers", ()))]
+    if is_interrupted(document):
+        return interruption.exit_code()
+    if any("error" in part for part in parts):
+        return FAILED
+    return UNCONVERGED if strict and unconverged(document) else 0
+
+
+def run_measure(
+    paths: Sequence[str | Path],
+    task: str | None,
+    task_options: dict[str, str],
+    run: RunSettings,
+    settings: MeasureSettings = DEFAULT,
+    *,
+    begin: Begin | None = None,
+    notes: Notes | None = None,
+) -> Document:
+    """Measure checkpoints and give the document: what `sharp measure` and `sharp demo` share."""
+    from sharpcli.documents.results import to_document
+    from sharpcli.runs.measure import measure_checkpoints
+    from sharpcli.runtime.progress import Notes, silent
+
+    report = measure_checkpoints(
+        paths,
+        task,
+        task_options,
+        run,
+        settings,
+        begin=begin or (lambda _: silent),
+        notes=notes or Notes(),
+    )
+    return to_document(report)
+
+
+def _note_unread(settings: MeasureSettings, notes: Notes) -> None:
+    """Say which options are given that none of the measures asked for reads."""
+    from sharpcli.measures import choose, readers
+
+    for name, measures in readers(choose(settings.measures)).items():
+        if name == "relative_error" and settings.sampling_error is not None:
+            continue  # with --samples it is the sample's
+        for option in given([name]):
+            notes.note(f"{option} has no effect: it is for -m {' and -m '.join(measures)}")
+
+
+def _print_measures() -> None:
+    from sharpcli.measures import known_measures
+
+    for known in known_measures().values():
+        default = "" if known.default else " (on request)"
+        click.echo(f"{known.name}{default}: {known.meaning}")
+        for label in ("formula", "cost", "invariances", "source", "warns"):
+            said = getattr(known, label)
+            click.echo(f"    {'warns of' if label == 'warns' else label}: {said}")

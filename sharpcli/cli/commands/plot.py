@@ -1,0 +1,102 @@
+"""`sharp plot`: the figure of a saved result."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import Any
+
+import click
+
+from sharpcli.cli.options import output_options, plot_option
+from sharpcli.cli.parameter_types import NumberType
+from sharpcli.documents.results import Document, load_document, parse_document
+from sharpcli.errors import SharpError, UsageError
+from sharpcli.settings import FigureSettings, OutputSettings
+
+__all__ = ["plot"]
+
+
+@click.command(
+    "plot",
+    epilog="""\b
+Examples:
+  sharp plot line.json
+  sharp plot line.json --plot line.pdf --plot line.html
+  sharp plot plane.json --split test --metric accuracy --plot plane.png
+  sharp interpolate a.pt b.pt --json | sharp plot - --plot line.svg""",
+)
+@click.argument("result", metavar="RESULT.json")
+@click.option(
+    "--split", type=click.Choice(["train", "test"]), help="Draw this split. Default: all there are."
+)
+@click.option(
+    "--metric",
+    metavar="NAME",
+    help="On a plane, draw this in place of the loss; on a line, beside it.",
+)
+@click.option(
+    "--scale",
+    type=click.Choice(["auto", "linear", "log"]),
+    default=FigureSettings().scale,
+    show_default=True,
+    help="The scale of the loss or the density in a file; auto is log where it spans decades.",
+)
+@click.option(
+    "--width",
+    type=NumberType(1.5, 40),
+    metavar="INCHES",
+    help="The width of a figure. Default: 4.6, for two panels 7.",
+)
+@output_options
+@plot_option
+def plot(
+    result: str,
+    split: str | None,
+    metric: str | None,
+    scale: Any,
+    width: float | None,
+    output: OutputSettings,
+) -> int:
+    """Draw a saved line, plane, landscape or spectrum.
+
+    RESULT.json is what `sharp interpolate`, `landscape` or `spectrum` wrote with --json, `-` reads
+    it from a pipe. Draws in the terminal, or to the files of --plot. Needs no torch, no task and no
+    checkpoint.
+    """
+    from sharpcli.render import emit, say_written
+    from sharpcli.render.files.plotting import draw, narrowed
+
+    name = "standard input" if result == "-" else result
+    document = _checked(_read(result, name), name)
+    if document["kind"] != "spectrum":
+        document = narrowed(document, split, metric)
+    elif split or metric:
+        raise UsageError(f"{name}: a spectrum has no --split and no --metric", "leave them out")
+    if not output.plot or output.output is not None or output.format != "table":
+        emit(document, dataclasses.replace(output, plot=()), metric=metric)
+    for path in output.plot:
+        draw(document, path, FigureSettings(scale, width, metric))
+        say_written(path, quiet=output.quiet)
+    return 0
+
+
+def _read(result: str, name: str) -> Document:
+    if result != "-":
+        return load_document(name)
+    return parse_document(sys.stdin.buffer.read(), name)
+
+
+def _checked(document: Document, name: str) -> Document:
+    """The document, where it can be drawn; raises `SharpError` with the file's name."""
+    from sharpcli.render.pages.spectra import read_spectra
+    from sharpcli.render.scene import read_scene
+
+    try:
+        if document["kind"] == "spectrum":
+            read_spectra(document)
+        else:
+            read_scene(document)
+    except SharpError as error:
+        raise SharpError(f"{name}: {error.message}", error.hint) from error
+    return document

@@ -1,0 +1,93 @@
+"""`sharp spectrum`: the spectral density of each checkpoint's curvature."""
+
+from __future__ import annotations
+
+import click
+
+from sharpcli.cli.commands.measure import exit_code
+from sharpcli.cli.options import (
+    curvature_options,
+    output_options,
+    parameters_option,
+    plot_option,
+    run_options,
+    task_options,
+)
+from sharpcli.cli.parameter_types import WholeType
+from sharpcli.errors import UsageError
+from sharpcli.settings import CurvatureSettings, OutputSettings, RunSettings, SpectrumSettings
+
+__all__ = ["spectrum"]
+
+DEFAULT = SpectrumSettings()
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  sharp spectrum model.safetensors --task task.py
+  sharp spectrum sgd.pt adam.pt -t digits --plot spectrum.png
+  sharp spectrum model.safetensors --operator ggn --probes 4 --steps 120
+  sharp spectrum run-*/model.safetensors --json > spectra.json"""
+)
+@click.argument("checkpoints", nargs=-1, metavar="CKPT...")
+@click.option(
+    "--probes",
+    type=WholeType(2),
+    metavar="N",
+    help="Random directions that the density is estimated from. Default: 2 for a large model, more "
+    "for a small one.",
+)
+@click.option(
+    "--steps",
+    type=WholeType(5),
+    metavar="N",
+    default=DEFAULT.steps,
+    show_default=True,
+    help="Lanczos steps from each: how finely the spectrum is resolved.",
+)
+@parameters_option
+@curvature_options
+@task_options
+@run_options
+@output_options
+@plot_option
+def spectrum(
+    checkpoints: tuple[str, ...],
+    probes: int | None,
+    steps: int,
+    curvature: CurvatureSettings,
+    task: str | None,
+    task_options: dict[str, str],
+    run: RunSettings,
+    output: OutputSettings,
+) -> int:
+    """Draw the spectral density of each checkpoint's Hessian.
+
+    Stochastic Lanczos quadrature: how the eigenvalues are spread, from a few hundred Hessian-vector
+    products. Prints a chart, and for each checkpoint both ends of the spectrum, where the bulk
+    ends, how many outliers lie beyond, and the moments, each with its error. Of a model with fewer
+    parameters than that, all eigenvalues.
+    """
+    from sharpcli.cli.progress_bars import notes_of, progress_bars
+    from sharpcli.documents.results import to_document
+    from sharpcli.render import emit
+    from sharpcli.render.files.plotting import check_spectrum_plot
+    from sharpcli.runs.spectrum import spectra_of_checkpoints
+
+    if not checkpoints:
+        raise UsageError("no checkpoint: nothing to draw", "sharp spectrum model.safetensors")
+    if "" in checkpoints:
+        raise UsageError(
+            "a checkpoint's path is empty", "is a variable of the shell not set? Name a file"
+        )
+    for path in output.plot:
+        check_spectrum_plot(path)
+    settings = SpectrumSettings(probes, steps, curvature)
+    with progress_bars(quiet=output.quiet) as begin:
+        report = spectra_of_checkpoints(
+            checkpoints, task, task_options, run, settings, begin=begin, notes=notes_of(output)
+        )
+    document = to_document(report)
+    emit(document, output)
+    return exit_code(document, strict=output.strict)

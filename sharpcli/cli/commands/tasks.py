@@ -1,0 +1,46 @@
+"""`sharp tasks`: the built-in tasks and their options."""
+
+from __future__ import annotations
+
+import click
+
+from sharpcli.tasks import builtin_tasks
+
+__all__ = ["tasks"]
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  sharp tasks
+  sharp train digits -O model=cnn -O batch_norm=true"""
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def tasks(as_json: bool) -> None:
+    """List the built-in tasks and their options."""
+    if as_json:
+        _print_json()
+        return
+    for task in builtin_tasks().values():
+        click.echo(f"{task.name}: {task.summary}")
+        click.echo(f"  (data from {task.package}; pip install 'sharpcli[demo]')")
+        for option in task.options():
+            click.echo(f"  -O {option}")
+
+
+def _print_json() -> None:
+    from sharpcli.documents.results import SCHEMA, dumps
+
+    found = [
+        {
+            "name": task.name,
+            "summary": task.summary,
+            "package": task.package,
+            "options": [
+                {"name": option.name, "type": option.type_name, "default": option.default}
+                for option in task.options()
+            ],
+        }
+        for task in builtin_tasks().values()
+    ]
+    click.echo(dumps({"schema": SCHEMA, "kind": "tasks", "tasks": found}))

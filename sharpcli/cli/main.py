@@ -1,0 +1,279 @@
+"""The command line: `sharp`, and `python -m sharpcli`, which is what torchrun starts."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import io
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, NoReturn
+
+import click
+
+from sharpcli import __version__
+from sharpcli.errors import SharpError, did_you_mean
+from sharpcli.runtime import interruption
+from sharpcli.runtime.processes import is_first, rank, size
+from sharpcli.runtime.streams import drop_stdout, prepare
+from sharpcli.runtime.text import folded, visible, visible_lines
+
+__all__ = ["COMMANDS", "main", "sharp"]
+
+# name → (module, attribute, one-line help). The help stands here too, so that `sharp --help`
+# imports no command; a test holds each line against the command's own.
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "measure": (
+        "sharpcli.cli.commands.measure",
+        "measure",
+        "Measure how sharp the minimum of each checkpoint is.",
+    ),
+    "interpolate": (
+        "sharpcli.cli.commands.interpolate",
+        "interpolate",
+        "Draw the loss between checkpoints.",
+    ),
+    "landscape": (
+        "sharpcli.cli.commands.landscape",
+        "landscape",
+        "Draw the loss surface around a checkpoint.",
+    ),
+    "spectrum": (
+        "sharpcli.cli.commands.spectrum",
+        "spectrum",
+        "Draw the spectral density of each checkpoint's Hessian.",
+    ),
+    "plot": (
+        "sharpcli.cli.commands.plot",
+        "plot",
+        "Draw a saved line, plane, landscape or spectrum.",
+    ),
+    "compare": (
+        "sharpcli.cli.commands.compare",
+        "compare",
+        "Compare saved results in one table.",
+    ),
+    "inspect": (
+        "sharpcli.cli.commands.inspect",
+        "inspect",
+        "Show what is in a checkpoint.",
+    ),
+    "train": (
+        "sharpcli.cli.commands.train",
+        "train",
+        "Train a task's model and save a checkpoint.",
+    ),
+    "demo": (
+        "sharpcli.cli.commands.demo",
+        "demo",
+        "Train and measure small- and large-batch minima.",
+    ),
+    "init": (
+        "sharpcli.cli.commands.init",
+        "init",
+        "Write a task file to start from.",
+    ),
+    "tasks": (
+        "sharpcli.cli.commands.tasks",
+        "tasks",
+        "List the built-in tasks and their options.",
+    ),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command when it is used, reads sharp.toml for it, and says errors."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (Click's signature)
+        """The commands' names, in the order a newcomer meets them."""
+        return list(COMMANDS)
+
+    def get_command(
+        self,
+        ctx: click.Context,  # noqa: ARG002 (Click's signature)
+        cmd_name: str,
+    ) -> click.Command | None:
+        """Import and return one command, None where there is no such."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(
+        self,
+        ctx: click.Context,  # noqa: ARG002 (Click's signature)
+        formatter: click.HelpFormatter,
+    ) -> None:
+        """Write the list of commands from the table, importing none of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, and put what the configuration files say under its defaults."""
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise click.UsageError(
+                f"there is no command '{args[0]}': {did_you_mean(args[0], COMMANDS)}", ctx
+            )
+        name, command, rest = super().resolve_command(ctx, args)
+        if name is not None and command is not None and not {"-h", "--help"} & set(rest):
+            from sharpcli.cli.config import command_defaults
+
+            ctx.default_map = {name: command_defaults(name, self, ctx)}
+        return name, command, rest
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command line; ends the process with the documented exit code."""
+        run = functools.partial(
+            super().main, args, prog_name, complete_var, standalone_mode=False, **extra
+        )
+        if not standalone_mode:
+            return run()
+        try:
+            value: Any = run()
+            sys.stdout.flush()
+        except (click.ClickException, SharpError) as error:
+            if interruption.caused(error):
+                _end_interrupted()
+            said = _process()
+            if isinstance(error, SharpError):
+                _say(visible_lines(f"{said}Error: {error}"))
+            else:
+                _say(_shown(error))
+            sys.exit(error.exit_code)
+        except (click.Abort, KeyboardInterrupt):
+            _end_interrupted()
+        except BrokenPipeError:
+            drop_stdout()  # the reader (`| head`) has left
+            sys.exit(1)
+        except OSError as error:
+            if interruption.caused(error):
+                _end_interrupted()
+            if not _stdout_fails():
+                raise
+            drop_stdout()
+            click.echo(f"Error: standard output: cannot be written: {error.strerror}", err=True)
+            sys.exit(1)
+        except Exception as error:
+            if interruption.caused(error):
+                _end_interrupted()
+            if not _is_out_of_memory(error):
+                raise
+            # What has notes passed through the task's code, which says in them where it was.
+            where = getattr(error, "__notes__", ["out of memory"])[0]
+            reason = str(error).splitlines()[0]
+            _say(visible_lines(f"{_process()}Error: {where}: {reason}\n  {_LESS_MEMORY}"))
+            sys.exit(1)
+        waited = interruption.finish()
+        sys.exit(waited or (value if isinstance(value, int) else 0))
+
+
+def _end_interrupted() -> NoReturn:
+    if is_first():
+        click.echo("Interrupted.", err=True)
+    interruption.finish()
+    sys.exit(interruption.exit_code())
+
+
+_LESS_MEMORY = "hint: give a smaller --batch-size, or load fewer data in data()"
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if not isinstance(error, RuntimeError) or "torch" not in sys.modules:
+        return False
+    from sharpcli.runtime.memory import is_out_of_memory
+
+    return is_out_of_memory(error)
+
+
+def _stdout_fails() -> bool:
+    """Whether what is still to be printed cannot be."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return True
+    return getattr(sys.stdout, "failed", False)
+
+
+@click.group(
+    name="sharp",
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="""\b
+Examples:
+  sharp demo
+  sharp measure small-batch.safetensors large-batch.safetensors --task task.py
+  sharp measure run-*/model.safetensors --json > result.json
+
+\b
+Exit codes: 0 done, 1 something failed, 2 misuse,
+3 with --strict some number did not converge.""",
+)
+@click.version_option(__version__, prog_name="sharp", message="%(prog)s %(version)s")
+def sharp() -> None:
+    """Say how sharp a trained network's minimum is, and how sure that number is."""
+
+
+# Seconds for which a process other than the first keeps its error back: what all of them found is
+# said once by the first, and torchrun then ends the others.
+_GRACE = 3.0
+
+
+def _process() -> str:
+    """Which of several processes speaks, "" for the first."""
+    if is_first():
+        return ""
+    time.sleep(_GRACE)
+    return f"process {rank()} of {size()}: "
+
+
+def _shown(error: click.ClickException) -> str:
+    """What Click says of an error, with the words of the command line in it made safe."""
+    shown, message = io.StringIO(), error.format_message()
+    error.show(shown)
+    return shown.getvalue().rstrip("\n").replace(message, visible_lines(message))
+
+
+def _say(text: str) -> None:
+    """Print safe text on stderr, wrapped at blanks where that is a terminal."""
+    import shutil
+
+    width = shutil.get_terminal_size().columns
+    click.echo(folded(text, width) if sys.stderr.isatty() else text, err=True)
+
+
+def main() -> None:
+    """Run `sharp` on the process's arguments."""
+    prepare()
+    sys.excepthook = _say_how_to_report
+    sharp.main(prog_name="sharp")
+
+
+def _say_how_to_report(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    import traceback
+
+    lines = "".join(traceback.format_exception(kind, error, trace)).split("\n")
+    click.echo("\n".join(map(visible, lines)), err=True, nl=False)
+    python = ".".join(map(str, sys.version_info[:3]))
+    click.echo(
+        f"\nThis is a bug in sharp {__version__} (Python {python}, {sys.platform}). Please report "
+        "it to the project with the lines above and the command that led here.",
+        err=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,455 @@
+"""The options that commands share, each group handed to the command as one value.
+
+`@task_options` passes `task` and `task_options`, `@run_options` passes `run: RunSettings`,
+whose `parameters` `@parameters_option` fills, `@curvature_options` passes
+`curvature: CurvatureSettings`, `@output_options` passes `output: OutputSettings`, whose `plot`
+`@plot_option` fills.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+from click.core import ParameterSource
+
+from sharpcli.cli.parameter_types import DEVICE, NAME_VALUE, POSITIVE, SEED, SIZE
+from sharpcli.documents.labels import CHECKPOINT_SUFFIXES
+from sharpcli.errors import UsageError
+from sharpcli.runtime.files import is_special, reserved
+from sharpcli.settings import CurvatureSettings, Operator, OutputSettings, ProductMode, RunSettings
+
+__all__ = [
+    "curvature_options",
+    "exploring_run_options",
+    "given",
+    "output_options",
+    "parameters_option",
+    "plot_option",
+    "refuse_overwriting",
+    "refuse_unread",
+    "run_options",
+    "task_argument",
+    "task_options",
+]
+
+Command = Callable[..., Any]
+
+
+def task_options(command: Command) -> Command:
+    """Add --task and -O; the command gets `task: str | None, task_options: dict[str, str]`."""
+
+    @functools.wraps(command)
+    def with_task(*args: Any, **kwargs: Any) -> Any:
+        context = click.get_current_context()
+        named = kwargs.pop("task_argument", None)
+        task = kwargs.pop("task")
+        if named is not None:
+            if given(["task"]):
+                raise UsageError(
+                    f"the task is named twice: '{named}' and --task {task}", "name it once"
+                )
+            task = named
+        bound = _as_dict(kwargs.pop("option_pairs"), context, task)
+        with _naming_the_source(context):
+            return command(*args, task=task, task_options=bound, **kwargs)
+
+    return _decorate(
+        with_task,
+        click.option(
+            "--task",
+            "-t",
+            metavar="TASK",
+            envvar="SHARP_TASK",
+            show_envvar=True,
+            help="What to measure on: a file (task.py), an object (package.module:name) or a "
+            "built-in task's name (see `sharp tasks`).",
+        ),
+        click.option(
+            "--option",
+            "-O",
+            "option_pairs",
+            multiple=True,
+            type=NAME_VALUE,
+            metavar="NAME=VALUE",
+            help="An option of the task, such as -O width=128. Again for more.",
+        ),
+    )
+
+
+def task_argument(command: Command) -> Command:
+    """`task_options`, where the task may also be named by the first argument."""
+    return _decorate(
+        task_options(command), click.argument("task_argument", metavar="[TASK]", required=False)
+    )
+
+
+def run_options(command: Command) -> Command:
+    """Add the options that say on what and how to measure; the command gets `run: RunSettings`."""
+    return _run_options(
+        command,
+        click.option(
+            "--split",
+            type=click.Choice(["train", "test"]),
+            default=RunSettings().split,
+            show_default=True,
+            help="The data on which the loss is measured.",
+        ),
+    )
+
+
+def exploring_run_options(command: Command) -> Command:
+    """As `run_options`, for commands that draw both splits unless one is asked for."""
+    return _run_options(
+        command,
+        click.option(
+            "--split",
+            type=click.Choice(["train", "test", "both"]),
+            default="both",
+            show_default=True,
+            help="The data on which the loss is drawn.",
+        ),
+    )
+
+
+def _run_options(command: Command, split: Callable[[Command], Command]) -> Command:
+    @functools.wraps(command)
+    def with_run(*args: Any, **kwargs: Any) -> Any:
+        names = ("split", "samples", "batch_size", "fixed_batch", "device", "dtype", "tf32")
+        given = {name: kwargs.pop(name) for name in (*names, "mode", "seed")}
+        run = RunSettings(**given, parameters=tuple(dict.fromkeys(kwargs.pop("parameters", ()))))
+        return command(*args, run=run, **kwargs)
+
+    default = RunSettings()
+    return _decorate(
+        with_run,
+        split,
+        click.option(
+            "--samples",
+            type=POSITIVE,
+            metavar="N",
+            help="Measure on N examples, drawn by the seed; the result then carries its sampling "
+            "error. Default: all.",
+        ),
+        click.option(
+            "--batch-size",
+            type=POSITIVE,
+            metavar="N",
+            help="Examples in memory at once; never changes the answer. Default: chosen by itself.",
+        ),
+        click.option(
+            "--fixed-batch",
+            type=POSITIVE,
+            metavar="N",
+            help="For a loss that couples the examples of a batch: it is defined on consecutive "
+            "batches of N, which the result states. Default: each example's loss is its own.",
+        ),
+        click.option(
+            "--device",
+            type=DEVICE,
+            metavar="NAME",
+            default=default.device,
+            show_default=True,
+            help="auto, cpu, cuda, cuda:1 or mps.",
+        ),
+        click.option(
+            "--dtype",
+            type=click.Choice(["float32", "float64", "bfloat16"]),
+            default=default.dtype,
+            show_default=True,
+            help="The arithmetic.",
+        ),
+        click.option(
+            "--tf32",
+            is_flag=True,
+            help="On a GPU, float32 products of factors with three digits: faster, and no more "
+            "exact than that. Default: off, whatever PyTorch is set to.",
+        ),
+        click.option(
+            "--mode",
+            type=click.Choice(["eval", "train"]),
+            default=default.mode,
+            show_default=True,
+            help="The model's mode; train uses batch statistics and dropout.",
+        ),
+        click.option(
+            "--seed",
+            type=SEED,
+            metavar="N",
+            default=default.seed,
+            show_default=True,
+            help="The seed of everything random.",
+        ),
+    )
+
+
+def curvature_options(command: Command) -> Command:
+    """Add the options of curvature; the command gets `curvature: CurvatureSettings`."""
+
+    @functools.wraps(command)
+    def with_curvature(*args: Any, **kwargs: Any) -> Any:
+        names = ("operator", "hvp", "memory")
+        curvature = CurvatureSettings(**{name: kwargs.pop(name) for name in names})
+        return command(*args, curvature=curvature, **kwargs)
+
+    default = CurvatureSettings()
+    return _decorate(
+        with_curvature,
+        click.option(
+            "--operator",
+            type=click.Choice(get_args(Operator)),
+            default=default.operator,
+            show_default=True,
+            help="The matrix that stands for the curvature: the Hessian, the generalized "
+            "Gauss-Newton matrix, the model's Fisher, or that of the data's own gradients.",
+        ),
+        click.option(
+            "--hvp",
+            type=click.Choice(get_args(ProductMode)),
+            metavar="MODE",
+            default=default.hvp,
+            show_default=True,
+            help="How a Hessian-vector product is differentiated: "
+            f"{', '.join(get_args(ProductMode))}. auto takes the fastest on the model; "
+            "finite-difference is for models without second derivatives.",
+        ),
+        click.option(
+            "--memory",
+            type=SIZE,
+            metavar="SIZE",
+            help="Memory to take beside the model and the data, such as 500MB or 2GB: kept graphs, "
+            "eigenvectors and batches are made to fit. Default: what is free.",
+        ),
+    )
+
+
+def parameters_option(command: Command) -> Command:
+    """Add --parameters beside `run_options`, which hands it on as `run.parameters`."""
+    return _decorate(
+        command,
+        click.option(
+            "--parameters",
+            multiple=True,
+            metavar="PATTERN",
+            help="Only the parameters whose names match, such as 'layer4.*' (quote it); the others "
+            "stay as they are. Again for more. Default: all.",
+        ),
+    )
+
+
+def output_options(command: Command) -> Command:
+    """Add the options that say where the result goes; the command gets `output`."""
+
+    @functools.wraps(command)
+    def with_output(*args: Any, **kwargs: Any) -> Any:
+        output = OutputSettings(
+            format=_chosen_format(
+                kwargs.pop("output_format"), kwargs.pop("as_json"), kwargs["output_file"]
+            ),
+            output=kwargs.pop("output_file"),
+            quiet=kwargs.pop("quiet"),
+            strict=kwargs.pop("strict"),
+            verbose=kwargs.pop("verbose"),
+            plot=tuple(dict.fromkeys(kwargs.pop("plot_files", ()))),
+        )
+        for path in output.plot:
+            from sharpcli.render.files.plotting import check_plot
+
+            check_plot(path)
+        if output.quiet and output.verbose:
+            raise UsageError("--quiet and --verbose exclude each other", "give one of them")
+        outputs = [("--output", output.output), *(("--plot", path) for path in output.plot)]
+        refuse_overwriting(*outputs)
+        _refuse_replacing_a_checkpoint(*outputs)
+        with reserved(output.output, *output.plot):
+            return command(*args, output=output, **kwargs)
+
+    return _decorate(
+        with_output,
+        click.option(
+            "--format",
+            "output_format",
+            type=click.Choice(["table", "json", "csv", "markdown"]),
+            default=OutputSettings().format,
+            show_default=True,
+            help="The form of the result. With --output, by default as its suffix says.",
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Short for --format json."),
+        click.option(
+            "--output",
+            "output_file",
+            type=click.Path(dir_okay=False, path_type=Path),
+            metavar="FILE",
+            help="Write the result to FILE, whole or not at all, instead of to the screen.",
+        ),
+        click.option("--quiet", is_flag=True, help="No progress and no notes on stderr."),
+        click.option(
+            "--strict", is_flag=True, help="Exit with 3 where some number did not converge."
+        ),
+        click.option("--verbose", is_flag=True, help="Say more on stderr about what is done."),
+    )
+
+
+def plot_option(command: Command) -> Command:
+    """Add --plot beside `output_options`, which hands its files on as `output.plot`.
+
+    They are checked before the command's body runs: suffix, folder, drawing library.
+    """
+    return _decorate(
+        command,
+        click.option(
+            "--plot",
+            "plot_files",
+            multiple=True,
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Draw the result to FILE too: .png, .svg, .pdf, .html (interactive), or .npz, "
+            ".vtk, .vts to draw it elsewhere. Again for more.",
+        ),
+    )
+
+
+def given(names: Collection[str]) -> list[str]:
+    """The options of these parameters that the command line itself gives, as they are written.
+
+    Values in sharp.toml are for other runs too, and do not count.
+    """
+    context = click.get_current_context()
+    return [
+        option.opts[0]
+        for option in context.command.params
+        if option.name in names
+        and context.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE
+    ]
+
+
+def refuse_unread(names: Collection[str], why: str, hint: str) -> None:
+    """Refuse options of these parameters that the command line gives and nothing will read.
+
+    `why` says what they lack or contradict.
+    """
+    for option in given(names):
+        raise UsageError(f"{option}: has no effect {why}", hint)
+
+
+def refuse_overwriting(*outputs: tuple[str, Path | None]) -> None:
+    """Refuse to write a file that the command reads, or that is named twice; raises `UsageError`.
+
+    `outputs` are the options that name a file to write, with their paths.
+    """
+    context = click.get_current_context()
+    taken = {
+        os.path.realpath(path): f"{path}, which is read here"
+        for name in _READ
+        for path in _texts(context.params.get(name))
+        if os.path.isfile(path)  # noqa: PTH113 (a task may be named, and hold what no path does)
+    }
+    for option, path in outputs:
+        if path is None or is_special(path):
+            continue
+        target = os.path.realpath(path)
+        if target in taken:
+            raise UsageError(
+                f"{option} {path}: would overwrite {taken[target]}",
+                "name another file to write",
+            )
+        taken[target] = f"the file of {option}, which is written too"
+
+
+def _refuse_replacing_a_checkpoint(*outputs: tuple[str, Path | None]) -> None:
+    """Refuse to write a result where a checkpoint seems to be; raises `UsageError`."""
+    for option, path in outputs:
+        if path is None or is_special(path) or not os.path.exists(path):  # noqa: PTH110 (never raises)
+            continue
+        # The index of a sharded checkpoint is JSON, as a result is.
+        if path.suffix.lower() in CHECKPOINT_SUFFIXES or path.name.endswith(".index.json"):
+            raise UsageError(
+                f"{option} {path}: would overwrite a file that looks like a checkpoint",
+                "name a file such as result.json",
+            )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in a parameter's value: one, a tuple, or a tuple of tuples."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, tuple):
+        for each in value:
+            yield from _texts(each)
+
+
+# The parameters of commands that name files to read.
+_READ = (
+    *("checkpoints", "checkpoint", "results", "result"),
+    *("mark", "trajectory", "task", "task_argument"),
+)
+_FORMATS = {".json": "json", ".csv": "csv", ".md": "markdown"}
+
+
+def _decorate(command: Command, *options: Callable[[Command], Command]) -> Command:
+    for option in reversed(options):  # Click lists them in the order in which they were written
+        command = option(command)
+    return command
+
+
+@contextlib.contextmanager
+def _naming_the_source(context: click.Context) -> Iterator[None]:
+    """Add to the error of a missing task file what names it, where the command line does not."""
+    by = {
+        ParameterSource.ENVIRONMENT: "SHARP_TASK",
+        ParameterSource.DEFAULT_MAP: "the configuration file",
+    }
+    try:
+        yield
+    except UsageError as error:
+        source = context.get_parameter_source("task")
+        if source not in by or "there is no such task file" not in error.message:
+            raise
+        raise UsageError(
+            f"{by[source]} names the task {error.message}",
+            "correct it there, or name another task with --task",
+        ) from error
+
+
+def _as_dict(
+    pairs: tuple[tuple[str, str], ...], context: click.Context, task: str | None
+) -> dict[str, str]:
+    """The task's options: those of the configuration file, and above them those given with -O.
+
+    The file's options belong to the file's task: they are left out where another one was named.
+    """
+    defaults = context.default_map or {}
+    in_file = [NAME_VALUE.convert(text, None, None) for text in defaults.get("option_pairs", ())]
+    if not given(["option_pairs"]):
+        pairs = ()
+    names = [name for name, _ in pairs]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UsageError(f"-O {twice[0]} is given twice", "give each option of the task once")
+    if "task" in defaults and task != defaults["task"]:
+        in_file = []
+    return {**dict(in_file), **dict(pairs)}
+
+
+def _chosen_format(chosen: Any, as_json: bool, output: Path | None) -> Any:
+    """The format, where --json counts for as much as a --format given in the same place.
+
+    Without either, the suffix of the file to write says it.
+    """
+    context = click.get_current_context()
+    if not as_json and context.get_parameter_source("output_format") is ParameterSource.DEFAULT:
+        return _FORMATS.get(output.suffix.lower(), chosen) if output else chosen
+    if not as_json or chosen == "json":
+        return chosen
+    json_from = context.get_parameter_source("as_json")
+    format_from = context.get_parameter_source("output_format")
+    if format_from is ParameterSource.DEFAULT or json_from is ParameterSource.COMMANDLINE:
+        if json_from is format_from:
+            raise UsageError(f"--json and --format {chosen} exclude each other", "give one of them")
+        return "json"
+    return chosen

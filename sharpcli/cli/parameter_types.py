@@ -1,0 +1,164 @@
+"""The parameter types that commands use."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from sharpcli.errors import did_you_mean
+
+__all__ = [
+    "DEVICE",
+    "NAMES",
+    "NAME_VALUE",
+    "POSITIVE",
+    "SEED",
+    "SIZE",
+    "NumberType",
+    "ParameterType",
+    "WholeType",
+]
+
+if TYPE_CHECKING:
+    ParameterType = click.ParamType[Any]
+else:
+    ParameterType = click.ParamType  # which cannot be subscripted in Click 8.1
+
+
+class NameValueType(ParameterType):
+    """`name=value` as a pair of strings."""
+
+    name = "name=value"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        """Split at the first `=`; fails where there is none or no name before it."""
+        if isinstance(value, tuple):
+            return value
+        name, equals, given = str(value).partition("=")
+        if not equals or not name.strip():
+            self.fail(f"'{value}' is not of the form name=value (as in width=128)", param, ctx)
+        return name.strip(), given.strip()
+
+
+class NamesType(ParameterType):
+    """`a,b,c` as a tuple of names, such as keys of checkpoints' metadata."""
+
+    name = "name,…"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Split at the commas; fails on an empty name and on a repeated one."""
+        if isinstance(value, tuple):
+            return value
+        names = tuple(part.strip() for part in str(value).split(","))
+        if "" in names:
+            self.fail(f"'{value}' is not a list such as optimizer,batch_size", param, ctx)
+        if len(set(names)) < len(names):
+            self.fail(f"'{value}' names something twice", param, ctx)
+        return names
+
+
+class DeviceType(ParameterType):
+    """The name of a device. Whether this machine has it is found out later, by torch."""
+
+    name = "auto|cpu|cuda[:i]|mps"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Fails on any other name, with the nearest one."""
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", str(value)):
+            near = did_you_mean(str(value), ["auto", "cpu", "cuda", "cuda:0", "mps"])
+            self.fail(f"'{value}' is not a device: {near}", param, ctx)
+        return str(value)
+
+
+class SizeType(ParameterType):
+    """Bytes, such as 500MB or 2GB (decimal) or 2GiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number of bytes; fails where it is none, or less than one."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([kKMGT]?)(i?)[bB]?\s*", str(value))
+        size = 0
+        if found:
+            base = 1024 if found[3] else 1000
+            size = int(float(found[1]) * base ** " kMGT".index(found[2].replace("K", "k") or " "))
+        if size < 1:
+            self.fail(f"'{value}' is not a size such as 500MB or 2GB", param, ctx)
+        return size
+
+
+class _Ranged(ParameterType):
+    """A finite number within bounds; `open_` leaves the lower one out."""
+
+    def __init__(
+        self, low: float | None = None, high: float | None = None, *, open_: bool = False
+    ) -> None:
+        self.low, self.high, self.open = low, high, open_
+
+    def _checked(
+        self, number: float, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        low, high = self.low, self.high
+        below = low is not None and (number <= low if self.open else number < low)
+        if not math.isfinite(number) or below or (high is not None and number > high):
+            self.fail(f"{value} is not {self._wanted()}", param, ctx)
+        return number
+
+    def _wanted(self) -> str:
+        """What is taken, in words: `a whole number from 1 to 2`."""
+        low, high = self.low, self.high
+        if low is None:
+            return f"a finite {self.name}"
+        if self.open:
+            return f"a {self.name} above {low:g}" + ("" if high is None else f", at most {high:g}")
+        if high is None:
+            return f"a {self.name} of {low:.10g} or more"
+        return f"a {self.name} from {low:.10g} to {high:.10g}"
+
+
+class WholeType(_Ranged):
+    """A whole number within bounds."""
+
+    name = "whole number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number; fails on anything else, and outside of the bounds."""
+        try:
+            number = int(value)
+        except (TypeError, ValueError):
+            self.fail(f"'{value}' is not {self._wanted()}", param, ctx)
+        self._checked(min(number, 10**300), value, param, ctx)
+        return number
+
+
+class NumberType(_Ranged):
+    """A number within bounds, never NaN or infinite."""
+
+    name = "number"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number; fails on anything else, and outside of the bounds."""
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            self.fail(f"'{value}' is not {self._wanted()}", param, ctx)
+        return self._checked(number, value, param, ctx)
+
+
+NAME_VALUE: Final = NameValueType()
+NAMES: Final = NamesType()
+DEVICE: Final = DeviceType()
+POSITIVE: Final = WholeType(1)
+SIZE: Final = SizeType()
+SEED: Final = WholeType(0, 2**32 - 1)  # what NumPy takes, for tasks that seed it

@@ -1,0 +1,30 @@
+"""What the `sharp` script imports: a signal during the imports that follow ends it quietly."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+
+def _end(number: int, frame: object) -> None:  # noqa: ARG001 (a signal handler's signature)
+    try:
+        os.write(2, b"Interrupted.\n")
+    finally:
+        os._exit(128 + number)
+
+
+# Importing this module is what starts the program, so it may set handlers. They are replaced by
+# those of `interruption`, whose own imports take longer than a fast Ctrl-C.
+for _name in ("SIGINT", "SIGTERM", "SIGHUP"):
+    if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) != signal.SIG_IGN:
+        signal.signal(getattr(signal, _name), _end)
+
+
+def main() -> None:
+    """Run `sharp` on the process's arguments."""
+    from sharpcli.runtime.streams import prepare
+
+    prepare()
+    from sharpcli.cli.main import main as run
+
+    run()

@@ -1,0 +1,236 @@
+"""How the memory that a measurement may take is shared out: graphs, basis, blocks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sharpcli.curvature import graph_bytes, product_cost
+from sharpcli.errors import SharpError, counted
+from sharpcli.linalg.eigsh import block_width, expected_products, least_rows
+from sharpcli.objective.objective import Objective
+from sharpcli.runtime.memory import available_memory, readable_size
+from sharpcli.runtime.processes import neighbours, share
+from sharpcli.settings import CurvatureSettings
+
+__all__ = ["Budget", "share_memory", "share_memory_of_probes"]
+
+# Share of what is free that is taken where no bound is given: other programs live too.
+_SHARE = 0.8
+# Copies of θ beside the basis: for each vector of a block itself and what becomes of it, and two
+# for gradients on their way.
+_COPIES_A_VECTOR, _COPIES = 2, 2
+# Bases of more rows than this a wanted pair, and as many more, gain nothing (see `eigsh`).
+_ROWS, _ROWS_A_PAIR = 80, 4
+_BLOCK = 2
+# Probes of a density that advance in step, which pays where an operator rebuilds something for each
+# product, and the share of the memory that their bases may take from graphs then.
+_PROBES, _BASES_SHARE = 4, 0.5
+# Batches are halved so often at most where graphs of smaller ones have room: smaller ones are slow.
+_HALVINGS = 3
+# Vectors of eigenvalues that probes agree upon, a step, where memory is short: an eigenvalue takes
+# two steps or more to be resolved.
+_KNOWN_A_STEP = 0.5
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What fits in `total` bytes, all else in bytes too.
+
+    `rows` of Krylov bases beside the `block` to come, each a `copy` of θ, on `device`, `known` of
+    them for eigenvectors that a density's probes agree upon; `graphs` for kept graphs of the
+    `all_graphs` that there are; `working` for vectors on their way and for one microbatch of
+    `batch_size` examples.
+    """
+
+    total: int
+    copy: int
+    rows: int
+    device: torch.device
+    graphs: float
+    all_graphs: float
+    working: float
+    batch_size: int
+    block: int = _BLOCK
+    known: int = 0
+
+    @property
+    def bytes(self) -> float:
+        """What is taken at most."""
+        kept = min(self.graphs, self.all_graphs)
+        return self.working + kept + (self.rows + self.block) * self.copy
+
+    @property
+    def at_most(self) -> str:
+        """The same in words."""
+        return f"{readable_size(self.bytes)} of memory at most"
+
+    def __str__(self) -> str:
+        """In one line, for a person."""
+        kept = 1.0 if not self.all_graphs else min(1.0, self.graphs / self.all_graphs)
+        return (
+            f"{readable_size(self.total)} of memory: a basis of {counted(self.rows, 'vector')} "
+            f"({readable_size(self.rows * self.copy)}, {self.device.type}), "
+            f"{kept:.0%} of the graphs kept ({readable_size(kept * self.all_graphs)}), batches of "
+            f"{self.batch_size}, blocks of {self.block}, {readable_size(self.working)} to work in"
+        )
+
+
+def share_memory(
+    objective: Objective, theta: Tensor, settings: CurvatureSettings, k: int, smallest: int
+) -> Budget:
+    """What `settings.memory` (None: what is free) gives a solve for k + smallest eigenvalues.
+
+    The basis has first call on half of what blocks and a microbatch leave, and on as many rows as
+    it cannot do without; then graphs, then the basis again. It moves to the CPU where a GPU is
+    short of memory; batches are halved where the least does not fit otherwise. Cost: `graph_cost`.
+    Raises `SharpError` where it does not fit at all.
+    """
+    total, copy = _total(theta, settings), theta.numel() * theta.element_size()
+    block = block_width(k)
+    least = min(theta.numel(), least_rows(k, smallest))
+    needed = (least + block) * copy
+    room = _room(total - _vectors(block, copy), needed, theta.device)
+    one, every = _graphs(objective, theta, settings, room)
+    working = _vectors(block, copy) + one
+    most = min(theta.numel(), _ROWS + _ROWS_A_PAIR * (k + smallest))
+    left = total - working
+    fits, device = int(left // copy) - block, theta.device
+    if fits < least and _has_elsewhere(device) and left > 0:
+        device = torch.device("cpu")
+        rows = min(most, _rows_elsewhere(copy) - block)
+        graphs = left
+    else:
+        wanted = min(most, max(least, min(expected_products(k, smallest), fits // 2)))
+        graphs = max(left - (wanted + block) * copy, 0.0)
+        one, every = _some_kept(objective, theta, settings, graphs)
+        rows = min(most, int((left - min(graphs, every)) // copy) - block)
+    (rows,), device = _agreed((rows,), device)
+    if rows < least:
+        raise SharpError(
+            f"{readable_size(total)} of memory are too little for "
+            f"{counted(k + smallest, 'eigenvalue')} of "
+            f"{counted(theta.numel(), 'parameter')}, which take "
+            f"{readable_size(working + needed)} at the "
+            "least",
+            "ask for fewer with --top, raise --memory, measure some --parameters only, or use a "
+            "machine with more memory",
+        )
+    return Budget(total, copy, rows, device, graphs, every, working, objective.batch_size, block)
+
+
+def share_memory_of_probes(
+    objective: Objective, theta: Tensor, settings: CurvatureSettings, probes: int, steps: int
+) -> Budget:
+    """What `settings.memory` (None: what is free) gives a density from so many probes.
+
+    One probe's basis comes first, then graphs; further probes advance in step with it where graphs
+    are kept all the same, or, where they are not all, where the bases leave half of the memory.
+    A basis that a GPU is too short for lies on the CPU; batches are halved where one does not fit
+    otherwise. Cost: `graph_cost`. Raises `SharpError` where it does not fit at all.
+    """
+    total, copy = _total(theta, settings), theta.numel() * theta.element_size()
+    if theta.numel() <= probes * steps:  # all columns of the matrix, and no basis
+        probes = steps = 0
+    known = int(_KNOWN_A_STEP * steps) if probes > 1 else 0
+    needed = (steps + known + 1) * copy
+    room = _room(total - _vectors(1, copy), needed, theta.device)
+    one, every = _graphs(objective, theta, settings, room)
+
+    def left(block: int) -> float:
+        return total - one - _vectors(block, copy) - (block * steps + known + block) * copy
+
+    blocks = range(max(1, min(_PROBES, probes)), 0, -1)
+    most = _BASES_SHARE * total
+    block = next((b for b in blocks if left(b) >= every), 0) or next(
+        (b for b in blocks if left(b) >= 0 and b * steps * copy <= most), 1
+    )
+    device, graphs, fits = theta.device, left(block), left(block) >= 0 or not steps
+    if not fits and _has_elsewhere(device) and left(1) + needed > 0:
+        device, graphs = torch.device("cpu"), left(1) + needed
+        fits = _rows_elsewhere(copy) * copy >= needed
+    elif known and left(block) - every >= (steps - known) * copy:
+        graphs, known = graphs - (steps - known) * copy, steps
+    (block, known), device = _agreed((block, known), device)
+    if not fits:
+        fewer = int(steps * (1 + left(1) / needed))
+        raise SharpError(
+            f"{counted(steps, 'Lanczos step')} of {counted(theta.numel(), 'parameter')} need "
+            f"{readable_size(total - left(1))}, and {readable_size(total)} of memory are there",
+            f"take fewer with --steps {fewer}"
+            if fewer >= 5
+            else "raise --memory, or use a machine with more memory",
+        )
+    one, every = _some_kept(objective, theta, settings, graphs)
+    return Budget(
+        total,
+        copy,
+        block * steps + known,
+        device,
+        max(graphs, 0.0),
+        every,
+        _vectors(block, copy) + one,
+        objective.batch_size,
+        block,
+        known,
+    )
+
+
+def _graphs(
+    objective: Objective, theta: Tensor, settings: CurvatureSettings, room: float
+) -> tuple[float, float]:
+    """Bytes of a microbatch's graphs, halved until they fit in `room`, and of all."""
+    while True:
+        one, every = graph_bytes(objective, theta, settings)
+        if one <= room or not objective.halve_batches():
+            return one, every
+
+
+def _some_kept(
+    objective: Objective, theta: Tensor, settings: CurvatureSettings, graphs: float
+) -> tuple[float, float]:
+    """As `_graphs`, of smaller batches where `graphs` bytes can keep some of theirs."""
+    smallest = max(1, objective.batch_size // 2**_HALVINGS)
+    fits = product_cost(objective, theta, settings).of(smallest) <= graphs
+    return _graphs(objective, theta, settings, graphs if fits else math.inf)
+
+
+def _room(left: float, basis: float, device: torch.device) -> float:
+    """What of `left` a microbatch may take: not the least basis, if that stays on the device."""
+    return left if basis >= left and _has_elsewhere(device) else left - basis
+
+
+def _total(theta: Tensor, settings: CurvatureSettings) -> int:
+    """The bytes to share out, the same in all processes."""
+    free = _free(theta.device)
+    return share(int(_SHARE * free) if settings.memory is None else min(settings.memory, free))
+
+
+def _vectors(block: int, copy: int) -> float:
+    """Bytes of the vectors on their way, whatever else there is."""
+    return (_COPIES_A_VECTOR * block + _COPIES) * copy
+
+
+def _has_elsewhere(device: torch.device) -> bool:
+    """Whether a basis can lie somewhere else than what works on it."""
+    return device.type == "cuda"
+
+
+def _rows_elsewhere(copy: int) -> int:
+    """How many vectors have room on the CPU."""
+    return int(_SHARE * _free(torch.device("cpu")) / copy)
+
+
+def _agreed(numbers: tuple[int, ...], device: torch.device) -> tuple[tuple[int, ...], torch.device]:
+    """What all processes do alike, with a device of each one's own."""
+    numbers, on_cpu = share((numbers, device.type == "cpu"))
+    return numbers, torch.device("cpu") if on_cpu else device
+
+
+def _free(device: torch.device) -> int:
+    """The part of this process in what is free: a GPU is its own, a CPU's memory is shared."""
+    free = available_memory(device)
+    return free if device.type == "cuda" else free // neighbours()

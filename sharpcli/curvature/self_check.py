@@ -1,0 +1,359 @@
+"""Whether the products of an operator can be trusted: compared with differences of gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sharpcli.curvature.differences import DIFFERENCES, Difference
+from sharpcli.curvature.finite_difference import FiniteDifference
+from sharpcli.curvature.gauss_newton import LossCurvature, empirical_fisher, gauss_newton
+from sharpcli.curvature.modes import MODES
+from sharpcli.curvature.operator import Curvature
+from sharpcli.linalg.eigsh import eigsh
+from sharpcli.linalg.operator import CurvatureOperator
+from sharpcli.objective.network import Network
+from sharpcli.objective.objective import Objective
+from sharpcli.settings import Operator, ProductMode
+
+__all__ = ["SelfCheck", "self_check"]
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """What a dtype resolves. `steps` are shares of 1 + ‖θ‖, with the number of a neighbour."""
+
+    steps: Sequence[tuple[float, int | None]]
+    clear: float  # of a tensor's own part of the product: no further step is needed
+    floor: float  # of the whole product: smaller differences are rounding
+    asymmetry: float
+
+
+# At 1e-8 of float64 differences are right to about 1e-8 where all is smooth. A shorter step avoids
+# kinks (ReLU, max-pooling) that the first one crosses; longer ones see above the rounding of losses
+# near zero. In float32 rounding leaves 1e-4 and kinks are crossed: only gross faults show.
+_LIMITS = {
+    torch.float64: _Limits(((1e-8, None), (3e-10, 0), (1e-6, 0), (1e-4, 2)), 1e-5, 1e-7, 1e-8),
+    torch.float32: _Limits(((3e-3, None), (8e-4, 0), (1e-2, 0)), 1e-2, 1e-3, 1e-3),
+}
+# A deviation is one of the product's where it is this many times what two differences, of steps
+# next to each other, differ by. Rounding changes with the step by its ratio, truncation by its
+# square, and a kink by either, so that they differ by about as much as they deviate.
+_ABOVE_CHANGE = 4.0
+# With this share of the product left open its error is that; with the second nothing is known.
+_RESOLVED, _UNRESOLVED = 1e-4, 1e-2
+# How far from θ, as shares of each tensor's norm, operations are looked at where θ tells nothing.
+_BESIDE = (0.05, 0.5)
+# One-sided differences, whose rounding is larger, are apart where they are so by this many times
+# what a product and a central difference may be.
+_JUMP = 10.0
+# Asymmetry of finite differences, above what they change with the step.
+_ASYMMETRIC = 1e-4
+# The loss's curvature in the outputs is looked at on few enough examples that it has no more
+# outputs than this, with at most so many products.
+_OUTPUTS, _OUTPUT_PRODUCTS = 300_000, 40
+# Rounding leaves about 1e-16 of the largest curvature below zero.
+_CONVEX = 1e-10
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """How far products are from symmetry and from differences of gradients, both relative.
+
+    `difference` is the largest share of a product, of all of it or of one parameter tensor's part,
+    by which it is wrong beyond what the differences leave open; it is largest in `tensor`.
+    `unresolved` is the share of the product that they leave open. A product with a unit vector is
+    off by `product_error`, the trace by `trace_error`. `convex` says that the loss is convex in the
+    model's outputs. `unvouched` are operations that may be the cause. `of` is what was checked,
+    `nearby` that differences tell nothing at θ itself, and were taken at a point beside it.
+    """
+
+    asymmetry: float
+    difference: float
+    unresolved: float = 0.0
+    tensor: str | None = None
+    product_error: float = 0.0
+    trace_error: float = 0.0
+    convex: bool = False
+    unvouched: tuple[str, ...] = ()
+    of: Operator | Literal["finite-difference"] = "hessian"
+    nearby: bool = False
+
+    @property
+    def passed(self) -> bool:
+        """Whether the products are right as far as the check can see."""
+        limit = _ASYMMETRIC if self.of == "finite-difference" else _LIMITS[torch.float64].asymmetry
+        return self.asymmetry <= limit and self.difference <= _LIMITS[torch.float64].clear
+
+    @property
+    def compares(self) -> bool:
+        """Whether products and differences are the same, and to enough digits."""
+        return self.passed and self.difference == 0.0 and self.unresolved <= _RESOLVED
+
+    @property
+    def resolved(self) -> bool:
+        """Whether the check can see anything: not where the gradient jumps at θ itself."""
+        return self.unresolved <= _UNRESOLVED
+
+    def worse(self, other: SelfCheck) -> SelfCheck:
+        """Both checks in one."""
+        worst = self if self.difference >= other.difference else other
+        return replace(
+            worst,
+            of=self.of,
+            asymmetry=max(self.asymmetry, other.asymmetry),
+            unresolved=max(self.unresolved, other.unresolved),
+            product_error=max(self.product_error, other.product_error),
+            trace_error=max(self.trace_error, other.trace_error),
+            convex=self.convex or other.convex,
+            nearby=self.nearby or other.nearby,
+        )
+
+
+def self_check(
+    objective: Objective,
+    theta: Tensor,
+    *,
+    operator: Operator = "hessian",
+    mode: ProductMode = "auto",
+    seed: int = 0,
+    directions: int = 2,
+    beside: bool = True,
+) -> SelfCheck:
+    """Compare products with central differences of first derivatives, and uᵀHv with vᵀHu.
+
+    One direction is random, with an equal share of every parameter tensor, so that parts with a
+    small gradient are seen; the second is the gradient, along which the curvature is large.
+    Products are compared tensor by tensor. `mode` is the Hessian's order of differentiation; what
+    "auto" takes agrees with double backward, which is then tested. Finite differences have no
+    reference: their symmetry alone is tested. Where they change with every step, or with the side
+    of θ, products are compared `beside` θ: there a ReLU at exactly 0 does not matter. Meant for a
+    float64 objective on a few examples. Cost: a product and two gradients a direction, up to eight
+    gradients where kinks or rounding ask for more steps; memory for ten of θ.
+    """
+    found = _checked(objective, theta, operator, mode, seed, directions)
+    if found.of == "finite-difference":
+        return found
+    unclear = not found.difference or found.unresolved > _RESOLVED
+    if beside and not found.compares and (unclear or _jumps(objective, theta, operator, seed)):
+        for share in _BESIDE:
+            point = _beside(objective, theta, share, seed)
+            there = _checked(objective, point, operator, mode, seed, directions)
+            if there.compares:
+                found = replace(there, nearby=True)
+                break
+    if operator == "ggn":
+        found = replace(found, convex=_convex(objective, theta, seed))
+    return found
+
+
+def _checked(
+    objective: Objective,
+    theta: Tensor,
+    operator: Operator,
+    mode: ProductMode,
+    seed: int,
+    directions: int,
+) -> SelfCheck:
+    """The check at one point."""
+    limits = _LIMITS[theta.dtype]
+    made = _operator(objective, theta, operator, mode)
+    first = _random(objective.network, theta, seed)
+    product = made @ first
+    if isinstance(made, FiniteDifference):
+        return _symmetry(made, first, product)
+    found = SelfCheck(0.0, 0.0, of=operator)
+    if directions > 1:
+        second = _second(objective, theta, seed)
+        other = made @ second
+        scale = max(float(product.norm()), float(other.norm())) or 1.0
+        gap = abs(float(second @ product) - float(first @ other)) / scale
+        # JᵀBJ is symmetric where it is what differences say it is.
+        found = replace(found, asymmetry=gap if operator == "hessian" else 0.0)
+    made.release()
+    difference = DIFFERENCES[operator]
+    found = found.worse(_compare(objective, theta, difference, first, product, limits))
+    if directions > 1:
+        del product
+        found = found.worse(_compare(objective, theta, difference, second, other, limits))
+    if found.asymmetry <= limits.asymmetry:
+        found = replace(found, asymmetry=0.0)  # rounding
+    return found
+
+
+def _jumps(objective: Objective, theta: Tensor, operator: Operator, seed: int) -> bool:
+    """Whether derivatives jump at θ itself: differences to one side are not those to the other.
+
+    Where they jump by as much as a step makes, central differences are the same for every step.
+    """
+    limits = _LIMITS[theta.dtype]
+    step = limits.steps[0][0] * (1 + float(theta.norm()))
+    difference, network = DIFFERENCES[operator], objective.network
+    for vector in (_random(network, theta, seed), _second(objective, theta, seed)):
+        # A central difference about a point half a step away is one to that side of θ.
+        ahead, behind = (
+            difference(objective, theta.add(vector, alpha=sign * step / 2), vector, step / 2)
+            for sign in (1, -1)
+        )
+        scales = torch.maximum(_norms(network, ahead), _norms(network, behind))
+        apart = _norms(network, ahead - behind)
+        allowed = _JUMP * (limits.clear * scales + limits.floor * scales[-1])
+        if bool((apart > allowed).any()):
+            return True
+    return False
+
+
+def _operator(
+    objective: Objective, theta: Tensor, operator: Operator, mode: ProductMode
+) -> CurvatureOperator:
+    if operator == "empirical-fisher":
+        return Curvature(objective, theta, empirical_fisher)
+    if operator != "hessian":
+        return Curvature(objective, theta, gauss_newton)
+    if mode == "finite-difference":
+        return FiniteDifference(objective, theta)
+    return Curvature(objective, theta, MODES["double-backward" if mode == "auto" else mode])
+
+
+def _random(network: Network, theta: Tensor, seed: int) -> Tensor:
+    """A random unit vector in which every parameter tensor has the same norm."""
+    generator = torch.Generator().manual_seed(seed)
+    vector = torch.randn(network.size, generator=generator, dtype=torch.float64).to(theta)
+    for part in network.unflatten(network.trained(vector)):
+        part /= part.norm().clamp_min(1e-300) * math.sqrt(len(network.sizes))
+    return vector
+
+
+def _beside(objective: Objective, theta: Tensor, share: float, seed: int) -> Tensor:
+    """A random point near θ, in which no unit is exactly at its kink and the loss is not tiny."""
+    found = _random(objective.network, theta, seed + 2)
+    own = objective.network.unflatten(theta)
+    for part, tensor in zip(objective.network.unflatten(found), own, strict=True):
+        part *= share * (float(tensor.norm()) or part.numel() ** 0.5) / part.norm()
+    return found.add_(theta)
+
+
+def _second(objective: Objective, theta: Tensor, seed: int) -> Tensor:
+    """The gradient's direction, random where there is none."""
+    _, vector = objective.gradient(theta)
+    length = float(vector.norm())
+    return vector.div_(length) if length > 0 else _random(objective.network, theta, seed + 1)
+
+
+def _symmetry(made: FiniteDifference, vector: Tensor, product: Tensor) -> SelfCheck:
+    """Compare ‖Hv‖ = uᵀHv with vᵀHu, where u is the direction of Hv.
+
+    A gradient field that is not the gradient of a function has no symmetric derivative.
+    """
+    scale = float(product.norm())
+    if scale == 0.0:
+        return SelfCheck(0.0, 0.0, of="finite-difference")
+    gap = abs(scale - float(vector @ (made @ (product / scale))))
+    seen = gap if gap > _ABOVE_CHANGE * made.step_change else 0.0
+    return SelfCheck(
+        seen / scale,
+        0.0,
+        product_error=seen,
+        trace_error=seen * made.size,
+        of="finite-difference",
+    )
+
+
+def _compare(
+    objective: Objective,
+    theta: Tensor,
+    difference: Difference,
+    vector: Tensor,
+    product: Tensor,
+    limits: _Limits,
+) -> SelfCheck:
+    """Compare a product with differences of several steps; stops at the first that is near."""
+    network, length = objective.network, 1 + float(theta.norm())
+    own = _norms(network, product)
+    offs, scales, traces = list[Tensor](), list[Tensor](), list[float]()
+    changes: dict[tuple[int, int], Tensor] = {}
+    kept: dict[int, Tensor] = {}
+    for number, (share, neighbour) in enumerate(limits.steps):
+        found = difference(objective, theta, vector, share * length)
+        scales.append(torch.maximum(own, _norms(network, found)))
+        found -= product
+        offs.append(_norms(network, found).nan_to_num(nan=math.inf))
+        traces.append(_trace_of(network, vector, found))
+        near = limits.clear * scales[-1] + limits.floor * scales[-1][-1]
+        if bool((offs[-1] <= near).all()):
+            return SelfCheck(0.0, 0.0)
+        if neighbour is not None:
+            changes[neighbour, number] = _norms(network, found - kept[neighbour])
+        kept[number] = found
+        wanted = {other for _, other in limits.steps[number + 1 :]}
+        kept = {place: each for place, each in kept.items() if place in wanted}
+    return _verdict(network, torch.stack(offs), torch.stack(scales), traces, changes, limits)
+
+
+def _verdict(
+    network: Network,
+    offs: Tensor,
+    scales: Tensor,
+    traces: Sequence[float],
+    changes: Mapping[tuple[int, int], Tensor],
+    limits: _Limits,
+) -> SelfCheck:
+    """What is known from deviations (steps, tensors + 1) none of which is small.
+
+    For each tensor, and for the whole at the end, the step with the smallest deviation counts.
+    """
+    best = offs.min(0)
+    places = range(offs.shape[1])
+    steps = best.indices.tolist()
+    change = torch.tensor(
+        [min(float(each[i]) for pair, each in changes.items() if steps[i] in pair) for i in places],
+        dtype=torch.float64,
+    )
+    scale = torch.stack([scales[steps[i], i] for i in places])
+    off, whole = best.values, scale[-1]
+    large = (off > limits.clear * scale) & (off > limits.floor * whole)
+    real = large & (off > _ABOVE_CHANGE * change)
+    shares = torch.where(real, off / scale.clamp_min(1e-300), 0.0)
+    tensor = None
+    if bool(real.any()):
+        tensor = network.names[int(shares[:-1].argmax())] if bool(real[:-1].any()) else None
+    return SelfCheck(
+        0.0,
+        float(shares.max()),
+        float(off[-1] / whole) if bool(large[-1] & ~real[-1]) else 0.0,
+        tensor,
+        float(off[-1]),
+        traces[steps[-1]],
+    )
+
+
+def _trace_of(network: Network, vector: Tensor, product: Tensor) -> float:
+    """Σ |nⱼ·vⱼᵀ(Ev)ⱼ|/‖vⱼ‖² over the tensors: on average over random v at least |tr E|."""
+    total = 0.0
+    for part, image in zip(network.unflatten(vector), network.unflatten(product), strict=True):
+        square = float(part.square().sum())
+        if square > 0:
+            total += abs(part.numel() * float((part * image).sum()) / square)
+    return total
+
+
+def _convex(objective: Objective, theta: Tensor, seed: int) -> bool:
+    """Whether the loss's Hessian in the model's outputs has no negative eigenvalue."""
+    loss = LossCurvature(objective, theta, _OUTPUTS)
+    if loss.size < 2:
+        return loss.size == 0 or float((loss @ torch.ones(1).to(theta))[0]) >= 0
+    products = min(_OUTPUT_PRODUCTS, loss.size)
+    found = eigsh(loss, 1, smallest=1, tolerance=1e-6, max_products=products, seed=seed)
+    largest = max(float(found.largest[0].abs()), float(found.smallest[0].abs()))
+    return float(found.smallest[0]) >= -_CONVEX * largest
+
+
+def _norms(network: Network, vector: Tensor) -> Tensor:
+    """The norm of each parameter tensor's part, and of the whole at the end."""
+    parts = torch.stack([part.norm() for part in network.unflatten(vector)])
+    return torch.cat([parts, vector.norm()[None]]).double().cpu()

@@ -1,0 +1,1 @@
+"""Results as JSON documents: their types, labels, environment and comparison. Knows no torch."""

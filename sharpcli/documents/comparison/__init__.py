@@ -1,0 +1,309 @@
+"""Saved measurements side by side: groups, differences to a baseline, rank correlations.
+
+Works on documents alone, in plain Python: no torch, no numpy. A row of the comparison is a group;
+without `by` every checkpoint is a group of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from sharpcli.documents.comparison.checks import (
+    comparability_warnings,
+    grouping_notes,
+    same_task,
+    training_loss_warning,
+)
+from sharpcli.documents.comparison.members import Group, Member, group_members, read_members
+from sharpcli.documents.comparison.ranks import kendall, smallest_p_value
+from sharpcli.documents.comparison.uncertainty import (
+    SOUND,
+    Uncertainty,
+    bound_of,
+    difference_bound,
+    ratio_bound,
+    ratio_error,
+    ratio_interval,
+    uncertainty_of,
+    worst_status,
+)
+from sharpcli.documents.environment import environment
+from sharpcli.documents.labels import named
+from sharpcli.documents.results import Document, Report
+from sharpcli.errors import UsageError, counted
+
+__all__ = ["compare", "training_loss_warning"]
+
+_GAP = "loss.gap"
+_FEWEST_CORRELATED = 4  # three have no p-value below 1/3
+
+
+def compare(
+    documents: Sequence[tuple[str, Document]], by: Sequence[str] = (), baseline: str | None = None
+) -> Report:
+    """Put `measure` documents, each with its name, into one report of kind "compare".
+
+    Raises `SharpError` where a document is not a measurement or nothing in it was measured, and
+    `UsageError` where `by` or `baseline` names what there is not.
+    """
+    members, notes = read_members(documents)
+    groups = group_members(members, by)
+    summaries = [_summary(group) for group in groups]
+    if baseline is not None:
+        base = _baseline(baseline, groups)
+        summaries = [
+            _differences(groups[index], summary, groups[base], summaries[base])
+            if index != base
+            else summary
+            for index, summary in enumerate(summaries)
+        ]
+    correlations, allowed = _correlations(members)
+    return Report(
+        kind="compare",
+        settings={
+            "by": list(by),
+            "baseline": None if baseline is None else groups[base].label,
+            "files": [name for name, _ in documents],
+        },
+        environment=environment(),
+        task=documents[0][1]["task"] if same_task(documents) else {},
+        results=summaries,
+        correlations=correlations,
+        notes=[*notes, *grouping_notes(members, groups, by), *allowed],
+        warnings=comparability_warnings(documents, members, groups, grouped=bool(by)),
+    )
+
+
+def _correlations(members: Sequence[Member]) -> tuple[list[Document], list[str]]:
+    """Kendall's tau-b of every measure with the generalization gap, over the checkpoints.
+
+    Test values and gaps are left out: they are what the gap is made of.
+    """
+    having_gap = [m for m in members if _value(m, _GAP) is not None]
+    n = len(having_gap)
+    if n < _FEWEST_CORRELATED:
+        found = (
+            f"{n} of these {counted(len(members), 'checkpoint')} {'has' if n == 1 else 'have'} one"
+        )
+        return [], [
+            "no rank correlations with the generalization gap (test loss minus training loss): "
+            f"they need {_FEWEST_CORRELATED} checkpoints with a gap, and {found}"
+        ]
+    correlations = []
+    for key in dict.fromkeys(key for member in having_gap for key in member.scalars):
+        if key.endswith((".test", ".gap")):
+            continue
+        having_both = [member for member in having_gap if _value(member, key) is not None]
+        if len(having_both) >= _FEWEST_CORRELATED:
+            both = [[float(m.scalars[name]["value"]) for m in having_both] for name in (key, _GAP)]
+            statuses = [m.scalars[name]["status"] for m in having_both for name in (key, _GAP)]
+            correlations.append(
+                {
+                    "measure": key,
+                    "with": _GAP,
+                    **asdict(kendall(*both)),
+                    "status": worst_status([each for each in statuses if each not in SOUND]),
+                }
+            )
+    return correlations, [
+        f"rank correlations are over {n} checkpoints: the smallest p-value that is possible is "
+        f"{smallest_p_value(n):.2g}, and each p is for one measure looked at alone"
+    ]
+
+
+def _value(member: Member, key: str) -> float | None:
+    value = member.scalars.get(key, {}).get("value")
+    return None if value is None else float(value)
+
+
+def _summary(group: Group) -> Document:
+    keys = dict.fromkeys(key for member in group.members for key in member.scalars)
+    return {
+        "label": group.label,
+        "group": dict(group.values),
+        "members": [member.path for member in group.members],
+        "n": len(group.members),
+        "measures": {key: _statistics(group, key) for key in keys},
+    }
+
+
+def _statistics(group: Group, key: str) -> Document:
+    """Mean and standard deviation of those that have a value; errors are the means of theirs.
+
+    The mean of the errors bounds the error of the mean, whether they are independent or not. There
+    is no error where a part of any is not known.
+    """
+    scalars = [member.scalars[key] for member in group.members if key in member.scalars]
+    finite = [scalar for scalar in scalars if scalar["value"] is not None]
+    values = [float(scalar["value"]) for scalar in finite]
+    errors = [float(scalar["error"]) for scalar in finite if scalar.get("error") is not None]
+    kinds = {scalar.get("error_kind") for scalar in finite}
+    found = _uncertainty(group, key)
+    summary = {
+        "mean": _mean(values),
+        "standard_deviation": _deviation(values),
+        "n": len(values),
+        "error": _mean(errors) if found and len(errors) == len(values) else None,
+        "error_kind": kinds.pop() if len(kinds) == 1 else None,
+        "status": worst_status([scalar["status"] for scalar in scalars]),
+        "difference": None,
+    }
+    if any(scalar.get("sampling_error") is not None for scalar in finite):
+        summary["sampling_error"] = found.sampling if found else None
+    if found and found.bias:
+        summary["sampling_bias"] = found.bias
+    if any(scalar.get("sampling_status") for scalar in finite):
+        summary["sampling_status"] = "unreliable"
+    return summary
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(value / len(values) for value in values) if values else None
+
+
+def _deviation(values: Sequence[float]) -> float | None:
+    """With n − 1 in the denominator; None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    mean = sum(value / len(values) for value in values)
+    return math.hypot(*(value - mean for value in values)) / math.sqrt(len(values) - 1)
+
+
+def _differences(group: Group, summary: Document, base: Group, of_base: Document) -> Document:
+    """A group's summary with the difference to the baseline in each of its measures."""
+    return {
+        **summary,
+        "measures": {
+            key: {
+                **own,
+                "difference": _difference(
+                    own,
+                    of_base["measures"].get(key),
+                    _uncertainty(group, key),
+                    _uncertainty(base, key),
+                ),
+            }
+            for key, own in summary["measures"].items()
+        },
+    }
+
+
+def _uncertainty(group: Group, key: str) -> Uncertainty | None:
+    """Of a measure's mean over a group, None where a part of it is not known."""
+    finite = [(m, m.scalars[key]) for m in group.members if _value(m, key) is not None]
+    if not finite:
+        return None
+    parts = [uncertainty_of(key, scalar, sampled=m.sampled) for m, scalar in finite]
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    deviation = _deviation([float(scalar["value"]) for _, scalar in finite])
+    over_seeds = 0.0 if deviation is None else deviation / math.sqrt(len(finite))
+    return Uncertainty.of_mean(known, over_seeds)
+
+
+def _difference(
+    own: Document, base: Document | None, of_own: Uncertainty | None, of_base: Uncertainty | None
+) -> Document | None:
+    """To the baseline, with all that is known of its error.
+
+    Between two single checkpoints `error` is that of both measurements. Between groups it is
+    Welch's standard error over the seeds, and that of the measurements stays beside it. Between
+    a single one and a group it is not known, as that one has no deviation over seeds.
+    """
+    if base is None or own["mean"] is None or base["mean"] is None:
+        return None
+    above, below = own["mean"], base["mean"]
+    single, alike = own["n"] == base["n"] == 1, (own["n"] > 1) == (base["n"] > 1)
+    both = None if of_own is None or of_base is None else of_own.minus(of_base)
+    bounds = bound_of(own), bound_of(base)
+    difference: Document = {
+        "value": above - below,
+        "error": None,
+        "error_kind": None,
+        "degrees_of_freedom": None,
+        "measurement_error": both and both.measurement,
+        "sampling_error": both.sampling if both and _sampled(own, base) else None,
+        "sampling_bias": both.bias if both and both.bias else None,
+        "interval": None,
+        "bound": difference_bound(*bounds),
+        "ratio": above / below if below else None,
+        "ratio_error": None,
+        "ratio_interval": None,
+        "ratio_bound": ratio_bound(*bounds, above, below),
+        "status": worst_status([s for s in (own["status"], base["status"]) if s not in SOUND]),
+    }
+    if single and both and both.stated:
+        difference |= {"error": both.measurement, "error_kind": "measurement"}
+        if difference["bound"] is None:
+            middle = above - below - both.bias
+            difference["interval"] = [middle - both.half_width, middle + both.half_width]
+    elif own["n"] > 1 and base["n"] > 1:
+        difference |= _welch(own, base)
+    if any(summary.get("sampling_status") for summary in (own, base)):
+        difference["sampling_status"] = "unreliable"
+    if below and alike and of_own and of_base and both and (both.stated or not single):
+        interval = ratio_interval(above, below, of_own, of_base)
+        if interval is not None:
+            difference["ratio_error"] = ratio_error(above, below, of_own, of_base)
+            if single and difference["ratio_bound"] is None:
+                difference["ratio_interval"] = list(interval)
+    return difference
+
+
+def _sampled(*summaries: Document) -> bool:
+    return any(summary.get("sampling_error") is not None for summary in summaries)
+
+
+def _welch(own: Document, base: Document) -> Document:
+    """Welch's standard error of a difference of two means, with Satterthwaite's degrees."""
+    parts = [s["standard_deviation"] / math.sqrt(s["n"]) for s in (own, base)]
+    error = math.hypot(*parts)
+    shares = [(part / error) ** 2 if error else 0.5 for part in parts]
+    degrees = 1 / (shares[0] ** 2 / (own["n"] - 1) + shares[1] ** 2 / (base["n"] - 1))
+    return {
+        "error": error,
+        "error_kind": "standard_error",
+        "degrees_of_freedom": degrees if error else None,
+    }
+
+
+def _baseline(text: str, groups: Sequence[Group]) -> int:
+    """The index of the one group that a label, a path or `key=value,…` means."""
+    matching = [
+        index
+        for index, group in enumerate(groups)
+        if text == group.label or text in [member.path for member in group.members]
+    ]
+    if not matching and "=" in text:
+        wanted = [pair.strip().partition("=") for pair in text.split(",")]
+        matching = [
+            index
+            for index, group in enumerate(groups)
+            if all(_means(value, group, key) for key, _, value in wanted)
+        ]
+    if len(matching) == 1:
+        return matching[0]
+    found = (
+        f"fits {len(matching)} rows: {named([groups[index].label for index in matching])}"
+        if matching
+        else "fits no row"
+    )
+    rows = "; ".join(group.label for group in groups[:10]) + ("; …" if len(groups) > 10 else "")
+    raise UsageError(f"--baseline {text}: {found}", f"name one of the rows: {rows}")
+
+
+def _means(text: str, group: Group, key: str) -> bool:
+    """Whether every member's metadata has this value, however the number is spelt."""
+    for member in group.members:
+        value = member.metadata.get(key)
+        if str(value) == text:
+            continue
+        try:
+            if value is None or float(value) != float(text):
+                return False
+        except ValueError:
+            return False
+    return True

@@ -1,0 +1,177 @@
+"""What makes compared numbers mean less than they seem to, said in sentences."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+from sharpcli.documents.comparison.members import Group, Member
+from sharpcli.documents.comparison.uncertainty import SOUND
+from sharpcli.documents.labels import clean, differing_metadata, named
+from sharpcli.documents.results import Document, leaves
+from sharpcli.errors import counted
+
+__all__ = ["comparability_warnings", "grouping_notes", "same_task", "training_loss_warning"]
+
+_LOSS_RATIO = 2.0
+_NOT_A_CHOICE = {"seed", "epochs", "steps", "train_loss"}  # what came out, not what was tried
+_WITHOUT_EFFECT = re.compile(
+    r"settings\.(run\.(device|batch_size)$|measure\.by$|output\b|checkpoints\b|paths\b)"
+)
+
+
+def training_loss_warning(losses: Mapping[str, float | None]) -> str | None:
+    """A sentence where the training losses of what is compared differ by more than 2×.
+
+    `losses` by row label; one that is None or not finite is passed over.
+    """
+    known = {row: x for row, x in losses.items() if x is not None and math.isfinite(x)}
+    if len(known) < 2:
+        return None
+    low, high = (pick(known, key=lambda label: known[label]) for pick in (min, max))
+    if known[high] <= _LOSS_RATIO * known[low] or known[high] <= 0:
+        return None
+    ratio = f"{known[high] / known[low]:.3g}×" if known[low] > 0 else "without bound"
+    return (
+        f"training losses differ {ratio}: {known[low]:.3g} ({low}) to {known[high]:.3g} "
+        f"({high}); "
+        "as a cross-entropy goes to 0 the Hessian goes to 0 with it, so the smaller eigenvalue "
+        "need not be the flatter minimum: compare at similar training loss"
+    )
+
+
+def comparability_warnings(
+    documents: Sequence[tuple[str, Document]],
+    members: Sequence[Member],
+    groups: Sequence[Group],
+    *,
+    grouped: bool,
+) -> list[str]:
+    """All that should be known before two rows of the comparison are set against each other."""
+    loss_warning = training_loss_warning({g.label: _mean_training_loss(g) for g in groups})
+    return [
+        *_different_settings(documents),
+        *([loss_warning] if loss_warning else []),
+        *(_lone_members(groups) if grouped else []),
+        *_given_twice(members),
+        *_not_converged(members),
+        *_unreliable(members),
+    ]
+
+
+def grouping_notes(
+    members: Sequence[Member], groups: Sequence[Group], by: Sequence[str]
+) -> list[str]:
+    """Which checkpoints lack a key of `by`; without `by`, which keys would group over seeds."""
+    if by:
+        lacking = {key: [m.label for m in members if key not in m.metadata] for key in by}
+        return [
+            f"{named(labels)}: no {key} in the metadata; grouped under –"
+            for key, labels in lacking.items()
+            if labels
+        ]
+    metadata = [member.metadata for member in members]
+    keys = [
+        key
+        for key in differing_metadata(metadata)
+        if key not in _NOT_A_CHOICE and len({row.get(key) for row in metadata}) < len(members)
+    ]
+    grouped = {tuple(row.get(key) for key in keys) for row in metadata}
+    if not keys or len(grouped) == len(groups):
+        return []
+    return [
+        f"`--by {','.join(keys)}` would group these {counted(len(members), 'row')} into "
+        f"{len(grouped)}"
+    ]
+
+
+def same_task(documents: Sequence[tuple[str, Document]]) -> bool:
+    """Whether all documents measured on the same task, options and data."""
+    return all(document["task"] == documents[0][1]["task"] for _, document in documents)
+
+
+def _different_settings(documents: Sequence[tuple[str, Document]]) -> list[str]:
+    """One warning for each setting that is not the same in all documents."""
+    flat = [
+        {
+            key: "not set" if value is None else clean(value)
+            for part in ("task", "settings")
+            for key, value in leaves(document[part], part)
+            if not _WITHOUT_EFFECT.match(key)
+        }
+        for _, document in documents
+    ]
+    warnings = []
+    for key in dict.fromkeys(key for settings in flat for key in settings):
+        names: dict[str, list[str]] = {}
+        for (name, _), settings in zip(documents, flat, strict=True):
+            names.setdefault(settings.get(key, "not set"), []).append(name)
+        if len(names) > 1:
+            found = "; ".join(f"{value} in {named(files)}" for value, files in names.items())
+            warnings.append(f"not measured alike: {key} is {found}")
+    return warnings
+
+
+def _lone_members(groups: Sequence[Group]) -> list[str]:
+    lone = [group.label for group in groups if len(group.members) == 1]
+    if not lone:
+        return []
+    return [f"one member alone, so no standard deviation: {'; '.join(lone)}"]
+
+
+def _given_twice(members: Sequence[Member]) -> list[str]:
+    places: dict[str, list[str]] = {}
+    for member in members:
+        if member.sha256:
+            places.setdefault(member.sha256, []).append(f"{member.path} ({member.source})")
+    return [
+        f"the same checkpoint {len(found)} times: {', '.join(found)}"
+        for found in places.values()
+        if len(found) > 1
+    ]
+
+
+def _not_converged(members: Sequence[Member]) -> list[str]:
+    """One warning for each set of rows that share what did not converge or has no value."""
+    told = {
+        "max_products": "did not converge: taken in as found",
+        "precision": "rounding keeps the error above the tolerance: taken in as found",
+        "suspect": "wrong second derivatives are suspected: taken in as found",
+        "unresolved": "the method cannot tell: taken in as found",
+        "not_finite": "not finite: in no mean and no correlation",
+    }
+    rows: dict[tuple[str, str], list[str]] = {}
+    for member in members:
+        for key, scalar in member.scalars.items():
+            if scalar["status"] not in SOUND:
+                rows.setdefault((key, scalar["status"]), []).append(member.label)
+    keys: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (key, status), labels in rows.items():
+        keys.setdefault((status, tuple(labels)), []).append(key)
+    return [
+        f"{told.get(status, f'{clean(status)}: taken in as found')}: "
+        f"{named(measures)} of {named(labels)}"
+        for (status, labels), measures in keys.items()
+    ]
+
+
+def _unreliable(members: Sequence[Member]) -> list[str]:
+    """One warning that names the rows with sampling errors that say too little."""
+    rows = [
+        member.label
+        for member in members
+        if any(scalar.get("sampling_status") for scalar in member.scalars.values())
+    ]
+    if not rows:
+        return []
+    return [
+        f"sampling errors of {named(rows)} are unreliable, and with them those of differences and "
+        "ratios (marked ?): measure with more --samples, or on all of the data"
+    ]
+
+
+def _mean_training_loss(group: Group) -> float | None:
+    values = [member.scalars.get("loss.train", {}).get("value") for member in group.members]
+    known = [float(value) for value in values if value is not None]
+    return sum(value / len(known) for value in known) if known else None

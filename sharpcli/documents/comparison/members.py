@@ -1,0 +1,124 @@
+"""The checkpoints of saved measurements, and how they go together."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sharpcli.documents.labels import differing_metadata, named, natural_order, pairs, short_labels
+from sharpcli.documents.results import Document, flat_scalars
+from sharpcli.errors import SharpError, UsageError
+
+__all__ = ["Group", "Member", "group_members", "read_members"]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One measured checkpoint of one document; `sampled` where a sample of its data was taken."""
+
+    source: str
+    label: str
+    path: str
+    sha256: str | None
+    metadata: Mapping[str, Any]
+    scalars: Mapping[str, Mapping[str, Any]]
+    sampled: bool = False
+
+
+@dataclass(frozen=True)
+class Group:
+    """The members that agree on the metadata in `values`."""
+
+    label: str
+    values: Mapping[str, Any]
+    members: Sequence[Member]
+
+
+def read_members(documents: Sequence[tuple[str, Document]]) -> tuple[list[Member], list[str]]:
+    """The measured checkpoints of named documents, and a note for each that failed.
+
+    Raises `SharpError` naming the document that is not a measurement.
+    """
+    found: list[tuple[str, Mapping[str, Any]]] = []
+    notes = []
+    for name, document in documents:
+        if document["kind"] != "measure":
+            raise SharpError(
+                f'{name}: holds a result of kind "{document["kind"]}", not a measurement',
+                "pass files written by `sharp measure … --json`",
+            )
+        for result in document["results"]:
+            if result["status"] == "failed":
+                notes.append(f"{name}: {result['checkpoint']['path']} failed and is left out")
+            else:
+                found.append((name, result))
+        if parameters := (document["settings"].get("run") or {}).get("parameters"):
+            notes.append(f"{name}: of the parameters {', '.join(map(str, parameters))} alone")
+        if any(result.get("layers") for result in document["results"]):
+            notes.append(f"{name}: layers are not compared, only all parameters together")
+    if not found:
+        names = named([name for name, _ in documents])
+        raise SharpError(f"{names}: no measured checkpoint", "each one failed; see its message")
+    labels = short_labels([result["checkpoint"]["path"] for _, result in found])
+    members = [
+        Member(
+            source,
+            label,
+            result["checkpoint"]["path"],
+            result["checkpoint"].get("sha256"),
+            result["checkpoint"].get("metadata") or {},
+            flat_scalars(result["measures"]),
+            _sampled(result),
+        )
+        for label, (source, result) in zip(labels, found, strict=True)
+    ]
+    return members, notes
+
+
+def _sampled(result: Mapping[str, Any]) -> bool:
+    """Whether fewer examples were measured than there are; a sample of all of them is none."""
+    checkpoint = result["checkpoint"]
+    return "examples_in_all" in checkpoint or any(
+        scalar.get("sampling_error") is not None or scalar.get("sampling_status")
+        for scalar in flat_scalars(result["measures"]).values()
+    )
+
+
+def _check_keys(by: Sequence[str], members: Sequence[Member]) -> None:
+    keys = sorted({key for member in members for key in member.metadata})
+    for key in by:
+        if key not in keys:
+            near = difflib.get_close_matches(key, keys, 1)
+            there = f"the metadata keys are: {', '.join(keys)}" if keys else "there is no metadata"
+            hint = f"did you mean '{near[0]}'? {there}" if near else there
+            raise UsageError(f"--by {key}: no checkpoint has metadata of that name", hint)
+
+
+def group_members(members: Sequence[Member], by: Sequence[str]) -> list[Group]:
+    """Groups in the order of their metadata; without `by`, one a member.
+
+    Raises `UsageError` for a key that no checkpoint's metadata has, listing those there are.
+    """
+    _check_keys(by, members)
+    if not by:
+        told = differing_metadata([member.metadata for member in members])
+        return sorted(
+            (
+                Group(m.label, {key: m.metadata[key] for key in told if key in m.metadata}, [m])
+                for m in members
+            ),
+            key=lambda group: (
+                [natural_order(group.values.get(key)) for key in told],
+                natural_order(group.label),
+            ),
+        )
+    together: dict[tuple[Any, ...], list[Member]] = {}
+    for member in members:
+        together.setdefault(tuple(member.metadata.get(key) for key in by), []).append(member)
+    return [
+        Group(pairs(values), values, together[key])
+        for key in sorted(together, key=lambda key: [natural_order(value) for value in key])
+        for values in [dict(zip(by, key, strict=True))]
+    ]

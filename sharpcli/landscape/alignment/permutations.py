@@ -1,0 +1,272 @@
+"""The permutations of hidden units that leave a network's function as it is, traced from its model.
+
+The forward pass is traced into a graph of tensor operations. Every axis of a parameter starts free;
+each operation says which axes have to move together and which cannot (`operations`). What is still
+free at the end can be permuted: the channels of a convolution with those of the batch norm, the
+running statistics and the next layer's inputs that belong to them.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
+
+from sharpcli.errors import SharpError
+from sharpcli.landscape.alignment.operations import normalized_inputs, outputs_of
+from sharpcli.landscape.alignment.symbolic_axes import Axis, Value, fresh, leaves, pin, pinned
+from sharpcli.objective.network import Network, exact_arithmetic
+from sharpcli.objective.rows import Batch, Rows
+
+__all__ = [
+    "TRACED_EXAMPLES",
+    "Group",
+    "Permutations",
+    "Place",
+    "apply_permutations",
+    "permuted",
+    "trace_permutations",
+]
+
+TRACED_EXAMPLES = 2  # a batch of one would hide the batch dimension
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a group's units lie in a tensor.
+
+    Row i of `positions` (size, repeats) holds, along the tensor's dimension `axis`, the places of
+    unit i.
+    """
+
+    tensor: str
+    axis: int
+    positions: Tensor
+
+
+@dataclass(frozen=True)
+class Group:
+    """Hidden units that can be permuted among themselves, if it is done at all these places."""
+
+    size: int
+    places: tuple[Place, ...]
+
+
+@dataclass(frozen=True)
+class Permutations:
+    """A model's permutation symmetries: its groups, in the order in which data meet them.
+
+    `statistics` names the running statistics among the tensors; `twins` gives, for each further
+    name of a tied tensor, the name that the places use; `without_rule` names the operations that
+    kept axes from being permuted because nothing is known about them.
+    """
+
+    groups: tuple[Group, ...]
+    statistics: frozenset[str]
+    twins: Mapping[str, str]
+    without_rule: tuple[str, ...]
+
+
+def trace_permutations(
+    network: Network, batch: Batch, tensors: Mapping[str, Tensor]
+) -> Permutations:
+    """The permutation symmetries of a network in eval mode.
+
+    `batch` has two examples or more, better not many; `tensors` are a checkpoint's.
+    Frozen parameters and buffers other than running statistics are taken to stay in their place.
+    Raises `SharpError` where the model cannot be traced. Cost: a forward pass.
+    """
+    still = Network(
+        network.model, network.task, device=network.device, dtype=network.dtype, mode="eval"
+    )
+    names = [*still.names, *still.fixed_names]
+    values = [*still.unflatten(still.flatten(tensors)), *still.fixed(tensors).values()]
+    rows = Rows(batch, 0, 0).to(still.device, still.dtype)
+    module = _traced(still, values, rows.batch)
+    graph = module.graph
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    named = dict(zip(names, placeholders, strict=False))
+    statistics = _running_statistics(graph)
+    free = {
+        name: fresh(tensor.shape)
+        for name, tensor in zip(names, values, strict=True)
+        if named[name].users and (name in still.names or named[name] in statistics)
+    }
+    without_rule = _follow(module, {named[name]: value for name, value in free.items()})
+    order = {node: place for place, node in enumerate(graph.nodes)}
+    met = sorted(free, key=lambda name: min(order[user] for user in named[name].users))
+    return Permutations(
+        _groups({name: free[name] for name in met}),
+        frozenset(name for name in free if named[name] in statistics),
+        _twins(network),
+        without_rule,
+    )
+
+
+def apply_permutations(
+    structure: Permutations, tensors: Mapping[str, Tensor], permutations: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """The tensors with unit i of each group replaced by its unit `permutation[i]`.
+
+    One permutation (size,) a group. Tensors that no group has are handed on as they are.
+    """
+    moved = dict(tensors)
+    names = {name: [name] for name in tensors}
+    for twin, name in structure.twins.items():
+        if twin in tensors:
+            names.setdefault(name, []).append(twin)
+    for group, permutation in zip(structure.groups, permutations, strict=True):
+        for place in group.places:
+            for name in names.get(place.tensor, []):
+                moved[name] = permuted(moved[name], place, permutation)
+    return moved
+
+
+def permuted(tensor: Tensor, place: Place, permutation: Tensor) -> Tensor:
+    """A copy of a tensor with the units at one place permuted."""
+    index = torch.arange(tensor.shape[place.axis])
+    index[place.positions] = place.positions[permutation.cpu()]
+    return tensor.index_select(place.axis, index.to(tensor.device))
+
+
+def _traced(network: Network, values: Sequence[Tensor], batch: Batch) -> fx.GraphModule:
+    leaves_of_batch, shape = pytree.tree_flatten(batch)
+    given = [leaf for leaf in leaves_of_batch if isinstance(leaf, Tensor)]
+    trained, count = len(network.names), len(values)
+
+    def forward(*tensors: Tensor) -> Any:
+        rest = iter(tensors[count:])
+        rows = [next(rest) if isinstance(leaf, Tensor) else leaf for leaf in leaves_of_batch]
+        fixed = dict(zip(network.fixed_names, tensors[trained:count], strict=True))
+        outputs = network.outputs(
+            list(tensors[:trained]), fixed, pytree.tree_unflatten(rows, shape)
+        )
+        return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
+
+    try:
+        with torch.no_grad(), exact_arithmetic():
+            module = make_fx(forward)(*values, *given)
+    except (RuntimeError, SharpError) as error:
+        raise SharpError(
+            f"{network.task.name}: the model's operations cannot be traced, so its hidden units "
+            f"cannot be aligned: {str(error).splitlines()[0]}",
+            "leave --align out; or keep .item() and branches on values out of the forward pass",
+        ) from error
+    module.graph.eliminate_dead_code()
+    return module
+
+
+def _running_statistics(graph: fx.Graph) -> set[fx.Node]:
+    found = set()
+    for node in graph.nodes:
+        if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
+            given = _arguments(node)
+            for name in normalized_inputs(node.target):
+                if isinstance(given.get(name), fx.Node):
+                    found.add(given[name])
+    return found
+
+
+def _follow(module: fx.GraphModule, free: Mapping[fx.Node, Value]) -> tuple[str, ...]:
+    """Unify and pin axes along the graph. Returns the operations that had no rule."""
+    known: dict[fx.Node, Any] = dict(free)
+    without_rule: dict[str, None] = {}
+    for node in module.graph.nodes:
+        if node in known:
+            continue
+        if node.op == "call_function" and node.target is operator.getitem:
+            source, index = node.args
+            known[node] = known[source][index]
+        elif node.op == "get_attr":
+            known[node] = pinned(getattr(module, node.target).shape)
+        elif node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
+            given = {name: _resolved(each, known) for name, each in _arguments(node).items()}
+            shapes, many = _shapes(node)
+            outputs, at_a_loss = outputs_of(node.target, given, shapes)
+            known[node] = outputs if many else outputs[0]
+            if at_a_loss:
+                without_rule[str(node.target)] = None
+        else:  # an input, the output, or a call that is not one of torch's operations
+            for source in node.all_input_nodes:
+                _pin_all(known[source])
+            shapes, many = _shapes(node)
+            known[node] = [pinned(each) for each in shapes] if many else pinned(shapes[0])
+    return tuple(without_rule)
+
+
+def _pin_all(value: Value | list[Value]) -> None:
+    for each in value if isinstance(value, list) else [value]:
+        for dimension in each:
+            pin(dimension)
+
+
+def _arguments(node: fx.Node) -> dict[str, Any]:
+    """A call's arguments by name, defaults included."""
+    schema = node.target._schema  # type: ignore[union-attr]  # an OpOverload
+    given = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
+    given.update(zip((a.name for a in schema.arguments), node.args, strict=False))
+    return {**given, **node.kwargs}
+
+
+def _resolved(argument: Any, known: Mapping[fx.Node, Any]) -> Any:
+    """An argument with traced tensors in place of nodes; sequences become lists."""
+    if isinstance(argument, fx.Node):
+        return known[argument]
+    if isinstance(argument, list | tuple):
+        return [_resolved(each, known) for each in argument]
+    return argument
+
+
+def _shapes(node: fx.Node) -> tuple[list[tuple[int, ...]], bool]:
+    """The shapes of a node's outputs, and whether they come as a sequence."""
+    value = node.meta.get("val")
+    many = isinstance(value, tuple | list)
+    several: Any = value if many else [value]
+    return [tuple(each.shape) if isinstance(each, Tensor) else () for each in several], many
+
+
+def _groups(values: Mapping[str, Value]) -> tuple[Group, ...]:
+    found: dict[Axis, dict[tuple[str, int], list[Tensor]]] = {}
+    for name, value in values.items():
+        for number, dimension in enumerate(value):
+            for axis, positions in leaves(dimension):
+                found.setdefault(axis, {}).setdefault((name, number), []).append(positions)
+    return tuple(
+        Group(
+            axis.size,
+            tuple(
+                Place(*where, positions)
+                for where, several in places.items()
+                for positions in _joined(several)
+            ),
+        )
+        for axis, places in found.items()
+    )
+
+
+def _joined(several: list[Tensor]) -> list[Tensor]:
+    """A group's positions along one axis as one, unless it lies across itself there."""
+    joined = torch.cat(several, 1)
+    if len(several) == 1:
+        return several
+    return [joined] if len(set(joined.flatten().tolist())) == joined.numel() else several
+
+
+def _twins(network: Network) -> dict[str, str]:
+    """For each further name of a tied tensor, the first one."""
+    first: dict[int, str] = {}
+    twins = {}
+    model = network.model
+    for name, tensor in (
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ):
+        if first.setdefault(id(tensor), name) != name:
+            twins[name] = first[id(tensor)]
+    return twins

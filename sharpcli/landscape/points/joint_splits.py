@@ -1,0 +1,52 @@
+"""Every split's rows in one pass, where they are few.
+
+What a pass costs beside its arithmetic, some thirty calls of Python and of PyTorch, is then paid
+once a point. On large data it is next to nothing, and splits keep passes of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from sharpcli.errors import SharpError
+from sharpcli.objective.objective import Objective
+from sharpcli.objective.rows import join_rows
+from sharpcli.runtime.processes import size
+
+__all__ = ["joint_objective"]
+
+_ROWS = 2
+
+
+def joint_objective(objectives: Mapping[str, Objective], like: Tensor) -> Objective | None:
+    """All splits' rows one after the other as one objective, None where that cannot be.
+
+    They have to fit in one batch, and the task's loss and metrics to give numbers of each example,
+    which are then added up split by split. `like` is a θ to see that at. Cost: a pass over two
+    rows, and a copy of the data.
+    """
+    first = next(iter(objectives.values()))
+    every = [objective.rows for objective in objectives.values()]
+    count = sum(rows.count for rows in every)
+    alike = len({rows.sampled for rows in every}) == 1
+    if len(every) < 2 or size() > 1 or not alike or first.fixed_batch is not None:
+        return None
+    rows = join_rows(every) if count <= first.most_at_once else None
+    if rows is None:
+        return None
+    joint = Objective(first.network, rows, first.fixed, batch_size=count, memory=first.memory)
+    return joint if _by_example(joint, like) else None
+
+
+def _by_example(joint: Objective, theta: Tensor) -> bool:
+    few = joint.rows.head(_ROWS)
+    parameters = joint.network.unflatten(theta)
+    with torch.no_grad(), joint.network.arithmetic():
+        try:
+            joint.batch_moments(parameters, joint.fixed, few.batch, few.count, [1] * few.count)
+        except SharpError:
+            return False
+    return True

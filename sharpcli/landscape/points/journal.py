@@ -1,0 +1,299 @@
+"""Finished points on disk as they come, so that a run that is killed goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from sharpcli.errors import SharpError
+from sharpcli.runtime.files import cache_folder, is_special
+from sharpcli.runtime.processes import is_first
+
+__all__ = ["Journal"]
+
+_FORMAT = "sharpcli-points/1"
+_LONGEST = 60  # characters of a value in a message: lists of points are cut
+_TOLD = 3  # differences from another run that a message names
+_HASH = re.compile(r"[0-9a-f]{64}")
+# What the user wrote for a setting: names of their own first, else the first prefix that fits.
+_OPTIONS = {
+    "settings.grid.ranges": "--range",
+    "settings.batch_norm.mode": "--batch-norm",
+    "settings.batch_norm.examples": "--batch-norm-examples",
+    "settings.directions.kind": "--directions",
+    "settings.path.kind": "--path",
+    "settings.path.seed": "--seed",
+    "task.name": "--task",
+}
+_PREFIXES = {
+    "settings.run.": "--",
+    "settings.grid.": "--",
+    "settings.directions.": "--",
+    "settings.path.": "--path-",
+    "settings.": "--",
+    "task.options.": "-O ",
+}
+# What may follow from an option: named where no option differs.
+_FOLLOWING = ("task.examples", "task.fingerprint", "data", "environment.device")
+_BEGINNING = json.dumps({"format": _FORMAT}, separators=(",", ":")).encode()[:-1]
+
+
+class Journal:
+    """One append-only file of JSON lines: what the run is, then each group of points as it is done.
+
+    It stands beside the result, `result.json.partial`, or without one in the user's cache folder
+    under a name made from the run itself. `resume=False` starts over.
+
+    A line is written whole and flushed; one that a killed run left unfinished is cut off. The file
+    is locked while a run writes to it.
+    """
+
+    def __init__(self, output: Path | None = None, *, resume: bool = True) -> None:
+        # A device or a pipe takes the result, but nothing can be kept beside it.
+        special = output is not None and is_special(output)
+        self._output, self._resume = None if special else output, resume
+        self._file: FileIO | None = None
+        self._found: dict[tuple[str, int], Any] = {}
+        self._owned = self._holds_points = False
+        self.path: Path | None = None
+        self.problem: str | None = None
+
+    def check(self) -> None:
+        """Raise `SharpError` where no file can be beside the result, before anything is read."""
+        if self._output is None:
+            return
+        problem = None
+        if not self.folder.is_dir():
+            problem = f"there is no folder {self.folder}"
+        elif not os.access(self.folder, os.W_OK):
+            problem = f"the folder {self.folder} may not be written to"
+        if problem:
+            raise SharpError(
+                f"{self._output}: cannot be written: {problem}",
+                "name an --output in a folder that exists and may be written to",
+            )
+
+    def begin(self, run: Mapping[str, Any]) -> None:
+        """Open the file for a run, described by JSON values, and read what is finished.
+
+        Raises `SharpError` where the file belongs to another run (naming what differs), is being
+        written by another process, or cannot be written. Where it is the cache folder that cannot
+        be written, nothing is kept and `problem` says why. Of several processes the first one
+        keeps the file.
+        """
+        if not is_first():
+            return
+        header = json.loads(json.dumps({"format": _FORMAT, **run}))
+        self.path = self._place(header)
+        try:
+            if self._output is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("a+b", buffering=0)
+        except OSError as error:
+            if self._output is not None:
+                raise self._unwritable(error) from error
+            self.problem, self.path = f"{self.path.parent}: {error.strerror}", None
+            return
+        try:
+            _lock(self._file, self.path)
+            self._file.seek(0)
+            content = self._file.read() if self._resume else b""
+            self._refuse_foreign(content)
+            whole = content.split(b"\n")[:-1]  # what follows the last line end is unfinished
+            if whole and not self._read(whole, header):
+                whole = []
+            self._file.truncate(sum(len(line) + 1 for line in whole))
+            self._owned = True
+            if not whole:
+                self._write(header)
+        except SharpError:
+            self.close()
+            raise
+
+    def finished(self, part: str) -> dict[int, Any]:
+        """The values of a part's finished groups of points, by the index of their first point."""
+        return {first: values for (of, first), values in self._found.items() if of == part}
+
+    def add(self, part: str, first: int, values: Any) -> None:
+        """Append a group of points; raises `SharpError` where the disk is full."""
+        if self._file is not None:
+            self._write({"part": part, "first": first, "values": values})
+            self._holds_points |= part != "together"
+
+    def close(self) -> None:
+        """Close the file and leave it for a later run, unless it holds no points."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+            if self.path is not None and self._owned and not self._holds_points:
+                self.path.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Remove the file: the result is where it belongs."""
+        self.close()
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+    @property
+    def folder(self) -> Path:
+        """Where the file stands, or the nearest folder above that there is."""
+        if self._output is not None:
+            return self._output.parent
+        return next(place for place in (cache_folder(), *cache_folder().parents) if place.is_dir())
+
+    def _place(self, header: Mapping[str, Any]) -> Path:
+        if self._output is not None:
+            return self._output.with_name(f"{self._output.name}.partial")
+        name = hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()[:16]
+        return cache_folder() / f"{name}.partial"
+
+    def _refuse_foreign(self, content: bytes) -> None:
+        """Never write over a file that is not a (possibly just begun) file of points."""
+        if content[: len(_BEGINNING)] != _BEGINNING[: len(content)]:
+            raise SharpError(
+                f"{self.path}: does not hold the finished points of a run",
+                "remove it, or start over with --no-resume, which replaces it",
+            )
+
+    def _read(self, lines: list[bytes], header: Mapping[str, Any]) -> bool:
+        """Take over what is finished; whether the file is this run's. One without points may go."""
+        try:
+            found, *records = map(json.loads, lines)
+            if found["format"] != _FORMAT:
+                raise ValueError(f"its format is {found['format']!r}")
+            differences = _differences(found, header)
+            groups = {(r["part"], r["first"]): r["values"] for r in records}
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise SharpError(
+                f"{self.path}: the finished points of a run that it holds are damaged ({error})",
+                "start over with --no-resume, or remove it",
+            ) from error
+        holds_points = any(part != "together" for part, _ in groups)
+        if differences and holds_points:
+            told, more = differences[:_TOLD], len(differences) - _TOLD
+            told += [f"and {more} more"] if more > 0 else []
+            raise SharpError(
+                f"{self.path}: holds the finished points of another run: {'; '.join(told)}",
+                "repeat that run's command to finish it, write to another --output, or start over "
+                "with --no-resume",
+            )
+        if not differences:
+            self._found, self._holds_points = groups, holds_points
+        return not differences
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        assert self._file is not None, "begin() comes first"
+        try:
+            line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> SharpError:
+        hint = "points are kept there as they come: name an --output that can be written to"
+        if self._holds_points:
+            hint = "finished points are kept: make room, and the same command goes on from there"
+        elif self._output is None:
+            hint = "points are kept there as they come: name an --output, or set XDG_CACHE_HOME"
+        return SharpError(f"{self.path}: cannot be written: {error.strerror}", hint)
+
+
+def _lock(file: FileIO, path: Path) -> None:
+    """Keep other processes off; the lock goes with the process, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows keeps a second writer off by itself
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise SharpError(
+            f"{path}: another run is writing to it",
+            "wait for it to end, or write to another --output",
+        ) from error
+
+
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """In what two headers differ, a sentence each, with options as they are written.
+
+    Another command's settings are all different: it is named alone.
+    """
+    if found.get("kind") != wanted.get("kind"):
+        return [f"the command was sharp {found.get('kind')} and is sharp {wanted.get('kind')}"]
+    unequal = list(_unequal(found, wanted, ""))
+    if any(_option(key) for key, _, _ in unequal):
+        unequal = [each for each in unequal if not each[0].startswith(_FOLLOWING)]
+    return list(dict.fromkeys(_sentence(*each) for each in unequal))
+
+
+def _unequal(found: Any, wanted: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
+    """Every value that differs, as its place in the header, what it was and what it is."""
+    if isinstance(found, Mapping) and isinstance(wanted, Mapping):
+        for name in [*wanted, *(n for n in found if n not in wanted)]:
+            place = f"{key}.{name}" if key else str(name)
+            yield from _unequal(found.get(name), wanted.get(name), place)
+    elif _are_lists(found, wanted) and not key.startswith("settings."):
+        for index, (a, b) in enumerate(zip(found, wanted, strict=True)):
+            yield from _unequal(a, b, f"{key}[{index}]")
+    elif found != wanted:
+        yield key, found, wanted
+
+
+def _are_lists(found: Any, wanted: Any) -> bool:
+    return isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted)
+
+
+def _sentence(key: str, found: Any, wanted: Any) -> str:
+    name = _option(key)
+    was, now = (_short(x) if name is None else _written(key, x) for x in (found, wanted))
+    if was == now:  # they differ in what is not shown
+        was, now = _short(found), _short(wanted)
+    return f"{name or _about(key)} was {was} and is {now}"
+
+
+def _option(key: str) -> str | None:
+    """The option that a setting comes from."""
+    if key in _OPTIONS:
+        return _OPTIONS[key]
+    for prefix, dashes in _PREFIXES.items():
+        if key.startswith(prefix):
+            name = key.removeprefix(prefix)
+            return f"{dashes}{name.replace('_', '-') if dashes.startswith('--') else name}"
+    return None
+
+
+def _about(key: str) -> str:
+    """What else there is in a header, in words."""
+    kind, _, name = key.partition(".")
+    return {"checkpoints": f"checkpoint {name}", "trajectories": f"--trajectory {name}"}.get(
+        kind, key
+    )
+
+
+def _written(key: str, value: Any) -> str:
+    """An option's value as on the command line."""
+    if value is None or value is False or value == []:
+        return "not given"
+    if value is True:
+        return "given"
+    if isinstance(value, Mapping):
+        return str(value.get("kind"))  # of --path
+    if key == "settings.grid.points":
+        return "x".join(map(str, value))
+    if key == "settings.grid.ranges":
+        return ",".join(f"{low:g}:{high:g}" for low, high in value)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "absent"
+    text = _HASH.sub(lambda found: f"{found[0][:8]}…", json.dumps(value, ensure_ascii=False))
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}…"

@@ -1,0 +1,203 @@
+"""What is wrong with an objective: it is not one function, or not finite; and where."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sharpcli.errors import SharpError
+from sharpcli.objective.objective import Objective
+
+__all__ = [
+    "MEND_DATA",
+    "SMALLEST_SOUND",
+    "check_deterministic",
+    "check_finite",
+    "end_of_float64",
+    "why_not_finite",
+]
+
+
+MEND_DATA = (
+    "the data are the cause, not the weights: mend these rows or leave them out in data(), or mask "
+    "them in loss()"
+)
+# A loss near 1 − 1 is a multiple of this: half of the last place of 1 in float64.
+_QUANTUM = 2.0**-53
+# Mean losses above this have three digits or more, however they are summed.
+SMALLEST_SOUND = 1e-13
+
+
+def end_of_float64(objective: Objective, loss: float, theta: Tensor) -> str | None:
+    """Why nothing can be told from a loss that float64 does not resolve; None where it does.
+
+    A cross-entropy takes the logarithm of a probability near 1, so what is left of a small one are
+    a few multiples of 1.1e-16, the spacing of numbers there. Then 1 − p, which its derivatives are
+    made of, is rounding as well. A squared error has no such end. Cost: a forward pass where the
+    loss is below 1e-13.
+    """
+    if not 0 <= loss < SMALLEST_SOUND:
+        return None
+    if loss == 0:
+        ended = bool(getattr(objective.network.task.loss, "exponential_family", False))
+    else:
+        try:
+            sums, _ = objective.per_example_losses(theta)
+        except SharpError:  # one sum for a batch
+            return None
+        steps = sums / _QUANTUM
+        ended = bool(((steps - steps.round()).abs() < 1e-6).all())
+    if not ended:
+        return None
+    return (
+        f"the loss ({loss:.2g}) is at the end of float64, which does not resolve losses of an "
+        "example below 1.1e-16, so what is computed from it is rounding: compare checkpoints from "
+        f"earlier in training, at losses above {SMALLEST_SOUND:g}"
+    )
+
+
+def check_deterministic(objective: Objective, theta: Tensor) -> None:
+    """Raise `SharpError` where two evaluations differ, or where a forward pass has effects."""
+    rows = objective.rows.head(64)
+    before = {name: tensor.clone() for name, tensor in objective.fixed.items()}
+    parameters = objective.network.unflatten(theta)
+    with torch.no_grad():
+        first, again = (
+            float(objective.sum_and_weight(parameters, rows.batch, rows.count)[0]) for _ in range(2)
+        )
+    changed = [k for k, old in before.items() if not torch.equal(old, objective.fixed[k])]
+    if changed:
+        raise SharpError(
+            f"a forward pass changes the buffer '{changed[0]}'",
+            "the model must be in evaluation mode in predict(); where it is, let forward() change "
+            "its buffers in training only: if self.training",
+        )
+    # Sums in another order differ by rounding; randomness differs by far more.
+    rounding = 100 * torch.finfo(objective.network.compute).eps * abs(first)
+    if abs(first - again) > rounding:  # never for NaN, which is found later and named
+        random = [
+            f"{name or 'the model'} ({type(module).__name__})"
+            for name, module in objective.network.model.named_modules()
+            if "Dropout" in type(module).__name__ and module.training
+        ]
+        what = (
+            f"active dropout in {random[0]}"
+            if random
+            else "randomness in the forward pass, such as F.dropout"
+        )
+        raise SharpError(
+            f"two evaluations of the same batch differ ({first:.9g} and {again:.9g}): {what}",
+            "switch it off (F.dropout needs training=self.training): the objective must be one "
+            "fixed function",
+        )
+
+
+def check_finite(
+    objective: Objective, loss: float, theta: Tensor, gradient: Tensor | None = None
+) -> None:
+    """Raise `SharpError` where the loss or its gradient is not finite, and say where that begins.
+
+    A loss that is not finite is traced to the row of the data that is not, to the first module
+    whose output is not, or to the loss function. Cost, only then: two forward passes.
+    """
+    if not math.isfinite(loss):
+        what, hint = why_not_finite(objective, theta)
+        raise SharpError(f"the loss is {loss}: {what}", hint)
+    if gradient is not None and not bool(torch.isfinite(gradient).all()):
+        if bad := objective.rows.not_finite():
+            raise SharpError(f"the gradient is not finite: {bad}", MEND_DATA)
+        index = int((~torch.isfinite(gradient)).nonzero()[0])
+        raise SharpError(
+            f"the gradient is not finite, first in '{objective.network.locate(index)}'",
+            "either the weights have diverged (measure an earlier checkpoint), or the loss has "
+            "a singular point here (sqrt or log at 0; move it off with a small constant)",
+        )
+
+
+def why_not_finite(objective: Objective, theta: Tensor) -> tuple[str, str]:
+    """Where a loss that is not finite begins, with finite parameters, and what to do."""
+    rows, kind = objective.rows, objective.network.compute
+    row = _first_bad_row(objective, theta)
+    if bad := rows.not_finite(row):
+        larger = (
+            f", or --dtype float64 for numbers above {torch.finfo(kind).max:.1e}, which "
+            f"{_name(kind)} does not hold"
+        )
+        return bad, (MEND_DATA + (larger if "infinity" in bad and kind != torch.float64 else ""))
+    earlier = "measure a checkpoint from before the run diverged"
+    wider = "" if kind == torch.float64 else ", or try --dtype float64"
+    name, examples = _first_bad_module(objective, theta, row)
+    if name:
+        return (
+            f"the output of '{name}' is not finite for {examples}, though all weights and data are",
+            f"{_largest(objective, theta)}: where that is too large, the run has overflowed, so "
+            f"{earlier}{wider}; where it is not, the module divides by 0 or takes a log or root of "
+            "it",
+        )
+    if examples:
+        return (
+            f"loss() is not finite for {examples}, though the outputs are",
+            "keep loss() off its singular points (log or a root of 0, 0/0) with a small constant; "
+            f"where the outputs are too large for it, {earlier}{wider}",
+        )
+    return "the sum over all examples overflows", f"{earlier}{wider}"
+
+
+def _first_bad_row(objective: Objective, theta: Tensor) -> int | None:
+    """The first example whose loss is not finite, None where a batch gives one sum."""
+    try:
+        sums, _ = objective.per_example_losses(theta)
+    except SharpError:
+        return None
+    bad = (~torch.isfinite(sums)).nonzero()
+    return int(bad[0]) if len(bad) else None
+
+
+def _first_bad_module(
+    objective: Objective, theta: Tensor, row: int | None
+) -> tuple[str | None, str | None]:
+    """The module whose output is the first that is not finite, and the examples of that batch.
+
+    No module where only the loss is not finite; neither where every batch's is. The examples are
+    the `row` alone, where it is known.
+    """
+    found: list[str] = []
+    hooks = []
+    for name, module in objective.network.model.named_modules():
+
+        def look(module: nn.Module, _: Any, output: Any, name: str = name) -> None:
+            for part in output if isinstance(output, tuple | list) else [output]:
+                if isinstance(part, Tensor) and not bool(torch.isfinite(part).all()):
+                    found.append(name or type(module).__name__)
+
+        hooks.append(module.register_forward_hook(look))
+    rows, (start, _) = objective.rows, objective.share
+    try:
+        with torch.no_grad():
+            for batch, count in objective.batches():
+                parameters = objective.network.unflatten(theta)
+                total, _ = objective.sum_and_weight(parameters, batch, count)
+                if found or not bool(torch.isfinite(total)):
+                    examples = f"examples {rows.number(start)} to {rows.number(start + count - 1)}"
+                    if row is not None:
+                        examples = f"example {rows.number(row)}"
+                    return next(iter(found), None), f"{examples} of the {rows.name}"
+                start += count
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return None, None
+
+
+def _largest(objective: Objective, theta: Tensor) -> str:
+    """The largest weight, and the tensor that holds it."""
+    index = int(theta.abs().argmax())
+    size, name = float(theta[index].abs()), objective.network.locate(index)
+    return f"the largest weight is {size:.2g}, in '{name}'"
+
+
+def _name(kind: torch.dtype) -> str:
+    return str(kind).removeprefix("torch.")

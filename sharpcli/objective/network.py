@@ -1,0 +1,530 @@
+"""A task's model as a pure function of its parameters."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import pickle
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
+
+from sharpcli.errors import SharpError, counted
+from sharpcli.objective.eager import eager
+from sharpcli.objective.reach import Reach, Substitution, computed_when_built
+from sharpcli.objective.rows import Batch, Rows
+
+if TYPE_CHECKING:
+    from sharpcli.tasks import Task
+
+__all__ = ["CallWatch", "Network", "exact_arithmetic", "give_shapes", "sums_and_weights"]
+
+
+_WITH_CLASS_WEIGHTS = {"cross_entropy", "nll_loss"}
+# Rows of the pass that gives lazy layers their shapes: losses that take pairs have none of one.
+_SHAPING_ROWS = 2
+_ATTENTION = {"scaled_dot_product_attention", "multi_head_attention_forward"}
+
+# What torch.autograd.grad says in a pass that keeps no graph.
+_NO_GRAPH = "does not require grad"
+# Whether the process is in exact arithmetic; the switches are the process's too.
+_exact = False
+# What stands for the parameters of a skeleton, from which further skeletons are made.
+_reaches: weakref.WeakKeyDictionary[nn.Module, Reach] = weakref.WeakKeyDictionary()
+
+
+@contextlib.contextmanager
+def exact_arithmetic(*, tf32: bool = False) -> Iterator[None]:
+    """Arithmetic in which first and second derivatives exist and mean what they say.
+
+    Attention runs by the math kernel (the fused ones have no second derivative), the transformer
+    encoder's inference-only path is off (it would evaluate another function than the one that is
+    differentiated), and TF32 is off, or on where it is asked for, whatever the process has set.
+    Activation checkpointing stores, and compiled code runs uncompiled (`eager`). Inside another
+    such block it does and costs nothing.
+    """
+    global _exact
+    if _exact:
+        yield
+        return
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    switches = _tf32_switches(tf32)
+    torch.backends.mha.set_fastpath_enabled(False)
+    for where, name, _, wanted in switches:
+        setattr(where, name, wanted)
+    _exact = True
+    try:
+        with eager(), sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        _exact = False
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+        for where, name, before, _ in switches:
+            setattr(where, name, before)
+
+
+class CallWatch(TorchFunctionMode):
+    """Sees what is called for inside the block.
+
+    `attention` is PyTorch's fused attention; `class_weights` is a cross-entropy of each example in
+    which classes weigh differently.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = self.class_weights = False
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Run the function, having looked at its name and its arguments."""
+        name, given = getattr(function, "__name__", ""), kwargs or {}
+        self.attention |= name in _ATTENTION
+        if name in _WITH_CLASS_WEIGHTS and given.get("reduction") == "none":
+            weight = given.get("weight", args[2] if len(args) > 2 else None)
+            self.class_weights |= weight is not None
+        return function(*args, **given)
+
+
+def _tf32_switches(wanted: bool) -> list[tuple[Any, str, Any, Any]]:
+    """Every switch of TF32: where it is, its name, how it stands, and how it is to stand.
+
+    Once a task has used PyTorch's newer switches the older ones refuse to be read.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    try:
+        return [(it, "allow_tf32", it.allow_tf32, wanted) for it in (matmul, cudnn)]
+    except RuntimeError:
+        newer = (matmul, cudnn.conv, cudnn.rnn)  # type: ignore[attr-defined]  # torch 2.9 has them
+        value = "tf32" if wanted else "ieee"
+        return [(it, "fp32_precision", it.fp32_precision, value) for it in newer]
+
+
+class Network:
+    """A task's model as a pure function of a flat parameter vector θ (n,).
+
+    θ holds the parameters that require gradients, in `named_parameters()` order, each storage
+    once; a complex one as pairs of real numbers, with a last dimension of two. The module given is
+    copied, but for these, and serves as a skeleton: its own tensors, mode flags and `.grad` are
+    never touched. Where a forward pass reaches parameters by another way than their modules (a
+    closure, a list), the first one finds out, and they are replaced there in every pass. With
+    `compute` narrower than `dtype` (bfloat16 in float32), θ and everything accumulated stay in
+    `dtype` and the model runs in `compute`. `tf32` lets a GPU round factors of float32 products to
+    three digits. `idle` says that the loss need not depend on θ at all, its derivatives are then 0.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        *,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        compute: torch.dtype | None = None,
+        mode: str = "eval",
+        tf32: bool = False,
+    ) -> None:
+        self.task, self.device, self.dtype, self.tf32 = task, device, dtype, tf32
+        self.compute = compute or dtype
+        trained = {k: p for k, p in model.named_parameters() if p.requires_grad}
+        if not trained:
+            raise SharpError(
+                f"the model of task '{task.name}' has no parameter that requires a gradient",
+                "model() must leave requires_grad on for the parameters to measure",
+            )
+        self.reach = Reach(_reaches.get(model))
+        if model not in _reaches:
+            self.reach.add(model)
+        self.model = _skeleton(model, trained.values(), device, self.reach, task.name)
+        self._training = mode == "train"
+        self.model.train(self._training)
+        self.reach.add(self.model)
+        _reaches[self.model] = self.reach
+        self.idle = False
+        self._memory_format = torch.preserve_format
+        self._places = _places(self.model)
+        self._measure(list(trained))
+
+    def _measure(self, names: list[str]) -> None:
+        """Let θ hold the parameters `names`; all others are fixed."""
+        own, chosen = dict(self.model.named_parameters()), set(names)
+        self.names = names
+        self.complex_names = {name for name in names if own[name].is_complex()}
+        self.shapes = [
+            torch.Size([*own[name].shape, 2]) if name in self.complex_names else own[name].shape
+            for name in names
+        ]
+        self.sizes = [shape.numel() for shape in self.shapes]
+        self.size = sum(self.sizes)
+        self.fixed_parameters = [name for name in own if name not in chosen]
+        self.fixed_names = [*self.fixed_parameters, *(k for k, _ in self.model.named_buffers())]
+
+    @property
+    def some_training(self) -> bool:
+        """Whether some module is in training mode, where it may use its batch's statistics."""
+        return any(module.training for module in self.model.modules())
+
+    def subset(self, names: Sequence[str], *, idle: bool = False) -> Network:
+        """The network with a θ of the parameters `names` alone, in the order of this one's.
+
+        The rest of θ is then fixed, as frozen parameters are. The skeleton is shared.
+        """
+        chosen, part = set(names), copy.copy(self)
+        part.idle = idle
+        part._measure([name for name in self.names if name in chosen])
+        return part
+
+    def in_precision(self, kind: torch.dtype) -> Network:
+        """The network in another floating-point precision. The skeleton is shared."""
+        part = copy.copy(self)
+        part.dtype = part.compute = kind
+        return part
+
+    def with_channels_last(self) -> Network:
+        """The network with filters of two-dimensional convolutions stored channels last."""
+        part = copy.copy(self)
+        part._memory_format = torch.channels_last
+        return part
+
+    def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """θ (n,) from tensors by name, as in a state dict."""
+        parts = []
+        for name in self.names:
+            pairs = name in self.complex_names
+            kind = _complex(self.dtype) if pairs else self.dtype
+            tensor = tensors[name].detach().to(self.device, kind)
+            tensor = torch.view_as_real(tensor.resolve_conj()) if pairs else tensor
+            parts.append(tensor.reshape(-1))
+        return torch.cat(parts)
+
+    def fixed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the model needs beside θ: buffers and fixed parameters, floats in run's dtype."""
+        own = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        fixed = {}
+        for name in self.fixed_names:
+            tensor = tensors.get(name, own[name]).detach()  # non-persistent buffers are the model's
+            kind = self._precision_of(tensor)
+            fixed[name] = tensor.to(self.device, kind, copy=True)
+        return fixed
+
+    def converted(self, fixed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What `fixed` gives of another precision, in this one."""
+        return {name: tensor.to(self._precision_of(tensor)) for name, tensor in fixed.items()}
+
+    def _precision_of(self, tensor: Tensor) -> torch.dtype:
+        """The dtype in which a buffer or a fixed parameter is used."""
+        if tensor.is_complex():
+            return _complex(self.compute)
+        return self.compute if tensor.is_floating_point() else tensor.dtype
+
+    def unflatten(self, vector: Tensor) -> list[Tensor]:
+        """Views of a flat vector (n,), one a parameter, in the parameters' shapes."""
+        parts = torch.split(vector, self.sizes)
+        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+    @property
+    def pads(self) -> bool:
+        """Whether some embedding keeps a row for padding."""
+        return bool(self.padding)
+
+    @property
+    def padding(self) -> list[tuple[str, int]]:
+        """The rows of θ's parameters that embeddings keep for padding, by name.
+
+        As far as the passes that have run show.
+        """
+        return sorted(place for place in self.reach.padded if place[0] in set(self.names))
+
+    def trained(self, vector: Tensor, gradient: Tensor | None = None) -> Tensor:
+        """The vector (n,) with zeros in the rows that embeddings keep for padding, in place.
+
+        PyTorch leaves them out of gradients, so that they are never trained. Those in which a
+        `gradient` is not zero, as where another layer uses them too, are left as they are.
+        """
+        parts = dict(zip(self.names, self.unflatten(vector), strict=True))
+        for name, row in self.padding:
+            if gradient is None or not self._has_slope(gradient, name, row):
+                parts[name][row] = 0
+        return vector
+
+    def seen_padding(self, gradient: Tensor) -> list[tuple[str, int]]:
+        """The rows kept for padding in which a gradient (n,) is not zero: more than padding."""
+        return [place for place in self.padding if self._has_slope(gradient, *place)]
+
+    def _has_slope(self, gradient: Tensor, name: str, row: int) -> bool:
+        return bool(self.unflatten(gradient)[self.names.index(name)][row].any())
+
+    def locate(self, index: int) -> str:
+        """The name of the parameter tensor that holds entry `index` of θ."""
+        for name, size in zip(self.names, self.sizes, strict=True):
+            if index < size:
+                return name
+            index -= size
+        raise IndexError(index)
+
+    def arithmetic(self) -> contextlib.AbstractContextManager[None]:
+        """What the model runs in: `exact_arithmetic`."""
+        return exact_arithmetic(tf32=self.tf32)
+
+    def outputs(
+        self,
+        parameters: list[Tensor],
+        fixed: Mapping[str, Tensor],
+        batch: Batch,
+        *,
+        watch: Substitution | None = None,
+    ) -> Any:
+        """What the task predicts for a batch. Buffers that a forward pass updates are copies.
+
+        `watch` sees what PyTorch's functions are given; `values` makes its tensors.
+        """
+        try:
+            return self._outputs(parameters, fixed, batch, watch)
+        except (SharpError, RuntimeError) as error:
+            if not self.differentiates_itself(error):
+                raise
+        return self._outputs(parameters, fixed, batch, watch)
+
+    def differentiates_itself(self, error: Exception) -> bool:
+        """Whether an error means that the model or its loss takes derivatives of its own.
+
+        Passes that need no gradient are then made with a graph from now on.
+        """
+        said = str(error.__cause__ or error)
+        if torch.is_grad_enabled() or self.reach.differentiates or _NO_GRAPH not in said:
+            return False
+        self.reach.differentiates = True
+        return True
+
+    def _outputs(
+        self,
+        parameters: list[Tensor],
+        fixed: Mapping[str, Tensor],
+        batch: Batch,
+        watch: Substitution | None,
+    ) -> Any:
+        values = self.values(parameters, fixed) if watch is None else watch.values
+        if watch is None and self.reach.strays is not False:
+            watch = Substitution(self.reach, values)
+        with self._holding(values), self._graph():
+            if watch is None:
+                return self.task.predict(self.model, batch)
+            with self._modes(), watch:
+                found = self.task.predict(self.model, batch)
+        self.reach.strays = self.reach.strays or bool(watch.strays) or watch.altered
+        self.reach.padded |= watch.padded
+        return found
+
+    def _graph(self) -> contextlib.AbstractContextManager[Any]:
+        """Gradients on where the model or its loss takes derivatives of its own."""
+        return torch.set_grad_enabled(torch.is_grad_enabled() or self.reach.differentiates)
+
+    def values(self, parameters: list[Tensor], fixed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensor that each parameter and buffer of the model is to be, by name."""
+        if self._training:
+            fixed = {name: tensor.clone() for name, tensor in fixed.items()}
+        if self.reach.differentiates:
+            parameters = [p if p.requires_grad else p.detach().requires_grad_() for p in parameters]
+        own = {
+            name: self._value(name, parameter)
+            for name, parameter in zip(self.names, parameters, strict=True)
+        }
+        return {**own, **fixed}
+
+    def _value(self, name: str, parameter: Tensor) -> Tensor:
+        if name in self.complex_names:
+            # Times one: in θ, and in the vectors of products, a pair may start at an odd place.
+            return torch.view_as_complex(parameter.to(_complex(self.compute).to_real()) * 1)
+        if parameter.ndim == 4:
+            return parameter.to(self.compute, memory_format=self._memory_format)
+        return parameter.to(self.compute)
+
+    @contextlib.contextmanager
+    def _holding(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+        """The skeleton with other tensors in place of its own, tied ones everywhere.
+
+        As `torch.func.functional_call` does, which looks all places up in every call: a third of
+        the time of a small network's pass.
+        """
+        replaced = []
+        try:
+            for name, tensor in tensors.items():
+                for holder, key in self._places[name]:
+                    replaced.append((holder, key, holder[key]))
+                    holder[key] = tensor
+            yield
+        finally:
+            for holder, key, tensor in replaced:
+                holder[key] = tensor
+
+    @contextlib.contextmanager
+    def _modes(self) -> Iterator[None]:
+        """The models that this one is a copy of in its mode: a closure may hold one of them."""
+        wanted = {name: module.training for name, module in self.model.named_modules()}
+        changed = []
+        try:
+            for model in self.reach.models():
+                for name, module in model.named_modules():
+                    training = wanted.get(name, module.training)
+                    if module.training != training:
+                        changed.append(module)
+                        module.training = training
+            yield
+        finally:
+            for module in changed:
+                module.training = not module.training
+
+    def losses(self, outputs: Any, batch: Batch, count: int) -> tuple[Tensor, Tensor]:
+        """Per-example sums and weights of the loss, or one sum and one weight for the batch."""
+        with self._graph():
+            found = self.task.loss(outputs, batch)
+        total, weight = sums_and_weights(found, count, f"{self.task.name}: loss")
+        return (total if torch.is_grad_enabled() else total.detach()), weight
+
+
+def _skeleton(
+    model: nn.Module,
+    trained: Iterable[nn.Parameter],
+    device: torch.device,
+    reach: Reach,
+    source: str,
+) -> nn.Module:
+    """A copy of the model on a device in which the `trained` parameters have shapes, but no memory.
+
+    θ stands in for them whenever the model runs: their own numbers would be a copy too many.
+    """
+    places: dict[int, Any] = {}
+    for parameter in trained:
+        nothing = torch.zeros((), dtype=parameter.dtype, device=device)
+        places[id(parameter)] = nn.Parameter(nothing.expand(parameter.shape))
+    # Weight norm and pruning leave what they computed last in the module. PyTorch copies no such
+    # tensor; they compute it again before it is used, and where nothing does it is refused there.
+    for tensor, where in computed_when_built(model):
+        places[id(tensor)] = tensor.detach().to(device, copy=True)
+        reach.add_built(places[id(tensor)], where)
+        reach.add_built(tensor, where)
+    try:
+        return copy.deepcopy(model, places).to(device)
+    except (RuntimeError, TypeError, AttributeError, pickle.PickleError) as error:
+        raise SharpError(
+            f"task '{source}': the model cannot be copied: {str(error).splitlines()[0]}",
+            "let model() keep in the model only what copy.deepcopy copies: no files, locks or "
+            "generators, and no tensors computed from parameters",
+        ) from error
+
+
+def give_shapes(model: nn.Module, task: Task, rows: Rows) -> None:
+    """Give lazy layers their shapes, in place, by one forward pass on two rows.
+
+    Raises `SharpError` where the pass leaves some without one. Costs nothing without such layers.
+    """
+    if _lazy(model) is None:
+        return
+    modes = [(module, module.training) for module in model.modules()]
+    kinds = {p.dtype for p in model.parameters() if p.dtype.is_floating_point}
+    few = rows.head(min(rows.fixed_batch or _SHAPING_ROWS, rows.count))
+    batch = few.to(torch.device("cpu"), kinds.pop() if kinds else torch.float32).batch
+    model.eval()
+    with torch.no_grad(), exact_arithmetic():
+        task.predict(model, batch)
+    for module, training in modes:
+        module.training = training
+    name = _lazy(model)
+    if name is not None:
+        raise SharpError(
+            f"task '{task.name}': '{name}' is lazy and has no shape: a forward pass on the data "
+            "does not use it",
+            "name the layer's width in place of a lazy layer, or take the layer out",
+        )
+
+
+def _lazy(model: nn.Module) -> str | None:
+    """The first parameter or buffer that has no shape yet."""
+    named = (*model.named_parameters(), *model.named_buffers())
+    return next((name for name, tensor in named if is_lazy(tensor)), None)
+
+
+def _complex(dtype: torch.dtype) -> torch.dtype:
+    """The complex dtype whose parts are of a real one; there is none of bfloat16."""
+    return torch.complex128 if dtype == torch.float64 else torch.complex64
+
+
+def _places(model: nn.Module) -> dict[str, list[tuple[dict[str, Any], str]]]:
+    """Where modules hold each parameter and buffer: its name → (dictionary, key) pairs."""
+    holders: dict[int, list[tuple[dict[str, Any], str]]] = {}
+    for module in model.modules():
+        for holder in (module._parameters, module._buffers):
+            for key, tensor in holder.items():
+                holders.setdefault(id(tensor), []).append((holder, key))
+    named = (*model.named_parameters(), *model.named_buffers())
+    return {name: holders[id(tensor)] for name, tensor in named}
+
+
+def sums_and_weights(value: Any, count: int, source: str) -> tuple[Tensor, Tensor]:
+    """Normalise what a loss or metric gives: values (N,), or a pair (sum, weight)."""
+    examples = counted(count, "example")
+    if isinstance(value, tuple | list) and len(value) == 2:
+        try:
+            total, weight = (torch.as_tensor(part) for part in value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise SharpError(
+                f"{source} gave a pair of {_kind_of(value[0])} and {_kind_of(value[1])}",
+                _ONE_FOR_EACH,
+            ) from error
+        _refuse_complex(source, total, weight)
+        if total.shape == weight.shape and total.shape in (torch.Size([]), torch.Size([count])):
+            return total, weight.detach().to(total.device)
+        raise SharpError(
+            f"{source} gave a sum of shape {tuple(total.shape)} and a weight of shape "
+            f"{tuple(weight.shape)} for {examples}",
+            f"both must be single numbers or of shape ({count},)",
+        )
+    if not isinstance(value, Tensor) or value.shape != (count,):
+        raise SharpError(
+            f"{source} gave {_kind_of(value)} for a batch of {examples}", _advice(value, count)
+        )
+    _refuse_complex(source, value)
+    return value, torch.ones_like(value, requires_grad=False)
+
+
+def _refuse_complex(source: str, *values: Tensor) -> None:
+    if any(value.is_complex() for value in values):
+        raise SharpError(f"{source} gave complex numbers", "return real ones: .real or .abs()")
+
+
+_ONE_FOR_EACH = "return one value for each example, shape (N,), or a pair (sum, weight)"
+
+
+def _advice(value: Any, count: int) -> str:
+    """What to return in place of a value that is not one number for each of `count` examples."""
+    if value is None:
+        return "is `return` missing in it?"
+    if not isinstance(value, Tensor):
+        return _ONE_FOR_EACH + (", as tensors" if not isinstance(value, float | int) else "")
+    if value.ndim == 0:
+        return (
+            "return one value for each example (reduction='none'), or a pair (sum, weight). With "
+            "class weights w that is (losses, w[targets]) with losses = cross_entropy(outputs, "
+            "targets, weight=w, reduction='none'): the mean of nn.CrossEntropyLoss(weight=w)"
+        )
+    if value.shape == (count, 1):
+        return "leave its last axis out: .squeeze(1)"
+    if value.ndim > 1 and value.shape[0] == count:
+        return (
+            "sum or average over all axes but the first: .flatten(1).mean(1); of sequences whose "
+            "lengths differ return the pair (sums, lengths)"
+        )
+    return _ONE_FOR_EACH
+
+
+def _kind_of(value: Any) -> str:
+    """What a task returned, in a few words."""
+    if not isinstance(value, Tensor):
+        return "None" if value is None else f"a value of type {type(value).__name__}"
+    return "a single number" if value.ndim == 0 else f"a tensor of shape {tuple(value.shape)}"

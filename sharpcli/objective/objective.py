@@ -1,0 +1,453 @@
+"""The objective: mean loss over a data set as a function of a flat parameter vector.
+
+This is the only loop over data, the only normaliser, and the only place that knows microbatches
+and devices. The mean is Σ sum / Σ weight over all examples, accumulated in float64, so it does not
+depend on how the data are split into batches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from sharpcli.errors import SharpError, counted
+from sharpcli.objective.means import Evaluation, mean_of, moments
+from sharpcli.objective.network import Network, sums_and_weights
+from sharpcli.objective.rows import Batch, Rows
+from sharpcli.runtime.memory import available_memory, bytes_saved, is_out_of_memory, readable_size
+from sharpcli.runtime.processes import add_up, share_of, size
+
+__all__ = ["NO_GRADIENT", "Around", "Objective", "accumulator"]
+
+NO_GRADIENT = "the loss has no gradient: nothing differentiable leads from the parameters to it"
+
+T = TypeVar("T")
+
+Around = Callable[[int, int], contextlib.AbstractContextManager[None]]
+
+# Activation bytes of one microbatch. On a CPU large enough that convolutions and attention run at
+# full speed (10 MB cost ResNet-20 and a GPT 1.4 times the seconds of 40), small enough for the
+# memory to keep up: at 92 MB a LeNet took 1.5 times as long. At 40 MB two MLPs, LeNet, ResNet-20
+# and the GPT were within 7 % of their best of 2 to 150 MB (two threads). A GPU wants enough work to
+# hide its launches.
+_MICROBATCH_BYTES = {"cpu": 40 * 2**20, "cuda": 2**30, "mps": 2**28}
+# Each microbatch also writes a gradient as large as the parameters, which a CPU's memory is slow
+# at: there it saves this many times as many bytes as they have, at least. GPT-2's 124 million took
+# 9.7 s a product in batches of 81 MB, 7.0 s of 163, 6.3 s of 326 and 5.6 s of 652.
+_MICROBATCH_PARAMETERS = 2
+# Activations are at most this part of the memory: derivatives take several times as much.
+_MICROBATCH_SHARE = 8
+# Fewer examples than this a process and every process takes all of them.
+_EXAMPLES_A_PROCESS = 32
+# Examples whose saved activations are counted to size microbatches.
+_SIZING_EXAMPLES = 8
+
+
+class Objective:
+    """L(θ) = Σ sum / Σ weight over `rows`, with its gradient; θ is (n,) in the network's dtype.
+
+    `batch_size` bounds memory only (None: sized by the activations that one example saves and by
+    the `memory` in bytes, None: what is free). Where memory runs out, batches are halved and the
+    pass is repeated. Of several processes each takes a share of a pass, all of it where it is
+    `alone` with the objective. None of this holds for a `fixed_batch`, which is never divided.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        rows: Rows,
+        fixed: Mapping[str, Tensor],
+        *,
+        batch_size: int | None = None,
+        memory: int | None = None,
+        alone: bool = False,
+    ) -> None:
+        self.network, self.fixed, self._alone = network, fixed, alone
+        self.rows = rows.to(network.device, network.compute)
+        self.size = network.size
+        self.evaluations = 0
+        self.memory = memory
+        self._asked, self._batch_size = batch_size, batch_size
+        self._saved_bytes: float | None = None
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """Examples that make one batch because the loss is defined on it, None where it is not.
+
+        A declared batch, or all examples where some layer is in training mode and may use the
+        statistics of its batch. Whatever takes batches apart asks here.
+        """
+        if self.rows.fixed_batch is not None:
+            return min(self.rows.fixed_batch, self.rows.count)
+        return self.rows.count if self.network.some_training else None
+
+    def in_precision(
+        self, kind: torch.dtype, *, rows: Rows | None = None, batch_size: int | None = None
+    ) -> Objective:
+        """The objective in another floating-point precision, on `rows` (None: its own).
+
+        Rows are converted batch by batch, so that they are not held twice.
+        """
+        network = self.network.in_precision(kind)
+        return Objective(
+            network,
+            (rows or self.rows).as_taken(network.device, kind),
+            network.converted(self.fixed),
+            batch_size=batch_size,
+            memory=self.memory,
+            alone=self._alone,
+        )
+
+    @property
+    def batch_size(self) -> int:
+        """Examples a microbatch."""
+        fixed = self.fixed_batch
+        if fixed is not None:
+            return fixed
+        if self._batch_size is None:
+            parts = -(-self.rows.count // self.most_at_once)
+            self._batch_size = -(-self.rows.count // parts)
+        return min(self._batch_size, self.rows.count)
+
+    @property
+    def most_at_once(self) -> int:
+        """The most examples that a microbatch may have, however many rows there are."""
+        return self.most_in_memory if self._asked is None else self._asked
+
+    @property
+    def most_in_memory(self) -> int:
+        """The most examples that a microbatch would have if no batch size were asked for."""
+        kind = self.network.device.type
+        target = _MICROBATCH_BYTES.get(kind, _MICROBATCH_BYTES["cpu"])
+        if kind == "cpu":
+            target = max(target, _MICROBATCH_PARAMETERS * self.size * self.network.dtype.itemsize)
+        free = available_memory(self.network.device)
+        share = min(free, free if self.memory is None else self.memory) / _MICROBATCH_SHARE
+        return max(1, int(min(target, share) / max(self.saved_bytes, 1)))
+
+    def halve_batches(self) -> bool:
+        """Take half as many examples a microbatch; whether there was more than one to take."""
+        size = self.batch_size
+        if size == 1 or self.fixed_batch is not None:
+            return False
+        self._batch_size = size // 2
+        return True
+
+    @property
+    def saved_bytes(self) -> float:
+        """Bytes that one example's forward pass keeps for the backward pass (measured)."""
+        if self._saved_bytes is None:
+            first = torch.arange(self.rows.head(_SIZING_EXAMPLES).count)
+            rows = self.rows.take(first)  # copies: a view would count as all of the data
+            parameters = self.leaves(torch.zeros(self.size, dtype=self.network.dtype))
+            held = (*parameters, *(self.fixed[name] for name in self.network.fixed_parameters))
+            own = {p.untyped_storage().data_ptr() for p in held}
+            saved = bytes_saved(
+                lambda: self.sum_and_weight(parameters, rows.batch, rows.count), own
+            )
+            self._saved_bytes = saved / rows.count
+        return self._saved_bytes
+
+    def leaves(self, theta: Tensor) -> list[Tensor]:
+        """θ as a list of leaf tensors to differentiate with respect to (views of θ)."""
+        views = self.network.unflatten(theta.detach().to(self.network.device))
+        return [view.requires_grad_() for view in views]
+
+    def sum_and_weight(
+        self, parameters: list[Tensor], batch: Batch, count: int, power: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """Differentiable float64 sum of a batch's losses (to a power), and its weight."""
+        with self.network.arithmetic():
+            outputs = self.network.outputs(parameters, self.fixed, batch)
+            total, weight = self.network.losses(outputs, batch, count)
+        kind = accumulator(self.network.device)
+        if power != 1.0:
+            # The root of a loss of zero has no slope: keep off it by the smallest normal number.
+            total = total.to(kind).clamp_min(torch.finfo(kind).tiny) ** power
+        return total.sum(dtype=kind), weight.sum(dtype=kind)
+
+    def differentiable_sum(
+        self, leaves: list[Tensor], batch: Batch, count: int, power: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """As `sum_and_weight`; raises `SharpError` where the sum has no gradient at all."""
+        total, weight = self.sum_and_weight(leaves, batch, count, power)
+        if not total.requires_grad and self.network.idle:
+            total = total + sum(0 * leaf.sum() for leaf in leaves)
+        if not total.requires_grad:
+            raise SharpError(
+                NO_GRADIENT,
+                "take detach(), item(), argmax and comparisons out of predict() and loss(), run "
+                "neither under torch.no_grad(), or measure the loss alone: -m loss",
+            )
+        return total, weight
+
+    def batches(self) -> Iterator[tuple[Batch, int]]:
+        """Microbatches of this process's share, and how many examples each has."""
+        (first, last), most = self.share, self.batch_size
+        for start in range(first, last, most):
+            stop = min(start + most, last)
+            yield self.rows.slice(start, stop), stop - start
+
+    @property
+    def divided(self) -> bool:
+        """Whether a pass is divided between processes.
+
+        Few examples are not worth it, and a fixed batch stays in one process.
+        """
+        if self._alone or size() == 1:
+            return False
+        batches = -(-self.rows.count // (self.fixed_batch or 1))
+        return batches >= size() and self.rows.count >= _EXAMPLES_A_PROCESS * size()
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """Where this process's part of the rows starts and stops."""
+        if not self.divided:
+            return 0, self.rows.count
+        unit = self.fixed_batch or 1
+        first, last = share_of(-(-self.rows.count // unit))
+        return first * unit, min(last * unit, self.rows.count)
+
+    def add_up(self, tensor: Tensor) -> Tensor:
+        """The sum of all processes' tensors, in place, where a pass is divided between them."""
+        return add_up(tensor) if self.divided else tensor
+
+    def loss(self, theta: Tensor) -> float:
+        """L(θ). Cost: one forward pass."""
+        return self.within_memory(lambda: self._loss(theta))
+
+    def losses(self, thetas: Tensor) -> Tensor:
+        """L at each row of `thetas` (k, n), all of them in one pass by `vmap`: (k,).
+
+        Raises what `vmap` raises for a model that it cannot batch. Cost: k forward passes, without
+        the overhead of k calls; memory for k times a microbatch.
+        """
+        return self.within_memory(lambda: self._losses(thetas))
+
+    def gradient(self, theta: Tensor, *, power: float = 1.0) -> tuple[float, Tensor]:
+        """L(θ) and ∇L(θ) (n,). Cost: one gradient (a forward and a backward pass).
+
+        With a `power` q below 1 the mean is that of ℓᵢ^q over the examples, which weighs those
+        with a small loss more; losses must not be negative then.
+        """
+        return self.within_memory(lambda: self._gradient(theta, power))
+
+    def evaluate(self, theta: Tensor) -> Evaluation:
+        """Loss and the task's metrics with sampling errors. Cost: one forward pass."""
+        names, values = self.moments(theta)
+        rows = self.rows
+        means = {
+            name: mean_of(each, rows.total, sampled=rows.sampled)
+            for name, each in zip(names, values.tolist(), strict=True)
+        }
+        return Evaluation(means.pop("loss"), means)
+
+    def moments(
+        self,
+        theta: Tensor,
+        fixed: Mapping[str, Tensor] | None = None,
+        around: Around = lambda _, __: contextlib.nullcontext(),
+        parts: Sequence[int] | None = None,
+    ) -> tuple[list[str], Tensor]:
+        """Names of the loss and the metrics, and their `moments`, a row each, left on the device.
+
+        `fixed` are buffers to use in place of the objective's own; `around(start, count)` is
+        entered for each batch. `parts` of so many rows, one after the other, get moments each.
+        Cost: one forward pass, and no wait for the device.
+        """
+        return self.within_memory(lambda: self._moments(theta, fixed or self.fixed, around, parts))
+
+    def per_example_losses(
+        self,
+        theta: Tensor,
+        fixed: Mapping[str, Tensor] | None = None,
+        around: Around = lambda _, __: contextlib.nullcontext(),
+    ) -> tuple[Tensor, Tensor]:
+        """Sums and weights of every example's loss, float64 (N,) each. Cost: one forward pass.
+
+        `fixed` and `around` are as for `moments`.
+        Raises `SharpError` where the task's loss gives one sum for a whole batch.
+        """
+        sums, weights = self.within_memory(lambda: self._pairs(theta, fixed or self.fixed, around))
+        if len(sums) != self.rows.count:
+            raise SharpError(
+                f"task '{self.network.task.name}': the loss gives one sum for a batch, so the "
+                "error from sampling cannot be told",
+                "return the sum and the weight of each example, shape (N,)",
+            )
+        return sums, weights
+
+    def _loss(self, theta: Tensor) -> float:
+        self.evaluations += 1
+        parameters = self.network.unflatten(theta)
+        total, weight = _zero(theta), _zero(theta)
+        with torch.no_grad():
+            for batch, count in self.batches():
+                part, part_weight = self.sum_and_weight(parameters, batch, count)
+                total, weight = total + part, weight + part_weight
+        total, weight = self.add_up(torch.stack([total, weight]))
+        return _mean(total, weight)
+
+    def _losses(self, thetas: Tensor) -> Tensor:
+        total = torch.zeros(2, len(thetas), dtype=accumulator(thetas.device), device=thetas.device)
+        with torch.no_grad(), warnings.catch_warnings():
+            # That an operation is batched by a loop is vmap's own affair.
+            warnings.filterwarnings("ignore", message=".*performance drop")
+            for batch, count in self.batches():
+
+                def sums(theta: Tensor, batch: Batch = batch, count: int = count) -> Tensor:
+                    parameters = self.network.unflatten(theta)
+                    return torch.stack(self.sum_and_weight(parameters, batch, count))
+
+                total += torch.vmap(sums, out_dims=1)(thetas)
+        self.add_up(total)
+        return total[0] / total[1]
+
+    def _gradient(self, theta: Tensor, power: float) -> tuple[float, Tensor]:
+        self.evaluations += 1
+        leaves = self.leaves(theta)
+        flat = torch.zeros_like(theta)
+        accumulate_into(leaves, self.network.unflatten(flat))
+        total, weight = _zero(theta), _zero(theta)
+        for batch, count in self.batches():
+            part, part_weight = self.differentiable_sum(leaves, batch, count, power)
+            torch.autograd.backward(part, inputs=leaves)
+            total, weight = total + part.detach(), weight + part_weight
+        self.add_up(flat)
+        total, weight = self.add_up(torch.stack([total, weight]))
+        return _mean(total, weight), flat.div_(weight.to(flat.dtype))
+
+    def _moments(
+        self,
+        theta: Tensor,
+        fixed: Mapping[str, Tensor],
+        around: Around,
+        parts: Sequence[int] | None,
+    ) -> tuple[list[str], Tensor]:
+        self.evaluations += 1
+        start, _ = self.share
+        parameters = self.network.unflatten(theta)
+        names: list[str] = []
+        total = torch.zeros((), dtype=accumulator(theta.device), device=theta.device)
+        with torch.no_grad(), self.network.arithmetic():
+            for batch, count in self.batches():
+                with around(start, count):
+                    own = None if parts is None else _overlaps(parts, start, count)
+                    names, part = self.batch_moments(parameters, fixed, batch, count, own)
+                total, start = total + part, start + count
+        return names, self.add_up(total)
+
+    def batch_moments(
+        self,
+        parameters: list[Tensor],
+        fixed: Mapping[str, Tensor],
+        batch: Batch,
+        count: int,
+        parts: Sequence[int] | None = None,
+    ) -> tuple[list[str], Tensor]:
+        """As `moments`, of one batch; to be called without gradients, in exact arithmetic.
+
+        With `parts` (parts, names, …). Raises `SharpError` where the batch has to be whole for
+        what is not given by example.
+        """
+        task, kind = self.network.task, accumulator(self.network.device)
+        outputs = self.network.outputs(parameters, fixed, batch)
+        pairs = {"loss": self.network.losses(outputs, batch, count)}
+        for name, value in (task.metrics(outputs, batch) if task.metrics else {}).items():
+            pairs[name] = sums_and_weights(value, count, f"{task.name}: metric '{name}'")
+        wide = [(total.to(kind), weight.to(kind)) for total, weight in pairs.values()]
+        squares = self.rows.sampled
+        if parts is None:
+            found = [moments(total, weight, squares=squares) for total, weight in wide]
+            return list(pairs), torch.stack(found)
+        if any(total.ndim == 0 for total, _ in wide):
+            raise SharpError(f"{task.name}: gives one sum for a batch", "give one for each example")
+        by_part = [[torch.split(each, list(parts)) for each in pair] for pair in wide]
+        return list(pairs), torch.stack(
+            [
+                torch.stack([moments(s[i], w[i], squares=squares) for s, w in by_part])
+                for i in range(len(parts))
+            ]
+        )
+
+    def _pairs(
+        self, theta: Tensor, fixed: Mapping[str, Tensor], around: Around
+    ) -> tuple[Tensor, Tensor]:
+        parameters, kind = self.network.unflatten(theta), accumulator(theta.device)
+        found, start = [], self.share[0]
+        with torch.no_grad(), self.network.arithmetic():
+            for batch, count in self.batches():
+                with around(start, count):
+                    outputs = self.network.outputs(parameters, fixed, batch)
+                    total, weight = self.network.losses(outputs, batch, count)
+                start += count
+                found.append((total.to(kind).reshape(-1), weight.to(kind).reshape(-1)))
+        sums, weights = (torch.cat(parts) for parts in zip(*found, strict=True))
+        first, last = self.share
+        if not self.divided or len(sums) != last - first:
+            return sums, weights
+        whole = torch.zeros(2, self.rows.count, dtype=kind, device=theta.device)
+        whole[:, first:last] = torch.stack([sums, weights])
+        sums, weights = self.add_up(whole)
+        return sums, weights
+
+    def within_memory(self, work: Callable[[], T]) -> T:
+        """Run `work` in exact arithmetic, backward passes too; out of memory, in smaller batches.
+
+        The batch is halved until it fits.
+        """
+        while True:
+            batch_size = self.batch_size
+            try:
+                with self.network.arithmetic():
+                    return work()
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                if not self.halve_batches():
+                    free = readable_size(available_memory(self.network.device))
+                    raise SharpError(
+                        f"out of memory on {self.network.device} with batches of {batch_size} "
+                        f"({counted(self.size, 'parameter')}, {free} free): "
+                        f"{str(error).splitlines()[0]}",
+                        "use --device cpu, --samples, or a machine with more memory",
+                    ) from error
+
+
+def accumulate_into(leaves: list[Tensor], views: list[Tensor]) -> None:
+    """Let the next backward passes add each leaf's gradient to its view of a flat vector."""
+    for leaf, view in zip(leaves, views, strict=True):
+        leaf.grad = view
+
+
+def accumulator(device: torch.device) -> torch.dtype:
+    """The dtype in which sums over examples are taken: float64 where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _overlaps(parts: Sequence[int], start: int, count: int) -> list[int]:
+    """How many of the `count` rows from `start` on belong to each of the parts."""
+    ends = list(itertools.accumulate(parts))
+    return [
+        max(0, min(end, start + count) - max(end - part, start))
+        for part, end in zip(parts, ends, strict=True)
+    ]
+
+
+def _zero(theta: Tensor) -> Tensor:
+    return torch.zeros((), dtype=accumulator(theta.device), device=theta.device)
+
+
+def _mean(total: Tensor, weight: Tensor) -> float:
+    if float(weight) == 0.0:
+        raise SharpError(
+            "the loss has no weight: every target of the data is ignored",
+            "check the targets that data() gives, and what loss() leaves out",
+        )
+    return float(total / weight)

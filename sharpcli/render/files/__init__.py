@@ -1,0 +1,1 @@
+"""Figures, interactive pages, CSV and exports."""

@@ -1,0 +1,303 @@
+"""The contours of a plane by matplotlib, as in Li et al. 2018 and Garipov et al. 2018."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import cycle
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.contour import QuadContourSet
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from matplotlib.text import Annotation
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox
+
+from sharpcli.render.scene import (
+    Array,
+    Mark,
+    Scene,
+    drawable,
+    is_log,
+    is_true_to_scale,
+    shown_marks,
+)
+from sharpcli.runtime.text import figure_text
+from sharpcli.settings import FigureSettings
+
+__all__ = ["contour_levels", "plane_figure"]
+
+_COLORS = "viridis"
+_WIDTHS = (4.2, 7.0)  # inches, for one panel and for two
+_ROUND = (  # what levels are multiplied from, coarse to fine
+    (1.0,),
+    (1.0, 3.0),
+    (1.0, 2.0, 5.0),
+    (1.0, 1.5, 2.0, 3.0, 5.0, 7.0),
+    (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0),
+)
+_FEWEST, _MOST = 13, 20  # levels
+_HALO = [withStroke(linewidth=1.8, foreground="white")]  # around text on any colour
+_RUNS = ("white", "#E69F00", "#56B4E9", "#CC79A7")  # Okabe and Ito's, bright on viridis
+_LEVEL = "level"  # marks the texts that label a line
+_LONG_LABEL = 36  # letters
+_FLAT = 1e-6  # of the value: a smaller range is rounding
+_UNSEEN = 0.01  # of a checkpoint's distance: above it, its label says how much
+
+
+def plane_figure(scene: Scene, settings: FigureSettings) -> Figure:
+    """A panel for each split, on one scale of colours."""
+    metric = settings.metric or scene.metrics[0]
+    splits = scene.splits
+    surfaces = [drawable(scene.grid.values[split][metric]) for split in splits]
+    together = np.concatenate([surface.ravel() for surface in surfaces])
+    logarithmic = is_log(metric, together, settings.scale, plane=True)
+    drawn = _sized(scene, settings, len(splits))
+    panels = [drawn.add_subplot(1, len(splits), 1 + i) for i in range(len(splits))]
+    levels = contour_levels(together, logarithmic=logarithmic)
+    for index, (axes, split, surface) in enumerate(zip(panels, splits, surfaces, strict=True)):
+        _draw_surface(axes, scene, surface, levels, logarithmic=logarithmic)
+        _draw_what_lies_there(axes, scene)
+        axes.locator_params(nbins=6)
+        label = scene.axes[0].label
+        axes.set_xlabel(
+            _in_lines(figure_text(label)) if len(splits) > 1 else figure_text(label), wrap=True
+        )
+        if index == 0:
+            axes.set_ylabel(_in_lines(figure_text(scene.axes[1].label)), wrap=True)
+        else:
+            axes.tick_params(labelleft=False)
+        if len(splits) > 1 or split != "train":
+            axes.set_title(split)
+    _draw_colors(drawn, panels, levels, figure_text(metric), logarithmic=logarithmic)
+    _name_runs(drawn, panels[0], scene)
+    drawn.draw_without_rendering()  # which lays it out
+    for axes in panels:
+        for name in _names(axes):
+            _turn_inwards(name, axes)
+        _thin_out(axes, scene)
+    return drawn
+
+
+def _names(axes: Axes) -> list[Annotation]:
+    """The checkpoints' names, without the labels of the lines."""
+    return [text for text in axes.texts if isinstance(text, Annotation)]
+
+
+def _turn_inwards(name: Annotation, axes: Axes) -> None:
+    """Put a name that leaves its axes on the best side of its checkpoint.
+
+    What then still leaves them is moved in. Works on a figure that has been laid out.
+    """
+
+    def put(side: tuple[float, float]) -> tuple[float, float]:
+        """Offer a side; return how far, in pixels, the name has to be moved from there."""
+        x, y = side
+        name.set(ha="left" if x > 0 else "right", va="bottom" if y > 0 else "top")
+        name.xyann = side
+        place, frame = name.get_window_extent(), axes.bbox
+        return (
+            max(0.0, frame.x0 - place.x0) - max(0.0, place.x1 - frame.x1),
+            max(0.0, frame.y0 - place.y0) - max(0.0, place.y1 - frame.y1),
+        )
+
+    x, y = name.xyann
+    sides = [(x, y), (-x, y), (x, -y), (-x, -y)]
+    x, y = min(sides, key=lambda side: sum(map(abs, put(side))))
+    across, up = (72 * pixels / axes.figure.dpi for pixels in put((x, y)))
+    name.xyann = (x + across, y + up)
+
+
+def _in_lines(label: str) -> str:
+    """A long label with what is in parentheses on a line of its own."""
+    return label if len(label) <= _LONG_LABEL else label.replace(" (", "\n(")
+
+
+def _name_runs(drawn: Figure, axes: Axes, scene: Scene) -> None:
+    """A legend of several runs, below: they often begin at one place, where names would meet."""
+    if len(scene.trajectories) > 1:
+        handles = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
+        drawn.legend(handles=handles, loc="outside lower center", ncols=4, handlelength=1.6)
+
+
+def contour_levels(values: Array, *, logarithmic: bool) -> Array:
+    """Round levels between the least and the largest value: 13 to 20 where the range has them.
+
+    Empty where nothing is finite; the one value where all are equal.
+    """
+    finite = values[np.isfinite(values)]
+    if logarithmic:
+        finite = finite[finite > 0]
+    if not finite.size:
+        return finite
+    low, high = float(finite.min()), float(finite.max())
+    if high - low <= _FLAT * max(abs(low), abs(high)):
+        return np.array([low])
+    if not logarithmic:
+        levels = np.asarray(MaxNLocator(14).tick_values(low, high))
+        return levels[(levels > low) & (levels < high)]
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    levels = np.zeros(0)
+    for factors in _ROUND:
+        candidates = np.array([factor * 10.0**decade for decade in decades for factor in factors])
+        levels = candidates[(candidates > low) & (candidates < high)]
+        if len(levels) >= _FEWEST:
+            break
+    if len(levels) < 4:
+        return np.geomspace(low, high, 12)[1:-1]
+    return levels[:: 1 + (len(levels) - 1) // _MOST]
+
+
+def _sized(scene: Scene, settings: FigureSettings, panels: int) -> Figure:
+    """A figure as high as its panels are at that width, with room for the scale of colours."""
+    width = settings.width or _WIDTHS[min(panels, 2) - 1]
+    sides = [float(np.ptp(axis.values)) for axis in scene.axes]
+    shape = sides[1] / sides[0] if is_true_to_scale(scene) else 0.85
+    return Figure((width, (width - 1.3) / panels * shape + 0.7), layout="compressed")
+
+
+def _draw_surface(
+    axes: Axes, scene: Scene, surface: Array, levels: Array, *, logarithmic: bool
+) -> None:
+    """Filled bands and labelled lines between them; hatched where there is no value."""
+    alpha, beta = (axis.values for axis in scene.axes)
+    corner, size = (alpha[0], beta[0]), (np.ptp(alpha), np.ptp(beta))
+    axes.add_patch(
+        Rectangle(corner, *size, facecolor="0.92", edgecolor="0.6", hatch="////", linewidth=0)
+    )
+    if len(levels) > 1:
+        shown, steps = _scaled(surface, levels, logarithmic=logarithmic)
+        axes.contourf(alpha, beta, shown, steps, cmap=_COLORS, norm=_norm(steps), extend="both")
+        if steps[0] < np.nanmax(shown) and steps[-1] > np.nanmin(shown):
+            lines = axes.contour(
+                alpha, beta, shown, steps, colors="k", linewidths=0.4, linestyles="-", alpha=0.7
+            )
+            _label_lines(axes, lines, logarithmic=logarithmic)
+    elif len(levels):
+        same = np.where(np.isfinite(surface), 0.5, np.nan)
+        axes.pcolormesh(alpha, beta, same, cmap=_COLORS, vmin=0, vmax=1, shading="nearest")
+    axes.set_xlim(alpha[0], alpha[-1])
+    axes.set_ylim(beta[0], beta[-1])
+    axes.set_aspect("equal" if is_true_to_scale(scene) else "auto")
+
+
+def _scaled(surface: Array, levels: Array, *, logarithmic: bool) -> tuple[Array, Array]:
+    """Masked values and levels, or their logarithms; a loss of zero counts as the least."""
+    shown = np.ma.masked_invalid(surface)
+    if not logarithmic:
+        return shown, levels
+    positive = surface[np.isfinite(surface) & (surface > 0)]
+    least = min(positive.min(initial=np.inf), levels[0] / 2)
+    return np.ma.log10(np.ma.maximum(shown, least)), np.log10(levels)
+
+
+def _norm(steps: Array) -> Normalize:
+    half = (steps[-1] - steps[0]) / (len(steps) - 1) / 2
+    return Normalize(steps[0] - half, steps[-1] + half)
+
+
+def _label_lines(axes: Axes, lines: QuadContourSet, *, logarithmic: bool) -> None:
+    texts = {level: _written(level, logarithmic=logarithmic) for level in lines.levels}
+    for text in axes.clabel(lines, fmt=texts, fontsize=6, inline=False):
+        text.set(
+            gid=_LEVEL,
+            color="k",
+            alpha=1.0,
+            path_effects=[withStroke(linewidth=1.4, foreground="white")],
+        )
+
+
+def _thin_out(axes: Axes, scene: Scene) -> None:
+    """Remove the lines' labels that would lie on a name, on a checkpoint or on another label.
+
+    Works on a figure that has been laid out: it compares places on the page.
+    """
+    taken = [name.get_window_extent() for name in _names(axes)]
+    spots = [mark.at for mark in shown_marks(scene)] + [
+        at for run in scene.trajectories for at in run.at
+    ]
+    for spot in axes.transData.transform(np.array(spots).reshape(-1, 2)):
+        taken.append(Bbox([spot - 4, spot + 4]))
+    for text in [text for text in axes.texts if text.get_gid() == _LEVEL]:
+        place = text.get_window_extent()
+        inside = axes.bbox.x0 <= place.x0 and place.x1 <= axes.bbox.x1
+        inside = inside and axes.bbox.y0 <= place.y0 and place.y1 <= axes.bbox.y1
+        if inside and not place.count_overlaps(taken):
+            taken.append(place)
+        else:
+            text.remove()
+
+
+def _written(level: float, *, logarithmic: bool) -> str:
+    value = 10.0**level if logarithmic else float(level)
+    return f"{value:.3g}"
+
+
+def _draw_what_lies_there(axes: Axes, scene: Scene) -> None:
+    """Runs as paths with their points, then checkpoints with their names."""
+    for run, color in zip(scene.trajectories, cycle(_RUNS), strict=False):
+        outline = [withStroke(linewidth=2.0, foreground="k")]
+        axes.plot(*run.at.T, "-", color=color, linewidth=1.0, path_effects=outline)
+        axes.plot(*run.at.T, "o", color=color, mec="k", mew=0.5, ms=3, label=figure_text(run.name))
+    marks = shown_marks(scene)
+    center = _middle(marks)
+    reach = [float(np.ptp(axis.values)) for axis in scene.axes]
+    for mark in marks:
+        axes.plot(
+            *mark.at,
+            "D" if mark.role == "marked" else "o",
+            color="white",
+            markeredgecolor="k",
+            markeredgewidth=0.8,
+            markersize=4 if mark.role == "marked" else 5,
+            clip_on=False,
+        )
+        right = mark.at[0] >= center[0] and mark.at[0] < scene.axes[0].values[0] + 0.85 * reach[0]
+        above = mark.at[1] >= center[1] and mark.at[1] < scene.axes[1].values[0] + 0.92 * reach[1]
+        axes.annotate(
+            figure_text(_label(mark)),
+            tuple(mark.at),
+            xytext=(4 if right else -4, 4 if above else -4),
+            textcoords="offset points",
+            ha="left" if right else "right",
+            va="bottom" if above else "top",
+            fontsize=8,
+            fontweight="bold",
+            path_effects=_HALO,
+            zorder=5,
+            in_layout=False,  # the axes do not make room for a name, which is put inside
+        )
+
+
+def _middle(marks: Sequence[Mark]) -> Array:
+    return np.mean([mark.at for mark in marks], axis=0) if marks else np.zeros(2)
+
+
+def _label(mark: Mark) -> str:
+    """The name, and how much of the checkpoint's distance the plane does not show."""
+    off = f" ({100 * mark.unseen:.0f} % off the plane)" if mark.unseen >= _UNSEEN else ""
+    return mark.name + off
+
+
+def _draw_colors(
+    drawn: Figure, panels: Sequence[Axes], levels: Array, name: str, *, logarithmic: bool
+) -> None:
+    """The scale of colours, of the same bands as the panels."""
+    if len(levels) < 2:
+        text = f"{name} {levels[0]:.4g} everywhere" if len(levels) else f"no finite {name}"
+        drawn.suptitle(text, fontsize=8)
+        return
+    steps = np.log10(levels) if logarithmic else levels
+    for surface in panels[0].collections:
+        if isinstance(surface, ScalarMappable) and isinstance(surface, QuadContourSet):
+            bar = drawn.colorbar(
+                surface, ax=list(panels), pad=0.02, aspect=25, extendfrac=0.03, ticks=steps
+            )
+            bar.ax.set_yticklabels([_written(step, logarithmic=logarithmic) for step in steps])
+            bar.ax.tick_params(labelsize=6.5, length=2)
+            bar.set_label(name)
+            return

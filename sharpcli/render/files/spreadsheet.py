@@ -1,0 +1,171 @@
+"""A document as CSV: a row a checkpoint, group, tensor or grid point; flat keys, all digits."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sharpcli.documents.results import Document, is_scalar, leaves
+from sharpcli.runtime.text import csv_cell
+
+__all__ = ["group_rows", "point_rows", "result_rows", "rows_as_csv", "spectrum_rows", "tensor_rows"]
+
+_OF_A_SCALAR = {"value": "", "error": ".error", "error_kind": ".error_kind", "status": ".status"}
+_TOLD = ("checkpoint", "status", "error", "warnings", "layers", "layer", "parameters")
+_OF_A_DIFFERENCE = (
+    *("value", "error", "error_kind", "degrees_of_freedom"),
+    *("measurement_error", "sampling_error", "sampling_bias", "sampling_status"),
+    *("interval", "bound"),
+    *("ratio", "ratio_error", "ratio_interval", "ratio_bound", "status"),
+)
+
+
+def result_rows(document: Document) -> list[dict[str, Any]]:
+    """A flat mapping for each checkpoint: what it is, its metadata, then all numbers.
+
+    Where layers were measured, a mapping for each follows its checkpoint's, which has no `layer`.
+
+    A scalar's value has its flat key for a name (`hessian.eigenvalues[0]`), with `.error`,
+    `.error_kind`, `.status` and, for a sample of the data, `.sampling_error`, `.sampling_bias`
+    and `.sampling_status` behind it.
+    """
+    results = document["results"]
+    if not any(result.get("layers") for result in results):
+        return [_row(result) for result in results]
+    return [
+        {"checkpoint": result["checkpoint"]["path"], "layer": part.get("layer"), **_row(part)}
+        for result in results
+        for part in (result, *_layer_results(result))
+    ]
+
+
+def group_rows(document: Document) -> list[dict[str, Any]]:
+    """A flat mapping for each row of a comparison: its metadata, then each mean and the rest."""
+    rows = []
+    for result in document["results"]:
+        row: dict[str, Any] = {"label": result["label"], "n": result["n"]}
+        row |= {f"metadata.{key}": value for key, value in result["group"].items()}
+        for key, summary in result["measures"].items():
+            for name, value in summary.items():
+                if name != "difference":
+                    row[f"{key}.{name}"] = value
+                elif document["settings"]["baseline"] is not None:
+                    for part in _OF_A_DIFFERENCE:
+                        row |= _difference_cells(f"{key}.difference.{part}", (value or {}), part)
+        rows.append(row)
+    return rows
+
+
+def _difference_cells(name: str, difference: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """One cell, two for an interval: `….interval.low` and `….interval.high`."""
+    value = difference.get(part)
+    if not part.endswith("interval"):
+        return {name: value}
+    low, high = value or (None, None)
+    return {f"{name}.low": low, f"{name}.high": high}
+
+
+def tensor_rows(document: Document) -> list[dict[str, Any]]:
+    """A flat mapping for each tensor of each inspected checkpoint; one for each that failed."""
+    rows: list[dict[str, Any]] = []
+    for result in document["results"]:
+        about = {
+            "checkpoint": result["checkpoint"]["path"],
+            "status": result["status"],
+            "message": (result.get("error") or {}).get("message"),
+        }
+        tensors = result.get("tensors") or [{}]
+        rows += [{**about, **{key: _flat(tensor[key]) for key in tensor}} for tensor in tensors]
+    return rows
+
+
+def point_rows(document: Document) -> list[dict[str, Any]]:
+    """A flat mapping for each point of a line or plane: `alpha[, beta]`, `train.loss`, ….
+
+    An aligned line's values stand beside the line's (`aligned.train.loss`); the points of a path
+    follow in rows of their own, by `t` (`path.train.loss`). What is not finite is left empty.
+    """
+    rows = []
+    for result in document["results"]:
+        points: list[dict[str, Any]] = [dict(point) for point in result["coordinates"]]
+        _add_curves(points, "", result)
+        if result.get("aligned"):
+            _add_curves(points, "aligned.", result["aligned"])
+        rows += points
+        if path := result.get("path"):
+            bends: list[dict[str, Any]] = [dict(point) for point in path["coordinates"]]
+            _add_curves(bends, "path.", path)
+            rows += bends
+    return rows
+
+
+def spectrum_rows(document: Document) -> list[dict[str, Any]]:
+    """A flat mapping for each checkpoint, as `result_rows`, without the curves."""
+    curves = ("nodes", "weights", "grid", "density")
+    kept = [{k: v for k, v in r.items() if k not in curves} for r in document["results"]]
+    return result_rows({**document, "results": kept})
+
+
+def rows_as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as CSV text, cells as `csv_cell`; what a row lacks is left empty."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(csv_cell, columns))
+    writer.writerows([csv_cell(row.get(key, "")) for key in columns] for row in rows)
+    return text.getvalue()
+
+
+def _layer_results(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A result's layers as results of their own."""
+    return [
+        {
+            **layer,
+            "checkpoint": {**result["checkpoint"], "parameters": layer["parameters"]},
+            "status": "failed" if "error" in layer else "ok",
+        }
+        for layer in result.get("layers", ())
+    ]
+
+
+def _row(result: Mapping[str, Any]) -> dict[str, Any]:
+    checkpoint = result["checkpoint"]
+    row: dict[str, Any] = {
+        "checkpoint": checkpoint["path"],
+        "sha256": checkpoint.get("sha256"),
+        "parameters": checkpoint.get("parameters"),
+        "status": result.get("status"),
+        "message": (result.get("error") or {}).get("message"),
+    }
+    row |= {f"metadata.{key}": value for key, value in (checkpoint.get("metadata") or {}).items()}
+    beside = {key: value for key, value in result.items() if key not in _TOLD}
+    for key, leaf in leaves(beside.pop("measures", {})):
+        row |= _cells(key, leaf)
+    for key, leaf in leaves(beside):
+        row |= _cells(key, leaf)
+    return row
+
+
+def _add_curves(rows: Sequence[dict[str, Any]], prefix: str, found: Mapping[str, Any]) -> None:
+    errors = found.get("sampling_errors") or {}
+    for suffix, curves in (("", found["curves"]), (".sampling_error", errors)):
+        for split, by_name in curves.items():
+            for name, values in by_name.items():
+                for row, value in zip(rows, values, strict=True):
+                    row[f"{prefix}{split}.{name}{suffix}"] = value
+
+
+def _flat(value: Any) -> Any:
+    return "x".join(map(str, value)) if isinstance(value, list) else value
+
+
+def _cells(key: str, leaf: Any) -> dict[str, Any]:
+    if not is_scalar(leaf):
+        return {key: leaf}
+    cells = {key + suffix: leaf.get(name) for name, suffix in _OF_A_SCALAR.items()}
+    for name in ("sampling_error", "sampling_bias", "sampling_status"):
+        if name in leaf:
+            cells[f"{key}.{name}"] = leaf[name]
+    return cells

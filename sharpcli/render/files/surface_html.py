@@ -1,0 +1,328 @@
+"""An interactive page by plotly: a plane as a surface to turn, a line as a chart to zoom into.
+
+The script is inlined and the page forbids itself every address, so that it opens from disk and
+tells nobody what was measured.
+"""
+
+from __future__ import annotations
+
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import plotly.io as pio
+
+from sharpcli.render.files.line_html import line_traces, listed
+from sharpcli.render.scene import (
+    Array,
+    Scene,
+    Trajectory,
+    drawable,
+    is_log,
+    is_true_to_scale,
+    shown_marks,
+)
+from sharpcli.render.terminal.axes import scale_of
+from sharpcli.runtime.text import html_text, plotly_text
+from sharpcli.settings import FigureSettings
+
+__all__ = ["page"]
+
+_FONT = {"family": "sans-serif", "size": 13, "color": "#222"}
+_RUNS = ("#222", "#E69F00", "#56B4E9", "#CC79A7")  # Okabe and Ito's, bright on viridis
+_HEIGHT = 0.75  # of a surface, to its longer side
+_LIFT = 0.02  # of the height: what lies on a surface is drawn above it, a large dot twice
+_MOST_TICKS = 8
+_STEPS = 4  # of a way in each cell that it crosses
+_CONFIG = {
+    "displaylogo": False,
+    "responsive": True,
+    # A button that would send the numbers to plotly's service.
+    "showSendToCloud": False,
+    "modeBarButtonsToRemove": ["sendChartToCloud", "sendDataToCloud"],
+}
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'unsafe-inline' data: blob:;
+ base-uri 'none'; form-action 'none'">
+<title>{title}</title>
+<style>
+html, body {{ height: 100%; margin: 0; background: white; }}
+body {{ display: flex; flex-direction: column; color: #222; font: 14px/1.45 sans-serif; }}
+header {{ padding: 14px 20px 0; }}
+h1 {{ margin: 0; font-size: 18px; }}
+p {{ margin: 0; overflow-wrap: anywhere; }}
+body > div {{ flex: 1; min-height: 380px; }}
+</style>
+</head>
+<body>
+<header>
+<h1>{title}</h1>
+{said}
+</header>
+{figure}
+</body>
+</html>
+"""
+
+
+def page(scene: Scene, settings: FigureSettings) -> str:
+    """The whole page, about 5 MB: plotly's script and the numbers."""
+    traces, layout = (_plane if scene.is_plane else line_traces)(scene, settings)
+    layout |= {"font": _FONT, "paper_bgcolor": "white", "plot_bgcolor": "rgba(0,0,0,0)"}
+    layout |= {"width": round(96 * settings.width)} if settings.width else {}
+    drawn = go.Figure({"data": traces, "layout": layout}, skip_invalid=False)
+    drawn.update_layout(template="none")
+    figure = pio.to_html(
+        drawn,
+        config=_CONFIG,
+        include_plotlyjs=True,
+        include_mathjax=False,
+        full_html=False,
+        div_id="sharp",
+        default_width="100%",
+        default_height="100%",
+    )
+    said = "\n".join(f"<p>{html_text(text)}</p>" for text in _said(scene))
+    return _PAGE.format(title=html_text(_title(scene, settings)), said=said, figure=figure)
+
+
+def _title(scene: Scene, settings: FigureSettings) -> str:
+    named = [mark.name for mark in scene.marks if mark.role != "marked"]
+    metrics = [settings.metric or scene.metrics[0]] if scene.is_plane else scene.metrics[:2]
+    what = " and ".join(metrics)
+    if scene.kind == "landscape" or not named:
+        return f"{what} around {' and '.join(named)}" if named else what
+    if len(scene.axes) == 1:
+        return f"{what} from {' to '.join(named)}"
+    return f"{what} on the plane through {', '.join(named)}"
+
+
+def _said(scene: Scene) -> list[str]:
+    """On a plane what the axes mean, what the checkpoints are, what there is nothing to see of."""
+    where = "plane" if len(scene.axes) == 2 else "line"
+    marks = [
+        " ".join(filter(None, [mark.name, mark.path]))
+        + (f" ({mark.unseen:.0%} of its distance is off the {where})" if mark.unseen > 0.01 else "")
+        for mark in scene.marks
+    ]
+    said = [axis.label for axis in scene.axes] if scene.is_plane else []
+    said += [" · ".join(marks)] if marks else []
+    for split, metrics in scene.grid.values.items():
+        for metric, values in metrics.items():
+            if not np.isfinite(values).any():
+                said.append(f"{metric}, {split}: finite nowhere on this {where}")
+    return said
+
+
+def _plane(scene: Scene, settings: FigureSettings) -> tuple[list[Any], dict[str, Any]]:
+    """A surface for each split with what lies on it, and a button to show each.
+
+    All on one scale of heights and of colours.
+    """
+    metric = settings.metric or scene.metrics[0]
+    surfaces = {split: drawable(scene.grid.values[split][metric]) for split in scene.splits}
+    together = np.concatenate([surface.ravel() for surface in surfaces.values()])
+    log = is_log(metric, together, settings.scale, plane=True)
+    heights = _heights(together, log=log)
+    traces: list[Any] = []
+    owners: list[str | None] = []
+    labels: dict[str, list[Any]] = {}
+    for split, surface in surfaces.items():
+        shown, labels[split] = _on_surface(scene, metric, split, surface, heights, log=log)
+        # Plotly fails at a surface of holes alone: it is never shown.
+        owner = split if np.isfinite(surface).any() else None
+        for trace in shown:
+            traces.append(trace | {"visible": owner == scene.splits[0]})
+            owners.append(owner)
+    buttons = [
+        {
+            "label": split,
+            "method": "update",
+            "args": [
+                {"visible": [owner == split for owner in owners]},
+                {"scene.annotations": labels[split]},
+            ],
+        }
+        for split in surfaces
+    ]
+    sides = [float(np.ptp(axis.values)) for axis in scene.axes]
+    wide = [side / max(sides) for side in sides] if is_true_to_scale(scene) else [1.0, 1.0]
+    low, high = heights
+    ends = [low - _LIFT * (high - low), high + 5 * _LIFT * (high - low)]
+    scale = {"type": "log" if log else "linear", "range": ends, **_ticks(heights, log=log)}
+    across = [
+        {
+            "title": {"text": plotly_text(axis.short)},
+            "range": [axis.values[0].item(), axis.values[-1].item()],
+            "zeroline": False,
+        }
+        for axis in scene.axes
+    ]
+    layout: dict[str, Any] = {
+        "margin": {"l": 0, "r": 0, "t": 0, "b": 0},
+        "showlegend": len(scene.trajectories) > 1,
+        "legend": {"orientation": "h", "x": 0.5, "xanchor": "center", "y": 0},
+        "scene": {
+            "xaxis": across[0],
+            "yaxis": across[1],
+            "zaxis": {"title": {"text": plotly_text(metric)}, "zeroline": False, **scale},
+            "aspectmode": "manual",
+            "aspectratio": {"x": wide[0], "y": wide[1], "z": _HEIGHT},
+            "camera": {"eye": {"x": -1.05, "y": -1.45, "z": 1.15}, "center": {"z": -0.12}},
+            "annotations": labels[scene.splits[0]],
+        },
+    }
+    if len(buttons) > 1:
+        place = {"x": 0.02, "xanchor": "left", "y": 0.98, "yanchor": "top"}
+        look = {"type": "buttons", "direction": "right", "bgcolor": "white"}
+        layout["updatemenus"] = [{**look, **place, "buttons": buttons}]
+    return traces, layout
+
+
+def _heights(values: Array, *, log: bool) -> tuple[float, float]:
+    """The least and the largest value, their logarithms under `log`.
+
+    Where all are equal, something to each side of it; where none is finite, 0 and 1.
+    """
+    known = values[np.isfinite(values)]
+    known = np.log10(known[known > 0]) if log else known
+    if not known.size:
+        return 0.0, 1.0
+    low, high = float(known.min()), float(known.max())
+    if high - low > 1e-6 * max(abs(low), abs(high)):
+        return low, high
+    around = 0.3 if log else abs(low) / 2 or 0.5
+    return low - around, high + around
+
+
+def _on_surface(
+    scene: Scene,
+    metric: str,
+    split: str,
+    surface: Array,
+    heights: tuple[float, float],
+    *,
+    log: bool,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The surface of one split, the runs on it and its checkpoints; the checkpoints' names."""
+    low, high = heights
+    least = 10.0**low if log else -np.inf
+    # A loss of zero has no logarithm: it counts as the least that is above.
+    height = np.where(np.isfinite(surface), np.maximum(surface, least), np.nan)
+    name = plotly_text(f"{metric}, {split}")
+    lift = _LIFT * (high - low)
+    bar: dict[str, Any] = {"title": {"text": name}, "len": 0.7, "thickness": 20, "x": 1}
+    bar |= _ticks(heights, log=log, bar=True)
+    shown: list[dict[str, Any]] = [
+        {
+            "type": "surface",
+            "name": name,
+            "x": scene.axes[0].values.tolist(),
+            "y": scene.axes[1].values.tolist(),
+            "z": listed(height),
+            "surfacecolor": listed(np.log10(height) if log else height),
+            "cmin": low,
+            "cmax": high,
+            "colorscale": "Viridis",
+            "colorbar": bar,
+            "hovertemplate": f"α %{{x:.4g}}<br>β %{{y:.4g}}<br>{name} %{{z:.4g}}<extra></extra>",
+        }
+    ]
+
+    def points(places: Array, lift: float) -> dict[str, Any]:
+        """Places above the surface; those beside it are left out."""
+        values = _interpolated(scene, np.log10(height) if log else height, places)
+        return {
+            "type": "scatter3d",
+            "x": places[:, 0].tolist(),
+            "y": places[:, 1].tolist(),
+            "z": listed(10 ** (values + lift) if log else values + lift),
+            "customdata": listed(10**values if log else values),
+            "hovertemplate": f"α %{{x:.4g}}<br>β %{{y:.4g}}<br>{name} %{{customdata:.4g}}"
+            "<extra>%{text}</extra>",
+        }
+
+    for run, color in zip(scene.trajectories, cycle(_RUNS), strict=False):
+        way: dict[str, Any] = {"mode": "lines", "name": plotly_text(run.name), "hoverinfo": "skip"}
+        way |= {"line": {"color": color, "width": 6}, "hovertemplate": None}
+        dots: dict[str, Any] = {
+            "mode": "markers",
+            "name": f"points of {plotly_text(run.name)}",
+            "showlegend": False,
+        }
+        dots |= {"text": plotly_text(run.name)}
+        dots |= {"marker": {"color": "white", "size": 4, "line": {"color": color, "width": 1.5}}}
+        shown += [points(_fine(scene, run), lift) | way, points(run.at, lift) | dots]
+    marks = shown_marks(scene)
+    if not marks:
+        return shown, []
+    spots = points(np.array([mark.at for mark in marks]), 2 * lift)
+    style = {"color": "#D55E00", "size": 7, "line": {"color": "white", "width": 1.5}}
+    spots |= {"mode": "markers", "name": "checkpoints", "showlegend": False, "marker": style}
+    shown.append(spots | {"text": [plotly_text(mark.name) for mark in marks]})
+    # A label over the picture: a letter in it is dark on the dark bottom, or behind a ridge.
+    label = {"showarrow": False, "yshift": 24, "bgcolor": "rgba(255,255,255,0.85)", "borderpad": 2}
+    labels = [
+        {
+            **label,
+            "text": f"<b>{plotly_text(mark.name)}</b>",
+            "font": {"size": 15},
+            "x": x,
+            "y": y,
+            "z": np.log10(z).item() if log else z,
+        }
+        for mark, x, y, z in zip(marks, spots["x"], spots["y"], spots["z"], strict=True)
+        if z is not None
+    ]
+    return shown, labels
+
+
+def _fine(scene: Scene, run: Trajectory) -> Array:
+    """The way of a run in steps so small that it follows the surface and does not cut through."""
+    cells = [np.ptp(axis.values) / (axis.values.size - 1) for axis in scene.axes]
+    pieces = []
+    for start, stop in zip(run.at[:-1], run.at[1:], strict=True):
+        crossed = np.abs(stop - start) / cells
+        steps = 1 + int(_STEPS * min(crossed.max(), 200)) if np.isfinite(crossed).all() else 1
+        pieces.append(start + (stop - start) * np.arange(steps)[:, None] / steps)
+    return np.vstack([*pieces, run.at[-1:]])
+
+
+def _interpolated(scene: Scene, surface: Array, places: Array) -> Array:
+    """The surface at places (n, 2), between its four nearest points; NaN outside."""
+    cells, shares, inside = [], [], np.ones(len(places), dtype=bool)
+    for axis, at in zip(scene.axes, places.T, strict=True):
+        cell = np.clip(np.searchsorted(axis.values, at, side="right") - 1, 0, axis.values.size - 2)
+        cells.append(cell)
+        shares.append((at - axis.values[cell]) / (axis.values[cell + 1] - axis.values[cell]))
+        inside &= (at >= axis.values[0]) & (at <= axis.values[-1])
+    (i, j), (a, b) = cells, shares
+    # A corner of no weight may be a hole in the surface.
+    corners = [
+        ((1 - b) * (1 - a), j, i),
+        ((1 - b) * a, j, i + 1),
+        (b * (1 - a), j + 1, i),
+        (b * a, j + 1, i + 1),
+    ]
+    total = sum(np.where(weight > 0, weight * surface[r, c], 0.0) for weight, r, c in corners)
+    return np.where(inside, total, np.nan)
+
+
+def _ticks(heights: tuple[float, float], *, log: bool, bar: bool = False) -> dict[str, Any]:
+    """Round ticks of heights: of an axis, or of the colours, which are logarithms under `log`."""
+    if not log:
+        return {}
+    ends = [10.0**height for height in heights]
+    scale = scale_of(ends, _MOST_TICKS, log_from=0.0, extend=False)
+    if scale is None or len(scale.ticks) < 4:
+        scale = scale_of(ends, 5, extend=False)
+    if scale is None:
+        return {}
+    places = np.log10(scale.ticks).tolist() if bar else list(scale.ticks)
+    return {"tickmode": "array", "tickvals": places, "ticktext": list(scale.labels)}

@@ -1,0 +1,213 @@
+"""A `spectrum` document in a terminal: its densities in one chart, a table below."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any
+
+from rich.text import Text
+
+from sharpcli.documents.labels import clean, short_labels
+from sharpcli.documents.results import NOT_CONVERGED, flat_scalars
+from sharpcli.errors import SharpError, counted
+from sharpcli.render.numbers import format_scalar
+from sharpcli.render.pages.context import run_lines
+from sharpcli.render.pages.measurements import MATRICES, footnotes, notation
+from sharpcli.render.terminal.chart import Chart, Dash, Series, chart_lines
+from sharpcli.render.terminal.table import Column, Page, Row, Sheet, page_lines
+
+__all__ = ["Spectrum", "binned", "read_spectra", "span_of", "spectrum_lines", "spectrum_page"]
+
+_STYLES: tuple[tuple[str, Dash], ...] = (
+    ("cyan", "solid"),
+    ("magenta", "dashed"),
+    ("yellow", "dotted"),
+    ("green", "dash-dotted"),
+)
+_HEIGHT = 15
+_LEAST = 0.3  # of one eigenvalue in a bin: where a curve runs that has none
+_TITLES = {
+    "largest": "λ1",
+    "smallest": "λmin",
+    "bulk_edge": "bulk edge",
+    "outliers": "outliers",
+    "moments[0]": "⟨λ⟩",
+    "moments[1]": "⟨λ²⟩",
+    "moments[2]": "⟨λ³⟩",
+    "moments[3]": "⟨λ⁴⟩",
+}
+_LEGEND = (
+    "λ1, λmin: both ends of the spectrum",
+    "outliers: eigenvalues above the deepest wide gap of the spectrum; bulk edge: the largest "
+    "below it",
+    "⟨λᵏ⟩: moments of the eigenvalue distribution, tr Hᵏ/n",
+)
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """One checkpoint's density on its grid, and what was read off it."""
+
+    name: str
+    size: int
+    grid: Sequence[float]
+    density: Sequence[float]
+    edge: float | None
+    outliers: Sequence[float]
+    result: Mapping[str, Any]
+
+
+def read_spectra(document: Mapping[str, Any]) -> list[Spectrum]:
+    """The spectra of a document's checkpoints that have one.
+
+    Raises `SharpError` where there is none.
+    """
+    results = document["results"]
+    names = short_labels([str(result["checkpoint"]["path"]) for result in results])
+    found = [
+        Spectrum(
+            clean(name),
+            int(result["size"]),
+            [float(x) for x in result["grid"]],
+            [float(y) for y in result["density"]],
+            result["bulk_edge"]["value"],
+            [
+                float(x["value"])
+                for x in result["outliers"]["eigenvalues"]
+                if x["value"] is not None
+            ],
+            result,
+        )
+        for name, result in zip(names, results, strict=True)
+        if result.get("status") != "failed"
+    ]
+    if not found:
+        raise SharpError(
+            "this spectrum result failed: there is nothing to draw", "see its error, and run again"
+        )
+    return found
+
+
+def _values(scalars: Sequence[Mapping[str, Any]]) -> list[float | None]:
+    return [scalar["value"] for scalar in scalars]
+
+
+def binned(spectrum: Spectrum, low: float, high: float, bins: int) -> list[float]:
+    """The density in even bins from `low` to `high`: mass by width.
+
+    Where there is none stands a little less than one eigenvalue would make, for a log scale.
+    """
+    grid, density = spectrum.grid, spectrum.density
+    intervals = zip(pairwise(grid), pairwise(density), strict=True)
+    steps = [(b - a) * (p + q) / 2 for (a, b), (p, q) in intervals]
+    mass = [0.0, *accumulate(steps)]
+
+    def below(place: float) -> float:
+        index = bisect_right(grid, place)
+        if index == 0 or index == len(grid):
+            return mass[-1] if index else 0.0
+        a, b = grid[index - 1], grid[index]
+        return mass[index - 1] + (mass[index] - mass[index - 1]) * (place - a) / (b - a)
+
+    width = (high - low) / bins
+    passed = [below(low + i * width) for i in range(bins)] + [below(high)]
+    least = _LEAST / spectrum.size / width
+    return [max((q - p) / width, least) for p, q in pairwise(passed)]
+
+
+def span_of(spectra: Sequence[Spectrum]) -> tuple[float, float]:
+    """The ends of an axis that shows all of them, a little apart from their outermost masses."""
+    low, high = min(s.grid[0] for s in spectra), max(s.grid[-1] for s in spectra)
+    room = 0.01 * (high - low) or 1.0
+    return low - room, high + room
+
+
+def spectrum_lines(document: Mapping[str, Any], width: int) -> Iterator[Text]:
+    """Context, the chart and the table, as lines of at most `width` cells."""
+    page = spectrum_page(document)
+    yield from page_lines(Page(page.context, []), width)
+    known = [result for result in document["results"] if result.get("status") != "failed"]
+    if known:
+        yield Text()
+        yield from _chart(read_spectra(document), width)
+    yield from page_lines(Page([], page.sheets, page.footnotes, page.legend), width)
+
+
+def spectrum_page(document: Mapping[str, Any]) -> Page:
+    """One row a checkpoint: both ends, the bulk's edge and what is beyond, the moments."""
+    results = document["results"]
+    labels = short_labels([str(result["checkpoint"]["path"]) for result in results])
+    scalars = [flat_scalars({k: v for k, v in r.items() if k != "checkpoint"}) for r in results]
+    columns = [
+        Column(title, [_cell(key, row) for row in scalars])
+        for key, title in _TITLES.items()
+        if any(key in row for row in scalars)
+    ]
+    rows = [
+        Row(label, _failure(result) if result.get("status") == "failed" else None)
+        for label, result in zip(labels, results, strict=True)
+    ]
+    return Page(
+        _context(document),
+        [Sheet(rows, columns)],
+        footnotes(labels, scalars, _TITLES),
+        [*notation(columns), *_LEGEND] if columns else [],
+    )
+
+
+def _cell(key: str, row: Mapping[str, Mapping[str, Any]]) -> str:
+    if key not in row:
+        return "–"
+    scalar = row[key]
+    if key != "outliers":
+        return format_scalar(scalar)
+    doubt = "?" if scalar.get("sampling_status") else ""
+    return f"{scalar['value']}{doubt}" + ("!" if scalar["status"] in NOT_CONVERGED else "")
+
+
+def _failure(result: Mapping[str, Any]) -> str:
+    message = " ".join(str(result["error"]["message"]).split())
+    return "failed: " + message.removeprefix(f"{result['checkpoint']['path']}: ")
+
+
+def _context(document: Mapping[str, Any]) -> list[str]:
+    lines = run_lines(document)
+    for result in document["results"]:
+        if result.get("status") != "failed":
+            operator = MATRICES.get(result["operator"], clean(result["operator"]))
+            how = (
+                f"{counted(result['probes'], 'probe')} of "
+                f"{counted(result['steps'], 'Lanczos step')}"
+            )
+            if not result["probes"]:
+                how = "all eigenvalues"
+            lines.append(f"{operator}, {result['size']} × {result['size']} · {how}")
+            break
+    return lines
+
+
+def _chart(spectra: Sequence[Spectrum], width: int) -> list[Text]:
+    """All densities in one chart, as many as there are kinds of line."""
+    shown = spectra[: len(_STYLES)]
+    low, high = span_of(shown)
+    bins = 2 * max(20, width - 8)
+    step = (high - low) / bins
+    series = [
+        Series(
+            spectrum.name,
+            [low + (i + 0.5) * step for i in range(bins)],
+            binned(spectrum, low, high, bins),
+            *style,
+        )
+        for spectrum, style in zip(shown, _STYLES, strict=False)
+    ]
+    alone = shown[0] if len(shown) == 1 else None
+    marks = [(alone.edge, "bulk edge")] if alone and alone.outliers and alone.edge else []
+    title = "spectral density"
+    if len(shown) < len(spectra):
+        title += f" of the first {len(shown)}"
+    chart = Chart(title, series, x_name="λ", marks=marks, keys=len(spectra) > 1)
+    return chart_lines(chart, width, _HEIGHT)

@@ -1,0 +1,134 @@
+"""A checkpoint layer by layer: the measures of each layer's block of the parameters."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sharpcli.documents.results import LayerResult
+from sharpcli.errors import SharpError, UsageError
+from sharpcli.measures import Measure, compute
+from sharpcli.measures.context import Context
+from sharpcli.objective.network import Network
+from sharpcli.objective.objective import Objective
+from sharpcli.objective.parameter_names import layers_of
+from sharpcli.runs.failures import INTERRUPTED, own_failure
+from sharpcli.runs.study import Loaded, check_block
+from sharpcli.runtime.progress import Begin, Progress
+from sharpcli.settings import MeasureSettings
+
+__all__ = ["check_layers", "measure_layers"]
+
+
+def check_layers(measures: Sequence[Measure], settings: MeasureSettings) -> None:
+    """Raise `UsageError` where layers are asked for and no measure tells them apart."""
+    if settings.by and not any(measure.of_parameters for measure in measures):
+        names = " ".join(f"-m {measure.name}" for measure in measures)
+        raise UsageError(
+            f"--by layer: {names} is the same for every layer",
+            "add a measure of the parameters, such as -m hessian",
+        )
+
+
+def measure_layers(
+    whole: Context, measures: Sequence[Measure], loaded: Loaded, begin: Begin
+) -> list[LayerResult]:
+    """The measures of every layer's block of θ at the point of `whole`, with its data.
+
+    A block has its layer's parameters for θ and holds all others fixed. Measures that are the same
+    for every block are left out; more eigenvalues or dimensions than a block has are not asked for.
+    One layer's failure is its own, and Ctrl-C keeps the layers that are finished. Adds to the
+    warnings of `whole`, naming the layer. Cost: that of the measures, once a layer.
+    """
+    chosen = [measure for measure in measures if measure.of_parameters]
+    network, batch_size = whole.objective.network, loaded.study.run.batch_size
+    blocks = {
+        layer: network.subset(names, idle=True)
+        for layer, names in layers_of(network.model, network.names).items()
+    }
+    known, started = set(whole.warnings), time.monotonic()
+    found: list[LayerResult] = []
+    for layer, block in blocks.items():
+        number, left = len(found) + 1, _left(time.monotonic() - started, len(found), len(blocks))
+        title = f"{loaded.checkpoint.path.name}: layer {number} of {len(blocks)}{left}, {layer}"
+        context = _context(whole, block, batch_size, partial(_begin, begin, title))
+        measured: Mapping[str, Any] = {}
+        error = None
+        try:
+            if whole.self_check and any(measure.needs_curvature for measure in chosen):
+                context.self_check = check_block(
+                    whole.self_check,
+                    context.objective,
+                    context.theta,
+                    context.settings.curvature,
+                    context.seed,
+                    context.warnings,
+                )
+            measured = compute(chosen, context)
+        except KeyboardInterrupt:
+            rest = list(blocks.items())[len(found) :]
+            return [*found, *(LayerResult(k, v.size, error=INTERRUPTED) for k, v in rest)]
+        except (SharpError, RuntimeError) as raised:
+            error = own_failure(raised)
+        finally:
+            context.release()
+        whole.warnings += [f"{layer}: {said}" for said in context.warnings if said not in known]
+        found.append(LayerResult(layer, block.size, measured, error))
+    return found
+
+
+def _begin(begin: Begin, title: str, measure: str) -> Progress:
+    return begin(f"{title}: {measure}")
+
+
+def _context(whole: Context, network: Network, batch_size: int | None, begin: Begin) -> Context:
+    """What measures of a block are handed: the same data, the rest of the parameters fixed."""
+    all_of_it = whole.objective.network
+    views = dict(zip(all_of_it.names, all_of_it.unflatten(whole.theta), strict=True))
+    settings = whole.settings
+    objectives = {
+        name: Objective(
+            network,
+            split.rows,
+            dict(_fixed(network, split.fixed, views)),
+            batch_size=batch_size,
+            memory=settings.curvature.memory,
+        )
+        for name, split in whole.splits.items()
+    }
+    measured = next(name for name, split in whole.splits.items() if split is whole.objective)
+    return Context(
+        objectives[measured],
+        objectives,
+        torch.cat([views[name].reshape(-1) for name in network.names]),
+        replace(
+            settings,
+            top=min(settings.top, network.size),
+            subspaces=tuple(p for p in settings.subspaces if p is None or p <= network.size),
+        ),
+        seed=whole.seed,
+        part=True,
+        begin=begin,
+    )
+
+
+def _fixed(
+    network: Network, fixed: Mapping[str, Tensor], views: Mapping[str, Tensor]
+) -> Iterator[tuple[str, Tensor]]:
+    """What a block's network needs beside its own parameters, without copies."""
+    for name in network.fixed_names:
+        yield name, fixed[name] if name in fixed else views[name].to(network.compute)
+
+
+def _left(seconds: float, done: int, count: int) -> str:
+    """`, about 40 s left`, once a layer has shown how long one takes."""
+    if not done:
+        return ""
+    rest = seconds / done * (count - done)
+    return f", about {rest / 60:.0f} min left" if rest >= 120 else f", about {rest:.0f} s left"

@@ -1,0 +1,89 @@
+"""Whether a checkpoint's metadata describe the model that its tensors are of.
+
+`sharp train` writes the task's options beside the weights, so that nobody has to repeat them. They
+are text that anybody can edit: `width=60000` in a small file must not make a large model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from sharpcli.checkpoint.contents import Checkpoint
+from sharpcli.checkpoint.matching import match_tensors
+from sharpcli.errors import SharpError
+
+if TYPE_CHECKING:
+    from sharpcli.tasks import Task
+
+__all__ = ["check_described"]
+
+
+def check_described(task: Task, checkpoint: Checkpoint) -> None:
+    """Raise `SharpError` where the task's options make another model than the checkpoint is of.
+
+    The model is built without its numbers (on PyTorch's meta device), and no further than to twice
+    the parameters that the checkpoint has tensors: some are replaced by others, to tie them.
+    Cost: about a millisecond for a small model; no memory for its parameters.
+    """
+    elements = sum(tensor.numel() for tensor in checkpoint.tensors.values())
+    options = ", ".join(f"{name}={value}" for name, value in task.options.items())
+    said = (
+        f"the task that its metadata name, {task.name} with {options}, has another model than its "
+        "tensors are of"
+    )
+    hint = (
+        "give the options that it was trained with (-O name=value), or name another task (--task)"
+    )
+    for name, value in task.options.items():
+        # each counts units or layers, and a model has more numbers than either
+        if type(value) is int and abs(value) > max(elements, _SMALL):
+            raise SharpError(
+                f"{checkpoint.path}: {said}: {name} is {value}, and all tensors together have "
+                f"{elements} elements",
+                hint,
+            )
+    try:
+        with _at_most(2 * len(checkpoint.tensors), 2 * elements), torch.device("meta"):
+            model = task.model()
+        match_tensors(checkpoint, model.state_dict())
+    except _TooLargeError as error:
+        raise SharpError(f"{checkpoint.path}: {said}: {error}", hint) from error
+    except SharpError as error:
+        raise SharpError(f"{error.message}; {said}", hint) from error
+
+
+_SMALL = 2**16  # an option that is no size, such as a seed, may be this large in any file
+
+
+class _TooLargeError(SharpError):
+    """A model outgrew its checkpoint while it was built; a `SharpError`, as a task passes those."""
+
+
+@contextmanager
+def _at_most(parameters: int, elements: int) -> Iterator[None]:
+    """While active, a module that gets more parameters than these in all cannot be built."""
+    counted: dict[int, torch.nn.Parameter] = {}  # a tied one is registered more than once
+    total = 0
+
+    def registered(_: Any, name: str, parameter: torch.nn.Parameter | None) -> None:
+        nonlocal total
+        if parameter is None or id(parameter) in counted:
+            return
+        counted[id(parameter)] = parameter
+        total += parameter.numel()
+        if len(counted) > parameters or total > elements:
+            raise _TooLargeError(
+                f"its first {len(counted)} parameters, up to a '{name}' of shape "
+                f"{tuple(parameter.shape)}, have {total} elements: far more than the file has"
+            )
+
+    handle = register_module_parameter_registration_hook(registered)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,260 @@
+"""From checkpoints and a task to a report: the one call behind `sharp measure`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from sharpcli.checkpoint import Checkpoint, load_checkpoint
+from sharpcli.documents.comparison import training_loss_warning
+from sharpcli.documents.environment import environment
+from sharpcli.documents.labels import short_labels
+from sharpcli.documents.results import CheckpointResult, Report
+from sharpcli.errors import UsageError, counted
+from sharpcli.measures import Measure, choose, compute
+from sharpcli.measures.context import Context
+from sharpcli.objective.reliability import warning
+from sharpcli.runs.by_layer import check_layers, measure_layers
+from sharpcli.runs.failures import INTERRUPTED, each_checkpoint
+from sharpcli.runs.growing_samples import FIRST_SAMPLES, Judge, grown
+from sharpcli.runs.study import Loaded, Studies, Study, matched, prepare, ready, resolve_device
+from sharpcli.runtime.progress import UNSAID, Begin, Notes, silent
+from sharpcli.runtime.randomness import global_random_state_kept
+from sharpcli.settings import MeasureSettings, RunSettings
+from sharpcli.tasks import Task, defaults
+
+__all__ = ["measure_checkpoints", "measure_model"]
+
+
+def measure_checkpoints(
+    paths: Sequence[str | Path],
+    task: str | Path | Task | None = None,
+    task_options: Mapping[str, str] | None = None,
+    run: RunSettings | None = None,
+    settings: MeasureSettings | None = None,
+    *,
+    begin: Begin = lambda _: silent,
+    notes: Notes = UNSAID,
+) -> Report:
+    """Measure each checkpoint on a task; a checkpoint that fails is reported in its place.
+
+    `task` is a `Task`, or names one (a file, `package.module:name`, a built-in); without it, the
+    built-in task that a checkpoint's own metadata name is used. Ctrl-C ends the run with what is
+    finished. Raises `SharpError` where nothing can be measured at all: no task, no data, an
+    unknown measure. The global random states are left as they were.
+    """
+    run, settings = run or RunSettings(), settings or MeasureSettings()
+    measures = choose(settings.measures)
+    check_layers(measures, settings)
+    device = resolve_device(run.device)
+    sized: dict[int | None, Studies] = {}
+
+    def studies_of(samples: int | None) -> Studies:
+        if samples not in sized:
+            asked = replace(run, samples=samples)
+            sized[samples] = Studies(task, task_options or {}, asked, device, begin)
+        return sized[samples]
+
+    def measured(path: Path, about: dict[str, Any]) -> CheckpointResult:
+        said = notes.about(path.name)
+        return _grown(
+            settings,
+            run,
+            said,
+            lambda samples, judge: _measured(
+                path, about, studies_of(samples), measures, settings, begin, notes, judge
+            ),
+        )
+
+    first = _first_samples(run, settings)
+    with global_random_state_kept():
+        if task is not None:
+            _check_size(studies_of(first).of(None), measures, settings)
+        results = each_checkpoint(
+            paths,
+            measured,
+            lambda about, error: CheckpointResult(about, "failed", error=error),
+            is_last=lambda result: any(layer.error == INTERRUPTED for layer in result.layers),
+        )
+    return Report(
+        kind="measure",
+        settings={"run": asdict(run), "measure": asdict(settings)},
+        environment=environment(device),
+        task=list(sized.values())[-1].description() if sized else studies_of(first).description(),
+        results=results,
+        warnings=[w for w in [_loss_warning(results)] if w],
+    )
+
+
+def measure_model(
+    model: nn.Module,
+    train: Any,
+    test: Any = None,
+    *,
+    loss: Callable[[Any, Any], Any] | None = None,
+    predict: Callable[[nn.Module, Any], Any] | None = None,
+    metrics: Callable[[Any, Any], Mapping[str, Any]] | None = None,
+    run: RunSettings | None = None,
+    settings: MeasureSettings | None = None,
+    begin: Begin = lambda _: silent,
+    notes: Notes = UNSAID,
+) -> Report:
+    """Measure a model that is in memory, as a notebook has it.
+
+    `train` and `test` are map-style data sets or tuples of tensors (N, …); `loss`, `predict` and
+    `metrics` are what a task file would define. The model is copied: its parameters, buffers, mode
+    flags and `.grad` stay as they are. Raises `SharpError` where it cannot be measured.
+    """
+    run, settings = run or RunSettings(), settings or MeasureSettings()
+    measures = choose(settings.measures)
+    check_layers(measures, settings)
+    device = resolve_device(run.device)
+    name = type(model).__name__
+    task = Task(
+        name=name,
+        options={},
+        fingerprint="",
+        model=lambda: model,
+        data={"train": train, "test": test}.__getitem__,
+        predict=predict or defaults.predict,
+        loss=loss or defaults.loss_for(name),
+        metrics=metrics or defaults.metrics,
+    )
+    with global_random_state_kept():
+        studies: list[Study] = []
+
+        def at(samples: int | None, judge: Judge | None) -> CheckpointResult:
+            study = prepare(task, replace(run, samples=samples), device, begin=begin)
+            studies.append(study)
+            _check_size(study, measures, settings)
+            checkpoint = Checkpoint(Path(name), dict(model.state_dict()), {}, "")
+            about: dict[str, Any] = {"path": name, "metadata": {}}
+            loaded = matched(checkpoint, study)
+            return _measure(loaded, about, measures, settings, begin, notes, judge)
+
+        result = _grown(settings, run, notes.about(name), at)
+    return Report(
+        kind="measure",
+        settings={"run": asdict(run), "measure": asdict(settings)},
+        environment=environment(device),
+        task=studies[-1].description(),
+        results=[result],
+    )
+
+
+def _first_samples(run: RunSettings, settings: MeasureSettings) -> int | None:
+    if settings.sampling_error is None:
+        return run.samples
+    return run.samples or FIRST_SAMPLES
+
+
+def _grown(
+    settings: MeasureSettings,
+    run: RunSettings,
+    notes: Notes,
+    measure: Callable[[int | None, Judge | None], CheckpointResult],
+) -> CheckpointResult:
+    """One measurement, or as many on growing samples as the sampling error that is asked takes."""
+    target, first = settings.sampling_error, _first_samples(run, settings)
+    if target is None or first is None:
+        return measure(first, None)
+    judge = Judge(target, run.split)
+    return grown(judge, lambda count: measure(count, judge), first=first, notes=notes)
+
+
+def _measured(
+    path: Path,
+    about: dict[str, Any],
+    studies: Studies,
+    measures: Sequence[Measure],
+    settings: MeasureSettings,
+    begin: Begin,
+    notes: Notes,
+    judge: Judge | None,
+) -> CheckpointResult:
+    """One checkpoint's result; what is known about the checkpoint is added to `about`."""
+    checkpoint = load_checkpoint(path)
+    about |= {"sha256": checkpoint.sha256, "metadata": checkpoint.metadata}
+    study = studies.of(checkpoint)
+    _check_size(study, measures, settings)
+    return _measure(matched(checkpoint, study), about, measures, settings, begin, notes, judge)
+
+
+def _measure(
+    loaded: Loaded,
+    about: dict[str, Any],
+    measures: Sequence[Measure],
+    settings: MeasureSettings,
+    begin: Begin,
+    notes: Notes,
+    judge: Judge | None,
+) -> CheckpointResult:
+    study, warnings = loaded.study, list[str]()
+    check = any(measure.needs_curvature for measure in measures)
+    gradients = any(measure.name != "loss" for measure in measures)
+    objectives = ready(loaded, settings.curvature, warnings, check=check, gradients=gradients)
+    objective = objectives[study.run.split]
+    context = Context(
+        objective,
+        objectives,
+        loaded.theta,
+        settings,
+        seed=study.run.seed,
+        self_check=study.checked,
+        warnings=warnings,
+        begin=lambda name: begin(f"{loaded.checkpoint.path.name}: {name}"),
+        notes=notes.about(loaded.checkpoint.path.name),
+    )
+    try:
+        found = compute(measures, context)
+    finally:
+        context.release()
+    reasons = [each.rows.doubt for each in objectives.values() if each.rows.doubt]
+    if said := warning(found, next(iter(reasons), None)):
+        warnings.append(said)
+    about = {**about, **loaded.description()}
+    rows, enough = objective.rows, True
+    if rows.sampled or judge is not None:
+        about["examples"] = rows.count
+    if rows.sampled:
+        about["examples_in_all"] = rows.total
+        if judge is not None:
+            found = judge(found, rows.count, rows.total)
+            enough = judge.enough
+    layers = measure_layers(context, measures, loaded, begin) if settings.by and enough else []
+    return CheckpointResult(about, "ok", found, warnings=warnings, layers=layers)
+
+
+def _check_size(study: Study, measures: Sequence[Measure], settings: MeasureSettings) -> None:
+    """Refuse more eigenvalues than there are, and fewer products than the eigenvalues take.
+
+    The default number of them is taken as at most so many.
+    """
+    size, top, most = study.network.size, settings.top, settings.max_products
+    if not any(measure.name == "hessian" for measure in measures):
+        return
+    if top > size and top != MeasureSettings.top:
+        raise UsageError(
+            f"--top {top}: the model has only {counted(size, 'parameter')}",
+            f"ask for {counted(size, 'eigenvalue')} at most",
+        )
+    top = min(top, size)
+    if most is not None and most < top + 2:
+        raise UsageError(
+            f"--max-products {most}: too few for {counted(top, 'eigenvalue')} and the smallest",
+            f"allow {top + 2} or more, or ask for fewer with --top",
+        )
+
+
+def _loss_warning(results: Sequence[CheckpointResult]) -> str | None:
+    labels = short_labels([str(result.checkpoint["path"]) for result in results])
+    losses = {
+        label: result.measures["loss"]["train"].value
+        for label, result in zip(labels, results, strict=True)
+        if result.status == "ok" and "loss" in result.measures
+    }
+    return training_loss_warning(losses)

@@ -1,0 +1,281 @@
+"""From checkpoints and a task to spectral densities: the one call behind `sharp spectrum`."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sharpcli.checkpoint import load_checkpoint
+from sharpcli.curvature import Rounding, SelfCheck, make_operator
+from sharpcli.curvature.memory_plan import Budget, share_memory_of_probes
+from sharpcli.documents.environment import environment
+from sharpcli.documents.results import Report, Scalar, scalar_fields
+from sharpcli.linalg.bulk import bulk
+from sharpcli.linalg.density import density
+from sharpcli.linalg.eigsh import is_settled
+from sharpcli.linalg.quadrature import Quadrature, choose_probes, quadrature
+from sharpcli.measures.hessian import at_most, is_semidefinite, suspicion
+from sharpcli.measures.sampling import degrees_of_freedom, shards, share_left, too_few
+from sharpcli.objective.checks import end_of_float64
+from sharpcli.objective.objective import Objective
+from sharpcli.objective.reliability import sampling_status, warning, widened
+from sharpcli.runs.failures import each_checkpoint
+from sharpcli.runs.study import Loaded, Studies, matched, ready, resolve_device
+from sharpcli.runtime.progress import UNSAID, Begin, Notes, Progress, foretelling, silent
+from sharpcli.runtime.randomness import global_random_state_kept
+from sharpcli.settings import RunSettings, SpectrumSettings
+from sharpcli.tasks import Task
+
+__all__ = ["spectra_of_checkpoints"]
+
+# An end of the spectrum is not found where it may be off by more than this share of the width, or
+# of the largest eigenvalue where all are near each other.
+_END = 0.05
+# Shards of a sample whose own spectra tell its sampling error: their data are a pass together, but
+# each has its own Lanczos vectors. A standard error from eight is good to about a quarter.
+_SHARDS = 8
+# What to do where nobody knows where the bulk ends.
+_COPIES = (
+    "there are as many copies of an eigenvalue as probes, or more, so where the bulk ends is not "
+    "known: raise --probes"
+)
+_STEPS = "the steps were too few to tell where the bulk ends: raise --steps"
+
+
+def spectra_of_checkpoints(
+    paths: Sequence[str | Path],
+    task: str | Path | Task | None = None,
+    task_options: Mapping[str, str] | None = None,
+    run: RunSettings | None = None,
+    settings: SpectrumSettings | None = None,
+    *,
+    begin: Begin = lambda _: silent,
+    notes: Notes = UNSAID,
+) -> Report:
+    """The spectral density of each checkpoint; one that fails is reported in its place.
+
+    What names the task and what ends a run is as in `measure_checkpoints`. Cost: probes·steps
+    products a checkpoint, or one for each parameter where that is less; on a sample of the data
+    twice that.
+    """
+    run, settings = run or RunSettings(), settings or SpectrumSettings()
+    device = resolve_device(run.device)
+    studies = Studies(task, task_options or {}, run, device, begin)
+
+    def found(path: Path, about: dict[str, Any]) -> dict[str, Any]:
+        checkpoint = load_checkpoint(path)
+        about |= {"sha256": checkpoint.sha256, "metadata": checkpoint.metadata}
+        loaded = matched(checkpoint, studies.of(checkpoint))
+        numbers = _spectrum(loaded, settings, begin, notes.about(path.name))
+        return {"checkpoint": {**about, **loaded.description()}, "status": "ok", **numbers}
+
+    with global_random_state_kept():
+        if task is not None:
+            studies.of(None)
+        results = each_checkpoint(
+            paths,
+            found,
+            lambda about, error: {"checkpoint": about, "status": "failed", "error": error},
+        )
+    return Report(
+        kind="spectrum",
+        settings={"run": asdict(run), "spectrum": asdict(settings)},
+        environment=environment(device),
+        task=studies.description(),
+        results=results,
+    )
+
+
+def _spectrum(
+    loaded: Loaded, settings: SpectrumSettings, begin: Begin, notes: Notes
+) -> dict[str, Any]:
+    study, warnings = loaded.study, list[str]()
+    objective = ready(loaded, settings.curvature, warnings)[study.run.split]
+    probes = settings.probes or choose_probes(objective.size)
+    settings = replace(settings, probes=probes)
+    memory = share_memory_of_probes(
+        objective, loaded.theta, settings.curvature, probes, settings.steps
+    )
+    notes.detail(str(memory))
+    title = f"{loaded.checkpoint.path.name}: spectrum"
+    started = time.perf_counter()
+
+    seed = study.run.seed
+    rounding = Rounding(objective, loaded.theta, settings.curvature, seed=seed).of_norm
+
+    def measured(part: Objective, progress: Progress) -> Quadrature:
+        return _quadrature(part, loaded.theta, settings, memory, seed, progress, rounding)
+
+    found = measured(objective, foretelling(begin(title), notes, memory.at_most))
+    semidefinite = is_semidefinite(settings.curvature.operator, objective, study.checked)
+    numbers = _numbers(found, study.checked, semidefinite)
+    if objective.rows.sampled and objective.rows.count >= 2 * _SHARDS:
+        parts = [
+            _numbers(measured(shard, begin(name)), None, semidefinite)
+            for name, shard in zip(
+                [f"{title}, sampling error {i} of {_SHARDS}" for i in range(1, _SHARDS + 1)],
+                shards(objective, study.run.seed, _SHARDS),
+                strict=True,
+            )
+        ]
+        carried = objective.evaluate(loaded.theta).loss.carriers or math.inf
+        numbers = _with_errors(numbers, parts, objective, carried)
+        if said := warning(numbers, objective.rows.doubt):
+            warnings.append(said)
+    elif objective.rows.sampled:
+        numbers = _marked(numbers)
+        warnings.append(
+            f"{too_few(objective.rows.count)} to tell the sampling error of a spectrum: take "
+            f"{2 * _SHARDS} or more"
+        )
+    if vanished := end_of_float64(objective, objective.loss(loaded.theta), loaded.theta):
+        warnings.append(vanished)
+    numbers |= {
+        "operator": settings.curvature.operator,
+        "size": found.size,
+        "probes": 0 if not found.rest else probes,
+        "steps": 0 if not found.rest else settings.steps,
+        "products": found.products,
+        "seconds": time.perf_counter() - started,
+    }
+    return {**numbers, **({"warnings": warnings} if warnings else {})}
+
+
+def _quadrature(
+    objective: Objective,
+    theta: Tensor,
+    settings: SpectrumSettings,
+    memory: Budget,
+    seed: int,
+    progress: Progress,
+    rounding: float,
+) -> Quadrature:
+    assert settings.probes is not None
+    operator = make_operator(objective, theta, settings.curvature, graphs=memory.graphs)
+    try:
+        return quadrature(
+            operator,
+            probes=settings.probes,
+            steps=settings.steps,
+            seed=seed,
+            together=memory.block,
+            most_known=memory.known,
+            basis_device=memory.device,
+            rounding=rounding,
+            progress=progress,
+        )
+    finally:
+        operator.release()
+
+
+def _with_errors(
+    numbers: dict[str, Any],
+    parts: Sequence[Mapping[str, Any]],
+    objective: Objective,
+    carried: float,
+) -> dict[str, Any]:
+    """The numbers of a sample with their sampling errors, from those of its shards.
+
+    Random groups (Wolter 2007, chapter 2): a number's variance is that over the shards by their
+    number, `left` the part of it that is not of the finite population. Where a number goes with
+    1/N, shards show how far the sample's is off, which is counted into the error. It is widened
+    for the few shards that it comes from and for the examples of which so few `carried` the
+    losses, and unreliable where the sample is in doubt.
+    """
+    count, left = len(parts), share_left(objective)
+
+    def sampled(value: float, values: Sequence[float]) -> dict[str, Any]:
+        over = torch.tensor(values, dtype=torch.float64)
+        bias = (float(over.mean()) - value) / (count - 1) * left
+        error = math.hypot((float(over.var()) / count * left) ** 0.5, bias)
+        return {
+            "sampling_error": widened(error, degrees_of_freedom(over, carried)),
+            "sampling_status": sampling_status(objective.rows.doubt, carried),
+        }
+
+    def told(scalar: Scalar, others: Sequence[Scalar]) -> Scalar:
+        if scalar.value is None or any(other.value is None for other in others):
+            return scalar
+        values = [float(other.value) for other in others if other.value is not None]
+        return replace(scalar, **sampled(float(scalar.value), values))
+
+    outliers = numbers["outliers"]
+    counts = [float(part["outliers"]["value"]) for part in parts]
+    return {
+        **numbers,
+        **{
+            key: told(numbers[key], [part[key] for part in parts])
+            for key in ("largest", "smallest", "bulk_edge")
+        },
+        "moments": [
+            told(moment, [part["moments"][i] for part in parts])
+            for i, moment in enumerate(numbers["moments"])
+        ],
+        "outliers": {**outliers, **sampled(float(outliers["value"]), counts)},
+    }
+
+
+def _marked(numbers: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of a sample too small for shards: what sampling does to them is not known."""
+    unknown: dict[str, Any] = {"sampling_status": "unreliable"}
+    return {
+        **numbers,
+        **{key: replace(numbers[key], **unknown) for key in ("largest", "smallest", "bulk_edge")},
+        "moments": [replace(moment, **unknown) for moment in numbers["moments"]],
+        "outliers": {**numbers["outliers"], **unknown},
+    }
+
+
+def _numbers(found: Quadrature, check: SelfCheck | None, semidefinite: bool) -> dict[str, Any]:
+    """What is said of a spectrum: both ends, the bulk's edge, outliers and moments, and the curve.
+
+    An end is converged where it may be off by no more than 5 % of the spectrum's width.
+    """
+    doubt = suspicion(check)
+    coarse = ("max_products", "the steps were too few to find this end: raise --steps")
+    (high, high_error), (low, low_error) = found.ends()
+    extent = max(high - low, abs(high), abs(low))
+
+    def scalar(
+        value: float, error: float | None, kind: Any = "residual", *, met: bool = True
+    ) -> Scalar:
+        status, advice = doubt or (("converged", None) if met else coarse)
+        return Scalar(value, error, kind if error is not None else None, status, advice)
+
+    def end(value: float, error: float) -> Scalar:
+        return scalar(value, error, met=error <= _END * extent)
+
+    lowest = end(low, low_error)
+    if not semidefinite and found.rest and not is_settled(low, low_error):
+        lowest = at_most(lowest, found.rounding)
+    above = bulk(found)
+
+    def of_bulk(value: float, error: float | None) -> Scalar:
+        if above.resolved or doubt:
+            return scalar(value, error)
+        return Scalar(value, status="unresolved", advice=_COPIES if above.copies else _STEPS)
+
+    nodes, weights = found.nodes()
+    grid, curve = density(found)
+    values = zip(above.outliers.tolist(), above.errors.tolist(), strict=True)
+    return {
+        "largest": end(high, high_error),
+        "smallest": lowest,
+        "bulk_edge": of_bulk(above.edge, above.error),
+        "outliers": scalar_fields(
+            of_bulk(len(above.outliers), None),
+            eigenvalues=[scalar(value, max(error, found.rounding)) for value, error in values],
+        ),
+        "moments": [scalar(m.value, m.error, "standard_error") for m in found.moments()],
+        "nodes": nodes.tolist(),
+        "weights": weights.tolist(),
+        "grid": grid.tolist(),
+        "density": curve.tolist(),
+    }

@@ -1,0 +1,1 @@
+"""Processes, memory, progress and random states: what every run needs from the machine."""
