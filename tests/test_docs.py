@@ -191,8 +191,9 @@ def modules_loaded_by(module):
 @pytest.mark.parametrize(
     "module",
     [
-        *("results", "errors", "settings", "config", "options", "labels", "comparison"),
-        *("environment", "render", "render.table", "render.measurements", "render.comparison"),
+        *("errors", "settings", "cli.config", "cli.options", "documents.results"),
+        *("documents.labels", "documents.comparison", "documents.environment", "render"),
+        *("render.terminal.table", "render.pages.measurements", "render.pages.comparison"),
     ],
 )
 def test_what_reads_documents_loads_no_torch(module):

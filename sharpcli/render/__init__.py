@@ -9,7 +9,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 from sharpcli.documents.results import Document, dumps, is_interrupted
 from sharpcli.errors import SharpError, UsageError
-from sharpcli.runtime import files, interruption
+from sharpcli.runtime import interruption
+from sharpcli.runtime.files import beside, is_special, rescue, save
 from sharpcli.runtime.processes import is_first
 from sharpcli.runtime.streams import drop_stdout
 from sharpcli.runtime.text import folded, json_text, visible_lines
@@ -108,16 +109,16 @@ def _deliver(document: Document, output: OutputSettings, metric: str | None) -> 
     try:
         text = _text(document, output, metric)
     except Exception:
-        kept = files.rescue(f"{document['kind']}.json", dumps(document) + "\n")
+        kept = rescue(f"{document['kind']}.json", dumps(document) + "\n")
         say(f"the result is kept in {kept}")
         raise
     path = output.output
     if path is None:
         return _failure(lambda: _print(text, output.format, document))
-    if is_interrupted(document) and path.exists() and not files.is_special(path):
-        kept, path = path, files.beside(path)
+    if is_interrupted(document) and path.exists() and not is_special(path):
+        kept, path = path, beside(path)
         say(f"interrupted: {kept} stays as it is; this run's result is in {path}")
-    failed = _failure(lambda: files.save(path, text))
+    failed = _failure(lambda: save(path, text))
     if not failed:
         say_written(path, quiet=output.quiet)
     return failed
@@ -258,7 +259,7 @@ def _print(text: str, form: str, document: Document) -> None:
         drop_stdout()
         if isinstance(error, BrokenPipeError) and document["kind"] in _CHEAP:
             raise
-        kept = files.rescue(f"{document['kind']}{_SUFFIXES[form]}", text)
+        kept = rescue(f"{document['kind']}{_SUFFIXES[form]}", text)
         raise SharpError(
             f"standard output: cannot be written: {error.strerror}",
             f"nothing is lost: the result is in {kept}"

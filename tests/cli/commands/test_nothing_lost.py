@@ -118,7 +118,7 @@ def test_an_interrupt_within_an_import_is_an_interrupt(folder):
 def test_an_interrupt_that_python_drops_comes_again():
     code = """
 import signal, time
-from sharpcli import interruption
+from sharpcli.runtime import interruption
 interruption.install()
 class Loud:
     def __del__(self):
