@@ -190,7 +190,7 @@ BAD_FUNCTIONS = {
     ),
     "one loss": (
         "def loss(outputs, batch): return nn.functional.cross_entropy(outputs, batch[1])",
-        "task.py: loss gave () for a batch of 48 examples",
+        "task.py: loss gave () for a batch of 8 examples",
     ),
     "metrics": ("def metrics(outputs, batch): return 3", "gave an int, not a dict"),
     "a metric": (
