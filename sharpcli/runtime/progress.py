@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ __all__ = ["UNSAID", "Begin", "Notes", "Progress", "Say", "foretelling", "readab
 _LONG = 120
 # Work that turns out to be more than this many times what was foretold is foretold again.
 _LONGER = 1.5
-# When this part of the work is done, it shows whether its steps take longer and longer.
+# When this part of the work is done, or two or four times as much, it shows whether its steps take
+# longer and longer.
 _GROWING = 8
 
 Progress = Callable[[int, int | None], None]
@@ -58,31 +58,30 @@ def foretelling(progress: Progress, notes: Notes, beside: str) -> Progress:
     """The progress of products, that says early how long all may take.
 
     The first ones set up what the others use, so their pace is not theirs: it is told after the
-    second, and again where there are many more than told, or where, once an eighth is done, they
-    are seen to grow much slower. `beside` is said along. To all where it
-    is long, else as a detail.
+    second, and again where there are many more than told, or where, once an eighth, a quarter or
+    half is done, each is seen to take longer than the one before. `beside` is said along. To all
+    where it is long, else as a detail.
     """
     times: list[tuple[int, float]] = []
-    told, foretold = 0, 0.0
+    told, foretold, share = 0, 0.0, 1 / _GROWING
 
     def step(done: int, total: int | None) -> None:
-        nonlocal told, foretold
+        nonlocal told, foretold, share
         progress(done, total)
         if total is None or not done or done == (times[-1][0] if times else 0):
             return
         times.append((done, time.perf_counter()))
         if len(times) < 2 or done >= total:
             return
-        early = total > _LONGER * told
-        if not early and not (done >= total / _GROWING and foretold < math.inf):
+        more = total > _LONGER * told
+        if not more and done < share * total:
             return
+        while done >= share * total:
+            share *= 2
         seconds = _remaining(times, total)
         whole = seconds + times[-1][1] - times[0][1]
-        grown = whole > _LONGER * foretold
-        if not early:
-            foretold = math.inf  # the growth of the pace is known now
-        if early or grown:
-            told, foretold = total, max(foretold, whole)
+        if more or whole > _LONGER * foretold:
+            told, foretold = total, whole
             say = notes.note if seconds >= _LONG else notes.detail
             about = f"{counted(total, 'product')} in all, {beside}"
             say(f"about {readable_time(seconds)} more: {about}")
