@@ -190,11 +190,7 @@ BAD_FUNCTIONS = {
     ),
     "one loss": (
         "def loss(outputs, batch): return nn.functional.cross_entropy(outputs, batch[1])",
-<<<<<<< HEAD:tests/cli/commands/test_measure_bad_input.py
         "task.py: loss gave a single number for a batch of 8 examples",
-=======
-        "task.py: loss gave () for a batch of 8 examples",
->>>>>>> models:tests/commands/test_measure_bad_input.py
     ),
     "metrics": ("def metrics(outputs, batch): return 3", "gave an int, not a dict"),
     "a metric": (
