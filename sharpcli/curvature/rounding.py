@@ -115,7 +115,7 @@ class Rounding:
 
         Cost: two gradients of the rows.
         """
-        value, off = 0.0, torch.zeros(self._run.size, dtype=torch.float64)
+        value, off = 0.0, torch.full((self._run.size,), self._underflow, dtype=torch.float64)
         for other in self._others:
             own_value, found = other.own.gradient(self._theta)
             other_value, there = other.there.gradient(other.theta)
@@ -124,7 +124,7 @@ class Rounding:
             if other is self._others[0]:
                 off += _LAST_PLACES * found.abs().to(off)
                 value = max(value, _LAST_PLACES * abs(own_value))
-        return value, off + self._of_slopes().abs() + self._underflow
+        return value, off + self._of_slopes().abs()
 
     def _of_slopes(self) -> Tensor:
         """What the last places of the loss's slopes in the outputs are worth in the gradient (n,).
@@ -165,7 +165,7 @@ class Rounding:
         """
         if not len(vectors):
             return torch.zeros_like(vectors, dtype=torch.float64)
-        off = torch.zeros(vectors.shape, dtype=torch.float64)
+        off = torch.full(vectors.shape, self._underflow, dtype=torch.float64)
         for other in self._others:
             images = []
             for objective, theta in ((other.own, self._theta), (other.there, other.theta)):
@@ -174,7 +174,7 @@ class Rounding:
                 images.append((operator @ rows.T).T)
                 operator.release()
             off += _off(images[0], images[1], other.factor)
-        return off + self._underflow
+        return off
 
     def combined(self, vectors: Tensor, values: Tensor) -> Tensor:
         """How far off each of the Ritz `values` (b,) of the unit rows is beside their `products`.
