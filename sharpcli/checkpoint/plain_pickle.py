@@ -25,6 +25,8 @@ _LONGEST_NAME = 1000  # characters of a class or a function
 _LARGEST_KEY = 2**63
 _LIST, _MARK, _ENTRY, _STUB, _DEFAULT = 64, 72, 100, 300, 40  # bytes of Python objects
 _TOO_MANY = "it holds more objects than any checkpoint"
+# A tensor takes some twenty operations, a number in a list one; so many take four seconds.
+_MOST_OPERATIONS = 4_000_000
 
 
 class PickleError(ValueError):
@@ -113,9 +115,9 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def run(self) -> Unpickled:
-        data, length = self.data, len(self.data)
+        data = self.data
         try:
-            while self.position < length:
+            for _ in range(_MOST_OPERATIONS):
                 opcode = data[self.position]
                 self.position += 1
                 if opcode == _STOP:
@@ -126,9 +128,9 @@ class _Machine:
                     raise PickleError(_TOO_MANY)
                 operation(self)
         except (IndexError, KeyError, UnicodeDecodeError) as error:
-            # an empty stack, an unknown opcode or memo, a text that is none
+            # the end of the data, an empty stack, an unknown opcode or memo, a text that is none
             raise PickleError("it breaks off or is corrupt") from error
-        raise PickleError("it breaks off or is corrupt")
+        raise PickleError(_TOO_MANY)
 
     # --- bytes -----------------------------------------------------------------------------------
 

@@ -754,3 +754,15 @@ def test_two_shards_that_are_one_file(tmp_path):
     (tmp_path / "2.safetensors").hardlink_to(tmp_path / "1.safetensors")
     linked = {"w": "1.safetensors", "v": "2.safetensors"}
     assert "are one file" in refusal(index(tmp_path, {"weight_map": linked})).message
+
+
+def test_a_pickle_of_very_many_operations_is_refused_in_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("sharpcli.checkpoint.plain_pickle._MOST_OPERATIONS", 1000)
+    for name, count in (("few", 400), ("many", 600)):
+        with zipfile.ZipFile(tmp_path / f"{name}.pt", "w") as archive:
+            archive.writestr("archive/data.pkl", b"\x80\x02" + b"N0" * count + b"}.")
+            archive.writestr("archive/version", b"3\n")
+    with pytest.raises(SharpError, match="more objects than any checkpoint"):
+        load_checkpoint(tmp_path / "many.pt")
+    with pytest.raises(SharpError, match="no tensors"):
+        load_checkpoint(tmp_path / "few.pt")
