@@ -12,6 +12,7 @@ import contextlib
 import errno
 import functools
 import hashlib
+import itertools
 import os
 import re
 import socket
@@ -138,13 +139,7 @@ def rescue(name: str, content: Content) -> Path | None:
 
 def beside(path: Path) -> Path:
     """A name beside `path` that no file has, for an incomplete result: `r.interrupted.json`."""
-    number = 1
-    while True:
-        mark = ".interrupted" if number == 1 else f".interrupted-{number}"
-        name = path.with_name(f"{path.stem}{mark}{path.suffix}")
-        if not os.path.lexists(name):
-            return name
-        number += 1
+    return next(name for name in _names(path, ".interrupted") if not os.path.lexists(name))
 
 
 def cache_folder() -> Path:
@@ -431,11 +426,14 @@ def _lock(handle: int, *, must: bool = False) -> None:
 
 def _new_file(path: Path) -> tuple[Path, int]:
     """Make and open a file of this name, or of one with a number where that is taken."""
-    number = 1
-    while True:
-        mark = "" if number == 1 else f"-{number}"
-        name = path.with_name(f"{path.stem}{mark}{path.suffix}")
-        try:
+    for name in _names(path):
+        with contextlib.suppress(FileExistsError):
             return name, os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            number += 1
+    raise AssertionError("the names never end")
+
+
+def _names(path: Path, mark: str = "") -> Iterator[Path]:
+    """`NAME{mark}.json`, `NAME{mark}-2.json`, `NAME{mark}-3.json`, … without end."""
+    for number in itertools.count(1):
+        count = "" if number == 1 else f"-{number}"
+        yield path.with_name(f"{path.stem}{mark}{count}{path.suffix}")
