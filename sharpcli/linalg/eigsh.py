@@ -18,6 +18,7 @@ from torch import Tensor
 from sharpcli.linalg.ends import End, both_ends, is_settled, without_missed
 from sharpcli.linalg.krylov import (
     BLOCK,
+    CHEAP,
     Krylov,
     expand,
     krylov_space,
@@ -44,9 +45,9 @@ __all__ = [
     "least_rows",
 ]
 
-# A look at the Ritz values diagonalises the projected matrix: after every block up to so many rows,
-# later at most when the basis has grown by the first share, at least by the second.
-_CHEAP, _LOOKS = 128, (16, 2)
+# Ritz values are looked at after every block while that is cheap; later at most when the basis has
+# grown by the first share, at least by the second.
+_LOOKS = (16, 2)
 # Pairs for each vector of a block, and the most vectors.
 _PAIRS_A_VECTOR, _WIDEST = 25, 16
 # Products a pair that progress expects (seen were 2 to 4 on trained networks), and with a smallest
@@ -217,7 +218,7 @@ def _until_next_look(size: int, now: tuple[int, int], before: tuple[int, int], w
     `now` and `before` are (products, values that met it). Every block in a small basis; in a large
     one a sixteenth to a half of it: where all will have met it, if it goes on as it did.
     """
-    least, most = ((size - _CHEAP) // share for share in _LOOKS)
+    least, most = ((size - CHEAP) // share for share in _LOOKS)
     (used, met), (used_before, met_before) = now, before
     rate = (met - met_before) / max(used - used_before, 1)
     step = most if rate <= 0 else int((wanted - met) / rate)

@@ -26,7 +26,17 @@ from sharpcli.runtime.randomness import own_generator
 if TYPE_CHECKING:
     from sharpcli.linalg.operator import SymmetricOperator
 
-__all__ = ["BLOCK", "Krylov", "expand", "krylov_space", "restart", "start_space", "turn", "widen"]
+__all__ = [
+    "BLOCK",
+    "CHEAP",
+    "Krylov",
+    "expand",
+    "krylov_space",
+    "restart",
+    "start_space",
+    "turn",
+    "widen",
+]
 
 # Two finds every double eigenvalue without a second search, and rebuilt graphs serve two vectors;
 # wider blocks need more products for the same Krylov degree.
@@ -41,7 +51,7 @@ _ROUNDING_PER_RESTART = 4
 _ALONG = 10
 # Up to so many rows the projected matrix is diagonalised after every block. Its cost grows as the
 # cube of the rows, that of a block as the rows.
-_CHEAP = 128
+CHEAP = 128
 
 
 @dataclass
@@ -202,7 +212,7 @@ def expand(space: Krylov, operator: SymmetricOperator, generator: torch.Generato
     projected[start:, :] = removed.T
     projected[start:, start:] = (removed[start:] + removed[start:].T) / 2
     space.projected = projected
-    if size <= _CHEAP or space.norm_is_old:
+    if size <= CHEAP or space.norm_is_old:
         space.ritz()
     scale = space.norm
     pending, space.coupling = extend(images, space.basis, scale, generator)
