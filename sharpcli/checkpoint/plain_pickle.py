@@ -325,7 +325,7 @@ def _parsed(kind: type[int] | type[float], text: str) -> int | float:
 
 
 def plain_key(key: object) -> object:
-    """`key` where hashing and comparing it take no time, else something that stands for it."""
+    """`key` itself where it is cheap to hash and compare, else a placeholder."""
     if key is None or type(key) in (str, bytes, bool, float):
         return key
     if type(key) is int and abs(key) < _LARGEST_KEY:

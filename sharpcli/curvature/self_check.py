@@ -187,9 +187,9 @@ def _checked(
 
 
 def _jumps(objective: Objective, theta: Tensor, operator: Operator, seed: int) -> bool:
-    """Whether derivatives jump at θ itself: differences to one side are not those to the other.
+    """Whether derivatives jump at θ itself: one-sided differences differ from side to side.
 
-    Where they jump by as much as a step makes, central differences are the same for every step.
+    Central differences do not show such a jump: they are the same for every step.
     """
     limits = _LIMITS[theta.dtype]
     step = limits.steps[0][0] * (1 + float(theta.norm()))

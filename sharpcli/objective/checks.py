@@ -32,11 +32,11 @@ SMALLEST_SOUND = 1e-13
 
 
 def end_of_float64(objective: Objective, loss: float, theta: Tensor) -> str | None:
-    """Why nothing can be told from a loss that float64 does not resolve; None where it does.
+    """Why float64 is too coarse for this loss; None where it is not.
 
-    A cross-entropy takes the logarithm of a probability near 1, so what is left of a small one are
-    a few multiples of 1.1e-16, the spacing of numbers there. Then 1 − p, which its derivatives are
-    made of, is rounding as well. A squared error has no such end. Cost: a forward pass where the
+    A cross-entropy is the logarithm of a probability p near 1. There numbers are 1.1e-16 apart, so
+    a very small loss is a few multiples of that. Its derivatives are made of 1 − p, and are
+    rounding as well. A squared error has no such end. Cost: a forward pass where the
     loss is below 1e-13.
     """
     if not 0 <= loss < SMALLEST_SOUND:

@@ -21,7 +21,7 @@ from sharpcli.objective.second_derivatives import MADE_OF_OTHERS
 
 __all__ = ["Reach", "Substitution", "computed_when_built", "inside"]
 
-# Where this function is told to make sparse gradients, which have no second derivative.
+# The position of the argument `sparse`. Sparse gradients have no second derivative.
 _SPARSE = {functional.embedding: 6}
 _ASKS_FOR_GRADIENT = {Tensor.requires_grad_, vars(torch._C.TensorBase)["requires_grad"].__set__}
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)

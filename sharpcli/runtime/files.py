@@ -57,9 +57,9 @@ def reserved(*paths: Path | None) -> Iterator[None]:
     """Keep these files for this run: what cannot be written is said now, before any work.
 
     Raises `SharpError` for a folder that is missing or read-only, a full disk, a target that is no
-    file, and a file that another run is writing. None stands for no file. Devices, pipes and the
-    process's own streams are checked and not reserved. Of several processes the first one
-    reserves.
+    file, and a file that another run is writing. A path of None is skipped.
+    Devices, pipes and the process's own streams are checked and not reserved. Of several processes
+    only the first one reserves.
     """
     taken: list[Path] = []
     try:
@@ -275,7 +275,7 @@ def _target(path: Path) -> Path:
 
 
 def is_special(path: Path) -> bool:
-    """Whether what is written there is not a file of its own: a device, a pipe or a stream."""
+    """Whether the path is a device, a pipe or a stream, which is written to and never replaced."""
     if _descriptor(path) is not None:
         return True
     target = _target(path)
