@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
@@ -141,55 +141,52 @@ class LazyGroup(click.Group):
         if not standalone_mode:
             return run()
         try:
+            interruption.begin()
             value: Any = run()
             sys.stdout.flush()
-        except (click.ClickException, SharpError) as error:
-            if interruption.caused(error):
-                _end_interrupted()
-            said = _process()
-            if isinstance(error, SharpError):
-                _say(visible_lines(f"{said}Error: {error}"))
-            else:
-                _say(_shown(error))
-            sys.exit(error.exit_code)
-        except (click.Abort, KeyboardInterrupt):
-            _end_interrupted()
-        except BrokenPipeError:
-            drop_stdout()  # the reader (`| head`) has left
-            sys.exit(1)
-        except OSError as error:
-            if interruption.caused(error):
-                _end_interrupted()
-            if not _stdout_fails():
+        except (Exception, KeyboardInterrupt) as error:
+            interruption.finish()
+            code = _say_why(error)
+            if code is None:
                 raise
-            drop_stdout()
-            click.echo(f"Error: standard output: cannot be written: {error.strerror}", err=True)
-            sys.exit(1)
-        except Exception as error:
-            if interruption.caused(error):
-                _end_interrupted()
-            if not _is_out_of_memory(error):
-                raise
-            # What has notes passed through the task's code, which says in them where it was.
-            where = getattr(error, "__notes__", ["out of memory"])[0]
-            reason = str(error).splitlines()[0]
-            _say(visible_lines(f"{_process()}Error: {where}: {reason}\n  {_LESS_MEMORY}"))
-            sys.exit(1)
+            sys.exit(code)
         waited = interruption.finish()
         sys.exit(waited or (value if isinstance(value, int) else 0))
 
 
-def _end_interrupted() -> NoReturn:
-    if is_first():
-        click.echo("Interrupted.", err=True)
-    interruption.finish()
-    sys.exit(interruption.exit_code())
+def _say_why(error: BaseException) -> int | None:
+    """Say on stderr what ended the run, and return the exit code; None where it is a bug."""
+    if isinstance(error, click.Abort) or interruption.caused(error):
+        if is_first():
+            click.echo("Interrupted.", err=True)
+        return interruption.exit_code()
+    if isinstance(error, SharpError):
+        _say(visible_lines(f"{_process()}Error: {error}"))
+        return error.exit_code
+    if isinstance(error, click.ClickException):
+        _process()
+        _say(_shown(error))
+        return error.exit_code
+    if isinstance(error, BrokenPipeError):
+        drop_stdout()  # the reader (`| head`) has left
+        return 1
+    if isinstance(error, OSError) and _stdout_fails():
+        drop_stdout()
+        click.echo(f"Error: standard output: cannot be written: {error.strerror}", err=True)
+        return 1
+    if _is_out_of_memory(error):
+        # What has notes passed through the task's code, which says in them where it was.
+        where = getattr(error, "__notes__", ["out of memory"])[0]
+        reason = str(error).splitlines()[0]
+        _say(visible_lines(f"{_process()}Error: {where}: {reason}\n  {_LESS_MEMORY}"))
+        return 1
+    return None
 
 
 _LESS_MEMORY = "hint: give a smaller --batch-size, or load fewer data in data()"
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     if not isinstance(error, RuntimeError) or "torch" not in sys.modules:
         return False
     from sharpcli.runtime.memory import is_out_of_memory

@@ -1,6 +1,7 @@
 """Ctrl-C, SIGTERM and a terminal that is closed: what is finished is kept, the rest ends at once.
 
-The command line calls `install` first of all. Then each of these signals raises
+The command line calls `install` first of all, and `begin` once it handles `KeyboardInterrupt`.
+Until then each of these signals ends the process at once. From then on it raises
 `KeyboardInterrupt` wherever the program is, with two exceptions. In the middle of an import it ends
 the process at once, since packages turn the exception into an error of their own. Where something
 finished has yet to be printed or written (`deferred`, `hold`) it waits for the next piece of work
@@ -20,6 +21,7 @@ from typing import NoReturn
 
 __all__ = [
     "before_leaving",
+    "begin",
     "caused",
     "deferred",
     "exit_code",
@@ -38,6 +40,7 @@ _SOON = 0.01  # seconds
 
 _installed = False
 _process = 0  # the one that installed: its forks share the handlers, and have nothing to keep
+_begun = False
 _deferring = False
 _finished = False
 _waiting = False  # a signal came while deferring, and nothing has ended for it yet
@@ -56,6 +59,12 @@ def install() -> None:
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _on_signal)
     sys.unraisablehook = _send_again_or(sys.unraisablehook)
+
+
+def begin() -> None:
+    """From here on the caller handles `KeyboardInterrupt`."""
+    global _begun
+    _begun = True
 
 
 def before_leaving(step: Callable[[], None]) -> None:
@@ -152,7 +161,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     if _deferring and not _waiting:
         _waiting = True
         return
-    if _is_importing(frame):
+    if not _begun or _is_importing(frame):
         leave()
     raise KeyboardInterrupt
 

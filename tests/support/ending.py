@@ -120,8 +120,12 @@ class Forked:
 
     def __init__(self, folder: Path, arguments: list[str]) -> None:
         self.returncode: int | None = None
+        # The handlers come with the first import of `sharp`: a signal before it waits for them.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _BARE)
         self.pid = os.fork()
-        if self.pid == 0:
+        if self.pid != 0:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _BARE)
+        else:
             try:
                 self._run(folder, arguments)
             except BaseException:
@@ -141,6 +145,7 @@ class Forked:
         try:
             from sharpcli.cli.start import main
 
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _BARE)
             main()
         except SystemExit as end:
             code = end.code
@@ -206,7 +211,7 @@ def ended(
         found.wrong.append(f"{target.name} is not complete")
     allowed = {0, 128 + number, _BARE.get(number, -9)} if number != signal.SIGKILL else {0, -9}
     if found.code not in allowed:
-        found.wrong.append(f"exit code {found.code}")
+        found.wrong.append(f"exit code {found.code}: {found.stderr[-300:]}")
     bare = found.code == _BARE.get(number)
     for bad in () if bare else ("Traceback", "correct the task", "bug in sharp"):
         if bad in found.stderr:

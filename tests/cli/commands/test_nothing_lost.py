@@ -120,6 +120,7 @@ def test_an_interrupt_that_python_drops_comes_again():
 import signal, time
 from sharpcli.runtime import interruption
 interruption.install()
+interruption.begin()
 class Loud:
     def __del__(self):
         signal.raise_signal(signal.SIGTERM)
