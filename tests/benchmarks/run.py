@@ -10,7 +10,6 @@ from pathlib import Path
 
 import certified
 import checks
-import coarse
 import corners
 import coupled
 import coverage
@@ -37,7 +36,7 @@ import startup
 import torch
 import unwritable
 from problem import Setting
-from report import document
+from report import write
 
 _BENCHMARKS = (
     certified,
@@ -47,7 +46,6 @@ _BENCHMARKS = (
     product,
     density,
     derivatives,
-    coarse,
     coverage,
     coupled,
     skewed,
@@ -74,7 +72,7 @@ def main() -> None:
     names = [benchmark.NAME for benchmark in _BENCHMARKS]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=names, action="append", help="one benchmark (repeatable)")
-    parser.add_argument("--output", type=Path, help="Markdown file to write; else standard output")
+    parser.add_argument("--output", type=Path, help="folder to write a page of each to")
     parser.add_argument(
         "--quick", action="store_true", help="tiny sizes, to see that all of it runs"
     )
@@ -87,7 +85,6 @@ def main() -> None:
         torch.set_num_threads(chosen.threads)
     warnings.simplefilter("ignore")  # PyHessian's backward(create_graph=True), SciPy's limits
     setting = Setting(chosen.quick, chosen.repeats, chosen.device, chosen.width)
-    sections = []
     for benchmark in _BENCHMARKS:
         if chosen.only and benchmark.NAME not in chosen.only:
             continue
@@ -95,13 +92,9 @@ def main() -> None:
         started = time.perf_counter()
         section = benchmark.run(setting)
         section.seconds = time.perf_counter() - started
-        print(section.markdown(), file=sys.stderr, flush=True)
-        sections.append(section)
-    text = document(sections, chosen.device)
-    if chosen.output:
-        chosen.output.write_text(text, encoding="utf-8")
-    else:
-        print(text)
+        print(section.markdown(), flush=True)
+        if chosen.output:
+            write(section, chosen.output, chosen.device)
 
 
 if __name__ == "__main__":
