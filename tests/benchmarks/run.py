@@ -22,6 +22,7 @@ import epsilon_sharpness
 import faithful
 import forged
 import gpt2
+import house
 import interrupted
 import killed
 import line
@@ -62,6 +63,7 @@ _BENCHMARKS = (
     unwritable,
     processes,
     gpt2,
+    house,
     faithful,
     forged,
     documents,
