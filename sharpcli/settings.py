@@ -222,7 +222,7 @@ class DirectionSettings:
 class OutputSettings:
     """Where the result goes and in which form; `plot` are files of figures and exports of it."""
 
-    format: Literal["table", "json", "csv", "markdown"] = "table"
+    format: str = "table"  # of render.formats
     output: Path | None = None
     quiet: bool = False
     strict: bool = False

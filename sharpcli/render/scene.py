@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from sharpcli.documents.labels import clean
 from sharpcli.documents.results import Document
 from sharpcli.errors import SharpError
+from sharpcli.render.kinds import no_figure
 from sharpcli.render.numbers import format_scalar
 
 __all__ = [
-    "KINDS",
     "Axis",
     "Curve",
     "Mark",
@@ -33,7 +33,6 @@ __all__ = [
 Array = NDArray[np.float64]
 Values = Mapping[str, Mapping[str, Array]]  # by split, then by metric
 
-KINDS = ("interpolate", "landscape")
 _SYMBOLS = {"alpha": "α", "beta": "β"}
 _MOST_UNEQUAL = {"interpolate": 4.0, "landscape": 2.0}  # sides: a longer plane is stretched
 # A logarithmic axis may put its next tick as many decades beyond the data as these span.
@@ -148,12 +147,9 @@ def read_scene(document: Document) -> Scene:
 
     Raises `SharpError` for another kind, and for a run that reached no point.
     """
-    kind = document.get("kind")
-    if kind not in KINDS:
-        raise SharpError(
-            f'a result of kind "{kind}" has no figure',
-            f"kinds with a figure: {', '.join(KINDS)}, spectrum",
-        )
+    kind = document["kind"]
+    if kind not in _MOST_UNEQUAL:
+        raise no_figure(kind)
     results = document["results"]
     if not results or not results[0].get("curves"):
         raise SharpError(
