@@ -137,7 +137,7 @@ class MeasureSettings:
     sampling_error: float | None = None
     curvature: CurvatureSettings = CurvatureSettings()
     by: Literal["layer"] | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,19 @@
 """Which measures there are, how they are chosen, and what a package may add."""
 
 import importlib
+import json
 import subprocess
 import sys
 from types import SimpleNamespace
 
+import click
 import pytest
+from click.testing import CliRunner
 from networks import CASES, context
 
 from sharpcli import measures
 from sharpcli.cli.commands.measure import measure as command
+from sharpcli.cli.commands.measure import options_of_measures
 from sharpcli.documents.results import Scalar
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.measures import (
@@ -190,3 +194,46 @@ def test_too_few_parameters_for_what_is_asked_are_the_measure_s_to_refuse():
         check(3, MeasureSettings(top=4))
     with pytest.raises(UsageError, match="--max-products 4: too few for 3 eigenvalues"):
         check(3, MeasureSettings(max_products=4))
+
+
+def test_options_of_measures_are_options_of_the_command(installed):
+    brought = (
+        Option("step_size", 0.05, "the radius", low=0, open_=True),
+        Option("steps", 3, "how many", low=1),
+        Option("both", False, "two ways"),
+        Option("norm", "l2", "the norm", choices=("l1", "l2")),
+    )
+    installed(mine=described(options=brought))
+
+    @click.command()
+    @options_of_measures
+    def asked(options):
+        click.echo(json.dumps(options))
+
+    def given(*words):
+        done = CliRunner().invoke(asked, words)
+        return done.exit_code, done.output
+
+    assert json.loads(given()[1]) == {"step_size": 0.05, "steps": 3, "both": False, "norm": "l2"}
+    code, said = given("--step-size", "1", "--steps", "2", "--both", "--norm", "l1")
+    assert (code, json.loads(said)) == (
+        0,
+        {"step_size": 1.0, "steps": 2, "both": True, "norm": "l1"},
+    )
+    for words in (("--step-size", "0"), ("--steps", "0"), ("--norm", "l3")):
+        assert given(*words)[0] == 2
+    assert "mine: the radius" in given("--help")[1]
+
+
+def test_numbers_of_a_loss_at_the_end_of_float64_are_marked_by_their_measure():
+    known = known_measures()
+    two = {"train": Scalar(0.0), "test": Scalar(1.0)}
+    marked = known["loss"].vanished(two, "train", "too small")
+    assert [marked[split].status for split in two] == ["precision", "converged"]
+    norm = known["gradient"].vanished({"norm": Scalar(1.0), "evaluations": 1}, "train", "too small")
+    assert (norm["norm"].advice, norm["evaluations"]) == ("too small", 1)
+    boxes = [{"value": 1.0, "status": "lower_bound", "loss_at_maximum": x} for x in (1e-14, 1e-3)]
+    small, large = known["epsilon-sharpness"].vanished(boxes, "train", "too small")
+    assert small["status"] == "precision"
+    assert small["advice"] == "too small, or take a larger --epsilon"
+    assert large == boxes[1]

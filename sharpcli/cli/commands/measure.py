@@ -107,8 +107,9 @@ Examples:
     "measures",
     multiple=True,
     metavar="NAME",
-    help="A measure, or all. Again for more. Default: loss, epsilon-sharpness, gradient, hessian, "
-    "trace. --list says what there is.",
+    help="A measure, or all. Again for more. Default: "
+    f"{', '.join(name for name, known in known_measures().items() if known.default)}. --list says "
+    "what there is.",
 )
 @click.option(
     "--list", "list_measures", is_flag=True, help="Print the measures there are, and end."
