@@ -10,7 +10,7 @@ from typing import Any
 from sharpcli.documents.results import Document
 from sharpcli.errors import SharpError, UsageError
 
-__all__ = ["FIGURES", "KINDS", "Kind", "kind_of", "load", "no_figure", "read_drawing"]
+__all__ = ["FIGURES", "KINDS", "Kind", "kind_of", "load", "read_drawing"]
 
 
 @dataclass(frozen=True)
@@ -86,14 +86,11 @@ def read_drawing(document: Document) -> Any:
     """What figures of a document are drawn from; raises `SharpError` where there is nothing."""
     kind = KINDS.get(document["kind"])
     if kind is None or not kind.drawing:
-        raise no_figure(document["kind"])
+        drawn = ", ".join(name for name, each in KINDS.items() if each.drawing)
+        raise SharpError(
+            f'a result of kind "{document["kind"]}" has no figure', f"kinds with a figure: {drawn}"
+        )
     return load(kind.drawing)(document)
-
-
-def no_figure(kind: str) -> SharpError:
-    """The error for a kind of result that is not drawn."""
-    drawn = ", ".join(name for name, each in KINDS.items() if each.drawing)
-    return SharpError(f'a result of kind "{kind}" has no figure', f"kinds with a figure: {drawn}")
 
 
 def load(name: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sharpcli.documents.labels import (
@@ -16,7 +16,7 @@ from sharpcli.documents.labels import (
 )
 from sharpcli.documents.results import NOT_CONVERGED, flat_scalars
 from sharpcli.measures.columns import column_titles, in_tables
-from sharpcli.render.numbers import NOT_FINITE, format_number, format_scalar
+from sharpcli.render.numbers import NOT_FINITE, format_cells, format_number
 from sharpcli.render.pages.context import run_lines
 from sharpcli.render.pages.layers import layer_rows, layer_sheets
 from sharpcli.render.terminal.table import Column, Page, Row, Sheet
@@ -30,6 +30,7 @@ __all__ = [
     "measure_page",
     "metadata_of",
     "notation",
+    "result_row",
     "train_page",
 ]
 
@@ -65,17 +66,10 @@ def measure_page(document: Mapping[str, Any]) -> Page:
     keys = list(dict.fromkeys(key for row in scalars for key in row))
     titles = column_titles(keys)
     columns = [
-        *(
-            Column(clean(key), cells, numeric=_all_numbers(known, key))
-            for key in (differing_metadata(known) if len(results) > 1 else [])
-            for cells in [[clean(row.get(key)) for row in metadata]]
-        ),
-        *(
-            Column(title, [format_scalar(row[key]) if key in row else "–" for row in scalars])
-            for key, title in titles.items()
-        ),
+        *_metadata_columns(metadata, known),
+        *(Column(title, format_cells(scalars, key)) for key, title in titles.items()),
     ]
-    rows = [_row(label, result) for label, result in zip(labels, results, strict=True)]
+    rows = [*map(result_row, labels, results)]
     layers = layer_rows(results, labels)
     by_layer = layer_sheets(results, labels, column_titles)
     shown = [*columns, *(column for sheet in by_layer for column in sheet.columns)]
@@ -102,20 +96,14 @@ def train_page(document: Mapping[str, Any]) -> Page:
     scalars = [flat_scalars(result) for result in results]
     titles = column_titles(key for row in scalars for key in row)
     columns = [
-        *(
-            Column(clean(key), [clean(row.get(key)) for row in metadata], _all_numbers(known, key))
-            for key in differing_metadata(known)
-        ),
+        *_metadata_columns(metadata, known),
         *(
             Column(name, [_plain_number(result.get(name)) for result in results])
             for name in ("epochs", "steps", "seconds")
         ),
-        *(
-            Column(title, [format_scalar(row[key]) if key in row else "–" for row in scalars])
-            for key, title in titles.items()
-        ),
+        *(Column(title, format_cells(scalars, key)) for key, title in titles.items()),
     ]
-    rows = [_row(label, result) for label, result in zip(labels_of(results), results, strict=True)]
+    rows = [*map(result_row, labels_of(results), results)]
     return Page([*run_lines(document), *_in_common(known)], [Sheet(rows, columns)])
 
 
@@ -174,7 +162,8 @@ def footnotes(
     return [f"! {_places(places)}: {advice}" for advice, places in marked.items()]
 
 
-def _row(label: str, result: Mapping[str, Any]) -> Row:
+def result_row(label: str, result: Mapping[str, Any]) -> Row:
+    """The row of a checkpoint, with its error in place of numbers where it failed."""
     if result.get("status") != "failed":
         return Row(label)
     message = " ".join(str(result["error"]["message"]).split())
@@ -197,8 +186,13 @@ def _in_common(metadata: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"{'all rows: ' if len(metadata) > 1 else ''}{pairs(shared)}"]
 
 
-def _all_numbers(metadata: Sequence[Mapping[str, Any]], key: str) -> bool:
-    return all(isinstance(row.get(key), int | float | None) for row in metadata)
+def _metadata_columns(
+    metadata: Sequence[Mapping[str, Any]], known: Sequence[Mapping[str, Any]]
+) -> Iterator[Column]:
+    """What differs between the checkpoints whose metadata are known."""
+    for key in differing_metadata(known):
+        numbers = all(isinstance(row.get(key), int | float | None) for row in known)
+        yield Column(clean(key), [clean(row.get(key)) for row in metadata], numbers)
 
 
 def _plain_number(value: Any) -> str:
