@@ -16,7 +16,7 @@ from sharpcli.settings import FigureSettings
 __all__ = ["check_plot", "draw", "narrowed"]
 
 
-def check_plot(path: Path, kind: str | None = None) -> None:
+def check_plot(path: Path, kind: str = "") -> None:
     """Raise where `path` cannot become a figure, before anything is computed for it.
 
     `UsageError` for an unknown suffix, and for one that a result of `kind` is not drawn as;
@@ -28,10 +28,11 @@ def check_plot(path: Path, kind: str | None = None) -> None:
         ending = f"'{path.suffix}' is no kind of figure" if suffix else "has no suffix"
         hint = "use .vts" if suffix == ".vtk" else f"the suffix says the kind: {', '.join(FIGURES)}"
         raise UsageError(f"--plot {path}: {ending}", hint)
-    if kind and suffix not in KINDS[kind].figures:
+    figures = KINDS[kind].figures if kind in KINDS else {}
+    if figures and suffix not in figures:
         raise UsageError(
             f"--plot {path}: a {kind} is not drawn as {path.suffix}",
-            f"the suffix says the kind: {', '.join(KINDS[kind].figures)}",
+            f"the suffix says the kind: {', '.join(figures)}",
         )
     problem = problem_of(path)
     if problem:
@@ -51,11 +52,9 @@ def draw(document: Document, path: Path, settings: FigureSettings | None = None)
     The suffix says the kind of file. The same document gives the same bytes. Raises as
     `check_plot`, and `SharpError` for a document that has no figure.
     """
-    check_plot(path)
-    drawing, kind = read_drawing(document), document["kind"]
-    check_plot(path, kind)
-    suffix = path.suffix.lower()
-    write = load(KINDS[kind].figures[suffix])
+    check_plot(path, document["kind"])
+    drawing, suffix = read_drawing(document), path.suffix.lower()
+    write = load(KINDS[document["kind"]].figures[suffix])
     save(path, write(drawing, suffix, settings or FigureSettings()))
 
 
