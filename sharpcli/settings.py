@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from sharpcli.errors import UsageError, counted
 
@@ -119,7 +120,8 @@ class MeasureSettings:
     `draws` random subspaces of p dimensions). `tol` bounds an eigenvalue's residual as a share of
     λ1, `relative_error` the trace's standard error as a share of the trace. Samples of the data
     grow until `sampling_error` bounds what they leave unknown, as a share (None: they do not). `by`
-    "layer": each layer's block of the parameters is measured too.
+    "layer": each layer's block of the parameters is measured too. `options` are those that measures
+    bring themselves, by name.
     """
 
     measures: tuple[str, ...] = ()
@@ -135,6 +137,7 @@ class MeasureSettings:
     sampling_error: float | None = None
     curvature: CurvatureSettings = CurvatureSettings()
     by: Literal["layer"] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -222,7 +225,7 @@ class DirectionSettings:
 class OutputSettings:
     """Where the result goes and in which form; `plot` are files of figures and exports of it."""
 
-    format: Literal["table", "json", "csv", "markdown"] = "table"
+    format: str = "table"  # of render.formats
     output: Path | None = None
     quiet: bool = False
     strict: bool = False

@@ -26,8 +26,10 @@ from sharpcli.linalg.box import (
 )
 from sharpcli.measures.context import Context
 from sharpcli.measures.double import in_double
+from sharpcli.measures.measure import marked
 from sharpcli.measures.sampling import Sampled, halves, part, share_left
 from sharpcli.measures.subspace import FullSpace, RandomSubspace, Space
+from sharpcli.objective.checks import SMALLEST_SOUND
 from sharpcli.objective.means import mean_of, moments
 from sharpcli.objective.objective import Objective, accumulator
 from sharpcli.objective.reliability import sampling_status
@@ -35,7 +37,7 @@ from sharpcli.runtime.memory import is_out_of_memory
 from sharpcli.runtime.processes import add_up, rank, size
 from sharpcli.runtime.randomness import own_generator
 
-__all__ = ["epsilon_sharpness", "sharpness"]
+__all__ = ["epsilon_sharpness", "sharpness", "vanished"]
 
 # Maximisers that differ by more than this share have not both arrived.
 _DISAGREEMENT = 0.1
@@ -87,6 +89,8 @@ def epsilon_sharpness(context: Context) -> dict[str, Any]:
     """
     entries, searches = [], _Searches(context)
     for dimensions in context.settings.subspaces:
+        if context.part and dimensions is not None and dimensions > context.objective.size:
+            continue  # a layer of fewer parameters has no such subspace
         draws = 1 if dimensions is None else context.settings.draws
         found: dict[float, list[_Found]] = {each: [] for each in context.settings.epsilons}
         for draw in range(draws):
@@ -95,6 +99,16 @@ def epsilon_sharpness(context: Context) -> dict[str, Any]:
                 runs.append(_one(searches, space, epsilon))
         entries += [_entry(context, dimensions, epsilon, runs) for epsilon, runs in found.items()]
     return {"epsilon_sharpness": entries}
+
+
+def vanished(entries: list[dict[str, Any]], split: str | None, advice: str) -> Any:
+    """The entries, those marked whose box does not reach where the loss is large enough."""
+    return [
+        marked(entry, split, f"{advice}, or take a larger --epsilon")
+        if entry["loss_at_maximum"] < SMALLEST_SOUND
+        else entry
+        for entry in entries
+    ]
 
 
 def sharpness(maximum: float, loss: float) -> float:

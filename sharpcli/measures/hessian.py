@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sharpcli.curvature import SelfCheck
 from sharpcli.documents.results import Scalar, scalar_fields
+from sharpcli.errors import UsageError, counted
 from sharpcli.linalg.eigsh import EigshResult, is_settled
 from sharpcli.linalg.krylov import Krylov
 from sharpcli.linalg.orthogonal import project_out
@@ -20,9 +21,9 @@ from sharpcli.measures.context import Context
 from sharpcli.measures.sampling import Sampled, eigenvalue_errors, trace_error
 from sharpcli.objective.objective import Objective
 from sharpcli.runtime.randomness import own_generator
-from sharpcli.settings import Operator
+from sharpcli.settings import MeasureSettings, Operator
 
-__all__ = ["at_most", "hessian", "is_semidefinite", "product_error", "suspicion", "trace"]
+__all__ = ["at_most", "check", "hessian", "is_semidefinite", "product_error", "suspicion", "trace"]
 
 _NAMED = 4  # operations that an advice lists
 
@@ -34,6 +35,25 @@ _LARGEST_OF_FIFTH = 0.5
 _MIXED = 100_000
 # Ritz vectors at each end whose rounding in the trace is followed, and random probes for the rest.
 _FOLLOWED, _PROBES = 3, 2
+
+
+def check(size: int, settings: MeasureSettings) -> None:
+    """Refuse more eigenvalues than there are, and fewer products than the eigenvalues take.
+
+    The default number of them is taken as at most so many.
+    """
+    top, most = settings.top, settings.max_products
+    if top > size and top != MeasureSettings.top:
+        raise UsageError(
+            f"--top {top}: the model has only {counted(size, 'parameter')}",
+            f"ask for {counted(size, 'eigenvalue')} at most",
+        )
+    top = min(top, size)
+    if most is not None and most < top + 2:
+        raise UsageError(
+            f"--max-products {most}: too few for {counted(top, 'eigenvalue')} and the smallest",
+            f"allow {top + 2} or more, or ask for fewer with --top",
+        )
 
 
 def hessian(context: Context) -> dict[str, Any]:

@@ -10,7 +10,7 @@ the value, a lower bound is rounded down, an upper one up.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from typing import Any
 
@@ -21,6 +21,7 @@ __all__ = [
     "UNKNOWN",
     "bound_rounding",
     "bound_sign",
+    "format_cells",
     "format_number",
     "format_scalar",
     "format_signed",
@@ -78,6 +79,11 @@ def format_uncertain(
     if exact:
         unit = max(unit, _decade(exact) - _MOST_DIGITS + 1)
     return _written(exact, unit, error_, spread_, rounding)
+
+
+def format_cells(rows: Sequence[Mapping[str, Any]], key: str) -> list[str]:
+    """One scalar of each row, by its flat key; a dash where a row lacks it."""
+    return [format_scalar(row[key]) if key in row else "–" for row in rows]
 
 
 def format_scalar(scalar: Mapping[str, Any]) -> str:

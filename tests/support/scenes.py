@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 ENVIRONMENT = {"sharpcli": "0.2.0", "python": "3.12", "torch": "2.6", "device": "cpu"}
@@ -46,7 +47,7 @@ def document(kind: str, result: Mapping[str, Any]) -> dict[str, Any]:
         "kind": kind,
         "settings": settings(kind, result),
         "environment": ENVIRONMENT,
-        "task": TASK,
+        "task": deepcopy(TASK),  # a test may change its document
         "results": [{"status": "ok", **result}],
     }
 

@@ -46,10 +46,13 @@ def compare(
     """
     from sharpcli.documents import comparison
     from sharpcli.documents.results import to_document
+    from sharpcli.measures.columns import in_tables
     from sharpcli.render import emit
 
     documents = [_read(name) for name in results]
-    document = to_document(comparison.compare(documents, by, baseline))
+    keys = [key for _, each in documents for r in each["results"] for key in r.get("measures", ())]
+    exact = {measure.key for measure in in_tables(keys) if measure.exact}
+    document = to_document(comparison.compare(documents, by, baseline, exact))
     emit(document, output)
     return 3 if output.strict and _took_in_unconverged(document) else 0
 

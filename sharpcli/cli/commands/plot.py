@@ -66,13 +66,16 @@ def plot(
     """
     from sharpcli.render import emit, say_written
     from sharpcli.render.files.plotting import draw, narrowed
+    from sharpcli.render.kinds import KINDS
 
     name = "standard input" if result == "-" else result
     document = _checked(_read(result, name), name)
-    if document["kind"] != "spectrum":
+    if KINDS[document["kind"]].curves:
         document = narrowed(document, split, metric)
     elif split or metric:
-        raise UsageError(f"{name}: a spectrum has no --split and no --metric", "leave them out")
+        raise UsageError(
+            f"{name}: a {document['kind']} has no --split and no --metric", "leave them out"
+        )
     if not output.plot or output.output is not None or output.format != "table":
         emit(document, dataclasses.replace(output, plot=()), metric=metric)
     for path in output.plot:
@@ -89,14 +92,10 @@ def _read(result: str, name: str) -> Document:
 
 def _checked(document: Document, name: str) -> Document:
     """The document, where it can be drawn; raises `SharpError` with the file's name."""
-    from sharpcli.render.pages.spectra import read_spectra
-    from sharpcli.render.scene import read_scene
+    from sharpcli.render.kinds import read_drawing
 
     try:
-        if document["kind"] == "spectrum":
-            read_spectra(document)
-        else:
-            read_scene(document)
+        read_drawing(document)
     except SharpError as error:
         raise SharpError(f"{name}: {error.message}", error.hint) from error
     return document

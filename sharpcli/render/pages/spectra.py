@@ -10,14 +10,14 @@ from typing import Any
 
 from rich.text import Text
 
-from sharpcli.documents.labels import clean, short_labels
+from sharpcli.documents.labels import clean
 from sharpcli.documents.results import NOT_CONVERGED, flat_scalars
 from sharpcli.errors import SharpError, counted
 from sharpcli.render.numbers import format_scalar
 from sharpcli.render.pages.context import run_lines
-from sharpcli.render.pages.measurements import MATRICES, footnotes, notation
+from sharpcli.render.pages.measurements import MATRICES, footnotes, labels_of, notation, result_row
 from sharpcli.render.terminal.chart import Chart, Dash, Series, chart_lines
-from sharpcli.render.terminal.table import Column, Page, Row, Sheet, page_lines
+from sharpcli.render.terminal.table import Column, Page, Sheet, page_lines
 
 __all__ = ["Spectrum", "binned", "read_spectra", "span_of", "spectrum_lines", "spectrum_page"]
 
@@ -66,7 +66,7 @@ def read_spectra(document: Mapping[str, Any]) -> list[Spectrum]:
     Raises `SharpError` where there is none.
     """
     results = document["results"]
-    names = short_labels([str(result["checkpoint"]["path"]) for result in results])
+    names = labels_of(results)
     found = [
         Spectrum(
             clean(name),
@@ -139,20 +139,16 @@ def spectrum_lines(document: Mapping[str, Any], width: int) -> Iterator[Text]:
 def spectrum_page(document: Mapping[str, Any]) -> Page:
     """One row a checkpoint: both ends, the bulk's edge and what is beyond, the moments."""
     results = document["results"]
-    labels = short_labels([str(result["checkpoint"]["path"]) for result in results])
+    labels = labels_of(results)
     scalars = [flat_scalars({k: v for k, v in r.items() if k != "checkpoint"}) for r in results]
     columns = [
         Column(title, [_cell(key, row) for row in scalars])
         for key, title in _TITLES.items()
         if any(key in row for row in scalars)
     ]
-    rows = [
-        Row(label, _failure(result) if result.get("status") == "failed" else None)
-        for label, result in zip(labels, results, strict=True)
-    ]
     return Page(
         _context(document),
-        [Sheet(rows, columns)],
+        [Sheet([*map(result_row, labels, results)], columns)],
         footnotes(labels, scalars, _TITLES),
         [*notation(columns), *_LEGEND] if columns else [],
     )
@@ -166,11 +162,6 @@ def _cell(key: str, row: Mapping[str, Mapping[str, Any]]) -> str:
         return format_scalar(scalar)
     doubt = "?" if scalar.get("sampling_status") else ""
     return f"{scalar['value']}{doubt}" + ("!" if scalar["status"] in NOT_CONVERGED else "")
-
-
-def _failure(result: Mapping[str, Any]) -> str:
-    message = " ".join(str(result["error"]["message"]).split())
-    return "failed: " + message.removeprefix(f"{result['checkpoint']['path']}: ")
 
 
 def _context(document: Mapping[str, Any]) -> list[str]:
