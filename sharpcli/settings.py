@@ -211,7 +211,7 @@ class DirectionSettings:
     spent on them.
     """
 
-    kind: Literal["random", "hessian", "trajectory"] = "random"
+    kind: str = "random"
     dimensions: Literal[1, 2] = 2
     normalize: Literal["filter", "layer", "none"] | None = None
     tol: float = 1e-3
