@@ -17,10 +17,12 @@ from sharpcli.documents.results import (
     Sha256,
     absent,
 )
+from sharpcli.settings import Keywords
 
 __all__ = ["Inspected", "InspectedCheckpoint", "StoredTensor", "TrainedResult"]
 
-_COUNT = {"minimum": 0}
+_COUNT = Keywords(minimum=0)
+_TRAINED = Keywords(required=["train"], propertyNames={"enum": ["train", "test", "gap"]})
 
 
 @dataclass(frozen=True)
@@ -69,5 +71,5 @@ class TrainedResult:
     status: Literal["ok"] = "ok"
     epochs: Annotated[int, "Passes over the data.", _COUNT]
     steps: Annotated[int, "Updates.", _COUNT]
-    loss: Annotated[Mapping[str, Scalar], "Mean loss at the end.", {"required": ["train"]}]
+    loss: Annotated[Mapping[str, Scalar], "Mean loss at the end.", _TRAINED]
     seconds: Annotated[float, "Wall time from model and data in memory to the answer.", _COUNT]

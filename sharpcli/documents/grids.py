@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from sharpcli.documents.results import Metadata, Notes, Number, Scalar, Sha256, absent
-from sharpcli.settings import PathKind
+from sharpcli.settings import Keywords, PathKind
 
 __all__ = [
     "Aligned",
@@ -33,19 +33,19 @@ __all__ = [
     "Unseen",
 ]
 
-_COUNT = {"minimum": 0}
-_SHARE = {"minimum": 0, "maximum": 1.0000001}
-_COSINE = {"minimum": -1.0000001, "maximum": 1.0000001}
-_ON_PATH = {"minimum": 0, "maximum": 1}
-_SPLITS = {"propertyNames": {"enum": ["train", "test"]}}
-_AT_LEAST_ONE = {"minItems": 1}
-_AXES = {"minItems": 1, "maxItems": 2}
+_COUNT = Keywords(minimum=0)
+_SHARE = Keywords(minimum=0, maximum=1.0000001)
+_COSINE = Keywords(minimum=-1.0000001, maximum=1.0000001)
+_ON_PATH = Keywords(minimum=0, maximum=1)
+_SPLITS = Keywords(propertyNames={"enum": ["train", "test"]})
+_AT_LEAST_ONE = Keywords(minItems=1)
+_AXES = Keywords(minItems=1, maxItems=2)
 
 Curve = Annotated[
     Mapping[str, Sequence[float | None]],
     "Values of one split by name: the loss and the task's metrics, one a point; null: not finite, "
     "or not reached.",
-    {"required": ["loss"]},
+    Keywords(required=["loss"]),
 ]
 Curves = Annotated[
     Mapping[str, Curve],
@@ -55,9 +55,11 @@ Curves = Annotated[
 SamplingCurves = Annotated[
     Mapping[str, Mapping[str, Sequence[float | None]]],
     "Standard errors from having measured a sample, by split and name, one a point.",
-    {"minProperties": 1, **_SPLITS},
+    Keywords(minProperties=1, **_SPLITS),
 ]
-BySplit = Annotated[Mapping[str, Scalar], "One number a split.", {"minProperties": 1, **_SPLITS}]
+BySplit = Annotated[
+    Mapping[str, Scalar], "One number a split.", Keywords(minProperties=1, **_SPLITS)
+]
 Unseen = Annotated[
     Number,
     "Share of its distance from the origin that lies off the line or plane; null where its weights "
@@ -118,7 +120,7 @@ Barriers = Annotated[
 class Axis:
     """One axis."""
 
-    name: Annotated[str, "Its name.", {"enum": ["alpha", "beta"]}]
+    name: Annotated[str, "Its name.", Keywords(enum=["alpha", "beta"])]
     meaning: Annotated[str, "What it is."]
     eigenvalue: Annotated[Scalar | None, "Of the Hessian; Hessian axes only."] = absent()
     values: Annotated[Sequence[float], "Its places on the grid, ascending.", _AT_LEAST_ONE]
@@ -161,12 +163,12 @@ class ExploredCheckpoint:
         Mapping[str, BySplit] | None,
         "At the checkpoint itself, with its own buffers, as `sharp measure` gives; absent after an "
         "interruption.",
-        {"required": ["loss"]},
+        Keywords(required=["loss"]),
     ] = absent()
     on_surface: Annotated[
         Mapping[str, BySplit] | None,
         "At its place on the line or plane, with running statistics as there.",
-        {"required": ["loss"]},
+        Keywords(required=["loss"]),
     ] = absent()
     parameters_in_all: Annotated[
         int | None, "How many there are, measured or not; with --parameters.", _COUNT
@@ -197,7 +199,7 @@ class Aligned:
     curves: Curves
     barrier: Barriers
     norm: Annotated[float, "Weight distance from A to the permuted B.", _COUNT]
-    groups: Annotated[int, "Groups of hidden units that can be permuted.", {"minimum": 1}]
+    groups: Annotated[int, "Groups of hidden units that can be permuted.", Keywords(minimum=1)]
     moved: Annotated[int, "Units that changed their place.", _COUNT]
     function_difference: Annotated[
         float | None,
@@ -232,7 +234,7 @@ class _Drawing:
     batch_norm_examples: Annotated[
         int | None,
         "Training examples that they were taken of; with recalibrate.",
-        {"minimum": 1},
+        Keywords(minimum=1),
     ] = absent()
     cosine: Annotated[float | None, "Of the angle between the two axes.", _COSINE] = absent()
 
@@ -247,7 +249,7 @@ class Points:
         _AT_LEAST_ONE,
     ]
     shape: Annotated[
-        Sequence[Annotated[int, {"minimum": 1}]], "Points along alpha, and along beta.", _AXES
+        Sequence[Annotated[int, Keywords(minimum=1)]], "Points along alpha, and along beta.", _AXES
     ]
     axes: Annotated[Sequence[Axis], "alpha, and beta on a plane.", _AXES]
     coordinates: Annotated[Sequence[Place], "Every point; alpha runs fastest.", _AT_LEAST_ONE]
@@ -274,8 +276,10 @@ class Interpolated(Points, _Drawing):
 
 @dataclass(frozen=True, kw_only=True)
 class _Directions:
-    directions: Annotated[str, {"$ref": "#/$defs/direction_kind"}]
-    normalize: Annotated[str, "How the axes were scaled.", {"enum": ["filter", "layer", "none"]}]
+    directions: Annotated[str, Keywords({"$ref": "#/$defs/direction_kind"})]
+    normalize: Annotated[
+        str, "How the axes were scaled.", Keywords(enum=["filter", "layer", "none"])
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from sharpcli.runtime.text import json_text
+from sharpcli.settings import Keywords
 
 __all__ = [
     "NOT_CONVERGED",
@@ -55,17 +56,17 @@ ErrorKind = Literal["residual", "standard_error", "rounding", "lower_bound", "up
 SamplingStatus = Literal["unreliable"]
 Document = dict[str, Any]
 
-Number = Annotated[float, {"type": ["number", "null"]}]  # null where it is not finite
+Number = Annotated[float, Keywords(type=["number", "null"])]  # null where it is not finite
 Sentences = Annotated[
-    Sequence[str], "Sentences for a person; absent where there are none.", {"minItems": 1}
+    Sequence[str], "Sentences for a person; absent where there are none.", Keywords(minItems=1)
 ]
 Notes = Annotated[Sequence[str], "What was undone to read it, such as a removed prefix."]
-Sha256 = Annotated[str, "Of its bytes.", {"pattern": "^[0-9a-f]{64}$"}]
+Sha256 = Annotated[str, "Of its bytes.", Keywords(pattern="^[0-9a-f]{64}$")]
 Metadata = Annotated[
     Mapping[str, str | float | bool | None],
     "What the checkpoint says of how it was made; null where a number is not finite.",
 ]
-_COUNT = {"minimum": 0}
+_COUNT = Keywords(minimum=0)
 
 
 def absent(empty: Any = None) -> Any:
@@ -82,7 +83,7 @@ class Scalar:
         float | None,
         "How far it may be off, in the value's own unit; null where it is exact up to rounding or "
         "only bounded.",
-        {"minimum": 0},
+        Keywords(minimum=0),
     ] = None
     error_kind: Annotated[
         ErrorKind | None,
@@ -96,20 +97,20 @@ class Scalar:
         "the limit was reached before the tolerance; precision: rounding keeps the error above the "
         "tolerance, or hides how the loss rises; suspect: the second derivatives failed their "
         "self-check; unresolved: the method cannot tell; not_finite: there is no value.",
-        {"enum": ["converged", "lower_bound", "upper_bound", *NOT_CONVERGED]},
+        Keywords(enum=["converged", "lower_bound", "upper_bound", *NOT_CONVERGED]),
     ] = "converged"
     advice: Annotated[str | None, "What to do where it did not converge."] = absent()
     sampling_error: Annotated[
         float | None,
         "Standard error from having measured a sample of the data, such that ±1.96 of it are a "
         "95 % interval; absent where all of it was measured.",
-        {"minimum": 0},
+        Keywords(minimum=0),
     ] = absent()
     sampling_bias: Annotated[
         float | None,
         "How much higher the value is on the sample than on all of the data, as far as is known: "
         "the interval is value − sampling_bias ± 1.96·sampling_error.",
-        {"minimum": 0},
+        Keywords(minimum=0),
     ] = absent()
     sampling_status: Annotated[
         SamplingStatus | None,
@@ -143,12 +144,12 @@ class MeasuredCheckpoint:
     examples: Annotated[
         int | None,
         "How many examples of the split were measured; with --samples and --sampling-error.",
-        {"minimum": 1},
+        Keywords(minimum=1),
     ] = absent()
     examples_in_all: Annotated[
         int | None,
         "How many the split has; absent where all of them were measured.",
-        {"minimum": 1},
+        Keywords(minimum=1),
     ] = absent()
 
 
@@ -166,11 +167,13 @@ class LayerResult:
     """A layer's block of the parameters; all others stay as they are."""
 
     layer: Annotated[str, "The module that owns the parameters."]
-    parameters: Annotated[int, "How many numbers the block has, tied ones once.", {"minimum": 1}]
+    parameters: Annotated[
+        int, "How many numbers the block has, tied ones once.", Keywords(minimum=1)
+    ]
     measures: Annotated[
         Mapping[str, Any],
         "As of the whole, without what is the same for every layer; empty where it failed.",
-        {"$ref": "#/$defs/measures"},
+        Keywords({"$ref": "#/$defs/measures"}),
     ] = field(default_factory=dict)
     error: Failure | None = absent()
 
@@ -183,9 +186,9 @@ class CheckpointResult:
     plain counts and times).
     """
 
-    checkpoint: Annotated[Mapping[str, Any], {"$ref": "#/$defs/measured_checkpoint"}]
+    checkpoint: Annotated[Mapping[str, Any], Keywords({"$ref": "#/$defs/measured_checkpoint"})]
     status: Annotated[Literal["ok", "failed"], "failed: only `error` says more."] = "ok"
-    measures: Annotated[Mapping[str, Any], {"$ref": "#/$defs/measures"}] = field(
+    measures: Annotated[Mapping[str, Any], Keywords({"$ref": "#/$defs/measures"})] = field(
         default_factory=dict
     )
     error: Failure | None = absent()

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from sharpcli.documents.results import MeasuredCheckpoint, Scalar, Sentences, absent
+from sharpcli.settings import Keywords
 
 __all__ = ["Outliers", "SpectralNumbers", "Spectrum"]
 
-_COUNT = {"minimum": 0}
+_COUNT = Keywords(minimum=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ class SpectralNumbers:
     moments: Annotated[
         Sequence[Scalar],
         "Mean of the k-th powers of all eigenvalues, k from 1 to 4.",
-        {"minItems": 4, "maxItems": 4},
+        Keywords(minItems=4, maxItems=4),
     ]
     nodes: Annotated[Sequence[float], "The quadrature's nodes, ascending."]
     weights: Annotated[
@@ -62,7 +63,7 @@ class Spectrum(SpectralNumbers, _About):
     """A result of `spectrum`."""
 
     operator: Annotated[str, "The matrix whose spectrum this is."]
-    size: Annotated[int, "Rows of the matrix.", {"minimum": 1}]
+    size: Annotated[int, "Rows of the matrix.", Keywords(minimum=1)]
     probes: Annotated[int, "Random starts; 0 where all eigenvalues were computed.", _COUNT]
     steps: Annotated[int, "Lanczos steps from each; 0 where all eigenvalues were computed.", _COUNT]
     products: Annotated[int, "Matrix-vector products used.", _COUNT]
