@@ -190,11 +190,7 @@ class SpectrumSettings:
 
 @dataclass(frozen=True)
 class GridSettings:
-    """Which points of a line or a plane.
-
-    `points` along each axis, and `ranges` (low, high) of each axis; a single entry holds for every
-    axis, no range: chosen by what is explored.
-    """
+    """Which points of a line or a plane; a single entry holds for every axis."""
 
     points: Annotated[
         tuple[Annotated[int, _SOME], ...],
@@ -229,11 +225,7 @@ class GridSettings:
 
 @dataclass(frozen=True)
 class BatchNormSettings:
-    """What running statistics are at a point between checkpoints.
-
-    "recalibrate" takes them anew on training data, `examples` of them (None: as many as go in one
-    pass); "interpolate" sums the checkpoints' own; "batch" uses those of the data evaluated on.
-    """
+    """What running statistics are at a point between checkpoints."""
 
     mode: Annotated[
         BatchNormMode,
@@ -249,11 +241,7 @@ class BatchNormSettings:
 
 @dataclass(frozen=True)
 class DirectionSettings:
-    """The axes around one checkpoint.
-
-    `tol` bounds the residual of the Hessian's eigenvectors as a share of λ1, `max_products` what is
-    spent on them.
-    """
+    """The axes around one checkpoint, of a kind of `runs.direction_kinds`."""
 
     kind: Annotated[str, Keywords({"$ref": "#/$defs/direction_kind"})] = "random"
     dimensions: Annotated[Literal[1, 2], "A line or a plane."] = 2
@@ -299,11 +287,7 @@ class FigureSettings:
 
 @dataclass(frozen=True)
 class PathSettings:
-    """How the bend of a curved path between two checkpoints is trained.
-
-    `lr` is the first step's size in each parameter as a share of the endpoints' root mean square
-    distance; `batch_size` examples of the training data go into each of the `steps`.
-    """
+    """How the bend of a curved path between two checkpoints is trained."""
 
     kind: Annotated[PathKind, "bezier: quadratic; chain: two segments."] = "bezier"
     steps: Annotated[int, "Training steps.", _SOME] = 1000
