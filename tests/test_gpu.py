@@ -145,8 +145,8 @@ def test_a_line_s_losses_are_the_cpu_s(name, tmp_path):
         ).results[0]
         for device in ("cuda", "cpu")
     )
-    for split, curve in here["curves"].items():
-        assert there["curves"][split]["loss"] == pytest.approx(curve["loss"], rel=1e-10)
+    for split, curve in here.curves.items():
+        assert there.curves[split]["loss"] == pytest.approx(curve["loss"], rel=1e-10)
 
 
 def _on_the_device(of, dtype, device="cuda"):

@@ -23,7 +23,16 @@ from sharpcli.objective.objective import Objective
 from sharpcli.runtime.randomness import own_generator
 from sharpcli.settings import MeasureSettings, Operator
 
-__all__ = ["at_most", "check", "hessian", "is_semidefinite", "product_error", "suspicion", "trace"]
+__all__ = [
+    "at_most",
+    "check",
+    "hessian",
+    "is_semidefinite",
+    "numbers_of",
+    "product_error",
+    "suspicion",
+    "trace",
+]
 
 _NAMED = 4  # operations that an advice lists
 
@@ -67,7 +76,11 @@ def hessian(context: Context) -> dict[str, Any]:
     rotations of θ, not to rescaling. Source: block Lanczos (Golub & Underwood 1977) with thick
     restarts (Wu & Simon 2000).
     """
-    found = context.eigenvalues
+    return {"hessian": numbers_of(context, context.eigenvalues)}
+
+
+def numbers_of(context: Context, found: EigshResult) -> dict[str, Any]:
+    """The numbers of `hessian` for eigenpairs that were found."""
     sampled = eigenvalue_errors(context, found.krylov, len(found.largest))
     doubt = suspicion(context.self_check)
 
@@ -134,7 +147,7 @@ def hessian(context: Context) -> dict[str, Any]:
             "examples": context.coarse.examples,
             "products": context.coarse.products,
         }
-    return {"hessian": numbers}
+    return numbers
 
 
 def trace(context: Context) -> dict[str, Any]:
@@ -178,7 +191,7 @@ def _trace_rounding(context: Context, krylov: Krylov) -> float:
     What it does to each of the outermost Ritz values with its sign, and what random signs say of
     the rest: their mean, and its own standard error.
     """
-    vectors, values = _outermost(context, krylov)
+    vectors, values = _outermost(krylov, context.__dict__.get("eigenvalues"))
     generator = own_generator("rounding of the trace", context.seed)
     probes = random_signs(_PROBES, krylov.basis, generator)
     project_out(probes, vectors)
@@ -193,10 +206,9 @@ def _trace_rounding(context: Context, krylov: Krylov) -> float:
     return math.hypot(known, rest, scatter, combined)
 
 
-def _outermost(context: Context, krylov: Krylov) -> tuple[Tensor, Tensor]:
+def _outermost(krylov: Krylov, found: EigshResult | None) -> tuple[Tensor, Tensor]:
     """Ritz vectors at both ends, and their values: the eigenvalues', where they were measured."""
-    if "eigenvalues" in context.__dict__:
-        found = context.eigenvalues
+    if found is not None:
         top, bottom = len(found.largest), len(found.smallest)
         vectors = torch.cat([krylov.basis[:top], krylov.basis[krylov.size - bottom :]])
         return vectors, torch.cat([found.largest, found.smallest])
@@ -263,7 +275,7 @@ def _rounding(context: Context, found: EigshResult) -> list[float]:
     are off beside that. Of large networks λ1 and λmin have a vector each, and one mixture of all
     others, which is off as they are together, stands in for each of them.
     """
-    vectors, values = _outermost(context, found.krylov)
+    vectors, values = _outermost(found.krylov, found)
     mixed = vectors
     if len(vectors) > 3 and vectors.shape[1] > _MIXED:
         signs = random_signs(1, values[None, 1:-1], own_generator("mixture", context.seed))

@@ -8,7 +8,8 @@ import click
 
 from sharpcli.cli.options import output_options
 from sharpcli.cli.parameter_types import NAMES
-from sharpcli.documents.results import NOT_CONVERGED, Document, load_document, parse_document
+from sharpcli.documents.reading import load_document, parse_document
+from sharpcli.documents.results import NOT_CONVERGED, Document
 from sharpcli.settings import OutputSettings
 
 __all__ = ["compare"]

@@ -104,7 +104,7 @@ def line_between(paths: Sequence[Path], seed: int, begin: Begin = lambda _: sile
     """Interpolate between two checkpoints and give the document."""
     from sharpcli.documents.results import to_document
     from sharpcli.landscape.points.walk import Watch
-    from sharpcli.runs.landscape import interpolate_checkpoints
+    from sharpcli.runs.interpolate import interpolate_checkpoints
 
     run = RunSettings(split="both", seed=seed)
     return to_document(interpolate_checkpoints(paths, run=run, watch=Watch(begin)))

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sharpcli.cli.options import output_options
+from sharpcli.documents.checkpoints import Inspected, InspectedCheckpoint, StoredTensor
 from sharpcli.documents.environment import environment
-from sharpcli.documents.results import Failure, Report, to_document
+from sharpcli.documents.results import (
+    FailedResult,
+    Failure,
+    MeasuredCheckpoint,
+    Report,
+    to_document,
+)
 from sharpcli.errors import SharpError
 from sharpcli.settings import OutputSettings
 
@@ -42,10 +48,10 @@ def inspect(checkpoints: tuple[str, ...], output: OutputSettings) -> int:
 
     results = [_inspected(path) for path in checkpoints]
     emit(to_document(Report("inspect", {}, environment(), {}, results)), output)
-    return int(any(result["status"] == "failed" for result in results))
+    return int(any(result.status == "failed" for result in results))
 
 
-def _inspected(path: str) -> dict[str, Any]:
+def _inspected(path: str) -> Inspected | FailedResult:
     """One result: what the checkpoint holds, or why it could not be read."""
     from sharpcli.checkpoint import first_not_finite, load_checkpoint, place, summarize_optimizer
 
@@ -53,35 +59,34 @@ def _inspected(path: str) -> dict[str, Any]:
         checkpoint = load_checkpoint(path)
     except SharpError as error:
         failure = Failure(error.message, error.hint)
-        return {"checkpoint": {"path": path}, "status": "failed", "error": failure}
+        return FailedResult(checkpoint=MeasuredCheckpoint(path), error=failure)
     broken = first_not_finite(checkpoint.tensors)
     warnings = [f"tensor '{broken}' holds a NaN or an infinity"] if broken is not None else []
     optimizer = checkpoint.optimizer
     # a file may name one tensor many times
     once = {place(tensor): tensor for tensor in checkpoint.tensors.values()}
     measured = {where: _measured(tensor) for where, tensor in once.items()}
-    return {
-        "checkpoint": _described(checkpoint),
-        "status": "ok",
-        "tensors": [{"name": k, **measured[place(v)]} for k, v in checkpoint.tensors.items()],
-        "optimizer": summarize_optimizer(optimizer) if optimizer is not None else None,
-        **({"warnings": warnings} if warnings else {}),
-    }
+    return Inspected(
+        checkpoint=_described(checkpoint),
+        tensors=[StoredTensor(k, **measured[place(v)]) for k, v in checkpoint.tensors.items()],
+        optimizer=summarize_optimizer(optimizer) if optimizer is not None else None,
+        warnings=warnings,
+    )
 
 
-def _described(checkpoint: Checkpoint) -> dict[str, Any]:
+def _described(checkpoint: Checkpoint) -> InspectedCheckpoint:
     """The checkpoint as in every document; `elements` and `bytes` count each storage once."""
     from sharpcli.checkpoint import place
 
     once = {place(tensor): tensor for tensor in checkpoint.tensors.values()}.values()
-    return {
-        "path": Path(checkpoint.path),
-        "sha256": checkpoint.sha256,
-        "elements": sum(tensor.numel() for tensor in once),
-        "bytes": sum(tensor.numel() * tensor.element_size() for tensor in once),
-        "metadata": checkpoint.metadata,
-        "notes": list(checkpoint.notes),
-    }
+    return InspectedCheckpoint(
+        path=checkpoint.path,
+        sha256=checkpoint.sha256,
+        elements=sum(tensor.numel() for tensor in once),
+        bytes=sum(tensor.numel() * tensor.element_size() for tensor in once),
+        metadata=checkpoint.metadata,
+        notes=checkpoint.notes,
+    )
 
 
 def _measured(tensor: Tensor) -> Mapping[str, Any]:

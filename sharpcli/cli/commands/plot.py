@@ -10,7 +10,8 @@ import click
 
 from sharpcli.cli.options import output_options, plot_option
 from sharpcli.cli.parameter_types import NumberType
-from sharpcli.documents.results import Document, load_document, parse_document
+from sharpcli.documents.reading import load_document, parse_document
+from sharpcli.documents.results import Document
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.settings import FigureSettings, OutputSettings
 

@@ -13,7 +13,8 @@ import click
 from sharpcli import __version__
 from sharpcli.cli.options import refuse_overwriting, task_argument
 from sharpcli.cli.parameter_types import POSITIVE, SEED, NumberType
-from sharpcli.documents.results import Report, Scalar, to_document
+from sharpcli.documents.checkpoints import TrainedResult
+from sharpcli.documents.results import MeasuredCheckpoint, Report, Scalar, to_document
 from sharpcli.errors import SharpError, UsageError, counted
 from sharpcli.runtime import interruption
 from sharpcli.runtime.files import is_special, reserved
@@ -186,14 +187,13 @@ def document(
     from sharpcli.documents.environment import environment
 
     saved = load_checkpoint(output)
-    result = {
-        "checkpoint": {"path": output, "sha256": saved.sha256, "metadata": saved.metadata},
-        "status": "ok",
-        "epochs": trained.epochs,
-        "steps": trained.steps,
-        "loss": {"train": Scalar(trained.train_loss)},
-        "seconds": seconds,
-    }
+    result = TrainedResult(
+        checkpoint=MeasuredCheckpoint(str(output), saved.sha256, saved.metadata),
+        epochs=trained.epochs,
+        steps=trained.steps,
+        loss={"train": Scalar(trained.train_loss)},
+        seconds=seconds,
+    )
     about = {"name": task.name, "options": task.options, "fingerprint": task.fingerprint}
     asked = {"train": asdict(settings)}
     said = notes(settings, trained)
