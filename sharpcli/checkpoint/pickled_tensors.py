@@ -80,11 +80,11 @@ class PickledStorage(NamedTuple):
 class Storages:
     """The storages that a pickle names, by key, each made once; called with an identifier.
 
-    `read` gives a storage's bytes.
+    `read` gives a storage's bytes. `views`: an identifier may name a part of one, as in old files.
     """
 
-    def __init__(self, read: Callable[[PickledStorage], Tensor]) -> None:
-        self._read = read
+    def __init__(self, read: Callable[[PickledStorage], Tensor], *, views: bool) -> None:
+        self._read, self._views = read, views
         self.made: dict[str, tuple[PickledStorage, Tensor]] = {}
 
     def __call__(self, identifier: tuple[Any, ...]) -> tuple[Any, int]:
@@ -97,7 +97,8 @@ class Storages:
         first, data = self.made[asked.key]
         if first[:3] != asked[:3]:
             raise PickleError("it describes the same data in two ways")
-        return _part(_Storage(data, asked.dtype), asked.view), _TENSOR_MEMORY
+        found = _Storage(data, asked.dtype)
+        return _part(found, asked.view) if self._views else found, _TENSOR_MEMORY
 
 
 def stored_elsewhere(_: tuple[Any, ...]) -> tuple[Any, int]:

@@ -72,12 +72,13 @@ def read_archive(file: BufferedReader, size: int, imports: dict[str, None], *, m
         data = _member_data(file, member, asked.bytes, size, on_disk)
         return _reversed(data, asked.dtype) if swapped else data
 
+    storages = Storages(storage, views=False)
     pickle = members[pickles[0]]
     file.seek(data_offset(file, pickle, size))
     data = file.read(pickle.size)
     if pickle.crc not in (0, zlib.crc32(data)):  # 0: torch was told to write none
         raise ArchiveError(f"the checksum of its '{pickle.name}' is another")
-    return read_pickle(data, 0, allowance(size), CALLS, Storages(storage), imports).value
+    return read_pickle(data, 0, allowance(size), CALLS, storages, imports).value
 
 
 def read_legacy(file: BufferedReader, size: int, imports: dict[str, None]) -> Any:
@@ -93,7 +94,7 @@ def read_legacy(file: BufferedReader, size: int, imports: dict[str, None]) -> An
             )
         return torch.empty(asked.bytes, dtype=torch.uint8)
 
-    storages = Storages(storage)
+    storages = Storages(storage, views=True)
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         memory = allowance(size)
         magic = read_pickle(content, 0, memory, CALLS, stored_elsewhere, imports)
