@@ -11,7 +11,7 @@ from sharpcli.cli.parameter_types import NAMES
 from sharpcli.documents.results import NOT_CONVERGED, Document, load_document, parse_document
 from sharpcli.settings import OutputSettings
 
-__all__ = ["compare"]
+__all__ = ["compare", "read_result"]
 
 
 @click.command(
@@ -48,14 +48,14 @@ def compare(
     from sharpcli.documents.results import to_document
     from sharpcli.render import emit
 
-    documents = [_read(name) for name in results]
+    documents = [read_result(name) for name in results]
     document = to_document(comparison.compare(documents, by, baseline))
     emit(document, output)
     return 3 if output.strict and _took_in_unconverged(document) else 0
 
 
-def _read(name: str) -> tuple[str, Document]:
-    """A document and what to call it."""
+def read_result(name: str) -> tuple[str, Document]:
+    """A saved result and what to call it; `-` reads standard input."""
     if name != "-":
         return name, load_document(name)
     piped = "standard input"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from typing import Any
 
 import click
 
+from sharpcli.cli.commands.compare import read_result
 from sharpcli.cli.options import output_options, plot_option
 from sharpcli.cli.parameter_types import NumberType
-from sharpcli.documents.results import Document, load_document, parse_document
+from sharpcli.documents.results import Document
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.settings import FigureSettings, OutputSettings
 
@@ -67,8 +67,8 @@ def plot(
     from sharpcli.render import emit, say_written
     from sharpcli.render.files.plotting import draw, narrowed
 
-    name = "standard input" if result == "-" else result
-    document = _checked(_read(result, name), name)
+    name, document = read_result(result)
+    _check(document, name)
     if document["kind"] != "spectrum":
         document = narrowed(document, split, metric)
     elif split or metric:
@@ -81,14 +81,8 @@ def plot(
     return 0
 
 
-def _read(result: str, name: str) -> Document:
-    if result != "-":
-        return load_document(name)
-    return parse_document(sys.stdin.buffer.read(), name)
-
-
-def _checked(document: Document, name: str) -> Document:
-    """The document, where it can be drawn; raises `SharpError` with the file's name."""
+def _check(document: Document, name: str) -> None:
+    """Raise `SharpError` with the file's name where a document cannot be drawn."""
     from sharpcli.render.pages.spectra import read_spectra
     from sharpcli.render.scene import read_scene
 
@@ -99,4 +93,3 @@ def _checked(document: Document, name: str) -> Document:
             read_scene(document)
     except SharpError as error:
         raise SharpError(f"{name}: {error.message}", error.hint) from error
-    return document
