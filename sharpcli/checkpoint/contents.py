@@ -8,7 +8,7 @@ import math
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,6 @@ from sharpcli.runtime.text import visible
 
 __all__ = [
     "Checkpoint",
-    "Contents",
     "Metadata",
     "NotPlain",
     "TooManyValues",
@@ -77,17 +76,6 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     metadata: Metadata
     sha256: str
-    notes: tuple[str, ...] = ()
-    optimizer: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What one file holds; fields as in `Checkpoint`."""
-
-    tensors: dict[str, Tensor]
-    sha256: str
-    metadata: Metadata = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     optimizer: Mapping[str, Any] | None = None
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sharpcli.errors import SharpError, counted
 from sharpcli.objective.means import Evaluation, mean_of, moments
@@ -23,9 +23,7 @@ from sharpcli.objective.rows import Batch, Rows
 from sharpcli.runtime.memory import available_memory, bytes_saved, is_out_of_memory, readable_size
 from sharpcli.runtime.processes import add_up, share_of, size
 
-__all__ = ["NO_GRADIENT", "Around", "Objective", "accumulator"]
-
-NO_GRADIENT = "the loss has no gradient: nothing differentiable leads from the parameters to it"
+__all__ = ["Around", "Objective", "accumulator"]
 
 T = TypeVar("T")
 
@@ -172,6 +170,16 @@ class Objective:
             total = total.to(kind).clamp_min(torch.finfo(kind).tiny) ** power
         return total.sum(dtype=kind), weight.sum(dtype=kind)
 
+    def mean_loss_of(self, model: nn.Module, batch: Batch, count: int) -> Tensor:
+        """The mean loss of a batch by `model` itself: a training step's, in the loss's own dtype.
+
+        Raises `SharpError` where it has no gradient.
+        """
+        outputs = self.network.task.predict(model, batch)
+        total, weight = self.network.losses(outputs, batch, count)
+        _check_gradient(total, "and run neither under torch.no_grad()")
+        return total.sum() / weight.sum()
+
     def differentiable_sum(
         self, leaves: list[Tensor], batch: Batch, count: int, power: float = 1.0
     ) -> tuple[Tensor, Tensor]:
@@ -179,12 +187,9 @@ class Objective:
         total, weight = self.sum_and_weight(leaves, batch, count, power)
         if not total.requires_grad and self.network.idle:
             total = total + sum(0 * leaf.sum() for leaf in leaves)
-        if not total.requires_grad:
-            raise SharpError(
-                NO_GRADIENT,
-                "take detach(), item(), argmax and comparisons out of predict() and loss(), run "
-                "neither under torch.no_grad(), or measure the loss alone: -m loss",
-            )
+        _check_gradient(
+            total, "run neither under torch.no_grad(), or measure the loss alone: -m loss"
+        )
         return total, weight
 
     def batches(self) -> Iterator[tuple[Batch, int]]:
@@ -429,6 +434,14 @@ def accumulate_into(leaves: list[Tensor], views: list[Tensor]) -> None:
 def accumulator(device: torch.device) -> torch.dtype:
     """The dtype in which sums over examples are taken: float64 where the device has it."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _check_gradient(loss: Tensor, hint: str) -> None:
+    if not loss.requires_grad:
+        raise SharpError(
+            "the loss has no gradient: nothing differentiable leads from the parameters to it",
+            f"take detach(), item(), argmax and comparisons out of predict() and loss(), {hint}",
+        )
 
 
 def _overlaps(parts: Sequence[int], start: int, count: int) -> list[int]:

@@ -303,14 +303,13 @@ def _from_object(spec: str) -> Source:
 
 
 def _from_builtin(builtin: Builtin) -> Source:
-    module = importlib.import_module(builtin.module)
     try:
         version = importlib.metadata.version(builtin.package)
     except importlib.metadata.PackageNotFoundError:
         version = "absent"  # `data` says so, and how to install it
     text = f"{builtin.name} {builtin.package} {version}".encode()
-    folder = Path(__file__).parent
-    imports = Imports(folder, private=False)
+    module = builtin.module
+    imports = Imports(Path(__file__).parent, private=False)
     return Source(builtin.name, *_contents(module), text, module.__file__, imports)
 
 

@@ -12,7 +12,7 @@ from sharpcli.documents.reading import load_document, parse_document
 from sharpcli.documents.results import NOT_CONVERGED, Document
 from sharpcli.settings import OutputSettings
 
-__all__ = ["compare"]
+__all__ = ["compare", "read_result"]
 
 
 @click.command(
@@ -50,7 +50,7 @@ def compare(
     from sharpcli.measures.columns import in_tables
     from sharpcli.render import emit
 
-    documents = [_read(name) for name in results]
+    documents = [read_result(name) for name in results]
     keys = [key for _, each in documents for r in each["results"] for key in r.get("measures", ())]
     exact = {measure.key for measure in in_tables(keys) if measure.exact}
     document = to_document(comparison.compare(documents, by, baseline, exact))
@@ -58,8 +58,8 @@ def compare(
     return 3 if output.strict and _took_in_unconverged(document) else 0
 
 
-def _read(name: str) -> tuple[str, Document]:
-    """A document and what to call it."""
+def read_result(name: str) -> tuple[str, Document]:
+    """A saved result and what to call it; `-` reads standard input."""
     if name != "-":
         return name, load_document(name)
     piped = "standard input"

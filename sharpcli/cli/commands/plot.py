@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from typing import Any
 
 import click
 
+from sharpcli.cli.commands.compare import read_result
 from sharpcli.cli.options import output_options, plot_option
 from sharpcli.cli.parameter_types import NumberType
-from sharpcli.documents.reading import load_document, parse_document
 from sharpcli.documents.results import Document
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.settings import FigureSettings, OutputSettings
@@ -69,8 +68,8 @@ def plot(
     from sharpcli.render.files.plotting import draw, narrowed
     from sharpcli.render.kinds import KINDS
 
-    name = "standard input" if result == "-" else result
-    document = _checked(_read(result, name), name)
+    name, document = read_result(result)
+    _check(document, name)
     if KINDS[document["kind"]].curves:
         document = narrowed(document, split, metric)
     elif split or metric:
@@ -85,18 +84,11 @@ def plot(
     return 0
 
 
-def _read(result: str, name: str) -> Document:
-    if result != "-":
-        return load_document(name)
-    return parse_document(sys.stdin.buffer.read(), name)
-
-
-def _checked(document: Document, name: str) -> Document:
-    """The document, where it can be drawn; raises `SharpError` with the file's name."""
+def _check(document: Document, name: str) -> None:
+    """Raise `SharpError` with the file's name where a document cannot be drawn."""
     from sharpcli.render.kinds import read_drawing
 
     try:
         read_drawing(document)
     except SharpError as error:
         raise SharpError(f"{name}: {error.message}", error.hint) from error
-    return document
