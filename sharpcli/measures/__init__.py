@@ -98,7 +98,7 @@ _BUILT_IN = (
         compute=hessian,
         default=True,
         needs_curvature=True,
-        reads=(*_CURVATURE, "top", "tol", "coarse"),
+        reads=(*_CURVATURE, "top", "tol"),
     ),
     Measure(
         name="trace",

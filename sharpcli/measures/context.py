@@ -13,7 +13,6 @@ from torch import Tensor
 from sharpcli.curvature import CurvatureOperator, Rounding, SelfCheck, make_operator
 from sharpcli.curvature.memory_plan import Budget, share_memory
 from sharpcli.linalg.eigsh import SMALL, EigshResult, Krylov, eigsh, krylov_space
-from sharpcli.measures.coarse import Coarse, coarse_start
 from sharpcli.objective.checks import check_finite
 from sharpcli.objective.means import Evaluation
 from sharpcli.objective.objective import Objective
@@ -98,29 +97,9 @@ class Context:
         return Rounding(self.objective, self.theta, self.settings.curvature, seed=self.seed)
 
     @cached_property
-    def coarse(self) -> Coarse | None:
-        """Vectors of a subset of the data that start the search, where the settings ask."""
-        share, rows = self.settings.curvature.coarse, self.budget.rows
-        top, smallest = self._ends
-        if share is None:
-            return None
-        return coarse_start(
-            self.objective,
-            self.theta,
-            self.settings.curvature,
-            top,
-            smallest,
-            share=share,
-            rows=rows,
-            seed=self.seed,
-            progress=self.progress,
-        )
-
-    @cached_property
     def eigenvalues(self) -> EigshResult:
         """Both ends of the Hessian's spectrum, as the settings ask. Cost: its `products`."""
-        settings, (top, smallest) = self.settings, self._ends
-        coarse, budget = self.coarse, self.budget
+        settings, budget, (top, smallest) = self.settings, self.budget, self._ends
         return eigsh(
             self.hessian,
             top,
@@ -128,7 +107,6 @@ class Context:
             tolerance=settings.tol,
             max_products=settings.max_products,
             max_basis=None if self.objective.size <= SMALL else budget.rows,
-            start=coarse.start if coarse else None,
             basis_device=budget.device,
             seed=self.seed,
             progress=foretelling(self.progress, self.notes, budget.at_most),

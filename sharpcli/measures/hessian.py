@@ -109,11 +109,6 @@ def hessian(context: Context) -> dict[str, Any]:
         "size": context.objective.size,
         "operator": context.settings.curvature.operator,
     }
-    if context.coarse:
-        numbers["coarse"] = {
-            "examples": context.coarse.examples,
-            "products": context.coarse.products,
-        }
     return {"hessian": numbers}
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import certified
 import checks
-import coarse
 import corners
 import coupled
 import coverage
@@ -47,7 +46,6 @@ _BENCHMARKS = (
     product,
     density,
     derivatives,
-    coarse,
     coverage,
     coupled,
     skewed,

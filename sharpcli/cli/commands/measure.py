@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,14 +171,6 @@ Examples:
     type=click.Choice(["layer"]),
     help="Measure each layer's block of the parameters too: a run a layer.",
 )
-@click.option(
-    "--coarse",
-    type=NumberType(0, 0.5, open_=True),
-    metavar="FRACTION",
-    help="hessian: start from the eigenvectors of this share of the data: half as many passes over "
-    "all of them, but more products. For data that are slow to pass over; slower where graphs fit "
-    "in memory. Default: a random start.",
-)
 @parameters_option
 @curvature_options
 @task_options
@@ -199,7 +190,6 @@ def measure(
     sampling_error: float | None,
     max_products: int | None,
     by: Any,
-    coarse: float | None,
     curvature: CurvatureSettings,
     task: str | None,
     task_options: dict[str, str],
@@ -237,7 +227,7 @@ def measure(
         max_products=max_products,
         relative_error=DEFAULT.relative_error if relative_error is None else relative_error,
         sampling_error=sampling_error,
-        curvature=replace(curvature, coarse=coarse),
+        curvature=curvature,
         by=by,
     )
     notes = notes_of(output)
