@@ -319,22 +319,18 @@ class _Function:
 
 def _in_float64(objective: Objective, theta: Tensor, rows: Rows) -> _Function:
     """The objective's function in float64, or in its own arithmetic where there is no float64."""
-    network, fixed = objective.network, objective.fixed
-    wide = torch.float64
+    network, wide = objective.network, torch.float64
     free = available_memory(network.device)
     free = free if objective.memory is None else min(free, objective.memory)
     fits = 3 * theta.numel() * wide.itemsize <= free / _MEMORY_SHARE
-    if network.compute != wide and network.device.type != "mps" and fits:
-        double = network.in_precision(wide)
-        try:
-            return _watched(double, double.converted(fixed), theta.to(wide), rows)
-        except Exception as error:  # such as a kernel for float32; another cause shows again below
-            if _out_of_memory(error):
-                raise
-    return _watched(network, fixed, theta, rows)
+    found = None
+    if network.compute != wide and fits:
+        found = objective.try_in(wide, theta, lambda double, point: _watched(double, point, rows))
+    return found or _watched(objective, theta, rows)
 
 
-def _watched(network: Network, fixed: Mapping[str, Tensor], theta: Tensor, rows: Rows) -> _Function:
+def _watched(objective: Objective, theta: Tensor, rows: Rows) -> _Function:
+    network, fixed = objective.network, objective.fixed
     with _PrecisionWatch(network.compute) as watch:
         whole = _values(network, fixed, theta, rows)
     return _Function(network, fixed, theta, whole, watch.coarsest)

@@ -385,7 +385,7 @@ def _check_slope(network: Network, tensors: Mapping[str, Tensor], rows: Rows, se
     for kind in (torch.float64, torch.float32):
         if kind == torch.float64 and network.device.type == "mps":
             continue
-        like = network if network.compute == kind else _in_dtype(network, kind)
+        like = network if network.compute == kind else network.in_precision(kind)
         theta = _nudged(like, like.flatten(tensors), seed)
         rows = rows.to(network.device, kind)
         try:
@@ -563,11 +563,11 @@ def _loaded(
                 tensor.data.copy_(before[place])
 
 
-def _in_dtype(network: Network, kind: torch.dtype, model: nn.Module | None = None) -> Network:
-    """The network computing in a dtype, of its skeleton or of the `model` that it is a copy of."""
+def _in_dtype(network: Network, kind: torch.dtype, original: nn.Module) -> Network:
+    """Another network of the original in its dtype, without what this one's model has cached."""
     wide = kind if kind in (torch.float32, torch.float64) else torch.float32
     return Network(
-        network.model if model is None else model,
+        original,
         network.task,
         device=network.device,
         dtype=wide,

@@ -104,6 +104,27 @@ class Objective:
             alone=self._alone,
         )
 
+    def try_in(
+        self,
+        kind: torch.dtype,
+        theta: Tensor,
+        work: Callable[[Objective, Tensor], T],
+        *,
+        batch_size: int | None = None,
+    ) -> T | None:
+        """What `work` gives of the objective and θ (n,) in another precision, None where it fails.
+
+        It fails on a device without float64, where the model has a dtype written into it, and
+        where the memory is too short.
+        """
+        if kind == torch.float64 and self.network.device.type == "mps":
+            return None
+        there = self.in_precision(kind, batch_size=batch_size)
+        try:
+            return work(there, theta.to(kind))
+        except Exception:  # whatever a user's model raises where dtypes do not fit together
+            return None
+
     @property
     def batch_size(self) -> int:
         """Examples a microbatch."""
