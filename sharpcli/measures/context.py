@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,6 +53,15 @@ class Context:
     quotients: Tensor | None = None
     off_quotients: float | None = None
 
+    @property
+    def split(self) -> str | None:
+        """The name of the measured split, None where it is not one of `splits`."""
+        return next((name for name, it in self.splits.items() if it is self.objective), None)
+
+    def known(self, name: str) -> Any:
+        """One of the quantities below if it has been computed, else None. Costs nothing."""
+        return self.__dict__.get(name)
+
     @cached_property
     def evaluations(self) -> Mapping[str, Evaluation]:
         """Loss and metrics of every split. Cost: one forward pass each."""
@@ -63,12 +73,9 @@ class Context:
 
         Cost: a forward pass.
         """
-        if "evaluations" in self.__dict__:
-            own = next(name for name, split in self.splits.items() if split is self.objective)
-            found = self.evaluations[own].loss.carriers
-        else:
-            found = self.objective.evaluate(self.theta).loss.carriers
-        return found or math.inf
+        evaluations = self.known("evaluations")
+        own = evaluations[self.split] if evaluations else self.objective.evaluate(self.theta)
+        return own.loss.carriers or math.inf
 
     @cached_property
     def value_and_gradient(self) -> tuple[float, Tensor]:
@@ -115,7 +122,7 @@ class Context:
     @property
     def krylov(self) -> Krylov:
         """A subspace that holds the Hessian's large eigenvalues: the one that exists, if any."""
-        if "eigenvalues" in self.__dict__:
+        if self.known("eigenvalues"):
             return self.eigenvalues.krylov
         products = min(_SKETCH_PRODUCTS, self.budget.rows)
         device = self.budget.device
@@ -130,7 +137,7 @@ class Context:
 
     def release(self) -> None:
         """Free the graphs that products kept."""
-        if "hessian" in self.__dict__:
+        if self.known("hessian"):
             self.hessian.release()
 
     def synchronize(self) -> None:

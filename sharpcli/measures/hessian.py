@@ -170,8 +170,7 @@ def _trace_rounding(context: Context, krylov: Krylov) -> float:
 
 def _outermost(context: Context, krylov: Krylov) -> tuple[Tensor, Tensor]:
     """Ritz vectors at both ends, and their values: the eigenvalues', where they were measured."""
-    if "eigenvalues" in context.__dict__:
-        found = context.eigenvalues
+    if found := context.known("eigenvalues"):
         top, bottom = len(found.largest), len(found.smallest)
         vectors = torch.cat([krylov.basis[:top], krylov.basis[krylov.size - bottom :]])
         return vectors, torch.cat([found.largest, found.smallest])

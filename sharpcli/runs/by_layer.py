@@ -102,9 +102,9 @@ def _context(whole: Context, network: Network, batch_size: int | None, begin: Be
         )
         for name, split in whole.splits.items()
     }
-    measured = next(name for name, split in whole.splits.items() if split is whole.objective)
+    assert whole.split is not None
     return Context(
-        objectives[measured],
+        objectives[whole.split],
         objectives,
         torch.cat([views[name].reshape(-1) for name in network.names]),
         replace(
