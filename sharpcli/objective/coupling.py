@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from sharpcli.errors import SharpError, counted
-from sharpcli.objective.network import Network, sums_and_weights
+from sharpcli.objective.losses import sums_and_weights
+from sharpcli.objective.network import Network
 from sharpcli.objective.objective import Objective, accumulator
 from sharpcli.objective.rows import Rows
 from sharpcli.runtime.memory import available_memory, is_out_of_memory

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from sharpcli.errors import SharpError
-from sharpcli.objective.network import Network, exact_arithmetic, sums_and_weights
+from sharpcli.objective.arithmetic import exact_arithmetic
+from sharpcli.objective.losses import sums_and_weights
+from sharpcli.objective.network import Network
 from sharpcli.objective.outputs import tensors_of
 from sharpcli.objective.reach import Substitution, inside
 from sharpcli.objective.rows import Rows

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from sharpcli.errors import SharpError, counted
+from sharpcli.objective.losses import sums_and_weights
 from sharpcli.objective.means import Evaluation, mean_of, moments
-from sharpcli.objective.network import Network, sums_and_weights
+from sharpcli.objective.network import Network
 from sharpcli.objective.rows import Batch, Rows
 from sharpcli.runtime.memory import available_memory, bytes_saved, is_out_of_memory, readable_size
 from sharpcli.runtime.processes import add_up, share_of, size

@@ -23,8 +23,9 @@ from torch import nn
 from torch.nn import functional
 
 from sharpcli.errors import SharpError
+from sharpcli.objective.arithmetic import exact_arithmetic
 from sharpcli.objective.checks import check_deterministic, check_finite
-from sharpcli.objective.network import Network, exact_arithmetic
+from sharpcli.objective.network import Network
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.rows import read_rows
 from sharpcli.tasks import defaults

@@ -22,7 +22,8 @@ from sharpcli.checkpoint import tied
 from sharpcli.errors import SharpError
 from sharpcli.landscape.alignment.operations import normalized_inputs, outputs_of
 from sharpcli.landscape.alignment.symbolic_axes import Axis, Value, fresh, leaves, pin, pinned
-from sharpcli.objective.network import Network, exact_arithmetic
+from sharpcli.objective.arithmetic import exact_arithmetic
+from sharpcli.objective.network import Network
 from sharpcli.objective.rows import Batch, Rows
 
 __all__ = [
