@@ -26,7 +26,8 @@ from sharpcli.objective.fidelity import check_fidelity, check_reach
 from sharpcli.objective.network import CallWatch, Network, give_shapes
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.parameter_names import matching
-from sharpcli.objective.rows import Rows, read_rows
+from sharpcli.objective.reading import read_rows
+from sharpcli.objective.rows import Rows
 from sharpcli.runs.described import check_described
 from sharpcli.runtime.memory import is_out_of_memory
 from sharpcli.runtime.processes import join

@@ -16,7 +16,8 @@ from sharpcli.objective.coupling import check_coupling, coupling_named
 from sharpcli.objective.fidelity import check_pass, some_rows
 from sharpcli.objective.network import Network, give_shapes
 from sharpcli.objective.objective import NO_GRADIENT, Objective
-from sharpcli.objective.rows import Rows, read_rows
+from sharpcli.objective.reading import read_rows
+from sharpcli.objective.rows import Rows
 from sharpcli.runtime.progress import Progress, silent
 from sharpcli.runtime.randomness import global_random_state_kept
 from sharpcli.tasks import Task

@@ -27,7 +27,7 @@ from sharpcli.objective.arithmetic import exact_arithmetic
 from sharpcli.objective.checks import check_deterministic, check_finite
 from sharpcli.objective.network import Network
 from sharpcli.objective.objective import Objective
-from sharpcli.objective.rows import read_rows
+from sharpcli.objective.reading import read_rows
 from sharpcli.tasks import defaults
 
 LIMITS = {"float64": 1e-12, "float32": 1e-5}
