@@ -16,15 +16,13 @@ from torch import Tensor, nn
 from sharpcli.checkpoint.contents import listed
 from sharpcli.errors import SharpError
 from sharpcli.objective.network import Network
-from sharpcli.objective.passes import check_pass, some_rows
 from sharpcli.objective.rows import Rows
 from sharpcli.objective.seen import Seen, nudge, of_model, of_network
-from sharpcli.objective.slope import check_slope
 
 if TYPE_CHECKING:
-    from sharpcli.runs.study import Study
+    pass
 
-__all__ = ["check_fidelity", "check_reach"]
+__all__ = ["check_likeness"]
 
 # Rounding that the two may differ by, in units of the dtype. They run the same operations; where
 # tensors lie in memory changes the order of sums.
@@ -32,40 +30,6 @@ _ROUNDINGS = 1000
 # Where that is not enough, by how much more than the rounding seen when every parameter is moved
 # by a unit or two in the last place.
 _SENSITIVITY = 30
-
-
-def check_fidelity(
-    study: Study, tensors: Mapping[str, Tensor], warnings: list[str], *, gradients: bool = True
-) -> None:
-    """Raise `SharpError` where what is measured is not the task's model, naming the parameters.
-
-    The model is loaded with a checkpoint's `tensors`, a little off them; outputs, losses and (with
-    `gradients`) gradients on a few random rows are those of the functional network, and its
-    gradient is the slope of its loss. Once for a study, whose original model is let go of. Cost: a
-    few gradients on eight rows, and for a moment memory for four of θ.
-    """
-    original, study.original = study.original, None
-    if original is None:
-        return
-    rows = _some(study)
-    check_likeness(study.network, original, tensors, rows, study.run.seed, warnings, gradients)
-    if gradients:
-        check_slope(study.network, tensors, rows, study.run.seed)
-
-
-def check_reach(study: Study, tensors: Mapping[str, Tensor]) -> None:
-    """Raise `SharpError` where a forward pass uses what no checkpoint holds, or changes parameters.
-
-    Once for a study, before `check_fidelity`. Cost: a forward pass on eight rows.
-    """
-    if study.original is not None:
-        check_pass(study.network, study.original, tensors, _some(study))
-
-
-def _some(study: Study) -> Rows:
-    """A few random rows of what is measured on."""
-    rows = study.rows["train" if study.run.split == "both" else study.run.split]
-    return some_rows(rows, study.run.seed)
 
 
 def check_likeness(

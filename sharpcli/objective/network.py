@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.overrides import TorchFunctionMode
 
 from sharpcli.errors import SharpError
 from sharpcli.objective.arithmetic import exact_arithmetic
@@ -23,40 +22,15 @@ from sharpcli.objective.rows import Batch, Rows
 if TYPE_CHECKING:
     from sharpcli.tasks import Task
 
-__all__ = ["CallWatch", "Network", "give_shapes"]
+__all__ = ["Network", "give_shapes"]
 
-_WITH_CLASS_WEIGHTS = {"cross_entropy", "nll_loss"}
 # Rows of the pass that gives lazy layers their shapes: losses that take pairs have none of one.
 _SHAPING_ROWS = 2
-_ATTENTION = {"scaled_dot_product_attention", "multi_head_attention_forward"}
 
 # What torch.autograd.grad says in a pass that keeps no graph.
 _NO_GRAPH = "does not require grad"
 # What stands for the parameters of a skeleton, from which further skeletons are made.
 _reaches: weakref.WeakKeyDictionary[nn.Module, Reach] = weakref.WeakKeyDictionary()
-
-
-class CallWatch(TorchFunctionMode):
-    """Sees what is called for inside the block.
-
-    `attention` is PyTorch's fused attention; `class_weights` is a cross-entropy of each example in
-    which classes weigh differently.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.attention = self.class_weights = False
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        """Run the function, having looked at its name and its arguments."""
-        name, given = getattr(function, "__name__", ""), kwargs or {}
-        self.attention |= name in _ATTENTION
-        if name in _WITH_CLASS_WEIGHTS and given.get("reduction") == "none":
-            weight = given.get("weight", args[2] if len(args) > 2 else None)
-            self.class_weights |= weight is not None
-        return function(*args, **given)
 
 
 class Network:

@@ -19,7 +19,8 @@ from sharpcli.objective.network import Network
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.parameter_names import layers_of
 from sharpcli.runs.failures import INTERRUPTED, own_failure
-from sharpcli.runs.study import Loaded, check_block
+from sharpcli.runs.preflight import check_block
+from sharpcli.runs.study import Loaded
 from sharpcli.runtime.progress import Begin, Progress
 from sharpcli.settings import MeasureSettings
 

@@ -28,11 +28,10 @@ from sharpcli.landscape.points.channels_last import channels_last
 from sharpcli.landscape.points.evaluator import Anchors, BatchNorm, Point, Surface, Values
 from sharpcli.landscape.points.walk import Walk, Watch
 from sharpcli.landscape.trajectory import Projection, project
-from sharpcli.objective.checks import check_deterministic, why_not_finite
-from sharpcli.objective.coupling import check_coupling, coupling_named
-from sharpcli.objective.fidelity import check_fidelity, check_reach
+from sharpcli.objective.checks import why_not_finite
 from sharpcli.objective.objective import Objective
-from sharpcli.runs.study import Loaded, Studies, Study, load, note_calls
+from sharpcli.runs.preflight import check_model
+from sharpcli.runs.study import Loaded, Studies, Study, load
 from sharpcli.settings import BatchNormSettings, InterpolateSettings, LandscapeSettings
 
 __all__ = ["NAMES", "Beside", "Exploration", "begin_exploration", "explore_grid", "report"]
@@ -103,13 +102,7 @@ def begin_exploration(
     objectives = study.objectives(first.match.tensors)
     splits = {name: o for name, o in objectives.items() if study.run.split in ("both", name)}
     warnings: list[str] = []
-    drawn = next(iter(splits.values()))
-    with coupling_named(drawn, first.theta):
-        check_reach(study, first.match.tensors)
-        check_deterministic(drawn, first.theta)
-    check_coupling(objectives, first.theta, seed=study.run.seed)
-    note_calls(study, first.match.tensors)
-    check_fidelity(study, first.match.tensors, warnings, gradients=False)
+    check_model(first, objectives, warnings)
     norms = look(next(iter(objectives.values())), first.theta)
     norm, said = _batch_norm(study, objectives, norms, settings.batch_norm)
     splits = {name: channels_last(objective, first.theta) for name, objective in splits.items()}

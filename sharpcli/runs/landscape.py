@@ -27,8 +27,11 @@ from sharpcli.landscape.points.walk import Watch
 from sharpcli.landscape.trajectory import principal_axes, project
 from sharpcli.objective.objective import Objective
 from sharpcli.runs.exploration import Beside, Exploration, begin_exploration, explore_grid, report
+from sharpcli.runs.failures import said_by_torch
 from sharpcli.runs.lines import explore_line
-from sharpcli.runs.study import Studies, check_curvature, resolve_device, said_by_torch
+from sharpcli.runs.preflight import check_curvature
+from sharpcli.runs.study import Studies
+from sharpcli.runtime.devices import resolve_device
 from sharpcli.runtime.randomness import global_random_state_kept
 from sharpcli.settings import (
     DirectionSettings,

@@ -27,7 +27,9 @@ from sharpcli.objective.checks import end_of_float64
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.reliability import sampling_status, warning, widened
 from sharpcli.runs.failures import each_checkpoint
-from sharpcli.runs.study import Loaded, Studies, matched, ready, resolve_device
+from sharpcli.runs.preflight import ready
+from sharpcli.runs.study import Loaded, Studies, matched
+from sharpcli.runtime.devices import resolve_device
 from sharpcli.runtime.progress import UNSAID, Begin, Notes, Progress, foretelling, silent
 from sharpcli.runtime.randomness import global_random_state_kept
 from sharpcli.settings import RunSettings, SpectrumSettings

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from sharpcli.curvature import make_operator
 from sharpcli.errors import SharpError
 from sharpcli.objective.arithmetic import exact_arithmetic
-from sharpcli.objective.fidelity import check_fidelity, check_reach
+from sharpcli.runs.preflight import check_fidelity, check_reach
 from sharpcli.runs.study import prepare
 from sharpcli.settings import RunSettings
 
