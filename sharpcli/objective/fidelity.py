@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,6 @@ from sharpcli.errors import SharpError
 from sharpcli.objective.network import Network
 from sharpcli.objective.rows import Rows
 from sharpcli.objective.seen import Seen, nudge, of_model, of_network
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["check_likeness"]
 
