@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ from sharpcli.objective.rows import Rows
 from sharpcli.runtime.memory import is_out_of_memory
 
 __all__ = ["batch_note", "batches_of", "check_coupling", "coupling_named"]
+
+T = TypeVar("T")
 
 # Examples that are compared, at most.
 _EXAMPLES = 64
@@ -179,12 +181,11 @@ def _check_rows(
 
     `padded` ones also one by one.
     """
-    try:
-        here = values_in_float64(objective, theta, rows)
-    except Exception as error:  # of the task's own functions
-        if padded and not _out_of_memory(error):
+    here = _tried(values_in_float64, objective, theta, rows)
+    if isinstance(here, Exception):
+        if padded:
             return  # a model of one width: it takes no batch but one padded like all of the data
-        raise
+        raise here
     order = torch.randperm(rows.count, generator=generator)
     first = max(1, rows.count // 3)
     eighth = max(2, rows.count // _PARTS)
@@ -201,12 +202,8 @@ def _check_rows(
     near = here.values(here.theta * (1 + torch.finfo(here.coarsest).eps * moves), rows)
     places = [(here.whole, _differences(here, here.theta, here.whole, batches, split))]
     moved = here.moved(moves)
-    try:
-        there = here.values(moved, rows)
-    except Exception as error:  # such as a matrix that is singular only there
-        if _out_of_memory(error):
-            raise
-    else:
+    there = _tried(here.values, moved, rows)
+    if not isinstance(there, Exception):  # such as a matrix that is singular only there
         places.append((there, _differences(here, moved, there, batches, split)))
     share, times = ROUNDING[here.coarsest]
     for name, pair in here.whole.items():
@@ -281,19 +278,17 @@ def _differences(
     for partition in partitions:
         parts = []
         for indices, rows in partition:
-            try:
-                parts.append((indices, function.values(theta, rows)))
-            except Exception as error:
-                if _out_of_memory(error):
-                    raise
-                if len(indices) == 1:
-                    continue  # many models take no batch of one, and say so where they get it
+            values = _tried(function.values, theta, rows)
+            if not isinstance(values, Exception):
+                parts.append((indices, values))
+            elif len(indices) > 1:  # many models take no batch of one, and say so where they get it
                 raise SharpError(
                     f"{function.network.task.name}: the loss of "
                     f"{counted(count, f'{split} example')} can be "
-                    f"computed as one batch, that of {len(indices)} of them cannot: {_said(error)}",
+                    f"computed as one batch, that of {len(indices)} of them cannot: "
+                    f"{_said(values)}",
                     f"{_CAUSES}; {_DECLARE}",
-                ) from error
+                ) from values
         for name, pair in whole.items():
             for which, own in enumerate(pair):
                 several = [(indices, part[name][which]) for indices, part in parts]
@@ -348,6 +343,16 @@ def _compared(
 
 def _most(found: Sequence[_Apart]) -> _Apart:
     return max(found, key=lambda apart: apart.size, default=_Apart(0.0, 0.0, 0, single=True))
+
+
+def _tried(work: Callable[..., T], *given: Any) -> T | Exception:
+    """What `work` gives or what the task's functions raise in it, but for want of memory."""
+    try:
+        return work(*given)
+    except Exception as error:
+        if _out_of_memory(error):
+            raise
+        return error
 
 
 def _out_of_memory(error: Exception) -> bool:
