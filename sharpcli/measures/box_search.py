@@ -23,9 +23,9 @@ from sharpcli.linalg.box import (
 from sharpcli.measures.box_problem import scaled, unscaled, with_loss
 from sharpcli.measures.context import Context
 from sharpcli.measures.double import in_double
-from sharpcli.measures.sampling import part
 from sharpcli.measures.subspace import Space
 from sharpcli.objective.objective import Objective, accumulator
+from sharpcli.objective.shards import part
 from sharpcli.runtime.memory import is_out_of_memory
 from sharpcli.runtime.processes import add_up, rank, size
 from sharpcli.runtime.randomness import own_generator

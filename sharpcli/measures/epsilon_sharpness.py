@@ -18,10 +18,11 @@ from sharpcli.linalg.box import BoxMaximum, corner_ascent
 from sharpcli.measures.box_problem import scaled
 from sharpcli.measures.box_search import Search, Searches, maxima
 from sharpcli.measures.context import Context
-from sharpcli.measures.sampling import Sampled, halves, share_left
+from sharpcli.measures.sampling import Sampled
 from sharpcli.measures.subspace import FullSpace, RandomSubspace, Space
 from sharpcli.objective.means import mean_of, moments
 from sharpcli.objective.reliability import sampling_status
+from sharpcli.objective.shards import shards, share_left
 
 __all__ = ["epsilon_sharpness", "sharpness"]
 
@@ -270,7 +271,8 @@ def _selection_bias(context: Context, space: Space, bound: Tensor, point: Tensor
     rows = context.objective.rows
     if not rows.sampled or rows.count < 2 or not context.value_and_gradient[0] > -1:
         return None
-    loss, points, own = context.value_and_gradient[0], [], halves(context)
+    loss, points = context.value_and_gradient[0], []
+    own = list(shards(context.objective, context.seed, 2))
     for half in own:
         at_theta = half.gradient(context.theta)
         function, start = scaled(context, half, at_theta, space, bound)
