@@ -424,7 +424,7 @@ def test_the_batch_is_chosen_evenly_and_never_beyond_the_data():
 def test_a_microbatch_saves_twice_the_bytes_of_the_parameters_at_least(monkeypatch):
     whole, _ = objective(CASES["tanh"])
     assert whole.batch_size == 23
-    monkeypatch.setattr("sharpcli.objective.objective._MICROBATCH_BYTES", {"cpu": 1})
+    monkeypatch.setattr("sharpcli.objective.batch_size._MICROBATCH_BYTES", {"cpu": 1})
     function, _ = objective(CASES["tanh"])
     most = 2 * function.size * 8 / function.saved_bytes
     assert function.most_at_once == int(most)
