@@ -13,7 +13,7 @@ from torch.utils.data import default_collate
 from sharpcli.errors import SharpError
 from sharpcli.objective.reliability import carriers_of_columns
 from sharpcli.objective.rows import Batch, CollatedRows, Rows, pick
-from sharpcli.objective.trees import equal, join, map_leaves
+from sharpcli.objective.trees import equal, join, leaves, map_leaves
 from sharpcli.runtime.progress import Progress, silent
 
 __all__ = ["join_rows", "read_rows"]
@@ -134,16 +134,10 @@ def _as_collated(
 
 def _row_slice(batch: Batch, count: int, indices: list[int]) -> Batch:
     """The rows of `indices`, None where a leaf does not have one row for each of `count`."""
-    rows: list[bool] = []
-
-    def look(leaf: Any) -> Any:
+    for leaf in leaves(batch):
         sized = (isinstance(leaf, Tensor) and leaf.ndim > 0) or isinstance(leaf, list | tuple)
-        rows.append(sized and len(leaf) == count)
-        return leaf
-
-    map_leaves(batch, look)
-    if not all(rows):
-        return None
+        if not sized or len(leaf) != count:
+            return None
     chosen = torch.tensor(indices)
     return map_leaves(batch, lambda leaf: pick(leaf, chosen))
 

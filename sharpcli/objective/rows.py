@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sharpcli.objective.reliability import doubt
-from sharpcli.objective.trees import map_leaves, named_leaves
+from sharpcli.objective.trees import leaves, map_leaves, named_leaves
 
 __all__ = ["Batch", "CollatedRows", "Rows", "pick"]
 
@@ -126,38 +126,25 @@ class Rows:
 
     def storages(self) -> set[int]:
         """Where the tensors' storages lie, as `Tensor.data_ptr` says it."""
-        found: set[int] = set()
-
-        def look(leaf: Any) -> Any:
-            if isinstance(leaf, Tensor):
-                found.add(leaf.untyped_storage().data_ptr())
-            return leaf
-
-        map_leaves(self.batch, look)
-        return found
+        tensors = (leaf for leaf in leaves(self.batch) if isinstance(leaf, Tensor))
+        return {tensor.untyped_storage().data_ptr() for tensor in tensors}
 
     def digest(self) -> str:
         """SHA-256 over shapes, dtypes and bytes of all rows."""
         found = hashlib.sha256()
-
-        def add(leaf: Any) -> Any:
+        for leaf in leaves(self.batch):
             if isinstance(leaf, Tensor):
                 raw = leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
                 found.update(f"{tuple(leaf.shape)}{leaf.dtype}".encode())
                 found.update(raw.numpy().data)
             else:
                 found.update(repr(leaf).encode())
-            return leaf
-
-        map_leaves(self.batch, add)
         return found.hexdigest()
 
     @property
     def images(self) -> bool:
         """Whether some tensor has four dimensions, as images in batches have."""
-        found: list[bool] = []
-        map_leaves(self.batch, lambda leaf: found.append(_is_images(leaf)))
-        return any(found)
+        return any(map(_is_images, leaves(self.batch)))
 
     def channels_last(self) -> Rows:
         """The same rows, images stored channels last."""

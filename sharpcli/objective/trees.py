@@ -9,33 +9,47 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["equal", "holds_tensors", "join", "map_leaves", "named_leaves"]
+__all__ = ["equal", "holds_tensors", "join", "leaves", "map_leaves", "named_leaves"]
 
 
-def named_leaves(batch: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Each leaf of a batch with what it is called."""
-    if isinstance(batch, Mapping):
-        for key, value in batch.items():
+def named_leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Each leaf that `map_leaves` finds, in its order, with what messages call it."""
+    if isinstance(node, Tensor):
+        yield path or "the inputs", node
+    elif isinstance(node, Mapping):
+        for key, value in node.items():
             yield from named_leaves(value, f"{path}['{key}']" if path else f"'{key}'")
-    elif isinstance(batch, list | tuple):
-        names = ["the inputs", "the targets"] if len(batch) == 2 and not path else []
-        for index, value in enumerate(batch):
+    elif _is_nested(node):
+        names = ["the inputs", "the targets"] if len(node) == 2 and not path else []
+        for index, value in enumerate(node):
             name = names[index] if names else f"{path}[{index}]" if path else f"item {index}"
             yield from named_leaves(value, name)
+    elif holds_tensors(node):
+        for key, value in vars(node).items():
+            yield from named_leaves(value, f"{path}.{key}" if path else key)
     else:
-        yield path or "the inputs", batch
+        yield path or "the inputs", node
+
+
+def leaves(batch: Any) -> Iterator[Any]:
+    """Each leaf of a batch."""
+    return (leaf for _, leaf in named_leaves(batch))
 
 
 def map_leaves(node: Any, leaf: Callable[[Any], Any]) -> Any:
-    """Apply `leaf` to every tensor (and every list of non-tensors) of a collated batch."""
+    """Apply `leaf` to every tensor (and every list of non-tensors) of a collated batch.
+
+    Mappings become dictionaries. PyTorch's own pytree takes mappings that are no `dict`, and
+    objects that nobody registered, for leaves, and goes into lists of a row's texts.
+    """
     if isinstance(node, Tensor):
         return leaf(node)
     if isinstance(node, Mapping):
         return {key: map_leaves(value, leaf) for key, value in node.items()}
     if isinstance(node, tuple) and hasattr(node, "_fields"):
         return type(node)(*(map_leaves(value, leaf) for value in node))
-    if isinstance(node, Sequence) and not isinstance(node, str) and _holds_batches(node):
-        return type(node)(map_leaves(value, leaf) for value in node)  # type: ignore[call-arg]  # list and tuple take an iterable
+    if _is_nested(node):
+        return type(node)(map_leaves(value, leaf) for value in node)
     if holds_tensors(node):
         made = copy.copy(node)
         for key, value in vars(node).items():
@@ -50,8 +64,13 @@ def holds_tensors(node: Any) -> bool:
     return isinstance(attributes, dict) and any(isinstance(v, Tensor) for v in attributes.values())
 
 
-def _holds_batches(node: Sequence[Any]) -> bool:
-    return any(isinstance(value, Tensor | Mapping | tuple | list) for value in node)
+def _is_nested(node: Any) -> bool:
+    """Whether this is a sequence of batches, and not of what single rows hold."""
+    return (isinstance(node, tuple) and hasattr(node, "_fields")) or (
+        isinstance(node, Sequence)
+        and not isinstance(node, str)
+        and any(isinstance(value, Tensor | Mapping | tuple | list) for value in node)
+    )
 
 
 def join(chunks: list[Any]) -> Any:
@@ -65,7 +84,7 @@ def join(chunks: list[Any]) -> Any:
         return {key: join([chunk[key] for chunk in chunks]) for key in first}
     if isinstance(first, tuple) and hasattr(first, "_fields"):
         return type(first)(*(join(list(parts)) for parts in zip(*chunks, strict=True)))
-    if _holds_batches(first):
+    if _is_nested(first):
         return type(first)(join(list(parts)) for parts in zip(*chunks, strict=True))
     return [row for chunk in chunks for row in chunk]
 
