@@ -22,7 +22,6 @@ from sharpcli.linalg.box import (
 )
 from sharpcli.measures.box_problem import scaled, unscaled, with_loss
 from sharpcli.measures.context import Context
-from sharpcli.measures.double import in_double
 from sharpcli.measures.subspace import Space
 from sharpcli.objective.objective import Objective, accumulator
 from sharpcli.objective.shards import part
@@ -30,7 +29,7 @@ from sharpcli.runtime.memory import is_out_of_memory
 from sharpcli.runtime.processes import add_up, rank, size
 from sharpcli.runtime.randomness import own_generator
 
-__all__ = ["Search", "Searches", "maxima"]
+__all__ = ["Search", "Searches", "in_double", "maxima"]
 
 # Where else than at the centre corner ascents start, found by trial on minima with losses from 1e-1
 # to 1e-7: a power that evens out the examples' losses, and ascents on shards of the data.
@@ -54,6 +53,8 @@ _FREE_BYTES, _FREE_STARTS = 2**20, 8
 _STARTS_A_DECADE, _FREE_STARTS_A_DECADE, _STATIONARY_STARTS = 8, 32, 4
 # A box of fewer units in the last place than this is searched in float64.
 _RESOLVED = 16
+# Rows on which it is tried whether the model runs in float64.
+_PROBE = 8
 
 
 class Searches:
@@ -139,7 +140,7 @@ class Search:
         except (RuntimeError, TypeError, ValueError, SharpError) as error:
             # What vmap raises for models that it cannot batch, as it is or as the failure of the
             # task's function that it ran. One by one the losses are as right.
-            if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             return False
         alone = [objective.loss(each) for each in pair]
@@ -166,6 +167,27 @@ class Search:
             return torch.tensor(alone, dtype=accumulator(theta.device), device=theta.device)
 
         return values
+
+
+def in_double(objective: Objective, theta: Tensor) -> Objective | None:
+    """The same objective in float64, None where the device or the model has no float64.
+
+    The model's skeleton is shared, and rows are converted batch by batch, so that it holds no more
+    than its buffers. An objective in float64 is given back as it is. A model that has float32
+    written into it raises in float64 or gives float32 losses; both are found on 8 rows at θ (n,).
+    Cost: a forward pass over these.
+    """
+    if objective.network.compute == torch.float64:
+        return objective
+    return objective.try_in(torch.float64, theta, _with_wide_losses)
+
+
+def _with_wide_losses(objective: Objective, theta: Tensor) -> Objective | None:
+    network, head = objective.network, objective.rows.head(_PROBE)
+    with torch.no_grad(), network.arithmetic():
+        outputs = network.outputs(network.unflatten(theta), objective.fixed, head.batch)
+        total, _ = network.losses(outputs, head.batch, head.count)
+    return objective if total.dtype == torch.float64 else None
 
 
 def maxima(

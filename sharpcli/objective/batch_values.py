@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from sharpcli.objective.losses import sums_and_weights
-from sharpcli.objective.network import Network
 from sharpcli.objective.objective import Objective, accumulator
 from sharpcli.objective.rows import Rows
 from sharpcli.runtime.memory import available_memory
@@ -50,22 +49,19 @@ class BatchValues:
     `coarsest` is the coarsest floating-point type that a forward pass was seen to use.
     """
 
-    network: Network
-    fixed: Mapping[str, Tensor]
+    objective: Objective
     theta: Tensor
     whole: Pairs
     coarsest: torch.dtype
 
     def values(self, theta: Tensor, rows: Rows) -> Pairs:
         """Loss and metrics of the rows as one batch at θ. Cost: a forward pass over them."""
-        return _values(self.network, self.fixed, theta, rows)
+        return _values(self.objective, theta, rows)
 
     def moved(self, moves: Tensor) -> Tensor:
         """θ moved by `moves` (n,), in units of a share of each tensor's root mean square."""
-        moved = self.theta.clone()
-        for own, move in zip(
-            self.network.unflatten(moved), self.network.unflatten(moves), strict=True
-        ):
+        moved, parts = self.theta.clone(), self.objective.network.unflatten
+        for own, move in zip(parts(moved), parts(moves), strict=True):
             size = float(own.norm()) / math.sqrt(max(own.numel(), 1))
             own.add_(move, alpha=_MOVED * max(size, _AT_LEAST))
         return moved
@@ -84,10 +80,9 @@ def values_in_float64(objective: Objective, theta: Tensor, rows: Rows) -> BatchV
 
 
 def _watched(objective: Objective, theta: Tensor, rows: Rows) -> BatchValues:
-    network, fixed = objective.network, objective.fixed
-    with _PrecisionWatch(network.compute) as watch:
-        whole = _values(network, fixed, theta, rows)
-    return BatchValues(network, fixed, theta, whole, watch.coarsest)
+    with _PrecisionWatch(objective.network.compute) as watch:
+        whole = _values(objective, theta, rows)
+    return BatchValues(objective, theta, whole, watch.coarsest)
 
 
 class _PrecisionWatch(TorchFunctionMode):
@@ -114,12 +109,12 @@ class _PrecisionWatch(TorchFunctionMode):
         return found
 
 
-def _values(network: Network, fixed: Mapping[str, Tensor], theta: Tensor, rows: Rows) -> Pairs:
-    """Loss and metrics of the rows as one batch at θ. Cost: a forward pass over them."""
-    task, kind = network.task, accumulator(network.device)
+def _values(objective: Objective, theta: Tensor, rows: Rows) -> Pairs:
+    network, task = objective.network, objective.network.task
+    kind = accumulator(network.device)
     batch = rows.to(network.device, network.compute).batch
     with torch.no_grad(), network.arithmetic():
-        outputs = network.outputs(network.unflatten(theta), fixed, batch)
+        outputs = network.outputs(network.unflatten(theta), objective.fixed, batch)
         pairs = {LOSS: network.losses(outputs, batch, rows.count)}
         for name, value in (task.metrics(outputs, batch) if task.metrics else {}).items():
             source = f"{task.name}: metric '{name}'"

@@ -108,7 +108,7 @@ def coupling_named(objective: Objective, theta: Tensor) -> Iterator[None]:
     except Exception as error:
         count = objective.rows.count
         whole = objective.fixed_batch is None and 1 < count <= _MOST_WHOLE
-        if _out_of_memory(error) or not whole:
+        if is_out_of_memory(error) or not whole:
             raise
         if _works(objective, theta, min(_EXAMPLES, count - 1)):
             raise
@@ -283,7 +283,7 @@ def _differences(
                 parts.append((indices, values))
             elif len(indices) > 1:  # many models take no batch of one, and say so where they get it
                 raise SharpError(
-                    f"{function.network.task.name}: the loss of "
+                    f"{function.objective.network.task.name}: the loss of "
                     f"{counted(count, f'{split} example')} can be "
                     f"computed as one batch, that of {len(indices)} of them cannot: "
                     f"{_said(values)}",
@@ -350,13 +350,9 @@ def _tried(work: Callable[..., T], *given: Any) -> T | Exception:
     try:
         return work(*given)
     except Exception as error:
-        if _out_of_memory(error):
+        if is_out_of_memory(error):
             raise
         return error
-
-
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, RuntimeError) and is_out_of_memory(error)
 
 
 def _said(error: Exception) -> str:

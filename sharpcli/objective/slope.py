@@ -36,7 +36,7 @@ def check_slope(network: Network, tensors: Mapping[str, Tensor], rows: Rows, see
             seen = of_network(like, theta, tensors, rows)
             gradients = seen.gradients
         except (RuntimeError, TypeError, SharpError) as error:  # such as a kernel of float32 alone
-            if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             continue
         if gradients and seen.finite:  # otherwise it is said elsewhere
