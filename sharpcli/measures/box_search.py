@@ -20,7 +20,7 @@ from sharpcli.linalg.box import (
     flip_ascent,
     projected_lbfgs,
 )
-from sharpcli.measures.box_problem import scaled, unscaled, with_loss
+from sharpcli.measures.box import Box, with_loss
 from sharpcli.measures.context import Context
 from sharpcli.measures.subspace import Space
 from sharpcli.objective.objective import Objective, accumulator
@@ -73,7 +73,7 @@ class Searches:
         return Search(replace(context, objective=objective, theta=context.theta.double()))
 
     def of(self, space: Space, epsilon: float) -> Search:
-        """The search for this box: in float64 where it is cheap, or the box is narrow."""
+        """The search for a box: in float64 where it is cheap, or the box is narrow."""
         own = self.own
         dimensions = space.dimensions or own.context.objective.size
         small = dimensions <= _ALL_CORNERS and own.bytes_a_pass <= _FREE_BYTES
@@ -155,12 +155,12 @@ class Search:
         """Points whose losses are computed at once."""
         return max(1, min(4096, _CHUNK_BYTES // self.bytes_a_pass))
 
-    def values(self, space: Space, bound: Tensor) -> Values:
+    def values(self, box: Box) -> Values:
         """L at many points u of the box [−1, 1]ᵖ."""
         objective, theta = self.context.objective, self.context.theta
 
         def values(points: Tensor) -> Tensor:
-            thetas = theta + space.lift(bound * points)
+            thetas = theta + box.shift(points)
             if self.batched:
                 return objective.losses(thetas)
             alone = [objective.loss(each) for each in thetas]
@@ -190,66 +190,63 @@ def _with_wide_losses(objective: Objective, theta: Tensor) -> Objective | None:
     return objective if total.dtype == torch.float64 else None
 
 
-def maxima(
-    search: Search, space: Space, bound: Tensor, epsilon: float
-) -> tuple[dict[str, BoxMaximum], int | None]:
+def maxima(search: Search, box: Box) -> tuple[dict[str, BoxMaximum], int | None]:
     """The best point by each maximiser, and how many corners were evaluated where all of them."""
     chosen = search.context.settings.maximizer
     names = ["lbfgsb", "corner"] if chosen == "both" else [chosen]
     found, tops, corners = {}, list[Tensor](), None
     if "corner" in names:
-        if _all_corners(search, bound):
-            corners = 2 ** len(bound)
-            found["corner"], tops = _every_corner(search, space, bound)
+        if _all_corners(search, box):
+            corners = 2 ** len(box.bound)
+            found["corner"], tops = _every_corner(search, box)
         else:
-            found["corner"] = _corner(search, space, bound, epsilon)
+            found["corner"] = _corner(search, box)
             tops = [found["corner"].point]
     if "lbfgsb" in names:
-        found["lbfgsb"] = _lbfgsb(search, space, bound, epsilon, tops)
+        found["lbfgsb"] = _lbfgsb(search, box, tops)
     if "raw" in names:
-        found["raw"] = _raw(search.context, space, bound)
+        found["raw"] = _raw(search.context, box)
     return {name: found[name] for name in names}, corners
 
 
-def _all_corners(search: Search, bound: Tensor) -> bool:
+def _all_corners(search: Search, box: Box) -> bool:
     """Whether all corners of a box can be evaluated in a few seconds."""
     most = _LAYER_BYTES if search.context.part else _ALL_BYTES
-    if len(bound) > _ALL_CORNERS or search.bytes_a_pass << len(bound) > most:
+    count = len(box.bound)
+    if count > _ALL_CORNERS or search.bytes_a_pass << count > most:
         return False
-    return search.batched or 2 ** len(bound) <= _ALL_CALLS
+    return search.batched or 2**count <= _ALL_CALLS
 
 
-def _every_corner(search: Search, space: Space, bound: Tensor) -> tuple[BoxMaximum, list[Tensor]]:
+def _every_corner(search: Search, box: Box) -> tuple[BoxMaximum, list[Tensor]]:
     """The best of all corners and of the centre, and the corners that are nearly as good."""
     context = search.context
     tops = best_corners(
-        search.values(space, bound),
-        bound,
+        search.values(box),
+        box.bound,
         keep=_POLISHED,
         chunk=search.chunk,
         progress=context.progress,
     )
     loss = context.value_and_gradient[0]
-    centre = BoxMaximum(loss, torch.zeros_like(bound), 0)
+    centre = BoxMaximum(loss, torch.zeros_like(box.bound), 0)
     best = tops[0] if tops and tops[0].value > loss else centre
     return BoxMaximum(best.value, best.point, 0), [top.point for top in tops]
 
 
-def _lbfgsb(
-    search: Search, space: Space, bound: Tensor, epsilon: float, tops: Sequence[Tensor]
-) -> BoxMaximum:
+def _lbfgsb(search: Search, box: Box, tops: Sequence[Tensor]) -> BoxMaximum:
     """L-BFGS from the centre; from other points too where the box is large, or passes are cheap.
 
     The best corners (`tops`) are where a maximum on a face of the box is near.
     """
     context = search.context
-    function, start = scaled(context, context.objective, context.value_and_gradient, space, bound)
+    function, start = box.scaled(context.objective, context.value_and_gradient)
     iterations, progress = context.settings.iterations, context.progress
     found = [projected_lbfgs(function, *start, iterations=iterations, progress=progress)]
-    free = _free_starts(search, epsilon)
+    free = _free_starts(search, box)
     extra = min(free, _POLISHED)
-    corners = extra or (1 if _decades(epsilon) else 0)
-    points = [*tops[:corners], *_inside(search, space, bound, extra)]
+    corners = extra or (1 if _decades(box) else 0)
+    points = [*tops[:corners], *_inside(search, box, extra)]
     for point in points:
         value, gradient = function(point)
         if math.isfinite(value):
@@ -260,31 +257,32 @@ def _lbfgsb(
     return with_loss(total, context.value_and_gradient[0])
 
 
-def _inside(search: Search, space: Space, bound: Tensor, count: int) -> Tensor:
+def _inside(search: Search, box: Box, count: int) -> Tensor:
     """Up to `count` points inside the box to start from, the best of many where they are cheap."""
+    bound = box.bound
     if not count:
         return bound[:0, None]
-    sifted = search.batched and _all_corners(search, bound)
+    sifted = search.batched and _all_corners(search, box)
     generator = own_generator("points of a box", search.context.seed)
     points = 2 * torch.rand(_SIFTED if sifted else 1, len(bound), generator=generator) - 1
     points = points.to(bound)
     if not sifted:
         return points
-    values = search.values(space, bound)
+    values = search.values(box)
     found = torch.cat([values(part) for part in torch.split(points, search.chunk)])
     return points[found.nan_to_num(-math.inf, -math.inf, -math.inf).topk(count).indices]
 
 
-def _corner(search: Search, space: Space, bound: Tensor, epsilon: float) -> BoxMaximum:
+def _corner(search: Search, box: Box) -> BoxMaximum:
     context = search.context
-    function, start = unscaled(context, context.objective, context.value_and_gradient, space, bound)
-    starts, spent = _starts(search, space, bound)
+    function, start = box.unscaled(context.objective, context.value_and_gradient)
+    starts, spent = _starts(search, box)
     stationary = not bool(start[1].any())
-    count = round(_STARTS_A_DECADE * _decades(epsilon)) + _free_starts(search, epsilon)
+    count = round(_STARTS_A_DECADE * _decades(box)) + _free_starts(search, box)
     count = max(count, _STATIONARY_STARTS if stationary else 0)
     generator = own_generator("corners of a box", context.seed)
     starts = [_filled(each, generator) for each in starts]
-    starts += [_filled(torch.zeros_like(bound), generator) for _ in range(count)]
+    starts += [_filled(torch.zeros_like(box.bound), generator) for _ in range(count)]
     found = corner_ascent(
         function,
         *start,
@@ -292,8 +290,8 @@ def _corner(search: Search, space: Space, bound: Tensor, epsilon: float) -> BoxM
         iterations=context.settings.iterations,
         progress=context.progress,
     )
-    if _flips_are_cheap(search, bound) and bool(found.point.any()):
-        values = search.values(space, bound)
+    if _flips_are_cheap(search, box) and bool(found.point.any()):
+        values = search.values(box)
         flipped = flip_ascent(values, replace(found, evaluations=0), chunk=search.chunk)
         found = replace(flipped, evaluations=found.evaluations)
     return replace(found, evaluations=found.evaluations + spent)
@@ -308,22 +306,22 @@ def _filled(corner: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(corner.abs() > 0, corner, signs.to(corner)).to(torch.int8)
 
 
-def _decades(epsilon: float) -> float:
+def _decades(box: Box) -> float:
     """How many factors of ten ε is above the usual ones, 0 where it is not far above 1e-3."""
-    return max(0.0, math.log10(epsilon / 1e-3) - 0.5)
+    return max(0.0, math.log10(box.epsilon / 1e-3) - 0.5)
 
 
-def _free_starts(search: Search, epsilon: float) -> int:
+def _free_starts(search: Search, box: Box) -> int:
     """How many more starts cost next to nothing, as a pass does; more in a larger box."""
-    free = round(_FREE_STARTS + _FREE_STARTS_A_DECADE * _decades(epsilon))
+    free = round(_FREE_STARTS + _FREE_STARTS_A_DECADE * _decades(box))
     return min(free, _FREE_BYTES // search.bytes_a_pass)
 
 
-def _flips_are_cheap(search: Search, bound: Tensor) -> bool:
-    return len(bound) * search.bytes_a_pass <= _CHUNK_BYTES and search.batched
+def _flips_are_cheap(search: Search, box: Box) -> bool:
+    return len(box.bound) * search.bytes_a_pass <= _CHUNK_BYTES and search.batched
 
 
-def _starts(search: Search, space: Space, bound: Tensor) -> tuple[list[Tensor], int]:
+def _starts(search: Search, box: Box) -> tuple[list[Tensor], int]:
     """Corners from which other examples' losses rise than those that are largest at θ.
 
     Near a minimum the gradient is that of a few examples, and the ascent from the centre ends on
@@ -333,15 +331,15 @@ def _starts(search: Search, space: Space, bound: Tensor) -> tuple[list[Tensor], 
     """
     context, before, starts = search.context, search.evaluations, []
     if context.value_and_gradient[0] > 0:
-        starts.append(space.pull(search.even).sign())
+        starts.append(box.space.pull(search.even).sign())
     rows = context.objective.rows
     if rows.count < 2 * _SHARDS or rows.fixed_batch is not None:  # a part has other batches
         return starts, search.evaluations - before
-    found, climbed = _shard_corners(search, space, bound)
+    found, climbed = _shard_corners(search, box)
     return starts + found, search.evaluations - before + climbed
 
 
-def _shard_corners(search: Search, space: Space, bound: Tensor) -> tuple[list[Tensor], int]:
+def _shard_corners(search: Search, box: Box) -> tuple[list[Tensor], int]:
     """The best corners of ascents on shards, and what they cost in gradients over all the data.
 
     Of several processes each climbs on shards of its own: a pass over a shard is too short to be
@@ -350,13 +348,13 @@ def _shard_corners(search: Search, space: Space, bound: Tensor) -> tuple[list[Te
     context, climbed = search.context, {}
     told = torch.zeros(_SHARDS, 2, dtype=accumulator(context.theta.device))
     for number, (shard, at_theta) in search.shards.items():
-        function, start = unscaled(context, shard, at_theta, space, bound)
+        function, start = box.unscaled(shard, at_theta)
         climbed[number] = corner_ascent(function, *start, iterations=_SHARD_STEPS)
         told[number, 0] = climbed[number].value
         told[number, 1] = climbed[number].evaluations
     told = add_up(told.to(context.theta.device)).cpu()
     best = told[:, 0].argsort(descending=True, stable=True)[:_SHARD_STARTS].tolist()
-    corners = torch.zeros(len(best), len(bound), dtype=torch.int8, device=bound.device)
+    corners = torch.zeros(len(best), len(box.bound), dtype=torch.int8, device=box.bound.device)
     for corner, number in zip(corners, best, strict=True):
         if number in climbed:
             corner.copy_(climbed[number].point)
@@ -364,7 +362,7 @@ def _shard_corners(search: Search, space: Space, bound: Tensor) -> tuple[list[Te
     return list(add_up(corners)), spent
 
 
-def _raw(context: Context, space: Space, bound: Tensor) -> BoxMaximum:
+def _raw(context: Context, box: Box) -> BoxMaximum:
     """SciPy's L-BFGS-B on −L(θ + Az) over |zᵢ| ≤ bound, from z = 0, memory 10."""
     try:
         from scipy.optimize import Bounds, minimize
@@ -372,11 +370,11 @@ def _raw(context: Context, space: Space, bound: Tensor) -> BoxMaximum:
         raise SharpError("--maximizer raw needs SciPy", "pip install 'sharpcli[raw]'") from error
 
     def function(z: Any) -> tuple[float, Any]:
-        shift = space.lift(torch.as_tensor(z).to(context.theta))
+        shift = box.space.lift(torch.as_tensor(z).to(context.theta))
         value, gradient = context.objective.gradient(context.theta + shift)
-        return -value, -space.pull(gradient).cpu().double().numpy()
+        return -value, -box.space.pull(gradient).cpu().double().numpy()
 
-    limit = bound.cpu().double().numpy()
+    limit = box.bound.cpu().double().numpy()
     found = minimize(
         function,
         0 * limit,
@@ -385,5 +383,5 @@ def _raw(context: Context, space: Space, bound: Tensor) -> BoxMaximum:
         bounds=Bounds(-limit, limit),
         options={"maxiter": context.settings.iterations, "maxcor": 10},
     )
-    point = torch.as_tensor(found.x).to(context.theta) / bound
+    point = torch.as_tensor(found.x).to(context.theta) / box.bound
     return BoxMaximum(-float(found.fun), point, int(found.nfev))

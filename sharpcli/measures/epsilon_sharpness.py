@@ -15,7 +15,7 @@ from torch import Tensor
 from sharpcli.documents.results import Scalar, scalar_fields
 from sharpcli.errors import UsageError, counted
 from sharpcli.linalg.box import BoxMaximum, corner_ascent
-from sharpcli.measures.box_problem import scaled
+from sharpcli.measures.box import Box
 from sharpcli.measures.box_search import Search, Searches, maxima
 from sharpcli.measures.context import Context
 from sharpcli.measures.sampling import Sampled
@@ -116,13 +116,13 @@ def _one(searches: Searches, space: Space, epsilon: float) -> _Found:
 
 def _searched(searches: Searches, search: Search, space: Space, epsilon: float) -> _Found:
     context = search.context
-    bound = epsilon * (space.coordinates(context.theta).abs() + 1)
+    box = Box(context.theta, space, epsilon)
     loss, _ = context.value_and_gradient
-    points, corners = maxima(search, space, bound, epsilon)
-    at_theta, losses, resolved = _confirmed(searches, search, space, epsilon, points)
+    points, corners = maxima(search, box)
+    at_theta, losses, resolved = _confirmed(searches, search, box, points)
     best = points[max(points, key=lambda name: losses[name])].point
-    sampled = _sampling_error(context, space.lift(bound * best), loss)
-    bias = _selection_bias(context, space, bound, best)
+    sampled = _sampling_error(context, box.shift(best), loss)
+    bias = _selection_bias(context, box, best)
     if sampled.error is not None and bias is not None:
         # Between halves the loss may change with their slopes or with their curvature, which makes
         # the bias up to twice as large: on digits it was.
@@ -201,11 +201,7 @@ def _advice(dtype: torch.dtype) -> str:
 
 
 def _confirmed(
-    searches: Searches,
-    search: Search,
-    space: Space,
-    epsilon: float,
-    points: dict[str, BoxMaximum],
+    searches: Searches, search: Search, box: Box, points: dict[str, BoxMaximum]
 ) -> tuple[float, dict[str, float], bool]:
     """L(θ) and the maxima evaluated in float64, and whether the search could see the difference.
 
@@ -220,8 +216,7 @@ def _confirmed(
     rise = max(found.values()) - loss
     compute = context.objective.network.compute
     if compute == torch.float64:
-        bound = epsilon * (space.coordinates(context.theta).abs() + 1)
-        seen = max(rise, float((bound * space.pull(gradient)).abs().sum()))
+        seen = max(rise, float((box.bound * box.space.pull(gradient)).abs().sum()))
         rounding = _ROUNDINGS * torch.finfo(compute).eps * abs(loss)
         return loss, found, rise > rounding or seen == 0
     on_cpu = context.theta.device.type == "cpu"
@@ -230,12 +225,11 @@ def _confirmed(
         rounding = _ROUNDINGS * torch.finfo(compute).eps * max(1.0, abs(loss))
         return loss, found, rise > rounding
     theta, objective = double.context.theta, double.context.objective
-    bound = epsilon * (space.coordinates(theta).abs() + 1)
-    at_theta = double.loss
+    box, at_theta = replace(box, theta=theta), double.loss
     for name, point in points.items():
-        there = theta + space.lift(bound * point.point.double().clamp(-1, 1))
-        if space.dimensions is None:
-            outside = (there - theta).abs() > bound
+        there = theta + box.shift(point.point.double().clamp(-1, 1))
+        if box.space.dimensions is None:
+            outside = (there - theta).abs() > box.bound
             there = torch.where(outside, torch.nextafter(there, theta), there)
         found[name] = max(objective.loss(there), at_theta)
     exact = max(found.values()) - at_theta
@@ -260,7 +254,7 @@ def _sampling_error(context: Context, shift: Tensor, loss: float) -> Sampled:
     return Sampled(found.sampling_error, sampling_status(rows.doubt, found.carriers))
 
 
-def _selection_bias(context: Context, space: Space, bound: Tensor, point: Tensor) -> float | None:
+def _selection_bias(context: Context, box: Box, point: Tensor) -> float | None:
     """How much higher a subset's φ is than that of all data, for its maximum being its own.
 
     Each half of the subset gets a maximum of its own, by ascents from the centre and from the one
@@ -274,10 +268,9 @@ def _selection_bias(context: Context, space: Space, bound: Tensor, point: Tensor
     loss, points = context.value_and_gradient[0], []
     own = list(shards(context.objective, context.seed, 2))
     for half in own:
-        at_theta = half.gradient(context.theta)
-        function, start = scaled(context, half, at_theta, space, bound)
+        function, start = box.scaled(half, half.gradient(context.theta))
         found = corner_ascent(function, *start, starts=[point.sign()], iterations=_HALF_STEPS)
-        points.append(context.theta + space.lift(bound * found.point))
+        points.append(context.theta + box.shift(found.point))
     higher = sum(
         half.loss(mine) - half.loss(other)
         for half, mine, other in zip(own, points, points[::-1], strict=True)

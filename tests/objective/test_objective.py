@@ -468,3 +468,17 @@ def test_losses_at_many_points_are_each_point_s_own(name, batch_size):
     thetas = theta + 0.1 * torch.randn(4, len(theta), generator=generator).to(theta)
     alone = [at.loss(each) for each in thetas]
     assert at.losses(thetas).tolist() == pytest.approx(alone, rel=1e-12)
+
+
+def test_another_precision_is_tried_and_left_where_work_fails():
+    function, theta = objective(CASES["tanh"], "float32")
+    value, kind = function.try_in(
+        torch.float64, theta, lambda there, point: (there.loss(point), point.dtype)
+    )
+    assert value == pytest.approx(function.loss(theta), rel=1e-5)
+    assert kind == torch.float64
+
+    def fails(there, point):
+        raise AssertionError("a model of float32")
+
+    assert function.try_in(torch.float64, theta, fails) is None
