@@ -100,10 +100,17 @@ class Objective:
         *,
         batch_size: int | None = None,
     ) -> T | None:
-        """What `work` gives of the objective and θ (n,) in another precision, None where it fails.
+        """Run `work` on the objective in another precision.
 
-        It fails on a device without float64, where the model has a dtype written into it, and
-        where the memory is too short.
+        Args:
+            kind: The precision.
+            theta: θ (n,) in any precision.
+            work: Gets the objective and θ in the new precision.
+            batch_size: Examples a microbatch, None for the objective's own choice.
+
+        Returns:
+            What `work` gives. None on a device without float64, where the model has a dtype written
+            into it, and where memory is too short.
         """
         if kind == torch.float64 and self.network.device.type == "mps":
             return None

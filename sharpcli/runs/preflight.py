@@ -67,11 +67,20 @@ def ready(
     check: bool = True,
     gradients: bool = True,
 ) -> dict[str, Objective]:
-    """The objective of each split with a checkpoint's buffers, found fit to be measured.
+    """Check a checkpoint's model before it is measured, and free the checkpoint's tensors.
 
-    With `gradients` the model's first derivatives are looked at too, once for a study, and with
-    `check` the second ones at each checkpoint. The checkpoint's tensors are let go of. Raises
-    `SharpError` where two evaluations differ, and where the network is not the task's model.
+    Args:
+        loaded: The checkpoint in its task's terms.
+        curvature: The matrix and the products that are checked.
+        warnings: Gets what a person should know.
+        check: Check second derivatives, at each checkpoint.
+        gradients: Check first derivatives, once for a study.
+
+    Returns:
+        The objective of each split.
+
+    Raises:
+        SharpError: Two evaluations differ, or the network is not the task's model.
     """
     study = loaded.study
     objectives = study.objectives(loaded.match.tensors)
@@ -92,10 +101,18 @@ def check_model(
     gradients: bool = False,
     second_derivatives: bool = False,
 ) -> None:
-    """Check that losses are those of one function of θ, and that it is the task's model.
+    """Check that the loss is one function of θ, and that of the task's model.
 
-    With `gradients` its first derivatives too; `second_derivatives` says that products are taken,
-    which adds a note where attention is then computed by another kernel. Raises `SharpError`.
+    Args:
+        loaded: The checkpoint in its task's terms.
+        objectives: The objective of each split.
+        warnings: Gets what a person should know.
+        gradients: Check first derivatives too.
+        second_derivatives: Whether the run takes them: attention then runs on another kernel, which
+            is noted.
+
+    Raises:
+        SharpError: It is not.
     """
     study, tensors, theta = loaded.study, loaded.match.tensors, loaded.theta
     looked_at = objectives[study.split]
@@ -123,7 +140,7 @@ def check_fidelity(
 
     The model is loaded with a checkpoint's `tensors`, a little off them; outputs, losses and (with
     `gradients`) gradients on a few random rows are those of the functional network, and its
-    gradient is the slope of its loss. Once for a study, whose original model is let go of. Cost: a
+    gradient is the slope of its loss. Once for a study, which then drops the original. Cost: a
     few gradients on eight rows, and for a moment memory for four of θ.
     """
     original, study.original = study.original, None
