@@ -116,14 +116,12 @@ class CurvatureSettings:
 
     `hvp` is the mode of differentiation of a Hessian product, "auto" the fastest on the model at
     hand. `memory` bounds the bytes that a measurement takes beside model, checkpoint and data: kept
-    graphs, the basis of eigenvectors, microbatches (None: what is free). `coarse` is the share of
-    the data whose eigenvectors start the search on all of them (None: it starts at random).
+    graphs, the basis of eigenvectors, microbatches (None: what is free).
     """
 
     operator: Operator = "hessian"
     hvp: ProductMode = "auto"
     memory: int | None = None
-    coarse: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse a mode of a product that there is not; raises `UsageError`."""

@@ -18,7 +18,8 @@ from sharpcli.checkpoint import save_checkpoint
 from sharpcli.curvature import make_operator
 from sharpcli.linalg.quadrature import quadrature
 from sharpcli.runs.measure import measure_model
-from sharpcli.runs.study import prepare, resolve_device
+from sharpcli.runs.study import prepare
+from sharpcli.runtime.devices import resolve_device
 from sharpcli.settings import CurvatureSettings, MeasureSettings, RunSettings
 
 pytestmark = pytest.mark.gpu

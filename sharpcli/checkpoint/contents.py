@@ -170,9 +170,22 @@ def pieces(tensor: Tensor) -> Iterable[Tensor]:
 
 def place(tensor: Tensor) -> tuple[object, ...]:
     """What two tensors share just where they are the same data, seen in the same way."""
-    address = tensor.data_ptr() or id(tensor)  # an empty tensor lies nowhere
+    storage = tensor.untyped_storage()
+    address: object = tensor.data_ptr()
+    if not tensor.numel() or not storage.data_ptr():  # empty, or on the meta device: lies nowhere
+        address = (storage._cdata, tensor.storage_offset())
     marks = tensor.is_conj(), tensor.is_neg()
     return address, tensor.dtype, tuple(tensor.shape), tensor.stride(), marks
+
+
+def tied(named: Iterable[tuple[str, Tensor]]) -> dict[str, list[str]]:
+    """Each name, with all names of its tensor in their order."""
+    groups: dict[tuple[object, ...], list[str]] = {}
+    names = {}
+    for name, tensor in named:
+        names[name] = groups.setdefault(place(tensor), [])
+        names[name].append(name)
+    return names
 
 
 def _each_once(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

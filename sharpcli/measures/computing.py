@@ -33,11 +33,10 @@ def _without_vanished(
     found: dict[str, Any], measures: Sequence[Measure], context: Context
 ) -> dict[str, Any]:
     """The numbers, those marked that are rounding because the loss is at the end of float64."""
-    own = (name for name, each in context.splits.items() if each is context.objective)
-    split = next(own, None)
+    split = context.split
     if "loss" in found and split:
         loss = found["loss"][split].value
-    elif "value_and_gradient" in context.__dict__:
+    elif context.known("value_and_gradient"):
         loss = context.value_and_gradient[0]
     else:
         return found

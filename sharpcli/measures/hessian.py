@@ -142,11 +142,6 @@ def numbers_of(context: Context, found: EigshResult) -> dict[str, Any]:
         "size": context.objective.size,
         "operator": context.settings.curvature.operator,
     }
-    if context.coarse:
-        numbers["coarse"] = {
-            "examples": context.coarse.examples,
-            "products": context.coarse.products,
-        }
     return numbers
 
 
@@ -191,7 +186,7 @@ def _trace_rounding(context: Context, krylov: Krylov) -> float:
     What it does to each of the outermost Ritz values with its sign, and what random signs say of
     the rest: their mean, and its own standard error.
     """
-    vectors, values = _outermost(krylov, context.__dict__.get("eigenvalues"))
+    vectors, values = _outermost(krylov, context.known("eigenvalues"))
     generator = own_generator("rounding of the trace", context.seed)
     probes = random_signs(_PROBES, krylov.basis, generator)
     project_out(probes, vectors)

@@ -18,7 +18,8 @@ from sharpcli.objective.network import Network
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.parameter_names import layers_of
 from sharpcli.runs.failures import INTERRUPTED, own_failure
-from sharpcli.runs.study import Loaded, check_block
+from sharpcli.runs.preflight import check_block
+from sharpcli.runs.study import Loaded
 from sharpcli.runtime.progress import Begin, Progress
 from sharpcli.settings import MeasureSettings
 
@@ -100,9 +101,9 @@ def _context(whole: Context, network: Network, batch_size: int | None, begin: Be
         )
         for name, split in whole.splits.items()
     }
-    measured = next(name for name, split in whole.splits.items() if split is whole.objective)
+    assert whole.split is not None
     return Context(
-        objectives[measured],
+        objectives[whole.split],
         objectives,
         torch.cat([views[name].reshape(-1) for name in network.names]),
         whole.settings,

@@ -25,19 +25,11 @@ from sharpcli.landscape.points.batch_norm import (
 from sharpcli.landscape.points.channels_last import channels_last
 from sharpcli.landscape.points.evaluator import Anchors, BatchNorm, Surface
 from sharpcli.landscape.points.walk import Walk, Watch
-from sharpcli.objective.checks import check_deterministic
-from sharpcli.objective.coupling import check_coupling, coupling_named
-from sharpcli.objective.fidelity import check_fidelity, check_reach
 from sharpcli.objective.objective import Objective
-from sharpcli.runs.study import (
-    Loaded,
-    Studies,
-    Study,
-    load,
-    note_calls,
-    resolve_device,
-    said_by_torch,
-)
+from sharpcli.runs.failures import said_by_torch
+from sharpcli.runs.preflight import check_model
+from sharpcli.runs.study import Loaded, Studies, Study, load
+from sharpcli.runtime.devices import resolve_device
 from sharpcli.runtime.randomness import global_random_state_kept
 from sharpcli.settings import (
     BatchNormSettings,
@@ -160,13 +152,7 @@ def begin_exploration(
     objectives = study.objectives(first.match.tensors)
     splits = {name: o for name, o in objectives.items() if study.run.split in ("both", name)}
     warnings: list[str] = []
-    drawn = next(iter(splits.values()))
-    with coupling_named(drawn, first.theta):
-        check_reach(study, first.match.tensors)
-        check_deterministic(drawn, first.theta)
-    check_coupling(objectives, first.theta, seed=study.run.seed)
-    note_calls(study, first.match.tensors)
-    check_fidelity(study, first.match.tensors, warnings, gradients=False)
+    check_model(first, objectives, warnings)
     norms = look(next(iter(objectives.values())), first.theta)
     norm = _batch_norm(study, objectives, norms, settings.batch_norm)
     splits = {name: channels_last(objective, first.theta) for name, objective in splits.items()}

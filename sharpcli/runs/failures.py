@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 from sharpcli.documents.results import Failure
 from sharpcli.errors import SharpError, UsageError
-from sharpcli.runs.study import said_by_torch
 from sharpcli.runtime import interruption
+from sharpcli.runtime.memory import is_out_of_memory
 from sharpcli.runtime.processes import size
 
-__all__ = ["INTERRUPTED", "each_checkpoint", "own_failure"]
+__all__ = ["INTERRUPTED", "each_checkpoint", "own_failure", "said_by_torch"]
 
 T = TypeVar("T")
 
@@ -72,3 +72,16 @@ def own_failure(error: SharpError | RuntimeError) -> Failure:
     if said is None:
         raise error
     return said
+
+
+def said_by_torch(error: RuntimeError) -> Failure | None:
+    """What an exception of torch's says about the task or the machine, None where it is a bug."""
+    text = str(error).splitlines()[0] if str(error) else ""
+    if is_out_of_memory(error):
+        return Failure(f"out of memory: {text}", "use --samples")
+    if "modified by an inplace operation" in text:
+        return Failure(
+            f"the loss cannot be differentiated: {text.partition(':')[0]}",
+            "replace the model's in-place operations (x += y, inplace=True) by others",
+        )
+    return None

@@ -19,7 +19,7 @@ from sharpcli.measures.hessian import numbers_of
 from sharpcli.objective.objective import Objective
 from sharpcli.runs.direction_kinds import Direction
 from sharpcli.runs.exploration import Exploration
-from sharpcli.runs.study import check_curvature
+from sharpcli.runs.preflight import check_curvature
 from sharpcli.runtime.progress import Progress, silent
 from sharpcli.settings import DirectionSettings, MeasureSettings
 

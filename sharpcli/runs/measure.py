@@ -20,7 +20,9 @@ from sharpcli.objective.reliability import warning
 from sharpcli.runs.by_layer import check_layers, measure_layers
 from sharpcli.runs.failures import INTERRUPTED, each_checkpoint
 from sharpcli.runs.growing_samples import FIRST_SAMPLES, Judge, grown
-from sharpcli.runs.study import Loaded, Studies, Study, matched, prepare, ready, resolve_device
+from sharpcli.runs.preflight import ready
+from sharpcli.runs.study import Loaded, Studies, Study, matched, prepare
+from sharpcli.runtime.devices import resolve_device
 from sharpcli.runtime.progress import UNSAID, Begin, Notes, silent
 from sharpcli.runtime.randomness import global_random_state_kept
 from sharpcli.settings import MeasureSettings, RunSettings

@@ -23,12 +23,15 @@ from sharpcli.linalg.density import density
 from sharpcli.linalg.eigsh import is_settled
 from sharpcli.linalg.quadrature import Quadrature, choose_probes, quadrature
 from sharpcli.measures.hessian import at_most, is_semidefinite, suspicion
-from sharpcli.measures.sampling import degrees_of_freedom, shards, share_left, too_few
+from sharpcli.measures.sampling import degrees_of_freedom, too_few
 from sharpcli.objective.checks import end_of_float64
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.reliability import sampling_status, warning, widened
+from sharpcli.objective.shards import shards, share_left
 from sharpcli.runs.failures import each_checkpoint
-from sharpcli.runs.study import Loaded, Studies, matched, ready, resolve_device
+from sharpcli.runs.preflight import ready
+from sharpcli.runs.study import Loaded, Studies, matched
+from sharpcli.runtime.devices import resolve_device
 from sharpcli.runtime.progress import UNSAID, Begin, Notes, Progress, foretelling, silent
 from sharpcli.runtime.randomness import global_random_state_kept
 from sharpcli.settings import RunSettings, SpectrumSettings

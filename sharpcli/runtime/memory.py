@@ -36,9 +36,11 @@ def available_memory(device: torch.device) -> int:
     return max(free, 0)
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether PyTorch could not allocate, on any device."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and (
+        isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    )
 
 
 def readable_size(size: float) -> str:

@@ -157,7 +157,7 @@ class user_code:  # noqa: N801 (used as `with user_code(...)`, where it reads as
     ) -> None:
         if isinstance(error, SharpError) or not isinstance(error, Exception | SystemExit):
             return  # nothing happened, it is said already, or it is Ctrl-C
-        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+        if is_out_of_memory(error):
             error.add_note(f"{self._place(trace)[0]}: {self.what} ran out of memory")
             return  # whoever chose the batch size halves it, or the program ends
         if isinstance(error, SyntaxError) and error.lineno is not None:

@@ -12,10 +12,11 @@ from torch import Tensor
 from sharpcli.errors import SharpError
 from sharpcli.objective.checks import MEND_DATA, check_deterministic, check_finite
 from sharpcli.objective.coupling import check_coupling, coupling_named
-from sharpcli.objective.fidelity import check_pass, some_rows
 from sharpcli.objective.network import Network, give_shapes
 from sharpcli.objective.objective import Objective
-from sharpcli.objective.rows import Rows, read_rows
+from sharpcli.objective.passes import check_pass, some_rows
+from sharpcli.objective.reading import read_rows
+from sharpcli.objective.rows import Rows
 from sharpcli.runtime.progress import Progress, silent
 from sharpcli.runtime.randomness import global_random_state_kept
 from sharpcli.tasks import Task

@@ -31,7 +31,8 @@ from sharpcli.documents.results import flat_scalars, to_document
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.measures import Measure, Option
 from sharpcli.runs.measure import measure_checkpoints, measure_model
-from sharpcli.runs.study import prepare, resolve_device
+from sharpcli.runs.study import prepare
+from sharpcli.runtime.devices import resolve_device
 from sharpcli.settings import MeasureSettings, RunSettings
 from sharpcli.tasks import defaults
 

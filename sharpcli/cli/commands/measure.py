@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -193,14 +192,6 @@ Examples:
     type=click.Choice(["layer"]),
     help="Measure each layer's block of the parameters too: a run a layer.",
 )
-@click.option(
-    "--coarse",
-    type=NumberType(0, 0.5, open_=True),
-    metavar="FRACTION",
-    help="hessian: start from the eigenvectors of this share of the data: half as many passes over "
-    "all of them, but more products. For data that are slow to pass over; slower where graphs fit "
-    "in memory. Default: a random start.",
-)
 @options_of_measures
 @parameters_option
 @curvature_options
@@ -221,7 +212,6 @@ def measure(
     sampling_error: float | None,
     max_products: int | None,
     by: Any,
-    coarse: float | None,
     options: dict[str, Any],
     curvature: CurvatureSettings,
     task: str | None,
@@ -260,7 +250,7 @@ def measure(
         max_products=max_products,
         relative_error=DEFAULT.relative_error if relative_error is None else relative_error,
         sampling_error=sampling_error,
-        curvature=replace(curvature, coarse=coarse),
+        curvature=curvature,
         by=by,
         options=options,
     )
