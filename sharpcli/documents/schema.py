@@ -319,7 +319,7 @@ def _lengths_of_grid(result: Mapping[str, Any]) -> Iterator[_Misfit]:
     for index, (axis, count) in enumerate(zip(axes, shape, strict=True)):
         if len(axis["values"]) != count:
             yield _counted(count, "shape", axis["values"]).at("values").at(index).at("axes")
-        elif any(a > b for a, b in itertools.pairwise(axis["values"])):
+        elif not _increase(axis["values"]):
             yield _Misfit("expected increasing numbers").at("values").at(index).at("axes")
     if len(points) != math.prod(shape):
         yield _counted(math.prod(shape), "shape", points).at("coordinates")
@@ -389,10 +389,16 @@ def _lengths_of_spectrum(result: Mapping[str, Any]) -> Iterator[_Misfit]:
     for places, values in (("nodes", "weights"), ("grid", "density")):
         if len(result[places]) != len(result[values]):
             yield _counted(len(result[places]), places, result[values]).at(values)
-        elif any(a > b for a, b in itertools.pairwise(result[places])):
+        elif not _increase(result[places], to_a_width=False):
             yield _Misfit("expected increasing numbers").at(places)
     if len(result["grid"]) < 2:
         yield _Misfit(f"expected at least 2 entries, found {len(result['grid'])}").at("grid")
+
+
+def _increase(values: Sequence[float], *, to_a_width: bool = True) -> bool:
+    """Whether numbers increase; places that a drawing spans also have to have a width."""
+    in_order = all(a <= b for a, b in itertools.pairwise(values))
+    return in_order and (not to_a_width or len(values) < 2 or values[0] < values[-1])
 
 
 def _counted(count: int, like: str, found: Sequence[Any]) -> _Misfit:

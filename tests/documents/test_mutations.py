@@ -63,6 +63,7 @@ def test_no_change_of_a_document_ends_in_a_traceback(kind, result, document, tmp
             'results[0].checkpoints[0].coordinates: lacks "alpha"',
         ),
         (lambda r: r["axes"][0]["values"].reverse(), "values: expected increasing numbers"),
+        (lambda r: r["axes"][0].update(values=[0.0] * 5), "values: expected increasing numbers"),
         (lambda r: r.update(extra={"of": ["a", "later", "release"]}), None),
         (lambda r: r["checkpoints"][0].update(extra=None, metadata={"lr": None}), None),
         (lambda r: r["checkpoints"][0].update(coordinates={"alpha": None}, unseen=None), None),

@@ -191,7 +191,7 @@ def test_a_smallest_value_that_others_may_lie_below_is_an_upper_bound(saved, mon
 
 
 def test_a_sample_s_numbers_have_sampling_errors_that_hold_those_of_all_data(saved):
-    of = task(lambda: mlp(10, 8, 5), vectors(10, 5), name="sampled", train=1000)
+    of = task(lambda: mlp(6, 6, 3), vectors(6, 3), name="sampled", train=1000)
     path = saved(of)
     (whole,) = spectrum([path], of)
     keys = ("largest", "smallest")
