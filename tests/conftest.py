@@ -19,7 +19,6 @@ from sharpcli.documents.results import (
     to_document,
 )
 
-
 # Several processes of pytest, each with the threads of the whole machine, slow each other down.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
