@@ -14,7 +14,9 @@ from typing import Any
 import click
 
 from sharpcli import __version__
-from sharpcli.errors import SharpError, did_you_mean
+from sharpcli.cli.option_names import as_option
+from sharpcli.cli.sign_of_life import sign_of_life
+from sharpcli.errors import SharpError, did_you_mean, settings_written_by
 from sharpcli.runtime import interruption
 from sharpcli.runtime.processes import is_first, rank, size
 from sharpcli.runtime.streams import drop_stdout, prepare
@@ -126,6 +128,7 @@ class LazyGroup(click.Group):
             ctx.default_map = {name: command_defaults(name, self, ctx)}
         return name, command, rest
 
+    @settings_written_by(as_option)
     def main(
         self,
         args: Sequence[str] | None = None,
@@ -252,7 +255,7 @@ def _say(text: str) -> None:
 
 def main() -> None:
     """Run `sharp` on the process's arguments."""
-    prepare()
+    prepare(sign_of_life(sys.argv[1:]))
     sys.excepthook = _say_how_to_report
     sharp.main(prog_name="sharp")
 

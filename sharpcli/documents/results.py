@@ -183,7 +183,7 @@ def parse_document(text: str | bytes, name: str) -> Document:
         later = isinstance(found, str) and re.fullmatch(r"sharpcli/\d{1,9}", found)
         raise SharpError(
             f'{name}: is not a {SCHEMA} document ("schema" is {json.dumps(found)[:80]})',
-            "a later sharp wrote it: pip install --upgrade sharpcli" if later else _SAVED,
+            "a later sharp wrote it: pip install -U sharpcli" if later else _SAVED,
         )
     if problem := problem_of(document):
         raise SharpError(f"{name}: {problem}", f"the file is damaged or was changed: {_SAVED}")
@@ -275,7 +275,7 @@ def short_power(value: float) -> str:
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
-_SAVED = "pass a file written by `sharp … --json`"
+_SAVED = "pass a file that sharp wrote as JSON"
 _SOUND = ("converged", "lower_bound", "upper_bound")
 _SCALAR_FIELDS = tuple(f.name for f in fields(Scalar))
 _LEFT_OUT_OF_SCALARS = {"advice", "sampling_error", "sampling_bias", "sampling_status"}

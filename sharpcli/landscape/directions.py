@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sharpcli.curvature import SelfCheck
 from sharpcli.documents.results import Scalar
-from sharpcli.errors import SharpError, UsageError, did_you_mean
+from sharpcli.errors import SharpError, UsageError, did_you_mean, setting
 from sharpcli.linalg.eigsh import eigsh
 from sharpcli.linalg.orthogonal import dots, extend
 from sharpcli.measures.context import Context
@@ -43,7 +43,7 @@ def check_normalization(name: str) -> None:
     """Raise `UsageError` unless `name` is one of `NORMALIZATIONS`."""
     if name not in NORMALIZATIONS:
         raise UsageError(
-            f"--normalize {name}: there is no such normalization",
+            f"{setting('normalize', name)}: there is no such normalization",
             did_you_mean(name, NORMALIZATIONS),
         )
 
@@ -191,9 +191,9 @@ def _scale(
             part.zero_()
     if not bool(direction.any()):
         raise SharpError(
-            f"--normalize {normalize} leaves nothing to move: where the direction is not zero, no "
-            "tensor of two or more dimensions has a weight that is not",
-            "use --normalize none",
+            f"{setting('normalize', normalize)} leaves nothing to move: where the direction is not "
+            "zero, no tensor of two or more dimensions has a weight that is not",
+            f"use {setting('normalize', 'none')}",
         )
 
 

@@ -13,7 +13,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from sharpcli.documents.results import Scalar, is_scalar
-from sharpcli.errors import SharpError, UsageError, did_you_mean
+from sharpcli.errors import SharpError, UsageError, did_you_mean, setting
 from sharpcli.measures.context import Context
 from sharpcli.measures.epsilon_sharpness import epsilon_sharpness
 from sharpcli.measures.gradient import gradient
@@ -26,7 +26,7 @@ __all__ = ["Context", "Measure", "choose", "compute", "known_measures", "readers
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure's name for `--measure`, what it means, and the function that computes it.
+    """A measure's name, what it means, and the function that computes it.
 
     `compute(context)` returns its numbers by JSON key. `needs_curvature` says that second
     derivatives are taken, which are then checked once for the model. `of_parameters` is false where
@@ -107,7 +107,7 @@ _BUILT_IN = (
         cost="6 products or more, beside those that hessian has made",
         invariances="rotations of θ; not rescaling",
         source="Hutch++ (Meyer et al. 2021)",
-        warns="a standard error above --relative-error",
+        warns="a standard error above the share that is asked for",
         compute=trace,
         default=True,
         needs_curvature=True,
@@ -141,11 +141,11 @@ def choose(names: Sequence[str]) -> list[Measure]:
         if name != "all" and name not in known:
             parts = [part.strip() for part in name.split(",")]
             hint = (
-                f"give each its own option: {' '.join(f'-m {part}' for part in parts)}"
+                f"give each its own option: {setting('measures', parts)}"
                 if all(part in known for part in parts)
                 else did_you_mean(name, [*known, "all"])
             )
-            raise UsageError(f"--measure {name}: there is no such measure", hint)
+            raise UsageError(f"{setting('measure', name)}: there is no such measure", hint)
     if "all" in names:
         return list(known.values())
     return [m for m in known.values() if (m.name in names if names else m.default)]
@@ -203,7 +203,7 @@ def _without_vanished(found: dict[str, Any], context: Context) -> dict[str, Any]
     if "epsilon_sharpness" in found:
         # The box may reach where the loss is large enough.
         marked["epsilon_sharpness"] = [
-            _marked(entry, f"{advice}, or take a larger --epsilon")
+            _marked(entry, f"{advice}, or take a larger {setting('epsilons')}")
             if entry["loss_at_maximum"] < SMALLEST_SOUND
             else entry
             for entry in found["epsilon_sharpness"]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sharpcli.curvature import make_operator
-from sharpcli.errors import SharpError
+from sharpcli.errors import SharpError, setting
 from sharpcli.linalg.eigsh import eigsh
 from sharpcli.objective.objective import Objective
 from sharpcli.runtime.progress import Progress
@@ -55,9 +55,9 @@ def coarse_start(
     whole = objective.rows
     if whole.fixed_batch is not None:
         raise SharpError(
-            "--coarse takes a part of the data, and --fixed-batch says that the loss is defined on "
-            "batches of all of them",
-            "leave --coarse out",
+            f"{setting('coarse')} takes a part of the data, and {setting('fixed_batch')} says that "
+            "the loss is defined on batches of all of them",
+            f"leave {setting('coarse')} out",
         )
     count = max(1, min(whole.count, round(share * whole.count)))
     order = torch.randperm(whole.count, generator=torch.Generator().manual_seed(seed))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sharpcli.documents.results import Scalar, scalar_fields
-from sharpcli.errors import SharpError, UsageError, counted
+from sharpcli.errors import SharpError, UsageError, counted, setting
 from sharpcli.linalg.box import (
     BoxMaximum,
     ValueAndGradient,
@@ -107,7 +107,7 @@ def _space(context: Context, dimensions: int | None, draw: int = 0) -> Space:
         return FullSpace()
     if dimensions > context.objective.size:
         raise UsageError(
-            f"--subspace {dimensions}: the model has only "
+            f"{setting('subspaces', dimensions)}: the model has only "
             f"{counted(context.objective.size, 'parameter')}",
             "a subspace has as many dimensions at most",
         )
@@ -210,7 +210,8 @@ def _entry(
         context.warnings.append(
             f"φ ({where}) of {counted(rows.count, 'example')} is about {bias:.2g} higher "
             f"than that of all "
-            f"{rows.total}: a maximum fits the examples that it was sought on; take more --samples"
+            f"{rows.total}: a maximum fits the examples that it was sought on; take more "
+            f"{setting('samples')}"
         )
     return {
         "epsilon": epsilon,
@@ -228,9 +229,11 @@ def _entry(
 
 def _advice(dtype: torch.dtype) -> str:
     if dtype == torch.float64:
-        return "the loss rises by no more than its rounding: use a larger --epsilon"
+        return f"the loss rises by no more than its rounding: use a larger {setting('epsilons')}"
     name = str(dtype).removeprefix("torch.")
-    return f"{name} does not resolve how the loss rises in this box: use --dtype float64"
+    return (
+        f"{name} does not resolve how the loss rises in this box: use {setting('dtype', 'float64')}"
+    )
 
 
 class _Searches:
@@ -618,7 +621,9 @@ def _raw(context: Context, space: Space, bound: Tensor) -> BoxMaximum:
     try:
         from scipy.optimize import Bounds, minimize
     except ImportError as error:
-        raise SharpError("--maximizer raw needs SciPy", "pip install 'sharpcli[raw]'") from error
+        raise SharpError(
+            f"{setting('maximizer', 'raw')} needs SciPy", "pip install 'sharpcli[raw]'"
+        ) from error
 
     def function(z: Any) -> tuple[float, Any]:
         shift = space.lift(torch.as_tensor(z).to(context.theta))

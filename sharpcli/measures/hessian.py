@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sharpcli.curvature import SelfCheck
 from sharpcli.documents.results import Scalar, scalar_fields
+from sharpcli.errors import setting
 from sharpcli.linalg.eigsh import EigshResult, is_settled
 from sharpcli.linalg.krylov import Krylov
 from sharpcli.linalg.orthogonal import project_out
@@ -137,7 +138,8 @@ def trace(context: Context) -> dict[str, Any]:
     if not found.converged:
         status, advice = (
             "max_products",
-            "the standard error is above --relative-error: raise --max-products",
+            f"the standard error is above {setting('relative_error')}: raise "
+            f"{setting('max_products')}",
         )
     status, advice = suspicion(context.self_check) or (status, advice)
     sampled = trace_error(context, krylov)
@@ -145,9 +147,10 @@ def trace(context: Context) -> dict[str, Any]:
     error = math.hypot(found.standard_error, _trace_rounding(context, krylov), checked)
     if status == "converged" and error > context.settings.relative_error * abs(found.value):
         wide = context.objective.network.compute == torch.float64
-        remedy = "raise --relative-error" if wide else "use --dtype float64"
+        allowed, wider = setting("relative_error"), setting("dtype", "float64")
+        remedy = f"raise {allowed}" if wide else f"use {wider}"
         status = "precision"
-        advice = f"rounding keeps the error above --relative-error: {remedy}"
+        advice = f"rounding keeps the error above {allowed}: {remedy}"
     scalar = Scalar(found.value, error, "standard_error", status, advice)
     return {"trace": scalar_fields(_with_sampling(scalar, sampled), products=found.products)}
 
@@ -230,8 +233,8 @@ def suspicion(check: SelfCheck | None) -> tuple[str, str] | None:
     return "suspect", (
         "the second derivatives fail a float64 self-check (asymmetry "
         f"{check.asymmetry:.1e}, difference to a finite difference {check.difference:.1e}{where}): "
-        f"an operation of the model has a wrong or no second derivative{_named(check)}; --hvp "
-        "finite-difference does without"
+        f"an operation of the model has a wrong or no second derivative{_named(check)}; "
+        f"{setting('hvp', 'finite-difference')} does without"
     )
 
 
@@ -282,21 +285,23 @@ def _verdict(
     narrow = context.objective.network.compute != torch.float64
     if not met and found.rounded and narrow:
         return "precision", (
-            "rounding may hide another eigenvalue this far beyond: use --dtype float64"
+            "rounding may hide another eigenvalue this far beyond: use "
+            f"{setting('dtype', 'float64')}"
         )
     if not met:
         return "max_products", (
-            "the residual is above --tol, or larger eigenvalues may have been missed: raise "
-            "--max-products or --tol"
+            f"the residual is above {setting('tol')}, or larger eigenvalues may have been missed: "
+            f"raise {setting('max_products')} or {setting('tol')}"
         )
     if context.hessian.error > limit > 0:
         return "precision", (
-            "finite differences change with their step by more than --tol: the gradient jumps near "
-            "θ, or the model runs in float32 only"
+            f"finite differences change with their step by more than {setting('tol')}: the "
+            "gradient jumps near θ, or the model runs in float32 only"
         )
     if narrow and limit > 0 and not known:
         return "precision", (
-            "rounding keeps the error above --tol or a tenth of the value: use --dtype float64"
+            f"rounding keeps the error above {setting('tol')} or a tenth of the value: use "
+            f"{setting('dtype', 'float64')}"
         )
     return "converged", None
 

@@ -16,7 +16,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from sharpcli.errors import SharpError, counted
+from sharpcli.errors import SharpError, counted, setting
 from sharpcli.objective.means import Evaluation, mean_of, moments
 from sharpcli.objective.network import Network, sums_and_weights
 from sharpcli.objective.rows import Batch, Rows
@@ -183,7 +183,8 @@ class Objective:
             raise SharpError(
                 NO_GRADIENT,
                 "take detach(), item(), argmax and comparisons out of predict() and loss(), run "
-                "neither under torch.no_grad(), or measure the loss alone: -m loss",
+                "neither under torch.no_grad(), or measure the loss alone: "
+                f"{setting('measures', ['loss'])}",
             )
         return total, weight
 
@@ -416,7 +417,8 @@ class Objective:
                         f"out of memory on {self.network.device} with batches of {batch_size} "
                         f"({counted(self.size, 'parameter')}, {free} free): "
                         f"{str(error).splitlines()[0]}",
-                        "use --device cpu, --samples, or a machine with more memory",
+                        f"use {setting('device', 'cpu')}, {setting('samples')}, or a machine with "
+                        "more memory",
                     ) from error
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sharpcli.documents.results import SamplingStatus, flat_scalars
+from sharpcli.errors import setting
 
 __all__ = [
     "FEW",
@@ -159,7 +160,7 @@ def warning(numbers: Mapping[str, Any], doubted: str | None) -> str | None:
     why = doubted or "one example, or none, carries what differs between the examples"
     return (
         f"the sampling errors of {', '.join(name.replace('_', '-') for name in names)} are "
-        f"unreliable (marked ?): {why}; take more --samples, or all of the data"
+        f"unreliable (marked ?): {why}; take more {setting('samples')}, or all of the data"
     )
 
 

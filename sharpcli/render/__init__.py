@@ -8,7 +8,7 @@ import sys
 from typing import IO, TYPE_CHECKING, Any
 
 from sharpcli.documents.results import Document, dumps, is_interrupted
-from sharpcli.errors import SharpError, UsageError
+from sharpcli.errors import SharpError, UsageError, setting
 from sharpcli.runtime import interruption
 from sharpcli.runtime.files import beside, is_special, rescue, save
 from sharpcli.runtime.processes import is_first
@@ -213,7 +213,9 @@ def _page(document: Document, metric: str | None = None) -> Page:
     if kind in _PICTURED:
         return landscape_page(document, metric)
     if kind not in pages:
-        raise UsageError(f'a result of kind "{kind}" has no table', "use --json")
+        raise UsageError(
+            f'a result of kind "{kind}" has no table', f"use {setting('format', 'json')}"
+        )
     return pages[kind](document)
 
 
@@ -264,5 +266,5 @@ def _print(text: str, form: str, document: Document) -> None:
             f"standard output: cannot be written: {error.strerror}",
             f"nothing is lost: the result is in {kept}"
             if kept
-            else "write to a file on another disk with --output",
+            else f"write to a file on another disk with {setting('output')}",
         ) from error

@@ -14,7 +14,7 @@ from torch import Tensor
 from sharpcli.documents.environment import environment
 from sharpcli.documents.labels import named, path_labels
 from sharpcli.documents.results import Report
-from sharpcli.errors import UsageError, counted
+from sharpcli.errors import UsageError, counted, setting
 from sharpcli.landscape.findings import curves_of, measures_of, sampling_errors_of
 from sharpcli.landscape.frame import Frame
 from sharpcli.landscape.grid import grid_points
@@ -216,7 +216,8 @@ def _of_one_task(path: str | Path, studies: Studies, first: str | Path) -> Loade
         raise UsageError(
             f"{first} and {path} are of different tasks ({one}; {other}): they are not points of "
             "one parameter space",
-            "name checkpoints of one architecture, or one task for all of them with --task",
+            "name checkpoints of one architecture, or one task for all of them with "
+            f"{setting('task')}",
         )
     return loaded
 
@@ -281,8 +282,8 @@ def _say_what_is_not_taken_anew(this: Exploration, norms: Normalisations) -> Non
     ):
         this.notes.append(
             "batch norm: the checkpoints have the same running statistics, as where these were "
-            "frozen in training; they are re-estimated all the same, which --batch-norm "
-            "interpolate leaves out"
+            "frozen in training; they are re-estimated all the same, which "
+            f"{setting('batch_norm.mode', 'interpolate')} leaves out"
         )
 
 
@@ -387,7 +388,7 @@ def _project_trajectories(
         this.warnings.append(
             f"the {('line', 'plane')[len(names) - 1]} shows {shown.explained_together:.0%} of the "
             "path's variance: where its points lie is mostly not to be seen here (sharp landscape "
-            "--directions trajectory shows the most)"
+            f"{setting('directions', 'trajectory')} shows the most)"
         )
 
 

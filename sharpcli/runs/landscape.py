@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sharpcli.documents.labels import named
 from sharpcli.documents.results import Report
-from sharpcli.errors import SharpError, UsageError, counted
+from sharpcli.errors import SharpError, UsageError, counted, setting
 from sharpcli.landscape.directions import (
     check_normalization,
     cosine,
@@ -72,7 +72,7 @@ def interpolate_checkpoints(
     settings, watch = settings or InterpolateSettings(), watch or Watch()
     if run is not None and run.parameters:
         raise UsageError(
-            "--parameters: between checkpoints all parameters move",
+            f"{setting('parameters')}: between checkpoints all parameters move",
             "sharp landscape draws the parameters that match around one checkpoint",
         )
     if len(paths) not in (2, 3):
@@ -81,7 +81,7 @@ def interpolate_checkpoints(
             "sharp interpolate a.safetensors b.safetensors",
         )
     if len(paths) == 3 and (settings.align or settings.path):
-        option = "--align" if settings.align else "--path"
+        option = setting("align" if settings.align else "path")
         raise UsageError(f"{option} is for the line between two checkpoints", "leave C out")
     limits = settings.grid.limits(((0.0, 1.0),) * (len(paths) - 1))
     if len(paths) == 2 and settings.grid.ranges:
@@ -117,18 +117,18 @@ def landscape_checkpoint(
     settings, watch = settings or LandscapeSettings(), watch or Watch()
     directions, beside = settings.directions, beside or Beside()
     if run is not None and run.parameters and (beside.marks or beside.trajectories):
-        option = "--mark" if beside.marks else "--trajectory"
+        option = setting("marks" if beside.marks else "trajectories")
         raise UsageError(
-            f"--parameters and {option} exclude each other: other checkpoints differ in the "
-            "parameters that stay as they are",
+            f"{setting('parameters')} and {option} exclude each other: other checkpoints differ in "
+            "the parameters that stay as they are",
             "leave one of them out",
         )
     normalize = directions.normalize or ("filter" if directions.kind == "random" else "none")
     check_normalization(normalize)
     if directions.kind == "trajectory" and not any(beside.trajectories):
         raise UsageError(
-            "--directions trajectory needs the path whose axes are to be drawn",
-            "name its checkpoints, A as the last: --trajectory step-*.safetensors",
+            f"{setting('directions', 'trajectory')} needs the path whose axes are to be drawn",
+            f"name its checkpoints, A as the last: {setting('trajectories', 'step-*.safetensors')}",
         )
     settings.grid.limits((_AROUND,) * directions.dimensions)
     with _kept(watch):
@@ -264,10 +264,11 @@ def _at_center(this: Exploration) -> Objective:
         return objective
     if norm.mode == "batch" and norm.several:
         raise UsageError(
-            f"the Hessian's axes with --batch-norm batch: {named([c.layer for c in norm.several])} "
-            "is called more than once in a forward pass, or normalises each example by itself, so "
-            "its statistics of a batch are not one mean and one variance",
-            "use --batch-norm recalibrate, or other --directions",
+            f"the Hessian's axes with {setting('batch_norm.mode', 'batch')}: "
+            f"{named([c.layer for c in norm.several])} is called more than once in a forward "
+            "pass, or normalises each example by itself, so its statistics of a batch are not "
+            "one mean and one variance",
+            f"use {setting('batch_norm.mode', 'recalibrate')}, or other {setting('directions')}",
         )
     fixed = this.surface.buffers_of(objective, center.theta, this.buffers(center))
     return Objective(objective.network, objective.rows, fixed, batch_size=this.study.run.batch_size)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharpcli.errors import SharpError
+from sharpcli.errors import SharpError, setting
 from sharpcli.landscape.alignment.permutations import TRACED_EXAMPLES
 from sharpcli.landscape.alignment.weight_matching import align
 from sharpcli.landscape.curves import path_weights, train_path
@@ -48,7 +48,7 @@ def explore_line(this: Exploration, settings: InterpolateSettings) -> None:
     if not this.found["barrier"] and not this.walk.interrupted:
         why = "the loss is not finite at A or B"
         if not {0.0, 1.0} <= {*alphas}:
-            option = "--range" if settings.grid.ranges else "--points"
+            option = setting("ranges" if settings.grid.ranges else "points")
             why = f"0 or 1 is not on the line ({option})"
         this.notes.append(f"no barrier can be told: {why}")
     if this.walk.interrupted:
@@ -73,8 +73,8 @@ def _alphas(this: Exploration, grid: GridSettings) -> list[float]:
         return line_values(low, high, points)
     alphas = line_values(*_BETWEEN, points)  # an own range was refused
     this.notes.append(
-        f"--points {points} is too few for the line from α = {low:g} to {high:g}, which takes "
-        f"{fewest}: drawn at {', '.join(f'{alpha:g}' for alpha in alphas)}"
+        f"{setting('points', points)} is too few for the line from α = {low:g} to {high:g}, which "
+        f"takes {fewest}: drawn at {', '.join(f'{alpha:g}' for alpha in alphas)}"
     )
     return alphas
 

@@ -14,7 +14,7 @@ from sharpcli.documents.comparison import training_loss_warning
 from sharpcli.documents.environment import environment
 from sharpcli.documents.labels import short_labels
 from sharpcli.documents.results import CheckpointResult, Report
-from sharpcli.errors import UsageError, counted
+from sharpcli.errors import UsageError, counted, setting
 from sharpcli.measures import Measure, choose, compute
 from sharpcli.measures.context import Context
 from sharpcli.objective.reliability import warning
@@ -239,14 +239,15 @@ def _check_size(study: Study, measures: Sequence[Measure], settings: MeasureSett
         return
     if top > size and top != MeasureSettings.top:
         raise UsageError(
-            f"--top {top}: the model has only {counted(size, 'parameter')}",
+            f"{setting('top', top)}: the model has only {counted(size, 'parameter')}",
             f"ask for {counted(size, 'eigenvalue')} at most",
         )
     top = min(top, size)
     if most is not None and most < top + 2:
         raise UsageError(
-            f"--max-products {most}: too few for {counted(top, 'eigenvalue')} and the smallest",
-            f"allow {top + 2} or more, or ask for fewer with --top",
+            f"{setting('max_products', most)}: too few for {counted(top, 'eigenvalue')} and the "
+            "smallest",
+            f"allow {top + 2} or more, or ask for fewer with {setting('top')}",
         )
 
 

@@ -17,6 +17,7 @@ from sharpcli.curvature import Rounding, SelfCheck, make_operator
 from sharpcli.curvature.memory_plan import Budget, share_memory_of_probes
 from sharpcli.documents.environment import environment
 from sharpcli.documents.results import Report, Scalar, scalar_fields
+from sharpcli.errors import setting
 from sharpcli.linalg.bulk import bulk
 from sharpcli.linalg.density import density
 from sharpcli.linalg.eigsh import is_settled
@@ -41,12 +42,6 @@ _END = 0.05
 # Shards of a sample whose own spectra tell its sampling error: their data are a pass together, but
 # each has its own Lanczos vectors. A standard error from eight is good to about a quarter.
 _SHARDS = 8
-# What to do where nobody knows where the bulk ends.
-_COPIES = (
-    "there are as many copies of an eigenvalue as probes, or more, so where the bulk ends is not "
-    "known: raise --probes"
-)
-_STEPS = "the steps were too few to tell where the bulk ends: raise --steps"
 
 
 def spectra_of_checkpoints(
@@ -239,7 +234,7 @@ def _numbers(found: Quadrature, check: SelfCheck | None, semidefinite: bool) -> 
     An end is converged where it may be off by no more than 5 % of the spectrum's width.
     """
     doubt = suspicion(check)
-    coarse = ("max_products", "the steps were too few to find this end: raise --steps")
+    coarse = ("max_products", f"the steps were too few to find this end: raise {setting('steps')}")
     (high, high_error), (low, low_error) = found.ends()
     extent = max(high - low, abs(high), abs(low))
 
@@ -260,7 +255,7 @@ def _numbers(found: Quadrature, check: SelfCheck | None, semidefinite: bool) -> 
     def of_bulk(value: float, error: float | None) -> Scalar:
         if above.resolved or doubt:
             return scalar(value, error)
-        return Scalar(value, status="unresolved", advice=_COPIES if above.copies else _STEPS)
+        return Scalar(value, status="unresolved", advice=_unresolved(above.copies))
 
     nodes, weights = found.nodes()
     grid, curve = density(found)
@@ -279,3 +274,13 @@ def _numbers(found: Quadrature, check: SelfCheck | None, semidefinite: bool) -> 
         "grid": grid.tolist(),
         "density": curve.tolist(),
     }
+
+
+def _unresolved(copies: bool) -> str:
+    """What to do where nobody knows where the bulk ends."""
+    if not copies:
+        return f"the steps were too few to tell where the bulk ends: raise {setting('steps')}"
+    return (
+        "there are as many copies of an eigenvalue as probes, or more, so where the bulk ends is "
+        f"not known: raise {setting('probes')}"
+    )

@@ -19,7 +19,7 @@ from sharpcli.checkpoint import (
 )
 from sharpcli.curvature import SelfCheck, in_float64, self_check, unvouched_operations
 from sharpcli.documents.results import Failure
-from sharpcli.errors import SharpError, UsageError, counted
+from sharpcli.errors import SharpError, UsageError, counted, setting
 from sharpcli.objective.checks import check_deterministic
 from sharpcli.objective.coupling import batch_note, batches_of, check_coupling, coupling_named
 from sharpcli.objective.fidelity import check_fidelity, check_reach
@@ -135,7 +135,7 @@ def prepare(
         if data is None and name == run.split:
             raise SharpError(
                 f"{task.name}: data('{name}') gives None: there are no {name} data to measure on",
-                "leave --split out, which measures on the training data",
+                f"leave {setting('split')} out, which measures on the training data",
             )
         if data is None:
             continue
@@ -175,18 +175,22 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(auto if name == "auto" else name)
     except RuntimeError as error:  # a name that torch does not know, or a number too large for it
         raise UsageError(
-            f"--device {name}: {str(error).splitlines()[0]}", "use auto, cpu, cuda, cuda:1 or mps"
+            f"{setting('device', name)}: {str(error).splitlines()[0]}",
+            "use auto, cpu, cuda, cuda:1 or mps",
         ) from error
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
             raise UsageError(
-                f"--device {name}: this PyTorch ({torch.__version__}) sees "
+                f"{setting('device', name)}: this PyTorch ({torch.__version__}) sees "
                 f"{counted(count, 'CUDA device')}",
-                "use --device cpu, or install a CUDA build of PyTorch and check the driver",
+                f"use {setting('device', 'cpu')}, or install a CUDA build of PyTorch and check the "
+                "driver",
             )
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError(f"--device {name}: there is no MPS device", "use --device cpu")
+        raise UsageError(
+            f"{setting('device', name)}: there is no MPS device", f"use {setting('device', 'cpu')}"
+        )
     return join(device)
 
 
@@ -247,7 +251,7 @@ class Studies:
             raise UsageError(
                 f"{'' if path is None else f'{path}: '}no task: a checkpoint has tensors only, the "
                 "model, the loss and the data come from a task",
-                "name one with --task (a file, package.module:name, or a name from "
+                f"name one with {setting('task')} (a file, package.module:name, or a name from "
                 "`sharp tasks`); `sharp init` writes a task file to start from",
             )
         return named[0], {**named[1], **self._options}
@@ -335,7 +339,7 @@ def said_by_torch(error: RuntimeError) -> Failure | None:
     """What an exception of torch's says about the task or the machine, None where it is a bug."""
     text = str(error).splitlines()[0] if str(error) else ""
     if is_out_of_memory(error):
-        return Failure(f"out of memory: {text}", "use --samples")
+        return Failure(f"out of memory: {text}", f"use {setting('samples')}")
     if "modified by an inplace operation" in text:
         return Failure(
             f"the loss cannot be differentiated: {text.partition(':')[0]}",

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sharpcli.errors import SharpError, did_you_mean
+from sharpcli.errors import SharpError, did_you_mean, setting
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -91,7 +91,7 @@ def builtin_tasks() -> Mapping[str, Builtin]:
 
 
 def load_task(spec: str | Path, options: Mapping[str, str]) -> Task:
-    """The task that `spec` names, with `options` (as given with -O, still text) bound.
+    """The task that `spec` names, with `options` (still text) bound.
 
     Runs the task's file or imports its module; builds neither model nor data yet.
     Raises `UsageError` where there is no such task or option, `SharpError` where the task's code
@@ -117,7 +117,7 @@ def task_from_metadata(metadata: Mapping[str, Any]) -> tuple[str, dict[str, str]
             f"the checkpoint's metadata name the task {str(name)[:_SHOWN]!r}, which is not a "
             f"built-in one ({did_you_mean(str(name)[:_SHOWN], _BUILTINS)}); a checkpoint cannot "
             "choose code to run",
-            "name the task yourself: --task task.py",
+            f"name the task yourself: {setting('task', 'task.py')}",
         )
     options: dict[str, str] = {}
     given = str(metadata.get("task_options", ""))
@@ -127,7 +127,7 @@ def task_from_metadata(metadata: Mapping[str, Any]) -> tuple[str, dict[str, str]
             raise SharpError(
                 f"the checkpoint's metadata hold task_options {given[:_SHOWN]!r}, "
                 "which is not of the form name=value,name=value",
-                f"name them yourself: --task {name} -O name=value",
+                f"name them yourself: {setting('task', name)} {setting('options.name', 'value')}",
             )
         options[option.strip()] = value.strip()
     return str(name), options

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sharpcli.errors import UsageError
+from sharpcli.errors import UsageError, setting
 
 __all__ = ["OPTIMIZERS", "TrainSettings"]
 
@@ -40,25 +40,26 @@ class TrainSettings:
     fixed_batch: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no optimizer can use; raises `UsageError` naming the option."""
+        """Refuse what no optimizer can use; raises `UsageError` naming the setting."""
         if self.optimizer not in OPTIMIZERS:
             raise UsageError(
                 f"there is no optimizer '{self.optimizer}'", f"there are: {', '.join(OPTIMIZERS)}"
             )
         limits = {
             "lr": self.lr is None or self.lr > 0,
-            "batch-size": self.batch_size >= 1,
-            "fixed-batch": self.fixed_batch in (None, self.batch_size),
+            "batch_size": self.batch_size >= 1,
+            "fixed_batch": self.fixed_batch in (None, self.batch_size),
             "epochs": self.epochs >= 1,
             "momentum": 0 <= self.momentum < 1,
             "betas": all(0 <= beta < 1 for beta in self.betas),
-            "weight-decay": self.weight_decay >= 0,
-            "until-loss": self.until_loss is None or self.until_loss > 0,
+            "weight_decay": self.weight_decay >= 0,
+            "until_loss": self.until_loss is None or self.until_loss > 0,
         }
-        for option, holds in limits.items():
+        for name, holds in limits.items():
             if not holds:
-                value = getattr(self, option.replace("-", "_"))
-                raise UsageError(f"--{option} {value}: is out of range", _RANGES[option])
+                hint = _RANGES[name].format(batch_size=setting("batch_size"))
+                written = setting(name, getattr(self, name))
+                raise UsageError(f"{written}: is out of range", hint)
 
     @property
     def step_size(self) -> float:
@@ -68,11 +69,11 @@ class TrainSettings:
 
 _RANGES = {
     "lr": "a learning rate is above 0",
-    "batch-size": "a batch has at least one example",
-    "fixed-batch": "it is what each step takes, so --batch-size is the same",
+    "batch_size": "a batch has at least one example",
+    "fixed_batch": "it is what each step takes, so {batch_size} is the same",
     "epochs": "train for at least one epoch",
     "momentum": "momentum is at least 0 and below 1",
     "betas": "each beta is at least 0 and below 1",
-    "weight-decay": "weight decay is at least 0",
-    "until-loss": "the loss to reach is above 0",
+    "weight_decay": "weight decay is at least 0",
+    "until_loss": "the loss to reach is above 0",
 }

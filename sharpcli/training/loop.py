@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sharpcli.errors import SharpError
+from sharpcli.errors import SharpError, setting
 from sharpcli.objective.checks import MEND_DATA, check_deterministic, check_finite
 from sharpcli.objective.coupling import check_coupling, coupling_named
 from sharpcli.objective.fidelity import check_pass, some_rows
@@ -146,5 +146,5 @@ def _not_finite(
         return SharpError(f"{said}: {bad}", MEND_DATA)
     return SharpError(
         said,
-        f"lower the learning rate (--lr is {settings.step_size:g})",
+        f"lower the learning rate ({setting('lr')} is {settings.step_size:g})",
     )

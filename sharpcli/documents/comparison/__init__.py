@@ -32,7 +32,7 @@ from sharpcli.documents.comparison.uncertainty import (
 from sharpcli.documents.environment import environment
 from sharpcli.documents.labels import named
 from sharpcli.documents.results import Document, Report
-from sharpcli.errors import UsageError, counted
+from sharpcli.errors import UsageError, counted, setting
 
 __all__ = ["compare", "training_loss_warning"]
 
@@ -292,7 +292,7 @@ def _baseline(text: str, groups: Sequence[Group]) -> int:
         else "fits no row"
     )
     rows = "; ".join(group.label for group in groups[:10]) + ("; …" if len(groups) > 10 else "")
-    raise UsageError(f"--baseline {text}: {found}", f"name one of the rows: {rows}")
+    raise UsageError(f"{setting('baseline', text)}: {found}", f"name one of the rows: {rows}")
 
 
 def _means(text: str, group: Group, key: str) -> bool:

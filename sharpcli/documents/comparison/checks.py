@@ -10,7 +10,7 @@ from sharpcli.documents.comparison.members import Group, Member
 from sharpcli.documents.comparison.uncertainty import SOUND
 from sharpcli.documents.labels import clean, differing_metadata, named
 from sharpcli.documents.results import Document, leaves
-from sharpcli.errors import counted
+from sharpcli.errors import counted, setting
 
 __all__ = ["comparability_warnings", "grouping_notes", "same_task", "training_loss_warning"]
 
@@ -81,7 +81,7 @@ def grouping_notes(
     if not keys or len(grouped) == len(groups):
         return []
     return [
-        f"`--by {','.join(keys)}` would group these {counted(len(members), 'row')} into "
+        f"`{setting('by', ','.join(keys))}` would group these {counted(len(members), 'row')} into "
         f"{len(grouped)}"
     ]
 
@@ -167,7 +167,7 @@ def _unreliable(members: Sequence[Member]) -> list[str]:
         return []
     return [
         f"sampling errors of {named(rows)} are unreliable, and with them those of differences and "
-        "ratios (marked ?): measure with more --samples, or on all of the data"
+        f"ratios (marked ?): measure with more {setting('samples')}, or on all of the data"
     ]
 
 

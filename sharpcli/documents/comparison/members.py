@@ -9,7 +9,7 @@ from typing import Any
 
 from sharpcli.documents.labels import differing_metadata, named, natural_order, pairs, short_labels
 from sharpcli.documents.results import Document, flat_scalars
-from sharpcli.errors import SharpError, UsageError
+from sharpcli.errors import SharpError, UsageError, setting
 
 __all__ = ["Group", "Member", "group_members", "read_members"]
 
@@ -47,7 +47,7 @@ def read_members(documents: Sequence[tuple[str, Document]]) -> tuple[list[Member
         if document["kind"] != "measure":
             raise SharpError(
                 f'{name}: holds a result of kind "{document["kind"]}", not a measurement',
-                "pass files written by `sharp measure … --json`",
+                "pass files that `sharp measure` wrote as JSON",
             )
         for result in document["results"]:
             if result["status"] == "failed":
@@ -93,7 +93,7 @@ def _check_keys(by: Sequence[str], members: Sequence[Member]) -> None:
             near = difflib.get_close_matches(key, keys, 1)
             there = f"the metadata keys are: {', '.join(keys)}" if keys else "there is no metadata"
             hint = f"did you mean '{near[0]}'? {there}" if near else there
-            raise UsageError(f"--by {key}: no checkpoint has metadata of that name", hint)
+            raise UsageError(f"{setting('by', key)}: no checkpoint has metadata of that name", hint)
 
 
 def group_members(members: Sequence[Member], by: Sequence[str]) -> list[Group]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpcli.documents.results import Document
-from sharpcli.errors import SharpError, UsageError, did_you_mean
+from sharpcli.errors import SharpError, UsageError, did_you_mean, setting
 from sharpcli.runtime.files import problem_of, save
 from sharpcli.settings import FigureSettings
 
@@ -38,16 +38,20 @@ def check_plot(path: Path) -> None:
     if suffix not in SUFFIXES:
         kinds = ", ".join(SUFFIXES)
         ending = f"'{path.suffix}' is no kind of figure" if suffix else "has no suffix"
-        raise UsageError(f"--plot {path}: {ending}", f"the suffix says the kind: {kinds}")
+        raise UsageError(
+            f"{setting('plot', str(path))}: {ending}", f"the suffix says the kind: {kinds}"
+        )
     problem = problem_of(path)
     if problem:
         raise SharpError(
-            f"--plot {path}: {problem}", "name a file in a folder that exists and may be written to"
+            f"{setting('plot', str(path))}: {problem}",
+            "name a file in a folder that exists and may be written to",
         )
     library, extra = SUFFIXES[suffix] or (None, None)
     if library and importlib.util.find_spec(library) is None:
         raise SharpError(
-            f"--plot {path}: {library} is not installed", f"pip install 'sharpcli[{extra}]'"
+            f"{setting('plot', str(path))}: {library} is not installed",
+            f"pip install 'sharpcli[{extra}]'",
         )
 
 
@@ -55,7 +59,7 @@ def check_spectrum_plot(path: Path) -> None:
     """Raise `UsageError` where `path` is no kind of file that a spectrum is drawn to."""
     if path.suffix.lower() not in _OF_A_SPECTRUM:
         raise UsageError(
-            f"--plot {path}: a spectrum is not drawn as {path.suffix}",
+            f"{setting('plot', str(path))}: a spectrum is not drawn as {path.suffix}",
             f"the suffix says the kind: {', '.join(_OF_A_SPECTRUM)}",
         )
 
@@ -100,8 +104,8 @@ def narrowed(document: Document, split: str | None, metric: str | None) -> Docum
     """
     (result,) = document["results"]
     curves = result["curves"]
-    _check("--split", split, curves)
-    _check("--metric", metric, next(iter(curves.values())))
+    _check("split", split, curves)
+    _check("metric", metric, next(iter(curves.values())))
     splits = tuple(curves) if split is None else (split,)
     metrics = None if metric is None else ("loss", metric)
     kept = _narrowed(result, splits, metrics)
@@ -111,9 +115,9 @@ def narrowed(document: Document, split: str | None, metric: str | None) -> Docum
     return {**document, "results": [kept]}
 
 
-def _check(option: str, name: str | None, known: Mapping[str, Any]) -> None:
+def _check(what: str, name: str | None, known: Mapping[str, Any]) -> None:
     if name is not None and name not in known:
-        raise UsageError(f"{option} {name}: was not measured", did_you_mean(name, known))
+        raise UsageError(f"{setting(what, name)}: was not measured", did_you_mean(name, known))
 
 
 def _narrowed(

@@ -15,6 +15,7 @@ from sharpcli.documents.labels import (
     short_labels,
 )
 from sharpcli.documents.results import NOT_CONVERGED, flat_scalars
+from sharpcli.errors import setting
 from sharpcli.render.numbers import NOT_FINITE, format_number, format_scalar
 from sharpcli.render.pages.context import run_lines
 from sharpcli.render.pages.layers import layer_rows, layer_sheets
@@ -124,7 +125,10 @@ def _where_all_eigenvalues_are(results: Iterable[Mapping[str, Any]]) -> list[str
         for result in results
     ]
     most = max(counts, default=0)
-    return [f"λ1 to λ{most}: --json or --format csv prints them all"] if most > _UNASKED else []
+    if most <= _UNASKED:
+        return []
+    as_json, as_csv = setting("format", "json"), setting("format", "csv")
+    return [f"λ1 to λ{most}: {as_json} or {as_csv} prints them all"]
 
 
 def train_page(document: Mapping[str, Any]) -> Page:
