@@ -167,13 +167,13 @@ def test_zero_filters_stay_where_they_are():
 
 def test_where_nothing_would_move_it_is_said():
     network, theta = case("tanh")
-    with pytest.raises(SharpError, match="--normalize layer leaves nothing to move") as caught:
+    with pytest.raises(SharpError, match='normalize="layer" leaves nothing to move') as caught:
         random_directions(network, torch.zeros_like(theta), normalize="layer")
-    assert caught.value.hint == "use --normalize none"
+    assert caught.value.hint == 'use normalize="none"'
     only_biases = torch.cat(
         [torch.full_like(p, p.ndim < 2).flatten() for p in network.unflatten(theta)]
     )
-    with pytest.raises(SharpError, match="--normalize filter leaves nothing"):
+    with pytest.raises(SharpError, match='normalize="filter" leaves nothing'):
         normalize_direction(network, theta, only_biases, "filter")
 
 
@@ -183,7 +183,7 @@ def test_a_misspelt_normalization_is_an_error_that_knows_the_right_one():
         lambda: random_directions(network, theta, normalize="filters"),
         lambda: normalize_direction(network, theta, theta, "filters"),
     ):
-        with pytest.raises(UsageError, match="--normalize filters") as caught:
+        with pytest.raises(UsageError, match='normalize="filters"') as caught:
             call()
         assert caught.value.hint == "did you mean 'filter'?"
     with pytest.raises(UsageError) as caught:
@@ -282,7 +282,7 @@ def test_eigenvalues_that_are_not_what_was_asked_for_say_so():
     found = hessian_directions(of, theta, 2, tol=1e-9, max_products=4)
     assert found.products == 4
     assert {scalar.status for scalar in found.eigenvalues} == {"max_products"}
-    assert "--max-products" in found.eigenvalues[0].advice
+    assert "max_products" in found.eigenvalues[0].advice
     failed = hessian_directions(of, theta, 1, self_check=SelfCheck(0.1, 0.1))
     assert failed.eigenvalues[0].status == "suspect"
 

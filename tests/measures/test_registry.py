@@ -52,7 +52,7 @@ def test_the_order_is_the_registrys_and_nothing_comes_twice():
 
 
 def test_an_unknown_measure_is_misuse_with_the_nearest_name():
-    with pytest.raises(UsageError, match="--measure hesian: there is no such measure") as caught:
+    with pytest.raises(UsageError, match='measure="hesian": there is no such measure') as caught:
         choose(("loss", "hesian"))
     assert caught.value.hint == "did you mean 'hessian'?"
     with pytest.raises(UsageError) as caught:
@@ -60,7 +60,7 @@ def test_an_unknown_measure_is_misuse_with_the_nearest_name():
     assert "epsilon-sharpness" in caught.value.hint
     with pytest.raises(UsageError) as caught:
         choose(("loss,trace",))
-    assert caught.value.hint == "give each its own option: -m loss -m trace"
+    assert caught.value.hint == "give each its own option: measures=['loss', 'trace']"
 
 
 def test_a_package_adds_its_own_by_entry_point(installed):

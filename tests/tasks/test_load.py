@@ -244,7 +244,7 @@ def test_metadata_may_name_nothing_else(name):
         task_from_metadata({"task": name})
     assert f"name the task {str(name)!r}, which is not a built-in one" in str(caught.value)
     assert "a checkpoint cannot choose code to run" in str(caught.value)
-    assert "--task task.py" in caught.value.hint
+    assert 'task="task.py"' in caught.value.hint
 
 
 def test_metadata_with_unreadable_options():
