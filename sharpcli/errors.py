@@ -13,18 +13,17 @@ __all__ = [
     "UsageError",
     "counted",
     "did_you_mean",
+    "nearest",
     "setting",
     "settings_written_by",
 ]
 
 
 class SharpError(Exception):
-    """A failure a person can act on; exit code 1.
+    """A failure a person can act on.
 
     `message` says what happened and where (file, key, option), `hint` what to do next.
     """
-
-    exit_code = 1
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -36,9 +35,7 @@ class SharpError(Exception):
 
 
 class UsageError(SharpError):
-    """The request itself cannot be carried out as it stands; exit code 2."""
-
-    exit_code = 2
+    """The request itself cannot be carried out as it stands."""
 
 
 def setting(name: str, value: Any = ...) -> str:
@@ -78,10 +75,15 @@ def counted(number: int | None, noun: str, plural: str | None = None) -> str:
     return f"{shown} {noun if number == 1 else plural or f'{noun}s'}"
 
 
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """`did you mean 'x'?`, None where nothing is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean '{near[0]}'?" if near else None
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`did you mean 'x'?`, or the list of what there is where nothing is near."""
     options = list(known)
-    near = difflib.get_close_matches(name, options, n=1)
-    if near:
-        return f"did you mean '{near[0]}'?"
+    if near := nearest(name, options):
+        return near
     return f"there are: {', '.join(options)}" if options else "there are none"

@@ -129,7 +129,7 @@ def refusing_missing_derivatives(work: Callable[[], None]) -> None:
     """Run `work`; raises `SharpError` where an operation of the model lacks a derivative."""
     try:
         work()
-    except RuntimeError as error:  # also what lacks an implementation
+    except RuntimeError as error:  # also what lacks an implementation: torch has no class of it
         said = str(error)
         if "derivative" not in said and "forward AD" not in said and "jvp" not in said:
             raise

@@ -79,10 +79,11 @@ class Scalar:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a checkpoint could not be measured, and what to do."""
+    """Why a checkpoint could not be measured, and what to do; `kind` where Ctrl-C is the cause."""
 
     message: str
     hint: str | None = None
+    kind: Literal["interrupted"] | None = None
 
 
 @dataclass(frozen=True)
@@ -137,8 +138,7 @@ def to_document(report: Report) -> Document:
 def is_interrupted(document: Document) -> bool:
     """Whether a run ended before all that it was asked for was computed."""
     return any(
-        part.get("status") == "interrupted"
-        or str((part.get("error") or {}).get("message", "")).startswith("interrupted")
+        part.get("status") == "interrupted" or _ended_by_a_signal(part.get("error") or {})
         for result in document["results"]
         for part in (result, *result.get("layers", ()))
     )
@@ -279,7 +279,18 @@ _SAVED = "pass a file that sharp wrote as JSON"
 _SOUND = ("converged", "lower_bound", "upper_bound")
 _SCALAR_FIELDS = tuple(f.name for f in fields(Scalar))
 _LEFT_OUT_OF_SCALARS = {"advice", "sampling_error", "sampling_bias", "sampling_status"}
-_LEFT_OUT_WHEN_EMPTY = _LEFT_OUT_OF_SCALARS | {"correlations", "layers", "notes", "warnings"}
+_LEFT_OUT_WHEN_EMPTY = _LEFT_OUT_OF_SCALARS | {
+    "correlations",
+    "kind",
+    "layers",
+    "notes",
+    "warnings",
+}
+
+
+def _ended_by_a_signal(error: Mapping[str, Any]) -> bool:
+    # Documents from before errors had a kind are known by this message alone.
+    return "interrupted" in (error.get("kind"), error.get("message", "").partition(" ")[0])
 
 
 def _refused(constant: str) -> None:

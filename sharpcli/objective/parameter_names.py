@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from sharpcli.errors import UsageError, did_you_mean, setting
+from sharpcli.errors import UsageError, nearest, setting
 
 __all__ = ["layers_of", "matching"]
 
@@ -72,5 +72,5 @@ def _nearest(pattern: str, names: Sequence[str]) -> str:
     there = f"layers: {listed}{more} (`sharp inspect` lists a checkpoint's tensors)"
     if pattern and _matches(names, [f"{pattern}.*"]):
         return f"did you mean '{pattern}.*'? {there}"
-    near = did_you_mean(pattern, [*names, *(f"{layer}.*" for layer in layers)])
-    return f"{near} {there}" if near.startswith("did you mean") else there
+    near = nearest(pattern, [*names, *(f"{layer}.*" for layer in layers)])
+    return f"{near} {there}" if near else there

@@ -16,7 +16,9 @@ __all__ = ["INTERRUPTED", "each_checkpoint", "own_failure"]
 
 T = TypeVar("T")
 
-INTERRUPTED = Failure("interrupted before it was measured", "run the same command again")
+INTERRUPTED = Failure(
+    "interrupted before it was measured", "run the same command again", kind="interrupted"
+)
 
 
 def each_checkpoint(

@@ -340,7 +340,7 @@ def said_by_torch(error: RuntimeError) -> Failure | None:
     text = str(error).splitlines()[0] if str(error) else ""
     if is_out_of_memory(error):
         return Failure(f"out of memory: {text}", f"use {setting('samples')}")
-    if "modified by an inplace operation" in text:
+    if "modified by an inplace operation" in text:  # a plain RuntimeError of torch's
         return Failure(
             f"the loss cannot be differentiated: {text.partition(':')[0]}",
             "replace the model's in-place operations (x += y, inplace=True) by others",

@@ -29,7 +29,7 @@ from sharpcli.tasks.arguments import POSITIONAL
 if TYPE_CHECKING:
     from sharpcli.tasks import Builtin
 
-__all__ = ["Source", "find_source", "user_code"]
+__all__ = ["NoTaskFileError", "Source", "find_source", "user_code"]
 
 # What to do about exceptions that say little of their cause, by a pattern of their text.
 _KNOWN = {
@@ -222,6 +222,10 @@ def _is_users(filename: str) -> bool:
     return not (installed or filename.startswith(("<", *_NOT_THE_TASKS)))
 
 
+class NoTaskFileError(UsageError):
+    """The file that a task's name leads to does not exist."""
+
+
 def find_source(spec: str, builtins: Mapping[str, Builtin]) -> Source:
     """Find and run the code that `spec` names.
 
@@ -248,7 +252,7 @@ def _from_file(path: Path, where: str) -> Source:
     try:
         text = path.read_bytes()
     except FileNotFoundError as error:
-        raise UsageError(
+        raise NoTaskFileError(
             f"{where}: there is no such task file", f"`sharp init {where}` writes one"
         ) from error
     except OSError as error:

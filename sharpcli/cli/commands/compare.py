@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from sharpcli.cli.exit_codes import ExitCode
 from sharpcli.cli.options import output_options
 from sharpcli.cli.parameter_types import NAMES
 from sharpcli.documents.results import NOT_CONVERGED, Document, load_document, parse_document
@@ -51,7 +52,8 @@ def compare(
     documents = [_read(name) for name in results]
     document = to_document(comparison.compare(documents, by, baseline))
     emit(document, output)
-    return 3 if output.strict and _took_in_unconverged(document) else 0
+    missed = output.strict and _took_in_unconverged(document)
+    return ExitCode.UNCONVERGED if missed else ExitCode.DONE
 
 
 def _read(name: str) -> tuple[str, Document]:

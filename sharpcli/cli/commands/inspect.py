@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sharpcli.cli.exit_codes import exit_code
 from sharpcli.cli.options import output_options
 from sharpcli.documents.environment import environment
 from sharpcli.documents.results import Failure, Report, to_document
@@ -41,8 +42,9 @@ def inspect(checkpoints: tuple[str, ...], output: OutputSettings) -> int:
     from sharpcli.render import emit
 
     results = [_inspected(path) for path in checkpoints]
-    emit(to_document(Report("inspect", {}, environment(), {}, results)), output)
-    return int(any(result["status"] == "failed" for result in results))
+    document = to_document(Report("inspect", {}, environment(), {}, results))
+    emit(document, output)
+    return exit_code(document)
 
 
 def _inspected(path: str) -> dict[str, Any]:
