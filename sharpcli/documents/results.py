@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sharpcli.documents.schema import problem_of
+from sharpcli.documents.statuses import NOT_CONVERGED, SOUND, Outcome, SamplingStatus, Status
 from sharpcli.errors import SharpError
 from sharpcli.runtime.text import json_text
 
 __all__ = [
-    "NOT_CONVERGED",
     "SCHEMA",
     "CheckpointResult",
     "Failure",
@@ -44,11 +44,7 @@ __all__ = [
 
 SCHEMA = "sharpcli/1"
 
-# The statuses of a number that is not what was asked for; a bound is what it says.
-NOT_CONVERGED = ("max_products", "precision", "suspect", "unresolved", "not_finite")
-
 ErrorKind = Literal["residual", "standard_error", "rounding", "lower_bound", "upper_bound"]
-SamplingStatus = Literal["unreliable"]
 Document = dict[str, Any]
 
 
@@ -56,21 +52,17 @@ Document = dict[str, Any]
 class Scalar:
     """A number that a person may quote: its value, how far it may be off, and why.
 
-    `status` is "converged", "lower_bound", "upper_bound" or one of `NOT_CONVERGED`: "max_products"
-    (the limit came before the tolerance), "precision" (rounding keeps the error above the
-    tolerance), "suspect" (the second derivatives failed their self-check), "unresolved" (the method
-    cannot tell), "not_finite" (there is no value);
-    `advice` then says what to do. `sampling_error` is the standard error that comes from measuring
-    a subset of the data, None when all of it was measured; `sampling_bias` is how much higher the
-    value is on a subset than on all of the data, where that is known to matter.
-    `sampling_status` is "unreliable" where the sampling error says too little: few examples carry
-    the number, or the sample may lack kinds of example that matter.
+    Where the `status` is one of `NOT_CONVERGED`, `advice` says what to do. `sampling_error`
+    is the standard error that comes from measuring a subset of the data, None when all of it was
+    measured; `sampling_bias` is how much higher the value is on a subset than on all of the data,
+    where that is known to matter.
+    `sampling_status` is set where the sampling error says too little.
     """
 
     value: float | None
     error: float | None = None
     error_kind: ErrorKind | None = None
-    status: str = "converged"
+    status: Status = Status.CONVERGED
     advice: str | None = None
     sampling_error: float | None = None
     sampling_bias: float | None = None
@@ -83,7 +75,7 @@ class Failure:
 
     message: str
     hint: str | None = None
-    kind: Literal["interrupted"] | None = None
+    kind: Literal[Outcome.INTERRUPTED] | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +97,7 @@ class CheckpointResult:
     """
 
     checkpoint: Mapping[str, Any]
-    status: Literal["ok", "failed"] = "ok"
+    status: Outcome = Outcome.OK
     measures: Mapping[str, Any] = field(default_factory=dict)
     error: Failure | None = None
     warnings: Sequence[str] = ()
@@ -138,7 +130,7 @@ def to_document(report: Report) -> Document:
 def is_interrupted(document: Document) -> bool:
     """Whether a run ended before all that it was asked for was computed."""
     return any(
-        part.get("status") == "interrupted" or _ended_by_a_signal(part.get("error") or {})
+        part.get("status") == Outcome.INTERRUPTED or _ended_by_a_signal(part.get("error") or {})
         for result in document["results"]
         for part in (result, *result.get("layers", ()))
     )
@@ -276,7 +268,6 @@ def short_power(value: float) -> str:
 
 
 _SAVED = "pass a file that sharp wrote as JSON"
-_SOUND = ("converged", "lower_bound", "upper_bound")
 _SCALAR_FIELDS = tuple(f.name for f in fields(Scalar))
 _LEFT_OUT_OF_SCALARS = {"advice", "sampling_error", "sampling_bias", "sampling_status"}
 _LEFT_OUT_WHEN_EMPTY = _LEFT_OUT_OF_SCALARS | {
@@ -290,7 +281,7 @@ _LEFT_OUT_WHEN_EMPTY = _LEFT_OUT_OF_SCALARS | {
 
 def _ended_by_a_signal(error: Mapping[str, Any]) -> bool:
     # Documents from before errors had a kind are known by this message alone.
-    return "interrupted" in (error.get("kind"), error.get("message", "").partition(" ")[0])
+    return Outcome.INTERRUPTED in (error.get("kind"), error.get("message", "").partition(" ")[0])
 
 
 def _refused(constant: str) -> None:
@@ -345,6 +336,6 @@ def _checked(plain: Document) -> Document:
     """A scalar without a value never claims to have converged, and carries no empty advice."""
     if not is_scalar(plain):
         return plain
-    if plain["value"] is None and plain["status"] in _SOUND:
-        plain["status"] = "not_finite"
+    if plain["value"] is None and plain["status"] in SOUND:
+        plain["status"] = Status.NOT_FINITE.value
     return {k: v for k, v in plain.items() if v is not None or k not in _LEFT_OUT_OF_SCALARS}

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from sharpcli.documents.results import Scalar, scalar_fields
+from sharpcli.documents.statuses import SamplingStatus, Status
 from sharpcli.errors import SharpError
 from sharpcli.landscape.barrier import Barrier, barrier
 from sharpcli.landscape.points.evaluator import Anchors, Surface, Values
@@ -79,7 +80,7 @@ def barriers(
 
 
 def _entry(found: Barrier, key: str, sampled: dict[str, Any]) -> dict[str, Any]:
-    scalar = Scalar(found.value, None, "lower_bound", "lower_bound", **sampled)
+    scalar = Scalar(found.value, None, "lower_bound", Status.LOWER_BOUND, **sampled)
     return scalar_fields(scalar, **{key: found.place})
 
 
@@ -101,7 +102,7 @@ def _sampling_error(
             surface.per_example(anchors, weights((t,)), split) for t in (found.place, 0.0, 1.0)
         )
     except SharpError:  # the loss gives one sum for a batch, so that no sampling error is told
-        return {"sampling_status": "unreliable"}
+        return {"sampling_status": SamplingStatus.UNRELIABLE}
     rise = top[0] - (1 - share) * start[0] - share * stop[0]
     mean = mean_of(moments(rise, top[1]).tolist(), rows.total, sampled=True)
     # At an end of the line the barrier is 0 in every sample.

@@ -13,6 +13,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from sharpcli.documents.results import Scalar, is_scalar
+from sharpcli.documents.statuses import Status
 from sharpcli.errors import SharpError, UsageError, did_you_mean, setting
 from sharpcli.measures.context import Context
 from sharpcli.measures.epsilon_sharpness import epsilon_sharpness
@@ -214,8 +215,8 @@ def _without_vanished(found: dict[str, Any], context: Context) -> dict[str, Any]
 def _marked(node: Any, advice: str) -> Any:
     """Measures in which no number has converged, for the reason in `advice`."""
     if isinstance(node, Scalar):
-        return replace(node, status="precision", advice=advice)
+        return replace(node, status=Status.PRECISION, advice=advice)
     if isinstance(node, Mapping):
         inner = {key: _marked(value, advice) for key, value in node.items()}
-        return inner | ({"status": "precision", "advice": advice} if is_scalar(node) else {})
+        return inner | ({"status": Status.PRECISION, "advice": advice} if is_scalar(node) else {})
     return [_marked(each, advice) for each in node] if isinstance(node, list) else node

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sharpcli.documents.results import Scalar, scalar_fields
+from sharpcli.documents.statuses import Status
 from sharpcli.errors import SharpError, UsageError, counted, setting
 from sharpcli.linalg.box import (
     BoxMaximum,
@@ -199,7 +200,7 @@ def _entry(
         statistics.fmean(values),
         statistics.stdev(values) / math.sqrt(len(values)) if several else None,
         "standard_error" if several else "lower_bound",
-        "lower_bound" if resolved else "precision",
+        Status.LOWER_BOUND if resolved else Status.PRECISION,
         advice=None if resolved else _advice(context.objective.network.compute),
         sampling_error=error,
         sampling_bias=bias,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sharpcli.curvature import SelfCheck
 from sharpcli.documents.results import Scalar, scalar_fields
+from sharpcli.documents.statuses import Status
 from sharpcli.errors import setting
 from sharpcli.linalg.eigsh import EigshResult, is_settled
 from sharpcli.linalg.krylov import Krylov
@@ -134,10 +135,10 @@ def trace(context: Context) -> dict[str, Any]:
         seed=context.seed + 1,
         progress=context.progress,
     )
-    status, advice = ("converged", None)
+    status, advice = (Status.CONVERGED, None)
     if not found.converged:
         status, advice = (
-            "max_products",
+            Status.MAX_PRODUCTS,
             f"the standard error is above {setting('relative_error')}: raise "
             f"{setting('max_products')}",
         )
@@ -145,11 +146,11 @@ def trace(context: Context) -> dict[str, Any]:
     sampled = trace_error(context, krylov)
     checked = context.self_check.trace_error if context.self_check else 0.0
     error = math.hypot(found.standard_error, _trace_rounding(context, krylov), checked)
-    if status == "converged" and error > context.settings.relative_error * abs(found.value):
+    if status == Status.CONVERGED and error > context.settings.relative_error * abs(found.value):
         wide = context.objective.network.compute == torch.float64
         allowed, wider = setting("relative_error"), setting("dtype", "float64")
         remedy = f"raise {allowed}" if wide else f"use {wider}"
-        status = "precision"
+        status = Status.PRECISION
         advice = f"rounding keeps the error above {allowed}: {remedy}"
     scalar = Scalar(found.value, error, "standard_error", status, advice)
     return {"trace": scalar_fields(_with_sampling(scalar, sampled), products=found.products)}
@@ -196,10 +197,12 @@ def at_most(lowest: Scalar, rounding: float) -> Scalar:
 
     What `rounding` may have taken off is added, so that the bound holds.
     """
-    if lowest.status != "converged" or lowest.value is None:
+    if lowest.status != Status.CONVERGED or lowest.value is None:
         return lowest
     bound = lowest.value + rounding
-    return replace(lowest, value=bound, error=None, error_kind="upper_bound", status="upper_bound")
+    return replace(
+        lowest, value=bound, error=None, error_kind="upper_bound", status=Status.UPPER_BOUND
+    )
 
 
 def product_error(check: SelfCheck | None) -> float:
@@ -207,30 +210,30 @@ def product_error(check: SelfCheck | None) -> float:
     return check.product_error if check else 0.0
 
 
-def suspicion(check: SelfCheck | None) -> tuple[str, str] | None:
+def suspicion(check: SelfCheck | None) -> tuple[Status, str] | None:
     """Status and advice of every number where the second derivatives failed their check."""
     if check is None or (check.passed and check.resolved):
         return None
     if check.passed:
-        return "precision", (
+        return Status.PRECISION, (
             "second derivatives could not be checked: differences of gradients change with their "
             f"step by {check.unresolved:.1e} of a product; the gradient jumps at θ, or the loss is "
             "so small that it is rounding"
         )
     if check.of == "finite-difference":
-        return "suspect", (
+        return Status.SUSPECT, (
             f"finite differences of the gradient are not symmetric (by {check.asymmetry:.1e}): "
             "what backward() gives is not the gradient of one function"
             f"{_named(check)}, and there is no Hessian to measure"
         )
     where = f", first in '{check.tensor}'" if check.tensor else ""
     if check.of != "hessian":
-        return "suspect", (
+        return Status.SUSPECT, (
             f"products fail a float64 self-check (difference {check.difference:.1e}{where}): an "
             "operation of the model or its loss has a backward pass that cannot be differentiated"
             f"{_named(check)}; replace it by PyTorch's own operations"
         )
-    return "suspect", (
+    return Status.SUSPECT, (
         "the second derivatives fail a float64 self-check (asymmetry "
         f"{check.asymmetry:.1e}, difference to a finite difference {check.difference:.1e}{where}): "
         f"an operation of the model has a wrong or no second derivative{_named(check)}; "
@@ -280,30 +283,30 @@ def is_semidefinite(operator: Operator, objective: Objective, check: SelfCheck |
 
 def _verdict(
     context: Context, found: EigshResult, *, met: bool, known: bool, limit: float
-) -> tuple[str, str | None]:
+) -> tuple[Status, str | None]:
     """Status and advice of an eigenvalue: its residual is `met`, and `known` how near it is."""
     narrow = context.objective.network.compute != torch.float64
     if not met and found.rounded and narrow:
-        return "precision", (
+        return Status.PRECISION, (
             "rounding may hide another eigenvalue this far beyond: use "
             f"{setting('dtype', 'float64')}"
         )
     if not met:
-        return "max_products", (
+        return Status.MAX_PRODUCTS, (
             f"the residual is above {setting('tol')}, or larger eigenvalues may have been missed: "
             f"raise {setting('max_products')} or {setting('tol')}"
         )
     if context.hessian.error > limit > 0:
-        return "precision", (
+        return Status.PRECISION, (
             f"finite differences change with their step by more than {setting('tol')}: the "
             "gradient jumps near θ, or the model runs in float32 only"
         )
     if narrow and limit > 0 and not known:
-        return "precision", (
+        return Status.PRECISION, (
             f"rounding keeps the error above {setting('tol')} or a tenth of the value: use "
             f"{setting('dtype', 'float64')}"
         )
-    return "converged", None
+    return Status.CONVERGED, None
 
 
 def _with_sampling(scalar: Scalar, sampled: Sampled) -> Scalar:
@@ -313,14 +316,14 @@ def _with_sampling(scalar: Scalar, sampled: Sampled) -> Scalar:
 def _ratio(first: Scalar, fifth: Scalar, sampled: Sampled) -> Scalar:
     """λ1/λ5 with residuals, and its `sampled` share of error, carried through to first order."""
     if not first.value or not fifth.value:
-        return Scalar(None, status="not_finite", advice="λ5 is zero")
+        return Scalar(None, status=Status.NOT_FINITE, advice="λ5 is zero")
     value = first.value / fifth.value
     error = abs(value) * math.hypot(
         (first.error or 0.0) / first.value, (fifth.error or 0.0) / fifth.value
     )
-    worst = first if first.status != "converged" else fifth
+    worst = first if first.status != Status.CONVERGED else fifth
     if (fifth.error or 0.0) > _LARGEST_OF_FIFTH * abs(fifth.value):
-        status = "precision" if worst.status == "converged" else worst.status
+        status = Status.PRECISION if worst.status == Status.CONVERGED else worst.status
         return Scalar(None, status=status, advice=worst.advice or "λ5 is not told from zero")
     if sampled.error is not None:
         sampled = replace(sampled, error=abs(value) * sampled.error)

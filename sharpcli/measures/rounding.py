@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from sharpcli.documents.results import ErrorKind, SamplingStatus, Scalar
+from sharpcli.documents.results import ErrorKind, Scalar
+from sharpcli.documents.statuses import SamplingStatus, Status
 from sharpcli.errors import setting
 
 __all__ = ["with_rounding"]
@@ -29,7 +30,9 @@ def with_rounding(
     """
     known = rounding <= _LARGEST_SHARE * abs(value)
     status, advice = (
-        ("converged", None) if known else ("precision", _ADVICE_WIDE if wide else _advice())
+        (Status.CONVERGED, None)
+        if known
+        else (Status.PRECISION, _ADVICE_WIDE if wide else _advice())
     )
     if sampled is None:
         kind: ErrorKind | None = "rounding" if rounding else None

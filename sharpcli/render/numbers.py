@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from typing import Any
 
-from sharpcli.documents.results import NOT_CONVERGED
+from sharpcli.documents.statuses import NOT_CONVERGED
 
 __all__ = [
     "NOT_FINITE",

@@ -14,6 +14,7 @@ from torch import Tensor
 from sharpcli.documents.environment import environment
 from sharpcli.documents.labels import named, path_labels
 from sharpcli.documents.results import Report
+from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import UsageError, counted, setting
 from sharpcli.landscape.findings import curves_of, measures_of, sampling_errors_of
 from sharpcli.landscape.frame import Frame
@@ -126,7 +127,7 @@ def begin_exploration(
         train=objectives.get("train"),
         surface=surface,
         walk=Walk(surface, watch),
-        found={"status": "ok", "dimensions": dimensions, **said},
+        found={"status": Outcome.OK, "dimensions": dimensions, **said},
     )
     this.warnings += warnings
     if "batch_norm_examples" in said:
@@ -191,7 +192,7 @@ def explore_grid(
 def report(this: Exploration) -> Report:
     """The report, without wall times and dates: a resumed run's is the same to the byte."""
     if this.walk.interrupted:
-        this.found["status"] = "interrupted"
+        this.found["status"] = Outcome.INTERRUPTED
         where = " the same command goes on from there" if this.walk.watch.journal else ""
         this.warnings.append(f"{this.walk.interrupted}{';' + where if where else ''}")
     return Report(

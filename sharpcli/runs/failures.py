@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sharpcli.documents.results import Failure
+from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.runs.study import said_by_torch
 from sharpcli.runtime import interruption
@@ -17,7 +18,7 @@ __all__ = ["INTERRUPTED", "each_checkpoint", "own_failure"]
 T = TypeVar("T")
 
 INTERRUPTED = Failure(
-    "interrupted before it was measured", "run the same command again", kind="interrupted"
+    "interrupted before it was measured", "run the same command again", kind=Outcome.INTERRUPTED
 )
 
 

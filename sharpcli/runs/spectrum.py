@@ -17,6 +17,7 @@ from sharpcli.curvature import Rounding, SelfCheck, make_operator
 from sharpcli.curvature.memory_plan import Budget, share_memory_of_probes
 from sharpcli.documents.environment import environment
 from sharpcli.documents.results import Report, Scalar, scalar_fields
+from sharpcli.documents.statuses import Outcome, SamplingStatus, Status
 from sharpcli.errors import setting
 from sharpcli.linalg.bulk import bulk
 from sharpcli.linalg.density import density
@@ -69,7 +70,7 @@ def spectra_of_checkpoints(
         about |= {"sha256": checkpoint.sha256, "metadata": checkpoint.metadata}
         loaded = matched(checkpoint, studies.of(checkpoint))
         numbers = _spectrum(loaded, settings, begin, notes.about(path.name))
-        return {"checkpoint": {**about, **loaded.description()}, "status": "ok", **numbers}
+        return {"checkpoint": {**about, **loaded.description()}, "status": Outcome.OK, **numbers}
 
     with global_random_state_kept():
         if task is not None:
@@ -77,7 +78,7 @@ def spectra_of_checkpoints(
         results = each_checkpoint(
             paths,
             found,
-            lambda about, error: {"checkpoint": about, "status": "failed", "error": error},
+            lambda about, error: {"checkpoint": about, "status": Outcome.FAILED, "error": error},
         )
     return Report(
         kind="spectrum",
@@ -219,7 +220,7 @@ def _with_errors(
 
 def _marked(numbers: dict[str, Any]) -> dict[str, Any]:
     """The numbers of a sample too small for shards: what sampling does to them is not known."""
-    unknown: dict[str, Any] = {"sampling_status": "unreliable"}
+    unknown: dict[str, Any] = {"sampling_status": SamplingStatus.UNRELIABLE}
     return {
         **numbers,
         **{key: replace(numbers[key], **unknown) for key in ("largest", "smallest", "bulk_edge")},
@@ -234,14 +235,17 @@ def _numbers(found: Quadrature, check: SelfCheck | None, semidefinite: bool) -> 
     An end is converged where it may be off by no more than 5 % of the spectrum's width.
     """
     doubt = suspicion(check)
-    coarse = ("max_products", f"the steps were too few to find this end: raise {setting('steps')}")
+    coarse = (
+        Status.MAX_PRODUCTS,
+        f"the steps were too few to find this end: raise {setting('steps')}",
+    )
     (high, high_error), (low, low_error) = found.ends()
     extent = max(high - low, abs(high), abs(low))
 
     def scalar(
         value: float, error: float | None, kind: Any = "residual", *, met: bool = True
     ) -> Scalar:
-        status, advice = doubt or (("converged", None) if met else coarse)
+        status, advice = doubt or ((Status.CONVERGED, None) if met else coarse)
         return Scalar(value, error, kind if error is not None else None, status, advice)
 
     def end(value: float, error: float) -> Scalar:
@@ -255,7 +259,7 @@ def _numbers(found: Quadrature, check: SelfCheck | None, semidefinite: bool) -> 
     def of_bulk(value: float, error: float | None) -> Scalar:
         if above.resolved or doubt:
             return scalar(value, error)
-        return Scalar(value, status="unresolved", advice=_unresolved(above.copies))
+        return Scalar(value, status=Status.UNRESOLVED, advice=_unresolved(above.copies))
 
     nodes, weights = found.nodes()
     grid, curve = density(found)

@@ -9,7 +9,8 @@ import click
 from sharpcli.cli.exit_codes import ExitCode
 from sharpcli.cli.options import output_options
 from sharpcli.cli.parameter_types import NAMES
-from sharpcli.documents.results import NOT_CONVERGED, Document, load_document, parse_document
+from sharpcli.documents.results import Document, load_document, parse_document
+from sharpcli.documents.statuses import NOT_CONVERGED
 from sharpcli.settings import OutputSettings
 
 __all__ = ["compare"]

@@ -14,6 +14,7 @@ import click
 from sharpcli.cli.commands.measure import run_measure
 from sharpcli.cli.commands.train import summary, train_and_save
 from sharpcli.cli.parameter_types import SEED
+from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import SharpError
 from sharpcli.runtime.files import reserved
 from sharpcli.runtime.progress import Begin, silent
@@ -154,7 +155,7 @@ def sentence(results: Sequence[Mapping[str, Any]]) -> str:
     optimizer, by φ (ε-sharpness at 1e-3, full space) and λ1.
     """
     ratios: dict[str, dict[str, float]] = {"φ": {}, "λ1": {}}
-    by_setup = {_setup(result): result for result in results if result["status"] == "ok"}
+    by_setup = {_setup(result): result for result in results if result["status"] == Outcome.OK}
     for optimizer in dict.fromkeys(setting.optimizer for setting in SETUPS):
         small, large = by_setup.get((optimizer, SMALL)), by_setup.get((optimizer, LARGE))
         for name, read in (("φ", _phi), ("λ1", _lambda)):

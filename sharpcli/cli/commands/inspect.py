@@ -13,6 +13,7 @@ from sharpcli.cli.exit_codes import exit_code
 from sharpcli.cli.options import output_options
 from sharpcli.documents.environment import environment
 from sharpcli.documents.results import Failure, Report, to_document
+from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import SharpError
 from sharpcli.settings import OutputSettings
 
@@ -55,7 +56,7 @@ def _inspected(path: str) -> dict[str, Any]:
         checkpoint = load_checkpoint(path)
     except SharpError as error:
         failure = Failure(error.message, error.hint)
-        return {"checkpoint": {"path": path}, "status": "failed", "error": failure}
+        return {"checkpoint": {"path": path}, "status": Outcome.FAILED, "error": failure}
     broken = first_not_finite(checkpoint.tensors)
     warnings = [f"tensor '{broken}' holds a NaN or an infinity"] if broken is not None else []
     optimizer = checkpoint.optimizer
@@ -64,7 +65,7 @@ def _inspected(path: str) -> dict[str, Any]:
     measured = {where: _measured(tensor) for where, tensor in once.items()}
     return {
         "checkpoint": _described(checkpoint),
-        "status": "ok",
+        "status": Outcome.OK,
         "tensors": [{"name": k, **measured[place(v)]} for k, v in checkpoint.tensors.items()],
         "optimizer": summarize_optimizer(optimizer) if optimizer is not None else None,
         **({"warnings": warnings} if warnings else {}),

@@ -14,6 +14,7 @@ from sharpcli import __version__
 from sharpcli.cli.options import refuse_overwriting, task_argument
 from sharpcli.cli.parameter_types import POSITIVE, SEED, NumberType
 from sharpcli.documents.results import Report, Scalar, to_document
+from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import SharpError, UsageError, counted
 from sharpcli.runtime import interruption
 from sharpcli.runtime.files import is_special, reserved
@@ -188,7 +189,7 @@ def document(
     saved = load_checkpoint(output)
     result = {
         "checkpoint": {"path": output, "sha256": saved.sha256, "metadata": saved.metadata},
-        "status": "ok",
+        "status": Outcome.OK,
         "epochs": trained.epochs,
         "steps": trained.steps,
         "loss": {"train": Scalar(trained.train_loss)},

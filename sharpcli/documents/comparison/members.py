@@ -9,6 +9,7 @@ from typing import Any
 
 from sharpcli.documents.labels import differing_metadata, named, natural_order, pairs, short_labels
 from sharpcli.documents.results import Document, flat_scalars
+from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import SharpError, UsageError, setting
 
 __all__ = ["Group", "Member", "group_members", "read_members"]
@@ -50,7 +51,7 @@ def read_members(documents: Sequence[tuple[str, Document]]) -> tuple[list[Member
                 "pass files that `sharp measure` wrote as JSON",
             )
         for result in document["results"]:
-            if result["status"] == "failed":
+            if result["status"] == Outcome.FAILED:
                 notes.append(f"{name}: {result['checkpoint']['path']} failed and is left out")
             else:
                 found.append((name, result))

@@ -14,7 +14,8 @@ from sharpcli.documents.labels import (
     pairs,
     short_labels,
 )
-from sharpcli.documents.results import NOT_CONVERGED, flat_scalars
+from sharpcli.documents.results import flat_scalars
+from sharpcli.documents.statuses import NOT_CONVERGED
 from sharpcli.errors import setting
 from sharpcli.render.numbers import NOT_FINITE, format_number, format_scalar
 from sharpcli.render.pages.context import run_lines

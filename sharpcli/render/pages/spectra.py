@@ -11,7 +11,8 @@ from typing import Any
 from rich.text import Text
 
 from sharpcli.documents.labels import clean, short_labels
-from sharpcli.documents.results import NOT_CONVERGED, flat_scalars
+from sharpcli.documents.results import flat_scalars
+from sharpcli.documents.statuses import NOT_CONVERGED
 from sharpcli.errors import SharpError, counted
 from sharpcli.render.numbers import format_scalar
 from sharpcli.render.pages.context import run_lines
