@@ -1,8 +1,9 @@
 """Write what the code itself knows into the pages: `python docs/write_reference.py`.
 
-docs/cli.md is the real --help of every command; docs/measures.md holds the registry's table. The
-other way round, sharpcli/documents/schema.json is docs/schema.json without its descriptions: what
-`sharp` checks saved results against. A test fails where one of them is out of date.
+docs/cli.md is the real --help of every command; docs/measures.md holds the registry's table;
+docs/schema.json is made from the dataclasses of results and settings, and
+sharpcli/documents/schema.json is the same without its descriptions: what `sharp` checks saved
+results against. A test fails where one of them is out of date.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner
+from schema_of import contract
 
 from sharpcli.cli.main import COMMANDS, sharp
 from sharpcli.measures import known_measures
@@ -56,6 +58,11 @@ def measures_page(page: str) -> str:
     return "\n".join([f"{before}{BEGIN}", *rows, f"{END}{rest.partition(END)[2]}"])
 
 
+def schema_page() -> str:
+    """The contract with its descriptions."""
+    return json.dumps(contract(), indent=2, ensure_ascii=False) + "\n"
+
+
 def shipped_schema() -> str:
     """The contract in one line, without its descriptions."""
 
@@ -67,8 +74,7 @@ def shipped_schema() -> str:
         described = isinstance(node.get("description"), str)
         return {k: bare(v) for k, v in node.items() if not (described and k == "description")}
 
-    contract = json.loads((DOCS / "schema.json").read_text("utf-8"))
-    return json.dumps(bare(contract), separators=(",", ":")) + "\n"
+    return json.dumps(bare(contract()), separators=(",", ":")) + "\n"
 
 
 def main() -> None:
@@ -76,6 +82,7 @@ def main() -> None:
     (DOCS / "cli.md").write_text(cli_page(), "utf-8")
     measures = DOCS / "measures.md"
     measures.write_text(measures_page(measures.read_text("utf-8")), "utf-8")
+    (DOCS / "schema.json").write_text(schema_page(), "utf-8")
     (DOCS.parent / "sharpcli" / "documents" / "schema.json").write_text(shipped_schema(), "utf-8")
 
 

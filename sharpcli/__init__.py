@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from sharpcli.landscape.points.journal import Journal
     from sharpcli.landscape.points.walk import Watch
     from sharpcli.runs.exploration import Beside
-    from sharpcli.runs.landscape import interpolate_checkpoints, landscape_checkpoint
+    from sharpcli.runs.interpolate import interpolate_checkpoints
+    from sharpcli.runs.landscape import landscape_checkpoint
     from sharpcli.runs.measure import measure_checkpoints, measure_model
     from sharpcli.runs.spectrum import spectra_of_checkpoints
     from sharpcli.settings import (
@@ -78,7 +79,7 @@ _HOMES = {
     "SpectrumSettings": "settings",
     "Task": "tasks",
     "Watch": "landscape.points.walk",
-    "interpolate_checkpoints": "runs.landscape",
+    "interpolate_checkpoints": "runs.interpolate",
     "landscape_checkpoint": "runs.landscape",
     "load_checkpoint": "checkpoint",
     "load_task": "tasks",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from sharpcli.errors import UsageError, counted, setting
 
@@ -16,6 +17,7 @@ __all__ = [
     "FigureSettings",
     "GridSettings",
     "InterpolateSettings",
+    "Keywords",
     "LandscapeSettings",
     "MeasureSettings",
     "Operator",
@@ -32,6 +34,16 @@ Split = Literal["train", "test", "both"]
 PathKind = Literal["bezier", "chain"]
 T = TypeVar("T")
 _ARE = {1: "is one", 2: "are two"}
+
+
+class Keywords(dict[str, Any]):
+    """Keywords of JSON Schema in an annotation, from which docs/schema.json is made."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+_SOME = Keywords(minimum=1)
+_OPTIONAL = Keywords(optional=True)  # documents of earlier releases lack it
 
 BatchNormMode = Literal["recalibrate", "interpolate", "batch"]
 Operator = Literal["hessian", "ggn", "fisher", "empirical-fisher"]
@@ -56,16 +68,29 @@ class RunSettings:
     factors of three digits.
     """
 
-    split: Split = "train"
-    samples: int | None = None
-    batch_size: int | None = None
-    device: str = "auto"
-    dtype: Literal["float32", "float64", "bfloat16"] = "float32"
-    mode: Literal["eval", "train"] = "eval"
-    seed: int = 0
-    parameters: tuple[str, ...] = ()
-    tf32: bool = False
-    fixed_batch: int | None = None
+    split: Annotated[Split, "The data that is measured on."] = "train"
+    samples: Annotated[int | None, "Size of the seeded subset; null for all.", _SOME] = None
+    batch_size: Annotated[
+        int | None, "Bounds memory, never changes the answer; null: chosen by itself.", _SOME
+    ] = None
+    device: Annotated[str, "As asked for."] = "auto"
+    dtype: Annotated[Literal["float32", "float64", "bfloat16"], "The arithmetic."] = "float32"
+    mode: Annotated[Literal["eval", "train"], "Mode of the model's layers."] = "eval"
+    seed: Annotated[int, "The seed of everything random."] = 0
+    parameters: Annotated[
+        tuple[str, ...], "Patterns of the parameters that are measured; empty: all.", _OPTIONAL
+    ] = ()
+    tf32: Annotated[
+        bool,
+        "Whether a GPU was let make float32 products with factors of three digits.",
+        _OPTIONAL,
+    ] = False
+    fixed_batch: Annotated[
+        int | None,
+        "Examples in the batches on which a loss is defined that couples the examples of a batch; "
+        "null: each example's loss is its own.",
+        Keywords(minimum=1, optional=True),
+    ] = None
 
     def __post_init__(self) -> None:
         """Refuse what contradicts a fixed batch; raises `UsageError` naming the setting."""
@@ -93,14 +118,12 @@ class CurvatureSettings:
 
     `hvp` is the mode of differentiation of a Hessian product, "auto" the fastest on the model at
     hand. `memory` bounds the bytes that a measurement takes beside model, checkpoint and data: kept
-    graphs, the basis of eigenvectors, microbatches (None: what is free). `coarse` is the share of
-    the data whose eigenvectors start the search on all of them (None: it starts at random).
+    graphs, the basis of eigenvectors, microbatches (None: what is free).
     """
 
     operator: Operator = "hessian"
     hvp: ProductMode = "auto"
     memory: int | None = None
-    coarse: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse a mode of a product that there is not; raises `UsageError`."""
@@ -122,7 +145,8 @@ class MeasureSettings:
     `draws` random subspaces of p dimensions). `tol` bounds an eigenvalue's residual as a share of
     λ1, `relative_error` the trace's standard error as a share of the trace. Samples of the data
     grow until `sampling_error` bounds what they leave unknown, as a share (None: they do not). `by`
-    "layer": each layer's block of the parameters is measured too.
+    "layer": each layer's block of the parameters is measured too. `options` are those that measures
+    bring themselves, by name.
     """
 
     measures: tuple[str, ...] = ()
@@ -138,6 +162,7 @@ class MeasureSettings:
     sampling_error: float | None = None
     curvature: CurvatureSettings = CurvatureSettings()
     by: Literal["layer"] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -148,9 +173,13 @@ class SpectrumSettings:
     each; two probes at least, or copies of an eigenvalue could not be told.
     """
 
-    probes: int | None = None
-    steps: int = 80
-    curvature: CurvatureSettings = CurvatureSettings()
+    probes: Annotated[
+        int | None, "Random starts; null: as many as the size asks for.", Keywords(minimum=2)
+    ] = None
+    steps: Annotated[int, "Lanczos steps from each.", Keywords(minimum=5)] = 80
+    curvature: Annotated[
+        CurvatureSettings, "Which matrix, and how its products are made.", Keywords(type="object")
+    ] = CurvatureSettings()
 
     def __post_init__(self) -> None:
         """Refuse what tells nothing; raises `UsageError` naming the setting."""
@@ -165,14 +194,18 @@ class SpectrumSettings:
 
 @dataclass(frozen=True)
 class GridSettings:
-    """Which points of a line or a plane.
+    """Which points of a line or a plane; a single entry holds for every axis."""
 
-    `points` along each axis, and `ranges` (low, high) of each axis; a single entry holds for every
-    axis, no range: chosen by what is explored.
-    """
-
-    points: tuple[int, ...] = (25,)  # Keskar et al. 2017, figure 3
-    ranges: tuple[tuple[float, float], ...] = ()
+    points: Annotated[
+        tuple[Annotated[int, _SOME], ...],
+        "Points along each axis; one number holds for all.",
+        Keywords(minItems=1, maxItems=2),
+    ] = (25,)  # Keskar et al. 2017, figure 3
+    ranges: Annotated[
+        tuple[tuple[float, float], ...],
+        "From where to where along each axis; empty: chosen by what is drawn.",
+        Keywords(maxItems=2),
+    ] = ()
 
     def shape(self, dimensions: int) -> tuple[int, ...]:
         """Points along each of the axes; raises `UsageError` where more axes are named."""
@@ -196,36 +229,47 @@ class GridSettings:
 
 @dataclass(frozen=True)
 class BatchNormSettings:
-    """What running statistics are at a point between checkpoints.
+    """What running statistics are at a point between checkpoints."""
 
-    "recalibrate" takes them anew on training data, `examples` of them (None: as many as go in one
-    pass); "interpolate" sums the checkpoints' own; "batch" uses those of the data evaluated on.
-    """
-
-    mode: BatchNormMode = "recalibrate"
-    examples: int | None = None
+    mode: Annotated[
+        BatchNormMode,
+        "recalibrate: taken anew on training data; interpolate: summed from the checkpoints'; "
+        "batch: those of the data evaluated on.",
+    ] = "recalibrate"
+    examples: Annotated[
+        int | None,
+        "Training examples for recalibration; null: as many as go in one pass.",
+        Keywords(minimum=2),
+    ] = None
 
 
 @dataclass(frozen=True)
 class DirectionSettings:
-    """The axes around one checkpoint; `normalize` None: filter for random ones, none for others.
+    """The axes around one checkpoint, of a kind of `runs.direction_kinds`."""
 
-    `tol` bounds the residual of the Hessian's eigenvectors as a share of λ1, `max_products` what is
-    spent on them.
-    """
-
-    kind: Literal["random", "hessian", "trajectory"] = "random"
-    dimensions: Literal[1, 2] = 2
-    normalize: Literal["filter", "layer", "none"] | None = None
-    tol: float = 1e-3
-    max_products: int | None = None
+    kind: Annotated[str, Keywords({"$ref": "#/$defs/direction_kind"})] = "random"
+    dimensions: Annotated[Literal[1, 2], "A line or a plane."] = 2
+    normalize: Annotated[
+        Literal["filter", "layer", "none"] | None,
+        "As asked for; null: filter for random axes, none for others.",
+    ] = None
+    tol: Annotated[
+        float,
+        "Hessian axes: residual at which an eigenvalue has converged, as a share of the largest.",
+        Keywords(exclusiveMinimum=0),
+    ] = 1e-3
+    max_products: Annotated[
+        int | None,
+        "Hessian axes: the most Hessian-vector products; null: no limit of its own.",
+        _SOME,
+    ] = None
 
 
 @dataclass(frozen=True)
 class OutputSettings:
     """Where the result goes and in which form; `plot` are files of figures and exports of it."""
 
-    format: Literal["table", "json", "csv", "markdown"] = "table"
+    format: str = "table"  # of render.formats
     output: Path | None = None
     quiet: bool = False
     strict: bool = False
@@ -247,17 +291,17 @@ class FigureSettings:
 
 @dataclass(frozen=True)
 class PathSettings:
-    """How the bend of a curved path between two checkpoints is trained.
+    """How the bend of a curved path between two checkpoints is trained."""
 
-    `lr` is the first step's size in each parameter as a share of the endpoints' root mean square
-    distance; `batch_size` examples of the training data go into each of the `steps`.
-    """
-
-    kind: PathKind = "bezier"
-    steps: int = 1000
-    batch_size: int = 128
-    lr: float = 0.1
-    seed: int = 0
+    kind: Annotated[PathKind, "bezier: quadratic; chain: two segments."] = "bezier"
+    steps: Annotated[int, "Training steps.", _SOME] = 1000
+    batch_size: Annotated[int, "Examples a step.", _SOME] = 128
+    lr: Annotated[
+        float,
+        "The first step in each parameter, as a share of the ends' root mean square distance.",
+        Keywords(exclusiveMinimum=0),
+    ] = 0.1
+    seed: Annotated[int, "The seed of batches and places."] = 0
 
     def __post_init__(self) -> None:
         """Refuse what no path can be trained with; raises `UsageError` naming the setting."""
@@ -282,8 +326,8 @@ class InterpolateSettings:
 
     grid: GridSettings = GridSettings()
     batch_norm: BatchNormSettings = BatchNormSettings()
-    align: bool = False
-    path: PathSettings | None = None
+    align: Annotated[bool, "Whether B is also aligned with A."] = False
+    path: Annotated[PathSettings | None, "How a curved path is trained; null: none is."] = None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from sharpcli.measures import known_measures
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS))
-from write_reference import cli_page, measures_page, shipped_schema  # noqa: E402 (a script beside the pages)
+from write_reference import cli_page, measures_page, schema_page, shipped_schema  # noqa: E402 (a script beside the pages)
 
 sys.path.remove(str(DOCS))
 
@@ -153,6 +153,12 @@ def test_the_measures_page_has_the_registry_and_a_section_for_each():
     assert page == measures_page(page), "run `python docs/write_reference.py`"
     for known in known_measures().values():
         assert f"\n## {known.name}\n" in page
+
+
+def test_the_schema_is_made_from_the_dataclasses():
+    assert (DOCS / "schema.json").read_text("utf-8") == schema_page(), (
+        "run `python docs/write_reference.py`"
+    )
 
 
 def test_the_shipped_schema_is_the_contract_without_its_descriptions():

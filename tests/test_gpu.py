@@ -18,7 +18,8 @@ from sharpcli.checkpoint import save_checkpoint
 from sharpcli.curvature import make_operator
 from sharpcli.linalg.quadrature import quadrature
 from sharpcli.runs.measure import measure_model
-from sharpcli.runs.study import prepare, resolve_device
+from sharpcli.runs.study import prepare
+from sharpcli.runtime.devices import resolve_device
 from sharpcli.settings import CurvatureSettings, MeasureSettings, RunSettings
 
 pytestmark = pytest.mark.gpu
@@ -145,8 +146,8 @@ def test_a_line_s_losses_are_the_cpu_s(name, tmp_path):
         ).results[0]
         for device in ("cuda", "cpu")
     )
-    for split, curve in here["curves"].items():
-        assert there["curves"][split]["loss"] == pytest.approx(curve["loss"], rel=1e-10)
+    for split, curve in here.curves.items():
+        assert there.curves[split]["loss"] == pytest.approx(curve["loss"], rel=1e-10)
 
 
 def _on_the_device(of, dtype, device="cuda"):

@@ -5,7 +5,7 @@ are proven before anything is allocated, and pickles are read by an own reader t
 values and nothing else.
 """
 
-from sharpcli.checkpoint.contents import Checkpoint, first_not_finite, pieces, place
+from sharpcli.checkpoint.contents import Checkpoint, first_not_finite, pieces, place, tied
 from sharpcli.checkpoint.load import load_checkpoint
 from sharpcli.checkpoint.matching import Match, match_tensors
 from sharpcli.checkpoint.optimizer import summarize_optimizer
@@ -21,4 +21,5 @@ __all__ = [
     "place",
     "save_checkpoint",
     "summarize_optimizer",
+    "tied",
 ]

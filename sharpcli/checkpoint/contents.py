@@ -8,7 +8,7 @@ import math
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,6 @@ from sharpcli.runtime.text import visible
 
 __all__ = [
     "Checkpoint",
-    "Contents",
     "Metadata",
     "NotPlain",
     "TooManyValues",
@@ -77,17 +76,6 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     metadata: Metadata
     sha256: str
-    notes: tuple[str, ...] = ()
-    optimizer: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What one file holds; fields as in `Checkpoint`."""
-
-    tensors: dict[str, Tensor]
-    sha256: str
-    metadata: Metadata = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     optimizer: Mapping[str, Any] | None = None
 
@@ -182,9 +170,22 @@ def pieces(tensor: Tensor) -> Iterable[Tensor]:
 
 def place(tensor: Tensor) -> tuple[object, ...]:
     """What two tensors share just where they are the same data, seen in the same way."""
-    address = tensor.data_ptr() or id(tensor)  # an empty tensor lies nowhere
+    storage = tensor.untyped_storage()
+    address: object = tensor.data_ptr()
+    if not tensor.numel() or not storage.data_ptr():  # empty, or on the meta device: lies nowhere
+        address = (storage._cdata, tensor.storage_offset())
     marks = tensor.is_conj(), tensor.is_neg()
     return address, tensor.dtype, tuple(tensor.shape), tensor.stride(), marks
+
+
+def tied(named: Iterable[tuple[str, Tensor]]) -> dict[str, list[str]]:
+    """Each name, with all names of its tensor in their order."""
+    groups: dict[tuple[object, ...], list[str]] = {}
+    names = {}
+    for name, tensor in named:
+        names[name] = groups.setdefault(place(tensor), [])
+        names[name].append(name)
+    return names
 
 
 def _each_once(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from sharpcli.checkpoint.contents import (
     Checkpoint,
-    Contents,
     Metadata,
     TooManyValues,
     is_text,
@@ -22,7 +21,6 @@ from sharpcli.checkpoint.contents import (
     plain_scalar,
     quoted,
     regular_size,
-    sha256_of,
 )
 from sharpcli.checkpoint.nesting import unnest
 from sharpcli.checkpoint.optimizer import is_optimizer, optimizer_settings
@@ -76,23 +74,16 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise open_error(path, reason) from error
     try:
         if stat.S_ISDIR(status.st_mode):
-            contents = _read_folder(path)
+            checkpoint = _read_folder(path)
         elif path.name.endswith(".index.json"):
-            contents = _read_sharded(path)
+            checkpoint = _read_sharded(path)
         else:
-            contents = _read_file(path)
+            checkpoint = _read_file(path)
     except OSError as error:
         raise open_error(path, error) from error
-    if not contents.tensors:
+    if not checkpoint.tensors:
         raise SharpError(f"{path}: holds no tensors", "save the model's state dict in it")
-    return Checkpoint(
-        path,
-        contents.tensors,
-        contents.metadata,
-        contents.sha256,
-        contents.notes,
-        contents.optimizer,
-    )
+    return checkpoint
 
 
 def _nearby(path: Path) -> str:
@@ -106,26 +97,23 @@ def _nearby(path: Path) -> str:
     return nearest(path.name, names) or "check the path"
 
 
-def _read_file(path: Path) -> Contents:
+def _read_file(path: Path) -> Checkpoint:
     size = regular_size(path)
     try:
         with path.open("rb") as file:
             head = file.read(512)
         kind = _format(path, head, size)
         if kind == "safetensors":
-            contents = read_safetensors(path)
+            checkpoint = read_safetensors(path)
         else:
-            found = unnest(path, read_torch(path), size)
-            contents = Contents(
-                found.tensors, sha256_of(path), found.metadata, found.notes, found.optimizer
-            )
+            checkpoint = unnest(path, read_torch(path), size)
     except OSError as error:
         raise open_error(path, error) from error
     named = _FORMATS.get(path.suffix.lower())
     if named is not None and named != kind:
         note = f"named '{path.suffix}' but holds {'a torch file' if kind == 'torch' else kind}"
-        contents = dataclasses.replace(contents, notes=(note, *contents.notes))
-    return contents
+        checkpoint = dataclasses.replace(checkpoint, notes=(note, *checkpoint.notes))
+    return checkpoint
 
 
 def _format(path: Path, head: bytes, size: int) -> str:
@@ -157,12 +145,12 @@ def _is_text(head: bytes) -> bool:
     return all(character.isprintable() or character in "\t\r\n\f" for character in text)
 
 
-def _read_folder(folder: Path) -> Contents:
+def _read_folder(folder: Path) -> Checkpoint:
     weights = _weights_in(folder)
     sharded = weights.name.endswith(".index.json")
-    contents = _read_sharded(weights) if sharded else _read_file(weights)
-    notes = [f"read from '{weights.name}'", *contents.notes]
-    metadata, optimizer = dict(contents.metadata), contents.optimizer
+    inner = _read_sharded(weights) if sharded else _read_file(weights)
+    notes = [f"read from '{weights.name}'", *inner.notes]
+    metadata, optimizer = dict(inner.metadata), inner.optimizer
     for name, value in _trainer_state(folder, notes).items():
         metadata.setdefault(name, value)
     if optimizer is None and (folder / "optimizer.pt").is_file():
@@ -178,7 +166,7 @@ def _read_folder(folder: Path) -> Contents:
                     metadata.setdefault(name, value)
             else:
                 notes.append("'optimizer.pt' left aside: it holds no optimizer state")
-    return dataclasses.replace(contents, metadata=metadata, notes=tuple(notes), optimizer=optimizer)
+    return Checkpoint(folder, inner.tensors, metadata, inner.sha256, tuple(notes), optimizer)
 
 
 def _weights_in(folder: Path) -> Path:
@@ -247,7 +235,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return table
 
 
-def _read_sharded(index: Path) -> Contents:
+def _read_sharded(index: Path) -> Checkpoint:
     """All shards that an index names, one after the other."""
     shards = _shards(index)
     digest = hashlib.sha256()
@@ -255,21 +243,21 @@ def _read_sharded(index: Path) -> Contents:
     metadata: Metadata = {}
     notes = [f"{len(shards)} shards"]
     for shard, names in sorted(shards.items()):
-        contents = _read_file(index.parent / shard)
-        digest.update(bytes.fromhex(contents.sha256))
-        absent = [name for name in names if name not in contents.tensors]
+        part = _read_file(index.parent / shard)
+        digest.update(bytes.fromhex(part.sha256))
+        absent = [name for name in names if name not in part.tensors]
         if absent:
             raise SharpError(
                 f"{index.parent / shard}: lacks {listed(absent)}, which {index.name} says it holds",
                 "the index and the shards are of different checkpoints: copy both again",
             )
-        extra = [name for name in contents.tensors if name not in names]
+        extra = [name for name in part.tensors if name not in names]
         if extra:
             notes.append(f"left out {listed(extra)} of '{shard}': not in the index")
-        tensors.update({name: contents.tensors[name] for name in names})
-        metadata.update(contents.metadata)
-        notes.extend(note for note in contents.notes if note not in notes)
-    return Contents(tensors, digest.hexdigest(), metadata, tuple(notes))
+        tensors.update({name: part.tensors[name] for name in names})
+        metadata.update(part.metadata)
+        notes.extend(note for note in part.notes if note not in notes)
+    return Checkpoint(index, tensors, metadata, digest.hexdigest(), tuple(notes))
 
 
 def _shards(index: Path) -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sharpcli.checkpoint.contents import Checkpoint, listed, quoted
+from sharpcli.checkpoint.contents import Checkpoint, listed, quoted, tied
 from sharpcli.errors import SharpError, setting
 
 __all__ = ["Match", "match_tensors"]
@@ -50,11 +50,11 @@ def match_tensors(checkpoint: Checkpoint, expected: Mapping[str, Tensor]) -> Mat
     wanted = {name: tensor for name, tensor in expected.items() if isinstance(tensor, Tensor)}
     names, notes = _best_names(checkpoint.tensors, wanted)
     given = {name: checkpoint.tensors[stored] for name, stored in names.items()}
-    twins = _twins(wanted)
+    twins = tied(wanted.items())
     matched: dict[str, Tensor] = {}
     missing, filled, counters = [], [], []
     for name, model_tensor in wanted.items():
-        twin = next((each for each in twins.get(name, ()) if each in given), None)
+        twin = next((each for each in twins[name] if each in given), None)
         if name in given:
             matched[name] = given[name]
         elif twin is not None:
@@ -168,23 +168,6 @@ def _removed(names: _Names, prefix: str) -> _Names:
     return {name.removeprefix(prefix): kept for name, kept in names.items()}
 
 
-def _twins(wanted: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """Name → the other names under which the model holds the very same tensor."""
-    groups: dict[tuple[object, ...], list[str]] = {}
-    for name, tensor in wanted.items():
-        storage = tensor.untyped_storage()
-        address = storage.data_ptr() or storage._cdata  # a model on the meta device has no data
-        if address and tensor.numel():
-            place = (address, tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
-            groups.setdefault(place, []).append(name)
-    return {
-        name: [other for other in group if other != name]
-        for group in groups.values()
-        if len(group) > 1
-        for name in group
-    }
-
-
 def _is_counter(name: str, tensor: Tensor) -> bool:
     return name.rpartition(".")[2] == _COUNTER and not tensor.is_floating_point()
 
@@ -202,11 +185,11 @@ def _number_kind(tensor: Tensor) -> str:
 def _check_tied(
     checkpoint: Checkpoint, matched: Mapping[str, Tensor], twins: Mapping[str, list[str]]
 ) -> None:
-    for name, others in twins.items():
-        first, other = matched[name], others[0]
+    for name, (other, *_) in twins.items():
+        first = matched[name]
         if first is not matched[other] and not _same(first, matched[other]):
             raise SharpError(
-                f"{checkpoint.path}: {quoted(name)} and {quoted(other)} are one tensor in the "
+                f"{checkpoint.path}: {quoted(other)} and {quoted(name)} are one tensor in the "
                 "model but differ in the file",
                 "untie them in the task's model(), or check that the file is of this model",
             )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from sharpcli.checkpoint.contents import (
+    Checkpoint,
     Metadata,
     NotPlain,
     is_text,
@@ -18,12 +18,13 @@ from sharpcli.checkpoint.contents import (
     plain_scalar,
     quoted,
     refuse_many,
+    sha256_of,
 )
 from sharpcli.checkpoint.optimizer import is_optimizer, optimizer_settings
 from sharpcli.checkpoint.plain_pickle import Stub
 from sharpcli.errors import SharpError
 
-__all__ = ["Unnested", "unnest"]
+__all__ = ["unnest"]
 
 _STATE_KEYS = (
     "state_dict",
@@ -53,17 +54,7 @@ _MOST_OVERLAP = 4
 _SMALL = 2**20  # bytes, which take no time
 
 
-@dataclass(frozen=True)
-class Unnested:
-    """A torch file's tensors by name, with fields as in `Checkpoint`."""
-
-    tensors: dict[str, Tensor]
-    metadata: Metadata
-    notes: tuple[str, ...]
-    optimizer: Mapping[str, Any] | None
-
-
-def unnest(path: Path, loaded: object, size: int) -> Unnested:
+def unnest(path: Path, loaded: object, size: int) -> Checkpoint:
     """Find the state dict in `loaded`, which came from a file of `size` bytes at `path`.
 
     Raises `SharpError` where there is none, or where a tensor in it is not plain.
@@ -95,7 +86,7 @@ def unnest(path: Path, loaded: object, size: int) -> Unnested:
     elif dropped:
         around.append({name: value for name, value in state.items() if name not in tensors})
     metadata, optimizer = _facts(around, notes, weights)
-    return Unnested(tensors, metadata, tuple(notes), optimizer)
+    return Checkpoint(path, tensors, metadata, sha256_of(path), tuple(notes), optimizer)
 
 
 class _Weights:

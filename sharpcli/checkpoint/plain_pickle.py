@@ -24,6 +24,7 @@ _LONGEST_INT = 32  # bytes; arithmetic on longer ones is slow, and no setting is
 _LONGEST_NAME = 1000  # characters of a class or a function
 _LARGEST_KEY = 2**63
 _LIST, _MARK, _ENTRY, _STUB, _DEFAULT = 64, 72, 100, 300, 40  # bytes of Python objects
+_CORRUPT = "it breaks off or is corrupt"
 _TOO_MANY = "it holds more objects than any checkpoint"
 # A tensor takes some twenty operations, a number in a list one; so many take four seconds.
 _MOST_OPERATIONS = 4_000_000
@@ -96,23 +97,19 @@ def read_pickle(
     return _Machine(data, begin, memory, calls, persistent, imports).run()
 
 
+@dataclass(eq=False, slots=True)
 class _Machine:
     """The stack machine; each operation is a method, found by its opcode in `_OPERATIONS`."""
 
-    def __init__(
-        self,
-        data: bytes | mmap,
-        begin: int,
-        memory: int,
-        calls: Mapping[str, Call],
-        persistent: Call,
-        imports: dict[str, None],
-    ) -> None:
-        self.data, self.position, self.memory = data, begin, memory
-        self.calls, self.persistent, self.imports = calls, persistent, imports
-        self.stack: list[Any] = []
-        self.outer: list[list[Any]] = []
-        self.memo: dict[int, Any] = {}
+    data: bytes | mmap
+    position: int
+    memory: int
+    calls: Mapping[str, Call]
+    persistent: Call
+    imports: dict[str, None]
+    stack: list[Any] = field(default_factory=list)
+    outer: list[list[Any]] = field(default_factory=list)
+    memo: dict[int, Any] = field(default_factory=dict)
 
     def run(self) -> Unpickled:
         data = self.data
@@ -129,7 +126,7 @@ class _Machine:
                 operation(self)
         except (IndexError, KeyError, UnicodeDecodeError) as error:
             # the end of the data, an empty stack, an unknown opcode or memo, a text that is none
-            raise PickleError("it breaks off or is corrupt") from error
+            raise PickleError(_CORRUPT) from error
         raise PickleError(_TOO_MANY)
 
     # --- bytes -----------------------------------------------------------------------------------
@@ -137,7 +134,7 @@ class _Machine:
     def take(self, count: int) -> bytes:
         end = self.position + count
         if end > len(self.data):
-            raise PickleError("it breaks off or is corrupt")
+            raise PickleError(_CORRUPT)
         taken = self.data[self.position : end]
         self.position = end
         return taken
@@ -148,7 +145,7 @@ class _Machine:
     def line(self, encoding: str = "utf-8") -> str:
         end = self.data.find(b"\n", self.position)
         if end < 0:
-            raise PickleError("it breaks off or is corrupt")
+            raise PickleError(_CORRUPT)
         taken = self.data[self.position : end]
         self.position = end + 1
         return self.decoded(taken, encoding)
@@ -221,7 +218,7 @@ class _Machine:
 
     def tuple_of(self, count: int) -> None:
         if len(self.stack) < count:
-            raise PickleError("it breaks off or is corrupt")
+            raise PickleError(_CORRUPT)
         self.stack[-count:] = [tuple(self.stack[-count:])]
 
     def list_of_marked(self) -> None:
@@ -321,7 +318,7 @@ def _parsed(kind: type[int] | type[float], text: str) -> int | float:
     try:
         return kind(text)
     except ValueError as error:
-        raise PickleError("it breaks off or is corrupt") from error
+        raise PickleError(_CORRUPT) from error
 
 
 def plain_key(key: object) -> object:
@@ -331,14 +328,6 @@ def plain_key(key: object) -> object:
     if type(key) is int and abs(key) < _LARGEST_KEY:
         return key
     return _OddKey(key.name if type(key) is Stub else f"a {type(key).__name__}")
-
-
-def _double(machine: _Machine) -> None:
-    machine.stack.append(struct.unpack(">d", machine.take(8))[0])
-
-
-def _int32(machine: _Machine) -> None:
-    machine.stack.append(int.from_bytes(machine.take(4), "little", signed=True))
 
 
 def _push(make: Callable[[], Any]) -> Callable[[_Machine], None]:
@@ -358,13 +347,13 @@ _OPERATIONS: dict[int, tuple[_Operation, int]] = {
         "\x89": (_push(lambda: False), 8),
         "I": (_Machine.decimal, _DEFAULT),
         "L": (_Machine.decimal, _DEFAULT),
-        "J": (_int32, _DEFAULT),
+        "J": (lambda m: m.stack.append(int.from_bytes(m.take(4), "little", signed=True)), _DEFAULT),
         "K": (lambda m: m.stack.append(m.number(1)), 8),
         "M": (lambda m: m.stack.append(m.number(2)), _DEFAULT),
         "\x8a": (lambda m: m.long(1), 2 * _DEFAULT),
         "\x8b": (lambda m: m.long(4), 2 * _DEFAULT),
         "F": (_Machine.float_line, _DEFAULT),
-        "G": (_double, _DEFAULT),
+        "G": (lambda m: m.stack.extend(struct.unpack(">d", m.take(8))), _DEFAULT),
         "V": (lambda m: m.push_text(m.line("raw-unicode-escape")), 8),
         "S": (lambda m: m.push_text(m.line().strip("'\"")), 8),
         "X": (lambda m: m.text(4), 8),

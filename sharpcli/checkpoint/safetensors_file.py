@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from sharpcli.checkpoint.contents import (
-    Contents,
+    Checkpoint,
     Metadata,
     TooManyValues,
     is_text,
@@ -83,7 +83,7 @@ def looks_like_safetensors(head: bytes, size: int) -> bool:
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8
 
 
-def read_safetensors(path: Path) -> Contents:
+def read_safetensors(path: Path) -> Checkpoint:
     """Read every tensor and the metadata; raises `SharpError` naming file and tensor.
 
     Cost: one pass over the file, memory for the tensors and the header.
@@ -105,7 +105,7 @@ def read_safetensors(path: Path) -> Contents:
     named = {entry.name: tensors[entry.name] for entry in entries}
     named.update({name: tensors[kept] for name, kept in aliases.items()})
     notes = (f"{listed(aliases)} stored once with a tied tensor",) if aliases else ()
-    return Contents(named, digest.hexdigest(), metadata, notes)
+    return Checkpoint(path, named, metadata, digest.hexdigest(), notes)
 
 
 def save_checkpoint(

@@ -21,6 +21,8 @@ from click.core import ParameterSource
 from sharpcli.cli.parameter_types import DEVICE, NAME_VALUE, POSITIVE, SEED, SIZE
 from sharpcli.documents.labels import CHECKPOINT_SUFFIXES
 from sharpcli.errors import UsageError
+from sharpcli.render.formats import FORMATS
+from sharpcli.render.kinds import FIGURES
 from sharpcli.runtime.files import is_special, reserved
 from sharpcli.settings import CurvatureSettings, Operator, OutputSettings, ProductMode, RunSettings
 
@@ -274,7 +276,7 @@ def output_options(command: Command) -> Command:
         click.option(
             "--format",
             "output_format",
-            type=click.Choice(["table", "json", "csv", "markdown"]),
+            type=click.Choice(list(FORMATS)),
             default=OutputSettings().format,
             show_default=True,
             help="The form of the result. With --output, by default as its suffix says.",
@@ -300,6 +302,9 @@ def plot_option(command: Command) -> Command:
 
     They are checked before the command's body runs: suffix, folder, drawing library.
     """
+    drawn = ", ".join(suffix for suffix, needed in FIGURES.items() if needed)
+    drawn = drawn.replace(".html", ".html (interactive)")
+    exported = ", ".join(suffix for suffix, needed in FIGURES.items() if not needed)
     return _decorate(
         command,
         click.option(
@@ -308,8 +313,8 @@ def plot_option(command: Command) -> Command:
             multiple=True,
             type=click.Path(path_type=Path),
             metavar="FILE",
-            help="Draw the result to FILE too: .png, .svg, .pdf, .html (interactive), or .npz, "
-            ".vtk, .vts to draw it elsewhere. Again for more.",
+            help=f"Draw the result to FILE too: {drawn}, or {exported} to "
+            "draw it elsewhere. Again for more.",
         ),
     )
 
@@ -388,7 +393,6 @@ _READ = (
     *("checkpoints", "checkpoint", "results", "result"),
     *("mark", "trajectory", "task", "task_argument"),
 )
-_FORMATS = {".json": "json", ".csv": "csv", ".md": "markdown"}
 
 
 def _decorate(command: Command, *options: Callable[[Command], Command]) -> Command:
@@ -445,7 +449,8 @@ def _chosen_format(chosen: Any, as_json: bool, output: Path | None) -> Any:
     """
     context = click.get_current_context()
     if not as_json and context.get_parameter_source("output_format") is ParameterSource.DEFAULT:
-        return _FORMATS.get(output.suffix.lower(), chosen) if output else chosen
+        by_suffix = {form.suffix: name for name, form in FORMATS.items()}
+        return by_suffix.get(output.suffix.lower(), chosen) if output else chosen
     if not as_json or chosen == "json":
         return chosen
     json_from = context.get_parameter_source("as_json")

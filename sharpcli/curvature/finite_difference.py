@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from sharpcli.curvature.differences import hessian_by_differences
-from sharpcli.errors import SharpError
 from sharpcli.objective.checks import check_finite
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.rows import Rows
@@ -126,17 +125,18 @@ def in_float64(
 
     In their own dtype where the device or the model has no float64.
     """
-    network, kind = objective.network, torch.float64
+    network = objective.network
     if rows is not None:
         objective = Objective(network, rows, objective.fixed, memory=objective.memory)
-    if network.compute == kind or network.device.type == "mps":
+    if network.compute == torch.float64:
         return objective, theta
     half = max(1, objective.batch_size // 2)  # a fixed batch stays one
-    inner = objective.in_precision(kind, batch_size=half)
-    leaves, first = inner.leaves(theta.to(kind)), inner.rows.head(_TRIED)
-    try:
-        total, _ = inner.sum_and_weight(leaves, first.batch, first.count)
-        torch.autograd.grad(total, leaves, allow_unused=True)
-    except (RuntimeError, TypeError, SharpError):  # such as a kernel written for float32
-        return objective, theta
-    return inner, theta.to(kind)
+    double = objective.try_in(torch.float64, theta, _differentiated, batch_size=half)
+    return double or (objective, theta)
+
+
+def _differentiated(objective: Objective, theta: Tensor) -> tuple[Objective, Tensor]:
+    leaves, first = objective.leaves(theta), objective.rows.head(_TRIED)
+    total, _ = objective.sum_and_weight(leaves, first.batch, first.count)
+    torch.autograd.grad(total, leaves, allow_unused=True)
+    return objective, theta

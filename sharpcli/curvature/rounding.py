@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from sharpcli.curvature.make_operator import make_operator
-from sharpcli.errors import SharpError
 from sharpcli.linalg.trace import random_signs
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.outputs import tensors_of
@@ -92,18 +91,16 @@ class Rounding:
         run = self._run
         wide = run.network.compute == torch.float64
         own = Objective(run.network, rows, run.fixed, batch_size=rows.count, alone=True)
-        kind = torch.float32 if wide else torch.float64
-        if kind == torch.float32 or run.network.device.type != "mps":
-            there = own.in_precision(kind, batch_size=rows.count)
-            theta = self._theta.to(kind)
-            try:
-                value = there.loss(theta)
-            except (RuntimeError, TypeError, SharpError):  # such as a kernel written for float32
-                pass
-            else:
-                ratio = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
-                factor = share * (_SCALED * ratio if wide else 1.0)
-                return _Other(own, there, theta, value, factor)
+        ratio = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
+        factor = share * (_SCALED * ratio if wide else 1.0)
+        other = own.try_in(
+            torch.float32 if wide else torch.float64,
+            self._theta,
+            lambda there, theta: _Other(own, there, theta, there.loss(theta), factor),
+            batch_size=rows.count,
+        )
+        if other is not None:
+            return other
         signs = random_signs(1, self._theta[None], own_generator("last places", self._seed))[0]
         last = torch.finfo(run.network.compute).eps * self._theta.abs()
         near = self._theta + signs * last

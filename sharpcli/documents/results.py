@@ -3,38 +3,43 @@
 Commands build a `Report`; `to_document` turns it into the plain document that is the contract.
 Everything downstream (tables, comparisons, plots) reads documents only, so a result that was just
 computed and one that was saved last year take the same path.
+
+docs/schema.json is made from these classes by `python docs/write_reference.py`: the text in an
+annotation is the key's description, the mapping beside it holds further keywords of JSON Schema.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from sharpcli.documents.schema import problem_of
 from sharpcli.documents.statuses import NOT_CONVERGED, SOUND, Outcome, SamplingStatus, Status
-from sharpcli.errors import SharpError
 from sharpcli.runtime.text import json_text
+from sharpcli.settings import Keywords
 
 __all__ = [
     "SCHEMA",
     "CheckpointResult",
+    "FailedResult",
     "Failure",
     "LayerResult",
+    "MeasuredCheckpoint",
+    "Metadata",
+    "Notes",
+    "Number",
     "Report",
     "Scalar",
+    "Sentences",
+    "Sha256",
+    "absent",
     "dumps",
     "flat_scalars",
     "is_interrupted",
     "is_scalar",
     "leaves",
-    "load_document",
-    "parse_document",
     "scalar_fields",
     "short_power",
     "to_document",
@@ -47,79 +52,175 @@ SCHEMA = "sharpcli/1"
 ErrorKind = Literal["residual", "standard_error", "rounding", "lower_bound", "upper_bound"]
 Document = dict[str, Any]
 
+Number = Annotated[float, Keywords(type=["number", "null"])]  # null where it is not finite
+Sentences = Annotated[
+    Sequence[str], "Sentences for a person; absent where there are none.", Keywords(minItems=1)
+]
+Notes = Annotated[Sequence[str], "What was undone to read it, such as a removed prefix."]
+Sha256 = Annotated[str, "Of its bytes.", Keywords(pattern="^[0-9a-f]{64}$")]
+Metadata = Annotated[
+    Mapping[str, str | float | bool | None],
+    "What the checkpoint says of how it was made; null where a number is not finite.",
+]
+_COUNT = Keywords(minimum=0)
+
+
+def absent(empty: Any = None) -> Any:
+    """The default of a field whose key a document leaves out while there is nothing in it."""
+    return field(default=empty, metadata={"absent": True})
+
 
 @dataclass(frozen=True)
 class Scalar:
-    """A number that a person may quote: its value, how far it may be off, and why.
+    """A number that a person may quote, with how far it may be off and why."""
 
-    Where the `status` is one of `NOT_CONVERGED`, `advice` says what to do. `sampling_error`
-    is the standard error that comes from measuring a subset of the data, None when all of it was
-    measured; `sampling_bias` is how much higher the value is on a subset than on all of the data,
-    where that is known to matter.
-    `sampling_status` is set where the sampling error says too little.
-    """
-
-    value: float | None
-    error: float | None = None
-    error_kind: ErrorKind | None = None
-    status: Status = Status.CONVERGED
-    advice: str | None = None
-    sampling_error: float | None = None
-    sampling_bias: float | None = None
-    sampling_status: SamplingStatus | None = None
+    value: Annotated[float | None, "The number; null where it is not finite."]
+    error: Annotated[
+        float | None,
+        "How far it may be off, in the value's own unit; null where it is exact up to rounding or "
+        "only bounded.",
+        Keywords(minimum=0),
+    ] = None
+    error_kind: Annotated[
+        ErrorKind | None,
+        "residual: a bound, ‖Hv − λv‖ for an eigenvalue; standard_error: of a random estimate; "
+        "rounding: of the run's arithmetic, measured against another precision; lower_bound: the "
+        "true maximum is the value or more; upper_bound: the true minimum is the value or less.",
+    ] = None
+    status: Annotated[
+        Status,
+        "converged; lower_bound: the largest found; upper_bound: the smallest found; max_products: "
+        "the limit was reached before the tolerance; precision: rounding keeps the error above the "
+        "tolerance, or hides how the loss rises; suspect: the second derivatives failed their "
+        "self-check; unresolved: the method cannot tell; not_finite: there is no value.",
+    ] = Status.CONVERGED
+    advice: Annotated[str | None, "What to do where it did not converge."] = absent()
+    sampling_error: Annotated[
+        float | None,
+        "Standard error from having measured a sample of the data, such that ±1.96 of it are a "
+        "95 % interval; absent where all of it was measured.",
+        Keywords(minimum=0),
+    ] = absent()
+    sampling_bias: Annotated[
+        float | None,
+        "How much higher the value is on the sample than on all of the data, as far as is known: "
+        "the interval is value − sampling_bias ± 1.96·sampling_error.",
+        Keywords(minimum=0),
+    ] = absent()
+    sampling_status: Annotated[
+        SamplingStatus | None,
+        "unreliable: the sampling error says too little, since few examples carry the number or "
+        "the sample may lack kinds of example that matter; absent where it can be trusted.",
+    ] = absent()
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a checkpoint could not be measured, and what to do; `kind` where Ctrl-C is the cause."""
+    """Why a checkpoint failed."""
 
-    message: str
-    hint: str | None = None
-    kind: Literal[Outcome.INTERRUPTED] | None = None
+    message: Annotated[str, "What happened and where."]
+    hint: Annotated[str | None, "What to do."] = None
+    kind: Annotated[Literal[Outcome.INTERRUPTED], "Where Ctrl-C is the cause."] | None = absent()
+
+
+@dataclass(frozen=True)
+class MeasuredCheckpoint:
+    """The checkpoint that a result is about."""
+
+    path: Annotated[str, "As it was given."]
+    sha256: Sha256 | None = absent()
+    metadata: Metadata | None = absent()
+    parameters: Annotated[int | None, "How many numbers were measured, tied ones once.", _COUNT] = (
+        absent()
+    )
+    parameters_in_all: Annotated[
+        int | None, "How many there are, measured or not; with parameters chosen.", _COUNT
+    ] = absent()
+    notes: Notes | None = absent()
+    examples: Annotated[
+        int | None,
+        "How many examples of the split were measured; with samples or sampling_error.",
+        Keywords(minimum=1),
+    ] = absent()
+    examples_in_all: Annotated[
+        int | None,
+        "How many the split has; absent where all of them were measured.",
+        Keywords(minimum=1),
+    ] = absent()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailedResult:
+    """A result in the place of a checkpoint that failed."""
+
+    checkpoint: MeasuredCheckpoint
+    status: Literal[Outcome.FAILED] = Outcome.FAILED
+    error: Failure
 
 
 @dataclass(frozen=True)
 class LayerResult:
-    """What was found for one layer's block of the parameters, or why nothing was."""
+    """A layer's block of the parameters; all others stay as they are."""
 
-    layer: str
-    parameters: int
-    measures: Mapping[str, Any] = field(default_factory=dict)
-    error: Failure | None = None
+    layer: Annotated[str, "The module that owns the parameters."]
+    parameters: Annotated[
+        int, "How many numbers the block has, tied ones once.", Keywords(minimum=1)
+    ]
+    measures: Annotated[
+        Mapping[str, Any],
+        "As of the whole, without what is the same for every layer; empty where it failed.",
+        Keywords({"$ref": "#/$defs/measures"}),
+    ] = field(default_factory=dict)
+    error: Failure | None = absent()
 
 
 @dataclass(frozen=True)
 class CheckpointResult:
-    """What was found for one checkpoint.
+    """A result of `measure`.
 
-    `checkpoint` holds path, sha256, parameters, metadata and notes; `measures` maps each measure's
-    JSON key to its numbers (`Scalar`s, lists and mappings of them, plain counts and times).
+    `measures` maps each measure's JSON key to its numbers (`Scalar`s, lists and mappings of them,
+    plain counts and times).
     """
 
-    checkpoint: Mapping[str, Any]
-    status: Outcome = Outcome.OK
-    measures: Mapping[str, Any] = field(default_factory=dict)
-    error: Failure | None = None
-    warnings: Sequence[str] = ()
-    layers: Sequence[LayerResult] = ()
+    checkpoint: Annotated[Mapping[str, Any], Keywords({"$ref": "#/$defs/measured_checkpoint"})]
+    status: Annotated[Literal[Outcome.OK, Outcome.FAILED], "failed: only `error` says more."] = (
+        Outcome.OK
+    )
+    measures: Annotated[Mapping[str, Any], Keywords({"$ref": "#/$defs/measures"})] = field(
+        default_factory=dict
+    )
+    error: Failure | None = absent()
+    warnings: Sentences = absent(())
+    layers: Annotated[
+        Sequence[LayerResult],
+        'With by "layer": the same for each layer\'s block of the parameters.',
+    ] = absent(())
 
 
 @dataclass(frozen=True)
 class Report:
     """One run of a command: its settings, where it ran, and a result for each checkpoint.
 
-    `correlations` is filled by `sharp compare` alone; `notes` say what is good to know, `warnings`
-    what makes a number mean less than it seems to.
+    `notes` say what is good to know, `warnings` what makes a number mean less than it seems to.
     """
 
-    kind: str
-    settings: Mapping[str, Any]
+    kind: Annotated[str, "The command that wrote it."]
+    settings: Annotated[
+        Mapping[str, Any], "All that the command was asked to do and that changes its answer."
+    ]
     environment: Mapping[str, Any]
     task: Mapping[str, Any]
-    results: Sequence[Any]
-    correlations: Sequence[Any] = ()
-    notes: Sequence[str] = ()
-    warnings: Sequence[str] = ()
+    results: Annotated[
+        Sequence[Any],
+        "One entry a checkpoint, in the order they were given; for `compare` one a group, for "
+        "`interpolate` and `landscape` one in all.",
+    ]
+    correlations: Annotated[
+        Sequence[Any],
+        "For `compare`: rank correlation of each measure with the generalization gap.",
+    ] = absent(())
+    notes: Sentences = absent(())
+    warnings: Sentences = absent(())
 
 
 def to_document(report: Report) -> Document:
@@ -139,47 +240,6 @@ def is_interrupted(document: Document) -> bool:
 def dumps(document: Document) -> str:
     """Strict JSON text of a document: never NaN or Infinity, characters escaped as `json_text`."""
     return json_text(document)
-
-
-def load_document(path: str | Path) -> Document:
-    """Read a saved result; raises `SharpError` naming the file where it is none."""
-    try:
-        text = Path(path).read_bytes()
-    except OSError as error:
-        raise SharpError(
-            f"{path}: cannot be read: {error.strerror}", "check the path and its permissions"
-        ) from error
-    return parse_document(text, str(path))
-
-
-def parse_document(text: str | bytes, name: str) -> Document:
-    """Read a result from JSON text or its bytes.
-
-    Errors call it `name`: a path, or "standard input".
-    """
-    if not text.strip():
-        raise SharpError(
-            f"{name}: is empty",
-            "the command that was to write it said on stderr why it did not: run it again",
-        )
-    try:
-        document = json.loads(
-            text, parse_int=_integer, parse_constant=_refused, object_pairs_hook=_once
-        )
-    except RecursionError as error:
-        raise SharpError(f"{name}: is not a result: lists in lists without end", _SAVED) from error
-    except ValueError as error:
-        raise SharpError(f"{name}: is not JSON ({error})", _SAVED) from error
-    found = document.get("schema") if isinstance(document, dict) else None
-    if found != SCHEMA:
-        later = isinstance(found, str) and re.fullmatch(r"sharpcli/\d{1,9}", found)
-        raise SharpError(
-            f'{name}: is not a {SCHEMA} document ("schema" is {json.dumps(found)[:80]})',
-            "a later sharp wrote it: pip install -U sharpcli" if later else _SAVED,
-        )
-    if problem := problem_of(document):
-        raise SharpError(f"{name}: {problem}", f"the file is damaged or was changed: {_SAVED}")
-    return dict(document)
 
 
 def scalar_fields(scalar: Scalar, **others: Any) -> dict[str, Any]:
@@ -267,40 +327,13 @@ def short_power(value: float) -> str:
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
-_SAVED = "pass a file that sharp wrote as JSON"
 _SCALAR_FIELDS = tuple(f.name for f in fields(Scalar))
-_LEFT_OUT_OF_SCALARS = {"advice", "sampling_error", "sampling_bias", "sampling_status"}
-_LEFT_OUT_WHEN_EMPTY = _LEFT_OUT_OF_SCALARS | {
-    "correlations",
-    "kind",
-    "layers",
-    "notes",
-    "warnings",
-}
+_LEFT_OUT_OF_SCALARS = {f.name for f in fields(Scalar) if "absent" in f.metadata}
 
 
 def _ended_by_a_signal(error: Mapping[str, Any]) -> bool:
     # Documents from before errors had a kind are known by this message alone.
     return Outcome.INTERRUPTED in (error.get("kind"), error.get("message", "").partition(" ")[0])
-
-
-def _refused(constant: str) -> None:
-    raise ValueError(f"{constant} is no number of JSON")
-
-
-def _integer(digits: str) -> float:
-    """A whole number; what float64 cannot hold is infinite, and refused with its place."""
-    return int(digits) if len(digits) <= sys.float_info.max_10_exp else float(digits)
-
-
-def _once(pairs: Sequence[tuple[str, Any]]) -> Document:
-    """An object of JSON; two values of one key would hide one of them."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {json.dumps(twice)[:80]} is there twice")
-    return found
 
 
 def _replaced(scalar: Mapping[str, Any], error: float) -> dict[str, Any]:
@@ -317,10 +350,8 @@ def _entry_name(index: int, entry: Any) -> str:
 
 def _plain(node: Any) -> Any:
     if is_dataclass(node) and not isinstance(node, type):
-        plain = {f.name: _plain(getattr(node, f.name)) for f in fields(node)}
-        outcome = isinstance(node, CheckpointResult | LayerResult)
-        empty = _LEFT_OUT_WHEN_EMPTY | ({"error"} if outcome else set())
-        return _checked({k: v for k, v in plain.items() if not (k in empty and v in (None, []))})
+        values = [(f, getattr(node, f.name)) for f in fields(node)]
+        return _checked({f.name: _plain(x) for f, x in values if not _left_out(f, x)})
     if isinstance(node, Mapping):
         return _checked({str(key): _plain(value) for key, value in node.items()})
     if isinstance(node, str | Path):
@@ -330,6 +361,11 @@ def _plain(node: Any) -> Any:
     if isinstance(node, float) and not math.isfinite(node):
         return None
     return node
+
+
+def _left_out(of: Field[Any], value: Any) -> bool:
+    """Whether a document leaves a field out: where it is empty, and its default says so."""
+    return "absent" in of.metadata and (value is None or (of.default == () and not value))
 
 
 def _checked(plain: Document) -> Document:

@@ -1,4 +1,4 @@
-"""Directions around one point: random ones, the Hessian's, and what scales them by the weights.
+"""Directions around one point: random ones, and what scales any by the weights.
 
 A filter is a slice along a tensor's first dimension, whatever the layer: an output channel of a
 convolution (a grouped one's too) or the weights into one unit of a dense layer, as in Li et al.
@@ -9,29 +9,18 @@ dimension is its input.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sharpcli.curvature import SelfCheck
-from sharpcli.documents.results import Scalar
 from sharpcli.errors import SharpError, UsageError, did_you_mean, setting
-from sharpcli.linalg.eigsh import eigsh
-from sharpcli.linalg.orthogonal import dots, extend
-from sharpcli.measures.context import Context
-from sharpcli.measures.hessian import hessian
+from sharpcli.linalg.orthogonal import dots
 from sharpcli.objective.network import Network
-from sharpcli.objective.objective import Objective
-from sharpcli.runtime.progress import Progress, silent
-from sharpcli.settings import MeasureSettings
 
 __all__ = [
     "NORMALIZATIONS",
-    "HessianDirections",
     "check_normalization",
     "cosine",
-    "hessian_directions",
     "normalize_direction",
     "random_directions",
 ]
@@ -100,67 +89,6 @@ def cosine(first: Tensor, second: Tensor) -> float:
     a, b = first[None], second[None]
     length = math.sqrt(float(dots(a, a))) * math.sqrt(float(dots(b, b)))
     return float(dots(a, b)) / length if length else 0.0
-
-
-@dataclass(frozen=True)
-class HessianDirections:
-    """Unit eigenvectors (n,) of the Hessian's largest eigenvalues, and these with their errors."""
-
-    directions: tuple[Tensor, ...]
-    eigenvalues: tuple[Scalar, ...]
-    products: int
-    warnings: tuple[str, ...]
-
-
-def hessian_directions(
-    objective: Objective,
-    theta: Tensor,
-    count: int = 2,
-    *,
-    seed: int = 0,
-    tol: float = 1e-3,
-    max_products: int | None = None,
-    self_check: SelfCheck | None = None,
-    progress: Progress = silent,
-) -> HessianDirections:
-    """Eigenvectors of the `count` largest eigenvalues of ∇²L(θ): where the loss bends the most.
-
-    The eigenvalues carry residual, status and advice as those of `sharp measure`; `self_check` is
-    what makes them suspect. A vector's largest entry is positive, which fixes its sign. Raises
-    `SharpError` where θ has fewer than `count` entries, or loss and derivatives are not finite.
-    Cost: about 10 Hessian-vector products for one, 15 for two.
-    """
-    if objective.size < count:
-        raise SharpError(
-            f"the model has only {objective.size} parameter, which has no plane around it",
-            "draw a line",
-        )
-    settings = MeasureSettings(top=count, tol=tol, max_products=max_products)
-    context = Context(
-        objective, {}, theta, settings, seed=seed, self_check=self_check, progress=progress
-    )
-    try:
-        # Without the smallest eigenvalue, which may take more products than the others together.
-        context.eigenvalues = eigsh(
-            context.hessian,
-            count,
-            tolerance=tol,
-            max_products=max_products,
-            seed=seed,
-            progress=progress,
-        )
-        numbers = hessian(context)["hessian"]
-    finally:
-        context.release()
-    vectors = context.eigenvalues.vectors
-    vectors, _ = extend(vectors.clone(), vectors[:0], 1.0, torch.Generator().manual_seed(seed))
-    directions = [v if float(v[v.abs().argmax()]) > 0 else -v for v in vectors]
-    return HessianDirections(
-        tuple(directions),
-        tuple(numbers["eigenvalues"]),
-        numbers["products"],
-        tuple(context.warnings),
-    )
 
 
 def _groups(network: Network, vector: Tensor, normalize: str) -> list[Tensor]:

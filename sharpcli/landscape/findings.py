@@ -7,10 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from sharpcli.documents.results import Scalar, scalar_fields
+from sharpcli.documents.grids import Barrier, Curves, Rise, SamplingCurves
+from sharpcli.documents.results import Scalar
 from sharpcli.documents.statuses import SamplingStatus, Status
 from sharpcli.errors import SharpError
-from sharpcli.landscape.barrier import Barrier, barrier
+from sharpcli.landscape.barrier import Barrier as Highest
+from sharpcli.landscape.barrier import barrier
 from sharpcli.landscape.points.evaluator import Anchors, Surface, Values
 from sharpcli.objective.means import Mean, mean_of, moments
 from sharpcli.objective.reliability import sampling_status
@@ -18,19 +20,19 @@ from sharpcli.objective.reliability import sampling_status
 __all__ = ["barriers", "curves_of", "measures_of", "sampling_errors_of"]
 
 
-def curves_of(values: Sequence[Values | None]) -> dict[str, dict[str, list[float | None]]]:
+def curves_of(values: Sequence[Values | None]) -> Curves:
     """Loss and metrics by split, one number a point; None where a point was not reached."""
     return _by_name(values, lambda mean: mean.value)
 
 
-def sampling_errors_of(values: Sequence[Values | None]) -> dict[str, Any]:
-    """As `curves_of`, the standard errors of sampling; empty where all examples were measured."""
+def sampling_errors_of(values: Sequence[Values | None]) -> SamplingCurves | None:
+    """As `curves_of`, the standard errors of sampling; None where all examples were measured."""
     errors = _by_name(values, lambda mean: mean.sampling_error)
     sampled = {
         split: {n: e for n, e in each.items() if any(x is not None for x in e)}
         for split, each in errors.items()
     }
-    return {split: each for split, each in sampled.items() if each}
+    return {split: each for split, each in sampled.items() if each} or None
 
 
 def measures_of(values: Values, doubted: Mapping[str, str | None]) -> dict[str, dict[str, Scalar]]:
@@ -50,15 +52,15 @@ def barriers(
     anchors: Anchors,
     weights: Callable[[Sequence[float]], Tensor],
     places: Sequence[float],
-    curves: Mapping[str, Mapping[str, Sequence[float | None]]],
+    curves: Curves,
     key: str,
-) -> dict[str, Any]:
+) -> dict[str, Barrier]:
     """Each split's barrier in both conventions with its place, called `key`.
 
     Where a subset is measured, with the sampling error of the difference, example by example: they
     cost three forward passes. A split whose ends were not reached or are not finite is left out.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, Barrier] = {}
     for split, curve in curves.items():
         reached = [(t, x) for t, x in zip(places, curve["loss"], strict=True) if x is not None]
         pair = [
@@ -72,16 +74,13 @@ def barriers(
             _sampling_error(surface, anchors, weights, split, each, convention)
             for each, convention in ((above_line, "line"), (above_mean, "mean"))
         ]
-        found[split] = {
-            **_entry(above_line, key, errors[0]),
-            "above_mean": _entry(above_mean, key, errors[1]),
-        }
+        line, mean = (
+            {"error_kind": "lower_bound", "status": Status.LOWER_BOUND, key: each.place, **error}
+            for each, error in zip((above_line, above_mean), errors, strict=True)
+        )
+        above = Rise(above_mean.value, **mean)
+        found[split] = Barrier(above_line.value, **line, above_mean=above)
     return found
-
-
-def _entry(found: Barrier, key: str, sampled: dict[str, Any]) -> dict[str, Any]:
-    scalar = Scalar(found.value, None, "lower_bound", Status.LOWER_BOUND, **sampled)
-    return scalar_fields(scalar, **{key: found.place})
 
 
 def _sampling_error(
@@ -89,7 +88,7 @@ def _sampling_error(
     anchors: Anchors,
     weights: Callable[[Sequence[float]], Tensor],
     split: str,
-    found: Barrier,
+    found: Highest,
     convention: str,
 ) -> dict[str, Any]:
     objective = surface.objectives[split]

@@ -104,7 +104,6 @@ def eigsh(
     tolerance: float = 1e-3,
     max_products: int | None = None,
     max_basis: int | None = None,
-    start: Tensor | None = None,
     basis_device: torch.device | None = None,
     seed: int = 0,
     progress: Progress = silent,
@@ -119,9 +118,6 @@ def eigsh(
     fewer); the basis is restarted at `max_basis` rows (default: 80 + 4 for each wanted pair; of
     such an operator never), never fewer than `least_rows`; it lies on
     `basis_device` (default: the operator's) with one block more.
-    `start` (b, n) are rows near the wanted eigenvectors: they begin the search together with as
-    many random ones as without, in blocks that wide: fewer calls of the operator with more vectors
-    each. A wanted eigenvector orthogonal to all of them may then be missed.
     Cost: one product a basis row; typically 2 to 4 for each of the largest at 1e-3, and 30 to 60
     in all with a smallest one. Raises `ValueError` where more pairs are wanted than the operator
     has.
@@ -132,14 +128,13 @@ def eigsh(
     generator = own_generator("eigenvalues", seed)
     small = n <= SMALL
     most = max_products or max(100 + 20 * wanted, n if small else 0)
-    random = min(block_width(k), n)
-    block = random if start is None else min(len(start) + random, n)
-    limit = min(n, max(max_basis or 80 + 4 * wanted, least_rows(k, smallest, block)))
+    block = min(block_width(k), n)
+    limit = min(n, max(max_basis or 80 + 4 * wanted, least_rows(k, smallest)))
     limit = n if small and max_basis is None else limit
     room = limit if max_basis else min(limit, expected_products(k, smallest) + block)
-    space = start_space(operator, random, room + block, generator, start=start, device=basis_device)
+    space = start_space(operator, block, room + block, generator, device=basis_device)
     started = operator.products
-    blocks, search_until, searched, patience, proven, sure = 0, 0, random, most, False, 0
+    blocks, search_until, searched, patience, proven, sure = 0, 0, block, most, False, 0
     look_at, seen = 0, (0, 0)
     while True:
         if space.size + space.width > limit:
@@ -201,9 +196,9 @@ def block_width(k: int) -> int:
     return max(BLOCK, min(_WIDEST, k // _PAIRS_A_VECTOR))
 
 
-def least_rows(k: int, smallest: int, block: int = 0) -> int:
+def least_rows(k: int, smallest: int) -> int:
     """The fewest rows of a basis that restarts can do with: both ends and three blocks."""
-    return k + smallest + 2 * _EXTRA + 3 * (block or block_width(k))
+    return k + smallest + 2 * _EXTRA + 3 * block_width(k)
 
 
 def expected_products(k: int, smallest: int) -> int:

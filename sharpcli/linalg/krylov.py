@@ -172,24 +172,18 @@ def start_space(
     room: int,
     generator: torch.Generator,
     *,
-    start: Tensor | None = None,
     device: torch.device | None = None,
 ) -> Krylov:
-    """An empty basis with `room` rows; the rows of `start` and `random` ones are pending."""
+    """An empty basis with `room` rows; `random` rows are pending."""
     rows = torch.empty(
         min(room, operator.size),
         operator.size,
         dtype=operator.dtype,
         device=device or operator.device,
     )
-    first = random_rows(random, rows, generator)
-    given = 0
-    if start is not None:
-        given = min(len(start), operator.size - 1)
-        first = torch.cat([start[:given].to(rows), first])[: operator.size]
-    pending, _ = extend(first, rows[:0], 0.0, generator)
+    pending, _ = extend(random_rows(random, rows, generator), rows[:0], 0.0, generator)
     none = torch.zeros(0, 0, dtype=torch.float64)
-    space = Krylov(rows, 0, 0, none, none, fresh=list(range(given, len(pending))))
+    space = Krylov(rows, 0, 0, none, none, fresh=list(range(len(pending))))
     space.wait(pending)
     return space
 

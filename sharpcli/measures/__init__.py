@@ -1,52 +1,51 @@
-"""The measures: one file each, and the registry that names them.
+"""The measures: one file each, and the registry that names and describes them.
 
 A package adds its own through the entry point group `sharpcli.measures`: the entry's name is the
-measure's, its object a `Measure`.
+measure's, its object a `Measure`. Importing this loads no torch: functions are loaded when called.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Collection, Mapping, Sequence
+from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sharpcli.documents.results import Scalar, is_scalar
-from sharpcli.documents.statuses import Status
 from sharpcli.errors import SharpError, UsageError, did_you_mean, setting
-from sharpcli.measures.context import Context
-from sharpcli.measures.epsilon_sharpness import epsilon_sharpness
-from sharpcli.measures.gradient import gradient
-from sharpcli.measures.hessian import hessian, trace
-from sharpcli.measures.loss import loss
-from sharpcli.objective.checks import SMALLEST_SOUND, end_of_float64
+from sharpcli.measures.measure import Column, Measure, Option, loaded_later, marked
+from sharpcli.settings import MeasureSettings
 
-__all__ = ["Context", "Measure", "choose", "compute", "known_measures", "readers"]
+if TYPE_CHECKING:
+    from sharpcli.measures.computing import compute
+    from sharpcli.measures.context import Context
+
+__all__ = [
+    "Column",
+    "Context",
+    "Measure",
+    "Option",
+    "choose",
+    "compute",
+    "known_measures",
+    "options_of",
+    "readers",
+]
 
 
-@dataclass(frozen=True)
-class Measure:
-    """A measure's name, what it means, and the function that computes it.
+def _split_marked(numbers: Mapping[str, Any], split: str | None, advice: str) -> Any:
+    """The loss's numbers, that of one split marked."""
+    return {**numbers, split: marked(numbers[split], split, advice)} if split else numbers
 
-    `compute(context)` returns its numbers by JSON key. `needs_curvature` says that second
-    derivatives are taken, which are then checked once for the model. `of_parameters` is false where
-    the numbers do not depend on which parameters are measured. `reads` are the parameters of the
-    command that not all measures read and this one does (None: any of them).
-    """
 
-    name: str
-    meaning: str
-    formula: str
-    cost: str
-    invariances: str
-    source: str
-    warns: str
-    compute: Callable[[Context], Mapping[str, Any]]
-    default: bool = False
-    needs_curvature: bool = False
-    of_parameters: bool = True
-    reads: tuple[str, ...] | None = None
+def _where_all_eigenvalues_are(keys: Collection[str]) -> list[str]:
+    """A line that says where more eigenvalues are than the five that a run measures unasked."""
+    found = [re.fullmatch(r"hessian\.eigenvalues\[(\d+)\]", key) for key in keys]
+    most = max((1 + int(match[1]) for match in found if match), default=0)
+    if most <= MeasureSettings().top:
+        return []
+    as_json, as_csv = setting("format", "json"), setting("format", "csv")
+    return [f"λ1 to λ{most}: {as_json} or {as_csv} prints them all"]
 
 
 _CURVATURE = ("operator", "hvp", "max_products")
@@ -59,10 +58,19 @@ _BUILT_IN = (
         invariances="all that leave the function alone",
         source="—",
         warns="compared training losses that differ by more than 2×",
-        compute=loss,
+        compute=loaded_later("loss.loss"),
         default=True,
         of_parameters=False,
         reads=(),
+        needs_gradients=False,
+        place=0,
+        columns=(
+            Column(r"loss\.train", "loss train", leading="the loss"),
+            Column(r"loss\.test", "loss test", leading="the loss"),
+            Column(r"loss\.gap", "gap"),
+        ),
+        legend={"gap": "gap: test loss minus training loss"},
+        vanished=_split_marked,
     ),
     Measure(
         name="epsilon-sharpness",
@@ -72,9 +80,18 @@ _BUILT_IN = (
         invariances="none: rescaling layers changes it",
         source="Keskar et al. 2017, metric 2.1",
         warns="maximisers that differ by more than 10 %; a box that the dtype does not resolve",
-        compute=epsilon_sharpness,
+        compute=loaded_later("epsilon_sharpness.epsilon_sharpness"),
         default=True,
         reads=("epsilons", "subspaces", "draws", "maximizer"),
+        place=20,
+        columns=(
+            Column(r"epsilon_sharpness\[(([^,\]]+)(?:,(p=\d+))?)\]", "φ {1} {2}", leading="φ({0})"),
+        ),
+        legend={
+            "φ": "φ ε: sharpness, 100·(max L − L)/(1 + L) over the box of half-width ε(|θᵢ| + 1)",
+            "p=": "p=…: φ in a random subspace of that many dimensions",
+        },
+        vanished=loaded_later("epsilon_sharpness.vanished"),
     ),
     Measure(
         name="gradient",
@@ -84,9 +101,17 @@ _BUILT_IN = (
         invariances="none",
         source="Cattaneo, Klusowski & Shigida 2024 (the perturbed 1-norm)",
         warns="a norm that says this is not a minimum",
-        compute=gradient,
+        compute=loaded_later("gradient.gradient"),
         default=True,
         reads=(),
+        place=50,
+        exact=True,
+        columns=(
+            Column(r"gradient\.norm", "‖∇L‖"),
+            Column(r"gradient\.(l1|max)", None),
+        ),
+        legend={"‖∇L‖": "‖∇L‖: the gradient's 2-norm; where it is not small this is not a minimum"},
+        vanished=marked,
     ),
     Measure(
         name="hessian",
@@ -96,10 +121,21 @@ _BUILT_IN = (
         invariances="rotations of θ; not rescaling",
         source="block Lanczos with thick restarts (Wu & Simon 2000)",
         warns="eigenvalues that did not converge; a failed self-check of second derivatives",
-        compute=hessian,
+        compute=loaded_later("hessian.hessian"),
         default=True,
         needs_curvature=True,
-        reads=(*_CURVATURE, "top", "tol", "coarse"),
+        reads=(*_CURVATURE, "top", "tol"),
+        place=30,
+        columns=(
+            Column(r"hessian\.eigenvalues\[0\]", "λ1", leading="λ1"),
+            Column(r"hessian\.eigenvalues\[\d+\]", None),
+            Column(r"hessian\.ratio_1_5", "λ1/λ5"),
+            Column(r"hessian\.smallest", "λmin"),
+        ),
+        legend={"λ1": "λ1, λ5, λmin: eigenvalues of the Hessian, largest, fifth and smallest"},
+        remarks=_where_all_eigenvalues_are,
+        check=loaded_later("hessian.check"),
+        vanished=marked,
     ),
     Measure(
         name="trace",
@@ -109,18 +145,28 @@ _BUILT_IN = (
         invariances="rotations of θ; not rescaling",
         source="Hutch++ (Meyer et al. 2021)",
         warns="a standard error above the share that is asked for",
-        compute=trace,
+        compute=loaded_later("hessian.trace"),
         default=True,
         needs_curvature=True,
         reads=(*_CURVATURE, "relative_error"),
+        place=40,
+        columns=(Column("trace", "trace", leading="trace"),),
+        legend={"trace": "trace: of the Hessian, the sum of its eigenvalues"},
+        vanished=marked,
     ),
 )
 
 
-def known_measures() -> dict[str, Measure]:
-    """Every measure by name: the built-in ones, then those of installed packages."""
+def known_measures(among: Collection[str] | None = None) -> dict[str, Measure]:
+    """Every measure by name: the built-in ones, then those of installed packages.
+
+    With `among`, of the latter only those whose name, with underscores, is one of these JSON keys.
+    """
     known = {measure.name: measure for measure in _BUILT_IN}
-    for entry in entry_points(group="sharpcli.measures"):
+    entries = entry_points(group="sharpcli.measures") if among is None or among else ()
+    for entry in entries:
+        if among is not None and entry.name.replace("-", "_") not in among:
+            continue
         found = entry.load()
         if not isinstance(found, Measure):
             raise SharpError(
@@ -156,67 +202,35 @@ def readers(measures: Sequence[Measure]) -> dict[str, list[str]]:
     """Which measures would read a parameter of the command that none of `measures` reads."""
     if any(measure.reads is None for measure in measures):
         return {}
-    read = {name for measure in measures for name in measure.reads or ()}
+    read = {name for measure in measures for name in _read_by(measure)}
     unread: dict[str, list[str]] = {}
     for known in known_measures().values():
-        for name in known.reads or ():
+        for name in _read_by(known):
             if name not in read:
                 unread.setdefault(name, []).append(known.name)
     return unread
 
 
-def compute(measures: Sequence[Measure], context: Context) -> dict[str, Any]:
-    """Every measure's numbers by JSON key, each with the seconds that it took."""
-    found: dict[str, Any] = {}
-    for measure in measures:
-        context.progress = context.begin(measure.name)
-        started = time.perf_counter()
-        numbers = dict(measure.compute(context))
-        context.synchronize()
-        seconds = time.perf_counter() - started
-        key = next(iter(numbers))
-        if isinstance(numbers[key], Mapping):
-            numbers[key] = {**numbers[key], "seconds": seconds}
-        found |= numbers
-    return _without_vanished(found, context)
+def _read_by(measure: Measure) -> list[str]:
+    return [*(measure.reads or ()), *(option.name for option in measure.options)]
 
 
-# By key, the numbers that are made of the loss and its derivatives at θ.
-_OF_THE_LOSS = ("gradient", "hessian", "trace")
+def options_of(measures: Sequence[Measure], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the options that these measures bring: as `given`, else their defaults.
+
+    Raises `UsageError` for a name that no measure has.
+    """
+    known = {option.name for measure in known_measures().values() for option in measure.options}
+    for name in given:
+        if name not in known:
+            raise UsageError(f"{name}: no measure has this option", did_you_mean(name, known))
+    options = [option for measure in measures for option in measure.options]
+    return {option.name: given.get(option.name, option.default) for option in options}
 
 
-def _without_vanished(found: dict[str, Any], context: Context) -> dict[str, Any]:
-    """The numbers, those marked that are rounding because the loss is at the end of float64."""
-    own = (name for name, each in context.splits.items() if each is context.objective)
-    split = next(own, None)
-    if "loss" in found and split:
-        loss = found["loss"][split].value
-    elif "value_and_gradient" in context.__dict__:
-        loss = context.value_and_gradient[0]
-    else:
-        return found
-    advice = end_of_float64(context.objective, loss, context.theta)
-    if advice is None:
-        return found
-    marked = {key: _marked(found[key], advice) for key in _OF_THE_LOSS if key in found}
-    if "loss" in found and split:
-        marked["loss"] = {**found["loss"], split: _marked(found["loss"][split], advice)}
-    if "epsilon_sharpness" in found:
-        # The box may reach where the loss is large enough.
-        marked["epsilon_sharpness"] = [
-            _marked(entry, f"{advice}, or take a larger {setting('epsilons')}")
-            if entry["loss_at_maximum"] < SMALLEST_SOUND
-            else entry
-            for entry in found["epsilon_sharpness"]
-        ]
-    return found | marked
-
-
-def _marked(node: Any, advice: str) -> Any:
-    """Measures in which no number has converged, for the reason in `advice`."""
-    if isinstance(node, Scalar):
-        return replace(node, status=Status.PRECISION, advice=advice)
-    if isinstance(node, Mapping):
-        inner = {key: _marked(value, advice) for key, value in node.items()}
-        return inner | ({"status": Status.PRECISION, "advice": advice} if is_scalar(node) else {})
-    return [_marked(each, advice) for each in node] if isinstance(node, list) else node
+def __getattr__(name: str) -> Any:
+    """Import what loads torch when it is asked for."""
+    homes = {"Context": "context", "compute": "computing"}
+    if name not in homes:
+        raise AttributeError(f"module 'sharpcli.measures' has no attribute '{name}'")
+    return getattr(import_module(f"sharpcli.measures.{homes[name]}"), name)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,6 @@ from torch import Tensor
 from sharpcli.curvature import CurvatureOperator, Rounding, SelfCheck, make_operator
 from sharpcli.curvature.memory_plan import Budget, share_memory
 from sharpcli.linalg.eigsh import SMALL, EigshResult, Krylov, eigsh, krylov_space
-from sharpcli.measures.coarse import Coarse, coarse_start
 from sharpcli.objective.checks import check_finite
 from sharpcli.objective.means import Evaluation
 from sharpcli.objective.objective import Objective
@@ -53,6 +53,15 @@ class Context:
     quotients: Tensor | None = None
     off_quotients: float | None = None
 
+    @property
+    def split(self) -> str | None:
+        """The name of the measured split, None where it is not one of `splits`."""
+        return next((name for name, it in self.splits.items() if it is self.objective), None)
+
+    def known(self, name: str) -> Any:
+        """One of the quantities below if it has been computed, else None. Costs nothing."""
+        return self.__dict__.get(name)
+
     @cached_property
     def evaluations(self) -> Mapping[str, Evaluation]:
         """Loss and metrics of every split. Cost: one forward pass each."""
@@ -64,12 +73,9 @@ class Context:
 
         Cost: a forward pass.
         """
-        if "evaluations" in self.__dict__:
-            own = next(name for name, split in self.splits.items() if split is self.objective)
-            found = self.evaluations[own].loss.carriers
-        else:
-            found = self.objective.evaluate(self.theta).loss.carriers
-        return found or math.inf
+        evaluations = self.known("evaluations")
+        own = evaluations[self.split] if evaluations else self.objective.evaluate(self.theta)
+        return own.loss.carriers or math.inf
 
     @cached_property
     def value_and_gradient(self) -> tuple[float, Tensor]:
@@ -98,29 +104,9 @@ class Context:
         return Rounding(self.objective, self.theta, self.settings.curvature, seed=self.seed)
 
     @cached_property
-    def coarse(self) -> Coarse | None:
-        """Vectors of a subset of the data that start the search, where the settings ask."""
-        share, rows = self.settings.curvature.coarse, self.budget.rows
-        top, smallest = self._ends
-        if share is None:
-            return None
-        return coarse_start(
-            self.objective,
-            self.theta,
-            self.settings.curvature,
-            top,
-            smallest,
-            share=share,
-            rows=rows,
-            seed=self.seed,
-            progress=self.progress,
-        )
-
-    @cached_property
     def eigenvalues(self) -> EigshResult:
         """Both ends of the Hessian's spectrum, as the settings ask. Cost: its `products`."""
-        settings, (top, smallest) = self.settings, self._ends
-        coarse, budget = self.coarse, self.budget
+        settings, budget, (top, smallest) = self.settings, self.budget, self._ends
         return eigsh(
             self.hessian,
             top,
@@ -128,7 +114,6 @@ class Context:
             tolerance=settings.tol,
             max_products=settings.max_products,
             max_basis=None if self.objective.size <= SMALL else budget.rows,
-            start=coarse.start if coarse else None,
             basis_device=budget.device,
             seed=self.seed,
             progress=foretelling(self.progress, self.notes, budget.at_most),
@@ -137,7 +122,7 @@ class Context:
     @property
     def krylov(self) -> Krylov:
         """A subspace that holds the Hessian's large eigenvalues: the one that exists, if any."""
-        if "eigenvalues" in self.__dict__:
+        if self.known("eigenvalues"):
             return self.eigenvalues.krylov
         products = min(_SKETCH_PRODUCTS, self.budget.rows)
         device = self.budget.device
@@ -152,7 +137,7 @@ class Context:
 
     def release(self) -> None:
         """Free the graphs that products kept."""
-        if "hessian" in self.__dict__:
+        if self.known("hessian"):
             self.hessian.release()
 
     def synchronize(self) -> None:

@@ -7,7 +7,6 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,55 +14,25 @@ from torch import Tensor
 
 from sharpcli.documents.results import Scalar, scalar_fields
 from sharpcli.documents.statuses import Status
-from sharpcli.errors import SharpError, UsageError, counted, setting
-from sharpcli.linalg.box import (
-    BoxMaximum,
-    ValueAndGradient,
-    Values,
-    best_corners,
-    corner_ascent,
-    flip_ascent,
-    projected_lbfgs,
-)
+from sharpcli.errors import UsageError, counted, setting
+from sharpcli.linalg.box import BoxMaximum, corner_ascent
+from sharpcli.measures.box import Box
+from sharpcli.measures.box_search import Search, Searches, maxima
 from sharpcli.measures.context import Context
-from sharpcli.measures.double import in_double
-from sharpcli.measures.sampling import Sampled, halves, part, share_left
+from sharpcli.measures.measure import marked
+from sharpcli.measures.sampling import Sampled
 from sharpcli.measures.subspace import FullSpace, RandomSubspace, Space
+from sharpcli.objective.checks import SMALLEST_SOUND
 from sharpcli.objective.means import mean_of, moments
-from sharpcli.objective.objective import Objective, accumulator
 from sharpcli.objective.reliability import sampling_status
-from sharpcli.runtime.memory import is_out_of_memory
-from sharpcli.runtime.processes import add_up, rank, size
-from sharpcli.runtime.randomness import own_generator
+from sharpcli.objective.shards import shards, share_left
 
-__all__ = ["epsilon_sharpness", "sharpness"]
+__all__ = ["epsilon_sharpness", "sharpness", "vanished"]
 
 # Maximisers that differ by more than this share have not both arrived.
 _DISAGREEMENT = 0.1
-# Where else than at the centre corner ascents start, found by trial on minima with losses from 1e-1
-# to 1e-7: a power that evens out the examples' losses, and ascents on shards of the data.
-_POWER = 0.1
-_SHARDS, _SHARD_STEPS, _SHARD_STARTS = 8, 4, 3
 # Steps of the ascents on halves: they start near a maximum.
 _HALF_STEPS = 8
-# All corners are evaluated up to this many dimensions, where that passes over at most so many bytes
-# of activations: about three seconds of one CPU core, a part of one for one layer of many. Without
-# `vmap` each is a call of its own.
-_ALL_CORNERS, _ALL_BYTES, _LAYER_BYTES, _ALL_CALLS = 20, 2**31, 2**28, 2**12
-# Activation bytes of corners that are evaluated at once: they stay in the cache.
-_CHUNK_BYTES = 2**24
-# Corners, and points inside the box, from which L-BFGS goes on where a pass costs next to nothing.
-# The points are the best of so many random ones where all corners are evaluated; in more dimensions
-# random points are all alike, and more than one of them bought 1 % on one network of thirteen.
-_POLISHED, _SIFTED = 8, 1024
-# A pass over so many bytes of activations costs next to nothing: more starts, while it lasts. In a
-# usual box 8 came within 0.1 % of what 32 did.
-_FREE_BYTES, _FREE_STARTS = 2**20, 8
-# Random corners to start from for each factor of ten that ε is above the usual 1e-3, as many more
-# where they cost next to nothing, and where the gradient is zero.
-_STARTS_A_DECADE, _FREE_STARTS_A_DECADE, _STATIONARY_STARTS = 8, 32, 4
-# A box of fewer units in the last place than this is searched in float64.
-_RESOLVED = 16
 # A rise that is this many roundings of the loss is known to a few per cent.
 _ROUNDINGS = 32
 # A share of 1 + L that float32 resolves to 1e-4: a GPU need not confirm it in float64, which many
@@ -86,8 +55,10 @@ def epsilon_sharpness(context: Context) -> dict[str, Any]:
     measured, the sampling error is that of the losses at the maximum found, and the sampling bias
     what choosing that maximum by the subset adds. Both cost about 8 gradients more.
     """
-    entries, searches = [], _Searches(context)
+    entries, searches = [], Searches(context)
     for dimensions in context.settings.subspaces:
+        if context.part and dimensions is not None and dimensions > context.objective.size:
+            continue  # a layer of fewer parameters has no such subspace
         draws = 1 if dimensions is None else context.settings.draws
         found: dict[float, list[_Found]] = {each: [] for each in context.settings.epsilons}
         for draw in range(draws):
@@ -96,6 +67,16 @@ def epsilon_sharpness(context: Context) -> dict[str, Any]:
                 runs.append(_one(searches, space, epsilon))
         entries += [_entry(context, dimensions, epsilon, runs) for epsilon, runs in found.items()]
     return {"epsilon_sharpness": entries}
+
+
+def vanished(entries: list[dict[str, Any]], split: str | None, advice: str) -> Any:
+    """The entries, those marked whose box does not reach where the loss is large enough."""
+    return [
+        marked(entry, split, f"{advice}, or take a larger {setting('epsilons')}")
+        if entry["loss_at_maximum"] < SMALLEST_SOUND
+        else entry
+        for entry in entries
+    ]
 
 
 def sharpness(maximum: float, loss: float) -> float:
@@ -137,7 +118,7 @@ class _Found:
         return sharpness(self.maximum, self.loss)
 
 
-def _one(searches: _Searches, space: Space, epsilon: float) -> _Found:
+def _one(searches: Searches, space: Space, epsilon: float) -> _Found:
     """Search one box; once more in float64 where the search could not see what it sought."""
     started = time.perf_counter()
     search = searches.of(space, epsilon)
@@ -148,15 +129,15 @@ def _one(searches: _Searches, space: Space, epsilon: float) -> _Found:
     return replace(found, seconds=time.perf_counter() - started)
 
 
-def _searched(searches: _Searches, search: _Search, space: Space, epsilon: float) -> _Found:
+def _searched(searches: Searches, search: Search, space: Space, epsilon: float) -> _Found:
     context = search.context
-    bound = epsilon * (space.coordinates(context.theta).abs() + 1)
+    box = Box(context.theta, space, epsilon)
     loss, _ = context.value_and_gradient
-    points, corners = _maxima(search, space, bound, epsilon)
-    at_theta, losses, resolved = _confirmed(searches, search, space, epsilon, points)
+    points, corners = maxima(search, box)
+    at_theta, losses, resolved = _confirmed(searches, search, box, points)
     best = points[max(points, key=lambda name: losses[name])].point
-    sampled = _sampling_error(context, space.lift(bound * best), loss)
-    bias = _selection_bias(context, space, bound, best)
+    sampled = _sampling_error(context, box.shift(best), loss)
+    bias = _selection_bias(context, box, best)
     if sampled.error is not None and bias is not None:
         # Between halves the loss may change with their slopes or with their curvature, which makes
         # the bias up to twice as large: on digits it was.
@@ -237,298 +218,8 @@ def _advice(dtype: torch.dtype) -> str:
     )
 
 
-class _Searches:
-    """The run's own search and, where a box asks for it, one in float64."""
-
-    def __init__(self, context: Context) -> None:
-        self.own = _Search(context)
-
-    @cached_property
-    def double(self) -> _Search | None:
-        """The search in float64: of the same objective, None where the model has no float64."""
-        context = self.own.context
-        objective = in_double(context.objective, context.theta)
-        if objective is None or objective is context.objective:
-            return None if objective is None else self.own
-        return _Search(replace(context, objective=objective, theta=context.theta.double()))
-
-    def of(self, space: Space, epsilon: float) -> _Search:
-        """The search for this box: in float64 where it is cheap, or the box is narrow."""
-        own = self.own
-        dimensions = space.dimensions or own.context.objective.size
-        small = dimensions <= _ALL_CORNERS and own.bytes_a_pass <= _FREE_BYTES
-        narrow = epsilon < _RESOLVED * torch.finfo(own.context.theta.dtype).eps
-        return (self.double if small or narrow else None) or own
-
-    def instead_of(self, search: _Search) -> _Search | None:
-        """The search in float64, where float32 did not do.
-
-        Narrower dtypes are chosen for speed, which float64 would take away.
-        """
-        compute = search.context.objective.network.compute
-        return self.double if compute == torch.float32 else None
-
-
-class _Search:
-    """One objective, and what ascents in all boxes around its θ have in common."""
-
-    def __init__(self, context: Context) -> None:
-        self.context = context
-        self.evaluations = 0
-
-    @cached_property
-    def loss(self) -> float:
-        """L(θ). Cost: a forward pass."""
-        return self.context.objective.loss(self.context.theta)
-
-    @cached_property
-    def even(self) -> Tensor:
-        """The gradient of the mean of ℓ^q (n,). Cost: one gradient."""
-        self.evaluations += 1
-        return self.context.objective.gradient(self.context.theta, power=_POWER)[1]
-
-    @cached_property
-    def shards(self) -> dict[int, tuple[Objective, tuple[float, Tensor]]]:
-        """The shards that are this process's own, by number: each with its loss and its gradient.
-
-        Cost: one gradient in all.
-        """
-        context, generator = self.context, torch.Generator().manual_seed(self.context.seed)
-        self.evaluations += 1
-        order = torch.randperm(context.objective.rows.count, generator=generator)
-        own = {
-            number: part(context.objective, indices, alone=True)
-            for number, indices in enumerate(order.chunk(_SHARDS))
-            if number % size() == rank()
-        }
-        return {number: (shard, shard.gradient(context.theta)) for number, shard in own.items()}
-
-    @cached_property
-    def bytes_a_pass(self) -> int:
-        """Bytes that one pass over the data saves or reads: what it costs, but for the overhead."""
-        objective = self.context.objective
-        return int(objective.rows.count * max(objective.saved_bytes, 32)) + 8 * objective.size
-
-    @cached_property
-    def batched(self) -> bool:
-        """Whether many losses can be had at once: `vmap` takes the model, and gives its losses."""
-        objective, theta = self.context.objective, self.context.theta
-        step = 1 + 2**-6 * torch.arange(2, device=theta.device).to(theta)
-        pair = theta * step[:, None]
-        try:
-            together = objective.losses(pair).tolist()
-        except (RuntimeError, TypeError, ValueError, SharpError) as error:
-            # What vmap raises for models that it cannot batch, as it is or as the failure of the
-            # task's function that it ran. One by one the losses are as right.
-            if isinstance(error, RuntimeError) and is_out_of_memory(error):
-                raise
-            return False
-        alone = [objective.loss(each) for each in pair]
-        limit = 1e3 * torch.finfo(theta.dtype).eps
-        return all(
-            abs(a - b) <= limit * max(abs(a), abs(b), 1e-300)
-            for a, b in zip(together, alone, strict=True)
-        )
-
-    @property
-    def chunk(self) -> int:
-        """Points whose losses are computed at once."""
-        return max(1, min(4096, _CHUNK_BYTES // self.bytes_a_pass))
-
-    def values(self, space: Space, bound: Tensor) -> Values:
-        """L at many points u of the box [−1, 1]ᵖ."""
-        objective, theta = self.context.objective, self.context.theta
-
-        def values(points: Tensor) -> Tensor:
-            thetas = theta + space.lift(bound * points)
-            if self.batched:
-                return objective.losses(thetas)
-            alone = [objective.loss(each) for each in thetas]
-            return torch.tensor(alone, dtype=accumulator(theta.device), device=theta.device)
-
-        return values
-
-
-def _maxima(
-    search: _Search, space: Space, bound: Tensor, epsilon: float
-) -> tuple[dict[str, BoxMaximum], int | None]:
-    """The best point by each maximiser, and how many corners were evaluated where all of them."""
-    chosen = search.context.settings.maximizer
-    names = ["lbfgsb", "corner"] if chosen == "both" else [chosen]
-    found, tops, corners = {}, list[Tensor](), None
-    if "corner" in names:
-        if _all_corners(search, bound):
-            corners = 2 ** len(bound)
-            found["corner"], tops = _every_corner(search, space, bound)
-        else:
-            found["corner"] = _corner(search, space, bound, epsilon)
-            tops = [found["corner"].point]
-    if "lbfgsb" in names:
-        found["lbfgsb"] = _lbfgsb(search, space, bound, epsilon, tops)
-    if "raw" in names:
-        found["raw"] = _raw(search.context, space, bound)
-    return {name: found[name] for name in names}, corners
-
-
-def _all_corners(search: _Search, bound: Tensor) -> bool:
-    """Whether all corners of a box can be evaluated in a few seconds."""
-    most = _LAYER_BYTES if search.context.part else _ALL_BYTES
-    if len(bound) > _ALL_CORNERS or search.bytes_a_pass << len(bound) > most:
-        return False
-    return search.batched or 2 ** len(bound) <= _ALL_CALLS
-
-
-def _every_corner(search: _Search, space: Space, bound: Tensor) -> tuple[BoxMaximum, list[Tensor]]:
-    """The best of all corners and of the centre, and the corners that are nearly as good."""
-    context = search.context
-    tops = best_corners(
-        search.values(space, bound),
-        bound,
-        keep=_POLISHED,
-        chunk=search.chunk,
-        progress=context.progress,
-    )
-    loss = context.value_and_gradient[0]
-    centre = BoxMaximum(loss, torch.zeros_like(bound), 0)
-    best = tops[0] if tops and tops[0].value > loss else centre
-    return BoxMaximum(best.value, best.point, 0), [top.point for top in tops]
-
-
-def _lbfgsb(
-    search: _Search, space: Space, bound: Tensor, epsilon: float, tops: Sequence[Tensor]
-) -> BoxMaximum:
-    """L-BFGS from the centre; from other points too where the box is large, or passes are cheap.
-
-    The best corners (`tops`) are where a maximum on a face of the box is near.
-    """
-    context = search.context
-    function, start = _scaled(context, context.objective, context.value_and_gradient, space, bound)
-    iterations, progress = context.settings.iterations, context.progress
-    found = [projected_lbfgs(function, *start, iterations=iterations, progress=progress)]
-    free = _free_starts(search, epsilon)
-    extra = min(free, _POLISHED)
-    corners = extra or (1 if _decades(epsilon) else 0)
-    points = [*tops[:corners], *_inside(search, space, bound, extra)]
-    for point in points:
-        value, gradient = function(point)
-        if math.isfinite(value):
-            climbed = projected_lbfgs(function, value, gradient, start=point, iterations=iterations)
-            found.append(replace(climbed, evaluations=climbed.evaluations + 1))
-    best = max(found, key=lambda each: each.value)
-    total = BoxMaximum(best.value, best.point, sum(each.evaluations for each in found))
-    return _with_loss(total, context.value_and_gradient[0])
-
-
-def _inside(search: _Search, space: Space, bound: Tensor, count: int) -> Tensor:
-    """Up to `count` points inside the box to start from, the best of many where they are cheap."""
-    if not count:
-        return bound[:0, None]
-    sifted = search.batched and _all_corners(search, bound)
-    generator = own_generator("points of a box", search.context.seed)
-    points = 2 * torch.rand(_SIFTED if sifted else 1, len(bound), generator=generator) - 1
-    points = points.to(bound)
-    if not sifted:
-        return points
-    values = search.values(space, bound)
-    found = torch.cat([values(part) for part in torch.split(points, search.chunk)])
-    return points[found.nan_to_num(-math.inf, -math.inf, -math.inf).topk(count).indices]
-
-
-def _corner(search: _Search, space: Space, bound: Tensor, epsilon: float) -> BoxMaximum:
-    context = search.context
-    function, start = _plain(context, context.objective, context.value_and_gradient, space, bound)
-    starts, spent = _starts(search, space, bound)
-    stationary = not bool(start[1].any())
-    count = round(_STARTS_A_DECADE * _decades(epsilon)) + _free_starts(search, epsilon)
-    count = max(count, _STATIONARY_STARTS if stationary else 0)
-    generator = own_generator("corners of a box", context.seed)
-    starts = [_filled(each, generator) for each in starts]
-    starts += [_filled(torch.zeros_like(bound), generator) for _ in range(count)]
-    found = corner_ascent(
-        function,
-        *start,
-        starts=starts,
-        iterations=context.settings.iterations,
-        progress=context.progress,
-    )
-    if _flips_are_cheap(search, bound) and bool(found.point.any()):
-        values = search.values(space, bound)
-        flipped = flip_ascent(values, replace(found, evaluations=0), chunk=search.chunk)
-        found = replace(flipped, evaluations=found.evaluations)
-    return replace(found, evaluations=found.evaluations + spent)
-
-
-def _filled(corner: Tensor, generator: torch.Generator) -> Tensor:
-    """A corner with random signs where it has none: the gradient is zero there, or not a number.
-
-    Where the loss is convex, a random corner is higher than the middle of the box on average.
-    """
-    signs = 2 * torch.randint(0, 2, corner.shape, generator=generator, dtype=torch.int8) - 1
-    return torch.where(corner.abs() > 0, corner, signs.to(corner)).to(torch.int8)
-
-
-def _decades(epsilon: float) -> float:
-    """How many factors of ten ε is above the usual ones, 0 where it is not far above 1e-3."""
-    return max(0.0, math.log10(epsilon / 1e-3) - 0.5)
-
-
-def _free_starts(search: _Search, epsilon: float) -> int:
-    """How many more starts cost next to nothing, as a pass does; more in a larger box."""
-    free = round(_FREE_STARTS + _FREE_STARTS_A_DECADE * _decades(epsilon))
-    return min(free, _FREE_BYTES // search.bytes_a_pass)
-
-
-def _flips_are_cheap(search: _Search, bound: Tensor) -> bool:
-    return len(bound) * search.bytes_a_pass <= _CHUNK_BYTES and search.batched
-
-
-def _starts(search: _Search, space: Space, bound: Tensor) -> tuple[list[Tensor], int]:
-    """Corners from which other examples' losses rise than those that are largest at θ.
-
-    Near a minimum the gradient is that of a few examples, and the ascent from the centre ends on
-    them; the highest corner often belongs to others. One start weighs examples more evenly (ℓ^q),
-    and the best of eight ascents on an eighth of the data each let others come forward. Gives the
-    starts, and what they cost in gradients over all the data.
-    """
-    context, before, starts = search.context, search.evaluations, []
-    if context.value_and_gradient[0] > 0:
-        starts.append(space.pull(search.even).sign())
-    rows = context.objective.rows
-    if rows.count < 2 * _SHARDS or rows.fixed_batch is not None:  # a part has other batches
-        return starts, search.evaluations - before
-    found, climbed = _shard_corners(search, space, bound)
-    return starts + found, search.evaluations - before + climbed
-
-
-def _shard_corners(search: _Search, space: Space, bound: Tensor) -> tuple[list[Tensor], int]:
-    """The best corners of ascents on shards, and what they cost in gradients over all the data.
-
-    Of several processes each climbs on shards of its own: a pass over a shard is too short to be
-    divided.
-    """
-    context, climbed = search.context, {}
-    told = torch.zeros(_SHARDS, 2, dtype=accumulator(context.theta.device))
-    for number, (shard, at_theta) in search.shards.items():
-        function, start = _plain(context, shard, at_theta, space, bound)
-        climbed[number] = corner_ascent(function, *start, iterations=_SHARD_STEPS)
-        told[number, 0] = climbed[number].value
-        told[number, 1] = climbed[number].evaluations
-    told = add_up(told.to(context.theta.device)).cpu()
-    best = told[:, 0].argsort(descending=True, stable=True)[:_SHARD_STARTS].tolist()
-    corners = torch.zeros(len(best), len(bound), dtype=torch.int8, device=bound.device)
-    for corner, number in zip(corners, best, strict=True):
-        if number in climbed:
-            corner.copy_(climbed[number].point)
-    spent = -(-int(told[:, 1].sum()) // _SHARDS)
-    return list(add_up(corners)), spent
-
-
 def _confirmed(
-    searches: _Searches,
-    search: _Search,
-    space: Space,
-    epsilon: float,
-    points: dict[str, BoxMaximum],
+    searches: Searches, search: Search, box: Box, points: dict[str, BoxMaximum]
 ) -> tuple[float, dict[str, float], bool]:
     """L(θ) and the maxima evaluated in float64, and whether the search could see the difference.
 
@@ -543,8 +234,7 @@ def _confirmed(
     rise = max(found.values()) - loss
     compute = context.objective.network.compute
     if compute == torch.float64:
-        bound = epsilon * (space.coordinates(context.theta).abs() + 1)
-        seen = max(rise, float((bound * space.pull(gradient)).abs().sum()))
+        seen = max(rise, float((box.bound * box.space.pull(gradient)).abs().sum()))
         rounding = _ROUNDINGS * torch.finfo(compute).eps * abs(loss)
         return loss, found, rise > rounding or seen == 0
     on_cpu = context.theta.device.type == "cpu"
@@ -553,95 +243,15 @@ def _confirmed(
         rounding = _ROUNDINGS * torch.finfo(compute).eps * max(1.0, abs(loss))
         return loss, found, rise > rounding
     theta, objective = double.context.theta, double.context.objective
-    bound = epsilon * (space.coordinates(theta).abs() + 1)
-    at_theta = double.loss
+    box, at_theta = replace(box, theta=theta), double.loss
     for name, point in points.items():
-        there = theta + space.lift(bound * point.point.double().clamp(-1, 1))
-        if space.dimensions is None:
-            outside = (there - theta).abs() > bound
+        there = theta + box.shift(point.point.double().clamp(-1, 1))
+        if box.space.dimensions is None:
+            outside = (there - theta).abs() > box.bound
             there = torch.where(outside, torch.nextafter(there, theta), there)
         found[name] = max(objective.loss(there), at_theta)
     exact = max(found.values()) - at_theta
     return at_theta, found, exact > 0 and abs(rise - exact) <= _DISAGREEMENT * exact
-
-
-def _plain(
-    context: Context,
-    objective: Objective,
-    at_theta: tuple[float, Tensor],
-    space: Space,
-    bound: Tensor,
-) -> tuple[ValueAndGradient, tuple[float, Tensor]]:
-    """As `_scaled`, with L itself as the objective: corners need no more than signs and an order.
-
-    A loss that is negative at θ or elsewhere in the box has no logarithm.
-    """
-    loss, gradient = at_theta
-
-    def function(point: Tensor) -> tuple[float, Tensor]:
-        value, full = objective.gradient(context.theta + space.lift(bound * point))
-        return value, space.pull(full)
-
-    return function, (loss, space.pull(gradient))
-
-
-def _scaled(
-    context: Context,
-    objective: Objective,
-    at_theta: tuple[float, Tensor],
-    space: Space,
-    bound: Tensor,
-) -> tuple[ValueAndGradient, tuple[float, Tensor]]:
-    """The problem over u ∈ [−1, 1]ᵖ with z = bound·u: value and gradient at any u, and at 0.
-
-    The objective is log L where L(θ) is positive: it rises evenly where L rises by powers of ten.
-    """
-    logarithm = at_theta[0] > 0
-
-    def transform(value: float, pulled: Tensor) -> tuple[float, Tensor]:
-        if not logarithm:
-            return value, bound * pulled
-        if not value > 0:
-            return -math.inf, pulled
-        return math.log(value), bound * pulled / value
-
-    plain, start = _plain(context, objective, at_theta, space, bound)
-    return lambda point: transform(*plain(point)), transform(*start)
-
-
-def _with_loss(found: BoxMaximum, loss: float) -> BoxMaximum:
-    """The maximum with the loss in place of its logarithm; the centre's own where that is best."""
-    if not bool(found.point.any()):
-        return BoxMaximum(loss, found.point, found.evaluations)
-    value = math.exp(found.value) if loss > 0 else found.value
-    return BoxMaximum(value, found.point, found.evaluations)
-
-
-def _raw(context: Context, space: Space, bound: Tensor) -> BoxMaximum:
-    """SciPy's L-BFGS-B on −L(θ + Az) over |zᵢ| ≤ bound, from z = 0, memory 10."""
-    try:
-        from scipy.optimize import Bounds, minimize
-    except ImportError as error:
-        raise SharpError(
-            f"{setting('maximizer', 'raw')} needs SciPy", "pip install 'sharpcli[raw]'"
-        ) from error
-
-    def function(z: Any) -> tuple[float, Any]:
-        shift = space.lift(torch.as_tensor(z).to(context.theta))
-        value, gradient = context.objective.gradient(context.theta + shift)
-        return -value, -space.pull(gradient).cpu().double().numpy()
-
-    limit = bound.cpu().double().numpy()
-    found = minimize(
-        function,
-        0 * limit,
-        jac=True,
-        method="L-BFGS-B",
-        bounds=Bounds(-limit, limit),
-        options={"maxiter": context.settings.iterations, "maxcor": 10},
-    )
-    point = torch.as_tensor(found.x).to(context.theta) / bound
-    return BoxMaximum(-float(found.fun), point, int(found.nfev))
 
 
 def _sampling_error(context: Context, shift: Tensor, loss: float) -> Sampled:
@@ -662,7 +272,7 @@ def _sampling_error(context: Context, shift: Tensor, loss: float) -> Sampled:
     return Sampled(found.sampling_error, sampling_status(rows.doubt, found.carriers))
 
 
-def _selection_bias(context: Context, space: Space, bound: Tensor, point: Tensor) -> float | None:
+def _selection_bias(context: Context, box: Box, point: Tensor) -> float | None:
     """How much higher a subset's φ is than that of all data, for its maximum being its own.
 
     Each half of the subset gets a maximum of its own, by ascents from the centre and from the one
@@ -673,12 +283,12 @@ def _selection_bias(context: Context, space: Space, bound: Tensor, point: Tensor
     rows = context.objective.rows
     if not rows.sampled or rows.count < 2 or not context.value_and_gradient[0] > -1:
         return None
-    loss, points, own = context.value_and_gradient[0], [], halves(context)
+    loss, points = context.value_and_gradient[0], []
+    own = list(shards(context.objective, context.seed, 2))
     for half in own:
-        at_theta = half.gradient(context.theta)
-        function, start = _scaled(context, half, at_theta, space, bound)
+        function, start = box.scaled(half, half.gradient(context.theta))
         found = corner_ascent(function, *start, starts=[point.sign()], iterations=_HALF_STEPS)
-        points.append(context.theta + space.lift(bound * found.point))
+        points.append(context.theta + box.shift(found.point))
     higher = sum(
         half.loss(mine) - half.loss(other)
         for half, mine, other in zip(own, points, points[::-1], strict=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from sharpcli.curvature import SelfCheck
 from sharpcli.documents.results import Scalar, scalar_fields
 from sharpcli.documents.statuses import Status
-from sharpcli.errors import setting
+from sharpcli.errors import UsageError, counted, setting
 from sharpcli.linalg.eigsh import EigshResult, is_settled
 from sharpcli.linalg.krylov import Krylov
 from sharpcli.linalg.orthogonal import project_out
@@ -22,9 +22,18 @@ from sharpcli.measures.context import Context
 from sharpcli.measures.sampling import Sampled, eigenvalue_errors, trace_error
 from sharpcli.objective.objective import Objective
 from sharpcli.runtime.randomness import own_generator
-from sharpcli.settings import Operator
+from sharpcli.settings import MeasureSettings, Operator
 
-__all__ = ["at_most", "hessian", "is_semidefinite", "product_error", "suspicion", "trace"]
+__all__ = [
+    "at_most",
+    "check",
+    "hessian",
+    "is_semidefinite",
+    "numbers_of",
+    "product_error",
+    "suspicion",
+    "trace",
+]
 
 _NAMED = 4  # operations that an advice lists
 
@@ -38,6 +47,26 @@ _MIXED = 100_000
 _FOLLOWED, _PROBES = 3, 2
 
 
+def check(size: int, settings: MeasureSettings) -> None:
+    """Refuse more eigenvalues than there are, and fewer products than the eigenvalues take.
+
+    The default number of them is taken as at most so many.
+    """
+    top, most = settings.top, settings.max_products
+    if top > size and top != MeasureSettings.top:
+        raise UsageError(
+            f"{setting('top', top)}: the model has only {counted(size, 'parameter')}",
+            f"ask for {counted(size, 'eigenvalue')} at most",
+        )
+    top = min(top, size)
+    if most is not None and most < top + 2:
+        raise UsageError(
+            f"{setting('max_products', most)}: too few for {counted(top, 'eigenvalue')} and the "
+            "smallest",
+            f"allow {top + 2} or more, or ask for fewer with {setting('top')}",
+        )
+
+
 def hessian(context: Context) -> dict[str, Any]:
     """λ1 ≥ … ≥ λk and λmin of ∇²L(θ), each with its residual ‖Hv − λv‖; λ1/λ5.
 
@@ -49,7 +78,11 @@ def hessian(context: Context) -> dict[str, Any]:
     rotations of θ, not to rescaling. Source: block Lanczos (Golub & Underwood 1977) with thick
     restarts (Wu & Simon 2000).
     """
-    found = context.eigenvalues
+    return {"hessian": numbers_of(context, context.eigenvalues)}
+
+
+def numbers_of(context: Context, found: EigshResult) -> dict[str, Any]:
+    """The numbers of `hessian` for eigenpairs that were found."""
     sampled = eigenvalue_errors(context, found.krylov, len(found.largest))
     doubt = suspicion(context.self_check)
 
@@ -111,12 +144,7 @@ def hessian(context: Context) -> dict[str, Any]:
         "size": context.objective.size,
         "operator": context.settings.curvature.operator,
     }
-    if context.coarse:
-        numbers["coarse"] = {
-            "examples": context.coarse.examples,
-            "products": context.coarse.products,
-        }
-    return {"hessian": numbers}
+    return numbers
 
 
 def trace(context: Context) -> dict[str, Any]:
@@ -162,7 +190,7 @@ def _trace_rounding(context: Context, krylov: Krylov) -> float:
     What it does to each of the outermost Ritz values with its sign, and what random signs say of
     the rest: their mean, and its own standard error.
     """
-    vectors, values = _outermost(context, krylov)
+    vectors, values = _outermost(krylov, context.known("eigenvalues"))
     generator = own_generator("rounding of the trace", context.seed)
     probes = random_signs(_PROBES, krylov.basis, generator)
     project_out(probes, vectors)
@@ -177,10 +205,9 @@ def _trace_rounding(context: Context, krylov: Krylov) -> float:
     return math.hypot(known, rest, scatter, combined)
 
 
-def _outermost(context: Context, krylov: Krylov) -> tuple[Tensor, Tensor]:
+def _outermost(krylov: Krylov, found: EigshResult | None) -> tuple[Tensor, Tensor]:
     """Ritz vectors at both ends, and their values: the eigenvalues', where they were measured."""
-    if "eigenvalues" in context.__dict__:
-        found = context.eigenvalues
+    if found is not None:
         top, bottom = len(found.largest), len(found.smallest)
         vectors = torch.cat([krylov.basis[:top], krylov.basis[krylov.size - bottom :]])
         return vectors, torch.cat([found.largest, found.smallest])
@@ -249,7 +276,7 @@ def _rounding(context: Context, found: EigshResult) -> list[float]:
     are off beside that. Of large networks λ1 and λmin have a vector each, and one mixture of all
     others, which is off as they are together, stands in for each of them.
     """
-    vectors, values = _outermost(context, found.krylov)
+    vectors, values = _outermost(found.krylov, found)
     mixed = vectors
     if len(vectors) > 3 and vectors.shape[1] > _MIXED:
         signs = random_signs(1, values[None, 1:-1], own_generator("mixture", context.seed))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import statistics
 from collections.abc import Iterator, Sequence
@@ -18,8 +17,8 @@ from sharpcli.linalg.eigsh import Krylov
 from sharpcli.linalg.orthogonal import applied, dots, project_out
 from sharpcli.linalg.trace import random_signs
 from sharpcli.measures.context import Context
-from sharpcli.objective.objective import Objective
 from sharpcli.objective.reliability import carriers, sampling_status, widened
+from sharpcli.objective.shards import SHARDS, shards, share_left
 from sharpcli.runtime.randomness import own_generator
 
 __all__ = [
@@ -28,17 +27,10 @@ __all__ = [
     "degrees_of_freedom",
     "eigenvalue_errors",
     "gradient_errors",
-    "halves",
-    "part",
-    "shards",
-    "share_left",
     "too_few",
     "trace_error",
 ]
 
-# Shards that tell what sampling does: enough for a standard error that is itself good to about
-# 20 %; twice as many gave no better intervals.
-_SHARDS = 16
 # Eigenvectors of which a trace's part is followed exactly, and random probes for the rest.
 _FOLLOWED, _PROBES = 5, 4
 # Vectors that an operator is applied to at once.
@@ -66,25 +58,6 @@ class EigenvalueErrors:
     ratio: Sampled = Sampled()
 
 
-def share_left(objective: Objective) -> float:
-    """1 − N/total: what a variance is multiplied by where N are drawn without replacement."""
-    rows = objective.rows
-    return 1 - rows.count / rows.total
-
-
-def part(objective: Objective, indices: Tensor, *, alone: bool = False) -> Objective:
-    """The objective on some of its examples, for all processes or for this one `alone`."""
-    rows = objective.rows.take(indices)
-    return Objective(objective.network, rows, objective.fixed, memory=objective.memory, alone=alone)
-
-
-def halves(context: Context) -> list[Objective]:
-    """The objective on each of two halves of the examples, drawn by the seed."""
-    order = _order(context.objective, context.seed)
-    middle = len(order) // 2
-    return [part(context.objective, half) for half in (order[:middle], order[middle:])]
-
-
 def eigenvalue_errors(context: Context, krylov: Krylov, k: int) -> EigenvalueErrors:
     """Sampling errors of λ1 … λk and λmin; `krylov` holds Ritz vectors, largest first.
 
@@ -105,15 +78,15 @@ def eigenvalue_errors(context: Context, krylov: Krylov, k: int) -> EigenvalueErr
         for images, _ in _applied_to(operator, [basis[index] for index in wanted]):
             coordinates.append((images @ basis.T).double().cpu())
             norms.append(images.square().sum(1).double().cpu())
-    inside = torch.cat(coordinates).reshape(_SHARDS, len(wanted), count)
-    whole = torch.cat(norms).reshape(_SHARDS, len(wanted))
-    factor = share_left(context.objective) / _SHARDS
+    inside = torch.cat(coordinates).reshape(SHARDS, len(wanted), count)
+    whole = torch.cat(norms).reshape(SHARDS, len(wanted))
+    factor = share_left(context.objective) / SHARDS
     own = torch.stack([inside[:, i, index] for i, index in enumerate(wanted)], dim=1)
     context.quotients = own[:, :k]
     first = own.var(0) * factor
     mixed = inside.var(0) * factor
     # What leaves the span of the basis, by Pythagoras; its mean is the residual, next to nothing.
-    beyond = (whole - inside.square().sum(2)).sum(0).clamp_min(0) / (_SHARDS - 1) * factor
+    beyond = (whole - inside.square().sum(2)).sum(0).clamp_min(0) / (SHARDS - 1) * factor
     errors = []
     for i, index in enumerate(wanted):
         gaps = values[index] - values
@@ -152,17 +125,17 @@ def trace_error(context: Context, krylov: Krylov) -> Sampled:
     probed = torch.stack(probed_by_shard)
     rest = probed.mean(1)
     noise = probed - rest[:, None] - probed.mean(0) + probed.mean()
-    scatter = float(noise.square().sum() / ((_SHARDS - 1) * (_PROBES - 1)) / _PROBES)
+    scatter = float(noise.square().sum() / ((SHARDS - 1) * (_PROBES - 1)) / _PROBES)
     totals = known + rest
     whole = float(totals.var())
-    factor = share_left(context.objective) / _SHARDS
+    factor = share_left(context.objective) / SHARDS
     found = _sampled(context, math.sqrt(whole * factor), totals)
     if not whole:
         return found
     # Satterthwaite's degrees of freedom of a difference of two variances.
     kept = max(whole - scatter, _LEAST_KEPT * whole)
     spread = whole**2 / degrees_of_freedom(totals, context.carriers)
-    spread += scatter**2 / ((_SHARDS - 1) * (_PROBES - 1))
+    spread += scatter**2 / ((SHARDS - 1) * (_PROBES - 1))
     less = widened(math.sqrt(kept * factor), kept**2 / spread)
     return replace(found, error=min(less, found.error or 0.0))
 
@@ -188,8 +161,8 @@ def gradient_errors(context: Context) -> dict[str, Sampled]:
         along["l1"].append(float(dots(off[None], sides[None])))
         along["square"].append(float(dots(off[None], off[None])))
         squares += off.square()
-    factor = share_left(context.objective) / _SHARDS
-    variance = squares * (factor / (_SHARDS - 1))
+    factor = share_left(context.objective) / SHARDS
+    variance = squares * (factor / (SHARDS - 1))
     largest = int(whole.abs().argmax())
     first = {name: (statistics.variance(along[name]) * factor) ** 0.5 for name in ("norm", "l1")}
     # Of normal noise the squared norm varies as much as it does over shards, scaled with it.
@@ -246,25 +219,12 @@ def _enough(context: Context, what: str) -> bool:
     rows = context.objective.rows
     if not rows.sampled:
         return False
-    if rows.count < 2 * _SHARDS:
+    if rows.count < 2 * SHARDS:
         context.warnings.append(
-            f"{too_few(rows.count)} to tell the sampling error of {what}: take {2 * _SHARDS} or "
-            "more"
+            f"{too_few(rows.count)} to tell the sampling error of {what}: take {2 * SHARDS} or more"
         )
         return False
     return True
-
-
-def shards(objective: Objective, seed: int, count: int = _SHARDS) -> Iterator[Objective]:
-    """The objective on each of `count` shards of its examples, equal but for one example."""
-    order = _order(objective, seed)
-    edges = torch.linspace(0, len(order), count + 1).long().tolist()
-    for start, stop in itertools.pairwise(edges):
-        yield part(objective, order[start:stop])
-
-
-def _order(objective: Objective, seed: int) -> Tensor:
-    return torch.randperm(objective.rows.count, generator=torch.Generator().manual_seed(seed))
 
 
 def _operators(context: Context) -> Iterator[CurvatureOperator]:

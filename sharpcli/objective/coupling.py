@@ -10,21 +10,22 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from sharpcli.errors import SharpError, counted, setting
-from sharpcli.objective.network import Network, sums_and_weights
+from sharpcli.objective.batch_values import LOSS, ROUNDING, BatchValues, Pairs, values_in_float64
 from sharpcli.objective.objective import Objective, accumulator
 from sharpcli.objective.rows import Rows
-from sharpcli.runtime.memory import available_memory, is_out_of_memory
+from sharpcli.runtime.memory import is_out_of_memory
 
 __all__ = ["batch_note", "batches_of", "check_coupling", "coupling_named"]
+
+T = TypeVar("T")
 
 # Examples that are compared, at most.
 _EXAMPLES = 64
@@ -37,38 +38,15 @@ _LEAST, _MANY, _SHARE, _SMALL = 256, 4096, 4, 16
 _MOST_WHOLE = 10_000
 # So many of the rows that a task's own collate pads are also taken one by one.
 _ALONE = 4
-# The part of the free memory that θ in float64 and two copies of it may take.
-_MEMORY_SHARE = 4
-# What the order of sums may change, by the coarsest arithmetic that the forward pass was seen to
-# use: a share of the largest loss, and so many times what a change of θ in its last place makes of
-# the losses. Couplings change them by 1e-3 and more.
-_ROUNDING = {
-    torch.float64: (1e-11, 256),
-    torch.float32: (3e-5, 64),
-    torch.float16: (0.02, 2),
-    torch.bfloat16: (0.05, 2),
-}
-# Losses near zero show no coupling: they are also compared where the entries of θ are moved by this
-# share of their tensor's root mean square, or of a hundredth where that is less.
-_MOVED, _AT_LEAST = 0.1, 0.01
 # Normal numbers by which θ is moved, over and over: one for each entry takes longer than the
 # passes. A prime, so that rows of a matrix are moved differently.
 _DRAWN = 4099
-# Functions of PyTorch that round nothing, unless they give a coarser type than they are given.
-_COPYING = {
-    *("as_tensor", "tensor", "detach", "clone", "contiguous", "to", "type", "float", "__get__"),
-    *("view", "reshape", "expand", "squeeze", "unsqueeze", "flatten", "cat", "stack"),
-}
-_LOSS = "loss"
 _CAUSES = (
     "usual causes: negatives taken from the batch (contrastive losses); a broadcast such as "
     "(N, 1) − (N,), which makes (N, N); statistics of the batch (normalisation over examples, "
     "batch norm without running statistics)"
 )
 _PADDING = "padding, to the longest of a batch, that the model or the loss sees (mask it)"
-
-_Pairs = Mapping[str, tuple[Tensor, Tensor]]
-"""The loss and the metrics of a batch: float64 sums and weights, (N,) or one number each."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +111,7 @@ def coupling_named(objective: Objective, theta: Tensor) -> Iterator[None]:
     except Exception as error:
         count = objective.rows.count
         whole = objective.fixed_batch is None and 1 < count <= _MOST_WHOLE
-        if _out_of_memory(error) or not whole:
+        if is_out_of_memory(error) or not whole:
             raise
         if _works(objective, theta, min(_EXAMPLES, count - 1)):
             raise
@@ -206,12 +184,11 @@ def _check_rows(
 
     `padded` ones also one by one.
     """
-    try:
-        here = _in_float64(objective, theta, rows)
-    except Exception as error:  # of the task's own functions
-        if padded and not _out_of_memory(error):
+    here = _tried(values_in_float64, objective, theta, rows)
+    if isinstance(here, Exception):
+        if padded:
             return  # a model of one width: it takes no batch but one padded like all of the data
-        raise
+        raise here
     order = torch.randperm(rows.count, generator=generator)
     first = max(1, rows.count // 3)
     eighth = max(2, rows.count // _PARTS)
@@ -228,14 +205,10 @@ def _check_rows(
     near = here.values(here.theta * (1 + torch.finfo(here.coarsest).eps * moves), rows)
     places = [(here.whole, _differences(here, here.theta, here.whole, batches, split))]
     moved = here.moved(moves)
-    try:
-        there = here.values(moved, rows)
-    except Exception as error:  # such as a matrix that is singular only there
-        if _out_of_memory(error):
-            raise
-    else:
+    there = _tried(here.values, moved, rows)
+    if not isinstance(there, Exception):  # such as a matrix that is singular only there
         places.append((there, _differences(here, moved, there, batches, split)))
-    share, times = _ROUNDING[here.coarsest]
+    share, times = ROUNDING[here.coarsest]
     for name, pair in here.whole.items():
         for which in range(2):  # sums, weights
             scale = max(_largest(whole[name][which]) for whole, _ in places)
@@ -243,7 +216,7 @@ def _check_rows(
             largest = [found[name][which] for _, found in places]
             above = [apart for apart in largest if apart.size > rounding]
             # A metric may jump where two outputs are equal but for rounding: not at both places.
-            if above and (name == _LOSS or len(above) == len(largest)):
+            if above and (name == LOSS or len(above) == len(largest)):
                 what = f"{'weight of the ' if which else ''}{name}"
                 task = objective.network.task.name
                 raise _coupled(task, what, above[0], rows.count, split, padded=padded)
@@ -273,7 +246,7 @@ def _check_many(
         for which, numbers in enumerate(own):  # sums, weights
             part = torch.cat([each[which].reshape(-1) for each in small])
             off = _most(_compared(numbers, [(torch.arange(len(whole)), part)], complete=True)).size
-            share = _ROUNDING[objective.network.compute][0]
+            share = ROUNDING[objective.network.compute][0]
             off -= share * max(_largest(numbers), _largest(part))
             if off > apart:
                 worst, apart = whole, off
@@ -292,98 +265,10 @@ def _losses(objective: Objective, theta: Tensor, indices: Tensor) -> tuple[Tenso
     return total.to(kind), weight.to(kind)
 
 
-@dataclass(frozen=True)
-class _Function:
-    """Loss and metrics of a batch as a function of θ, and what they are at the checkpoint's.
-
-    `coarsest` is the coarsest floating-point type that a forward pass was seen to use.
-    """
-
-    network: Network
-    fixed: Mapping[str, Tensor]
-    theta: Tensor
-    whole: _Pairs
-    coarsest: torch.dtype
-
-    def values(self, theta: Tensor, rows: Rows) -> _Pairs:
-        """Loss and metrics of the rows as one batch at θ. Cost: a forward pass over them."""
-        return _values(self.network, self.fixed, theta, rows)
-
-    def moved(self, moves: Tensor) -> Tensor:
-        """θ moved by `moves` (n,), in units of a share of each tensor's root mean square."""
-        moved = self.theta.clone()
-        for own, move in zip(
-            self.network.unflatten(moved), self.network.unflatten(moves), strict=True
-        ):
-            size = float(own.norm()) / math.sqrt(max(own.numel(), 1))
-            own.add_(move, alpha=_MOVED * max(size, _AT_LEAST))
-        return moved
-
-
-def _in_float64(objective: Objective, theta: Tensor, rows: Rows) -> _Function:
-    """The objective's function in float64, or in its own arithmetic where there is no float64."""
-    network, fixed = objective.network, objective.fixed
-    wide = torch.float64
-    free = available_memory(network.device)
-    free = free if objective.memory is None else min(free, objective.memory)
-    fits = 3 * theta.numel() * wide.itemsize <= free / _MEMORY_SHARE
-    if network.compute != wide and network.device.type != "mps" and fits:
-        double = network.in_precision(wide)
-        try:
-            return _watched(double, double.converted(fixed), theta.to(wide), rows)
-        except Exception as error:  # such as a kernel for float32; another cause shows again below
-            if _out_of_memory(error):
-                raise
-    return _watched(network, fixed, theta, rows)
-
-
-def _watched(network: Network, fixed: Mapping[str, Tensor], theta: Tensor, rows: Rows) -> _Function:
-    with _PrecisionWatch(network.compute) as watch:
-        whole = _values(network, fixed, theta, rows)
-    return _Function(network, fixed, theta, whole, watch.coarsest)
-
-
-class _PrecisionWatch(TorchFunctionMode):
-    """Sees the coarsest floating-point type that is computed in from other floats in the block.
-
-    Numbers made anew, flags and counts turned into floats, and copies of these are exact.
-    """
-
-    def __init__(self, coarsest: torch.dtype) -> None:
-        super().__init__()
-        self.coarsest = coarsest
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        found = function(*args, **(kwargs or {}))
-        given = [each for each in args if isinstance(each, Tensor) and each.is_floating_point()]
-        if isinstance(found, Tensor) and found.dtype in _ROUNDING and given:
-            step = torch.finfo(found.dtype).eps
-            narrowed = any(torch.finfo(each.dtype).eps < step for each in given)
-            copied = getattr(function, "__name__", "") in _COPYING and not narrowed
-            if step > torch.finfo(self.coarsest).eps and not copied:
-                self.coarsest = found.dtype
-        return found
-
-
-def _values(network: Network, fixed: Mapping[str, Tensor], theta: Tensor, rows: Rows) -> _Pairs:
-    """Loss and metrics of the rows as one batch at θ. Cost: a forward pass over them."""
-    task, kind = network.task, accumulator(network.device)
-    batch = rows.to(network.device, network.compute).batch
-    with torch.no_grad(), network.arithmetic():
-        outputs = network.outputs(network.unflatten(theta), fixed, batch)
-        pairs = {_LOSS: network.losses(outputs, batch, rows.count)}
-        for name, value in (task.metrics(outputs, batch) if task.metrics else {}).items():
-            source = f"{task.name}: metric '{name}'"
-            pairs[f"metric '{name}'"] = sums_and_weights(value, rows.count, source)
-    return {name: (s.to(kind), w.to(kind)) for name, (s, w) in pairs.items()}
-
-
 def _differences(
-    function: _Function,
+    function: BatchValues,
     theta: Tensor,
-    whole: _Pairs,
+    whole: Pairs,
     partitions: Sequence[Sequence[tuple[Tensor, Rows]]],
     split: str,
 ) -> dict[str, tuple[_Apart, _Apart]]:
@@ -396,19 +281,17 @@ def _differences(
     for partition in partitions:
         parts = []
         for indices, rows in partition:
-            try:
-                parts.append((indices, function.values(theta, rows)))
-            except Exception as error:
-                if _out_of_memory(error):
-                    raise
-                if len(indices) == 1:
-                    continue  # many models take no batch of one, and say so where they get it
+            values = _tried(function.values, theta, rows)
+            if not isinstance(values, Exception):
+                parts.append((indices, values))
+            elif len(indices) > 1:  # many models take no batch of one, and say so where they get it
                 raise SharpError(
-                    f"{function.network.task.name}: the loss of "
+                    f"{function.objective.network.task.name}: the loss of "
                     f"{counted(count, f'{split} example')} can be "
-                    f"computed as one batch, that of {len(indices)} of them cannot: {_said(error)}",
+                    f"computed as one batch, that of {len(indices)} of them cannot: "
+                    f"{_said(values)}",
                     f"{_CAUSES}; {_declare()}",
-                ) from error
+                ) from values
         for name, pair in whole.items():
             for which, own in enumerate(pair):
                 several = [(indices, part[name][which]) for indices, part in parts]
@@ -465,8 +348,14 @@ def _most(found: Sequence[_Apart]) -> _Apart:
     return max(found, key=lambda apart: apart.size, default=_Apart(0.0, 0.0, 0, single=True))
 
 
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, RuntimeError) and is_out_of_memory(error)
+def _tried(work: Callable[..., T], *given: Any) -> T | Exception:
+    """What `work` gives or what the task's functions raise in it, but for want of memory."""
+    try:
+        return work(*given)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        return error
 
 
 def _said(error: Exception) -> str:

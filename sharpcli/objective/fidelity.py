@@ -8,216 +8,28 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from sharpcli.errors import SharpError, setting
-from sharpcli.objective.network import Network, exact_arithmetic, sums_and_weights
-from sharpcli.objective.outputs import tensors_of
-from sharpcli.objective.reach import Substitution, inside
+from sharpcli.checkpoint.contents import listed
+from sharpcli.errors import SharpError
+from sharpcli.objective.network import Network
 from sharpcli.objective.rows import Rows
-from sharpcli.runtime.memory import is_out_of_memory
+from sharpcli.objective.seen import Seen, nudge, of_model, of_network
 
-if TYPE_CHECKING:
-    from sharpcli.runs.study import Study
+__all__ = ["check_likeness"]
 
-__all__ = ["check_fidelity", "check_pass", "check_reach", "some_rows"]
-
-# Random rows that are looked at: every layer sees some, and they cost nothing beside the data.
-_ROWS = 8
-# The parameters are compared a little off the checkpoint's, each tensor by this share of its root
-# mean square: numbers that were computed from others, or cached in an earlier pass, then differ.
-_NUDGE = 0.01
-_NUDGE_OF_ZEROS = 1e-3
 # Rounding that the two may differ by, in units of the dtype. They run the same operations; where
 # tensors lie in memory changes the order of sums.
 _ROUNDINGS = 1000
 # Where that is not enough, by how much more than the rounding seen when every parameter is moved
 # by a unit or two in the last place.
 _SENSITIVITY = 30
-# A difference along a direction and the gradient's slope: float64 leaves 1e-8 of a right one, a
-# part of the model that is left out of differentiation more than this.
-_SLOPE = {torch.float64: 1e-3, torch.float32: 5e-2}
-_STEPS = {torch.float64: (1e-5, 1e-6, 1e-7), torch.float32: (3e-3, 1e-3, 3e-4)}
-_SHOWN = 3
 
 
-def check_fidelity(
-    study: Study, tensors: Mapping[str, Tensor], warnings: list[str], *, gradients: bool = True
-) -> None:
-    """Raise `SharpError` where what is measured is not the task's model, naming the parameters.
-
-    The model is loaded with a checkpoint's `tensors`, a little off them; outputs, losses and (with
-    `gradients`) gradients on a few random rows are those of the functional network, and its
-    gradient is the slope of its loss. Once for a study, whose original model is let go of. Cost: a
-    few gradients on eight rows, and for a moment memory for four of θ.
-    """
-    original, study.original = study.original, None
-    if original is None:
-        return
-    rows = _some(study)
-    _compare(study.network, original, tensors, rows, study.run.seed, warnings, gradients)
-    if gradients:
-        _check_slope(study.network, tensors, rows, study.run.seed)
-
-
-def check_reach(study: Study, tensors: Mapping[str, Tensor]) -> None:
-    """Raise `SharpError` where a forward pass uses what no checkpoint holds, or changes parameters.
-
-    Once for a study, before `check_fidelity`. Cost: a forward pass on eight rows.
-    """
-    if study.original is not None:
-        check_pass(study.network, study.original, tensors, _some(study))
-
-
-def _some(study: Study) -> Rows:
-    """A few random rows of what is measured on."""
-    rows = study.rows["train" if study.run.split == "both" else study.run.split]
-    return some_rows(rows, study.run.seed)
-
-
-def some_rows(rows: Rows, seed: int) -> Rows:
-    """A few random rows, as they are looked at here."""
-    if rows.fixed_batch:  # an example's loss is defined in its batch only
-        return rows.head(rows.fixed_batch)
-    if rows.count <= _ROWS:
-        return rows
-    order = torch.randperm(rows.count, generator=torch.Generator().manual_seed(seed))
-    chosen = rows.take(order[:_ROWS].sort().values)
-    return Rows(chosen.batch, chosen.count, chosen.count)
-
-
-def check_pass(
-    network: Network, original: nn.Module, tensors: Mapping[str, Tensor], rows: Rows
-) -> None:
-    """Raise `SharpError` where a pass over rows uses what can be trained and no checkpoint holds.
-
-    So it does where the pass changes parameters. `original` is the model that the network is of.
-    """
-    theta, fixed = network.flatten(tensors), network.fixed(tensors)
-
-    def passed() -> Substitution:
-        # As leaves, for a model that takes derivatives in its parameters.
-        parameters = [part.clone().requires_grad_() for part in network.unflatten(theta)]
-        watch = Substitution(network.reach, network.values(parameters, fixed))
-        versions.update({name: tensor._version for name, tensor in watch.values.items()})
-        try:
-            outputs = network.outputs(parameters, {}, rows.batch, watch=watch)
-        finally:  # before what it may have failed of: another dtype than the parameters' own
-            _refuse_unregistered(network, watch, rows, original)
-        network.losses(outputs, rows.batch, rows.count)
-        return watch
-
-    versions: dict[str, int] = {}
-    with torch.no_grad(), network.arithmetic():
-        try:
-            watch = passed()
-        except (SharpError, RuntimeError) as error:
-            if not network.differentiates_itself(error):
-                raise
-            watch = passed()
-    for name in network.names:
-        if watch.values[name]._version != versions[name]:
-            raise SharpError(
-                f"task '{network.task.name}': a forward pass changes the parameter '{name}'",
-                "the loss must be one fixed function of the parameters: leave them as they are in "
-                "forward() (an Embedding's max_norm, a weight that is clamped in place)",
-            )
-
-
-def _refuse_unregistered(
-    network: Network, watch: Substitution, rows: Rows, original: nn.Module
-) -> None:
-    storages = rows.storages()
-    outside = [
-        tensor
-        for tensor in watch.outside
-        if tensor.requires_grad and tensor.untyped_storage().data_ptr() not in storages
-    ]
-    if not outside:
-        return
-    names: dict[int, str] = {}
-    for model in (network.model, original):
-        for prefix, module in model.named_modules():
-            for place, tensor in inside(module):
-                names.setdefault(id(tensor), f"{prefix}.{place}" if prefix else place)
-    said = [
-        f"'{names[id(tensor)]}'"
-        if id(tensor) in names
-        else f"a tensor of shape {tuple(tensor.shape)}"
-        for tensor in outside
-    ]
-    raise SharpError(
-        f"task '{network.task.name}': the forward pass uses what can be trained but is no "
-        f"parameter of the model, so that no checkpoint holds it: {_listed(said)}",
-        "register it (nn.ModuleList, nn.ParameterList, or an attribute of the module) and save the "
-        "checkpoint again; where it is meant to stay as model() makes it, call requires_grad_("
-        "False) on it",
-    )
-
-
-class _Seen:
-    """What a pass on a few rows gives: the outputs, losses and weights, and what leads to them."""
-
-    def __init__(self, outputs: Any, total: Tensor, weight: Tensor, leaves: Mapping[str, Tensor]):
-        self.values = [each.detach() for each in (*tensors_of(outputs), total, weight)]
-        self._total, self._leaves = total.double().sum(), leaves
-        self._gradients: dict[str, Tensor] | None = None
-
-    @property
-    def loss(self) -> float:
-        """The sum of the losses."""
-        return float(self._total)
-
-    @property
-    def largest(self) -> float:
-        """The largest entry of the outputs, losses and weights."""
-        return max(float(value.abs().max()) for value in self.values if value.numel())
-
-    @property
-    def finite(self) -> bool:
-        """Whether all values are."""
-        return all(bool(torch.isfinite(value).all()) for value in self.values)
-
-    @property
-    def gradients(self) -> dict[str, Tensor]:
-        """Of the sum of the losses, by parameter; where nothing leads to one, it is left out."""
-        if self._gradients is None:
-            found: Sequence[Tensor | None] = [None] * len(self._leaves)
-            if self._total.requires_grad:
-                leaves = list(self._leaves.values())
-                found = torch.autograd.grad(self._total, leaves, allow_unused=True)
-            self._gradients = {
-                name: _as_reals(each)
-                for name, each in zip(self._leaves, found, strict=True)
-                if each is not None
-            }
-        return self._gradients
-
-
-def _of_model(like: Network, original: nn.Module, rows: Rows) -> _Seen:
-    """What the model itself gives, called as the task calls it."""
-    task, own = like.task, dict(original.named_parameters())
-    with exact_arithmetic():
-        outputs = task.predict(original, rows.batch)
-        pair = sums_and_weights(task.loss(outputs, rows.batch), rows.count, f"{task.name}: loss")
-    return _Seen(outputs, *pair, {name: own[name] for name in like.names})
-
-
-def _of_network(
-    network: Network, theta: Tensor, tensors: Mapping[str, Tensor], rows: Rows
-) -> _Seen:
-    """What the functional network gives."""
-    leaves = [view.requires_grad_() for view in network.unflatten(theta.detach())]
-    with exact_arithmetic():
-        outputs = network.outputs(leaves, network.fixed(tensors), rows.batch)
-        pair = network.losses(outputs, rows.batch, rows.count)
-    return _Seen(outputs, *pair, dict(zip(network.names, leaves, strict=True)))
-
-
-def _compare(
+def check_likeness(
     network: Network,
     original: nn.Module,
     tensors: Mapping[str, Tensor],
@@ -237,17 +49,17 @@ def _compare(
     rows = rows.to(network.device, own)
     like = network if network.compute == own else _in_dtype(network, own, original)
     with torch.no_grad():  # what is kept between passes is now that of other parameters
-        _of_network(like, like.flatten(tensors), tensors, rows)
+        of_network(like, like.flatten(tensors), tensors, rows)
     for nudged in (True, False):
         theta = like.flatten(tensors)
-        theta = _nudged(like, theta, seed) if nudged else theta
+        theta = nudge(like, theta, seed) if nudged else theta
         with _loaded(original, like, theta, tensors) as load:
             try:
-                real = _of_model(like, original, rows)
+                real = of_model(like, original, rows)
             except SharpError as error:
                 warnings.append(f"the network was not compared with the model: {error.message}")
                 return
-            found = _of_network(like, theta, tensors, rows)
+            found = of_network(like, theta, tensors, rows)
             if nudged and not (real.finite and found.finite):
                 continue  # a little off the checkpoint's is out of the loss's domain
             other = None
@@ -255,7 +67,7 @@ def _compare(
                 gradients and _unlike_gradients(found, real, share, other)
             ):
                 near = theta * (1 + 2 * eps * torch.randn_like(theta))
-                other = _of_network(like, near, tensors, rows)
+                other = of_network(like, near, tensors, rows)
             else:
                 return
             if _values_differ(found, real, share, other):
@@ -270,7 +82,7 @@ def _compare(
 
 
 def _refuse_values(network: Network, names: Sequence[str]) -> NoReturn:
-    reached = _listed([repr(name) for name in names]) if names else "parameters"
+    reached = listed(names, 3) if names else "parameters"
     raise SharpError(
         f"task '{network.task.name}': the network that would be measured is not the model: with "
         f"the same parameters its outputs differ. The forward pass reaches {reached} in a way that "
@@ -284,14 +96,14 @@ def _refuse_values(network: Network, names: Sequence[str]) -> NoReturn:
 def _refuse_gradients(network: Network, names: Sequence[str]) -> NoReturn:
     raise SharpError(
         f"task '{network.task.name}': the network that would be measured is not the model: with "
-        f"the same parameters the gradient differs in {_listed([repr(name) for name in names])}",
+        f"the same parameters the gradient differs in {listed(names, 3)}",
         "a function or hook of the model's own reads parameters in the backward pass, or is handed "
         "them from a list or a closure: hand it the parameters of their modules, and in its "
         "backward() use what it was handed (torch.utils.checkpoint needs no change)",
     )
 
 
-def _values_differ(found: _Seen, real: _Seen, share: float, other: _Seen | None) -> bool:
+def _values_differ(found: Seen, real: Seen, share: float, other: Seen | None) -> bool:
     """Whether outputs or losses differ by more than rounding, which `other` shows."""
     if [v.shape for v in found.values] != [v.shape for v in real.values]:
         return True
@@ -311,7 +123,7 @@ def _values_differ(found: _Seen, real: _Seen, share: float, other: _Seen | None)
     return False
 
 
-def _unlike_gradients(found: _Seen, real: _Seen, share: float, other: _Seen | None) -> list[str]:
+def _unlike_gradients(found: Seen, real: Seen, share: float, other: Seen | None) -> list[str]:
     """Parameters in which the gradients differ by more than rounding, the most unlike first."""
     ones, twos = found.gradients, real.gradients
     sizes = {name: float(each.norm()) for name, each in twos.items()}
@@ -336,7 +148,7 @@ def _distance(one: Tensor | None, two: Tensor | None) -> float:
     return float((one.to(two.dtype) - two).norm())
 
 
-def _without_effect(found: _Seen, real: _Seen) -> list[str]:
+def _without_effect(found: Seen, real: Seen) -> list[str]:
     """Parameters that the model's loss depends on and the network's does not."""
     ones, twos = found.gradients, real.gradients
     return [
@@ -358,13 +170,13 @@ def _stale(
 
     Cost: two passes on a few rows for each parameter.
     """
-    away = _nudged(network, theta, 1)
+    away = nudge(network, theta, 1)
 
     def losses(vector: Tensor) -> tuple[float, float]:
         load(vector)
         both = (
-            _of_network(network, vector, tensors, rows),
-            _of_model(network, original, rows),
+            of_network(network, vector, tensors, rows),
+            of_model(network, original, rows),
         )
         return both[0].loss, both[1].loss
 
@@ -378,130 +190,6 @@ def _stale(
             if min(changes) <= 1e-3 * max(changes) and max(changes) > 0:
                 found.append(name)
     return found
-
-
-def _check_slope(network: Network, tensors: Mapping[str, Tensor], rows: Rows, seed: int) -> None:
-    """Raise `SharpError` where the gradient is not the slope of the loss along a direction."""
-    for kind in (torch.float64, torch.float32):
-        if kind == torch.float64 and network.device.type == "mps":
-            continue
-        like = network if network.compute == kind else _in_dtype(network, kind)
-        theta = _nudged(like, like.flatten(tensors), seed)
-        rows = rows.to(network.device, kind)
-        try:
-            seen = _of_network(like, theta, tensors, rows)
-            gradients = seen.gradients
-        except (RuntimeError, TypeError, SharpError) as error:  # such as a kernel of float32 alone
-            if isinstance(error, RuntimeError) and is_out_of_memory(error):
-                raise
-            continue
-        if gradients and seen.finite:  # otherwise it is said elsewhere
-            _hold_against_slope(like, theta, seen, tensors, rows, seed)
-        return
-
-
-def _hold_against_slope(
-    network: Network,
-    theta: Tensor,
-    seen: _Seen,
-    tensors: Mapping[str, Tensor],
-    rows: Rows,
-    seed: int,
-) -> None:
-    kind, gradients = network.dtype, seen.gradients
-    # A loss near zero is the difference of outputs that are not, and rounds as they do.
-    largest = rows.count * seen.largest
-    slope = torch.cat(
-        [
-            gradients[name].reshape(-1) if name in gradients else theta.new_zeros(size)
-            for name, size in zip(network.names, network.sizes, strict=True)
-        ]
-    )
-    direction = network.trained(_nudged(network, theta, seed + 1) - theta, slope)
-    parts = dict(zip(network.names, network.unflatten(direction), strict=True))
-    slopes = {
-        name: float((gradients[name].double() * part.double()).sum()) if name in gradients else 0.0
-        for name, part in parts.items()
-    }
-
-    def off(vector: Tensor, slope: float, scale: float) -> bool:
-        """Whether no difference along a vector is near the slope."""
-        for step in _STEPS[kind]:
-            step /= _NUDGE
-            up, down = (
-                _loss(network, theta.add(vector, alpha=sign * step), tensors, rows)
-                for sign in (1, -1)
-            )
-            difference = (up - down) / (2 * step)
-            rounding = 10 * torch.finfo(kind).eps * (abs(up) + abs(down) + largest) / step
-            allowed = _SLOPE[kind] * max(scale, abs(difference)) + rounding
-            if not abs(difference - slope) > allowed:  # nor for NaN
-                return False
-        return True
-
-    scale = sum(slope**2 for slope in slopes.values()) ** 0.5
-    if not off(direction, sum(slopes.values()), scale):
-        return
-    # Logits turned to float32, or autocast, leave only larger differences, or none.
-    kind = _coarsest(network, theta, tensors, rows)
-    if kind not in _STEPS or not off(direction, sum(slopes.values()), scale):
-        return
-    names = []
-    for index, name in enumerate(network.names):
-        alone = torch.zeros_like(direction)
-        network.unflatten(alone)[index].copy_(parts[name])
-        if off(alone, slopes[name], abs(slopes[name])):
-            names.append(name)
-    among = f" in {_listed([repr(name) for name in names])}" if names else ""
-    padding = [(name, row) for name, row in network.seen_padding(slope) if name in names]
-    if padding:
-        name, row = padding[0]
-        raise SharpError(
-            f"task '{network.task.name}': the gradient is not the slope of the loss{among}: row "
-            f"{row} of '{name}' is padding (padding_idx), for which PyTorch leaves the embedding's "
-            "derivative out, and the model uses that row elsewhere too",
-            "mask the padded positions so that the loss does not depend on them, or build the "
-            "embedding without padding_idx, or measure the loss alone: "
-            f"{setting('measures', ['loss'])}",
-        )
-    raise SharpError(
-        f"task '{network.task.name}': the gradient is not the slope of the loss{among}: a small "
-        "step changes the loss by another amount than the gradient says",
-        "something between the parameters and the loss is left out of differentiation or has "
-        "another derivative (detach(), .data, no_grad(), rounding with a straight-through "
-        "gradient, a hook or backward of its own); take it out, or measure the loss alone: "
-        f"{setting('measures', ['loss'])}",
-    )
-
-
-def _coarsest(
-    network: Network, theta: Tensor, tensors: Mapping[str, Tensor], rows: Rows
-) -> torch.dtype:
-    """The dtype with the fewest digits that a forward pass computes in."""
-    leaves = [part.detach().requires_grad_() for part in network.unflatten(theta)]
-    values = network.values(leaves, network.fixed(tensors))
-    watch = Substitution(network.reach, values)
-    with torch.no_grad(), exact_arithmetic():
-        outputs = network.outputs([], {}, rows.batch, watch=watch)
-        with watch:
-            network.losses(outputs, rows.batch, rows.count)
-    # float16 and bfloat16 are of one kind here
-    return next((k for k in _STEPS if watch.coarsest <= torch.finfo(k).eps), torch.bfloat16)
-
-
-def _loss(network: Network, theta: Tensor, tensors: Mapping[str, Tensor], rows: Rows) -> float:
-    with torch.no_grad():
-        return _of_network(network, theta, tensors, rows).loss
-
-
-def _nudged(network: Network, theta: Tensor, seed: int) -> Tensor:
-    """Every tensor of θ moved at random by a small share of its root mean square."""
-    generator = torch.Generator().manual_seed(seed)
-    moved = torch.randn(len(theta), generator=generator, dtype=torch.float32).to(theta)
-    for step, part in zip(network.unflatten(moved), network.unflatten(theta), strict=True):
-        size = float(part.double().square().mean().sqrt()) if part.numel() else 0.0
-        step.mul_(_NUDGE * size or _NUDGE_OF_ZEROS)
-    return moved.add_(theta)
 
 
 @contextlib.contextmanager
@@ -565,11 +253,11 @@ def _loaded(
                 tensor.data.copy_(before[place])
 
 
-def _in_dtype(network: Network, kind: torch.dtype, model: nn.Module | None = None) -> Network:
-    """The network computing in a dtype, of its skeleton or of the `model` that it is a copy of."""
+def _in_dtype(network: Network, kind: torch.dtype, original: nn.Module) -> Network:
+    """Another network of the original in its dtype, without what this one's model has cached."""
     wide = kind if kind in (torch.float32, torch.float64) else torch.float32
     return Network(
-        network.model if model is None else model,
+        original,
         network.task,
         device=network.device,
         dtype=wide,
@@ -587,17 +275,6 @@ def _kinds(model: nn.Module) -> set[torch.dtype]:
     }
 
 
-def _as_reals(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach()
-    tensor = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
-    return tensor.to_dense() if tensor.is_sparse else tensor
-
-
 def _as_stored(network: Network, name: str | None, part: Tensor) -> Tensor:
     """A parameter's part of θ as the model stores it."""
     return torch.view_as_complex(part.clone()) if name in network.complex_names else part
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

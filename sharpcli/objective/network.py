@@ -11,99 +11,26 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import is_lazy
-from torch.overrides import TorchFunctionMode
 
-from sharpcli.errors import SharpError, counted
-from sharpcli.objective.eager import eager
+from sharpcli.errors import SharpError
+from sharpcli.objective.arithmetic import exact_arithmetic
+from sharpcli.objective.losses import sums_and_weights
 from sharpcli.objective.reach import Reach, Substitution, computed_when_built
 from sharpcli.objective.rows import Batch, Rows
 
 if TYPE_CHECKING:
     from sharpcli.tasks import Task
 
-__all__ = ["CallWatch", "Network", "exact_arithmetic", "give_shapes", "sums_and_weights"]
+__all__ = ["Network", "give_shapes"]
 
-
-_WITH_CLASS_WEIGHTS = {"cross_entropy", "nll_loss"}
 # Rows of the pass that gives lazy layers their shapes: losses that take pairs have none of one.
 _SHAPING_ROWS = 2
-_ATTENTION = {"scaled_dot_product_attention", "multi_head_attention_forward"}
 
 # What torch.autograd.grad says in a pass that keeps no graph.
 _NO_GRAPH = "does not require grad"
-# Whether the process is in exact arithmetic; the switches are the process's too.
-_exact = False
 # What stands for the parameters of a skeleton, from which further skeletons are made.
 _reaches: weakref.WeakKeyDictionary[nn.Module, Reach] = weakref.WeakKeyDictionary()
-
-
-@contextlib.contextmanager
-def exact_arithmetic(*, tf32: bool = False) -> Iterator[None]:
-    """Arithmetic in which first and second derivatives exist and mean what they say.
-
-    Attention runs by the math kernel (the fused ones have no second derivative), the transformer
-    encoder's inference-only path is off (it would evaluate another function than the one that is
-    differentiated), and TF32 is off, or on where it is asked for, whatever the process has set.
-    Activation checkpointing stores, and compiled code runs uncompiled (`eager`). Inside another
-    such block it does and costs nothing.
-    """
-    global _exact
-    if _exact:
-        yield
-        return
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    switches = _tf32_switches(tf32)
-    torch.backends.mha.set_fastpath_enabled(False)
-    for where, name, _, wanted in switches:
-        setattr(where, name, wanted)
-    _exact = True
-    try:
-        with eager(), sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        _exact = False
-        torch.backends.mha.set_fastpath_enabled(fastpath)
-        for where, name, before, _ in switches:
-            setattr(where, name, before)
-
-
-class CallWatch(TorchFunctionMode):
-    """Sees what is called for inside the block.
-
-    `attention` is PyTorch's fused attention; `class_weights` is a cross-entropy of each example in
-    which classes weigh differently.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.attention = self.class_weights = False
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        """Run the function, having looked at its name and its arguments."""
-        name, given = getattr(function, "__name__", ""), kwargs or {}
-        self.attention |= name in _ATTENTION
-        if name in _WITH_CLASS_WEIGHTS and given.get("reduction") == "none":
-            weight = given.get("weight", args[2] if len(args) > 2 else None)
-            self.class_weights |= weight is not None
-        return function(*args, **given)
-
-
-def _tf32_switches(wanted: bool) -> list[tuple[Any, str, Any, Any]]:
-    """Every switch of TF32: where it is, its name, how it stands, and how it is to stand.
-
-    Once a task has used PyTorch's newer switches the older ones refuse to be read.
-    """
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    try:
-        return [(it, "allow_tf32", it.allow_tf32, wanted) for it in (matmul, cudnn)]
-    except RuntimeError:
-        newer = (matmul, cudnn.conv, cudnn.rnn)  # type: ignore[attr-defined]  # torch 2.9 has them
-        value = "tf32" if wanted else "ieee"
-        return [(it, "fp32_precision", it.fp32_precision, value) for it in newer]
 
 
 class Network:
@@ -464,67 +391,3 @@ def _places(model: nn.Module) -> dict[str, list[tuple[dict[str, Any], str]]]:
                 holders.setdefault(id(tensor), []).append((holder, key))
     named = (*model.named_parameters(), *model.named_buffers())
     return {name: holders[id(tensor)] for name, tensor in named}
-
-
-def sums_and_weights(value: Any, count: int, source: str) -> tuple[Tensor, Tensor]:
-    """Normalise what a loss or metric gives: values (N,), or a pair (sum, weight)."""
-    examples = counted(count, "example")
-    if isinstance(value, tuple | list) and len(value) == 2:
-        try:
-            total, weight = (torch.as_tensor(part) for part in value)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise SharpError(
-                f"{source} gave a pair of {_kind_of(value[0])} and {_kind_of(value[1])}",
-                _ONE_FOR_EACH,
-            ) from error
-        _refuse_complex(source, total, weight)
-        if total.shape == weight.shape and total.shape in (torch.Size([]), torch.Size([count])):
-            return total, weight.detach().to(total.device)
-        raise SharpError(
-            f"{source} gave a sum of shape {tuple(total.shape)} and a weight of shape "
-            f"{tuple(weight.shape)} for {examples}",
-            f"both must be single numbers or of shape ({count},)",
-        )
-    if not isinstance(value, Tensor) or value.shape != (count,):
-        raise SharpError(
-            f"{source} gave {_kind_of(value)} for a batch of {examples}", _advice(value, count)
-        )
-    _refuse_complex(source, value)
-    return value, torch.ones_like(value, requires_grad=False)
-
-
-def _refuse_complex(source: str, *values: Tensor) -> None:
-    if any(value.is_complex() for value in values):
-        raise SharpError(f"{source} gave complex numbers", "return real ones: .real or .abs()")
-
-
-_ONE_FOR_EACH = "return one value for each example, shape (N,), or a pair (sum, weight)"
-
-
-def _advice(value: Any, count: int) -> str:
-    """What to return in place of a value that is not one number for each of `count` examples."""
-    if value is None:
-        return "is `return` missing in it?"
-    if not isinstance(value, Tensor):
-        return _ONE_FOR_EACH + (", as tensors" if not isinstance(value, float | int) else "")
-    if value.ndim == 0:
-        return (
-            "return one value for each example (reduction='none'), or a pair (sum, weight). With "
-            "class weights w that is (losses, w[targets]) with losses = cross_entropy(outputs, "
-            "targets, weight=w, reduction='none'): the mean of nn.CrossEntropyLoss(weight=w)"
-        )
-    if value.shape == (count, 1):
-        return "leave its last axis out: .squeeze(1)"
-    if value.ndim > 1 and value.shape[0] == count:
-        return (
-            "sum or average over all axes but the first: .flatten(1).mean(1); of sequences whose "
-            "lengths differ return the pair (sums, lengths)"
-        )
-    return _ONE_FOR_EACH
-
-
-def _kind_of(value: Any) -> str:
-    """What a task returned, in a few words."""
-    if not isinstance(value, Tensor):
-        return "None" if value is None else f"a value of type {type(value).__name__}"
-    return "a single number" if value.ndim == 0 else f"a tensor of shape {tuple(value.shape)}"

@@ -8,45 +8,32 @@ depend on how the data are split into batches.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sharpcli.errors import SharpError, counted, setting
+from sharpcli.objective.batch_size import bytes_an_example, most_in_memory
+from sharpcli.objective.losses import sums_and_weights
 from sharpcli.objective.means import Evaluation, mean_of, moments
-from sharpcli.objective.network import Network, sums_and_weights
+from sharpcli.objective.network import Network
 from sharpcli.objective.rows import Batch, Rows
-from sharpcli.runtime.memory import available_memory, bytes_saved, is_out_of_memory, readable_size
+from sharpcli.runtime.memory import available_memory, is_out_of_memory, readable_size
 from sharpcli.runtime.processes import add_up, share_of, size
 
-__all__ = ["NO_GRADIENT", "Around", "Objective", "accumulator"]
-
-NO_GRADIENT = "the loss has no gradient: nothing differentiable leads from the parameters to it"
+__all__ = ["Around", "Objective", "accumulator"]
 
 T = TypeVar("T")
 
 Around = Callable[[int, int], contextlib.AbstractContextManager[None]]
 
-# Activation bytes of one microbatch. On a CPU large enough that convolutions and attention run at
-# full speed (10 MB cost ResNet-20 and a GPT 1.4 times the seconds of 40), small enough for the
-# memory to keep up: at 92 MB a LeNet took 1.5 times as long. At 40 MB two MLPs, LeNet, ResNet-20
-# and the GPT were within 7 % of their best of 2 to 150 MB (two threads). A GPU wants enough work to
-# hide its launches.
-_MICROBATCH_BYTES = {"cpu": 40 * 2**20, "cuda": 2**30, "mps": 2**28}
-# Each microbatch also writes a gradient as large as the parameters, which a CPU's memory is slow
-# at: there it saves this many times as many bytes as they have, at least. GPT-2's 124 million took
-# 9.7 s a product in batches of 81 MB, 7.0 s of 163, 6.3 s of 326 and 5.6 s of 652.
-_MICROBATCH_PARAMETERS = 2
-# Activations are at most this part of the memory: derivatives take several times as much.
-_MICROBATCH_SHARE = 8
 # Fewer examples than this a process and every process takes all of them.
 _EXAMPLES_A_PROCESS = 32
-# Examples whose saved activations are counted to size microbatches.
-_SIZING_EXAMPLES = 8
 
 
 class Objective:
@@ -74,7 +61,6 @@ class Objective:
         self.evaluations = 0
         self.memory = memory
         self._asked, self._batch_size = batch_size, batch_size
-        self._saved_bytes: float | None = None
 
     @property
     def fixed_batch(self) -> int | None:
@@ -104,6 +90,35 @@ class Objective:
             alone=self._alone,
         )
 
+    def try_in(
+        self,
+        kind: torch.dtype,
+        theta: Tensor,
+        work: Callable[[Objective, Tensor], T],
+        *,
+        batch_size: int | None = None,
+    ) -> T | None:
+        """Run `work` on the objective in another precision.
+
+        Args:
+            kind: The precision.
+            theta: θ (n,) in any precision.
+            work: Gets the objective and θ in the new precision.
+            batch_size: Examples a microbatch, None for the objective's own choice.
+
+        Returns:
+            What `work` gives. None on a device without float64, where the model has a dtype written
+            into it, and where memory is too short.
+        """
+        if kind == torch.float64 and self.network.device.type == "mps":
+            return None
+        there = self.in_precision(kind, batch_size=batch_size)
+        try:
+            return work(there, theta.to(kind))
+        except (RuntimeError, TypeError, ValueError, SharpError):
+            # such as a kernel written for float32; another cause shows again in own precision
+            return None
+
     @property
     def batch_size(self) -> int:
         """Examples a microbatch."""
@@ -123,13 +138,7 @@ class Objective:
     @property
     def most_in_memory(self) -> int:
         """The most examples that a microbatch would have if no batch size were asked for."""
-        kind = self.network.device.type
-        target = _MICROBATCH_BYTES.get(kind, _MICROBATCH_BYTES["cpu"])
-        if kind == "cpu":
-            target = max(target, _MICROBATCH_PARAMETERS * self.size * self.network.dtype.itemsize)
-        free = available_memory(self.network.device)
-        share = min(free, free if self.memory is None else self.memory) / _MICROBATCH_SHARE
-        return max(1, int(min(target, share) / max(self.saved_bytes, 1)))
+        return most_in_memory(self)
 
     def halve_batches(self) -> bool:
         """Take half as many examples a microbatch; whether there was more than one to take."""
@@ -139,20 +148,10 @@ class Objective:
         self._batch_size = size // 2
         return True
 
-    @property
+    @functools.cached_property
     def saved_bytes(self) -> float:
         """Bytes that one example's forward pass keeps for the backward pass (measured)."""
-        if self._saved_bytes is None:
-            first = torch.arange(self.rows.head(_SIZING_EXAMPLES).count)
-            rows = self.rows.take(first)  # copies: a view would count as all of the data
-            parameters = self.leaves(torch.zeros(self.size, dtype=self.network.dtype))
-            held = (*parameters, *(self.fixed[name] for name in self.network.fixed_parameters))
-            own = {p.untyped_storage().data_ptr() for p in held}
-            saved = bytes_saved(
-                lambda: self.sum_and_weight(parameters, rows.batch, rows.count), own
-            )
-            self._saved_bytes = saved / rows.count
-        return self._saved_bytes
+        return bytes_an_example(self)
 
     def leaves(self, theta: Tensor) -> list[Tensor]:
         """θ as a list of leaf tensors to differentiate with respect to (views of θ)."""
@@ -172,6 +171,16 @@ class Objective:
             total = total.to(kind).clamp_min(torch.finfo(kind).tiny) ** power
         return total.sum(dtype=kind), weight.sum(dtype=kind)
 
+    def mean_loss_of(self, model: nn.Module, batch: Batch, count: int) -> Tensor:
+        """The mean loss of a batch by `model` itself: a training step's, in the loss's own dtype.
+
+        Raises `SharpError` where it has no gradient.
+        """
+        outputs = self.network.task.predict(model, batch)
+        total, weight = self.network.losses(outputs, batch, count)
+        _check_gradient(total, "and run neither under torch.no_grad()")
+        return total.sum() / weight.sum()
+
     def differentiable_sum(
         self, leaves: list[Tensor], batch: Batch, count: int, power: float = 1.0
     ) -> tuple[Tensor, Tensor]:
@@ -179,13 +188,11 @@ class Objective:
         total, weight = self.sum_and_weight(leaves, batch, count, power)
         if not total.requires_grad and self.network.idle:
             total = total + sum(0 * leaf.sum() for leaf in leaves)
-        if not total.requires_grad:
-            raise SharpError(
-                NO_GRADIENT,
-                "take detach(), item(), argmax and comparisons out of predict() and loss(), run "
-                "neither under torch.no_grad(), or measure the loss alone: "
-                f"{setting('measures', ['loss'])}",
-            )
+        _check_gradient(
+            total,
+            "run neither under torch.no_grad(), or measure the loss alone: "
+            f"{setting('measures', ['loss'])}",
+        )
         return total, weight
 
     def batches(self) -> Iterator[tuple[Batch, int]]:
@@ -431,6 +438,14 @@ def accumulate_into(leaves: list[Tensor], views: list[Tensor]) -> None:
 def accumulator(device: torch.device) -> torch.dtype:
     """The dtype in which sums over examples are taken: float64 where the device has it."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _check_gradient(loss: Tensor, hint: str) -> None:
+    if not loss.requires_grad:
+        raise SharpError(
+            "the loss has no gradient: nothing differentiable leads from the parameters to it",
+            f"take detach(), item(), argmax and comparisons out of predict() and loss(), {hint}",
+        )
 
 
 def _overlaps(parts: Sequence[int], start: int, count: int) -> list[int]:

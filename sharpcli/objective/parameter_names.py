@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from sharpcli.checkpoint import tied
 from sharpcli.errors import UsageError, nearest, setting
 
 __all__ = ["layers_of", "matching"]
@@ -21,7 +22,7 @@ def matching(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     the tensor. Raises `UsageError` for a pattern that matches none, with near names and the layers
     that there are.
     """
-    aliases = _aliases(model)
+    aliases = tied(model.named_parameters(remove_duplicate=False))
     free = [name for name, tensor in model.named_parameters() if tensor.requires_grad]
     for pattern in patterns:
         found = [name for name in aliases if _matches(aliases[name], [pattern])]
@@ -49,15 +50,6 @@ def layers_of(model: nn.Module, names: Sequence[str]) -> dict[str, list[str]]:
         module, _, _ = name.rpartition(".")
         layers.setdefault(module or type(model).__name__, []).append(name)
     return layers
-
-
-def _aliases(model: nn.Module) -> dict[str, list[str]]:
-    """Every name of each parameter, by the first one."""
-    first = {id(tensor): name for name, tensor in model.named_parameters()}
-    aliases: dict[str, list[str]] = {name: [] for name in first.values()}
-    for name, tensor in model.named_parameters(remove_duplicate=False):
-        aliases[first[id(tensor)]].append(name)
-    return aliases
 
 
 def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:

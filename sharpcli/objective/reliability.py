@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from sharpcli.documents.results import flat_scalars
 from sharpcli.documents.statuses import SamplingStatus
 from sharpcli.errors import setting
+from sharpcli.objective.trees import leaves
 
 __all__ = [
     "FEW",
@@ -165,16 +166,12 @@ def warning(numbers: Mapping[str, Any], doubted: str | None) -> str | None:
     )
 
 
-def _columns(node: Any) -> Iterator[Tensor]:
+def _columns(batch: Any) -> Iterator[Tensor]:
     """A number for each row, float64, from each tensor of a batch."""
-    if isinstance(node, Mapping):
-        for value in node.values():
-            yield from _columns(value)
-    elif isinstance(node, Sequence) and not isinstance(node, str):
-        for value in node:
-            yield from _columns(value)
-    elif isinstance(node, Tensor) and node.ndim and node.numel():
-        rows = node.detach().flatten(1) if node.ndim > 1 else node.detach()[:, None]
+    for leaf in leaves(batch):
+        if not isinstance(leaf, Tensor) or not leaf.ndim or not leaf.numel():
+            continue
+        rows = leaf.detach().flatten(1) if leaf.ndim > 1 else leaf.detach()[:, None]
         rows = rows.abs() if rows.is_complex() else rows
         if rows.shape[1] == 1:
             yield rows[:, 0].double() if rows.is_floating_point() else _surprise(rows[:, 0])

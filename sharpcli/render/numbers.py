@@ -10,17 +10,18 @@ the value, a lower bound is rounded down, an upper one up.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from typing import Any
 
-from sharpcli.documents.statuses import NOT_CONVERGED
+from sharpcli.documents.statuses import NOT_CONVERGED, Status
 
 __all__ = [
     "NOT_FINITE",
     "UNKNOWN",
     "bound_rounding",
     "bound_sign",
+    "format_cells",
     "format_number",
     "format_scalar",
     "format_signed",
@@ -80,6 +81,11 @@ def format_uncertain(
     return _written(exact, unit, error_, spread_, rounding)
 
 
+def format_cells(rows: Sequence[Mapping[str, Any]], key: str) -> list[str]:
+    """One scalar of each row, by its flat key; a dash where a row lacks it."""
+    return [format_scalar(row[key]) if key in row else "–" for row in rows]
+
+
 def format_scalar(scalar: Mapping[str, Any]) -> str:
     """A document's scalar; one that did not converge ends in `!`, one without a value says so.
 
@@ -89,7 +95,7 @@ def format_scalar(scalar: Mapping[str, Any]) -> str:
     mark = "!" if scalar.get("status") in NOT_CONVERGED else ""
     mark = ("?" if scalar.get("sampling_status") else "") + mark
     if value is None:
-        return (NOT_FINITE if scalar.get("status") == "not_finite" else UNKNOWN) + mark
+        return (NOT_FINITE if scalar.get("status") == Status.NOT_FINITE else UNKNOWN) + mark
     if sign := bound_sign(scalar):
         rounding = bound_rounding(sign)
         own = error if scalar.get("error_kind") == "standard_error" else None

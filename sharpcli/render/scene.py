@@ -15,7 +15,6 @@ from sharpcli.errors import SharpError
 from sharpcli.render.numbers import format_scalar
 
 __all__ = [
-    "KINDS",
     "Axis",
     "Curve",
     "Mark",
@@ -33,7 +32,6 @@ __all__ = [
 Array = NDArray[np.float64]
 Values = Mapping[str, Mapping[str, Array]]  # by split, then by metric
 
-KINDS = ("interpolate", "landscape")
 _SYMBOLS = {"alpha": "α", "beta": "β"}
 _MOST_UNEQUAL = {"interpolate": 4.0, "landscape": 2.0}  # sides: a longer plane is stretched
 # A logarithmic axis may put its next tick as many decades beyond the data as these span.
@@ -144,17 +142,8 @@ def shown_marks(scene: Scene) -> list[Mark]:
 
 
 def read_scene(document: Document) -> Scene:
-    """Read an `interpolate` or `landscape` document.
-
-    Raises `SharpError` for another kind, and for a run that reached no point.
-    """
-    kind = document.get("kind")
-    if kind not in KINDS:
-        raise SharpError(
-            f'a result of kind "{kind}" has no figure',
-            f"kinds with a figure: {', '.join(KINDS)}, spectrum",
-        )
-    results = document["results"]
+    """Read an `interpolate` or `landscape` document; raises `SharpError` where it has no point."""
+    kind, results = document["kind"], document["results"]
     if not results or not results[0].get("curves"):
         raise SharpError(
             f"this {kind} result holds no point: there is nothing to draw",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +18,8 @@ from sharpcli.objective.network import Network
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.parameter_names import layers_of
 from sharpcli.runs.failures import INTERRUPTED, own_failure
-from sharpcli.runs.study import Loaded, check_block
+from sharpcli.runs.preflight import check_block
+from sharpcli.runs.study import Loaded
 from sharpcli.runtime.progress import Begin, Progress
 from sharpcli.settings import MeasureSettings
 
@@ -91,27 +91,22 @@ def _context(whole: Context, network: Network, batch_size: int | None, begin: Be
     """What measures of a block are handed: the same data, the rest of the parameters fixed."""
     all_of_it = whole.objective.network
     views = dict(zip(all_of_it.names, all_of_it.unflatten(whole.theta), strict=True))
-    settings = whole.settings
     objectives = {
         name: Objective(
             network,
             split.rows,
             dict(_fixed(network, split.fixed, views)),
             batch_size=batch_size,
-            memory=settings.curvature.memory,
+            memory=whole.settings.curvature.memory,
         )
         for name, split in whole.splits.items()
     }
-    measured = next(name for name, split in whole.splits.items() if split is whole.objective)
+    assert whole.split is not None
     return Context(
-        objectives[measured],
+        objectives[whole.split],
         objectives,
         torch.cat([views[name].reshape(-1) for name in network.names]),
-        replace(
-            settings,
-            top=min(settings.top, network.size),
-            subspaces=tuple(p for p in settings.subspaces if p is None or p <= network.size),
-        ),
+        whole.settings,
         seed=whole.seed,
         part=True,
         begin=begin,

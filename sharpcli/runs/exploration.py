@@ -1,9 +1,9 @@
-"""One exploration of parameter space: what is loaded, where points are evaluated, what is found."""
+"""One exploration of parameter space, as `interpolate` and `landscape` share it."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,11 @@ import torch
 from torch import Tensor
 
 from sharpcli.documents.environment import environment
-from sharpcli.documents.labels import named, path_labels
+from sharpcli.documents.grids import Explored, Interpolated, Points
+from sharpcli.documents.labels import named
 from sharpcli.documents.results import Report
 from sharpcli.documents.statuses import Outcome
-from sharpcli.errors import UsageError, counted, setting
-from sharpcli.landscape.findings import curves_of, measures_of, sampling_errors_of
-from sharpcli.landscape.frame import Frame
-from sharpcli.landscape.grid import grid_points
+from sharpcli.errors import SharpError, UsageError, setting
 from sharpcli.landscape.points.batch_norm import (
     Normalisations,
     look,
@@ -26,17 +24,29 @@ from sharpcli.landscape.points.batch_norm import (
     statistics_of_layers,
 )
 from sharpcli.landscape.points.channels_last import channels_last
-from sharpcli.landscape.points.evaluator import Anchors, BatchNorm, Point, Surface, Values
+from sharpcli.landscape.points.evaluator import Anchors, BatchNorm, Surface
 from sharpcli.landscape.points.walk import Walk, Watch
-from sharpcli.landscape.trajectory import Projection, project
-from sharpcli.objective.checks import check_deterministic, why_not_finite
-from sharpcli.objective.coupling import check_coupling, coupling_named
-from sharpcli.objective.fidelity import check_fidelity, check_reach
 from sharpcli.objective.objective import Objective
-from sharpcli.runs.study import Loaded, Studies, Study, load, note_calls
-from sharpcli.settings import BatchNormSettings, InterpolateSettings, LandscapeSettings
+from sharpcli.runs.failures import said_by_torch
+from sharpcli.runs.preflight import check_model
+from sharpcli.runs.study import Loaded, Studies, Study, load
+from sharpcli.runtime.devices import resolve_device
+from sharpcli.runtime.randomness import global_random_state_kept
+from sharpcli.settings import (
+    BatchNormSettings,
+    InterpolateSettings,
+    LandscapeSettings,
+    RunSettings,
+)
+from sharpcli.tasks import Task
 
-__all__ = ["NAMES", "Beside", "Exploration", "begin_exploration", "explore_grid", "report"]
+__all__ = [
+    "Beside",
+    "Exploration",
+    "begin_exploration",
+    "exploring",
+    "report",
+]
 
 NAMES = "ABC"
 
@@ -54,7 +64,7 @@ class Exploration:
     """A run's checkpoints in memory, its evaluator, and what is to be said of it.
 
     `anchors` are the checkpoints that span the line or plane, `marks` those put on it, and
-    `trajectories` the points (n,) of each path. `found` is the document's one result.
+    `trajectories` the points (n,) of each path.
     """
 
     kind: str
@@ -66,13 +76,52 @@ class Exploration:
     train: Objective | None
     surface: Surface
     walk: Walk
-    found: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def buffers(self, loaded: Loaded) -> dict[str, Tensor]:
         """A checkpoint's buffers and frozen parameters."""
         return self.study.network.fixed(loaded.match.tensors)
+
+    def drawn(self, points: Points) -> dict[str, Any]:
+        """The fields that results of both commands have: how they were drawn, and their points."""
+        norm, network = self.surface.batch_norm, self.study.network
+        in_training = self.study.run.mode == "train" and statistics_of_layers(network)
+        recalibrated = norm is not None and norm.mode == "recalibrate"
+        return {
+            "status": Outcome.INTERRUPTED if self.walk.interrupted else Outcome.OK,
+            "dimensions": len(points.axes),
+            "batch_norm": norm.mode if norm else "batch" if in_training else None,
+            "batch_norm_examples": norm.rows.rows.count if norm and recalibrated else None,
+            **vars(points),
+        }
+
+
+@contextlib.contextmanager
+def exploring(
+    task: str | Path | Task | None,
+    task_options: Mapping[str, str] | None,
+    run: RunSettings | None,
+    watch: Watch,
+) -> Iterator[Studies]:
+    """What a run needs of its task; leaves global random states alone and closes the journal.
+
+    Raises `SharpError` where there is no folder for the journal, and where memory runs out.
+    """
+    if watch.journal is not None:
+        watch.journal.check()
+    run = run or RunSettings(split="both")
+    try:
+        with global_random_state_kept():
+            yield Studies(task, task_options or {}, run, resolve_device(run.device), watch.begin)
+    except RuntimeError as error:
+        said = said_by_torch(error)
+        if said is None:
+            raise
+        raise SharpError(said.message, said.hint) from error
+    finally:
+        if watch.journal is not None:
+            watch.journal.close()
 
 
 def begin_exploration(
@@ -104,15 +153,9 @@ def begin_exploration(
     objectives = study.objectives(first.match.tensors)
     splits = {name: o for name, o in objectives.items() if study.run.split in ("both", name)}
     warnings: list[str] = []
-    drawn = next(iter(splits.values()))
-    with coupling_named(drawn, first.theta):
-        check_reach(study, first.match.tensors)
-        check_deterministic(drawn, first.theta)
-    check_coupling(objectives, first.theta, seed=study.run.seed)
-    note_calls(study, first.match.tensors)
-    check_fidelity(study, first.match.tensors, warnings, gradients=False)
+    check_model(first, objectives, warnings)
     norms = look(next(iter(objectives.values())), first.theta)
-    norm, said = _batch_norm(study, objectives, norms, settings.batch_norm)
+    norm = _batch_norm(study, objectives, norms, settings.batch_norm)
     splits = {name: channels_last(objective, first.theta) for name, objective in splits.items()}
     if norm is not None:
         norm = replace(norm, rows=channels_last(norm.rows, first.theta))
@@ -127,11 +170,10 @@ def begin_exploration(
         train=objectives.get("train"),
         surface=surface,
         walk=Walk(surface, watch),
-        found={"status": Outcome.OK, "dimensions": dimensions, **said},
+        warnings=warnings,
     )
-    this.warnings += warnings
-    if "batch_norm_examples" in said:
-        used, there = said["batch_norm_examples"], objectives["train"].rows.count
+    if norm is not None and norm.mode == "recalibrate":
+        used, there = norm.rows.rows.count, objectives["train"].rows.count
         of = "" if used == there else f"of {there} "
         this.notes.append(
             f"batch norm: statistics re-estimated from {used} {of}training examples at each point"
@@ -164,35 +206,9 @@ def begin_exploration(
     return this
 
 
-def explore_grid(
-    this: Exploration, frame: Frame, anchors: Anchors, axes: Sequence[dict[str, Any]], part: str
-) -> list[Values | None]:
-    """Evaluate every point of the grid and what is marked on it; fills `this.found`."""
-    names = [axis["name"] for axis in axes]
-    points = list(grid_points([axis["values"] for axis in axes]))
-    values = this.walk.values(part, anchors, points, frame.weights)
-    this.found |= {
-        "checkpoints": _checkpoints(
-            this, frame, anchors, names, dict(zip(points, values, strict=True))
-        ),
-        "shape": [len(axis["values"]) for axis in axes],
-        "axes": list(axes),
-        "coordinates": [dict(zip(names, point, strict=True)) for point in points],
-        "curves": curves_of(values),
-    }
-    errors = sampling_errors_of(values)
-    if errors:
-        this.found["sampling_errors"] = errors
-    _project_trajectories(this, frame, axes, names)
-    _say_not_finite(this, values, part)
-    _say_negative_variances(this, frame, anchors, points)
-    return values
-
-
-def report(this: Exploration) -> Report:
+def report(this: Exploration, result: Interpolated | Explored) -> Report:
     """The report, without wall times and dates: a resumed run's is the same to the byte."""
     if this.walk.interrupted:
-        this.found["status"] = Outcome.INTERRUPTED
         where = " the same command goes on from there" if this.walk.watch.journal else ""
         this.warnings.append(f"{this.walk.interrupted}{';' + where if where else ''}")
     return Report(
@@ -200,7 +216,7 @@ def report(this: Exploration) -> Report:
         settings=this.settings,
         environment=_without_date(this.study),
         task=this.study.description(),
-        results=[this.found],
+        results=[result],
         notes=this.notes,
         warnings=this.warnings,
     )
@@ -228,17 +244,12 @@ def _batch_norm(
     objectives: Mapping[str, Objective],
     norms: Normalisations,
     settings: BatchNormSettings,
-) -> tuple[BatchNorm | None, dict[str, Any]]:
-    """How running statistics are found, and what the document says of it."""
-    if study.run.mode == "train":
-        return None, {"batch_norm": "batch" if statistics_of_layers(study.network) else None}
-    if not norms.moving:
-        return None, {"batch_norm": None}
+) -> BatchNorm | None:
+    """How running statistics are found; None where the model reads none."""
+    if study.run.mode == "train" or not norms.moving:
+        return None
     rows = recalibration_rows(objectives["train"], settings.examples, study.run.seed)
-    said: dict[str, Any] = {"batch_norm": settings.mode}
-    if settings.mode == "recalibrate":
-        said["batch_norm_examples"] = rows.rows.count
-    return BatchNorm(settings.mode, rows, norms.frozen, norms.several), said
+    return BatchNorm(settings.mode, rows, norms.frozen, norms.several)
 
 
 def _say_what_is_not_taken_anew(this: Exploration, norms: Normalisations) -> None:
@@ -286,125 +297,6 @@ def _say_what_is_not_taken_anew(this: Exploration, norms: Normalisations) -> Non
             "frozen in training; they are re-estimated all the same, which "
             f"{setting('batch_norm.mode', 'interpolate')} leaves out"
         )
-
-
-def _say_negative_variances(
-    this: Exploration, frame: Frame, anchors: Anchors, points: Sequence[Point]
-) -> None:
-    norm = this.surface.batch_norm
-    if norm is None or norm.mode != "interpolate":
-        return
-    found = [anchors.negative_variances(frame.weights(point)) for point in points]
-    names = dict.fromkeys(name for each in found for name in each)
-    if names:
-        count = sum(map(bool, found))
-        this.warnings.append(
-            f"batch norm: interpolated variances are negative at {count} of "
-            f"{counted(len(points), 'point')} "
-            f"and set to 0 there ({named([*names])}): the loss at these points means nothing"
-        )
-
-
-def _checkpoints(
-    this: Exploration,
-    frame: Frame,
-    anchors: Anchors,
-    names: Sequence[str],
-    on_grid: Mapping[Point, Values | None],
-) -> list[dict[str, Any]]:
-    """What the document says of the checkpoints that span the frame and of those marked on it."""
-    role = "anchor" if this.kind == "interpolate" else "center"
-    roles = [(role, place, 0.0) for place in frame.places]
-    if this.marks:
-        marked = project([each.theta for each in this.marks], frame)
-        pairs = zip(marked.coordinates, marked.unseen, strict=True)
-        roles += [("marked", place, unseen) for place, unseen in pairs]
-    plain = Surface(this.surface.objectives)
-    found = []
-    for index, (loaded, (role, place, unseen)) in enumerate(
-        zip((*this.anchors, *this.marks), roles, strict=True)
-    ):
-        checkpoint = loaded.checkpoint
-        entry: dict[str, Any] = {
-            "name": NAMES[index] if role != "marked" else f"M{index - len(this.anchors) + 1}",
-            "path": str(checkpoint.path),
-            "sha256": checkpoint.sha256,
-            "parameters": this.study.network.size,
-            "metadata": checkpoint.metadata,
-            "notes": loaded.notes,
-            "role": role,
-            "coordinates": dict(zip(names, place, strict=True)),
-            "unseen": unseen,
-        }
-        if not this.walk.interrupted:
-            own = Anchors(loaded.theta.unsqueeze(0), [this.buffers(loaded)])
-            here = on_grid.get(place) or this.surface.at(anchors, _weights(frame, index, place))
-            same = role != "marked" and this.surface.batch_norm is None
-            alone = here if same else plain.at(own, torch.ones(1, dtype=torch.float64))
-            doubted = {k: each.rows.doubt for k, each in this.surface.objectives.items()}
-            entry["measures"] = measures_of(alone, doubted)
-            entry["on_surface"] = measures_of(here, doubted)
-        if this.study.run.parameters:
-            entry["parameters_in_all"] = this.study.size
-        found.append(entry)
-    return found
-
-
-def _weights(frame: Frame, index: int, place: Sequence[float]) -> Tensor:
-    """The anchors' weights at a checkpoint's place, with no rounding where it is an anchor."""
-    if index >= len(frame.places):
-        return frame.weights(place)
-    weights = torch.zeros_like(frame.origin)
-    weights[index] = 1
-    return weights
-
-
-def _project_trajectories(
-    this: Exploration, frame: Frame, axes: Sequence[dict[str, Any]], names: Sequence[str]
-) -> None:
-    points = [theta for path in this.trajectories for _, theta in path]
-    if not points:
-        return
-    shown: Projection = project(points, frame)
-    places = iter(zip(shown.coordinates, shown.unseen, strict=True))
-    labels = path_labels([[path for path, _ in each] for each in this.trajectories])
-    this.found["trajectories"] = [
-        {
-            "name": name,
-            "points": [
-                {
-                    "path": path,
-                    "coordinates": dict(zip(names, place, strict=True)),
-                    "unseen": unseen,
-                }
-                for (path, _), (place, unseen) in zip(each, places, strict=False)
-            ],
-        }
-        for name, each in zip(labels, this.trajectories, strict=True)
-    ]
-    for axis, share in zip(axes, shown.explained_variance, strict=True):
-        axis["explained_variance"] = share
-    this.found["explained_variance"] = shown.explained_together
-    if shown.explained_together < 0.5:
-        this.warnings.append(
-            f"the {('line', 'plane')[len(names) - 1]} shows {shown.explained_together:.0%} of the "
-            "path's variance: where its points lie is mostly not to be seen here (sharp landscape "
-            f"{setting('directions', 'trajectory')} shows the most)"
-        )
-
-
-def _say_not_finite(this: Exploration, values: Sequence[Values | None], part: str) -> None:
-    for split in this.surface.objectives:
-        losses = [each[split]["loss"].value for each in values if each is not None]
-        bad = sum(not math.isfinite(loss) for loss in losses)
-        if not bad:
-            continue
-        points = counted(len(losses), "point")
-        said = f"the {split} loss is not finite at {bad:,} of {points} of the {part}"
-        if bad == len(losses):
-            what, hint = why_not_finite(this.surface.objectives[split], this.anchors[0].theta)
-            said += f": {what}; {hint}"
-        this.warnings.append(said)
 
 
 def _without_date(study: Study) -> dict[str, Any]:

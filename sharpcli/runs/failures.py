@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 
 from sharpcli.documents.results import Failure
 from sharpcli.documents.statuses import Outcome
-from sharpcli.errors import SharpError, UsageError
-from sharpcli.runs.study import said_by_torch
+from sharpcli.errors import SharpError, UsageError, setting
 from sharpcli.runtime import interruption
+from sharpcli.runtime.memory import is_out_of_memory
 from sharpcli.runtime.processes import size
 
-__all__ = ["INTERRUPTED", "each_checkpoint", "own_failure"]
+__all__ = ["INTERRUPTED", "each_checkpoint", "own_failure", "said_by_torch"]
 
 T = TypeVar("T")
 
@@ -75,3 +75,16 @@ def own_failure(error: SharpError | RuntimeError) -> Failure:
     if said is None:
         raise error
     return said
+
+
+def said_by_torch(error: RuntimeError) -> Failure | None:
+    """What an exception of torch's says about the task or the machine, None where it is a bug."""
+    text = str(error).splitlines()[0] if str(error) else ""
+    if is_out_of_memory(error):
+        return Failure(f"out of memory: {text}", f"use {setting('samples')}")
+    if "modified by an inplace operation" in text:  # a plain RuntimeError of torch's
+        return Failure(
+            f"the loss cannot be differentiated: {text.partition(':')[0]}",
+            "replace the model's in-place operations (x += y, inplace=True) by others",
+        )
+    return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from sharpcli.documents.results import CheckpointResult, flat_scalars, with_sampling_errors
 from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import counted
+from sharpcli.measures.columns import leading_names
 from sharpcli.runtime.progress import Notes
 
 __all__ = ["FIRST_SAMPLES", "Judge", "Widest", "grown", "widest"]
@@ -36,23 +36,20 @@ class Widest:
         """`λ1 to 12 %`."""
         known = f"to {100 * self.share:.3g} %" if math.isfinite(self.share) else "not at all"
         known = known if self.reliable else "not reliably"
-        name = re.sub(r"^epsilon_sharpness\[(.*)\]$", r"φ(\1)", self.key)
-        name = re.sub(r"^loss\..*", "the loss", name)
-        return f"{name.replace('hessian.eigenvalues[0]', 'λ1')} {known}"
+        return f"{leading_names([self.key]).get(self.key, self.key)} {known}"
 
 
 def widest(measures: Mapping[str, Any], split: str) -> Widest | None:
     """The leading number of `measures` whose sampling error, with its bias, is the largest share.
 
-    Leading are the loss of the split, each φ, λ1 and the trace; without any of them all numbers.
-    One whose error cannot be told is not known at all, one whose error is unreliable not better
-    than to all of itself. None where there is no number.
+    Leading are the loss of the split, each φ, λ1, the trace and what else a measure calls so;
+    without any of them all numbers. One whose error cannot be told is not known at all, one whose
+    error is unreliable not better than to all of itself. None where there is no number.
     """
     scalars = flat_scalars(measures)
-    leading = re.compile(
-        rf"loss\.{split}|epsilon_sharpness\[[^\]]*\]|hessian\.eigenvalues\[0\]|trace"
-    )
-    chosen = {key: each for key, each in scalars.items() if leading.fullmatch(key)} or scalars
+    others = tuple(f".{other}" for other in ("train", "test") if other != split)
+    leading = [key for key in leading_names(scalars) if not key.endswith(others)]
+    chosen = {key: scalars[key] for key in leading} or scalars
     found = [_known(key, each) for key, each in chosen.items()]
     return max(found, key=lambda each: each.share, default=None)
 

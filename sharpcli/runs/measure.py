@@ -15,14 +15,15 @@ from sharpcli.documents.environment import environment
 from sharpcli.documents.labels import short_labels
 from sharpcli.documents.results import CheckpointResult, Report
 from sharpcli.documents.statuses import Outcome
-from sharpcli.errors import UsageError, counted, setting
-from sharpcli.measures import Measure, choose, compute
+from sharpcli.measures import Measure, choose, compute, options_of
 from sharpcli.measures.context import Context
 from sharpcli.objective.reliability import warning
 from sharpcli.runs.by_layer import check_layers, measure_layers
 from sharpcli.runs.failures import INTERRUPTED, each_checkpoint
 from sharpcli.runs.growing_samples import FIRST_SAMPLES, Judge, grown
-from sharpcli.runs.study import Loaded, Studies, Study, matched, prepare, ready, resolve_device
+from sharpcli.runs.preflight import ready
+from sharpcli.runs.study import Loaded, Studies, Study, matched, prepare
+from sharpcli.runtime.devices import resolve_device
 from sharpcli.runtime.progress import UNSAID, Begin, Notes, silent
 from sharpcli.runtime.randomness import global_random_state_kept
 from sharpcli.settings import MeasureSettings, RunSettings
@@ -50,6 +51,7 @@ def measure_checkpoints(
     """
     run, settings = run or RunSettings(), settings or MeasureSettings()
     measures = choose(settings.measures)
+    settings = replace(settings, options=options_of(measures, settings.options))
     check_layers(measures, settings)
     device = resolve_device(run.device)
     sized: dict[int | None, Studies] = {}
@@ -83,7 +85,7 @@ def measure_checkpoints(
         )
     return Report(
         kind="measure",
-        settings={"run": asdict(run), "measure": asdict(settings)},
+        settings=_as_settings(run, settings),
         environment=environment(device),
         task=list(sized.values())[-1].description() if sized else studies_of(first).description(),
         results=results,
@@ -112,6 +114,7 @@ def measure_model(
     """
     run, settings = run or RunSettings(), settings or MeasureSettings()
     measures = choose(settings.measures)
+    settings = replace(settings, options=options_of(measures, settings.options))
     check_layers(measures, settings)
     device = resolve_device(run.device)
     name = type(model).__name__
@@ -140,11 +143,19 @@ def measure_model(
         result = _grown(settings, run, notes.about(name), at)
     return Report(
         kind="measure",
-        settings={"run": asdict(run), "measure": asdict(settings)},
+        settings=_as_settings(run, settings),
         environment=environment(device),
         task=studies[-1].description(),
         results=[result],
     )
+
+
+def _as_settings(run: RunSettings, settings: MeasureSettings) -> dict[str, Any]:
+    """The document's settings; options of measures only where a measure has some."""
+    measure = asdict(settings)
+    if not measure["options"]:
+        del measure["options"]
+    return {"run": asdict(run), "measure": measure}
 
 
 def _first_samples(run: RunSettings, settings: MeasureSettings) -> int | None:
@@ -196,7 +207,7 @@ def _measure(
 ) -> CheckpointResult:
     study, warnings = loaded.study, list[str]()
     check = any(measure.needs_curvature for measure in measures)
-    gradients = any(measure.name != "loss" for measure in measures)
+    gradients = any(measure.needs_gradients for measure in measures)
     objectives = ready(loaded, settings.curvature, warnings, check=check, gradients=gradients)
     objective = objectives[study.run.split]
     context = Context(
@@ -231,25 +242,10 @@ def _measure(
 
 
 def _check_size(study: Study, measures: Sequence[Measure], settings: MeasureSettings) -> None:
-    """Refuse more eigenvalues than there are, and fewer products than the eigenvalues take.
-
-    The default number of them is taken as at most so many.
-    """
-    size, top, most = study.network.size, settings.top, settings.max_products
-    if not any(measure.name == "hessian" for measure in measures):
-        return
-    if top > size and top != MeasureSettings.top:
-        raise UsageError(
-            f"{setting('top', top)}: the model has only {counted(size, 'parameter')}",
-            f"ask for {counted(size, 'eigenvalue')} at most",
-        )
-    top = min(top, size)
-    if most is not None and most < top + 2:
-        raise UsageError(
-            f"{setting('max_products', most)}: too few for {counted(top, 'eigenvalue')} and the "
-            "smallest",
-            f"allow {top + 2} or more, or ask for fewer with {setting('top')}",
-        )
+    """Raise `UsageError` where the model has too few parameters for what is asked of it."""
+    for measure in measures:
+        if measure.check:
+            measure.check(study.network.size, settings)
 
 
 def _loss_warning(results: Sequence[CheckpointResult]) -> str | None:

@@ -16,20 +16,24 @@ from sharpcli.checkpoint import load_checkpoint
 from sharpcli.curvature import Rounding, SelfCheck, make_operator
 from sharpcli.curvature.memory_plan import Budget, share_memory_of_probes
 from sharpcli.documents.environment import environment
-from sharpcli.documents.results import Report, Scalar, scalar_fields
-from sharpcli.documents.statuses import Outcome, SamplingStatus, Status
+from sharpcli.documents.results import FailedResult, MeasuredCheckpoint, Report, Scalar
+from sharpcli.documents.spectra import Outliers, SpectralNumbers, Spectrum
+from sharpcli.documents.statuses import SamplingStatus, Status
 from sharpcli.errors import setting
 from sharpcli.linalg.bulk import bulk
 from sharpcli.linalg.density import density
 from sharpcli.linalg.eigsh import is_settled
 from sharpcli.linalg.quadrature import Quadrature, choose_probes, quadrature
 from sharpcli.measures.hessian import at_most, is_semidefinite, suspicion
-from sharpcli.measures.sampling import degrees_of_freedom, shards, share_left, too_few
+from sharpcli.measures.sampling import degrees_of_freedom, too_few
 from sharpcli.objective.checks import end_of_float64
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.reliability import sampling_status, warning, widened
+from sharpcli.objective.shards import shards, share_left
 from sharpcli.runs.failures import each_checkpoint
-from sharpcli.runs.study import Loaded, Studies, matched, ready, resolve_device
+from sharpcli.runs.preflight import ready
+from sharpcli.runs.study import Loaded, Studies, matched
+from sharpcli.runtime.devices import resolve_device
 from sharpcli.runtime.progress import UNSAID, Begin, Notes, Progress, foretelling, silent
 from sharpcli.runtime.randomness import global_random_state_kept
 from sharpcli.settings import RunSettings, SpectrumSettings
@@ -43,6 +47,8 @@ _END = 0.05
 # Shards of a sample whose own spectra tell its sampling error: their data are a pass together, but
 # each has its own Lanczos vectors. A standard error from eight is good to about a quarter.
 _SHARDS = 8
+# The numbers of a spectrum that are one scalar.
+_SCALARS = ("largest", "smallest", "bulk_edge", "outliers")
 
 
 def spectra_of_checkpoints(
@@ -65,12 +71,11 @@ def spectra_of_checkpoints(
     device = resolve_device(run.device)
     studies = Studies(task, task_options or {}, run, device, begin)
 
-    def found(path: Path, about: dict[str, Any]) -> dict[str, Any]:
+    def found(path: Path, about: dict[str, Any]) -> Spectrum | FailedResult:
         checkpoint = load_checkpoint(path)
         about |= {"sha256": checkpoint.sha256, "metadata": checkpoint.metadata}
         loaded = matched(checkpoint, studies.of(checkpoint))
-        numbers = _spectrum(loaded, settings, begin, notes.about(path.name))
-        return {"checkpoint": {**about, **loaded.description()}, "status": Outcome.OK, **numbers}
+        return _spectrum(loaded, about, settings, begin, notes.about(path.name))
 
     with global_random_state_kept():
         if task is not None:
@@ -78,7 +83,7 @@ def spectra_of_checkpoints(
         results = each_checkpoint(
             paths,
             found,
-            lambda about, error: {"checkpoint": about, "status": Outcome.FAILED, "error": error},
+            lambda about, error: FailedResult(checkpoint=MeasuredCheckpoint(**about), error=error),
         )
     return Report(
         kind="spectrum",
@@ -90,8 +95,13 @@ def spectra_of_checkpoints(
 
 
 def _spectrum(
-    loaded: Loaded, settings: SpectrumSettings, begin: Begin, notes: Notes
-) -> dict[str, Any]:
+    loaded: Loaded,
+    about: Mapping[str, Any],
+    settings: SpectrumSettings,
+    begin: Begin,
+    notes: Notes,
+) -> Spectrum:
+    """One checkpoint's result; `about` is what is known of the checkpoint."""
     study, warnings = loaded.study, list[str]()
     objective = ready(loaded, settings.curvature, warnings)[study.run.split]
     probes = settings.probes or choose_probes(objective.size)
@@ -123,7 +133,7 @@ def _spectrum(
         ]
         carried = objective.evaluate(loaded.theta).loss.carriers or math.inf
         numbers = _with_errors(numbers, parts, objective, carried)
-        if said := warning(numbers, objective.rows.doubt):
+        if said := warning(vars(numbers), objective.rows.doubt):
             warnings.append(said)
     elif objective.rows.sampled:
         numbers = _marked(numbers)
@@ -133,15 +143,17 @@ def _spectrum(
         )
     if vanished := end_of_float64(objective, objective.loss(loaded.theta), loaded.theta):
         warnings.append(vanished)
-    numbers |= {
-        "operator": settings.curvature.operator,
-        "size": found.size,
-        "probes": 0 if not found.rest else probes,
-        "steps": 0 if not found.rest else settings.steps,
-        "products": found.products,
-        "seconds": time.perf_counter() - started,
-    }
-    return {**numbers, **({"warnings": warnings} if warnings else {})}
+    return Spectrum(
+        checkpoint=MeasuredCheckpoint(**about, **loaded.description()),
+        **vars(numbers),
+        operator=settings.curvature.operator,
+        size=found.size,
+        probes=0 if not found.rest else probes,
+        steps=0 if not found.rest else settings.steps,
+        products=found.products,
+        seconds=time.perf_counter() - started,
+        warnings=warnings,
+    )
 
 
 def _quadrature(
@@ -172,11 +184,11 @@ def _quadrature(
 
 
 def _with_errors(
-    numbers: dict[str, Any],
-    parts: Sequence[Mapping[str, Any]],
+    numbers: SpectralNumbers,
+    parts: Sequence[SpectralNumbers],
     objective: Objective,
     carried: float,
-) -> dict[str, Any]:
+) -> SpectralNumbers:
     """The numbers of a sample with their sampling errors, from those of its shards.
 
     Random groups (Wolter 2007, chapter 2): a number's variance is that over the shards by their
@@ -197,39 +209,33 @@ def _with_errors(
         }
 
     def told(scalar: Scalar, others: Sequence[Scalar]) -> Scalar:
-        if scalar.value is None or any(other.value is None for other in others):
-            return scalar
         values = [float(other.value) for other in others if other.value is not None]
+        if scalar.value is None or len(values) < len(others):
+            return scalar
         return replace(scalar, **sampled(float(scalar.value), values))
 
-    outliers = numbers["outliers"]
-    counts = [float(part["outliers"]["value"]) for part in parts]
-    return {
-        **numbers,
-        **{
-            key: told(numbers[key], [part[key] for part in parts])
-            for key in ("largest", "smallest", "bulk_edge")
-        },
-        "moments": [
-            told(moment, [part["moments"][i] for part in parts])
-            for i, moment in enumerate(numbers["moments"])
-        ],
-        "outliers": {**outliers, **sampled(float(outliers["value"]), counts)},
-    }
+    by_moment = zip(numbers.moments, *(part.moments for part in parts), strict=True)
+    return replace(
+        numbers,
+        moments=[told(moment, others) for moment, *others in by_moment],
+        **dict[str, Any](
+            (name, told(getattr(numbers, name), [getattr(part, name) for part in parts]))
+            for name in _SCALARS
+        ),
+    )
 
 
-def _marked(numbers: dict[str, Any]) -> dict[str, Any]:
+def _marked(numbers: SpectralNumbers) -> SpectralNumbers:
     """The numbers of a sample too small for shards: what sampling does to them is not known."""
     unknown: dict[str, Any] = {"sampling_status": SamplingStatus.UNRELIABLE}
-    return {
-        **numbers,
-        **{key: replace(numbers[key], **unknown) for key in ("largest", "smallest", "bulk_edge")},
-        "moments": [replace(moment, **unknown) for moment in numbers["moments"]],
-        "outliers": {**numbers["outliers"], **unknown},
-    }
+    return replace(
+        numbers,
+        moments=[replace(moment, **unknown) for moment in numbers.moments],
+        **{name: replace(getattr(numbers, name), **unknown) for name in _SCALARS},
+    )
 
 
-def _numbers(found: Quadrature, check: SelfCheck | None, semidefinite: bool) -> dict[str, Any]:
+def _numbers(found: Quadrature, check: SelfCheck | None, semidefinite: bool) -> SpectralNumbers:
     """What is said of a spectrum: both ends, the bulk's edge, outliers and moments, and the curve.
 
     An end is converged where it may be off by no more than 5 % of the spectrum's width.
@@ -264,20 +270,20 @@ def _numbers(found: Quadrature, check: SelfCheck | None, semidefinite: bool) -> 
     nodes, weights = found.nodes()
     grid, curve = density(found)
     values = zip(above.outliers.tolist(), above.errors.tolist(), strict=True)
-    return {
-        "largest": end(high, high_error),
-        "smallest": lowest,
-        "bulk_edge": of_bulk(above.edge, above.error),
-        "outliers": scalar_fields(
-            of_bulk(len(above.outliers), None),
+    return SpectralNumbers(
+        largest=end(high, high_error),
+        smallest=lowest,
+        bulk_edge=of_bulk(above.edge, above.error),
+        outliers=Outliers(
+            **vars(of_bulk(len(above.outliers), None)),
             eigenvalues=[scalar(value, max(error, found.rounding)) for value, error in values],
         ),
-        "moments": [scalar(m.value, m.error, "standard_error") for m in found.moments()],
-        "nodes": nodes.tolist(),
-        "weights": weights.tolist(),
-        "grid": grid.tolist(),
-        "density": curve.tolist(),
-    }
+        moments=[scalar(m.value, m.error, "standard_error") for m in found.moments()],
+        nodes=nodes.tolist(),
+        weights=weights.tolist(),
+        grid=grid.tolist(),
+        density=curve.tolist(),
+    )
 
 
 def _unresolved(copies: bool) -> str:

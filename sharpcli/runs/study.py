@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,62 +17,20 @@ from sharpcli.checkpoint import (
     load_checkpoint,
     match_tensors,
 )
-from sharpcli.curvature import SelfCheck, in_float64, self_check, unvouched_operations
-from sharpcli.documents.results import Failure
-from sharpcli.errors import SharpError, UsageError, counted, setting
-from sharpcli.objective.checks import check_deterministic
-from sharpcli.objective.coupling import batch_note, batches_of, check_coupling, coupling_named
-from sharpcli.objective.fidelity import check_fidelity, check_reach
-from sharpcli.objective.network import CallWatch, Network, give_shapes
+from sharpcli.curvature import SelfCheck
+from sharpcli.errors import SharpError, UsageError, setting
+from sharpcli.objective.coupling import batch_note, batches_of
+from sharpcli.objective.network import Network, give_shapes
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.parameter_names import matching
-from sharpcli.objective.rows import Rows, read_rows
+from sharpcli.objective.reading import read_rows
+from sharpcli.objective.rows import Rows
 from sharpcli.runs.described import check_described
-from sharpcli.runtime.memory import is_out_of_memory
-from sharpcli.runtime.processes import join
 from sharpcli.runtime.progress import Begin, silent
-from sharpcli.settings import CurvatureSettings, RunSettings
+from sharpcli.settings import RunSettings
 from sharpcli.tasks import Task, load_task, task_from_metadata
 
-__all__ = [
-    "Loaded",
-    "Studies",
-    "Study",
-    "check_block",
-    "check_curvature",
-    "load",
-    "matched",
-    "note_calls",
-    "prepare",
-    "ready",
-    "resolve_device",
-    "said_by_torch",
-]
-
-# Examples on which second derivatives are checked in float64, from all over the data: enough that
-# every layer sees some. Where operations are used for which PyTorch does not vouch, a fault may
-# show on any example, and as many are looked at as cost a tenth of finding eigenvalues.
-_EXAMPLES, _MOST_EXAMPLES = 32, 4096
-# Up to so many examples a second direction is affordable.
-_TWICE = 512
-# Examples of a forward pass that shows what the model and the loss call for.
-_WATCHED_EXAMPLES = 16
-_NO_FLOAT64 = (
-    "second derivatives were checked in float32 only, in which the model runs: gross faults show"
-)
-_NEARBY = (
-    "second derivatives were checked beside this point, not at it: there differences of gradients "
-    "change with their step or side, since the gradient jumps (a ReLU at exactly 0, where "
-    "PyTorch's convention holds) or is rounding"
-)
-_ATTENTION_NOTE = (
-    "attention is computed by PyTorch's math kernel: its fused ones have no second derivative"
-)
-_WEIGHTS_NOTE = (
-    "loss() weighs classes, and the objective is the mean of its values over the examples; "
-    "nn.CrossEntropyLoss(weight=w) divides by the sum of the weights instead: for that let loss() "
-    "return the pair (losses, w[targets])"
-)
+__all__ = ["Loaded", "Studies", "Study", "load", "matched", "prepare"]
 
 
 @dataclass
@@ -89,6 +47,11 @@ class Study:
     checked: SelfCheck | None = None
     original: nn.Module | None = None
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def split(self) -> str:
+        """The split that checks look at: the measured one, the first where that is both."""
+        return next(iter(self.rows)) if self.run.split == "both" else self.run.split
 
     @property
     def size(self) -> int:
@@ -163,35 +126,6 @@ def prepare(
         rows[name] = read.to(device, network.compute).with_fixed_batch(run.fixed_batch)
     notes = batch_note(rows, run.mode)
     return Study(task, network, rows, run, notes=notes, original=model)
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device called `name`; `auto` is the first GPU, else the CPU. Raises `UsageError`.
-
-    Under torchrun it meets the other processes, and each has a GPU of its own.
-    """
-    auto = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(auto if name == "auto" else name)
-    except RuntimeError as error:  # a name that torch does not know, or a number too large for it
-        raise UsageError(
-            f"{setting('device', name)}: {str(error).splitlines()[0]}",
-            "use auto, cpu, cuda, cuda:1 or mps",
-        ) from error
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
-            raise UsageError(
-                f"{setting('device', name)}: this PyTorch ({torch.__version__}) sees "
-                f"{counted(count, 'CUDA device')}",
-                f"use {setting('device', 'cpu')}, or install a CUDA build of PyTorch and check the "
-                "driver",
-            )
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError(
-            f"{setting('device', name)}: there is no MPS device", f"use {setting('device', 'cpu')}"
-        )
-    return join(device)
 
 
 class Studies:
@@ -302,152 +236,3 @@ def matched(checkpoint: Checkpoint, study: Study) -> Loaded:
             "measure a checkpoint from before the run diverged",
         )
     return Loaded(checkpoint, found, study, study.network.flatten(found.tensors))
-
-
-def ready(
-    loaded: Loaded,
-    curvature: CurvatureSettings,
-    warnings: list[str],
-    *,
-    check: bool = True,
-    gradients: bool = True,
-) -> dict[str, Objective]:
-    """The objective of each split with a checkpoint's buffers, found fit to be measured.
-
-    With `gradients` the model's first derivatives are looked at too, once for a study, and with
-    `check` the second ones at each checkpoint. The checkpoint's tensors are let go of. Raises
-    `SharpError` where two evaluations differ, and where the network is not the task's model.
-    """
-    study = loaded.study
-    objectives = study.objectives(loaded.match.tensors)
-    for objective in objectives.values():
-        objective.memory = curvature.memory
-    measured = objectives[study.run.split]
-    with coupling_named(measured, loaded.theta):
-        check_reach(study, loaded.match.tensors)
-        check_deterministic(measured, loaded.theta)
-    check_coupling(objectives, loaded.theta, seed=study.run.seed)
-    note_calls(study, loaded.match.tensors, second_derivatives=check)
-    check_fidelity(study, loaded.match.tensors, warnings, gradients=gradients)
-    if check:
-        study.checked = check_curvature(study, loaded.match.tensors, warnings, curvature)
-    loaded.forget()
-    return objectives
-
-
-def said_by_torch(error: RuntimeError) -> Failure | None:
-    """What an exception of torch's says about the task or the machine, None where it is a bug."""
-    text = str(error).splitlines()[0] if str(error) else ""
-    if is_out_of_memory(error):
-        return Failure(f"out of memory: {text}", f"use {setting('samples')}")
-    if "modified by an inplace operation" in text:  # a plain RuntimeError of torch's
-        return Failure(
-            f"the loss cannot be differentiated: {text.partition(':')[0]}",
-            "replace the model's in-place operations (x += y, inplace=True) by others",
-        )
-    return None
-
-
-def check_curvature(
-    study: Study,
-    tensors: Mapping[str, Tensor],
-    warnings: list[str],
-    curvature: CurvatureSettings | None = None,
-) -> SelfCheck | None:
-    """Check the derivatives that products are made of in float64 on a few examples.
-
-    Where the model has operations for which PyTorch does not vouch, thousands of examples are
-    looked at. Cost: one gradient on 4,000 examples of an MLP with PyTorch's own operations, else
-    about 10.
-    """
-    network, curvature = study.network, curvature or CurvatureSettings()
-    if network.device.type == "mps":
-        warnings.append("second derivatives were not checked: this device has no float64")
-        return None
-    split = "train" if study.run.split == "both" else study.run.split
-    theta, fixed = network.flatten(tensors), network.fixed(tensors)
-    # Alone: every process has to see what any row uses.
-    whole = Objective(
-        network, study.rows[split], fixed, batch_size=study.run.batch_size, alone=True
-    )
-    whole.memory = curvature.memory
-    try:
-        unvouched = unvouched_operations(whole, theta)
-        return _checked(whole, theta, unvouched, curvature, study.run.seed, warnings)
-    except SharpError as error:
-        warnings.append(f"second derivatives were not checked in float64: {error.message}")
-        return None
-
-
-def check_block(
-    whole: SelfCheck,
-    objective: Objective,
-    theta: Tensor,
-    curvature: CurvatureSettings,
-    seed: int,
-    warnings: list[str],
-) -> SelfCheck:
-    """Check a block of the parameters of a model that was checked before, along the block alone.
-
-    Differences in a block whose curvature is small are lost in those of all parameters.
-    """
-    checked = _checked(objective, theta, whole.unvouched, curvature, seed, warnings)
-    return replace(checked, convex=whole.convex)
-
-
-def _checked(
-    objective: Objective,
-    theta: Tensor,
-    unvouched: Sequence[str],
-    curvature: CurvatureSettings,
-    seed: int,
-    warnings: list[str],
-) -> SelfCheck:
-    """Check an objective on a few of its rows, on thousands where operations are unvouched for."""
-    rows = _spread_rows(objective.rows, _MOST_EXAMPLES if unvouched else _EXAMPLES, seed)
-    double, theta = in_float64(objective, theta, rows)
-    if theta.dtype != torch.float64:
-        warnings.append(_NO_FLOAT64)
-    checked = self_check(
-        double,
-        theta,
-        operator=curvature.operator,
-        mode=curvature.hvp,
-        seed=seed,
-        directions=2 if rows.count <= _TWICE else 1,
-        beside=not unvouched,  # which a branch may use at θ alone
-    )
-    if checked.nearby:
-        warnings.append(_NEARBY)
-    return replace(checked, unvouched=tuple(unvouched))
-
-
-def _spread_rows(rows: Rows, count: int, seed: int) -> Rows:
-    """A random row from each of `count` stretches of equal length: data may be sorted."""
-    if count >= rows.count:
-        return rows
-    generator = torch.Generator().manual_seed(seed)
-    edges = torch.linspace(0, rows.count, count + 1, dtype=torch.float64)
-    places = edges[:-1] + torch.rand(count, generator=generator, dtype=torch.float64) * edges.diff()
-    return rows.take(places.long())
-
-
-def note_calls(
-    study: Study, tensors: Mapping[str, Tensor], *, second_derivatives: bool = False
-) -> None:
-    """Note in the study what the model and the loss call for that changes what a number means.
-
-    That is class weights, and fused attention where `second_derivatives` are taken. Cost: a forward
-    pass on 16 rows.
-    """
-    network = study.network
-    split = "train" if study.run.split == "both" else study.run.split
-    rows = study.rows[split].head(_WATCHED_EXAMPLES)
-    objective = Objective(network, rows, network.fixed(tensors), batch_size=rows.count)
-    parameters = network.unflatten(network.flatten(tensors))
-    with torch.no_grad(), CallWatch() as watch:
-        _, weight = objective.sum_and_weight(parameters, rows.batch, rows.count)
-    notes = [_ATTENTION_NOTE] if watch.attention and second_derivatives else []
-    if watch.class_weights and float(weight) == rows.count:
-        notes.append(_WEIGHTS_NOTE)
-    study.notes += [note for note in notes if note not in study.notes]

@@ -32,6 +32,7 @@ __all__ = [
     "beside",
     "cache_folder",
     "is_special",
+    "lock",
     "problem_of",
     "rescue",
     "reserved",
@@ -319,7 +320,7 @@ def _reserve(target: Path, path: Path) -> None:
         try:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 raise OSError(errno.EEXIST, f"{part} is in the way")
-            _lock(handle)
+            lock(handle)
             if os.fstat(handle).st_nlink:  # else it was a dead run's, and has just been removed
                 os.ftruncate(handle, 0)
                 # This takes a block of the disk, so that a full one shows before the work.
@@ -395,7 +396,7 @@ def _clean(folder: Path) -> None:
         with contextlib.suppress(OSError):  # another user's, or locked by a run that is alive
             handle = os.open(part, os.O_RDWR | os.O_NONBLOCK | _NO_FOLLOW)
             try:
-                _lock(handle, must=True)
+                lock(handle, must=True)
                 part.unlink()
             finally:
                 os.close(handle)
@@ -404,7 +405,7 @@ def _clean(folder: Path) -> None:
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
 
-def _lock(handle: int, *, must: bool = False) -> None:
+def lock(handle: int, *, must: bool = False) -> None:
     """Lock a file for this process alone, until it ends however it does or closes the file.
 
     Raises `BlockingIOError` where another process has the lock. On a file system without locks

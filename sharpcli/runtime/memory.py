@@ -36,10 +36,12 @@ def available_memory(device: torch.device) -> int:
     return max(free, 0)
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether PyTorch could not allocate, on any device."""
     # On a CPU it raises a plain RuntimeError, which only its text tells apart.
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and (
+        isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    )
 
 
 def readable_size(size: float) -> str:

@@ -17,12 +17,17 @@ Each of them may take further keyword arguments: the task's options.
 
 from __future__ import annotations
 
+import functools
+import importlib
+import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from sharpcli.errors import SharpError, did_you_mean, setting
+from sharpcli.tasks import builtin
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -62,32 +67,24 @@ class Builtin:
 
     name: str
     summary: str
-    module: str
     package: str
+    module: ModuleType
 
     def options(self) -> tuple[Option, ...]:
-        """The options it takes; imports the task's module, not torch."""
-        from importlib import import_module
-
+        """The options it takes."""
         from sharpcli.tasks.arguments import declared_options
 
-        module = import_module(self.module)
-        return declared_options(vars(module))
+        return declared_options(vars(self.module))
 
 
-_BUILTINS = {
-    "digits": Builtin(
-        name="digits",
-        summary="8x8 images of handwritten digits: 1,797 of ten classes, with an MLP or a CNN",
-        module="sharpcli.tasks.digits",
-        package="scikit-learn",
-    ),
-}
-
-
+@functools.cache
 def builtin_tasks() -> Mapping[str, Builtin]:
-    """The built-in tasks by name."""
-    return dict(_BUILTINS)
+    """The built-in tasks by name: the modules in `tasks/builtin`. Imports them, not torch."""
+    found = {}
+    for _, name, _ in pkgutil.iter_modules(builtin.__path__):
+        module = importlib.import_module(f"{builtin.__name__}.{name}")
+        found[name] = Builtin(name, module.SUMMARY, module.PACKAGE, module)
+    return found
 
 
 def load_task(spec: str | Path, options: Mapping[str, str]) -> Task:
@@ -112,10 +109,11 @@ def task_from_metadata(metadata: Mapping[str, Any]) -> tuple[str, dict[str, str]
     name = metadata.get("task")
     if name is None:
         return None
-    if name not in _BUILTINS:
+    known = builtin_tasks()
+    if name not in known:
         raise SharpError(
             f"the checkpoint's metadata name the task {str(name)[:_SHOWN]!r}, which is not a "
-            f"built-in one ({did_you_mean(str(name)[:_SHOWN], _BUILTINS)}); a checkpoint cannot "
+            f"built-in one ({did_you_mean(str(name)[:_SHOWN], known)}); a checkpoint cannot "
             "choose code to run",
             f"name the task yourself: {setting('task', 'task.py')}",
         )

@@ -157,7 +157,7 @@ class user_code:  # noqa: N801 (used as `with user_code(...)`, where it reads as
     ) -> None:
         if isinstance(error, SharpError) or not isinstance(error, Exception | SystemExit):
             return  # nothing happened, it is said already, or it is Ctrl-C
-        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+        if is_out_of_memory(error):
             error.add_note(f"{self._place(trace)[0]}: {self.what} ran out of memory")
             return  # whoever chose the batch size halves it, or the program ends
         if isinstance(error, SyntaxError) and error.lineno is not None:
@@ -307,14 +307,13 @@ def _from_object(spec: str) -> Source:
 
 
 def _from_builtin(builtin: Builtin) -> Source:
-    module = importlib.import_module(builtin.module)
     try:
         version = importlib.metadata.version(builtin.package)
     except importlib.metadata.PackageNotFoundError:
         version = "absent"  # `data` says so, and how to install it
     text = f"{builtin.name} {builtin.package} {version}".encode()
-    folder = Path(__file__).parent
-    imports = Imports(folder, private=False)
+    module = builtin.module
+    imports = Imports(Path(__file__).parent, private=False)
     return Source(builtin.name, *_contents(module), text, module.__file__, imports)
 
 

@@ -5,23 +5,22 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sharpcli.errors import SharpError, setting
 from sharpcli.objective.checks import MEND_DATA, check_deterministic, check_finite
 from sharpcli.objective.coupling import check_coupling, coupling_named
-from sharpcli.objective.fidelity import check_pass, some_rows
 from sharpcli.objective.network import Network, give_shapes
-from sharpcli.objective.objective import NO_GRADIENT, Objective
-from sharpcli.objective.rows import Rows, read_rows
+from sharpcli.objective.objective import Objective
+from sharpcli.objective.passes import check_pass, some_rows
+from sharpcli.objective.reading import read_rows
+from sharpcli.objective.rows import Rows
 from sharpcli.runtime.progress import Progress, silent
 from sharpcli.runtime.randomness import global_random_state_kept
 from sharpcli.tasks import Task
-from sharpcli.training import TrainSettings
-from sharpcli.training.optimizers import build_optimizer
+from sharpcli.training.optimizers import OPTIMIZERS, TrainSettings
 
 __all__ = ["Trained", "train"]
 
@@ -85,7 +84,7 @@ def train(task: Task, settings: TrainSettings, progress: Progress = silent) -> T
             check_pass(network, model, model.state_dict(), some_rows(rows, settings.seed))
             check_deterministic(untrained, theta)
             check_coupling({"train": untrained}, theta, seed=settings.seed)
-        optimizer = build_optimizer(trainable, settings)
+        optimizer = OPTIMIZERS[settings.optimizer].build(trainable, settings)
         order = torch.Generator().manual_seed(settings.seed)
         steps, first_loss = 0, loss_over_all()
         check_finite(untrained, first_loss, theta)
@@ -96,7 +95,7 @@ def train(task: Task, settings: TrainSettings, progress: Progress = silent) -> T
                 shuffled = shuffled[: rows.count - rows.count % settings.fixed_batch]
             for chosen in torch.split(shuffled, settings.batch_size):
                 steps += 1
-                loss = _mean_loss(network, model, rows.take(chosen).batch, len(chosen))
+                loss = untrained.mean_loss_of(model, rows.take(chosen).batch, len(chosen))
                 value = loss.item()
                 if not math.isfinite(value):
                     raise _not_finite(task, rows, value, steps, settings)
@@ -124,18 +123,6 @@ def _how_far(settings: TrainSettings, epoch: int, first: float, loss: float) -> 
         return epoch, settings.epochs
     share = math.log(first / loss) / math.log(first / goal) if loss > 0 else 1.0
     return min(100, round(100 * max(share, epoch / settings.epochs))), 100
-
-
-def _mean_loss(network: Network, model: nn.Module, batch: Any, count: int) -> Tensor:
-    """The mean loss of a batch by the model itself, in its own mode."""
-    total, weight = network.losses(network.task.predict(model, batch), batch, count)
-    if not total.requires_grad:
-        raise SharpError(
-            NO_GRADIENT,
-            "take detach(), item(), argmax and comparisons out of predict() and loss(), and run "
-            "neither under torch.no_grad()",
-        )
-    return total.sum() / weight.sum()
 
 
 def _not_finite(

@@ -13,7 +13,8 @@ from report import Bar, Section
 
 from sharpcli.checkpoint import Checkpoint
 from sharpcli.curvature import Rounding
-from sharpcli.runs.study import matched, prepare, ready
+from sharpcli.runs.preflight import ready
+from sharpcli.runs.study import matched, prepare
 from sharpcli.settings import CurvatureSettings, RunSettings
 from sharpcli.tasks import Task, defaults
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from problem import Setting
 from report import Bar, Section
 
-from sharpcli.objective.fidelity import check_fidelity, check_reach
+from sharpcli.runs.preflight import check_fidelity, check_reach
 from sharpcli.runs.study import prepare
 from sharpcli.settings import RunSettings
 from sharpcli.tasks import Task, defaults

@@ -33,7 +33,7 @@ def run(setting: Setting) -> Section:
         "a checkpoint that was finished (the task logs every pass) is in it; the exit code is the "
         "signal's; no traceback; and after the next start nothing is left but files of results.",
     )
-    rows, wrong, runs = [], list[str](), 0
+    rows, wrong, runs, finished, kept = [], list[str](), 0, 0, 0
     for name in COMMANDS:
         chosen = random.Random(name)
         with tempfile.TemporaryDirectory() as place:
@@ -56,6 +56,8 @@ def run(setting: Setting) -> Section:
                 wrong.append(f"{name}: {sorted(left)} after the same command's end")
         for signal_name, results in found.items():
             runs += len(results)
+            finished += sum(one.finished for one in results)
+            kept += sum(one.kept > 0 for one in results)
             bad = [f"{name}, {signal_name}: {each}" for one in results for each in one.wrong]
             wrong += bad
             rows.append(
@@ -73,6 +75,8 @@ def run(setting: Setting) -> Section:
     section.tables.append(("", header, rows))
     section.notes += wrong
     section.bars.append(Bar("wrong", f"{len(wrong)} in {runs} runs", "0", not wrong))
+    seen = f"{kept} of {finished} runs"
+    section.bars.append(Bar("finished checkpoints kept", seen, "all", 0 < finished == kept))
     return section
 
 

@@ -57,7 +57,7 @@ if steps:
     report = spectra.spectra_of_checkpoints(
         [checkpoint], task, {}, run, settings, notes=notes
     )
-    (found,) = report.results
+    found = vars(report.results[0])
 else:
     settings = MeasureSettings(("hessian",), top=top, curvature=curvature)
     report = measuring.measure_checkpoints([checkpoint], task, {}, run, settings, notes=notes)

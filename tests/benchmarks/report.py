@@ -1,9 +1,10 @@
-"""The written report: what the benchmarks ran on, and one section of tables for each."""
+"""What benchmarks write: a page of tables for each, and one summary of all pages."""
 
 from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import itertools
 import os
 import platform
 from collections.abc import Sequence
@@ -27,29 +28,8 @@ _PACKAGES = {
     "rich": "rich",
 }
 
-_INTRODUCTION = """\
-# Benchmarks
-
-How fast and how right `sharp` is beside other ways to the same numbers. Everything here was written
-by one command, run in a checkout:
-
-    python tests/benchmarks/run.py --output docs/benchmarks.md
-
-It needs the peers, which are on PyPI:
-
-    pip install '.[bench]'
-
-That brings torchvision along, through PyHessian. It has to be the build that belongs to the torch
-that is installed: beside a CPU build of torch the one from PyPI does not load. Nothing here uses
-it, so `pip uninstall torchvision` is the short way out. `--only NAME` runs one benchmark, `--quick`
-shrinks them to see that they run, `--threads N` fixes the threads, `--device cuda` runs them on a
-GPU, `--width N` widens the large network.
-
-Rivals run in turns in one process, on the same model and data, so a ratio compares the same minutes
-of the same machine. A ratio is the median over the rounds, with the least and the most in brackets;
-so are seconds. Every peer runs in whichever batch layout a pilot found fastest for it. A bar that
-is missed says so.
-"""
+BEGIN, END = "<!-- from the pages -->", "<!-- until here -->"
+_BARS = ("bar", "seen", "asked", "")
 
 
 @dataclass(frozen=True)
@@ -75,32 +55,55 @@ class Section:
     seconds: float = 0.0
 
     def markdown(self) -> str:
-        parts = [f"## {self.title}", self.text]
+        """The page: text, tables, bars, notes, and the command that wrote it."""
+        parts = [f"# {self.title}", self.text]
         for title, header, rows in self.tables:
-            parts += [f"**{title}**", _table(header, rows)]
+            parts += [*([f"**{title}**"] if title else []), _table(header, rows)]
         if self.bars:
             rows = [(b.what, b.seen, b.asked, "met" if b.met else "**missed**") for b in self.bars]
-            parts.append(_table(("bar", "seen", "asked", ""), rows))
+            parts.append(_table(_BARS, rows))
         if self.notes:
             parts.append("\n".join(f"- {note}" for note in self.notes))
         parts.append(f"`--only {self.name}`, {self.seconds:.0f} s.")
         return "\n\n".join(parts)
 
 
-def document(sections: Sequence[Section], device: torch.device) -> str:
-    """The whole report in Markdown."""
-    bars = [(s.name, b.what, b.seen, b.asked, b.met) for s in sections for b in s.bars]
-    rows = [(n, w, s, a, "met" if met else "**missed**") for n, w, s, a, met in bars]
-    parts = [
-        _INTRODUCTION.strip(),
-        _machine(device),
-        "## Summary\n\n" + _table(("benchmark", "bar", "seen", "asked", ""), rows),
-        *(section.markdown() for section in sections),
-    ]
-    return "\n\n".join(parts) + "\n"
+def write(section: Section, folder: Path, device: torch.device) -> None:
+    """Write one benchmark's page, and the summary's table in the page beside the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    page = folder / f"{section.name}.md"
+    page.write_text(f"{section.markdown()}\n\n{machine(device)}\n", "utf-8")
+    summary = folder.with_suffix(".md")
+    if summary.exists():
+        summary.write_text(summarised(summary.read_text("utf-8"), folder), "utf-8")
 
 
-def _machine(device: torch.device) -> str:
+def summarised(text: str, folder: Path) -> str:
+    """`text` with the table between its marks made anew from the pages' own tables of bars."""
+    rows = []
+    for page in sorted(folder.glob("*.md")):
+        bars = _bars(page.read_text("utf-8"))
+        missed = [f"{what}: {seen} ({asked})" for what, seen, asked, met in bars if met != "met"]
+        link = f"[{page.stem}]({folder.name}/{page.name})"
+        met = f"{len(bars) - len(missed)} of {len(bars)}" if bars else ""
+        rows.append((link, met, "; ".join(missed)))
+    table = _table(("page", "bars met", "missed: seen (asked)"), rows)
+    before, _, rest = text.partition(BEGIN)
+    return f"{before}{BEGIN}\n\n{table}\n\n{END}{rest.partition(END)[2]}"
+
+
+def _bars(page: str) -> list[list[str]]:
+    """The rows of a page's table of bars: what, seen, asked, "met" or not."""
+    lines = iter(page.splitlines())
+    head = "| " + " | ".join(_BARS) + " |"
+    if head not in lines:
+        return []
+    next(lines)
+    cells = ([cell.strip() for cell in line.strip("|").split(" | ")] for line in lines)
+    return list(itertools.takewhile(lambda row: len(row) == len(_BARS), cells))
+
+
+def machine(device: torch.device) -> str:
     versions = {"Python": platform.python_version()}
     for name, package in _PACKAGES.items():
         try:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import certified
 import checks
-import coarse
 import corners
 import coupled
 import coverage
@@ -23,6 +22,7 @@ import epsilon_sharpness
 import faithful
 import forged
 import gpt2
+import house
 import interrupted
 import killed
 import line
@@ -37,7 +37,7 @@ import startup
 import torch
 import unwritable
 from problem import Setting
-from report import document
+from report import write
 
 _BENCHMARKS = (
     certified,
@@ -47,7 +47,6 @@ _BENCHMARKS = (
     product,
     density,
     derivatives,
-    coarse,
     coverage,
     coupled,
     skewed,
@@ -64,6 +63,7 @@ _BENCHMARKS = (
     unwritable,
     processes,
     gpt2,
+    house,
     faithful,
     forged,
     documents,
@@ -74,7 +74,7 @@ def main() -> None:
     names = [benchmark.NAME for benchmark in _BENCHMARKS]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=names, action="append", help="one benchmark (repeatable)")
-    parser.add_argument("--output", type=Path, help="Markdown file to write; else standard output")
+    parser.add_argument("--output", type=Path, help="folder to write a page of each to")
     parser.add_argument(
         "--quick", action="store_true", help="tiny sizes, to see that all of it runs"
     )
@@ -87,7 +87,6 @@ def main() -> None:
         torch.set_num_threads(chosen.threads)
     warnings.simplefilter("ignore")  # PyHessian's backward(create_graph=True), SciPy's limits
     setting = Setting(chosen.quick, chosen.repeats, chosen.device, chosen.width)
-    sections = []
     for benchmark in _BENCHMARKS:
         if chosen.only and benchmark.NAME not in chosen.only:
             continue
@@ -95,13 +94,9 @@ def main() -> None:
         started = time.perf_counter()
         section = benchmark.run(setting)
         section.seconds = time.perf_counter() - started
-        print(section.markdown(), file=sys.stderr, flush=True)
-        sections.append(section)
-    text = document(sections, chosen.device)
-    if chosen.output:
-        chosen.output.write_text(text, encoding="utf-8")
-    else:
-        print(text)
+        print(section.markdown(), flush=True)
+        if chosen.output:
+            write(section, chosen.output, chosen.device)
 
 
 if __name__ == "__main__":

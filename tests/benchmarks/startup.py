@@ -11,7 +11,7 @@ from problem import Setting
 from report import Bar, Section
 
 NAME = "startup"
-_BAR = 1.5
+_BAR = 1.3
 
 
 def run(setting: Setting) -> Section:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from sharpcli.checkpoint import Checkpoint, match_tensors
+from sharpcli.checkpoint import Checkpoint, match_tensors, tied
 from sharpcli.errors import SharpError
 
 
@@ -210,3 +210,13 @@ def test_half_a_norm_is_missing_the_rest():
     error = refusal(tensors, model.state_dict())
     assert "'0.parametrizations.weight.original1' (4, 3) is missing" in error.message
     assert "'0.weight_g'" in error.message
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_names_of_one_tensor_go_together_wherever_it_lies(device):
+    whole, empty = torch.zeros(4, device=device), torch.zeros(0, device=device)
+    named = {"a": whole, "b": whole.detach(), "c": whole[2:], "d": whole[:2], "e": whole[2:]}
+    found = tied({**named, "f": empty, "g": torch.zeros(0, device=device)}.items())
+    assert found["b"] == ["a", "b"]
+    assert found["e"] == ["c", "e"]
+    assert [found[name] for name in "dfg"] == [["d"], ["f"], ["g"]]

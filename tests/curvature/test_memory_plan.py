@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 import torch
-from networks import CASES, context, objective
+from networks import CASES, objective
 
 from sharpcli.curvature import graph_bytes, make_operator
 from sharpcli.curvature import memory_plan as budget
@@ -194,17 +194,3 @@ def test_what_counts_saved_tensors_leaves_nothing_behind():
     graph_cost(function, leaves, gauss_newton)
     del leaves
     assert seen() is None
-
-
-@pytest.mark.parametrize("name", ["conv", "twins"])
-def test_a_subset_s_vectors_start_the_search_to_the_same_eigenvalues(name):
-    plain, coarse = (
-        context(CASES[name], top=3, tol=1e-6, curvature=CurvatureSettings(coarse=share))
-        for share in (None, 0.5)
-    )
-    found = coarse.eigenvalues
-    assert torch.allclose(found.largest, plain.eigenvalues.largest, atol=1e-6)
-    assert torch.allclose(found.smallest, plain.eigenvalues.smallest, atol=1e-6)
-    assert found.passes < plain.eigenvalues.passes
-    assert coarse.coarse.examples < coarse.objective.rows.count
-    assert coarse.coarse.products > 0

@@ -11,7 +11,8 @@ from sharpcli.errors import SharpError
 from sharpcli.measures.hessian import hessian
 from sharpcli.render.pages.measurements import measure_page
 from sharpcli.runs.measure import measure_model
-from sharpcli.runs.study import check_curvature, prepare
+from sharpcli.runs.preflight import check_curvature
+from sharpcli.runs.study import prepare
 from sharpcli.settings import CurvatureSettings, MeasureSettings, RunSettings
 
 # What PyTorch's forward mode lacks or has wrong on these networks.

@@ -10,7 +10,8 @@ from sharpcli.curvature import SelfCheck, make_operator, self_check, unvouched_o
 from sharpcli.curvature.differences import DIFFERENCES
 from sharpcli.measures.hessian import hessian, suspicion
 from sharpcli.runs.measure import measure_model
-from sharpcli.runs.study import check_curvature, prepare
+from sharpcli.runs.preflight import check_curvature
+from sharpcli.runs.study import prepare
 from sharpcli.settings import CurvatureSettings, MeasureSettings, RunSettings
 
 CPU = torch.device("cpu")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sharpcli.documents.reading import load_document, parse_document
 from sharpcli.documents.results import (
     CheckpointResult,
     Report,
@@ -13,8 +14,6 @@ from sharpcli.documents.results import (
     dumps,
     flat_scalars,
     leaves,
-    load_document,
-    parse_document,
     scalar_fields,
     short_power,
     to_document,

@@ -14,7 +14,8 @@ from sharpcli.documents.comparison import compare
 from sharpcli.documents.results import SCHEMA, Scalar, scalar_fields, to_document
 from sharpcli.landscape.points.walk import Watch
 from sharpcli.runs.exploration import Beside
-from sharpcli.runs.landscape import interpolate_checkpoints, landscape_checkpoint
+from sharpcli.runs.interpolate import interpolate_checkpoints
+from sharpcli.runs.landscape import landscape_checkpoint
 from sharpcli.runs.spectrum import spectra_of_checkpoints
 from sharpcli.runtime.progress import silent
 from sharpcli.settings import (

@@ -1,4 +1,4 @@
-"""Directions: norms, angles and signs to the digit; eigenvectors against dense ones."""
+"""Directions: norms, angles and signs to the digit."""
 
 import pytest
 import torch
@@ -7,23 +7,16 @@ from hypothesis import strategies as st
 from networks import (
     CASES,
     CPU,
-    dense_eigenvalues,
-    dense_hessian,
     mlp,
-    objective,
-    real_targets,
-    squared_error,
     task,
     vectors,
 )
 from torch import nn
 
-from sharpcli.curvature import SelfCheck
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.landscape.directions import (
     NORMALIZATIONS,
     cosine,
-    hessian_directions,
     normalize_direction,
     random_directions,
 )
@@ -244,58 +237,6 @@ def test_the_cosine_is_that_of_the_angle():
     assert cosine(a, b) == pytest.approx(0.5**0.5)
     assert cosine(a, -a) == -1
     assert cosine(a, torch.zeros(3)) == 0
-
-
-@pytest.mark.parametrize("name", ["tanh", "conv", "batch_norm", "tied", "encoder"])
-def test_hessian_directions_are_the_dense_eigenvectors(name):
-    of, theta = objective(CASES[name])
-    found = hessian_directions(of, theta, 2, tol=1e-9)
-    values, columns = torch.linalg.eigh(dense_hessian(name))
-    for i, (direction, scalar) in enumerate(
-        zip(found.directions, found.eigenvalues, strict=True), start=1
-    ):
-        true = columns[:, -i]
-        true = true * true[true.abs().argmax()].sign()
-        assert float((direction - true).norm()) < 1e-6
-        assert scalar.value == pytest.approx(float(values[-i]), rel=1e-9)
-        assert (scalar.status, scalar.error_kind) == ("converged", "residual")
-    assert found.warnings == ()
-
-
-@pytest.mark.parametrize("name", ["relu", "twins", "triples"])
-def test_hessian_directions_are_orthonormal_and_repeatable_in_float32(name):
-    of, theta = objective(CASES[name], "float32")
-    found = hessian_directions(of, theta, 2, seed=1)
-    again = hessian_directions(of, theta, 2, seed=1)
-    first, second = found.directions
-    assert first.dtype == torch.float32
-    assert abs(cosine(first, second)) < 1e-6
-    assert float(first.double().norm()) == pytest.approx(1, abs=1e-6)
-    assert all(torch.equal(a, b) for a, b in zip(found.directions, again.directions, strict=True))
-    curvature = [float(v.double() @ dense_hessian(name) @ v.double()) for v in found.directions]
-    assert curvature == pytest.approx(dense_eigenvalues(name)[:2].tolist(), rel=1e-2)
-    assert found.products <= 32
-
-
-def test_eigenvalues_that_are_not_what_was_asked_for_say_so():
-    of, theta = objective(CASES["conv"])
-    found = hessian_directions(of, theta, 2, tol=1e-9, max_products=4)
-    assert found.products == 4
-    assert {scalar.status for scalar in found.eigenvalues} == {"max_products"}
-    assert "max_products" in found.eigenvalues[0].advice
-    failed = hessian_directions(of, theta, 1, self_check=SelfCheck(0.1, 0.1))
-    assert failed.eigenvalues[0].status == "suspect"
-
-
-def test_one_direction_of_a_model_of_one_parameter_and_no_plane():
-    of = task(
-        lambda: nn.Linear(1, 1, bias=False), real_targets(1, 1), loss=squared_error, metrics=None
-    )
-    problem, theta = objective(of)
-    assert hessian_directions(problem, theta, 1).directions[0].tolist() == [1.0]
-    with pytest.raises(SharpError, match="only 1 parameter") as caught:
-        hessian_directions(problem, theta, 2)
-    assert caught.value.hint == "draw a line"
 
 
 @pytest.mark.gpu

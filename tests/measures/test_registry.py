@@ -1,15 +1,33 @@
 """Which measures there are, how they are chosen, and what a package may add."""
 
+import importlib
+import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
+import click
 import pytest
+from click.testing import CliRunner
 from networks import CASES, context
 
 from sharpcli import measures
 from sharpcli.cli.commands.measure import measure as command
+from sharpcli.cli.commands.measure import options_of_measures
 from sharpcli.documents.results import Scalar
 from sharpcli.errors import SharpError, UsageError
-from sharpcli.measures import Measure, choose, compute, known_measures, readers
+from sharpcli.measures import (
+    Column,
+    Measure,
+    Option,
+    choose,
+    compute,
+    known_measures,
+    options_of,
+    readers,
+)
+from sharpcli.measures.columns import column_titles, in_tables, leading_names
+from sharpcli.settings import MeasureSettings
 
 NAMES = ["loss", "epsilon-sharpness", "gradient", "hessian", "trace"]
 
@@ -39,7 +57,9 @@ def test_every_measure_describes_itself():
         assert name == measure.name
         for part in ("meaning", "formula", "cost", "invariances", "source", "warns"):
             assert getattr(measure, part), (name, part)
-        assert measure.compute.__doc__
+        where = measure.compute.__doc__.split("`")[1]
+        module, _, function = where.rpartition(".")
+        assert getattr(importlib.import_module(module), function).__doc__
 
 
 def test_the_default_set_and_all():
@@ -117,3 +137,103 @@ def test_computing_gives_each_key_with_its_seconds_and_tells_what_begins():
         assert found[key]["seconds"] >= 0
     assert found["epsilon_sharpness"][0]["seconds"] >= 0
     assert isinstance(found["loss"]["train"], Scalar)
+
+
+def test_the_registry_and_its_columns_load_no_torch():
+    code = "import sys, sharpcli.measures.columns as c; c.in_tables(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "numpy"} & set(done.stdout.split())
+
+
+def described(name="mine", **fields):
+    return Measure(name, "m", "f", "c", "i", "s", "w", lambda context: {}, **fields)
+
+
+def test_a_package_s_measure_heads_its_columns_and_says_its_place(installed):
+    rise = Column(r"mine\.rise\[(\d+)\]", "rise {0}", leading="the rise {0}")
+    installed(mine=described(columns=(rise, Column(r"mine\.raw", None)), place=5))
+    keys = ["accuracy.test", "mine.raw", "mine.rise[2]", "mine.other", "loss.train", "trace"]
+    assert column_titles(keys) == {
+        "loss.train": "loss train",
+        "mine.rise[2]": "rise 2",
+        "mine.other": "mine.other",
+        "accuracy.test": "accuracy test",
+        "trace": "trace",
+    }
+    assert leading_names(keys) == {
+        "mine.rise[2]": "the rise 2",
+        "loss.train": "the loss",
+        "trace": "trace",
+    }
+
+
+def test_a_table_loads_only_the_packages_that_brought_its_numbers(installed):
+    installed(mine=described(), broken="no measure")
+    assert [measure.name for measure in in_tables(["loss.train"])] == [
+        *("loss", "epsilon-sharpness", "hessian", "trace", "gradient")
+    ]
+    assert "mine" in [measure.name for measure in in_tables(["mine"])]
+
+
+def test_options_of_measures_have_their_defaults_and_no_other_names(installed):
+    assert options_of(choose(("all",)), {}) == {}
+    installed(mine=described(options=(Option("rho", 0.05, "the radius"),), reads=()))
+    assert options_of(choose(("mine",)), {}) == {"rho": 0.05}
+    assert options_of(choose(("mine",)), {"rho": 1.0}) == {"rho": 1.0}
+    assert options_of(choose(("loss",)), {"rho": 1.0}) == {}
+    assert readers(choose(("loss",)))["rho"] == ["mine"]
+    with pytest.raises(UsageError, match="rhoo: no measure has this option") as caught:
+        options_of(choose(("mine",)), {"rhoo": 1.0})
+    assert caught.value.hint == "did you mean 'rho'?"
+
+
+def test_too_few_parameters_for_what_is_asked_are_the_measure_s_to_refuse():
+    check = known_measures()["hessian"].check
+    check(3, MeasureSettings())
+    with pytest.raises(UsageError, match="--top 4: the model has only 3 parameters"):
+        check(3, MeasureSettings(top=4))
+    with pytest.raises(UsageError, match="--max-products 4: too few for 3 eigenvalues"):
+        check(3, MeasureSettings(max_products=4))
+
+
+def test_options_of_measures_are_options_of_the_command(installed):
+    brought = (
+        Option("step_size", 0.05, "the radius", low=0, open_=True),
+        Option("steps", 3, "how many", low=1),
+        Option("both", False, "two ways"),
+        Option("norm", "l2", "the norm", choices=("l1", "l2")),
+    )
+    installed(mine=described(options=brought))
+
+    @click.command()
+    @options_of_measures
+    def asked(options):
+        click.echo(json.dumps(options))
+
+    def given(*words):
+        done = CliRunner().invoke(asked, words)
+        return done.exit_code, done.output
+
+    assert json.loads(given()[1]) == {"step_size": 0.05, "steps": 3, "both": False, "norm": "l2"}
+    code, said = given("--step-size", "1", "--steps", "2", "--both", "--norm", "l1")
+    assert (code, json.loads(said)) == (
+        0,
+        {"step_size": 1.0, "steps": 2, "both": True, "norm": "l1"},
+    )
+    for words in (("--step-size", "0"), ("--steps", "0"), ("--norm", "l3")):
+        assert given(*words)[0] == 2
+    assert "mine: the radius" in given("--help")[1]
+
+
+def test_numbers_of_a_loss_at_the_end_of_float64_are_marked_by_their_measure():
+    known = known_measures()
+    two = {"train": Scalar(0.0), "test": Scalar(1.0)}
+    marked = known["loss"].vanished(two, "train", "too small")
+    assert [marked[split].status for split in two] == ["precision", "converged"]
+    norm = known["gradient"].vanished({"norm": Scalar(1.0), "evaluations": 1}, "train", "too small")
+    assert (norm["norm"].advice, norm["evaluations"]) == ("too small", 1)
+    boxes = [{"value": 1.0, "status": "lower_bound", "loss_at_maximum": x} for x in (1e-14, 1e-3)]
+    small, large = known["epsilon-sharpness"].vanished(boxes, "train", "too small")
+    assert small["status"] == "precision"
+    assert small["advice"] == "too small, or take a larger --epsilon"
+    assert large == boxes[1]

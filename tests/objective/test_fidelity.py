@@ -13,8 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 from sharpcli.curvature import make_operator
 from sharpcli.errors import SharpError
-from sharpcli.objective.fidelity import check_fidelity, check_reach
-from sharpcli.objective.network import exact_arithmetic
+from sharpcli.objective.arithmetic import exact_arithmetic
+from sharpcli.runs.preflight import check_fidelity, check_reach
 from sharpcli.runs.study import prepare
 from sharpcli.settings import RunSettings
 

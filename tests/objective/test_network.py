@@ -6,7 +6,8 @@ from networks import objective, squared_error, task
 from torch import nn
 
 from sharpcli.curvature import make_operator
-from sharpcli.objective.network import Network, exact_arithmetic
+from sharpcli.objective.arithmetic import exact_arithmetic
+from sharpcli.objective.network import Network
 from sharpcli.runs.study import prepare
 from sharpcli.settings import RunSettings
 

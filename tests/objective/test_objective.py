@@ -23,10 +23,11 @@ from torch import nn
 from torch.nn import functional
 
 from sharpcli.errors import SharpError
+from sharpcli.objective.arithmetic import exact_arithmetic
 from sharpcli.objective.checks import check_deterministic, check_finite
-from sharpcli.objective.network import Network, exact_arithmetic
+from sharpcli.objective.network import Network
 from sharpcli.objective.objective import Objective
-from sharpcli.objective.rows import read_rows
+from sharpcli.objective.reading import read_rows
 from sharpcli.tasks import defaults
 
 LIMITS = {"float64": 1e-12, "float32": 1e-5}
@@ -423,7 +424,7 @@ def test_the_batch_is_chosen_evenly_and_never_beyond_the_data():
 def test_a_microbatch_saves_twice_the_bytes_of_the_parameters_at_least(monkeypatch):
     whole, _ = objective(CASES["tanh"])
     assert whole.batch_size == 23
-    monkeypatch.setattr("sharpcli.objective.objective._MICROBATCH_BYTES", {"cpu": 1})
+    monkeypatch.setattr("sharpcli.objective.batch_size._MICROBATCH_BYTES", {"cpu": 1})
     function, _ = objective(CASES["tanh"])
     most = 2 * function.size * 8 / function.saved_bytes
     assert function.most_at_once == int(most)
@@ -467,3 +468,17 @@ def test_losses_at_many_points_are_each_point_s_own(name, batch_size):
     thetas = theta + 0.1 * torch.randn(4, len(theta), generator=generator).to(theta)
     alone = [at.loss(each) for each in thetas]
     assert at.losses(thetas).tolist() == pytest.approx(alone, rel=1e-12)
+
+
+def test_another_precision_is_tried_and_left_where_work_fails():
+    function, theta = objective(CASES["tanh"], "float32")
+    value, kind = function.try_in(
+        torch.float64, theta, lambda there, point: (there.loss(point), point.dtype)
+    )
+    assert value == pytest.approx(function.loss(theta), rel=1e-5)
+    assert kind == torch.float64
+
+    def fails(there, point):
+        raise AssertionError("a model of float32")
+
+    assert function.try_in(torch.float64, theta, fails) is None

@@ -15,7 +15,8 @@ from sharpcli.documents.results import flat_scalars, to_document, unconverged
 from sharpcli.errors import UsageError
 from sharpcli.objective.parameter_names import layers_of, matching
 from sharpcli.runs.exploration import Beside
-from sharpcli.runs.landscape import interpolate_checkpoints, landscape_checkpoint
+from sharpcli.runs.interpolate import interpolate_checkpoints
+from sharpcli.runs.landscape import landscape_checkpoint
 from sharpcli.runs.measure import measure_checkpoints, measure_model
 from sharpcli.settings import (
     CurvatureSettings,

@@ -188,7 +188,7 @@ def test_a_target_out_of_reach_takes_all_data_and_leaves_no_sampling_error():
 
 
 def test_samples_of_one_seed_are_nested():
-    from sharpcli.objective.rows import read_rows
+    from sharpcli.objective.reading import read_rows
 
     column = torch.arange(TOTAL)
     small, large = (

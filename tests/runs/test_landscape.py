@@ -239,8 +239,8 @@ def warned(task, center, *trajectories):
     )
     beside = Beside(trajectories=trajectories)
     report = sharpcli.landscape_checkpoint(center, task, settings=settings, beside=beside)
-    drawn = report.results[0]["trajectories"]
-    assert [len(path["points"]) for path in drawn] == [len(path) for path in trajectories]
+    drawn = report.results[0].trajectories
+    assert [len(path.points) for path in drawn] == [len(path) for path in trajectories]
     return [warning for warning in report.warnings if "axes" in warning and "plane" not in warning]
 
 

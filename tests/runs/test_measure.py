@@ -4,6 +4,7 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import numpy as np
@@ -24,11 +25,14 @@ from networks import (
 from torch import nn
 from torch.nn import functional
 
+from sharpcli import measures
 from sharpcli.checkpoint import save_checkpoint
 from sharpcli.documents.results import flat_scalars, to_document
 from sharpcli.errors import SharpError, UsageError
+from sharpcli.measures import Measure, Option
 from sharpcli.runs.measure import measure_checkpoints, measure_model
-from sharpcli.runs.study import prepare, resolve_device
+from sharpcli.runs.study import prepare
+from sharpcli.runtime.devices import resolve_device
 from sharpcli.settings import MeasureSettings, RunSettings
 from sharpcli.tasks import defaults
 
@@ -506,3 +510,23 @@ def test_the_data_are_read_once_for_all_checkpoints(written):
 def test_a_prepared_study_holds_both_splits():
     study = prepare(CASES["tanh"], RunSettings(device="cpu"), torch.device("cpu"))
     assert {name: rows.count for name, rows in study.rows.items()} == {"train": 23, "test": 11}
+
+
+def test_options_that_a_measure_brings_reach_it_and_the_document(monkeypatch):
+    doubled = Measure(
+        *("doubled", "m", "f", "c", "i", "s", "w"),
+        compute=lambda context: {"doubled": {"value": 2 * context.settings.options["rho"]}},
+        options=(Option("rho", 0.5, "the radius"),),
+        reads=(),
+    )
+    entry = SimpleNamespace(name="doubled", value="a:b", load=lambda: doubled)
+    monkeypatch.setattr(measures, "entry_points", lambda group: [entry])
+    model, data = nn.Linear(3, 2), (torch.randn(8, 3), torch.randint(2, (8,)))
+    for options, expected in (({}, 0.5), ({"rho": 2.0}, 2.0)):
+        asked = MeasureSettings(measures=("doubled",), options=options)
+        report = measure_model(model, data, settings=asked)
+        assert report.settings["measure"]["options"] == {"rho": expected}
+        assert report.results[0].measures["doubled"]["value"] == 2 * expected
+    assert "options" not in measure_model(model, data, settings=ONLY_LOSS).settings["measure"]
+    with pytest.raises(UsageError, match="raduis: no measure has this option"):
+        measure_model(model, data, settings=replace(ONLY_LOSS, options={"raduis": 1}))

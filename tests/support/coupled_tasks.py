@@ -23,7 +23,8 @@ from torch.utils.data import default_collate
 
 from sharpcli.checkpoint import Checkpoint
 from sharpcli.objective.objective import Objective
-from sharpcli.runs.study import Study, matched, prepare, ready
+from sharpcli.runs.preflight import ready
+from sharpcli.runs.study import Study, matched, prepare
 from sharpcli.settings import CurvatureSettings, RunSettings
 from sharpcli.tasks import Task, defaults
 

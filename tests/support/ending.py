@@ -41,7 +41,7 @@ def data(split):
 
 def predict(model, batch):
     seen = hashlib.sha256()
-    for parameter in model.parameters():
+    for _, parameter in sorted(model.named_parameters()):
         seen.update(parameter.detach().numpy().tobytes())
     with open(os.environ["SHARP_TEST_LOG"], "a") as file:
         file.write(seen.hexdigest() + "\\n")
@@ -69,6 +69,7 @@ class Ended:
     stderr: str
     wrong: list[str] = field(default_factory=list)
     replaced: bool = False  # the output is the run's own, complete
+    finished: bool = False  # a checkpoint was finished and the output was not written yet
     kept: int = 0  # finished checkpoints in the interrupted result
 
 
@@ -242,10 +243,11 @@ def next_start(folder: Path) -> list[str]:
 def _check_kept(folder: Path, interrupted: list[str], found: Ended) -> None:
     """A checkpoint was finished if passes with the next one's parameters were logged."""
     digest = hashlib.sha256()
-    for tensor in load_checkpoint(folder / _MODELS[1]).tensors.values():
+    for _, tensor in sorted(load_checkpoint(folder / _MODELS[1]).tensors.items()):
         digest.update(tensor.numpy().tobytes())
-    finished = digest.hexdigest() in (folder / "log").read_text()
-    if not finished or found.replaced:
+    logged = digest.hexdigest() in (folder / "log").read_text()
+    found.finished = logged and not found.replaced
+    if not found.finished:
         return
     if not interrupted:
         found.wrong.append("a finished checkpoint is lost")

@@ -18,7 +18,7 @@ from sharpcli.landscape.alignment.permutations import (
     trace_permutations,
 )
 from sharpcli.objective.network import Network
-from sharpcli.objective.rows import read_rows
+from sharpcli.objective.reading import read_rows
 from sharpcli.tasks import Task
 
 

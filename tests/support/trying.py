@@ -129,8 +129,8 @@ def _files(path):
 def _read(path):
     """What is wrong with how `path` is read (None where nothing is), and whether it was."""
     from sharpcli.checkpoint import load_checkpoint
-    from sharpcli.cli.commands.inspect import _inspected
     from sharpcli.errors import SharpError
+    from sharpcli.runs.inspect import inspect_checkpoint
 
     try:
         checkpoint = load_checkpoint(path)
@@ -141,7 +141,7 @@ def _read(path):
         return traceback.format_exc(limit=-4), False
     try:
         wrong = _foreign_bytes(path, checkpoint)
-        json.dumps(_inspected(str(path)), default=str)
+        json.dumps(inspect_checkpoint(str(path)), default=str)
     except BaseException:
         return traceback.format_exc(limit=-4), True
     return wrong, True

@@ -11,7 +11,7 @@ from torch import nn
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.runs.study import Studies
 from sharpcli.settings import RunSettings
-from sharpcli.tasks import builtin_tasks, load_task, task_from_metadata
+from sharpcli.tasks import builtin, builtin_tasks, load_task, task_from_metadata
 
 GOOD = """
 import torch
@@ -229,6 +229,20 @@ def test_a_syntax_error_in_a_neighbour_names_the_neighbour():
 
 def test_builtin_tasks_are_named():
     assert list(builtin_tasks()) == ["digits"]
+
+
+def test_a_module_beside_them_is_a_builtin_task(tmp_path, monkeypatch):
+    own = "SUMMARY, PACKAGE = 'two points', 'torch'\n"
+    (tmp_path / "points_task.py").write_text(own + GOOD, "utf-8")
+    monkeypatch.setattr(builtin, "__path__", [*builtin.__path__, str(tmp_path)])
+    builtin_tasks.cache_clear()
+    try:
+        assert sorted(builtin_tasks()) == ["digits", "points_task"]
+        assert builtin_tasks()["points_task"].summary == "two points"
+        assert load_task("points_task", {}).name == "points_task"
+        assert task_from_metadata({"task": "points_task"}) == ("points_task", {})
+    finally:
+        builtin_tasks.cache_clear()
 
 
 def test_metadata_may_name_a_builtin_task():

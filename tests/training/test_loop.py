@@ -10,11 +10,10 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from sharpcli.errors import SharpError, UsageError
+from sharpcli.errors import SharpError
 from sharpcli.tasks import Task, defaults
 from sharpcli.training import OPTIMIZERS, TrainSettings
 from sharpcli.training.loop import train
-from sharpcli.training.optimizers import build_optimizer
 
 
 def numbers(rows=30):
@@ -159,37 +158,6 @@ def test_a_loss_that_is_not_finite_names_the_step():
     assert "lr is 1e+38" in e.value.hint
 
 
-@pytest.mark.parametrize(
-    ("setting", "said"),
-    [
-        ({"lr": 0.0}, "lr=0.0: is out of range"),
-        ({"batch_size": 0}, "batch_size=0"),
-        ({"epochs": 0}, "epochs=0"),
-        ({"momentum": 1.0}, "momentum=1.0"),
-        ({"betas": (0.9, 1.0)}, "betas="),
-        ({"weight_decay": -1.0}, "weight_decay=-1.0"),
-        ({"until_loss": 0.0}, "until_loss=0.0"),
-        ({"lr": float("nan")}, "lr=nan"),
-        ({"optimizer": "lion"}, "there is no optimizer 'lion'"),
-    ],
-)
-def test_settings_out_of_range(setting, said):
-    with pytest.raises(UsageError, match=said):
-        TrainSettings(**setting)
-
-
-def test_settings_reach_the_optimizer():
-    weights = [torch.zeros(1, requires_grad=True)]
-    adam = build_optimizer(
-        weights, TrainSettings("adamw", 0.3, betas=(0.8, 0.95), weight_decay=0.2)
-    )
-    assert isinstance(adam, torch.optim.AdamW)
-    assert adam.defaults["betas"] == (0.8, 0.95)
-    assert (adam.defaults["lr"], adam.defaults["weight_decay"]) == (0.3, 0.2)
-    assert build_optimizer(weights, TrainSettings("sgd", momentum=0.9)).defaults["momentum"] == 0.9
-    assert build_optimizer(weights, TrainSettings("adam")).defaults["lr"] == 1e-3
-
-
 def in_batch_negatives(outputs, batch):
     aim = torch.arange(len(outputs))
     return nn.functional.cross_entropy(outputs @ outputs.T, aim, reduction="none")
@@ -230,8 +198,3 @@ def test_a_loss_of_declared_batches_is_trained():
     inputs, _ = numbers()
     losses = [in_batch_negatives(network(part), None) for part in inputs.split(8)]
     assert trained.train_loss == pytest.approx(float(torch.cat(losses).detach().mean()), rel=1e-6)
-
-
-def test_a_declared_batch_is_that_of_the_steps():
-    with pytest.raises(UsageError, match="fixed_batch"):
-        TrainSettings(batch_size=32, fixed_batch=8)

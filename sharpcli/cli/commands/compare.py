@@ -9,11 +9,12 @@ import click
 from sharpcli.cli.exit_codes import ExitCode
 from sharpcli.cli.options import output_options
 from sharpcli.cli.parameter_types import NAMES
-from sharpcli.documents.results import Document, load_document, parse_document
+from sharpcli.documents.reading import load_document, parse_document
+from sharpcli.documents.results import Document
 from sharpcli.documents.statuses import NOT_CONVERGED
 from sharpcli.settings import OutputSettings
 
-__all__ = ["compare"]
+__all__ = ["compare", "read_result"]
 
 
 @click.command(
@@ -48,17 +49,20 @@ def compare(
     """
     from sharpcli.documents import comparison
     from sharpcli.documents.results import to_document
+    from sharpcli.measures.columns import in_tables
     from sharpcli.render import emit
 
-    documents = [_read(name) for name in results]
-    document = to_document(comparison.compare(documents, by, baseline))
+    documents = [read_result(name) for name in results]
+    keys = [key for _, each in documents for r in each["results"] for key in r.get("measures", ())]
+    exact = {measure.key for measure in in_tables(keys) if measure.exact}
+    document = to_document(comparison.compare(documents, by, baseline, exact))
     emit(document, output)
     missed = output.strict and _took_in_unconverged(document)
     return ExitCode.UNCONVERGED if missed else ExitCode.DONE
 
 
-def _read(name: str) -> tuple[str, Document]:
-    """A document and what to call it."""
+def read_result(name: str) -> tuple[str, Document]:
+    """A saved result and what to call it; `-` reads standard input."""
     if name != "-":
         return name, load_document(name)
     piped = "standard input"

@@ -120,7 +120,7 @@ def interpolate(
     settings = InterpolateSettings(grid, batch_norm, align, path)
 
     def explore(watch: Any) -> Any:
-        from sharpcli.runs.landscape import interpolate_checkpoints
+        from sharpcli.runs.interpolate import interpolate_checkpoints
 
         beside = beside_of(marks, trajectories)
         return interpolate_checkpoints(

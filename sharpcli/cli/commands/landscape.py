@@ -22,6 +22,7 @@ from sharpcli.cli.options import (
     task_options,
 )
 from sharpcli.cli.parameter_types import POSITIVE, NumberType, WholeType
+from sharpcli.runs.direction_kinds import DIRECTION_KINDS
 from sharpcli.settings import (
     BatchNormSettings,
     DirectionSettings,
@@ -47,11 +48,10 @@ Examples:
 @click.argument("checkpoint", metavar="A")
 @click.option(
     "--directions",
-    type=click.Choice(["random", "hessian", "trajectory"]),
+    type=click.Choice([*DIRECTION_KINDS]),
     default=DEFAULT.kind,
     show_default=True,
-    help="The axes: random, the Hessian's top eigenvectors, or the principal axes of --trajectory "
-    "about A, the path's end.",
+    help=f"The axes. {'; '.join(f'{k.name}: {k.meaning}' for k in DIRECTION_KINDS.values())}.",
 )
 @click.option(
     "--dimensions",
@@ -64,7 +64,7 @@ Examples:
     "--normalize",
     type=click.Choice(["filter", "layer", "none"]),
     help="Scale the axes to the norm of the weights, filter by filter or layer by layer. "
-    "Default: filter for random axes, none for others.",
+    f"Default: {', '.join(f'{k.normalize} ({k.name})' for k in DIRECTION_KINDS.values())}.",
 )
 @click.option(
     "--tol",
@@ -111,12 +111,13 @@ def landscape(
     killed goes on where it stopped.
     """
     check_paths([checkpoint])
-    if directions != "hessian":
-        refuse_unread(
-            ("tol", "max_products"),
-            f"with --directions {directions}",
-            "leave it out, or use --directions hessian",
-        )
+    for kind in DIRECTION_KINDS.values():
+        if kind.name != directions:
+            refuse_unread(
+                kind.reads,
+                f"with --directions {directions}",
+                f"leave it out, or use --directions {kind.name}",
+            )
     axes = DirectionSettings(directions, dimensions, normalize, tol, max_products)
     settings = LandscapeSettings(grid, batch_norm, axes)
 

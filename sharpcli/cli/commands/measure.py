@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from sharpcli.cli.options import (
 )
 from sharpcli.cli.parameter_types import NumberType, ParameterType, WholeType
 from sharpcli.errors import UsageError
+from sharpcli.measures import Option, choose, known_measures, readers
 from sharpcli.settings import CurvatureSettings, MeasureSettings, OutputSettings, RunSettings
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from sharpcli.runtime.progress import Begin, Notes
 
 __all__ = ["measure", "run_measure"]
+
+Command = Callable[..., Any]
 
 
 class SubspaceType(ParameterType):
@@ -47,25 +50,41 @@ class SubspaceType(ParameterType):
         return int(value)
 
 
-class EpsilonType(ParameterType):
-    """A positive, finite number."""
-
-    name = "number"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """The number; fails where it is none, or not positive."""
-        try:
-            number = float(value)
-        except ValueError:
-            self.fail(f"'{value}' is not a number", param, ctx)
-        if not 0 < number < float("inf"):
-            self.fail(f"{value} is not a positive number, as the size of a box must be", param, ctx)
-        return number
-
-
 DEFAULT = MeasureSettings()
+
+
+def options_of_measures(command: Command) -> Command:
+    """Add the options that measures bring themselves; the command gets them as `options`."""
+    brought = {
+        option.name: (measure.name, option)
+        for measure in known_measures().values()
+        for option in measure.options
+    }
+
+    @functools.wraps(command)
+    def with_options(*args: Any, **kwargs: Any) -> Any:
+        return command(*args, options={name: kwargs.pop(name) for name in brought}, **kwargs)
+
+    added: Command = with_options
+    for name, option in reversed(brought.values()):
+        added = click.option(
+            f"--{option.name.replace('_', '-')}",
+            option.name,
+            type=_type_of(option),
+            is_flag=isinstance(option.default, bool),
+            default=option.default,
+            show_default=True,
+            help=f"{name}: {option.help}",
+        )(added)
+    return added
+
+
+def _type_of(option: Option) -> Any:
+    """The Click type of an option that a measure brings."""
+    if option.choices:
+        return click.Choice(option.choices)
+    ranged = {float: NumberType, int: WholeType}.get(type(option.default))
+    return ranged(option.low, option.high, open_=option.open_) if ranged else type(option.default)
 
 
 @click.command(
@@ -85,8 +104,9 @@ Examples:
     "measures",
     multiple=True,
     metavar="NAME",
-    help="A measure, or all. Again for more. Default: loss, epsilon-sharpness, gradient, hessian, "
-    "trace. --list says what there is.",
+    help="A measure, or all. Again for more. Default: "
+    f"{', '.join(name for name, known in known_measures().items() if known.default)}. --list says "
+    "what there is.",
 )
 @click.option(
     "--list", "list_measures", is_flag=True, help="Print the measures there are, and end."
@@ -95,7 +115,7 @@ Examples:
     "--epsilon",
     "epsilons",
     multiple=True,
-    type=EpsilonType(),
+    type=NumberType(0, open_=True),
     metavar="E",
     default=DEFAULT.epsilons,
     show_default=True,
@@ -170,14 +190,7 @@ Examples:
     type=click.Choice(["layer"]),
     help="Measure each layer's block of the parameters too: a run a layer.",
 )
-@click.option(
-    "--coarse",
-    type=NumberType(0, 0.5, open_=True),
-    metavar="FRACTION",
-    help="hessian: start from the eigenvectors of this share of the data: half as many passes over "
-    "all of them, but more products. For data that are slow to pass over; slower where graphs fit "
-    "in memory. Default: a random start.",
-)
+@options_of_measures
 @parameters_option
 @curvature_options
 @task_options
@@ -197,7 +210,7 @@ def measure(
     sampling_error: float | None,
     max_products: int | None,
     by: Any,
-    coarse: float | None,
+    options: dict[str, Any],
     curvature: CurvatureSettings,
     task: str | None,
     task_options: dict[str, str],
@@ -235,8 +248,9 @@ def measure(
         max_products=max_products,
         relative_error=DEFAULT.relative_error if relative_error is None else relative_error,
         sampling_error=sampling_error,
-        curvature=replace(curvature, coarse=coarse),
+        curvature=curvature,
         by=by,
+        options=options,
     )
     notes = notes_of(output)
     _note_unread(settings, notes)
@@ -277,8 +291,6 @@ def run_measure(
 
 def _note_unread(settings: MeasureSettings, notes: Notes) -> None:
     """Say which options are given that none of the measures asked for reads."""
-    from sharpcli.measures import choose, readers
-
     for name, measures in readers(choose(settings.measures)).items():
         if name == "relative_error" and settings.sampling_error is not None:
             continue  # with --samples it is the sample's
@@ -287,8 +299,6 @@ def _note_unread(settings: MeasureSettings, notes: Notes) -> None:
 
 
 def _print_measures() -> None:
-    from sharpcli.measures import known_measures
-
     for known in known_measures().values():
         default = "" if known.default else " (on request)"
         click.echo(f"{known.name}{default}: {known.meaning}")

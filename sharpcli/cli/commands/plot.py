@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from typing import Any
 
 import click
 
+from sharpcli.cli.commands.compare import read_result
 from sharpcli.cli.options import output_options, plot_option
 from sharpcli.cli.parameter_types import NumberType
-from sharpcli.documents.results import Document, load_document, parse_document
+from sharpcli.documents.results import Document
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.settings import FigureSettings, OutputSettings
 
@@ -66,13 +66,16 @@ def plot(
     """
     from sharpcli.render import emit, say_written
     from sharpcli.render.files.plotting import draw, narrowed
+    from sharpcli.render.kinds import KINDS
 
-    name = "standard input" if result == "-" else result
-    document = _checked(_read(result, name), name)
-    if document["kind"] != "spectrum":
+    name, document = read_result(result)
+    _check(document, name)
+    if KINDS[document["kind"]].curves:
         document = narrowed(document, split, metric)
     elif split or metric:
-        raise UsageError(f"{name}: a spectrum has no --split and no --metric", "leave them out")
+        raise UsageError(
+            f"{name}: a {document['kind']} has no --split and no --metric", "leave them out"
+        )
     if not output.plot or output.output is not None or output.format != "table":
         emit(document, dataclasses.replace(output, plot=()), metric=metric)
     for path in output.plot:
@@ -81,22 +84,11 @@ def plot(
     return 0
 
 
-def _read(result: str, name: str) -> Document:
-    if result != "-":
-        return load_document(name)
-    return parse_document(sys.stdin.buffer.read(), name)
-
-
-def _checked(document: Document, name: str) -> Document:
-    """The document, where it can be drawn; raises `SharpError` with the file's name."""
-    from sharpcli.render.pages.spectra import read_spectra
-    from sharpcli.render.scene import read_scene
+def _check(document: Document, name: str) -> None:
+    """Raise `SharpError` with the file's name where a document cannot be drawn."""
+    from sharpcli.render.kinds import read_drawing
 
     try:
-        if document["kind"] == "spectrum":
-            read_spectra(document)
-        else:
-            read_scene(document)
+        read_drawing(document)
     except SharpError as error:
         raise SharpError(f"{name}: {error.message}", error.hint) from error
-    return document

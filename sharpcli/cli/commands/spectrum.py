@@ -72,7 +72,7 @@ def spectrum(
     from sharpcli.cli.progress_bars import notes_of, progress_bars
     from sharpcli.documents.results import to_document
     from sharpcli.render import emit
-    from sharpcli.render.files.plotting import check_spectrum_plot
+    from sharpcli.render.files.plotting import check_plot
     from sharpcli.runs.spectrum import spectra_of_checkpoints
 
     if not checkpoints:
@@ -82,7 +82,7 @@ def spectrum(
             "a checkpoint's path is empty", "is a variable of the shell not set? Name a file"
         )
     for path in output.plot:
-        check_spectrum_plot(path)
+        check_plot(path, "spectrum")
     settings = SpectrumSettings(probes, steps, curvature)
     with progress_bars(quiet=output.quiet) as begin:
         report = spectra_of_checkpoints(

@@ -3,34 +3,51 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from sharpcli import __version__
 from sharpcli.cli.options import refuse_overwriting, task_argument
 from sharpcli.cli.parameter_types import POSITIVE, SEED, NumberType
-from sharpcli.documents.results import Report, Scalar, to_document
-from sharpcli.documents.statuses import Outcome
-from sharpcli.errors import SharpError, UsageError, counted
-from sharpcli.runtime import interruption
+from sharpcli.documents.results import to_document
+from sharpcli.errors import SharpError, UsageError
 from sharpcli.runtime.files import is_special, reserved
 from sharpcli.runtime.text import visible
 from sharpcli.settings import OutputSettings
-from sharpcli.training import OPTIMIZERS, TrainSettings
+from sharpcli.training.optimizers import HYPERPARAMETERS, OPTIMIZERS, TrainSettings
 
-if TYPE_CHECKING:
-    from sharpcli.documents.results import Document
-    from sharpcli.runtime.progress import Progress
-    from sharpcli.tasks import Task
-    from sharpcli.training.loop import Trained
-
-__all__ = ["train", "train_and_save"]
+__all__ = ["train"]
 
 _DEFAULT = TrainSettings()
+
+
+def _by_optimizer(texts: Mapping[str, str]) -> str:
+    """Join texts about optimizers: `L2 (sgd, adam), decoupled (adamw)`."""
+    groups: dict[str, list[str]] = {}
+    for name, text in texts.items():
+        groups.setdefault(text, []).append(name)
+    return ", ".join(f"{text} ({', '.join(names)})" for text, names in groups.items())
+
+
+def _hyperparameter_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add an option for each hyperparameter of an optimizer."""
+    for name in reversed(list(HYPERPARAMETERS)):
+        default = getattr(_DEFAULT, name)
+        numbers = range(1, len(default) + 1) if isinstance(default, tuple) else ()
+        roles = {of: it.roles[name] for of, it in OPTIMIZERS.items() if name in it.roles}
+        role = _by_optimizer(roles)
+        command = click.option(
+            f"--{name.replace('_', '-')}",
+            type=NumberType(),
+            nargs=len(numbers) or 1,
+            metavar=" ".join(f"{name[0].upper()}{number}" for number in numbers) or "X",
+            default=default,
+            show_default=True,
+            help=f"{role[0].upper()}{role[1:]}.",
+        )(command)
+    return command
 
 
 @click.command(
@@ -42,13 +59,17 @@ Examples:
 @task_argument
 @click.option(
     "--optimizer",
-    type=click.Choice(OPTIMIZERS),
+    type=click.Choice(list(OPTIMIZERS)),
     default=_DEFAULT.optimizer,
     show_default=True,
     help="What takes the steps.",
 )
 @click.option(
-    "--lr", type=NumberType(), metavar="X", help="Learning rate. Default: 0.1 (sgd), else 0.001."
+    "--lr",
+    type=NumberType(),
+    metavar="X",
+    help="Learning rate. Default: "
+    f"{_by_optimizer({name: f'{it.default_lr:g}' for name, it in OPTIMIZERS.items()})}.",
 )
 @click.option(
     "--batch-size",
@@ -73,31 +94,7 @@ Examples:
     show_default=True,
     help="Passes over the data, at most.",
 )
-@click.option(
-    "--momentum",
-    type=NumberType(),
-    metavar="X",
-    default=_DEFAULT.momentum,
-    show_default=True,
-    help="Momentum of sgd.",
-)
-@click.option(
-    "--betas",
-    type=NumberType(),
-    nargs=2,
-    metavar="B1 B2",
-    default=_DEFAULT.betas,
-    show_default=True,
-    help="Memory of adam and adamw.",
-)
-@click.option(
-    "--weight-decay",
-    type=NumberType(),
-    metavar="X",
-    default=_DEFAULT.weight_decay,
-    show_default=True,
-    help="L2 for sgd and adam, decoupled for adamw.",
-)
+@_hyperparameter_options
 @click.option(
     "--until-loss",
     type=NumberType(),
@@ -140,6 +137,7 @@ def train(
     """
     from sharpcli.cli.progress_bars import progress_bars
     from sharpcli.render import emit, say
+    from sharpcli.runs.train import notes, report, summary, train_and_save
     from sharpcli.tasks import load_task
 
     if task is None:
@@ -158,86 +156,9 @@ def train(
         trained = train_and_save(loaded, settings, output, begin(f"training {loaded.name}"))
     seconds = time.perf_counter() - started
     if as_json:
-        found = document(loaded, settings, output, trained, seconds)
-        emit(found, OutputSettings(format="json", quiet=quiet))
+        found = report(loaded, settings, output, trained, seconds)
+        emit(to_document(found), OutputSettings(format="json", quiet=quiet))
         return
     click.echo(visible(f"{output}: {summary(trained)}"))
     for note in [] if quiet else notes(settings, trained):
         say(note)
-
-
-def train_and_save(
-    task: Task, settings: TrainSettings, output: Path, progress: Progress
-) -> Trained:
-    """Train, and write the tensors with all settings as metadata to `output`."""
-    from sharpcli.checkpoint import save_checkpoint
-    from sharpcli.training.loop import train as run
-
-    trained = run(task, settings, progress)
-    with interruption.deferred():  # it may have taken hours
-        save_checkpoint(output, trained.tensors, metadata(task, settings, trained))
-    return trained
-
-
-def document(
-    task: Task, settings: TrainSettings, output: Path, trained: Trained, seconds: float
-) -> Document:
-    """The document of kind "train": one result, with the metadata that the checkpoint holds."""
-    from sharpcli.checkpoint import load_checkpoint
-    from sharpcli.documents.environment import environment
-
-    saved = load_checkpoint(output)
-    result = {
-        "checkpoint": {"path": output, "sha256": saved.sha256, "metadata": saved.metadata},
-        "status": Outcome.OK,
-        "epochs": trained.epochs,
-        "steps": trained.steps,
-        "loss": {"train": Scalar(trained.train_loss)},
-        "seconds": seconds,
-    }
-    about = {"name": task.name, "options": task.options, "fingerprint": task.fingerprint}
-    asked = {"train": asdict(settings)}
-    said = notes(settings, trained)
-    return to_document(Report("train", asked, environment(), about, [result], notes=said))
-
-
-def notes(settings: TrainSettings, trained: Trained) -> list[str]:
-    """What is good to know of a training: that it ended before the loss that was asked for."""
-    if trained.reached:
-        return []
-    return [
-        f"the loss did not reach {settings.until_loss:g} in {counted(trained.epochs, 'epoch')}\n"
-        "  hint: give more --epochs or another --lr"
-    ]
-
-
-def metadata(task: Task, settings: TrainSettings, trained: Trained) -> Mapping[str, Any]:
-    """The settings that made a checkpoint: those that its optimizer uses, and what came out."""
-    from sharpcli.tasks.arguments import as_text
-
-    uses_momentum = settings.optimizer == "sgd"
-    beta1, beta2 = settings.betas
-    memory = {"momentum": settings.momentum} if uses_momentum else {"beta1": beta1, "beta2": beta2}
-    return {
-        "optimizer": settings.optimizer,
-        "lr": settings.step_size,
-        "batch_size": settings.batch_size,
-        **({} if settings.fixed_batch is None else {"fixed_batch": settings.fixed_batch}),
-        **memory,
-        "weight_decay": settings.weight_decay,
-        "epochs": trained.epochs,
-        "steps": trained.steps,
-        "seed": settings.seed,
-        "task": task.name,
-        "task_options": ",".join(f"{k}={as_text(v)}" for k, v in task.options.items()),
-        "train_loss": f"{trained.train_loss:.6g}",
-        "sharpcli": __version__,
-    }
-
-
-def summary(trained: Trained) -> str:
-    """One line on how a training went."""
-    return (
-        f"train loss {trained.train_loss:.4g} after {counted(trained.epochs, 'epoch')}, "
-        f"{counted(trained.steps, 'step')}"
-    )

@@ -7,7 +7,7 @@ without `by` every checkpoint is a group of its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 
 from sharpcli.documents.comparison.checks import (
@@ -41,14 +41,18 @@ _FEWEST_CORRELATED = 4  # three have no p-value below 1/3
 
 
 def compare(
-    documents: Sequence[tuple[str, Document]], by: Sequence[str] = (), baseline: str | None = None
+    documents: Sequence[tuple[str, Document]],
+    by: Sequence[str] = (),
+    baseline: str | None = None,
+    exact: Collection[str] = (),
 ) -> Report:
     """Put `measure` documents, each with its name, into one report of kind "compare".
 
-    Raises `SharpError` where a document is not a measurement or nothing in it was measured, and
-    `UsageError` where `by` or `baseline` names what there is not.
+    `exact` are JSON keys of measures whose numbers, where they state no error, are exact up to
+    rounding. Raises `SharpError` where a document is not a measurement or nothing in it was
+    measured, and `UsageError` where `by` or `baseline` names what there is not.
     """
-    members, notes = read_members(documents)
+    members, notes = read_members(documents, exact)
     groups = group_members(members, by)
     summaries = [_summary(group) for group in groups]
     if baseline is not None:
@@ -195,7 +199,7 @@ def _uncertainty(group: Group, key: str) -> Uncertainty | None:
     finite = [(m, m.scalars[key]) for m in group.members if _value(m, key) is not None]
     if not finite:
         return None
-    parts = [uncertainty_of(key, scalar, sampled=m.sampled) for m, scalar in finite]
+    parts = [uncertainty_of(key, scalar, sampled=m.sampled, exact=m.exact) for m, scalar in finite]
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):
         return None

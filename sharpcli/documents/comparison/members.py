@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,10 @@ __all__ = ["Group", "Member", "group_members", "read_members"]
 
 @dataclass(frozen=True)
 class Member:
-    """One measured checkpoint of one document; `sampled` where a sample of its data was taken."""
+    """One measured checkpoint of one document; `sampled` where a sample of its data was taken.
+
+    A number of the measures in `exact` (JSON keys) that states no error is exact up to rounding.
+    """
 
     source: str
     label: str
@@ -26,6 +29,7 @@ class Member:
     metadata: Mapping[str, Any]
     scalars: Mapping[str, Mapping[str, Any]]
     sampled: bool = False
+    exact: Collection[str] = ()
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,9 @@ class Group:
     members: Sequence[Member]
 
 
-def read_members(documents: Sequence[tuple[str, Document]]) -> tuple[list[Member], list[str]]:
+def read_members(
+    documents: Sequence[tuple[str, Document]], exact: Collection[str] = ()
+) -> tuple[list[Member], list[str]]:
     """The measured checkpoints of named documents, and a note for each that failed.
 
     Raises `SharpError` naming the document that is not a measurement.
@@ -72,6 +78,7 @@ def read_members(documents: Sequence[tuple[str, Document]]) -> tuple[list[Member
             result["checkpoint"].get("metadata") or {},
             flat_scalars(result["measures"]),
             _sampled(result),
+            exact,
         )
         for label, (source, result) in zip(labels, found, strict=True)
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -32,8 +32,7 @@ WITHIN = 1.96  # standard errors: an interval of nominally 95 %
 
 Bound = Literal["lower_bound", "upper_bound", "two_bounds"]
 
-# Sums over examples: what has no error there is exact up to rounding.
-_SUM = re.compile(r"gradient\..*|[^.\[]+\.(train|test|gap)")
+# Losses and metrics, means over examples: what has no error there is exact up to rounding.
 _MEAN = re.compile(r"[^.\[]+\.(train|test|gap)")
 
 
@@ -91,18 +90,23 @@ class Uncertainty:
         return Uncertainty(**{**means, "over_seeds": over_seeds}, stated=stated)
 
 
-def uncertainty_of(key: str, scalar: Mapping[str, Any], *, sampled: bool) -> Uncertainty | None:
+def uncertainty_of(
+    key: str, scalar: Mapping[str, Any], *, sampled: bool, exact: Collection[str] = ()
+) -> Uncertainty | None:
     """The errors of one scalar of a document, None where some part of them is not known.
 
     `sampled` says that its checkpoint was measured on a sample of the data: all numbers then have
     a sampling error, and one that states none has one that is not known. A loss or metric is the
     exception, as one of its splits may have been read whole. An error of 0, as of an accuracy of 1,
-    is one that a sample cannot tell.
+    is one that a sample cannot tell. A number of a measure whose JSON key is in `exact` is exact up
+    to rounding where it states no error.
     """
     error, kind = scalar.get("error"), scalar.get("error_kind")
     sampling = scalar.get("sampling_error")
-    unknown = error is None and bound_of(scalar) is None and not _SUM.fullmatch(key)
-    of_a_sample = scalar.get("sampling_status") or (sampled and not _MEAN.fullmatch(key))
+    mean = _MEAN.fullmatch(key)
+    rounded = mean or key.partition(".")[0] in exact
+    unknown = error is None and bound_of(scalar) is None and not rounded
+    of_a_sample = scalar.get("sampling_status") or (sampled and not mean)
     if unknown or sampling == 0 or (of_a_sample and sampling is None):
         return None
     if kind == "standard_error" and error == sampling:

@@ -18,10 +18,12 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
+from sharpcli.checkpoint import tied
 from sharpcli.errors import SharpError, setting
 from sharpcli.landscape.alignment.operations import normalized_inputs, outputs_of
 from sharpcli.landscape.alignment.symbolic_axes import Axis, Value, fresh, leaves, pin, pinned
-from sharpcli.objective.network import Network, exact_arithmetic
+from sharpcli.objective.arithmetic import exact_arithmetic
+from sharpcli.objective.network import Network
 from sharpcli.objective.rows import Batch, Rows
 
 __all__ = [
@@ -261,13 +263,9 @@ def _joined(several: list[Tensor]) -> list[Tensor]:
 
 def _twins(network: Network) -> dict[str, str]:
     """For each further name of a tied tensor, the first one."""
-    first: dict[int, str] = {}
-    twins = {}
     model = network.model
-    for name, tensor in (
+    named = (
         *model.named_parameters(remove_duplicate=False),
         *model.named_buffers(remove_duplicate=False),
-    ):
-        if first.setdefault(id(tensor), name) != name:
-            twins[name] = first[id(tensor)]
-    return twins
+    )
+    return {name: names[0] for name, names in tied(named).items() if name != names[0]}

@@ -29,7 +29,8 @@ from sharpcli.landscape.alignment.permutations import (
     permuted,
     trace_permutations,
 )
-from sharpcli.objective.network import Network, exact_arithmetic
+from sharpcli.objective.arithmetic import exact_arithmetic
+from sharpcli.objective.network import Network
 from sharpcli.objective.rows import Batch, Rows
 
 __all__ = ["Alignment", "align", "match_weights"]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sharpcli.errors import SharpError
 from sharpcli.objective.objective import Objective
-from sharpcli.objective.rows import join_rows
+from sharpcli.objective.reading import join_rows
 from sharpcli.runtime.processes import size
 
 __all__ = ["joint_objective"]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpcli.errors import SharpError, setting
-from sharpcli.runtime.files import cache_folder, is_special
+from sharpcli.runtime.files import cache_folder, is_special, lock
 from sharpcli.runtime.processes import is_first
 
 __all__ = ["Journal"]
@@ -85,7 +85,13 @@ class Journal:
             self.problem, self.path = f"{self.path.parent}: {error.strerror}", None
             return
         try:
-            _lock(self._file, self.path)
+            try:
+                lock(self._file.fileno())
+            except OSError as error:
+                raise SharpError(
+                    f"{self.path}: another run is writing to it",
+                    f"wait for it to end, or write to another {setting('output')}",
+                ) from error
             self._file.seek(0)
             content = self._file.read() if self._resume else b""
             self._refuse_foreign(content)
@@ -188,21 +194,6 @@ class Journal:
         elif self._output is None:
             hint = f"points are kept there as they come: name an {output}, or set XDG_CACHE_HOME"
         return SharpError(f"{self.path}: cannot be written: {error.strerror}", hint)
-
-
-def _lock(file: FileIO, path: Path) -> None:
-    """Keep other processes off; the lock goes with the process, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # Windows keeps a second writer off by itself
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise SharpError(
-            f"{path}: another run is writing to it",
-            f"wait for it to end, or write to another {setting('output')}",
-        ) from error
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

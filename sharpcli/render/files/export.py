@@ -1,4 +1,4 @@
-"""A line or plane for other programs: NumPy's .npz, and .vtk and .vts for ParaView."""
+"""A line or plane for other programs: NumPy's .npz, and .vts for ParaView."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 
 from sharpcli.render.scene import Array, Scene, Values
+from sharpcli.settings import FigureSettings
 
 __all__ = ["exported"]
 
 
-def exported(scene: Scene, suffix: str) -> bytes:
-    """The bytes of a ".npz", ".vtk" or ".vts" file.
+def exported(scene: Scene, suffix: str, _settings: FigureSettings | None = None) -> bytes:
+    """The bytes of a ".npz" or ".vts" file.
 
-    What is not finite is NaN. The VTK kinds hold the grid's points (alpha, beta, 0) with an array
+    What is not finite is NaN. A .vts file holds the grid's points (alpha, beta, 0) with an array
     for each split and metric; .npz also holds checkpoints, trajectories, aligned and curved paths.
     """
-    return {".npz": _npz, ".vtk": _vtk, ".vts": _vts}[suffix](scene)
+    return {".npz": _npz, ".vts": _vts}[suffix](scene)
 
 
 def _npz(scene: Scene) -> bytes:
@@ -87,24 +88,8 @@ def _points(scene: Scene) -> tuple[tuple[int, int], Array]:
     return (alpha.size, beta.size), np.stack(flat, axis=1)
 
 
-def _vtk(scene: Scene) -> bytes:
-    """The legacy format: text headers, big-endian doubles."""
-    (columns, rows), points = _points(scene)
-    count = len(points)
-    blocks = [
-        f"# vtk DataFile Version 3.0\nsharp {scene.kind}\nBINARY\nDATASET STRUCTURED_GRID\n"
-        f"DIMENSIONS {columns} {rows} 1\nPOINTS {count} double\n".encode(),
-        points.astype(">f8").tobytes(),
-        f"\nPOINT_DATA {count}\n".encode(),
-    ]
-    for name, values in _point_data(scene):
-        blocks.append(f"SCALARS {name} double 1\nLOOKUP_TABLE default\n".encode())
-        blocks.append(values.astype(">f8").tobytes() + b"\n")
-    return b"".join(blocks)
-
-
 def _vts(scene: Scene) -> bytes:
-    """The XML format: base64 of a length (UInt64) and little-endian doubles."""
+    """VTK's XML format: base64 of a length (UInt64) and little-endian doubles."""
     (columns, rows), points = _points(scene)
     extent = f"0 {columns - 1} 0 {rows - 1} 0 0"
     arrays = "".join(_data_array(name, values) for name, values in _point_data(scene))

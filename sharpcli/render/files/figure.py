@@ -74,19 +74,20 @@ _ARROW = {
 }
 
 
-def figure(scene: Scene, kind: str, settings: FigureSettings) -> bytes:
-    """The bytes of a `kind` file ("png", "svg" or "pdf") of a line or plane."""
+def figure(scene: Scene, suffix: str, settings: FigureSettings) -> bytes:
+    """The bytes of a ".png", ".svg" or ".pdf" file of a line or plane."""
     return written(
-        lambda: (plane_figure if scene.is_plane else _line_figure)(scene, settings), kind
+        lambda: (plane_figure if scene.is_plane else _line_figure)(scene, settings), suffix
     )
 
 
-def written(make: Callable[[], Figure], kind: str) -> bytes:
-    """The bytes of a `kind` file of the figure that `make` gives.
+def written(make: Callable[[], Figure], suffix: str) -> bytes:
+    """The bytes of a file of the figure that `make` gives.
 
     Uses neither pyplot nor a window, and matplotlib's own defaults whatever the user's are: the
     settings are put back afterwards.
     """
+    kind = suffix.removeprefix(".")
     with mpl.rc_context(), warnings.catch_warnings():
         # Names may have characters that the font lacks, or leave no room: it is drawn all the same.
         warnings.filterwarnings("ignore", r"Glyph|constrained_layout", UserWarning)

@@ -9,37 +9,30 @@ from typing import Any
 
 from sharpcli.documents.results import Document
 from sharpcli.errors import SharpError, UsageError, did_you_mean, setting
+from sharpcli.render.kinds import FIGURES, KINDS, load, read_drawing
 from sharpcli.runtime.files import problem_of, save
 from sharpcli.settings import FigureSettings
 
-__all__ = ["SUFFIXES", "check_plot", "check_spectrum_plot", "draw", "narrowed"]
-
-# What draws each kind of file, and the extra that brings it (None: what is always there).
-SUFFIXES: dict[str, tuple[str, str] | None] = {
-    ".png": ("matplotlib", "plot"),
-    ".svg": ("matplotlib", "plot"),
-    ".pdf": ("matplotlib", "plot"),
-    ".html": ("plotly", "html"),
-    ".npz": None,
-    ".vtk": None,
-    ".vts": None,
-}
-
-_OF_A_SPECTRUM = (".png", ".svg", ".pdf", ".npz")
+__all__ = ["check_plot", "draw", "narrowed"]
 
 
-def check_plot(path: Path) -> None:
+def check_plot(path: Path, kind: str = "") -> None:
     """Raise where `path` cannot become a figure, before anything is computed for it.
 
-    `UsageError` for an unknown suffix, `SharpError` for a folder that is missing or read-only and
-    for a drawing library that is not installed. Cost: imports nothing.
+    `UsageError` for an unknown suffix, and for one that a result of `kind` is not drawn as;
+    `SharpError` for a folder that is missing or read-only and for a drawing library that is not
+    installed. Cost: imports nothing.
     """
     suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        kinds = ", ".join(SUFFIXES)
+    if suffix not in FIGURES:
         ending = f"'{path.suffix}' is no kind of figure" if suffix else "has no suffix"
+        hint = "use .vts" if suffix == ".vtk" else f"the suffix says the kind: {', '.join(FIGURES)}"
+        raise UsageError(f"{setting('plot', str(path))}: {ending}", hint)
+    figures = KINDS[kind].figures if kind in KINDS else {}
+    if figures and suffix not in figures:
         raise UsageError(
-            f"{setting('plot', str(path))}: {ending}", f"the suffix says the kind: {kinds}"
+            f"{setting('plot', str(path))}: a {kind} is not drawn as {path.suffix}",
+            f"the suffix says the kind: {', '.join(figures)}",
         )
     problem = problem_of(path)
     if problem:
@@ -47,7 +40,7 @@ def check_plot(path: Path) -> None:
             f"{setting('plot', str(path))}: {problem}",
             "name a file in a folder that exists and may be written to",
         )
-    library, extra = SUFFIXES[suffix] or (None, None)
+    library, extra = FIGURES[suffix] or (None, None)
     if library and importlib.util.find_spec(library) is None:
         raise SharpError(
             f"{setting('plot', str(path))}: {library} is not installed",
@@ -55,46 +48,16 @@ def check_plot(path: Path) -> None:
         )
 
 
-def check_spectrum_plot(path: Path) -> None:
-    """Raise `UsageError` where `path` is no kind of file that a spectrum is drawn to."""
-    if path.suffix.lower() not in _OF_A_SPECTRUM:
-        raise UsageError(
-            f"{setting('plot', str(path))}: a spectrum is not drawn as {path.suffix}",
-            f"the suffix says the kind: {', '.join(_OF_A_SPECTRUM)}",
-        )
-
-
 def draw(document: Document, path: Path, settings: FigureSettings | None = None) -> None:
-    """Draw an `interpolate`, `landscape` or `spectrum` document to `path`, whole or not at all.
+    """Draw a document to `path`, whole or not at all.
 
     The suffix says the kind of file. The same document gives the same bytes. Raises as
     `check_plot`, and `SharpError` for a document that has no figure.
     """
-    check_plot(path)
-    suffix, settings = path.suffix.lower(), settings or FigureSettings()
-    if document.get("kind") == "spectrum":
-        check_spectrum_plot(path)
-        from sharpcli.render.files.spectral_figure import spectral_file
-
-        save(path, spectral_file(document, suffix, settings))
-        return
-    from sharpcli.render.scene import read_scene
-
-    scene = read_scene(document)
-    content: str | bytes
-    if suffix == ".html":
-        from sharpcli.render.files.surface_html import page
-
-        content = page(scene, settings)
-    elif suffix in (".png", ".svg", ".pdf"):
-        from sharpcli.render.files.figure import figure
-
-        content = figure(scene, suffix.removeprefix("."), settings)
-    else:
-        from sharpcli.render.files.export import exported
-
-        content = exported(scene, suffix)
-    save(path, content)
+    check_plot(path, document["kind"])
+    drawing, suffix = read_drawing(document), path.suffix.lower()
+    write = load(KINDS[document["kind"]].figures[suffix])
+    save(path, write(drawing, suffix, settings or FigureSettings()))
 
 
 def narrowed(document: Document, split: str | None, metric: str | None) -> Document:

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from sharpcli.documents.results import Document
 from sharpcli.errors import counted
-from sharpcli.render.pages.spectra import Spectrum, binned, read_spectra, span_of
+from sharpcli.render.pages.spectra import Spectrum, binned, span_of
 from sharpcli.runtime.text import figure_text
 from sharpcli.settings import FigureSettings
 
@@ -29,17 +28,13 @@ _TRIANGLE: dict[str, Any] = {
 _TRIANGLES = "an outlier, beyond the bulk"
 
 
-def spectral_file(document: Document, suffix: str, settings: FigureSettings) -> bytes:
-    """The bytes of a ".png", ".svg", ".pdf" or ".npz" file of a `spectrum` document.
-
-    Raises `SharpError` for one that holds no density.
-    """
-    spectra = read_spectra(document)
+def spectral_file(spectra: Sequence[Spectrum], suffix: str, settings: FigureSettings) -> bytes:
+    """The bytes of a ".png", ".svg", ".pdf" or ".npz" file of spectra."""
     if suffix == ".npz":
         return _arrays(spectra)
     from sharpcli.render.files.figure import written
 
-    return written(lambda: _figure(spectra, settings), suffix.removeprefix("."))
+    return written(lambda: _figure(spectra, settings), suffix)
 
 
 def _figure(spectra: Sequence[Spectrum], settings: FigureSettings) -> Any:

@@ -71,7 +71,7 @@ body > div {{ flex: 1; min-height: 380px; }}
 """
 
 
-def page(scene: Scene, settings: FigureSettings) -> str:
+def page(scene: Scene, _suffix: str, settings: FigureSettings) -> str:
     """The whole page, about 5 MB: plotly's script and the numbers."""
     traces, layout = (_plane if scene.is_plane else line_traces)(scene, settings)
     layout |= {"font": _FONT, "paper_bgcolor": "white", "plot_bgcolor": "rgba(0,0,0,0)"}

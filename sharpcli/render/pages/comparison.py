@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sharpcli.documents.labels import clean
@@ -66,7 +66,7 @@ def compare_page(document: Mapping[str, Any]) -> Page:
     return Page(
         context=[name] if (name := task_name(document["task"])) else [],
         sheets=sheets,
-        legend=_legend(document, numbers, sheets),
+        legend=_legend(document, numbers, sheets, titles),
     )
 
 
@@ -161,11 +161,14 @@ def _three(value: float | None, sign: bool = False) -> str:
 
 
 def _legend(
-    document: Mapping[str, Any], numbers: Sequence[Column], sheets: Sequence[Sheet]
+    document: Mapping[str, Any],
+    numbers: Sequence[Column],
+    sheets: Sequence[Sheet],
+    keys: Iterable[str],
 ) -> list[str]:
     shown = [column for sheet in sheets for column in sheet.columns]
     cells = [cell for column in shown for cell in column.cells]
-    lines = legend(shown)
+    lines = legend(shown, keys)
     if any(result["n"] > 1 for result in document["results"]):
         about = {
             "15.2±0.7": "12.3±0.4: mean ± standard deviation over the group; in differences, ± is "

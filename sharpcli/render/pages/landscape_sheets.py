@@ -8,8 +8,9 @@ from typing import Any
 
 from sharpcli.documents.labels import clean, short_labels
 from sharpcli.documents.results import flat_scalars
+from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import counted
-from sharpcli.render.numbers import NOT_FINITE, format_number, format_scalar
+from sharpcli.render.numbers import NOT_FINITE, format_cells, format_number, format_scalar
 from sharpcli.render.pages.measurements import column_titles
 from sharpcli.render.terminal.axes import finite
 from sharpcli.render.terminal.chart import sparkline
@@ -46,14 +47,10 @@ def checkpoint_sheet(result: Mapping[str, Any]) -> Sheet:
         [Row(f"{c['name']} {label}") for c, label in zip(checkpoints, labels, strict=True)],
         [
             *_places(checkpoints, result),
-            *(Column(title, _cells(own, key)) for key, title in titles.items()),
-            *(Column(title, _cells(here, key)) for title, key in differ.items()),
+            *(Column(title, format_cells(own, key)) for key, title in titles.items()),
+            *(Column(title, format_cells(here, key)) for title, key in differ.items()),
         ],
     )
-
-
-def _cells(rows: Sequence[Mapping[str, Any]], key: str) -> list[str]:
-    return [format_scalar(row[key]) if key in row else "–" for row in rows]
 
 
 def _differ(one: Mapping[str, Any], other: Mapping[str, Any], key: str) -> bool:
@@ -127,7 +124,7 @@ def extreme_sheet(result: Mapping[str, Any], quantity: str) -> Sheet:
     missing = [len(y) - len(finite(y)) for y in curves.values()]
     if any(missing):
         count = len(result["coordinates"])
-        header = "not finite" if result.get("status") == "ok" else "not reached"
+        header = "not finite" if result.get("status") == Outcome.OK else "not reached"
         columns.append(Column(header, [f"{n} of {count}" for n in missing]))
     if result["dimensions"] == 1:
         lines = [sparkline(y) for y in curves.values()]

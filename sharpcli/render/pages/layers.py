@@ -7,7 +7,7 @@ from typing import Any
 
 from sharpcli.documents.results import flat_scalars
 from sharpcli.errors import counted
-from sharpcli.render.numbers import format_scalar
+from sharpcli.render.numbers import format_cells
 from sharpcli.render.terminal.table import Column, Row, Sheet
 
 __all__ = ["layer_rows", "layer_sheets", "measured_parameters"]
@@ -72,10 +72,7 @@ def _sheet(result: Mapping[str, Any], label: str, titles_of: Titles) -> Sheet:
     counts = [*(layer["parameters"] for layer in layers), result["checkpoint"]["parameters"]]
     columns = [
         Column("parameters", [f"{count:,}" for count in counts]),
-        *(
-            Column(title, [format_scalar(row[key]) if key in row else "–" for row in scalars])
-            for key, title in titles.items()
-        ),
+        *(Column(title, format_cells(scalars, key)) for key, title in titles.items()),
     ]
     rows = [_row(layer) for layer in layers]
     return Sheet([*rows, Row(_ALL)], columns, f"{label}, layer by layer", "layer")

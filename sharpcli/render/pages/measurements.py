@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sharpcli.documents.labels import (
@@ -15,13 +15,12 @@ from sharpcli.documents.labels import (
     short_labels,
 )
 from sharpcli.documents.results import flat_scalars
-from sharpcli.documents.statuses import NOT_CONVERGED
-from sharpcli.errors import setting
-from sharpcli.render.numbers import NOT_FINITE, format_number, format_scalar
+from sharpcli.documents.statuses import NOT_CONVERGED, Outcome
+from sharpcli.measures.columns import column_titles, in_tables
+from sharpcli.render.numbers import NOT_FINITE, format_cells, format_number
 from sharpcli.render.pages.context import run_lines
 from sharpcli.render.pages.layers import layer_rows, layer_sheets
 from sharpcli.render.terminal.table import Column, Page, Row, Sheet
-from sharpcli.settings import MeasureSettings
 
 __all__ = [
     "MATRICES",
@@ -32,24 +31,9 @@ __all__ = [
     "measure_page",
     "metadata_of",
     "notation",
+    "result_row",
     "train_page",
 ]
-
-_TITLES = {
-    "loss.train": "loss train",
-    "loss.test": "loss test",
-    "loss.gap": "gap",
-    "hessian.eigenvalues[0]": "λ1",
-    "hessian.ratio_1_5": "λ1/λ5",
-    "hessian.smallest": "λmin",
-    "trace": "trace",
-    "gradient.norm": "‖∇L‖",
-}
-_METRIC = re.compile(r"(?P<name>[^.\[]+)\.(?P<split>train|test|gap)")
-_EPSILON = re.compile(r"epsilon_sharpness\[(?P<epsilon>[^,\]]+)(?:,(?P<subspace>p=\d+))?\]")
-_IN_THE_JSON_ALONE = re.compile(r"hessian\.eigenvalues\[[1-9]\d*\]|gradient\.(l1|max)")
-_UNASKED = MeasureSettings().top
-_ORDER = (r"loss\.", None, r"epsilon_sharpness\[", r"hessian\.", r"trace$", r"gradient\.")
 
 _SAID_ABOVE = {"task", "task_options", "sharpcli"}  # of the metadata that `sharp train` writes
 
@@ -68,14 +52,6 @@ _NOTATION = {
     r"≥": "≥17.2: the largest value found; the true maximum is this or more",
     r"≤": "≤0.1: the smallest value found; the true minimum is this or less",
 }
-_MEANINGS = {
-    "gap": "gap: test loss minus training loss",
-    "φ": "φ ε: sharpness, 100·(max L − L)/(1 + L) over the box of half-width ε(|θᵢ| + 1)",
-    "p=": "p=…: φ in a random subspace of that many dimensions",
-    "λ1": "λ1, λ5, λmin: eigenvalues of the Hessian, largest, fifth and smallest",
-    "trace": "trace: of the Hessian, the sum of its eigenvalues",
-    "‖∇L‖": "‖∇L‖: the gradient's 2-norm; where it is not small this is not a minimum",
-}
 
 
 def measure_page(document: Mapping[str, Any]) -> Page:
@@ -86,23 +62,18 @@ def measure_page(document: Mapping[str, Any]) -> Page:
     results = document["results"]
     labels = labels_of(results)
     metadata = [metadata_of(result) for result in results]
-    known = [metadata_of(r) for r in results if r.get("status") != "failed"] or metadata
+    known = [metadata_of(r) for r in results if r.get("status") != Outcome.FAILED] or metadata
     scalars = [flat_scalars(result.get("measures", {})) for result in results]
-    titles = column_titles(key for row in scalars for key in row)
+    keys = list(dict.fromkeys(key for row in scalars for key in row))
+    titles = column_titles(keys)
     columns = [
-        *(
-            Column(clean(key), cells, numeric=_all_numbers(known, key))
-            for key in (differing_metadata(known) if len(results) > 1 else [])
-            for cells in [[clean(row.get(key)) for row in metadata]]
-        ),
-        *(
-            Column(title, [format_scalar(row[key]) if key in row else "–" for row in scalars])
-            for key, title in titles.items()
-        ),
+        *_metadata_columns(metadata, known),
+        *(Column(title, format_cells(scalars, key)) for key, title in titles.items()),
     ]
-    rows = [_row(label, result) for label, result in zip(labels, results, strict=True)]
+    rows = [*map(result_row, labels, results)]
     layers = layer_rows(results, labels)
     by_layer = layer_sheets(results, labels, column_titles)
+    shown = [*columns, *(column for sheet in by_layer for column in sheet.columns)]
     return Page(
         context=[*run_lines(document), *_in_common(known)],
         sheets=[Sheet(rows, columns), *by_layer],
@@ -112,48 +83,28 @@ def measure_page(document: Mapping[str, Any]) -> Page:
             titles,
         ),
         legend=[
-            line.replace("the Hessian", curvature_name(document))
-            for line in legend([*columns, *(it for sheet in by_layer for it in sheet.columns)])
+            line.replace("the Hessian", curvature_name(document)) for line in legend(shown, titles)
         ]
-        + _where_all_eigenvalues_are(results),
+        + [line for measure in in_tables(keys) for line in measure.remarks(keys)],
     )
-
-
-def _where_all_eigenvalues_are(results: Iterable[Mapping[str, Any]]) -> list[str]:
-    """A line that says where more eigenvalues are than the five that a run measures unasked."""
-    counts = [
-        len(result.get("measures", {}).get("hessian", {}).get("eigenvalues", ()))
-        for result in results
-    ]
-    most = max(counts, default=0)
-    if most <= _UNASKED:
-        return []
-    as_json, as_csv = setting("format", "json"), setting("format", "csv")
-    return [f"λ1 to λ{most}: {as_json} or {as_csv} prints them all"]
 
 
 def train_page(document: Mapping[str, Any]) -> Page:
     """One row a trained checkpoint: its settings, how long it took and where it arrived."""
     results = document["results"]
     metadata = [metadata_of(result) for result in results]
-    known = [metadata_of(r) for r in results if r.get("status") != "failed"] or metadata
+    known = [metadata_of(r) for r in results if r.get("status") != Outcome.FAILED] or metadata
     scalars = [flat_scalars(result) for result in results]
     titles = column_titles(key for row in scalars for key in row)
     columns = [
-        *(
-            Column(clean(key), [clean(row.get(key)) for row in metadata], _all_numbers(known, key))
-            for key in differing_metadata(known)
-        ),
+        *_metadata_columns(metadata, known),
         *(
             Column(name, [_plain_number(result.get(name)) for result in results])
             for name in ("epochs", "steps", "seconds")
         ),
-        *(
-            Column(title, [format_scalar(row[key]) if key in row else "–" for row in scalars])
-            for key, title in titles.items()
-        ),
+        *(Column(title, format_cells(scalars, key)) for key, title in titles.items()),
     ]
-    rows = [_row(label, result) for label, result in zip(labels_of(results), results, strict=True)]
+    rows = [*map(result_row, labels_of(results), results)]
     return Page([*run_lines(document), *_in_common(known)], [Sheet(rows, columns)])
 
 
@@ -168,17 +119,6 @@ def metadata_of(result: Mapping[str, Any]) -> Mapping[str, Any]:
     return metadata
 
 
-def column_titles(keys: Iterable[str]) -> dict[str, str]:
-    """The flat keys that a table shows, in its order, and what heads each column.
-
-    Of a metric only the test value is shown (training where there is no other); of measures that
-    `sharp` does not know itself, everything.
-    """
-    present = list(dict.fromkeys(keys))
-    titles = {key: title for key in present if (title := _title(key, present)) is not None}
-    return dict(sorted(titles.items(), key=lambda item: _place(item[0])))
-
-
 def curvature_name(document: Mapping[str, Any]) -> str:
     """The matrix whose eigenvalues a document tells, in words."""
     settings = document.get("settings") or {}
@@ -186,10 +126,15 @@ def curvature_name(document: Mapping[str, Any]) -> str:
     return MATRICES[curvature.get("operator", "hessian")]
 
 
-def legend(columns: Sequence[Column]) -> list[str]:
-    """What the symbols mean that these columns show, one line each."""
+def legend(columns: Sequence[Column], keys: Iterable[str] = ()) -> list[str]:
+    """What the symbols mean that these columns of numbers with flat `keys` show, one line each."""
     headers = " ".join(column.header for column in columns)
-    return notation(columns) + [text for symbol, text in _MEANINGS.items() if symbol in headers]
+    return notation(columns) + [
+        text
+        for measure in in_tables(keys)
+        for symbol, text in measure.legend.items()
+        if symbol in headers
+    ]
 
 
 def notation(columns: Sequence[Column]) -> list[str]:
@@ -218,29 +163,9 @@ def footnotes(
     return [f"! {_places(places)}: {advice}" for advice, places in marked.items()]
 
 
-def _title(key: str, present: Sequence[str]) -> str | None:
-    if key in _TITLES:
-        return _TITLES[key]
-    if _IN_THE_JSON_ALONE.fullmatch(key):
-        return None
-    if match := _EPSILON.fullmatch(key):
-        return " ".join(filter(None, ("φ", match["epsilon"], match["subspace"])))
-    if match := _METRIC.fullmatch(key):
-        split = "test" if f"{match['name']}.test" in present else "train"
-        return f"{clean(match['name'])} {split}" if match["split"] == split else None
-    return clean(key).replace("_", " ")
-
-
-def _place(key: str) -> tuple[int, int]:
-    within = list(_TITLES).index(key) if key in _TITLES else 0
-    for place, pattern in enumerate(_ORDER):
-        if pattern is not None and re.match(pattern, key):
-            return place, within
-    return (1 if _METRIC.fullmatch(key) else len(_ORDER)), 0
-
-
-def _row(label: str, result: Mapping[str, Any]) -> Row:
-    if result.get("status") != "failed":
+def result_row(label: str, result: Mapping[str, Any]) -> Row:
+    """The row of a checkpoint, with its error in place of numbers where it failed."""
+    if result.get("status") != Outcome.FAILED:
         return Row(label)
     message = " ".join(str(result["error"]["message"]).split())
     return Row(label, "failed: " + message.removeprefix(f"{result['checkpoint']['path']}: "))
@@ -262,8 +187,13 @@ def _in_common(metadata: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"{'all rows: ' if len(metadata) > 1 else ''}{pairs(shared)}"]
 
 
-def _all_numbers(metadata: Sequence[Mapping[str, Any]], key: str) -> bool:
-    return all(isinstance(row.get(key), int | float | None) for row in metadata)
+def _metadata_columns(
+    metadata: Sequence[Mapping[str, Any]], known: Sequence[Mapping[str, Any]]
+) -> Iterator[Column]:
+    """What differs between the checkpoints whose metadata are known."""
+    for key in differing_metadata(known):
+        numbers = all(isinstance(row.get(key), int | float | None) for row in known)
+        yield Column(clean(key), [clean(row.get(key)) for row in metadata], numbers)
 
 
 def _plain_number(value: Any) -> str:

@@ -10,15 +10,15 @@ from typing import Any
 
 from rich.text import Text
 
-from sharpcli.documents.labels import clean, short_labels
+from sharpcli.documents.labels import clean
 from sharpcli.documents.results import flat_scalars
-from sharpcli.documents.statuses import NOT_CONVERGED
+from sharpcli.documents.statuses import NOT_CONVERGED, Outcome
 from sharpcli.errors import SharpError, counted
 from sharpcli.render.numbers import format_scalar
 from sharpcli.render.pages.context import run_lines
-from sharpcli.render.pages.measurements import MATRICES, footnotes, notation
+from sharpcli.render.pages.measurements import MATRICES, footnotes, labels_of, notation, result_row
 from sharpcli.render.terminal.chart import Chart, Dash, Series, chart_lines
-from sharpcli.render.terminal.table import Column, Page, Row, Sheet, page_lines
+from sharpcli.render.terminal.table import Column, Page, Sheet, page_lines
 
 __all__ = ["Spectrum", "binned", "read_spectra", "span_of", "spectrum_lines", "spectrum_page"]
 
@@ -67,7 +67,7 @@ def read_spectra(document: Mapping[str, Any]) -> list[Spectrum]:
     Raises `SharpError` where there is none.
     """
     results = document["results"]
-    names = short_labels([str(result["checkpoint"]["path"]) for result in results])
+    names = labels_of(results)
     found = [
         Spectrum(
             clean(name),
@@ -83,7 +83,7 @@ def read_spectra(document: Mapping[str, Any]) -> list[Spectrum]:
             result,
         )
         for name, result in zip(names, results, strict=True)
-        if result.get("status") != "failed"
+        if result.get("status") != Outcome.FAILED
     ]
     if not found:
         raise SharpError(
@@ -130,7 +130,7 @@ def spectrum_lines(document: Mapping[str, Any], width: int) -> Iterator[Text]:
     """Context, the chart and the table, as lines of at most `width` cells."""
     page = spectrum_page(document)
     yield from page_lines(Page(page.context, []), width)
-    known = [result for result in document["results"] if result.get("status") != "failed"]
+    known = [result for result in document["results"] if result.get("status") != Outcome.FAILED]
     if known:
         yield Text()
         yield from _chart(read_spectra(document), width)
@@ -140,20 +140,16 @@ def spectrum_lines(document: Mapping[str, Any], width: int) -> Iterator[Text]:
 def spectrum_page(document: Mapping[str, Any]) -> Page:
     """One row a checkpoint: both ends, the bulk's edge and what is beyond, the moments."""
     results = document["results"]
-    labels = short_labels([str(result["checkpoint"]["path"]) for result in results])
+    labels = labels_of(results)
     scalars = [flat_scalars({k: v for k, v in r.items() if k != "checkpoint"}) for r in results]
     columns = [
         Column(title, [_cell(key, row) for row in scalars])
         for key, title in _TITLES.items()
         if any(key in row for row in scalars)
     ]
-    rows = [
-        Row(label, _failure(result) if result.get("status") == "failed" else None)
-        for label, result in zip(labels, results, strict=True)
-    ]
     return Page(
         _context(document),
-        [Sheet(rows, columns)],
+        [Sheet([*map(result_row, labels, results)], columns)],
         footnotes(labels, scalars, _TITLES),
         [*notation(columns), *_LEGEND] if columns else [],
     )
@@ -169,15 +165,10 @@ def _cell(key: str, row: Mapping[str, Mapping[str, Any]]) -> str:
     return f"{scalar['value']}{doubt}" + ("!" if scalar["status"] in NOT_CONVERGED else "")
 
 
-def _failure(result: Mapping[str, Any]) -> str:
-    message = " ".join(str(result["error"]["message"]).split())
-    return "failed: " + message.removeprefix(f"{result['checkpoint']['path']}: ")
-
-
 def _context(document: Mapping[str, Any]) -> list[str]:
     lines = run_lines(document)
     for result in document["results"]:
-        if result.get("status") != "failed":
+        if result.get("status") != Outcome.FAILED:
             operator = MATRICES.get(result["operator"], clean(result["operator"]))
             how = (
                 f"{counted(result['probes'], 'probe')} of "

@@ -504,7 +504,7 @@ def test_a_machine_without_memory_is_no_bug(monkeypatch):
     def full(*_):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("sharpcli.runs.lines.line", full)
+    monkeypatch.setattr("sharpcli.runs.interpolate.line", full)
     stderr = refused(*LINE)
     assert "out of memory: " in stderr
     assert "hint: use --samples" in stderr

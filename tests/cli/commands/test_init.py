@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from sharpcli.cli.commands.init import TEMPLATES
 from sharpcli.cli.main import sharp
-from sharpcli.objective.rows import read_rows
+from sharpcli.objective.reading import read_rows
 from sharpcli.tasks import load_task
 
 

@@ -121,7 +121,7 @@ def test_nothing_is_left_in_the_cache(folder):
     assert list((folder / "cache").rglob("*.partial")) == []
 
 
-@pytest.mark.parametrize("suffix", ["png", "svg", "pdf", "html", "npz", "vtk"])
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf", "html", "npz", "vts"])
 @pytest.mark.parametrize("names", [2, 3])
 def test_figures_of_lines_and_planes(folder, mlps, suffix, names):
     paths = [str(mlps / name) for name in NAMES[:names]]

@@ -120,7 +120,7 @@ def test_a_file_that_is_none(tmp_path):
     assert "nothing.json: cannot be read" in done.stderr
 
 
-@pytest.mark.parametrize("suffix", [None, ".svg", ".html", ".vtk"])
+@pytest.mark.parametrize("suffix", [None, ".svg", ".html", ".vts"])
 def test_no_torch_is_loaded(saved, tmp_path, suffix):
     argv = ["sharp", "plot", str(saved(scenes.plane(4, 4)))]
     argv += ["--plot", str(tmp_path / f"a{suffix}")] if suffix else []

@@ -10,7 +10,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from sharpcli.errors import SharpError
 from sharpcli.landscape.alignment.permutations import apply_permutations, trace_permutations
 from sharpcli.objective.network import Network
-from sharpcli.objective.rows import read_rows
+from sharpcli.objective.reading import read_rows
 
 
 def places(found, size):

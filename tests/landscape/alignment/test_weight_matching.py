@@ -15,7 +15,7 @@ from sharpcli.landscape.alignment import weight_matching as alignment
 from sharpcli.landscape.alignment.permutations import apply_permutations
 from sharpcli.landscape.alignment.weight_matching import align, match_weights
 from sharpcli.objective.network import Network
-from sharpcli.objective.rows import read_rows
+from sharpcli.objective.reading import read_rows
 from sharpcli.tasks import load_task
 from sharpcli.training import TrainSettings
 from sharpcli.training.loop import train

@@ -9,7 +9,8 @@ from torch import nn
 from sharpcli.landscape.points.evaluator import Surface
 from sharpcli.landscape.points.joint_splits import joint_objective
 from sharpcli.objective.objective import Objective
-from sharpcli.objective.rows import Rows, join_rows
+from sharpcli.objective.reading import join_rows
+from sharpcli.objective.rows import Rows
 
 
 def splits(name, **run):

@@ -26,27 +26,6 @@ def read_npz(document):
     return np.load(io.BytesIO(exported(read_scene(document), ".npz")), allow_pickle=False)
 
 
-def read_vtk(content):
-    """Dimensions, points and arrays of a legacy structured grid, as the format is described."""
-    stream = io.BytesIO(content)
-    lines = [stream.readline().decode().strip() for _ in range(6)]
-    assert lines[0] == "# vtk DataFile Version 3.0"
-    assert lines[2:4] == ["BINARY", "DATASET STRUCTURED_GRID"]
-    dimensions = tuple(map(int, lines[4].split()[1:]))
-    count = int(lines[5].split()[1])
-    points = np.frombuffer(stream.read(24 * count), ">f8").reshape(count, 3)
-    assert stream.read(1) == b"\n"
-    assert stream.readline().decode() == f"POINT_DATA {count}\n"
-    arrays = {}
-    while header := stream.readline().decode().split():
-        assert header[0] == "SCALARS"
-        assert header[2:] == ["double", "1"]
-        assert stream.readline() == b"LOOKUP_TABLE default\n"
-        arrays[header[1]] = np.frombuffer(stream.read(8 * count), ">f8")
-        assert stream.read(1) == b"\n"
-    return dimensions, points, arrays
-
-
 def read_vts(content):
     root = ElementTree.fromstring(content)
     assert root.attrib["header_type"] == "UInt64"
@@ -61,7 +40,7 @@ def read_vts(content):
     return dimensions, arrays.pop("Points").reshape(-1, 3), arrays
 
 
-READERS = {".vtk": read_vtk, ".vts": read_vts}
+READERS = {".vts": read_vts}
 
 
 def test_npz_holds_a_plane_with_alpha_running_fastest(plane):

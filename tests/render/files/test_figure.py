@@ -14,6 +14,7 @@ from PIL import Image
 from sharpcli.errors import SharpError
 from sharpcli.render.files.contours import contour_levels, plane_figure
 from sharpcli.render.files.figure import figure
+from sharpcli.render.kinds import read_drawing
 from sharpcli.render.scene import is_log, read_scene
 from sharpcli.settings import FigureSettings
 
@@ -281,5 +282,5 @@ def test_what_cannot_be_drawn_says_why(change, said):
     document = scenes.line(9)
     change(document)
     with pytest.raises(SharpError, match=said) as error:
-        read_scene(document)
+        read_drawing(document)
     assert error.value.hint

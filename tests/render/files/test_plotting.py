@@ -8,7 +8,8 @@ import scenes
 
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.render import emit
-from sharpcli.render.files.plotting import SUFFIXES, check_plot, draw, narrowed
+from sharpcli.render.files.plotting import check_plot, draw, narrowed
+from sharpcli.render.kinds import FIGURES
 from sharpcli.settings import OutputSettings
 
 STARTS = {
@@ -17,12 +18,11 @@ STARTS = {
     ".pdf": b"%PDF",
     ".html": b"<!doctype html>",
     ".npz": b"PK",
-    ".vtk": b"# vtk",
     ".vts": b"<?xml",
 }
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", FIGURES)
 def test_the_suffix_says_the_kind(tmp_path, suffix):
     path = tmp_path / f"line{suffix.upper()}"
     draw(scenes.line(4), path)
@@ -33,8 +33,14 @@ def test_the_suffix_says_the_kind(tmp_path, suffix):
 def test_an_unknown_suffix_lists_those_there_are(tmp_path, name, said):
     with pytest.raises(UsageError, match=said) as error:
         check_plot(tmp_path / name)
-    for suffix in SUFFIXES:
+    for suffix in FIGURES:
         assert suffix in str(error.value.hint)
+
+
+def test_the_legacy_format_says_what_replaced_it(tmp_path):
+    with pytest.raises(UsageError, match=r"'\.vtk' is no kind of figure") as error:
+        check_plot(tmp_path / "a.vtk")
+    assert error.value.hint == "use .vts"
 
 
 def test_a_folder_that_is_missing_or_closed_is_named(tmp_path, monkeypatch):

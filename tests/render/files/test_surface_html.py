@@ -14,7 +14,7 @@ from sharpcli.settings import FigureSettings
 
 def drawn(document, settings=None):
     """The page and the traces and layout that its last script hands to plotly."""
-    text = page(read_scene(document), settings or FigureSettings())
+    text = page(read_scene(document), ".html", settings or FigureSettings())
     call = text[text.rindex("Plotly.newPlot(") :]
     decoder = json.JSONDecoder()
     traces, end = decoder.raw_decode(call, call.index("["))

@@ -8,6 +8,7 @@ from typing import Any
 
 import landscape_documents as made
 import pytest
+from scenes import scalar, spread
 
 from sharpcli.documents.results import Document
 from sharpcli.render import emit
@@ -44,7 +45,7 @@ def bowl(across: int, up: int, scale: float | None = 1.0) -> Document:
         return None if scale is None else scale * (a * a + b * b)
 
     center = made.checkpoint("A", "runs/a.pt", (0.0, 0.0), role="center")
-    return made.surface(made.spaced(-1, 1, across), made.spaced(-1, 1, up), height, [center])
+    return made.surface(spread(-1, 1, across), spread(-1, 1, up), height, [center])
 
 
 def text(document: Document, width: int = 80, *, colour: bool = False) -> str:
@@ -166,7 +167,7 @@ def test_hessian_axes_have_their_eigenvalues() -> None:
     document = bowl(5, 5)
     result = document["results"][0]
     result["directions"] = "hessian"
-    result["axes"][0]["eigenvalue"] = made.scalar(12.31, error=0.04, error_kind="residual")
+    result["axes"][0]["eigenvalue"] = scalar(12.31, error=0.04, error_kind="residual")
     out = text(document)
     assert "eigenvectors of the Hessian" in out
     assert "eigenvalue 12.31(4)" in out
@@ -175,7 +176,7 @@ def test_hessian_axes_have_their_eigenvalues() -> None:
 def test_a_number_that_is_missing_says_why() -> None:
     document = made.line()
     measures = document["results"][0]["checkpoints"][1]["measures"]
-    measures["loss"]["test"] = made.scalar(None, status="not_finite", advice="use --dtype float64")
+    measures["loss"]["test"] = scalar(None, status="not_finite", advice="use --dtype float64")
     assert "! loss.test of B: use --dtype float64" in text(document)
     document = made.line(X, [None] * 25, [None] * 25)
     assert "! barrier.train, barrier.train.above_mean, " in text(document)
@@ -328,7 +329,7 @@ def test_the_loss_on_the_plane_is_shown_where_it_is_another() -> None:
         checkpoint["on_surface"] = checkpoint["measures"]
     assert "on plane" not in text(document)
     checkpoints[3]["on_surface"] = {
-        "loss": {"train": made.scalar(1.234), "test": made.scalar(0.31)},
+        "loss": {"train": scalar(1.234), "test": scalar(0.31)},
     }
     assert "on plane: the loss as drawn, at the checkpoint's place on the plane" in text(document)
     columns = landscape_page(document).sheets[0].columns

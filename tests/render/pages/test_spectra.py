@@ -25,6 +25,10 @@ def lines(of, width=80):
     return [line.plain for line in spectrum_lines(of, width)]
 
 
+def drawn(document, suffix, settings):
+    return spectral_file(read_spectra(document), suffix, settings)
+
+
 @pytest.mark.parametrize("width", [40, 80, 160])
 def test_chart_and_table_fit(width):
     found = lines(TWO, width)
@@ -119,7 +123,7 @@ def test_files_are_the_same_bytes_again(suffix, tmp_path):
 
 
 def test_the_figure_names_checkpoints_and_outliers():
-    text = spectral_file(TWO, ".svg", DEFAULT).decode()
+    text = drawn(TWO, ".svg", DEFAULT).decode()
     for said in ("a: 2 outliers", "b: 2 outliers", "an outlier, beyond the bulk"):
         assert f"<!-- {said} -->" in text
 
@@ -128,25 +132,25 @@ def test_the_figure_explains_no_triangle_where_there_is_none():
     none = [made_up(f"{name}.pt") for name in "ab"]
     for result in none:
         result["outliers"]["eigenvalues"] = []
-    assert "outlier" not in spectral_file(document(*none), ".svg", DEFAULT).decode()
+    assert "outlier" not in drawn(document(*none), ".svg", DEFAULT).decode()
 
 
 def test_seven_checkpoints_have_seven_colours():
     results = [made_up(f"{name}.pt") for name in "abcdefg"]
-    text = spectral_file(document(*results), ".svg", DEFAULT).decode().lower()
+    text = drawn(document(*results), ".svg", DEFAULT).decode().lower()
     assert len(set(COLORS)) == 7
     assert all(f"stroke: {color.lower()}; " in text for color in COLORS[:-1])
 
 
 def test_the_figure_on_a_linear_scale_and_in_another_width():
-    log, linear = (spectral_file(ONE, ".svg", FigureSettings(scale=s)) for s in ("log", "linear"))
+    log, linear = (drawn(ONE, ".svg", FigureSettings(scale=s)) for s in ("log", "linear"))
     assert log != linear
-    wide = Image.open(io.BytesIO(spectral_file(ONE, ".png", FigureSettings(width=6))))
+    wide = Image.open(io.BytesIO(drawn(ONE, ".png", FigureSettings(width=6))))
     assert wide.size[0] > 1500
 
 
 def test_the_arrays():
-    arrays = np.load(io.BytesIO(spectral_file(TWO, ".npz", DEFAULT)))
+    arrays = np.load(io.BytesIO(drawn(TWO, ".npz", DEFAULT)))
     assert arrays["names"].tolist() == ["a", "b"]
     assert arrays["paths"].tolist() == ["runs/a.pt", "runs/b.pt"]
     assert arrays["1_outliers"].tolist() == [12, 6]
@@ -156,7 +160,7 @@ def test_the_arrays():
 
 
 def test_other_kinds_of_file_are_refused(tmp_path):
-    for suffix in (".vtk", ".vts"):
+    for suffix in (".html", ".vts"):
         with pytest.raises(UsageError, match="a spectrum is not drawn as") as raised:
             draw(ONE, tmp_path / f"a{suffix}")
         assert ".npz" in raised.value.hint
@@ -170,6 +174,6 @@ def test_where_every_checkpoint_failed_there_is_nothing_to_draw(tmp_path):
 def test_an_outlier_alone_is_one():
     result = made_up("a.pt")
     result["outliers"]["eigenvalues"].pop()
-    text = spectral_file(document(result), ".svg", DEFAULT).decode()
+    text = drawn(document(result), ".svg", DEFAULT).decode()
     assert "<!-- a.pt: 1 outlier -->" in text
     assert math.isfinite(result["outliers"]["value"])

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from landscape_documents import spaced
 from rich.color import Color
 from rich.text import Text
+from scenes import spread
 
 from sharpcli.render.terminal.heatmap import HeatMap, heat_map_lines
 
@@ -54,7 +54,7 @@ def test_two_pixels_share_a_character_in_colour() -> None:
 
 
 def test_marks_stand_at_their_coordinates() -> None:
-    grid = spaced(-1, 1, 21)
+    grid = spread(-1, 1, 21)
     marks = [((0.0, 0.0), "A"), ((1.0, 1.0), "B"), ((-1.0, -1.0), "C"), ((9.0, 0.0), "D")]
     rows = picture(shaded(HeatMap("loss", grid, grid, bowl(grid, grid), marks)))
     assert rows[0].rstrip()[-1] == "B" or rows[0][-2] == "B"
@@ -66,7 +66,7 @@ def test_marks_stand_at_their_coordinates() -> None:
 
 
 def test_a_path_is_dots_below_the_marks() -> None:
-    grid = spaced(-1, 1, 21)
+    grid = spread(-1, 1, 21)
     path = [(0.9, -0.9), (0.5, -0.5), (0.0, 0.0)]
     heat = HeatMap("loss", grid, grid, bowl(grid, grid), [((0.0, 0.0), "A")], path)
     text = "\n".join(picture(shaded(heat)))
@@ -78,7 +78,7 @@ def test_a_path_is_dots_below_the_marks() -> None:
 
 
 def test_names_of_one_place_stand_side_by_side() -> None:
-    grid = spaced(-1, 1, 21)
+    grid = spread(-1, 1, 21)
     marks = [((0.0, 0.0), "A"), ((0.01, 0.0), "M1"), ((1.0, 0.0), "M2")]
     rows = picture(shaded(HeatMap("loss", grid, grid, [None, *[1.0] * 440], marks)))
     named = next(row for row in rows if "A" in row)
@@ -110,7 +110,7 @@ def test_colours_go_by_logarithms_where_the_range_is_large() -> None:
 
 
 def test_the_legend_has_the_ends_of_the_range() -> None:
-    grid = spaced(-1, 1, 21)
+    grid = spread(-1, 1, 21)
     lines = shaded(
         HeatMap("loss", grid, grid, [0.5 + y for y in bowl(grid, grid) if y is not None])
     )
@@ -125,7 +125,7 @@ def test_the_legend_has_the_ends_of_the_range() -> None:
     "size", [(1, 1), (1, 9), (9, 1), (2, 2), (25, 25), (31, 31), (37, 13), (101, 101), (7, 200)]
 )
 def test_any_grid_fits_and_keeps_its_shape(size: tuple[int, int], width: int) -> None:
-    alphas, betas = spaced(-1, 1, size[0]), spaced(-1, 1, size[1])
+    alphas, betas = spread(-1, 1, size[0]), spread(-1, 1, size[1])
     heat = HeatMap("loss", alphas, betas, bowl(alphas, betas), [((alphas[0], betas[0]), "A")])
     lines = shaded(heat, width)
     rows = picture(lines)
@@ -139,7 +139,7 @@ def test_any_grid_fits_and_keeps_its_shape(size: tuple[int, int], width: int) ->
 
 
 def test_points_of_a_grid_are_equal_blocks() -> None:
-    grid = spaced(0, 4, 5)
+    grid = spread(0, 4, 5)
     values: list[float | None] = [float(a % 2) for _ in range(5) for a in range(5)]
     row = picture(shaded(HeatMap("loss", grid, grid, values)))[0]
     block = len(row) // 5

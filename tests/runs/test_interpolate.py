@@ -38,7 +38,7 @@ def drawn(paths, points, *ranges, **beside):
 
 def test_without_a_range_the_line_goes_beyond_both_ends(paths):
     found, notes = drawn(paths, 7)
-    assert found["axes"][0]["values"] == [-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0]
+    assert list(found.axes[0].values) == [-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0]
     assert notes == []
 
 
@@ -48,11 +48,11 @@ def test_without_a_range_the_line_goes_beyond_both_ends(paths):
 )
 def test_too_few_points_for_it_are_between_the_ends_and_said(paths, points, expected, said):
     found, notes = drawn(paths, points)
-    assert found["axes"][0]["values"] == expected
+    assert list(found.axes[0].values) == expected
     assert notes[0] == (
         f"points={points} is too few for the line from α = -1 to 2, which takes 4: drawn at {said}"
     )
-    assert (found["barrier"] == {}) is (points == 1)
+    assert (found.barrier == {}) is (points == 1)
     if points == 1:
         assert notes[1:] == ["no barrier can be told: 0 or 1 is not on the line (points)"]
     else:
@@ -61,16 +61,16 @@ def test_too_few_points_for_it_are_between_the_ends_and_said(paths, points, expe
 
 def test_a_range_of_ones_own_is_drawn_whole(paths):
     found, notes = drawn(paths, 4, (-0.01, 1.01))
-    assert found["axes"][0]["values"] == [-0.01, 0.0, 1.0, 1.01]
+    assert list(found.axes[0].values) == [-0.01, 0.0, 1.0, 1.01]
     assert notes == []
 
 
 def test_all_ways_between_the_two_have_the_same_ends(paths):
     found, _ = drawn(paths, 5, (0.0, 1.0), align=True, path=PathSettings(steps=3, batch_size=8))
     line, aligned, path = (
-        each["curves"]["train"]["loss"] for each in (found, found["aligned"], found["path"])
+        each.curves["train"]["loss"] for each in (found, found.aligned, found.path)
     )
-    assert [each["t"] for each in found["path"]["coordinates"]] == found["axes"][0]["values"]
+    assert [each.t for each in found.path.coordinates] == list(found.axes[0].values)
     assert len(line) == len(aligned) == len(path) == 5
     assert (path[0], path[-1]) == (line[0], line[-1])
     assert (aligned[0], aligned[-1]) == pytest.approx((line[0], line[-1]), rel=1e-5)

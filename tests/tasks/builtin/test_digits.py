@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from sharpcli.errors import SharpError, UsageError
-from sharpcli.tasks import digits, load_task
+from sharpcli.tasks import load_task
+from sharpcli.tasks.builtin import digits
 
 
 def test_data():

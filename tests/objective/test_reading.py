@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from sharpcli.errors import SharpError
-from sharpcli.objective.rows import read_rows
+from sharpcli.objective.reading import read_rows
 
 Pair = namedtuple("Pair", "x y")
 

@@ -5,7 +5,7 @@ import torch
 from networks import CASES, dense_loss, objective, real_targets, squared_error, task
 from torch import nn
 
-from sharpcli.measures.double import in_double
+from sharpcli.measures.box_search import in_double
 
 
 @pytest.mark.parametrize("name", ["tanh", "batch_norm", "ignored_tokens", "tied", "mapping"])

@@ -13,7 +13,10 @@ from sharpcli.errors import SharpError, setting
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["data", "model"]
+__all__ = ["PACKAGE", "SUMMARY", "data", "model"]
+
+SUMMARY = "8x8 images of handwritten digits: 1,797 of ten classes, with an MLP or a CNN"
+PACKAGE = "scikit-learn"
 
 CLASSES = 10
 SIDE = 8
@@ -37,9 +40,11 @@ def model(
             f"{setting('options.width', 64)} {setting('options.depth', 2)}",
         )
     check_room("digits", SIDE * SIDE, width, depth, 9 if model == "cnn" else 1)
-    if model == "cnn":
-        return cnn(1, SIDE, CLASSES, width, depth, activation, batch_norm)
-    return mlp(SIDE * SIDE, CLASSES, width, depth, activation, batch_norm)
+    networks = {
+        "mlp": lambda: mlp(SIDE * SIDE, CLASSES, width, depth, activation, batch_norm),
+        "cnn": lambda: cnn(1, SIDE, CLASSES, width, depth, activation, batch_norm),
+    }
+    return networks[model]()
 
 
 def data(split: str) -> tuple[Tensor, Tensor]:
@@ -59,5 +64,5 @@ def data(split: str) -> tuple[Tensor, Tensor]:
     one_hot = torch.nn.functional.one_hot(classes, CLASSES)
     place_in_class = (one_hot.cumsum(0) * one_hot).sum(1) - 1
     test = place_in_class % TEST_EVERY == TEST_EVERY - 1
-    chosen = test if split == "test" else ~test
+    chosen = {"train": ~test, "test": test}[split]
     return images[chosen], classes[chosen]

@@ -1,0 +1,76 @@
+"""The results of `sharp inspect` and `sharp train`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from sharpcli.documents.results import (
+    MeasuredCheckpoint,
+    Metadata,
+    Notes,
+    Number,
+    Scalar,
+    Sentences,
+    Sha256,
+    absent,
+)
+from sharpcli.documents.statuses import Outcome
+from sharpcli.settings import Keywords
+
+__all__ = ["Inspected", "InspectedCheckpoint", "StoredTensor", "TrainedResult"]
+
+_COUNT = Keywords(minimum=0)
+_TRAINED = Keywords(required=["train"], propertyNames={"enum": ["train", "test", "gap"]})
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor."""
+
+    name: Annotated[str, "Its key."]
+    shape: Annotated[Sequence[Annotated[int, _COUNT]], "Its sizes."]
+    dtype: Annotated[str, "As stored."]
+    norm: Annotated[Number | None, "Euclidean; null where not finite."] = absent()
+    min: Annotated[Number | None, "Smallest entry."] = absent()
+    max: Annotated[Number | None, "Largest entry."] = absent()
+
+
+@dataclass(frozen=True)
+class InspectedCheckpoint:
+    """The checkpoint; each storage is counted once."""
+
+    path: Annotated[Path | str, "As it was given."]
+    sha256: Sha256 | None = absent()
+    elements: Annotated[int | None, "Numbers in it.", _COUNT] = absent()
+    bytes: Annotated[int | None, "Bytes of them.", _COUNT] = absent()
+    metadata: Metadata | None = absent()
+    notes: Notes | None = absent()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspected:
+    """A result of `inspect`."""
+
+    checkpoint: InspectedCheckpoint
+    status: Literal[Outcome.OK] = Outcome.OK
+    tensors: Annotated[Sequence[StoredTensor], "In the file's order."]
+    optimizer: Annotated[
+        Mapping[str, Any] | None,
+        "Settings and size of the optimizer's state; null where there is none.",
+    ]
+    warnings: Sentences = absent(())
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedResult:
+    """A result of `train`."""
+
+    checkpoint: MeasuredCheckpoint
+    status: Literal[Outcome.OK] = Outcome.OK
+    epochs: Annotated[int, "Passes over the data.", _COUNT]
+    steps: Annotated[int, "Updates.", _COUNT]
+    loss: Annotated[Mapping[str, Scalar], "Mean loss at the end.", _TRAINED]
+    seconds: Annotated[float, "Wall time from model and data in memory to the answer.", _COUNT]

@@ -1,0 +1,289 @@
+"""The results of `sharp interpolate` and `sharp landscape`: a line or plane and what is on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from sharpcli.documents.results import Metadata, Notes, Number, Scalar, Sha256, absent
+from sharpcli.documents.statuses import Outcome
+from sharpcli.settings import Keywords, PathKind
+
+__all__ = [
+    "Aligned",
+    "AnchoredAxis",
+    "Axis",
+    "Barrier",
+    "Barriers",
+    "BySplit",
+    "Curve",
+    "CurvedPath",
+    "Curves",
+    "Explored",
+    "ExploredCheckpoint",
+    "Interpolated",
+    "PathPlace",
+    "Place",
+    "Points",
+    "ProjectedPlace",
+    "Rise",
+    "SamplingCurves",
+    "Trajectory",
+    "TrajectoryPoint",
+    "Unseen",
+]
+
+_COUNT = Keywords(minimum=0)
+_SHARE = Keywords(minimum=0, maximum=1.0000001)
+_COSINE = Keywords(minimum=-1.0000001, maximum=1.0000001)
+_ON_PATH = Keywords(minimum=0, maximum=1)
+_SPLITS = Keywords(propertyNames={"enum": ["train", "test"]})
+_AT_LEAST_ONE = Keywords(minItems=1)
+_AXES = Keywords(minItems=1, maxItems=2)
+
+Curve = Annotated[
+    Mapping[str, Sequence[float | None]],
+    "Values of one split by name: the loss and the task's metrics, one a point; null: not finite, "
+    "or not reached.",
+    Keywords(required=["loss"]),
+]
+Curves = Annotated[
+    Mapping[str, Curve],
+    "Values at the points, by split; empty where no point was reached.",
+    _SPLITS,
+]
+SamplingCurves = Annotated[
+    Mapping[str, Mapping[str, Sequence[float | None]]],
+    "Standard errors from having measured a sample, by split and name, one a point.",
+    Keywords(minProperties=1, **_SPLITS),
+]
+BySplit = Annotated[
+    Mapping[str, Scalar], "One number a split.", Keywords(minProperties=1, **_SPLITS)
+]
+Unseen = Annotated[
+    Number,
+    "Share of its distance from the origin that lies off the line or plane; null where its weights "
+    "are not finite.",
+    _SHARE,
+]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Coordinates on the line or plane."""
+
+    alpha: Annotated[float, "Along the first axis."]
+    beta: Annotated[float | None, "Along the second axis; absent on a line."] = absent()
+
+
+@dataclass(frozen=True)
+class ProjectedPlace:
+    """Coordinates of a checkpoint, by least squares; null where its weights are not finite."""
+
+    alpha: Annotated[Number, "Along the first axis."]
+    beta: Annotated[Number | None, "Along the second axis; absent on a line."] = absent()
+
+
+@dataclass(frozen=True)
+class PathPlace:
+    """A place."""
+
+    t: Annotated[float, "From 0 to 1.", _ON_PATH]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rise(Scalar):
+    """The highest rise and its place."""
+
+    alpha: Annotated[float | None, "Where, on a line."] = absent()
+    t: Annotated[float | None, "Where, on a curved path.", _ON_PATH] = absent()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Barrier(Rise):
+    """Max over [0, 1] of L(α) − ((1−α)L_A + αL_B) (Entezari et al. 2022), at the points there are.
+
+    Its `value` is the highest rise above the straight line between the losses of the ends.
+    """
+
+    above_mean: Annotated[Rise, "Max over [0, 1] of L(α) − (L_A + L_B)/2 (Frankle et al. 2020)."]
+
+
+Barriers = Annotated[
+    Mapping[str, Barrier],
+    "By split; a split whose ends were not reached or are not finite is left out.",
+    _SPLITS,
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """One axis."""
+
+    name: Annotated[str, "Its name.", Keywords(enum=["alpha", "beta"])]
+    meaning: Annotated[str, "What it is."]
+    eigenvalue: Annotated[Scalar | None, "Of the Hessian; Hessian axes only."] = absent()
+    values: Annotated[Sequence[float], "Its places on the grid, ascending.", _AT_LEAST_ONE]
+    norm: Annotated[float, "Weight distance of one unit.", _COUNT]
+    explained_variance: Annotated[
+        Number | None,
+        "Share of the paths' variance about the origin that it shows alone; with trajectories.",
+        _SHARE,
+    ] = absent()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ValuesFirst:
+    name: str
+    values: Sequence[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnchoredAxis(Axis, _ValuesFirst):
+    """An axis through checkpoints, of which a document gives the values first."""
+
+
+@dataclass(frozen=True)
+class ExploredCheckpoint:
+    """A checkpoint on the line or plane."""
+
+    name: Annotated[str, "A, B, C, or M1, M2, … for marked ones."]
+    path: Annotated[str, "As it was given."]
+    sha256: Sha256
+    parameters: Annotated[int, "How many numbers were measured, tied ones once.", _COUNT]
+    metadata: Metadata
+    notes: Notes
+    role: Annotated[
+        Literal["anchor", "center", "marked"],
+        "anchor: spans the line or plane; center: at 0; marked: put on it.",
+    ]
+    coordinates: Annotated[ProjectedPlace, "Its place on the line or plane, by least squares."]
+    unseen: Unseen
+    measures: Annotated[
+        Mapping[str, BySplit] | None,
+        "At the checkpoint itself, with its own buffers, as `sharp measure` gives; absent after an "
+        "interruption.",
+        Keywords(required=["loss"]),
+    ] = absent()
+    on_surface: Annotated[
+        Mapping[str, BySplit] | None,
+        "At its place on the line or plane, with running statistics as there.",
+        Keywords(required=["loss"]),
+    ] = absent()
+    parameters_in_all: Annotated[
+        int | None, "How many there are, measured or not; with parameters chosen.", _COUNT
+    ] = absent()
+
+
+@dataclass(frozen=True)
+class TrajectoryPoint:
+    """A checkpoint of it."""
+
+    path: Annotated[str, "As it was given."]
+    coordinates: Annotated[ProjectedPlace, "Where it falls, by least squares."]
+    unseen: Unseen
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """An optimizer's path."""
+
+    name: Annotated[str, "What the path is called."]
+    points: Annotated[Sequence[TrajectoryPoint], "In the order given.", _AT_LEAST_ONE]
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """The line from A to B with its hidden units permuted; at the same coordinates."""
+
+    curves: Curves
+    barrier: Barriers
+    norm: Annotated[float, "Weight distance from A to the permuted B.", _COUNT]
+    groups: Annotated[int, "Groups of hidden units that can be permuted.", Keywords(minimum=1)]
+    moved: Annotated[int, "Units that changed their place.", _COUNT]
+    function_difference: Annotated[
+        float | None,
+        "How far outputs differ from B's in float64, relative to the largest.",
+        _COUNT,
+    ]
+
+
+@dataclass(frozen=True)
+class CurvedPath:
+    """A trained curve from A to B."""
+
+    kind: Annotated[PathKind, "bezier: quadratic; chain: two segments."]
+    coordinates: Annotated[Sequence[PathPlace], "Places on it, A at 0, B at 1."]
+    curves: Curves
+    barrier: Barriers
+    steps: Annotated[int, "Training steps taken.", _COUNT]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Drawing:
+    """How a line or plane was drawn."""
+
+    status: Annotated[
+        Literal[Outcome.OK, Outcome.INTERRUPTED],
+        "interrupted: Ctrl-C ended it; points not reached are null.",
+    ]
+    dimensions: Annotated[Literal[1, 2], "1: a line; 2: a plane."]
+    batch_norm: Annotated[
+        Literal["recalibrate", "interpolate", "batch"] | None,
+        "How running statistics were found; null: the model has none.",
+    ]
+    batch_norm_examples: Annotated[
+        int | None,
+        "Training examples that they were taken of; with recalibrate.",
+        Keywords(minimum=1),
+    ] = absent()
+    cosine: Annotated[float | None, "Of the angle between the two axes.", _COSINE] = absent()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Points:
+    """What is at the points of a line or plane, and the checkpoints on it."""
+
+    checkpoints: Annotated[
+        Sequence[ExploredCheckpoint],
+        "Those that span the line or plane, then those marked on it.",
+        _AT_LEAST_ONE,
+    ]
+    shape: Annotated[
+        Sequence[Annotated[int, Keywords(minimum=1)]], "Points along alpha, and along beta.", _AXES
+    ]
+    axes: Annotated[Sequence[Axis], "alpha, and beta on a plane.", _AXES]
+    coordinates: Annotated[Sequence[Place], "Every point; alpha runs fastest.", _AT_LEAST_ONE]
+    curves: Curves
+    sampling_errors: SamplingCurves | None = absent()
+    trajectories: Annotated[
+        Sequence[Trajectory], "Optimizers' paths on the line or plane.", _AT_LEAST_ONE
+    ] = absent(())
+    explained_variance: Annotated[
+        Number | None,
+        "Share of the paths' variance about the origin that the axes show together.",
+        _SHARE,
+    ] = absent()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interpolated(Points, _Drawing):
+    """The result of `interpolate`."""
+
+    barrier: Barriers | None = absent()
+    aligned: Aligned | None = absent()
+    path: CurvedPath | None = absent()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Directions:
+    directions: Annotated[str, Keywords({"$ref": "#/$defs/direction_kind"})]
+    normalize: Annotated[
+        str, "How the axes were scaled.", Keywords(enum=["filter", "layer", "none"])
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explored(Points, _Directions, _Drawing):
+    """The result of `landscape`."""

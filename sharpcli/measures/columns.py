@@ -1,0 +1,72 @@
+"""What the measures say of the numbers of a result, by flat key (`hessian.eigenvalues[0]`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+
+from sharpcli.documents.labels import clean
+from sharpcli.measures import Measure, known_measures
+from sharpcli.measures.measure import Column
+
+__all__ = ["column_titles", "in_tables", "leading_names"]
+
+# The numbers by split that no measure owns: metrics of the task, of which the test value is shown.
+_METRICS = (
+    Column(r"([^.\[]+)\.test", "{0} test"),
+    Column(r"([^.\[]+)\.train", "{0} train", instead="{0}.test"),
+    Column(r"[^.\[]+\.gap", None),
+)
+_PLACE_OF_METRICS = 10
+
+
+def in_tables(keys: Iterable[str] = ()) -> list[Measure]:
+    """The measures in the order of tables: the built-in ones and those that brought `keys`."""
+    known = known_measures(among={_first_part(key) for key in keys})
+    return sorted(known.values(), key=lambda measure: measure.place)
+
+
+def column_titles(keys: Iterable[str]) -> dict[str, str]:
+    """The flat keys that a table shows, in its order, and what heads each column.
+
+    Of a metric only the test value is shown (training where there is no other); of what no measure
+    describes, everything.
+    """
+    present = list(dict.fromkeys(keys))
+    owners = {measure.key: measure for measure in in_tables(present)}
+    places: dict[str, tuple[int, int]] = {}
+    titles: dict[str, str] = {}
+    for key in present:
+        places[key], column, groups = _described(key, owners)
+        if column is None:
+            titles[key] = clean(key).replace("_", " ")
+        elif column.title is not None and column.instead.format(*groups) not in present:
+            titles[key] = column.title.format(*map(clean, groups)).strip()
+    return dict(sorted(titles.items(), key=lambda item: places[item[0]]))
+
+
+def leading_names(keys: Collection[str]) -> dict[str, str]:
+    """What sentences call those of these numbers that decide how large a sample has to be."""
+    owners = {measure.key: measure for measure in in_tables(keys)}
+    found = {key: _described(key, owners)[1:] for key in keys}
+    return {
+        key: column.leading.format(*groups)
+        for key, (column, groups) in found.items()
+        if column and column.leading
+    }
+
+
+def _described(
+    key: str, owners: Mapping[str, Measure]
+) -> tuple[tuple[int, int], Column | None, tuple[str, ...]]:
+    """The place of a number in tables, its column where one is declared, the groups of its key."""
+    owner = owners.get(_first_part(key))
+    for index, column in enumerate((*(owner.columns if owner else ()), *_METRICS)):
+        if match := re.fullmatch(column.keys, key):
+            place = (owner.place, index) if owner else (_PLACE_OF_METRICS, 0)
+            return place, column, match.groups("")
+    return (owner.place if owner else Measure.place, 0), None, ()
+
+
+def _first_part(key: str) -> str:
+    return re.split(r"[.\[]", key, maxsplit=1)[0]

@@ -1,0 +1,119 @@
+"""What a measure says of itself. Knows no torch, so that tables of saved results can read it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from sharpcli.documents.results import Scalar, is_scalar
+from sharpcli.documents.statuses import Status
+from sharpcli.settings import MeasureSettings
+
+if TYPE_CHECKING:
+    from sharpcli.measures.context import Context
+
+__all__ = ["Column", "Measure", "Option", "loaded_later", "marked"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """How numbers with some flat keys are shown.
+
+    `keys` is a regular expression for the keys, `title` heads the column and may name its groups
+    (`φ {0}`); None leaves the numbers to the JSON and the CSV. The column is left out where there
+    is a number with the key `instead`. A number with a `leading` name decides how large a growing
+    sample has to be, and sentences call it so.
+    """
+
+    keys: str
+    title: str | None
+    leading: str = ""
+    instead: str = ""
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of `sharp measure` that one measure brings: `Option("rho", 0.05, "…")`.
+
+    The default says the type: a float, int, bool or str. Numbers are at least `low` (above it where
+    `open_`) and at most `high`; text is one of `choices` where there are any. The measure finds the
+    value in `context.settings.options[name]`.
+    """
+
+    name: str
+    default: float | int | bool | str
+    help: str
+    low: float | None = None
+    high: float | None = None
+    open_: bool = False
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measure's name, what it means, and the function that computes it.
+
+    `compute(context)` returns its numbers by JSON key, which is `key` (by default the name with
+    underscores). `needs_gradients` and `needs_curvature` say that first and second derivatives are
+    taken, which are then checked once for the model. `of_parameters` is false where the numbers do
+    not depend on which parameters are measured. `reads` are the parameters of the command that not
+    all measures read and this one does (None: any of them); `options` are those that it brings.
+
+    In tables its `columns` stand at a `place` among those of other measures, least first; `legend`
+    says what a symbol in their titles means, and `remarks(flat keys)` what else a table should say.
+    `exact`: a number without an error is exact up to rounding.
+
+    `check(size, settings)` raises `UsageError` where so many parameters are too few for what is
+    asked. `vanished(numbers, split, advice)` marks the numbers where the loss of a split at θ is at
+    the end of float64 (None: they do not follow from that loss).
+    """
+
+    name: str
+    meaning: str
+    formula: str
+    cost: str
+    invariances: str
+    source: str
+    warns: str
+    compute: Callable[[Context], Mapping[str, Any]]
+    default: bool = False
+    needs_curvature: bool = False
+    of_parameters: bool = True
+    reads: tuple[str, ...] | None = None
+    key: str = ""
+    needs_gradients: bool = True
+    options: tuple[Option, ...] = ()
+    columns: tuple[Column, ...] = ()
+    place: int = 100
+    exact: bool = False
+    legend: Mapping[str, str] = field(default_factory=dict)
+    remarks: Callable[[Collection[str]], list[str]] = lambda _: []
+    check: Callable[[int, MeasureSettings], None] | None = None
+    vanished: Callable[[Any, str | None, str], Any] | None = None
+
+    def __post_init__(self) -> None:
+        """The JSON key follows from the name where it is not given."""
+        object.__setattr__(self, "key", self.key or self.name.replace("-", "_"))
+
+
+def loaded_later(where: str) -> Callable[..., Any]:
+    """The function `module.function` of this package, imported when it is called first."""
+
+    def call(*arguments: Any) -> Any:
+        module, _, function = where.rpartition(".")
+        return getattr(import_module(f"sharpcli.measures.{module}"), function)(*arguments)
+
+    call.__doc__ = f"See `sharpcli.measures.{where}`."
+    return call
+
+
+def marked(node: Any, _split: str | None, advice: str) -> Any:
+    """Numbers of which no number has converged, for the reason in `advice`."""
+    if isinstance(node, Scalar):
+        return replace(node, status=Status.PRECISION, advice=advice)
+    if isinstance(node, Mapping):
+        inner = {key: marked(value, _split, advice) for key, value in node.items()}
+        return inner | ({"status": Status.PRECISION, "advice": advice} if is_scalar(node) else {})
+    return [marked(each, _split, advice) for each in node] if isinstance(node, list) else node

@@ -1,0 +1,122 @@
+"""Loss and metrics of a batch as a function of θ, in float64 where the model has it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from sharpcli.objective.losses import sums_and_weights
+from sharpcli.objective.objective import Objective, accumulator
+from sharpcli.objective.rows import Rows
+from sharpcli.runtime.memory import available_memory
+
+__all__ = ["LOSS", "ROUNDING", "BatchValues", "Pairs", "values_in_float64"]
+
+# The part of the free memory that θ in float64 and two copies of it may take.
+_MEMORY_SHARE = 4
+# What the order of sums may change, by the coarsest arithmetic that the forward pass was seen to
+# use: a share of the largest loss, and so many times what a change of θ in its last place makes of
+# the losses. Couplings change them by 1e-3 and more.
+ROUNDING = {
+    torch.float64: (1e-11, 256),
+    torch.float32: (3e-5, 64),
+    torch.float16: (0.02, 2),
+    torch.bfloat16: (0.05, 2),
+}
+# Losses near zero show no coupling: they are also compared where the entries of θ are moved by this
+# share of their tensor's root mean square, or of a hundredth where that is less.
+_MOVED, _AT_LEAST = 0.1, 0.01
+# Functions of PyTorch that round nothing, unless they give a coarser type than they are given.
+_COPYING = {
+    *("as_tensor", "tensor", "detach", "clone", "contiguous", "to", "type", "float", "__get__"),
+    *("view", "reshape", "expand", "squeeze", "unsqueeze", "flatten", "cat", "stack"),
+}
+LOSS = "loss"
+Pairs = Mapping[str, tuple[Tensor, Tensor]]
+"""The loss and the metrics of a batch: float64 sums and weights, (N,) or one number each."""
+
+
+@dataclass(frozen=True)
+class BatchValues:
+    """Loss and metrics of a batch as a function of θ, and what they are at the checkpoint's.
+
+    `coarsest` is the coarsest floating-point type that a forward pass was seen to use.
+    """
+
+    objective: Objective
+    theta: Tensor
+    whole: Pairs
+    coarsest: torch.dtype
+
+    def values(self, theta: Tensor, rows: Rows) -> Pairs:
+        """Loss and metrics of the rows as one batch at θ. Cost: a forward pass over them."""
+        return _values(self.objective, theta, rows)
+
+    def moved(self, moves: Tensor) -> Tensor:
+        """θ moved by `moves` (n,), in units of a share of each tensor's root mean square."""
+        moved, parts = self.theta.clone(), self.objective.network.unflatten
+        for own, move in zip(parts(moved), parts(moves), strict=True):
+            size = float(own.norm()) / math.sqrt(max(own.numel(), 1))
+            own.add_(move, alpha=_MOVED * max(size, _AT_LEAST))
+        return moved
+
+
+def values_in_float64(objective: Objective, theta: Tensor, rows: Rows) -> BatchValues:
+    """The objective's function in float64, or in its own arithmetic where there is no float64."""
+    network, wide = objective.network, torch.float64
+    free = available_memory(network.device)
+    free = free if objective.memory is None else min(free, objective.memory)
+    fits = 3 * theta.numel() * wide.itemsize <= free / _MEMORY_SHARE
+    found = None
+    if network.compute != wide and fits:
+        found = objective.try_in(wide, theta, lambda double, point: _watched(double, point, rows))
+    return found or _watched(objective, theta, rows)
+
+
+def _watched(objective: Objective, theta: Tensor, rows: Rows) -> BatchValues:
+    with _PrecisionWatch(objective.network.compute) as watch:
+        whole = _values(objective, theta, rows)
+    return BatchValues(objective, theta, whole, watch.coarsest)
+
+
+class _PrecisionWatch(TorchFunctionMode):
+    """Sees the coarsest floating-point type that is computed in from other floats in the block.
+
+    Numbers made anew, flags and counts turned into floats, and copies of these are exact.
+    """
+
+    def __init__(self, coarsest: torch.dtype) -> None:
+        super().__init__()
+        self.coarsest = coarsest
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        found = function(*args, **(kwargs or {}))
+        given = [each for each in args if isinstance(each, Tensor) and each.is_floating_point()]
+        if isinstance(found, Tensor) and found.dtype in ROUNDING and given:
+            step = torch.finfo(found.dtype).eps
+            narrowed = any(torch.finfo(each.dtype).eps < step for each in given)
+            copied = getattr(function, "__name__", "") in _COPYING and not narrowed
+            if step > torch.finfo(self.coarsest).eps and not copied:
+                self.coarsest = found.dtype
+        return found
+
+
+def _values(objective: Objective, theta: Tensor, rows: Rows) -> Pairs:
+    network, task = objective.network, objective.network.task
+    kind = accumulator(network.device)
+    batch = rows.to(network.device, network.compute).batch
+    with torch.no_grad(), network.arithmetic():
+        outputs = network.outputs(network.unflatten(theta), objective.fixed, batch)
+        pairs = {LOSS: network.losses(outputs, batch, rows.count)}
+        for name, value in (task.metrics(outputs, batch) if task.metrics else {}).items():
+            source = f"{task.name}: metric '{name}'"
+            pairs[f"metric '{name}'"] = sums_and_weights(value, rows.count, source)
+    return {name: (s.to(kind), w.to(kind)) for name, (s, w) in pairs.items()}

@@ -1,0 +1,102 @@
+"""Nested batches: tensors and lists in sequences, mappings and objects, walked leaf by leaf."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["equal", "holds_tensors", "join", "leaves", "map_leaves", "named_leaves"]
+
+
+def named_leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Each leaf that `map_leaves` finds, in its order, with what messages call it."""
+    if isinstance(node, Tensor):
+        yield path or "the inputs", node
+    elif isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from named_leaves(value, f"{path}['{key}']" if path else f"'{key}'")
+    elif _is_nested(node):
+        names = ["the inputs", "the targets"] if len(node) == 2 and not path else []
+        for index, value in enumerate(node):
+            name = names[index] if names else f"{path}[{index}]" if path else f"item {index}"
+            yield from named_leaves(value, name)
+    elif holds_tensors(node):
+        for key, value in vars(node).items():
+            yield from named_leaves(value, f"{path}.{key}" if path else key)
+    else:
+        yield path or "the inputs", node
+
+
+def leaves(batch: Any) -> Iterator[Any]:
+    """Each leaf of a batch."""
+    return (leaf for _, leaf in named_leaves(batch))
+
+
+def map_leaves(node: Any, leaf: Callable[[Any], Any]) -> Any:
+    """Apply `leaf` to every tensor (and every list of non-tensors) of a collated batch.
+
+    Mappings become dictionaries. PyTorch's own pytree takes mappings that are no `dict`, and
+    objects that nobody registered, for leaves, and goes into lists of a row's texts.
+    """
+    if isinstance(node, Tensor):
+        return leaf(node)
+    if isinstance(node, Mapping):
+        return {key: map_leaves(value, leaf) for key, value in node.items()}
+    if isinstance(node, tuple) and hasattr(node, "_fields"):
+        return type(node)(*(map_leaves(value, leaf) for value in node))
+    if _is_nested(node):
+        return type(node)(map_leaves(value, leaf) for value in node)
+    if holds_tensors(node):
+        made = copy.copy(node)
+        for key, value in vars(node).items():
+            object.__setattr__(made, key, map_leaves(value, leaf))  # dataclasses may be frozen
+        return made
+    return leaf(node)
+
+
+def holds_tensors(node: Any) -> bool:
+    """Whether this is an object of a class of the task's own, with tensors for attributes."""
+    attributes = getattr(node, "__dict__", None)
+    return isinstance(attributes, dict) and any(isinstance(v, Tensor) for v in attributes.values())
+
+
+def _is_nested(node: Any) -> bool:
+    """Whether this is a sequence of batches, and not of what single rows hold."""
+    return (isinstance(node, tuple) and hasattr(node, "_fields")) or (
+        isinstance(node, Sequence)
+        and not isinstance(node, str)
+        and any(isinstance(value, Tensor | Mapping | tuple | list) for value in node)
+    )
+
+
+def join(chunks: list[Any]) -> Any:
+    """Concatenate batches leaf by leaf."""
+    first = chunks[0]
+    if len(chunks) == 1:
+        return first
+    if isinstance(first, Tensor):
+        return torch.cat(chunks)
+    if isinstance(first, Mapping):
+        return {key: join([chunk[key] for chunk in chunks]) for key in first}
+    if isinstance(first, tuple) and hasattr(first, "_fields"):
+        return type(first)(*(join(list(parts)) for parts in zip(*chunks, strict=True)))
+    if _is_nested(first):
+        return type(first)(join(list(parts)) for parts in zip(*chunks, strict=True))
+    return [row for chunk in chunks for row in chunk]
+
+
+def equal(left: Any, right: Any) -> bool:
+    """Whether two batches hold the same, NaN where the other has it."""
+    if isinstance(left, Tensor):
+        return torch.equal(left.nan_to_num(), right.nan_to_num())
+    if isinstance(left, Mapping):
+        return list(left) == list(right) and all(equal(left[key], right[key]) for key in left)
+    if isinstance(left, Sequence) and not isinstance(left, str):
+        return len(left) == len(right) and all(map(equal, left, right))
+    if holds_tensors(left):
+        return type(left) is type(right) and equal(vars(left), vars(right))
+    return bool(left == right)

@@ -1,0 +1,60 @@
+"""The consoles of stdout and stderr, and what is said on stderr."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import IO, TYPE_CHECKING, Any
+
+from sharpcli.runtime.processes import is_first
+from sharpcli.runtime.text import folded, visible_lines
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import Console
+
+__all__ = ["console", "error_console", "say", "say_written"]
+
+# No line is wrapped by Rich, and square brackets and :names: in text mean nothing.
+_AS_TEXT: dict[str, Any] = {"highlight": False, "soft_wrap": True, "markup": False, "emoji": False}
+
+
+def console(*, plain: bool = False) -> Console:
+    """The console of stdout; respects NO_COLOR, COLUMNS and a pipe; `plain` is never styled."""
+    from rich.console import Console
+
+    return Console(**_AS_TEXT, color_system=None if plain else "auto")
+
+
+def error_console() -> Console:
+    """The console of stderr, where progress, notes and warnings go.
+
+    It is one for all, so that a note appears above a progress bar and not in the middle of it.
+    """
+    # While a bar is shown, Rich puts a stand-in in the place of sys.stderr.
+    return _console_on(getattr(sys.stderr, "rich_proxied_file", sys.stderr))
+
+
+@functools.lru_cache(maxsize=1)
+def _console_on(stream: IO[str]) -> Console:
+    from rich.console import Console
+
+    return Console(file=stream, **_AS_TEXT, quiet=not is_first())
+
+
+def say(text: str, kind: str = "note", style: str = "dim") -> None:
+    """Print a note, warning or failure on stderr, wrapped at blanks where that is a terminal."""
+    from rich.text import Text
+
+    stderr = error_console()
+    line = visible_lines(f"{kind}: {text}")
+    line = folded(line, stderr.width) if stderr.is_terminal else line
+    end = len(kind) + 1
+    stderr.print(Text.assemble((line[:end], style), line[end:]))
+
+
+def say_written(path: Path, *, quiet: bool) -> None:
+    """Say on stderr that a file was written; nothing of a device such as /dev/null."""
+    if not quiet and path.is_file():
+        error_console().print(visible_lines(f"wrote {path}"), style="dim")

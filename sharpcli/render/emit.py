@@ -1,0 +1,137 @@
+"""Results on stdout or in a file, with what failed and what is to be known on stderr."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import TYPE_CHECKING
+
+from sharpcli.documents.results import Document, dumps, is_interrupted
+from sharpcli.documents.statuses import Outcome
+from sharpcli.errors import SharpError, setting
+from sharpcli.render.console import say, say_written
+from sharpcli.render.formats import Format, format_of
+from sharpcli.render.kinds import KINDS
+from sharpcli.runtime import interruption
+from sharpcli.runtime.files import beside, is_special, rescue, save
+from sharpcli.runtime.processes import is_first
+from sharpcli.runtime.streams import drop_stdout
+from sharpcli.settings import OutputSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["emit", "report_problems"]
+
+
+def emit(document: Document, output: OutputSettings, *, metric: str | None = None) -> None:
+    """Print a document, or write it to `output.output`, in the format asked for.
+
+    The result alone goes to stdout; what failed, warnings and (unless quiet) notes go to stderr.
+    Its pictures and exports (`output.plot`) are written after it. `metric` is what a plane's maps
+    show in place of the loss. An interrupted run's document is written beside a file that is there
+    already, and is not drawn. What cannot be written or printed is kept in the user's cache folder,
+    and `SharpError` says where. Interrupts wait until all is written. Of several processes only the
+    first one prints and writes.
+    """
+    if not is_first():
+        return
+    with interruption.deferred():
+        failures = [*_deliver(document, output, metric)]
+        report_problems(document, quiet=output.quiet)
+        if output.plot and not is_interrupted(document):
+            from sharpcli.render.files.plotting import draw
+
+            for path in output.plot:
+                drawn = _failure(functools.partial(draw, document, path))
+                failures += drawn
+                if not drawn:
+                    say_written(path, quiet=output.quiet)
+        if failures:
+            *earlier, last = failures
+            for each in earlier:
+                say(str(each), "Error", "none")
+            raise last
+
+
+def _deliver(document: Document, output: OutputSettings, metric: str | None) -> list[SharpError]:
+    """Write or print the document itself; what went wrong."""
+    try:
+        form = format_of(output.format)
+        text = form.text(document, metric, output.output is not None)
+    except Exception:
+        kept = rescue(f"{document['kind']}.json", dumps(document) + "\n")
+        say(f"the result is kept in {kept}")
+        raise
+    path = output.output
+    if path is None:
+        return _failure(lambda: _print(text, form, document))
+    if is_interrupted(document) and path.exists() and not is_special(path):
+        kept, path = path, beside(path)
+        say(f"interrupted: {kept} stays as it is; this run's result is in {path}")
+    failed = _failure(lambda: save(path, text))
+    if not failed:
+        say_written(path, quiet=output.quiet)
+    return failed
+
+
+def _failure(work: Callable[[], None]) -> list[SharpError]:
+    try:
+        work()
+    except SharpError as error:
+        return [error]
+    return []
+
+
+def report_problems(document: Document, *, quiet: bool = False) -> None:
+    """Print each failure, warning and note of a document once on stderr, with what it is about."""
+    from sharpcli.documents.labels import named
+    from sharpcli.render.pages.measurements import labels_of
+
+    results = [r for r in document["results"] if "checkpoint" in r]
+    said: dict[tuple[str, str], list[str]] = {}
+    for result, label in zip(results, labels_of(results), strict=True):
+        if result.get("status") == Outcome.FAILED:
+            path, error = str(result["checkpoint"]["path"]), result["error"]
+            about = "" if path in error["message"] else f"{path}: "
+            hint = f"\n  hint: {error['hint']}" if error.get("hint") else ""
+            said[("failed", f"{about}{error['message']}{hint}")] = []
+        for warning in result.get("warnings", ()):
+            said.setdefault(("warning", warning), []).append(label)
+        for note in result["checkpoint"].get("notes", ()):
+            said.setdefault(("note", note), []).append(label)
+    for kind in ("warning", "note"):
+        for text in document.get(f"{kind}s", ()):
+            said.setdefault((kind, text), [])
+    styles = {"failed": "bold red", "warning": "yellow", "note": "dim"}
+    for kind, style in styles.items():
+        for (kind_, text), labels in said.items():
+            if kind_ == kind and not (quiet and kind == "note"):
+                about = f"{named(labels)}: " if labels else ""
+                say(about + text, kind, style)
+
+
+def _print(text: str, form: Format, document: Document) -> None:
+    """Write to stdout, with what its encoding lacks written otherwise."""
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = form.encodable(text, encoding, document)
+    try:
+        sys.stdout.write(text)
+        # Now, so that a warning does not come out in the middle of a line where both streams
+        # share one terminal or file.
+        sys.stdout.flush()
+    except OSError as error:
+        drop_stdout()
+        kind = KINDS.get(document["kind"])
+        if isinstance(error, BrokenPipeError) and kind and kind.cheap:
+            raise
+        kept = rescue(f"{document['kind']}{form.suffix}", text)
+        raise SharpError(
+            f"standard output: cannot be written: {error.strerror}",
+            f"nothing is lost: the result is in {kept}"
+            if kept
+            else f"write to a file on another disk with {setting('output')}",
+        ) from error

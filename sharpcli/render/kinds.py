@@ -1,0 +1,102 @@
+"""The kinds of result: what a person reads of each, its CSV and its figures, loaded when used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+from sharpcli.documents.results import Document
+from sharpcli.errors import SharpError, UsageError, setting
+
+__all__ = ["FIGURES", "KINDS", "Kind", "kind_of", "load", "read_drawing"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is made of a document of one kind; functions are named `module:function`, for `load`.
+
+    `page` makes the page, `lines` what a terminal shows in its place, `rows` those of the CSV.
+    `drawing` reads what the writers in `figures` (by suffix) draw. `curves`: it holds curves by
+    split and metric, of which one can be asked for. `cheap`: a reader who has left (`| head`) need
+    not be sent the result.
+    """
+
+    page: str
+    rows: str = "files.spreadsheet:result_rows"
+    lines: str = ""
+    drawing: str = ""
+    figures: Mapping[str, str] = field(default_factory=dict)
+    curves: bool = False
+    cheap: bool = False
+
+
+# The library that a figure needs and the extra that brings it, None for what is always there.
+FIGURES: dict[str, tuple[str, str] | None] = {
+    ".png": ("matplotlib", "plot"),
+    ".svg": ("matplotlib", "plot"),
+    ".pdf": ("matplotlib", "plot"),
+    ".html": ("plotly", "html"),
+    ".npz": None,
+    ".vts": None,
+}
+
+_PLACES = Kind(
+    page="pages.landscapes:landscape_page",
+    rows="files.spreadsheet:point_rows",
+    lines="pages.landscapes:landscape_lines",
+    drawing="scene:read_scene",
+    figures={
+        **dict.fromkeys((".png", ".svg", ".pdf"), "files.figure:figure"),
+        ".html": "files.surface_html:page",
+        **dict.fromkeys((".npz", ".vts"), "files.export:exported"),
+    },
+    curves=True,
+)
+KINDS: dict[str, Kind] = {
+    "measure": Kind("pages.measurements:measure_page"),
+    "train": Kind("pages.measurements:train_page"),
+    "compare": Kind("pages.comparison:compare_page", "files.spreadsheet:group_rows", cheap=True),
+    "inspect": Kind(
+        "pages.inspection:inspection_page", "files.spreadsheet:tensor_rows", cheap=True
+    ),
+    "interpolate": _PLACES,
+    "landscape": _PLACES,
+    "spectrum": Kind(
+        page="pages.spectra:spectrum_page",
+        rows="files.spreadsheet:spectrum_rows",
+        lines="pages.spectra:spectrum_lines",
+        drawing="pages.spectra:read_spectra",
+        figures=dict.fromkeys(
+            (".png", ".svg", ".pdf", ".npz"), "files.spectral_figure:spectral_file"
+        ),
+    ),
+}
+
+
+def kind_of(document: Document) -> Kind:
+    """The kind of a document; raises `UsageError` for one that only its JSON can show."""
+    if document["kind"] not in KINDS:
+        raise UsageError(
+            f'a result of kind "{document["kind"]}" has no table',
+            f"use {setting('format', 'json')}",
+        )
+    return KINDS[document["kind"]]
+
+
+def read_drawing(document: Document) -> Any:
+    """What figures of a document are drawn from; raises `SharpError` where there is nothing."""
+    kind = KINDS.get(document["kind"])
+    if kind is None or not kind.drawing:
+        drawn = ", ".join(name for name, each in KINDS.items() if each.drawing)
+        raise SharpError(
+            f'a result of kind "{document["kind"]}" has no figure', f"kinds with a figure: {drawn}"
+        )
+    return load(kind.drawing)(document)
+
+
+def load(name: str) -> Any:
+    """The function of `module:function`, from a module of this package."""
+    module, _, function = name.partition(":")
+    return getattr(import_module(f"sharpcli.render.{module}"), function)

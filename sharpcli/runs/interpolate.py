@@ -1,0 +1,200 @@
+"""What lies between checkpoints: the call behind `sharp interpolate`.
+
+The line through two, beside it B aligned with A and a curved path, or the plane through three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sharpcli.documents.grids import Aligned, AnchoredAxis, CurvedPath, Interpolated, PathPlace
+from sharpcli.documents.results import Report
+from sharpcli.errors import SharpError, UsageError, counted, setting
+from sharpcli.landscape.alignment.permutations import TRACED_EXAMPLES
+from sharpcli.landscape.alignment.weight_matching import align
+from sharpcli.landscape.curves import path_weights, train_path
+from sharpcli.landscape.findings import barriers, curves_of
+from sharpcli.landscape.frame import line, plane_through
+from sharpcli.landscape.grid import axis_values, check_line, fewest_points, line_values
+from sharpcli.landscape.points.evaluator import Anchors
+from sharpcli.landscape.points.walk import Watch
+from sharpcli.runs.exploration import Beside, Exploration, begin_exploration, exploring, report
+from sharpcli.runs.points import around_all, explore_grid
+from sharpcli.settings import GridSettings, InterpolateSettings, PathSettings, RunSettings
+from sharpcli.tasks import Task
+
+__all__ = ["interpolate_checkpoints"]
+
+# Keskar et al. 2017, figures 3 and 4; and where there are too few points for all of it.
+_LINE, _BETWEEN = (-1.0, 2.0), (0.0, 1.0)
+# Examples on which an aligned network must compute what it did.
+_COMPARED_EXAMPLES = 64
+
+
+def interpolate_checkpoints(
+    paths: Sequence[str | Path],
+    task: str | Path | Task | None = None,
+    task_options: Mapping[str, str] | None = None,
+    run: RunSettings | None = None,
+    settings: InterpolateSettings | None = None,
+    *,
+    beside: Beside | None = None,
+    watch: Watch | None = None,
+) -> Report:
+    """Loss and metrics on the line through two checkpoints, or the plane through three.
+
+    With two, `settings` may ask for the line to B with its hidden units permuted to match A's, and
+    for a trained curved path. The watch's journal keeps finished points on disk; it is left there,
+    to be discarded once the report is where it belongs. Parameters, buffers and the global random
+    states stay as they are. Raises `SharpError` where a checkpoint cannot be read or the three
+    span no plane. Cost: a forward pass over each split a point, and one over training data where
+    batch-norm statistics are recalibrated.
+    """
+    settings, watch = settings or InterpolateSettings(), watch or Watch()
+    if run is not None and run.parameters:
+        raise UsageError(
+            f"{setting('parameters')}: between checkpoints all parameters move",
+            "sharp landscape draws the parameters that match around one checkpoint",
+        )
+    if len(paths) not in (2, 3):
+        raise UsageError(
+            f"{counted(len(paths), 'checkpoint')}: a line leads through two, a plane through three",
+            "sharp interpolate a.safetensors b.safetensors",
+        )
+    if len(paths) == 3 and (settings.align or settings.path):
+        option = setting("align" if settings.align else "path")
+        raise UsageError(f"{option} is for the line between two checkpoints", "leave C out")
+    limits = settings.grid.limits(((0.0, 1.0),) * (len(paths) - 1))
+    if len(paths) == 2 and settings.grid.ranges:
+        check_line(*limits[0], settings.grid.shape(1)[0])
+    with exploring(task, task_options, run, watch) as studies:
+        this = begin_exploration(
+            "interpolate", paths, beside or Beside(), studies, settings, len(paths) - 1, watch
+        )
+        explore = _explore_line if len(paths) == 2 else _explore_plane
+        return report(this, explore(this, settings))
+
+
+def _explore_line(this: Exploration, settings: InterpolateSettings) -> Interpolated:
+    """The line from A to B with its barrier, and what `settings` ask for beside it.
+
+    Raises `SharpError` where no hidden units can be permuted, and where a path has no training
+    data.
+    """
+    a, b = this.anchors
+    frame = line(a.theta, b.theta)
+    alphas = _alphas(this, settings.grid)
+    distance = float((b.theta - a.theta).double().norm())
+    axis = AnchoredAxis(name="alpha", values=alphas, meaning="from A (0) to B (1)", norm=distance)
+    if distance == 0:
+        this.notes.append("A and B hold the same parameters: the line between them is one point")
+    anchors = Anchors(frame.anchors, [this.buffers(a), this.buffers(b)])
+    points = explore_grid(this, frame, anchors, [axis], "line")
+    barrier = barriers(this.surface, anchors, frame.weights, alphas, points.curves, "alpha")
+    if not barrier and not this.walk.interrupted:
+        why = "the loss is not finite at A or B"
+        if not {0.0, 1.0} <= {*alphas}:
+            option = setting("ranges" if settings.grid.ranges else "points")
+            why = f"0 or 1 is not on the line ({option})"
+        this.notes.append(f"no barrier can be told: {why}")
+    aligned, path, begun = None, None, "alignment"
+    try:
+        if settings.align and not this.walk.interrupted:
+            aligned = _aligned(this, alphas)
+        if settings.path is not None and not this.walk.interrupted:
+            begun = "path's training"
+            path = _curved(this, settings.path, len(alphas))
+    except KeyboardInterrupt:
+        this.walk.interrupted = f"interrupted before the {begun} was finished"
+    return Interpolated(**this.drawn(points), barrier=barrier, aligned=aligned, path=path)
+
+
+def _explore_plane(this: Exploration, settings: InterpolateSettings) -> Interpolated:
+    """The plane through A, B and C."""
+    frame, grid = plane_through(*(each.theta for each in this.anchors)), settings.grid
+    limits = grid.limits(around_all(frame.places))
+    meanings = ("along the line from A to B", "away from that line, towards C")
+    axes = [
+        AnchoredAxis(name=name, values=axis_values(*limit, points), meaning=meaning, norm=1.0)
+        for name, limit, points, meaning in zip(
+            ("alpha", "beta"), limits, grid.shape(2), meanings, strict=True
+        )
+    ]
+    anchors = Anchors(frame.anchors, [this.buffers(each) for each in this.anchors])
+    points = explore_grid(this, frame, anchors, axes, "plane")
+    return Interpolated(**this.drawn(points), cosine=0.0)  # by construction
+
+
+def _alphas(this: Exploration, grid: GridSettings) -> list[float]:
+    """Where on the line the loss is drawn; says so where the points are too few for all of it."""
+    (points,) = grid.shape(1)
+    ((low, high),) = grid.limits((_LINE,))
+    fewest = fewest_points(low, high)
+    if points >= fewest:
+        return line_values(low, high, points)
+    alphas = line_values(*_BETWEEN, points)  # an own range was refused
+    this.notes.append(
+        f"{setting('points', points)} is too few for the line from α = {low:g} to {high:g}, which "
+        f"takes {fewest}: drawn at {', '.join(f'{alpha:g}' for alpha in alphas)}"
+    )
+    return alphas
+
+
+def _aligned(this: Exploration, alphas: Sequence[float]) -> Aligned:
+    """The line from A to B with its hidden units permuted to match A's."""
+    a, b = this.anchors
+    rows = next(iter(this.surface.objectives.values())).rows
+    matched = align(
+        this.study.network,
+        rows.head(_COMPARED_EXAMPLES).batch,
+        a.match.tensors,
+        b.match.tensors,
+        few=rows.head(TRACED_EXAMPLES).batch,
+        seed=this.study.run.seed,
+    )
+    network = this.study.network
+    frame = line(a.theta, network.flatten(matched.tensors))
+    anchors = Anchors(frame.anchors, [this.buffers(a), network.fixed(matched.tensors)])
+    values = this.walk.values("aligned line", anchors, [(t,) for t in alphas], frame.weights)
+    curves = curves_of(values)
+    return Aligned(
+        curves=curves,
+        barrier=barriers(this.surface, anchors, frame.weights, alphas, curves, "alpha"),
+        norm=float((frame.anchors[1] - frame.anchors[0]).double().norm()),
+        groups=matched.groups,
+        moved=matched.moved,
+        function_difference=matched.function_difference,
+    )
+
+
+def _curved(this: Exploration, settings: PathSettings, points: int) -> CurvedPath:
+    """A trained path from A to B."""
+    if this.train is None:
+        raise SharpError("a path is trained on the training data, and there are none", "")
+    a, b = this.anchors
+    path = train_path(
+        this.train, a.theta, b.theta, settings, this.walk.watch.begin("training the path: steps")
+    )
+    ends = Anchors(torch.stack([a.theta, b.theta]), [this.buffers(a), this.buffers(b)])
+    middle = ends.buffers(torch.tensor([0.5, 0.5]))
+    anchors = Anchors(
+        torch.stack([a.theta, path.bend, b.theta]), [this.buffers(a), middle, this.buffers(b)]
+    )
+
+    def weights(point: Sequence[float]) -> Tensor:
+        return torch.tensor(path_weights(path.kind, point[0]), dtype=torch.float64)
+
+    places = line_values(0.0, 1.0, max(points, 2))
+    values = this.walk.values("path", anchors, [(t,) for t in places], weights)
+    curves = curves_of(values)
+    return CurvedPath(
+        kind=path.kind,
+        coordinates=[PathPlace(t) for t in places],
+        curves=curves,
+        barrier=barriers(this.surface, anchors, weights, places, curves, "t"),
+        steps=path.steps,
+    )

@@ -1,0 +1,283 @@
+"""Checks before anything is measured: the network is the model, and can be differentiated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from sharpcli.curvature import SelfCheck, in_float64, self_check, unvouched_operations
+from sharpcli.errors import SharpError
+from sharpcli.objective.checks import check_deterministic
+from sharpcli.objective.coupling import check_coupling, coupling_named
+from sharpcli.objective.fidelity import check_likeness
+from sharpcli.objective.objective import Objective
+from sharpcli.objective.passes import check_pass, some_rows
+from sharpcli.objective.rows import Rows
+from sharpcli.objective.slope import check_slope
+from sharpcli.runs.study import Loaded, Study
+from sharpcli.settings import CurvatureSettings
+
+__all__ = [
+    "check_block",
+    "check_curvature",
+    "check_fidelity",
+    "check_model",
+    "check_reach",
+    "ready",
+]
+
+# Examples on which second derivatives are checked in float64, from all over the data: enough that
+# every layer sees some. Where operations are used for which PyTorch does not vouch, a fault may
+# show on any example, and as many are looked at as cost a tenth of finding eigenvalues.
+_EXAMPLES, _MOST_EXAMPLES = 32, 4096
+# Up to so many examples a second direction is affordable.
+_TWICE = 512
+# Examples of a forward pass that shows what the model and the loss call for.
+_WATCHED_EXAMPLES = 16
+_WITH_CLASS_WEIGHTS = {"cross_entropy", "nll_loss"}
+_ATTENTION = {"scaled_dot_product_attention", "multi_head_attention_forward"}
+_NO_FLOAT64 = (
+    "second derivatives were checked in float32 only, in which the model runs: gross faults show"
+)
+_NEARBY = (
+    "second derivatives were checked beside this point, not at it: there differences of gradients "
+    "change with their step or side, since the gradient jumps (a ReLU at exactly 0, where "
+    "PyTorch's convention holds) or is rounding"
+)
+_ATTENTION_NOTE = (
+    "attention is computed by PyTorch's math kernel: its fused ones have no second derivative"
+)
+_WEIGHTS_NOTE = (
+    "loss() weighs classes, and the objective is the mean of its values over the examples; "
+    "nn.CrossEntropyLoss(weight=w) divides by the sum of the weights instead: for that let loss() "
+    "return the pair (losses, w[targets])"
+)
+
+
+def ready(
+    loaded: Loaded,
+    curvature: CurvatureSettings,
+    warnings: list[str],
+    *,
+    check: bool = True,
+    gradients: bool = True,
+) -> dict[str, Objective]:
+    """Check a checkpoint's model before it is measured, and free the checkpoint's tensors.
+
+    Args:
+        loaded: The checkpoint in its task's terms.
+        curvature: The matrix and the products that are checked.
+        warnings: Gets what a person should know.
+        check: Check second derivatives, at each checkpoint.
+        gradients: Check first derivatives, once for a study.
+
+    Returns:
+        The objective of each split.
+
+    Raises:
+        SharpError: Two evaluations differ, or the network is not the task's model.
+    """
+    study = loaded.study
+    objectives = study.objectives(loaded.match.tensors)
+    for objective in objectives.values():
+        objective.memory = curvature.memory
+    check_model(loaded, objectives, warnings, gradients=gradients, second_derivatives=check)
+    if check:
+        study.checked = check_curvature(study, loaded.match.tensors, warnings, curvature)
+    loaded.forget()
+    return objectives
+
+
+def check_model(
+    loaded: Loaded,
+    objectives: Mapping[str, Objective],
+    warnings: list[str],
+    *,
+    gradients: bool = False,
+    second_derivatives: bool = False,
+) -> None:
+    """Check that the loss is one function of θ, and that of the task's model.
+
+    Args:
+        loaded: The checkpoint in its task's terms.
+        objectives: The objective of each split.
+        warnings: Gets what a person should know.
+        gradients: Check first derivatives too.
+        second_derivatives: Whether the run takes them: attention then runs on another kernel, which
+            is noted.
+
+    Raises:
+        SharpError: It is not.
+    """
+    study, tensors, theta = loaded.study, loaded.match.tensors, loaded.theta
+    looked_at = objectives[study.split]
+    with coupling_named(looked_at, theta):
+        check_reach(study, tensors)
+        check_deterministic(looked_at, theta)
+    check_coupling(objectives, theta, seed=study.run.seed)
+    _note_calls(study, tensors, second_derivatives=second_derivatives)
+    check_fidelity(study, tensors, warnings, gradients=gradients)
+
+
+def check_reach(study: Study, tensors: Mapping[str, Tensor]) -> None:
+    """Raise `SharpError` where a forward pass uses what no checkpoint holds, or changes parameters.
+
+    Once for a study, before `check_fidelity`. Cost: a forward pass on eight rows.
+    """
+    if study.original is not None:
+        check_pass(study.network, study.original, tensors, _some(study))
+
+
+def check_fidelity(
+    study: Study, tensors: Mapping[str, Tensor], warnings: list[str], *, gradients: bool = True
+) -> None:
+    """Raise `SharpError` where what is measured is not the task's model, naming the parameters.
+
+    The model is loaded with a checkpoint's `tensors`, a little off them; outputs, losses and (with
+    `gradients`) gradients on a few random rows are those of the functional network, and its
+    gradient is the slope of its loss. Once for a study, which then drops the original. Cost: a
+    few gradients on eight rows, and for a moment memory for four of θ.
+    """
+    original, study.original = study.original, None
+    if original is None:
+        return
+    rows = _some(study)
+    check_likeness(study.network, original, tensors, rows, study.run.seed, warnings, gradients)
+    if gradients:
+        check_slope(study.network, tensors, rows, study.run.seed)
+
+
+def _some(study: Study) -> Rows:
+    """A few random rows of what is measured on."""
+    return some_rows(study.rows[study.split], study.run.seed)
+
+
+def check_curvature(
+    study: Study,
+    tensors: Mapping[str, Tensor],
+    warnings: list[str],
+    curvature: CurvatureSettings | None = None,
+) -> SelfCheck | None:
+    """Check the derivatives that products are made of in float64 on a few examples.
+
+    Where the model has operations for which PyTorch does not vouch, thousands of examples are
+    looked at. Cost: one gradient on 4,000 examples of an MLP with PyTorch's own operations, else
+    about 10.
+    """
+    network, curvature = study.network, curvature or CurvatureSettings()
+    if network.device.type == "mps":
+        warnings.append("second derivatives were not checked: this device has no float64")
+        return None
+    theta, fixed = network.flatten(tensors), network.fixed(tensors)
+    # Alone: every process has to see what any row uses.
+    whole = Objective(
+        network, study.rows[study.split], fixed, batch_size=study.run.batch_size, alone=True
+    )
+    whole.memory = curvature.memory
+    try:
+        unvouched = unvouched_operations(whole, theta)
+        return _checked(whole, theta, unvouched, curvature, study.run.seed, warnings)
+    except SharpError as error:
+        warnings.append(f"second derivatives were not checked in float64: {error.message}")
+        return None
+
+
+def check_block(
+    whole: SelfCheck,
+    objective: Objective,
+    theta: Tensor,
+    curvature: CurvatureSettings,
+    seed: int,
+    warnings: list[str],
+) -> SelfCheck:
+    """Check a block of the parameters of a model that was checked before, along the block alone.
+
+    Differences in a block whose curvature is small are lost in those of all parameters.
+    """
+    checked = _checked(objective, theta, whole.unvouched, curvature, seed, warnings)
+    return replace(checked, convex=whole.convex)
+
+
+def _checked(
+    objective: Objective,
+    theta: Tensor,
+    unvouched: Sequence[str],
+    curvature: CurvatureSettings,
+    seed: int,
+    warnings: list[str],
+) -> SelfCheck:
+    """Check an objective on a few of its rows, on thousands where operations are unvouched for."""
+    rows = _spread_rows(objective.rows, _MOST_EXAMPLES if unvouched else _EXAMPLES, seed)
+    double, theta = in_float64(objective, theta, rows)
+    if theta.dtype != torch.float64:
+        warnings.append(_NO_FLOAT64)
+    checked = self_check(
+        double,
+        theta,
+        operator=curvature.operator,
+        mode=curvature.hvp,
+        seed=seed,
+        directions=2 if rows.count <= _TWICE else 1,
+        beside=not unvouched,  # which a branch may use at θ alone
+    )
+    if checked.nearby:
+        warnings.append(_NEARBY)
+    return replace(checked, unvouched=tuple(unvouched))
+
+
+def _spread_rows(rows: Rows, count: int, seed: int) -> Rows:
+    """A random row from each of `count` stretches of equal length: data may be sorted."""
+    if count >= rows.count:
+        return rows
+    generator = torch.Generator().manual_seed(seed)
+    edges = torch.linspace(0, rows.count, count + 1, dtype=torch.float64)
+    places = edges[:-1] + torch.rand(count, generator=generator, dtype=torch.float64) * edges.diff()
+    return rows.take(places.long())
+
+
+def _note_calls(
+    study: Study, tensors: Mapping[str, Tensor], *, second_derivatives: bool = False
+) -> None:
+    """Note in the study what the model and the loss call for that changes what a number means.
+
+    That is class weights, and fused attention where `second_derivatives` are taken. Cost: a forward
+    pass on 16 rows.
+    """
+    network = study.network
+    rows = study.rows[study.split].head(_WATCHED_EXAMPLES)
+    objective = Objective(network, rows, network.fixed(tensors), batch_size=rows.count)
+    parameters = network.unflatten(network.flatten(tensors))
+    with torch.no_grad(), _CallWatch() as watch:
+        _, weight = objective.sum_and_weight(parameters, rows.batch, rows.count)
+    notes = [_ATTENTION_NOTE] if watch.attention and second_derivatives else []
+    if watch.class_weights and float(weight) == rows.count:
+        notes.append(_WEIGHTS_NOTE)
+    study.notes += [note for note in notes if note not in study.notes]
+
+
+class _CallWatch(TorchFunctionMode):
+    """Sees what is called for inside the block.
+
+    `attention` is PyTorch's fused attention; `class_weights` is a cross-entropy of each example in
+    which classes weigh differently.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = self.class_weights = False
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Run the function, having looked at its name and its arguments."""
+        name, given = getattr(function, "__name__", ""), kwargs or {}
+        self.attention |= name in _ATTENTION
+        if name in _WITH_CLASS_WEIGHTS and given.get("reduction") == "none":
+            weight = given.get("weight", args[2] if len(args) > 2 else None)
+            self.class_weights |= weight is not None
+        return function(*args, **given)

@@ -1,0 +1,31 @@
+"""Random axes around a checkpoint."""
+
+from __future__ import annotations
+
+from sharpcli.landscape.directions import cosine, random_directions
+from sharpcli.runs.direction_kinds import Direction
+from sharpcli.runs.exploration import Exploration
+from sharpcli.settings import DirectionSettings
+
+__all__ = ["directions"]
+
+# |cosine| above which axes are said not to be orthogonal: rounding leaves 1e-7 in float32.
+_ORTHOGONAL = 1e-3
+
+
+def directions(this: Exploration, settings: DirectionSettings, normalize: str) -> list[Direction]:
+    """Normal draws by the run's seed; warns where two are not orthogonal."""
+    drawn = random_directions(
+        this.study.network,
+        this.anchors[0].theta,
+        settings.dimensions,
+        seed=this.study.run.seed,
+        normalize=normalize,
+    )
+    between = cosine(*drawn) if len(drawn) == 2 else 0.0
+    if abs(between) > _ORTHOGONAL:
+        this.warnings.append(
+            f"the axes are not orthogonal (cosine {between:.3g}): nearly all of the weights' "
+            "norm is in a filter of a single weight, which has one direction"
+        )
+    return [Direction(vector, "a random direction") for vector in drawn]

@@ -1,0 +1,87 @@
+"""Train a task's model and save it with the settings that made it: the work of `sharp train`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sharpcli import __version__
+from sharpcli.checkpoint import load_checkpoint, save_checkpoint
+from sharpcli.documents.checkpoints import TrainedResult
+from sharpcli.documents.environment import environment
+from sharpcli.documents.results import MeasuredCheckpoint, Report, Scalar
+from sharpcli.errors import counted
+from sharpcli.runtime import interruption
+from sharpcli.runtime.progress import Progress, silent
+from sharpcli.tasks import Task
+from sharpcli.tasks.arguments import as_text
+from sharpcli.training.loop import Trained, train
+from sharpcli.training.optimizers import OPTIMIZERS, TrainSettings
+
+__all__ = ["notes", "report", "summary", "train_and_save"]
+
+
+def train_and_save(
+    task: Task, settings: TrainSettings, output: Path, progress: Progress = silent
+) -> Trained:
+    """Train, and write the tensors to `output` with all settings as metadata."""
+    trained = train(task, settings, progress)
+    with interruption.deferred():  # the training may have taken hours
+        save_checkpoint(output, trained.tensors, metadata(task, settings, trained))
+    return trained
+
+
+def metadata(task: Task, settings: TrainSettings, trained: Trained) -> Mapping[str, Any]:
+    """The settings that made a checkpoint, and what came out."""
+    return {
+        "optimizer": settings.optimizer,
+        "lr": settings.step_size,
+        "batch_size": settings.batch_size,
+        "fixed_batch": settings.fixed_batch,
+        **OPTIMIZERS[settings.optimizer].metadata(settings),
+        "epochs": trained.epochs,
+        "steps": trained.steps,
+        "seed": settings.seed,
+        "task": task.name,
+        "task_options": ",".join(f"{k}={as_text(v)}" for k, v in task.options.items()),
+        "train_loss": f"{trained.train_loss:.6g}",
+        "sharpcli": __version__,
+    }
+
+
+def report(
+    task: Task, settings: TrainSettings, output: Path, trained: Trained, seconds: float
+) -> Report:
+    """One result of kind "train", with the metadata that the checkpoint at `output` holds."""
+    saved = load_checkpoint(output)
+    result = TrainedResult(
+        checkpoint=MeasuredCheckpoint(str(output), saved.sha256, saved.metadata),
+        epochs=trained.epochs,
+        steps=trained.steps,
+        loss={"train": Scalar(trained.train_loss)},
+        seconds=seconds,
+    )
+    about = {"name": task.name, "options": task.options, "fingerprint": task.fingerprint}
+    asked = {"train": asdict(settings)}
+    said = notes(settings, trained)
+    return Report("train", asked, environment(), about, [result], notes=said)
+
+
+def notes(settings: TrainSettings, trained: Trained) -> list[str]:
+    """A note where the training ended before it reached the loss that was asked for."""
+    if trained.reached:
+        return []
+    return [
+        f"the loss did not reach {settings.until_loss:g} in {counted(trained.epochs, 'epoch')}\n"
+        "  hint: train for more epochs, or with another learning rate"
+    ]
+
+
+def summary(trained: Trained) -> str:
+    """One line on how a training went."""
+    return (
+        f"train loss {trained.train_loss:.4g} after {counted(trained.epochs, 'epoch')}, "
+        f"{counted(trained.steps, 'step')}"
+    )
