@@ -17,7 +17,10 @@ def test_they_are_those_of_the_contract():
     assert SCALAR["sampling_status"].get("const", *SCALAR["sampling_status"].get("enum", [])) == (
         SamplingStatus.UNRELIABLE
     )
-    assert {*PARTS["outcome"]["properties"]["status"]["enum"]} == {Outcome.OK, Outcome.FAILED}
+    assert {*PARTS["checkpoint_result"]["properties"]["status"]["enum"]} == {
+        Outcome.OK,
+        Outcome.FAILED,
+    }
     assert {*PARTS["explored"]["properties"]["status"]["enum"]} == {
         Outcome.OK,
         Outcome.INTERRUPTED,
