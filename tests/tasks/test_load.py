@@ -12,6 +12,7 @@ from sharpcli.errors import SharpError, UsageError
 from sharpcli.runs.study import Studies
 from sharpcli.settings import RunSettings
 from sharpcli.tasks import builtin, builtin_tasks, load_task, task_from_metadata
+from sharpcli.tasks.source import NoTaskFileError
 
 GOOD = """
 import torch
@@ -161,7 +162,7 @@ def test_fingerprint_follows_source_and_options():
 
 
 def test_no_such_file():
-    assert refused("gone.py", UsageError) == (
+    assert refused("gone.py", NoTaskFileError) == (
         "gone.py: there is no such task file\n  hint: `sharp init gone.py` writes one"
     )
 
