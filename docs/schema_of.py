@@ -23,7 +23,6 @@ from sharpcli.documents import grids, results
 from sharpcli.documents.checkpoints import Inspected, TrainedResult
 from sharpcli.documents.grids import Explored, Interpolated
 from sharpcli.documents.results import (
-    NOT_CONVERGED,
     SCHEMA,
     CheckpointResult,
     FailedResult,
@@ -32,6 +31,7 @@ from sharpcli.documents.results import (
     Scalar,
 )
 from sharpcli.documents.spectra import Spectrum
+from sharpcli.documents.statuses import NOT_CONVERGED, Outcome
 from sharpcli.runs.direction_kinds import DIRECTION_KINDS
 from sharpcli.settings import (
     InterpolateSettings,
@@ -210,7 +210,9 @@ class Maker:
         if origin in (Union, types.UnionType):
             return self._of_union(arguments)
         if origin is Literal:
-            return {"enum": [*arguments]}
+            return {
+                "enum": [each.value if isinstance(each, enum.Enum) else each for each in arguments]
+            }
         if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
             return {"enum": [each.value for each in annotation]}
         if isinstance(origin, type) and issubclass(origin, Mapping):
@@ -278,12 +280,14 @@ class Maker:
         needed = found["required"]
         if len(kind.results) == 2:
             failed = self.object_of(kind.results[1])
-            status = Annotated[Literal["ok", "failed"], "failed: only `error` says more."]
+            status = Annotated[
+                Literal[Outcome.OK, Outcome.FAILED], "failed: only `error` says more."
+            ]
             found["properties"] |= {"status": self.of(status)}
             found["properties"] |= {"error": failed["properties"]["error"]}
             found["required"] = ["checkpoint", "status"]
         if "error" in found["properties"]:
-            found["if"] = {"properties": {"status": {"const": "failed"}}}
+            found["if"] = {"properties": {"status": {"const": Outcome.FAILED}}}
             found["then"] = {"required": ["error"]}
             found["else"] = {"not": {"required": ["error"]}}
         if kind.complete:

@@ -56,7 +56,7 @@ class Task:
     fixed_batch: Annotated[
         Mapping[str, Annotated[int, _SOME]],
         "Examples in the consecutive batches of each split that the loss is defined on; only with "
-        "--fixed-batch and --mode train.",
+        "fixed_batch and mode train.",
     ] = absent()
 
 
@@ -105,7 +105,7 @@ class EpsilonSharpness(Scalar):
 
 @dataclass(frozen=True)
 class Coarse:
-    """The subset of the data whose eigenvectors the search started from (--coarse)."""
+    """The subset of the data whose eigenvectors the search started from (coarse)."""
 
     examples: Annotated[int, "Examples in the subset.", _SOME]
     products: Annotated[int, "Hessian-vector products on the subset.", _COUNT]

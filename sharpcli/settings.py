@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from sharpcli.errors import UsageError, counted
+from sharpcli.errors import UsageError, counted, setting
 
 __all__ = [
     "BatchNormMode",
@@ -93,19 +93,21 @@ class RunSettings:
     ] = None
 
     def __post_init__(self) -> None:
-        """Refuse what contradicts a fixed batch; raises `UsageError` naming the option."""
+        """Refuse what contradicts a fixed batch; raises `UsageError` naming the setting."""
         if self.fixed_batch is None:
             return
         if self.samples is not None:
             raise UsageError(
-                f"--fixed-batch {self.fixed_batch}: the sampling error of a loss that couples the "
-                "examples of a batch is not known",
-                "leave out --samples and --sampling-error: all examples are measured then",
+                f"{setting('fixed_batch', self.fixed_batch)}: the sampling error of a loss that "
+                "couples the examples of a batch is not known",
+                f"leave out {setting('samples')} and {setting('sampling_error')}: all examples are "
+                "measured then",
             )
         if self.batch_size is not None:
             raise UsageError(
-                f"--batch-size {self.batch_size} bounds the memory, and --fixed-batch "
-                f"{self.fixed_batch} says which examples make one batch, which is never divided",
+                f"{setting('batch_size', self.batch_size)} bounds the memory, and "
+                f"{setting('fixed_batch', self.fixed_batch)} says which examples make one batch, "
+                "which is never divided",
                 "give one of the two",
             )
 
@@ -127,9 +129,10 @@ class CurvatureSettings:
         """Refuse a mode of a product that there is not; raises `UsageError`."""
         if self.operator != "hessian" and self.hvp != "auto":
             raise UsageError(
-                f"--hvp {self.hvp}: is a way to a Hessian product, and --operator {self.operator} "
-                "has none",
-                "leave --hvp out: Gauss-Newton and Fisher matrices take first derivatives only",
+                f"{setting('hvp', self.hvp)}: is a way to a Hessian product, and "
+                f"{setting('operator', self.operator)} has none",
+                f"leave {setting('hvp')} out: Gauss-Newton and Fisher matrices take first "
+                "derivatives only",
             )
 
 
@@ -179,14 +182,14 @@ class SpectrumSettings:
     ] = CurvatureSettings()
 
     def __post_init__(self) -> None:
-        """Refuse what tells nothing; raises `UsageError` naming the option."""
+        """Refuse what tells nothing; raises `UsageError` naming the setting."""
         limits = {
             "probes": (self.probes is None or self.probes >= 2, "give 2 or more"),
             "steps": (self.steps >= 5, "give 5 or more: four moments take as many"),
         }
-        for option, (holds, hint) in limits.items():
+        for name, (holds, hint) in limits.items():
             if not holds:
-                raise UsageError(f"--{option} {getattr(self, option)}: is too few", hint)
+                raise UsageError(f"{setting(name, getattr(self, name))}: is too few", hint)
 
 
 @dataclass(frozen=True)
@@ -206,18 +209,18 @@ class GridSettings:
 
     def shape(self, dimensions: int) -> tuple[int, ...]:
         """Points along each of the axes; raises `UsageError` where more axes are named."""
-        return self._each(self.points, dimensions, "--points")
+        return self._each(self.points, dimensions, "points")
 
     def limits(self, default: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
         """The range of each axis, `default` where none was asked for; raises as `shape`."""
-        return self._each(self.ranges or default, len(default), "--range")
+        return self._each(self.ranges or default, len(default), "ranges")
 
-    def _each(self, given: tuple[T, ...], dimensions: int, option: str) -> tuple[T, ...]:
+    def _each(self, given: tuple[T, ...], dimensions: int, name: str) -> tuple[T, ...]:
         if len(given) == 1:
             return given * dimensions
         if len(given) != dimensions:
             raise UsageError(
-                f"{option} names {counted(len(given), 'axis', 'axes')}, and there "
+                f"{setting(name)} names {counted(len(given), 'axis', 'axes')}, and there "
                 f"{_ARE[dimensions]}",
                 "give one value for all axes, or one for each",
             )
@@ -301,18 +304,20 @@ class PathSettings:
     seed: Annotated[int, "The seed of batches and places."] = 0
 
     def __post_init__(self) -> None:
-        """Refuse what no path can be trained with; raises `UsageError` naming the option."""
+        """Refuse what no path can be trained with; raises `UsageError` naming the setting."""
         if self.kind not in ("bezier", "chain"):
-            raise UsageError(f"--path {self.kind}: there is no such path", "use bezier or chain")
+            raise UsageError(
+                f"{setting('path', self.kind)}: there is no such path", "use bezier or chain"
+            )
         limits = {
             "steps": (self.steps >= 1, "train for at least one step"),
-            "batch-size": (self.batch_size >= 1, "a batch has at least one example"),
+            "batch_size": (self.batch_size >= 1, "a batch has at least one example"),
             "lr": (0 < self.lr <= 1e6, "a learning rate is above 0 (0.1 is usual)"),
         }
-        for option, (holds, hint) in limits.items():
+        for name, (holds, hint) in limits.items():
             if not holds:
-                value = getattr(self, option.replace("-", "_"))
-                raise UsageError(f"--path-{option} {value}: is out of range", hint)
+                written = setting(f"path.{name}", getattr(self, name))
+                raise UsageError(f"{written}: is out of range", hint)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from sharpcli.checkpoint.nesting import unnest
 from sharpcli.checkpoint.optimizer import is_optimizer, optimizer_settings
 from sharpcli.checkpoint.safetensors_file import looks_like_safetensors, read_safetensors
 from sharpcli.checkpoint.torch_file import looks_like_torch, read_torch, refuse_text_pickle
-from sharpcli.errors import SharpError, did_you_mean
+from sharpcli.errors import SharpError, nearest
 
 __all__ = ["load_checkpoint"]
 
@@ -94,8 +94,7 @@ def _nearby(path: Path) -> str:
         names = [each.name for each in path.parent.iterdir()]
     except OSError:
         return "check the path"
-    suggestion = did_you_mean(path.name, names)
-    return suggestion if suggestion.startswith("did") else "check the path"
+    return nearest(path.name, names) or "check the path"
 
 
 def _read_file(path: Path) -> Checkpoint:

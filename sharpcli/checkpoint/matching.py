@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sharpcli.checkpoint.contents import Checkpoint, listed, quoted, tied
-from sharpcli.errors import SharpError
+from sharpcli.errors import SharpError, setting
 
 __all__ = ["Match", "match_tensors"]
 
@@ -247,9 +247,11 @@ def _error(
     return SharpError(
         f"{checkpoint.path}: does not fit the task's model ({', '.join(counts)} of "
         f"{len(wanted)}): {'; '.join(details)}",
-        "give the model the options it was trained with (-O name=value), or name another task"
+        "give the model the options it was trained with "
+        f"({setting('options.name', 'value')}), or name another task"
         if fits
-        else "no name fits: check that the file and the task (--task) are of the same model",
+        else f"no name fits: check that the file and the task ({setting('task')}) are of the same "
+        "model",
     )
 
 

@@ -14,7 +14,10 @@ from typing import Any
 import click
 
 from sharpcli import __version__
-from sharpcli.errors import SharpError, did_you_mean
+from sharpcli.cli.exit_codes import ExitCode, of_error
+from sharpcli.cli.option_names import as_option
+from sharpcli.cli.sign_of_life import sign_of_life
+from sharpcli.errors import SharpError, did_you_mean, settings_written_by
 from sharpcli.runtime import interruption
 from sharpcli.runtime.processes import is_first, rank, size
 from sharpcli.runtime.streams import drop_stdout, prepare
@@ -126,6 +129,7 @@ class LazyGroup(click.Group):
             ctx.default_map = {name: command_defaults(name, self, ctx)}
         return name, command, rest
 
+    @settings_written_by(as_option)
     def main(
         self,
         args: Sequence[str] | None = None,
@@ -162,24 +166,24 @@ def _say_why(error: BaseException) -> int | None:
         return interruption.exit_code()
     if isinstance(error, SharpError):
         _say(visible_lines(f"{_process()}Error: {error}"))
-        return error.exit_code
+        return of_error(error)
     if isinstance(error, click.ClickException):
         _process()
         _say(_shown(error))
         return error.exit_code
     if isinstance(error, BrokenPipeError):
         drop_stdout()  # the reader (`| head`) has left
-        return 1
+        return ExitCode.FAILED
     if isinstance(error, OSError) and _stdout_fails():
         drop_stdout()
         click.echo(f"Error: standard output: cannot be written: {error.strerror}", err=True)
-        return 1
+        return ExitCode.FAILED
     if _is_out_of_memory(error):
         # What has notes passed through the task's code, which says in them where it was.
         where = getattr(error, "__notes__", ["out of memory"])[0]
         reason = str(error).splitlines()[0]
         _say(visible_lines(f"{_process()}Error: {where}: {reason}\n  {_LESS_MEMORY}"))
-        return 1
+        return ExitCode.FAILED
     return None
 
 
@@ -252,7 +256,7 @@ def _say(text: str) -> None:
 
 def main() -> None:
     """Run `sharp` on the process's arguments."""
-    prepare()
+    prepare(sign_of_life(sys.argv[1:]))
     sys.excepthook = _say_how_to_report
     sharp.main(prog_name="sharp")
 

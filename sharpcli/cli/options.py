@@ -411,8 +411,10 @@ def _naming_the_source(context: click.Context) -> Iterator[None]:
     try:
         yield
     except UsageError as error:
+        from sharpcli.tasks.source import NoTaskFileError
+
         source = context.get_parameter_source("task")
-        if source not in by or "there is no such task file" not in error.message:
+        if source not in by or not isinstance(error, NoTaskFileError):
             raise
         raise UsageError(
             f"{by[source]} names the task {error.message}",

@@ -22,9 +22,12 @@ for _name in ("SIGINT", "SIGTERM", "SIGHUP"):
 
 def main() -> None:
     """Run `sharp` on the process's arguments."""
+    import sys
+
+    from sharpcli.cli.sign_of_life import sign_of_life
     from sharpcli.runtime.streams import prepare
 
-    prepare()
+    prepare(sign_of_life(sys.argv[1:]))
     from sharpcli.cli.main import main as run
 
     run()

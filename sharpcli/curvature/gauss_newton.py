@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sharpcli.curvature.graphs import Product, without_numbers
 from sharpcli.curvature.operator import refusing_missing_derivatives
-from sharpcli.errors import SharpError
+from sharpcli.errors import SharpError, setting
 from sharpcli.objective.objective import Objective, accumulate_into, accumulator
 from sharpcli.objective.outputs import replaced, tensors_of
 from sharpcli.objective.rows import Batch
@@ -40,7 +40,7 @@ def gauss_newton(objective: Objective, leaves: list[Tensor], batch: Batch, count
             "the Gauss-Newton matrix is zero: the loss is linear in what predict() gives",
             "predict() has to give the model's outputs, such as logits, and loss() to take the "
             "loss of them (a loss that the model computes has its curvature inside the model); or "
-            "take --operator empirical-fisher",
+            f"take {setting('operator', 'empirical-fisher')}",
         )
     every = tensors_of(outputs)
     return _product([every[i] for i in curved], leaves, bend, weight)
@@ -126,7 +126,8 @@ def empirical_fisher(
         raise SharpError(
             f"task '{network.task.name}': the loss gives one sum for a batch, so there is no "
             "gradient of an example, which the empirical Fisher matrix is made of",
-            "return the sum and the weight of each example, shape (N,), or take --operator ggn",
+            "return the sum and the weight of each example, shape (N,), or take "
+            f"{setting('operator', 'ggn')}",
         )
     if not losses.requires_grad:
         objective.differentiable_sum(leaves, batch, count)  # which says so

@@ -9,7 +9,7 @@ from sharpcli.curvature.gauss_newton import empirical_fisher, gauss_newton
 from sharpcli.curvature.graphs import GraphCost, graph_budget, graph_cost
 from sharpcli.curvature.modes import MODES, choose_modes
 from sharpcli.curvature.operator import Curvature
-from sharpcli.errors import UsageError
+from sharpcli.errors import UsageError, setting
 from sharpcli.linalg.operator import CurvatureOperator
 from sharpcli.objective.objective import Objective
 from sharpcli.settings import CurvatureSettings
@@ -78,9 +78,10 @@ def _check_likelihood(objective: Objective) -> None:
     task = objective.network.task
     if not getattr(task.loss, "exponential_family", False):
         raise UsageError(
-            f"--operator fisher: the distribution behind the loss of task '{task.name}' is not "
-            "known",
-            "take --operator ggn, which is the Fisher matrix where the loss is a negative "
-            "log-likelihood whose natural parameters are the outputs (say so in the task by "
-            "`loss.exponential_family = True`), or --operator empirical-fisher",
+            f"{setting('operator', 'fisher')}: the distribution behind the loss of task "
+            f"'{task.name}' is not known",
+            f"take {setting('operator', 'ggn')}, which is the Fisher matrix where the loss is a "
+            "negative log-likelihood whose natural parameters are the outputs (say so in the "
+            "task by `loss.exponential_family = True`), or "
+            f"{setting('operator', 'empirical-fisher')}",
         )

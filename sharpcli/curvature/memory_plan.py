@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sharpcli.curvature import graph_bytes, product_cost
-from sharpcli.errors import SharpError, counted
+from sharpcli.errors import SharpError, counted, setting
 from sharpcli.linalg.eigsh import block_width, expected_products, least_rows
 from sharpcli.objective.objective import Objective
 from sharpcli.runtime.memory import available_memory, readable_size
@@ -116,8 +116,8 @@ def share_memory(
             f"{counted(theta.numel(), 'parameter')}, which take "
             f"{readable_size(working + needed)} at the "
             "least",
-            "ask for fewer with --top, raise --memory, measure some --parameters only, or use a "
-            "machine with more memory",
+            f"ask for fewer with {setting('top')}, raise {setting('memory')}, measure some "
+            f"{setting('parameters')} only, or use a machine with more memory",
         )
     return Budget(total, copy, rows, device, graphs, every, working, objective.batch_size, block)
 
@@ -160,9 +160,9 @@ def share_memory_of_probes(
         raise SharpError(
             f"{counted(steps, 'Lanczos step')} of {counted(theta.numel(), 'parameter')} need "
             f"{readable_size(total - left(1))}, and {readable_size(total)} of memory are there",
-            f"take fewer with --steps {fewer}"
+            f"take fewer with {setting('steps', fewer)}"
             if fewer >= 5
-            else "raise --memory, or use a machine with more memory",
+            else f"raise {setting('memory')}, or use a machine with more memory",
         )
     one, every = _some_kept(objective, theta, settings, graphs)
     return Budget(

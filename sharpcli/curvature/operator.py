@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sharpcli.curvature.graphs import GraphCost, Linearize, Product, graph_budget, graph_cost
-from sharpcli.errors import SharpError
+from sharpcli.errors import SharpError, setting
 from sharpcli.objective.checks import check_finite
 from sharpcli.objective.objective import Objective
 from sharpcli.runtime.memory import is_out_of_memory
@@ -93,7 +93,7 @@ class Curvature:
             "the second derivative is not finite although the gradient is, first in "
             f"'{self.objective.network.locate(index)}'",
             "the loss has a singular point here (a power below 2 at 0); move it off with a small "
-            "constant, or leave the hessian and trace out with -m",
+            f"constant, or leave the hessian and trace out with {setting('measures')}",
         )
 
     def _apply(self, rows: Tensor) -> Tensor:
@@ -129,12 +129,13 @@ def refusing_missing_derivatives(work: Callable[[], None]) -> None:
     """Run `work`; raises `SharpError` where an operation of the model lacks a derivative."""
     try:
         work()
-    except RuntimeError as error:  # also what lacks an implementation
+    except RuntimeError as error:  # also what lacks an implementation: torch has no class of it
         said = str(error)
         if "derivative" not in said and "forward AD" not in said and "jvp" not in said:
             raise
         raise SharpError(
             f"the model has no second derivative: {said.splitlines()[0]}",
-            "take --hvp finite-difference, which needs gradients only, leave the hessian and trace "
-            "out with -m, or replace the operation that is named",
+            f"take {setting('hvp', 'finite-difference')}, which needs gradients only, leave the "
+            f"hessian and trace out with {setting('measures')}, or replace the operation that is "
+            "named",
         ) from error

@@ -17,6 +17,7 @@ from sharpcli.documents.results import (
     Sha256,
     absent,
 )
+from sharpcli.documents.statuses import Outcome
 from sharpcli.settings import Keywords
 
 __all__ = ["Inspected", "InspectedCheckpoint", "StoredTensor", "TrainedResult"]
@@ -54,7 +55,7 @@ class Inspected:
     """A result of `inspect`."""
 
     checkpoint: InspectedCheckpoint
-    status: Literal["ok"] = "ok"
+    status: Literal[Outcome.OK] = Outcome.OK
     tensors: Annotated[Sequence[StoredTensor], "In the file's order."]
     optimizer: Annotated[
         Mapping[str, Any] | None,
@@ -68,7 +69,7 @@ class TrainedResult:
     """A result of `train`."""
 
     checkpoint: MeasuredCheckpoint
-    status: Literal["ok"] = "ok"
+    status: Literal[Outcome.OK] = Outcome.OK
     epochs: Annotated[int, "Passes over the data.", _COUNT]
     steps: Annotated[int, "Updates.", _COUNT]
     loss: Annotated[Mapping[str, Scalar], "Mean loss at the end.", _TRAINED]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from sharpcli.documents.results import Metadata, Notes, Number, Scalar, Sha256, absent
+from sharpcli.documents.statuses import Outcome
 from sharpcli.settings import Keywords, PathKind
 
 __all__ = [
@@ -127,7 +128,7 @@ class Axis:
     norm: Annotated[float, "Weight distance of one unit.", _COUNT]
     explained_variance: Annotated[
         Number | None,
-        "Share of the paths' variance about the origin that it shows alone; with --trajectory.",
+        "Share of the paths' variance about the origin that it shows alone; with trajectories.",
         _SHARE,
     ] = absent()
 
@@ -171,7 +172,7 @@ class ExploredCheckpoint:
         Keywords(required=["loss"]),
     ] = absent()
     parameters_in_all: Annotated[
-        int | None, "How many there are, measured or not; with --parameters.", _COUNT
+        int | None, "How many there are, measured or not; with parameters chosen.", _COUNT
     ] = absent()
 
 
@@ -224,7 +225,8 @@ class _Drawing:
     """How a line or plane was drawn."""
 
     status: Annotated[
-        Literal["ok", "interrupted"], "interrupted: Ctrl-C ended it; points not reached are null."
+        Literal[Outcome.OK, Outcome.INTERRUPTED],
+        "interrupted: Ctrl-C ended it; points not reached are null.",
     ]
     dimensions: Annotated[Literal[1, 2], "1: a line; 2: a plane."]
     batch_norm: Annotated[

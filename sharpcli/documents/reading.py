@@ -15,7 +15,7 @@ from sharpcli.errors import SharpError
 
 __all__ = ["load_document", "parse_document"]
 
-_SAVED = "pass a file written by `sharp … --json`"
+_SAVED = "pass a file that sharp wrote as JSON"
 
 
 def load_document(path: str | Path) -> Document:
@@ -52,7 +52,7 @@ def parse_document(text: str | bytes, name: str) -> Document:
         later = isinstance(found, str) and re.fullmatch(r"sharpcli/\d{1,9}", found)
         raise SharpError(
             f'{name}: is not a {SCHEMA} document ("schema" is {json.dumps(found)[:80]})',
-            "a later sharp wrote it: pip install --upgrade sharpcli" if later else _SAVED,
+            "a later sharp wrote it: pip install -U sharpcli" if later else _SAVED,
         )
     if problem := problem_of(document):
         raise SharpError(f"{name}: {problem}", f"the file is damaged or was changed: {_SAVED}")

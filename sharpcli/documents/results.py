@@ -16,11 +16,11 @@ from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from sharpcli.documents.statuses import NOT_CONVERGED, SOUND, Outcome, SamplingStatus, Status
 from sharpcli.runtime.text import json_text
 from sharpcli.settings import Keywords
 
 __all__ = [
-    "NOT_CONVERGED",
     "SCHEMA",
     "CheckpointResult",
     "FailedResult",
@@ -49,11 +49,7 @@ __all__ = [
 
 SCHEMA = "sharpcli/1"
 
-# The statuses of a number that is not what was asked for; a bound is what it says.
-NOT_CONVERGED = ("max_products", "precision", "suspect", "unresolved", "not_finite")
-
 ErrorKind = Literal["residual", "standard_error", "rounding", "lower_bound", "upper_bound"]
-SamplingStatus = Literal["unreliable"]
 Document = dict[str, Any]
 
 Number = Annotated[float, Keywords(type=["number", "null"])]  # null where it is not finite
@@ -92,13 +88,12 @@ class Scalar:
         "true maximum is the value or more; upper_bound: the true minimum is the value or less.",
     ] = None
     status: Annotated[
-        str,
+        Status,
         "converged; lower_bound: the largest found; upper_bound: the smallest found; max_products: "
         "the limit was reached before the tolerance; precision: rounding keeps the error above the "
         "tolerance, or hides how the loss rises; suspect: the second derivatives failed their "
         "self-check; unresolved: the method cannot tell; not_finite: there is no value.",
-        Keywords(enum=["converged", "lower_bound", "upper_bound", *NOT_CONVERGED]),
-    ] = "converged"
+    ] = Status.CONVERGED
     advice: Annotated[str | None, "What to do where it did not converge."] = absent()
     sampling_error: Annotated[
         float | None,
@@ -125,6 +120,7 @@ class Failure:
 
     message: Annotated[str, "What happened and where."]
     hint: Annotated[str | None, "What to do."] = None
+    kind: Annotated[Literal[Outcome.INTERRUPTED], "Where Ctrl-C is the cause."] | None = absent()
 
 
 @dataclass(frozen=True)
@@ -138,12 +134,12 @@ class MeasuredCheckpoint:
         absent()
     )
     parameters_in_all: Annotated[
-        int | None, "How many there are, measured or not; with --parameters.", _COUNT
+        int | None, "How many there are, measured or not; with parameters chosen.", _COUNT
     ] = absent()
     notes: Notes | None = absent()
     examples: Annotated[
         int | None,
-        "How many examples of the split were measured; with --samples and --sampling-error.",
+        "How many examples of the split were measured; with samples or sampling_error.",
         Keywords(minimum=1),
     ] = absent()
     examples_in_all: Annotated[
@@ -158,7 +154,7 @@ class FailedResult:
     """A result in the place of a checkpoint that failed."""
 
     checkpoint: MeasuredCheckpoint
-    status: Literal["failed"] = "failed"
+    status: Literal[Outcome.FAILED] = Outcome.FAILED
     error: Failure
 
 
@@ -187,7 +183,9 @@ class CheckpointResult:
     """
 
     checkpoint: Annotated[Mapping[str, Any], Keywords({"$ref": "#/$defs/measured_checkpoint"})]
-    status: Annotated[Literal["ok", "failed"], "failed: only `error` says more."] = "ok"
+    status: Annotated[Literal[Outcome.OK, Outcome.FAILED], "failed: only `error` says more."] = (
+        Outcome.OK
+    )
     measures: Annotated[Mapping[str, Any], Keywords({"$ref": "#/$defs/measures"})] = field(
         default_factory=dict
     )
@@ -195,7 +193,7 @@ class CheckpointResult:
     warnings: Sentences = absent(())
     layers: Annotated[
         Sequence[LayerResult],
-        "With --by layer: the same for each layer's block of the parameters.",
+        'With by "layer": the same for each layer\'s block of the parameters.',
     ] = absent(())
 
 
@@ -233,8 +231,7 @@ def to_document(report: Report) -> Document:
 def is_interrupted(document: Document) -> bool:
     """Whether a run ended before all that it was asked for was computed."""
     return any(
-        part.get("status") == "interrupted"
-        or str((part.get("error") or {}).get("message", "")).startswith("interrupted")
+        part.get("status") == Outcome.INTERRUPTED or _ended_by_a_signal(part.get("error") or {})
         for result in document["results"]
         for part in (result, *result.get("layers", ()))
     )
@@ -330,9 +327,13 @@ def short_power(value: float) -> str:
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
-_SOUND = ("converged", "lower_bound", "upper_bound")
 _SCALAR_FIELDS = tuple(f.name for f in fields(Scalar))
 _LEFT_OUT_OF_SCALARS = {f.name for f in fields(Scalar) if "absent" in f.metadata}
+
+
+def _ended_by_a_signal(error: Mapping[str, Any]) -> bool:
+    # Documents from before errors had a kind are known by this message alone.
+    return Outcome.INTERRUPTED in (error.get("kind"), error.get("message", "").partition(" ")[0])
 
 
 def _replaced(scalar: Mapping[str, Any], error: float) -> dict[str, Any]:
@@ -371,6 +372,6 @@ def _checked(plain: Document) -> Document:
     """A scalar without a value never claims to have converged, and carries no empty advice."""
     if not is_scalar(plain):
         return plain
-    if plain["value"] is None and plain["status"] in _SOUND:
-        plain["status"] = "not_finite"
+    if plain["value"] is None and plain["status"] in SOUND:
+        plain["status"] = Status.NOT_FINITE.value
     return {k: v for k, v in plain.items() if v is not None or k not in _LEFT_OUT_OF_SCALARS}

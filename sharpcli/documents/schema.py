@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
+from sharpcli.documents.statuses import Outcome
 from sharpcli.runtime.text import visible
 
 __all__ = ["problem_of"]
@@ -384,7 +385,7 @@ def _places(found: Sequence[Mapping[str, Any]], names: Sequence[str], key: str) 
 
 
 def _lengths_of_spectrum(result: Mapping[str, Any]) -> Iterator[_Misfit]:
-    if result["status"] != "ok":
+    if result["status"] != Outcome.OK:
         return
     for places, values in (("nodes", "weights"), ("grid", "density")):
         if len(result[places]) != len(result[values]):

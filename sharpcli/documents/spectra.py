@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from sharpcli.documents.results import MeasuredCheckpoint, Scalar, Sentences, absent
+from sharpcli.documents.statuses import Outcome
 from sharpcli.settings import Keywords
 
 __all__ = ["Outliers", "SpectralNumbers", "Spectrum"]
@@ -55,7 +56,7 @@ class SpectralNumbers:
 @dataclass(frozen=True, kw_only=True)
 class _About:
     checkpoint: MeasuredCheckpoint
-    status: Literal["ok"] = "ok"
+    status: Literal[Outcome.OK] = Outcome.OK
 
 
 @dataclass(frozen=True, kw_only=True)

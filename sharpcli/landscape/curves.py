@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sharpcli.errors import SharpError
+from sharpcli.errors import SharpError, setting
 from sharpcli.landscape.frame import weighted_sum
 from sharpcli.landscape.points.batch_norm import OfBatches, look
 from sharpcli.objective.objective import Objective
@@ -84,7 +84,7 @@ def train_path(
     if normalised and size < 2:
         raise SharpError(
             "the path cannot be trained: batch normalisation needs batches of two examples or more",
-            "use a larger --path-batch-size, or --samples",
+            f"use a larger {setting('path.batch_size')}, or {setting('samples')}",
         )
     at_once = objective.batch_size  # where the batch may be taken in parts, see `fixed_batch`
     fixed = {name: tensor.clone() for name, tensor in objective.fixed.items()}
@@ -138,9 +138,10 @@ def _not_finite(what: str, step: int, settings: PathSettings) -> SharpError:
     if step == 1:
         return SharpError(
             f"the path cannot be trained: {what} on the straight line where it starts",
-            "leave --path out to see where the line is not finite, or try --dtype float64",
+            f"leave {setting('path')} out to see where the line is not finite, or try "
+            f"{setting('dtype', 'float64')}",
         )
     return SharpError(
         f"the training of the path diverged: {what} at step {step} of {settings.steps}",
-        f"use a smaller --path-lr (it is {settings.lr:g})",
+        f"use a smaller {setting('path.lr')} (it is {settings.lr:g})",
     )

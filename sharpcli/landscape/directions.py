@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from sharpcli.errors import SharpError, UsageError, did_you_mean
+from sharpcli.errors import SharpError, UsageError, did_you_mean, setting
 from sharpcli.linalg.orthogonal import dots
 from sharpcli.objective.network import Network
 
@@ -32,7 +32,7 @@ def check_normalization(name: str) -> None:
     """Raise `UsageError` unless `name` is one of `NORMALIZATIONS`."""
     if name not in NORMALIZATIONS:
         raise UsageError(
-            f"--normalize {name}: there is no such normalization",
+            f"{setting('normalize', name)}: there is no such normalization",
             did_you_mean(name, NORMALIZATIONS),
         )
 
@@ -119,9 +119,9 @@ def _scale(
             part.zero_()
     if not bool(direction.any()):
         raise SharpError(
-            f"--normalize {normalize} leaves nothing to move: where the direction is not zero, no "
-            "tensor of two or more dimensions has a weight that is not",
-            "use --normalize none",
+            f"{setting('normalize', normalize)} leaves nothing to move: where the direction is not "
+            "zero, no tensor of two or more dimensions has a weight that is not",
+            f"use {setting('normalize', 'none')}",
         )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sharpcli.documents.grids import Barrier, Curves, Rise, SamplingCurves
 from sharpcli.documents.results import Scalar
+from sharpcli.documents.statuses import SamplingStatus, Status
 from sharpcli.errors import SharpError
 from sharpcli.landscape.barrier import Barrier as Highest
 from sharpcli.landscape.barrier import barrier
@@ -74,7 +75,7 @@ def barriers(
             for each, convention in ((above_line, "line"), (above_mean, "mean"))
         ]
         line, mean = (
-            {"error_kind": "lower_bound", "status": "lower_bound", key: each.place, **error}
+            {"error_kind": "lower_bound", "status": Status.LOWER_BOUND, key: each.place, **error}
             for each, error in zip((above_line, above_mean), errors, strict=True)
         )
         above = Rise(above_mean.value, **mean)
@@ -100,7 +101,7 @@ def _sampling_error(
             surface.per_example(anchors, weights((t,)), split) for t in (found.place, 0.0, 1.0)
         )
     except SharpError:  # the loss gives one sum for a batch, so that no sampling error is told
-        return {"sampling_status": "unreliable"}
+        return {"sampling_status": SamplingStatus.UNRELIABLE}
     rise = top[0] - (1 - share) * start[0] - share * stop[0]
     mean = mean_of(moments(rise, top[1]).tolist(), rows.total, sampled=True)
     # At an end of the line the barrier is 0 in every sample.

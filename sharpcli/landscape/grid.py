@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sharpcli.errors import UsageError
+from sharpcli.errors import UsageError, setting
 
 __all__ = ["axis_values", "check_line", "fewest_points", "grid_points", "line_values"]
 
@@ -50,9 +50,10 @@ def check_line(low: float, high: float, points: int) -> None:
     if points < fewest:
         held = " and ".join(f"{end:g}" for end in _inside(low, high))
         raise UsageError(
-            f"--points {points}: a range of {low:g}:{high:g} that holds {held} takes {fewest} "
-            "points at least",
-            f"ask for {fewest} or more, or for a --range with an end at 0 or 1, such as 0:1",
+            f"{setting('points', points)}: a range of {low:g}:{high:g} that holds {held} takes "
+            f"{fewest} points at least",
+            f"ask for {fewest} or more, or for a {setting('ranges')} with an end at 0 or 1, such "
+            "as 0:1",
         )
 
 

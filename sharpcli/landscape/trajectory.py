@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sharpcli.errors import SharpError, counted
+from sharpcli.errors import SharpError, counted, setting
 from sharpcli.landscape.frame import Frame
 from sharpcli.linalg.orthogonal import extend
 
@@ -172,11 +172,13 @@ def _check_rank(rank: int, others: int, count: int) -> None:
     if rank == 0:
         raise SharpError(
             "every checkpoint of the path equals the final one: there is no path to show",
-            "name the checkpoints that were saved on the way, or use --directions random",
+            "name the checkpoints that were saved on the way, or use "
+            f"{setting('directions', 'random')}",
         )
     if rank < count:
         said = "one other checkpoint" if others == 1 else counted(others, "other checkpoint")
         raise SharpError(
             f"the path's {said} and the final one lie on a line: they span no plane",
-            "name more checkpoints of the run, draw a line, or use --directions random",
+            "name more checkpoints of the run, draw a line, or use "
+            f"{setting('directions', 'random')}",
         )

@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-from sharpcli.errors import SharpError, UsageError, did_you_mean
+from sharpcli.errors import SharpError, UsageError, did_you_mean, setting
 from sharpcli.measures.measure import Column, Measure, Option, loaded_later, marked
 from sharpcli.settings import MeasureSettings
 
@@ -42,8 +42,10 @@ def _where_all_eigenvalues_are(keys: Collection[str]) -> list[str]:
     """A line that says where more eigenvalues are than the five that a run measures unasked."""
     found = [re.fullmatch(r"hessian\.eigenvalues\[(\d+)\]", key) for key in keys]
     most = max((1 + int(match[1]) for match in found if match), default=0)
-    more = most > MeasureSettings().top
-    return [f"λ1 to λ{most}: --json or --format csv prints them all"] if more else []
+    if most <= MeasureSettings().top:
+        return []
+    as_json, as_csv = setting("format", "json"), setting("format", "csv")
+    return [f"λ1 to λ{most}: {as_json} or {as_csv} prints them all"]
 
 
 _CURVATURE = ("operator", "hvp", "max_products")
@@ -142,7 +144,7 @@ _BUILT_IN = (
         cost="6 products or more, beside those that hessian has made",
         invariances="rotations of θ; not rescaling",
         source="Hutch++ (Meyer et al. 2021)",
-        warns="a standard error above --relative-error",
+        warns="a standard error above the share that is asked for",
         compute=loaded_later("hessian.trace"),
         default=True,
         needs_curvature=True,
@@ -186,11 +188,11 @@ def choose(names: Sequence[str]) -> list[Measure]:
         if name != "all" and name not in known:
             parts = [part.strip() for part in name.split(",")]
             hint = (
-                f"give each its own option: {' '.join(f'-m {part}' for part in parts)}"
+                f"give each its own option: {setting('measures', parts)}"
                 if all(part in known for part in parts)
                 else did_you_mean(name, [*known, "all"])
             )
-            raise UsageError(f"--measure {name}: there is no such measure", hint)
+            raise UsageError(f"{setting('measure', name)}: there is no such measure", hint)
     if "all" in names:
         return list(known.values())
     return [m for m in known.values() if (m.name in names if names else m.default)]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharpcli.errors import SharpError
+from sharpcli.errors import SharpError, setting
 from sharpcli.linalg.box import (
     BoxMaximum,
     Values,
@@ -367,7 +367,9 @@ def _raw(context: Context, box: Box) -> BoxMaximum:
     try:
         from scipy.optimize import Bounds, minimize
     except ImportError as error:
-        raise SharpError("--maximizer raw needs SciPy", "pip install 'sharpcli[raw]'") from error
+        raise SharpError(
+            f"{setting('maximizer', 'raw')} needs SciPy", "pip install 'sharpcli[raw]'"
+        ) from error
 
     def function(z: Any) -> tuple[float, Any]:
         shift = box.space.lift(torch.as_tensor(z).to(context.theta))

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from sharpcli.documents.results import Scalar, scalar_fields
-from sharpcli.errors import UsageError, counted
+from sharpcli.documents.statuses import Status
+from sharpcli.errors import UsageError, counted, setting
 from sharpcli.linalg.box import BoxMaximum, corner_ascent
 from sharpcli.measures.box import Box
 from sharpcli.measures.box_search import Search, Searches, maxima
@@ -71,7 +72,7 @@ def epsilon_sharpness(context: Context) -> dict[str, Any]:
 def vanished(entries: list[dict[str, Any]], split: str | None, advice: str) -> Any:
     """The entries, those marked whose box does not reach where the loss is large enough."""
     return [
-        marked(entry, split, f"{advice}, or take a larger --epsilon")
+        marked(entry, split, f"{advice}, or take a larger {setting('epsilons')}")
         if entry["loss_at_maximum"] < SMALLEST_SOUND
         else entry
         for entry in entries
@@ -88,7 +89,7 @@ def _space(context: Context, dimensions: int | None, draw: int = 0) -> Space:
         return FullSpace()
     if dimensions > context.objective.size:
         raise UsageError(
-            f"--subspace {dimensions}: the model has only "
+            f"{setting('subspaces', dimensions)}: the model has only "
             f"{counted(context.objective.size, 'parameter')}",
             "a subspace has as many dimensions at most",
         )
@@ -180,7 +181,7 @@ def _entry(
         statistics.fmean(values),
         statistics.stdev(values) / math.sqrt(len(values)) if several else None,
         "standard_error" if several else "lower_bound",
-        "lower_bound" if resolved else "precision",
+        Status.LOWER_BOUND if resolved else Status.PRECISION,
         advice=None if resolved else _advice(context.objective.network.compute),
         sampling_error=error,
         sampling_bias=bias,
@@ -191,7 +192,8 @@ def _entry(
         context.warnings.append(
             f"φ ({where}) of {counted(rows.count, 'example')} is about {bias:.2g} higher "
             f"than that of all "
-            f"{rows.total}: a maximum fits the examples that it was sought on; take more --samples"
+            f"{rows.total}: a maximum fits the examples that it was sought on; take more "
+            f"{setting('samples')}"
         )
     return {
         "epsilon": epsilon,
@@ -209,9 +211,11 @@ def _entry(
 
 def _advice(dtype: torch.dtype) -> str:
     if dtype == torch.float64:
-        return "the loss rises by no more than its rounding: use a larger --epsilon"
+        return f"the loss rises by no more than its rounding: use a larger {setting('epsilons')}"
     name = str(dtype).removeprefix("torch.")
-    return f"{name} does not resolve how the loss rises in this box: use --dtype float64"
+    return (
+        f"{name} does not resolve how the loss rises in this box: use {setting('dtype', 'float64')}"
+    )
 
 
 def _confirmed(

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from sharpcli.curvature import SelfCheck
 from sharpcli.documents.results import Scalar, scalar_fields
-from sharpcli.errors import UsageError, counted
+from sharpcli.documents.statuses import Status
+from sharpcli.errors import UsageError, counted, setting
 from sharpcli.linalg.eigsh import EigshResult, is_settled
 from sharpcli.linalg.krylov import Krylov
 from sharpcli.linalg.orthogonal import project_out
@@ -54,14 +55,15 @@ def check(size: int, settings: MeasureSettings) -> None:
     top, most = settings.top, settings.max_products
     if top > size and top != MeasureSettings.top:
         raise UsageError(
-            f"--top {top}: the model has only {counted(size, 'parameter')}",
+            f"{setting('top', top)}: the model has only {counted(size, 'parameter')}",
             f"ask for {counted(size, 'eigenvalue')} at most",
         )
     top = min(top, size)
     if most is not None and most < top + 2:
         raise UsageError(
-            f"--max-products {most}: too few for {counted(top, 'eigenvalue')} and the smallest",
-            f"allow {top + 2} or more, or ask for fewer with --top",
+            f"{setting('max_products', most)}: too few for {counted(top, 'eigenvalue')} and the "
+            "smallest",
+            f"allow {top + 2} or more, or ask for fewer with {setting('top')}",
         )
 
 
@@ -161,21 +163,23 @@ def trace(context: Context) -> dict[str, Any]:
         seed=context.seed + 1,
         progress=context.progress,
     )
-    status, advice = ("converged", None)
+    status, advice = (Status.CONVERGED, None)
     if not found.converged:
         status, advice = (
-            "max_products",
-            "the standard error is above --relative-error: raise --max-products",
+            Status.MAX_PRODUCTS,
+            f"the standard error is above {setting('relative_error')}: raise "
+            f"{setting('max_products')}",
         )
     status, advice = suspicion(context.self_check) or (status, advice)
     sampled = trace_error(context, krylov)
     checked = context.self_check.trace_error if context.self_check else 0.0
     error = math.hypot(found.standard_error, _trace_rounding(context, krylov), checked)
-    if status == "converged" and error > context.settings.relative_error * abs(found.value):
+    if status == Status.CONVERGED and error > context.settings.relative_error * abs(found.value):
         wide = context.objective.network.compute == torch.float64
-        remedy = "raise --relative-error" if wide else "use --dtype float64"
-        status = "precision"
-        advice = f"rounding keeps the error above --relative-error: {remedy}"
+        allowed, wider = setting("relative_error"), setting("dtype", "float64")
+        remedy = f"raise {allowed}" if wide else f"use {wider}"
+        status = Status.PRECISION
+        advice = f"rounding keeps the error above {allowed}: {remedy}"
     scalar = Scalar(found.value, error, "standard_error", status, advice)
     return {"trace": scalar_fields(_with_sampling(scalar, sampled), products=found.products)}
 
@@ -220,10 +224,12 @@ def at_most(lowest: Scalar, rounding: float) -> Scalar:
 
     What `rounding` may have taken off is added, so that the bound holds.
     """
-    if lowest.status != "converged" or lowest.value is None:
+    if lowest.status != Status.CONVERGED or lowest.value is None:
         return lowest
     bound = lowest.value + rounding
-    return replace(lowest, value=bound, error=None, error_kind="upper_bound", status="upper_bound")
+    return replace(
+        lowest, value=bound, error=None, error_kind="upper_bound", status=Status.UPPER_BOUND
+    )
 
 
 def product_error(check: SelfCheck | None) -> float:
@@ -231,34 +237,34 @@ def product_error(check: SelfCheck | None) -> float:
     return check.product_error if check else 0.0
 
 
-def suspicion(check: SelfCheck | None) -> tuple[str, str] | None:
+def suspicion(check: SelfCheck | None) -> tuple[Status, str] | None:
     """Status and advice of every number where the second derivatives failed their check."""
     if check is None or (check.passed and check.resolved):
         return None
     if check.passed:
-        return "precision", (
+        return Status.PRECISION, (
             "second derivatives could not be checked: differences of gradients change with their "
             f"step by {check.unresolved:.1e} of a product; the gradient jumps at θ, or the loss is "
             "so small that it is rounding"
         )
     if check.of == "finite-difference":
-        return "suspect", (
+        return Status.SUSPECT, (
             f"finite differences of the gradient are not symmetric (by {check.asymmetry:.1e}): "
             "what backward() gives is not the gradient of one function"
             f"{_named(check)}, and there is no Hessian to measure"
         )
     where = f", first in '{check.tensor}'" if check.tensor else ""
     if check.of != "hessian":
-        return "suspect", (
+        return Status.SUSPECT, (
             f"products fail a float64 self-check (difference {check.difference:.1e}{where}): an "
             "operation of the model or its loss has a backward pass that cannot be differentiated"
             f"{_named(check)}; replace it by PyTorch's own operations"
         )
-    return "suspect", (
+    return Status.SUSPECT, (
         "the second derivatives fail a float64 self-check (asymmetry "
         f"{check.asymmetry:.1e}, difference to a finite difference {check.difference:.1e}{where}): "
-        f"an operation of the model has a wrong or no second derivative{_named(check)}; --hvp "
-        "finite-difference does without"
+        f"an operation of the model has a wrong or no second derivative{_named(check)}; "
+        f"{setting('hvp', 'finite-difference')} does without"
     )
 
 
@@ -304,28 +310,30 @@ def is_semidefinite(operator: Operator, objective: Objective, check: SelfCheck |
 
 def _verdict(
     context: Context, found: EigshResult, *, met: bool, known: bool, limit: float
-) -> tuple[str, str | None]:
+) -> tuple[Status, str | None]:
     """Status and advice of an eigenvalue: its residual is `met`, and `known` how near it is."""
     narrow = context.objective.network.compute != torch.float64
     if not met and found.rounded and narrow:
-        return "precision", (
-            "rounding may hide another eigenvalue this far beyond: use --dtype float64"
+        return Status.PRECISION, (
+            "rounding may hide another eigenvalue this far beyond: use "
+            f"{setting('dtype', 'float64')}"
         )
     if not met:
-        return "max_products", (
-            "the residual is above --tol, or larger eigenvalues may have been missed: raise "
-            "--max-products or --tol"
+        return Status.MAX_PRODUCTS, (
+            f"the residual is above {setting('tol')}, or larger eigenvalues may have been missed: "
+            f"raise {setting('max_products')} or {setting('tol')}"
         )
     if context.hessian.error > limit > 0:
-        return "precision", (
-            "finite differences change with their step by more than --tol: the gradient jumps near "
-            "θ, or the model runs in float32 only"
+        return Status.PRECISION, (
+            f"finite differences change with their step by more than {setting('tol')}: the "
+            "gradient jumps near θ, or the model runs in float32 only"
         )
     if narrow and limit > 0 and not known:
-        return "precision", (
-            "rounding keeps the error above --tol or a tenth of the value: use --dtype float64"
+        return Status.PRECISION, (
+            f"rounding keeps the error above {setting('tol')} or a tenth of the value: use "
+            f"{setting('dtype', 'float64')}"
         )
-    return "converged", None
+    return Status.CONVERGED, None
 
 
 def _with_sampling(scalar: Scalar, sampled: Sampled) -> Scalar:
@@ -335,14 +343,14 @@ def _with_sampling(scalar: Scalar, sampled: Sampled) -> Scalar:
 def _ratio(first: Scalar, fifth: Scalar, sampled: Sampled) -> Scalar:
     """λ1/λ5 with residuals, and its `sampled` share of error, carried through to first order."""
     if not first.value or not fifth.value:
-        return Scalar(None, status="not_finite", advice="λ5 is zero")
+        return Scalar(None, status=Status.NOT_FINITE, advice="λ5 is zero")
     value = first.value / fifth.value
     error = abs(value) * math.hypot(
         (first.error or 0.0) / first.value, (fifth.error or 0.0) / fifth.value
     )
-    worst = first if first.status != "converged" else fifth
+    worst = first if first.status != Status.CONVERGED else fifth
     if (fifth.error or 0.0) > _LARGEST_OF_FIFTH * abs(fifth.value):
-        status = "precision" if worst.status == "converged" else worst.status
+        status = Status.PRECISION if worst.status == Status.CONVERGED else worst.status
         return Scalar(None, status=status, advice=worst.advice or "λ5 is not told from zero")
     if sampled.error is not None:
         sampled = replace(sampled, error=abs(value) * sampled.error)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from sharpcli.documents.results import SamplingStatus
+from sharpcli.documents.statuses import SamplingStatus
 from sharpcli.measures.context import Context
 from sharpcli.measures.rounding import with_rounding
 from sharpcli.measures.sampling import too_few

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sharpcli.documents.results import Scalar, is_scalar
+from sharpcli.documents.statuses import Status
 from sharpcli.settings import MeasureSettings
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Option:
-    """An option of `sharp measure` that one measure brings: `Option("rho", 0.05, "…")` is --rho.
+    """An option of `sharp measure` that one measure brings: `Option("rho", 0.05, "…")`.
 
     The default says the type: a float, int, bool or str. Numbers are at least `low` (above it where
     `open_`) and at most `high`; text is one of `choices` where there are any. The measure finds the
@@ -52,7 +53,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure's name for `--measure`, what it means, and the function that computes it.
+    """A measure's name, what it means, and the function that computes it.
 
     `compute(context)` returns its numbers by JSON key, which is `key` (by default the name with
     underscores). `needs_gradients` and `needs_curvature` say that first and second derivatives are
@@ -111,8 +112,8 @@ def loaded_later(where: str) -> Callable[..., Any]:
 def marked(node: Any, _split: str | None, advice: str) -> Any:
     """Numbers of which no number has converged, for the reason in `advice`."""
     if isinstance(node, Scalar):
-        return replace(node, status="precision", advice=advice)
+        return replace(node, status=Status.PRECISION, advice=advice)
     if isinstance(node, Mapping):
         inner = {key: marked(value, _split, advice) for key, value in node.items()}
-        return inner | ({"status": "precision", "advice": advice} if is_scalar(node) else {})
+        return inner | ({"status": Status.PRECISION, "advice": advice} if is_scalar(node) else {})
     return [marked(each, _split, advice) for each in node] if isinstance(node, list) else node

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
-from sharpcli.documents.results import ErrorKind, SamplingStatus, Scalar
+from sharpcli.documents.results import ErrorKind, Scalar
+from sharpcli.documents.statuses import SamplingStatus, Status
+from sharpcli.errors import setting
 
 __all__ = ["with_rounding"]
 
@@ -28,7 +30,9 @@ def with_rounding(
     """
     known = rounding <= _LARGEST_SHARE * abs(value)
     status, advice = (
-        ("converged", None) if known else ("precision", _ADVICE_WIDE if wide else _ADVICE)
+        (Status.CONVERGED, None)
+        if known
+        else (Status.PRECISION, _ADVICE_WIDE if wide else _advice())
     )
     if sampled is None:
         kind: ErrorKind | None = "rounding" if rounding else None
@@ -48,4 +52,7 @@ def with_rounding(
 
 
 _ADVICE_WIDE = "the value is as small as what rounding leaves in float64: it may as well be 0"
-_ADVICE = "the value is as small as what rounding leaves: use --dtype float64"
+
+
+def _advice() -> str:
+    return f"the value is as small as what rounding leaves: use {setting('dtype', 'float64')}"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sharpcli.curvature import CurvatureOperator, make_operator
-from sharpcli.documents.results import SamplingStatus
+from sharpcli.documents.statuses import SamplingStatus
 from sharpcli.errors import counted
 from sharpcli.linalg.eigsh import Krylov
 from sharpcli.linalg.orthogonal import applied, dots, project_out
@@ -206,7 +206,7 @@ def _carried(values: Tensor) -> float:
 
 def _unknown(context: Context) -> Sampled:
     """No error: all data were measured, or so few that none can be told."""
-    return Sampled(None, "unreliable" if context.objective.rows.sampled else None)
+    return Sampled(None, SamplingStatus.UNRELIABLE if context.objective.rows.sampled else None)
 
 
 def too_few(count: int) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sharpcli.errors import SharpError
+from sharpcli.errors import SharpError, setting
 from sharpcli.objective.objective import Objective
 
 __all__ = [
@@ -123,12 +123,12 @@ def why_not_finite(objective: Objective, theta: Tensor) -> tuple[str, str]:
     row = _first_bad_row(objective, theta)
     if bad := rows.not_finite(row):
         larger = (
-            f", or --dtype float64 for numbers above {torch.finfo(kind).max:.1e}, which "
-            f"{_name(kind)} does not hold"
+            f", or {setting('dtype', 'float64')} for numbers above {torch.finfo(kind).max:.1e}, "
+            f"which {_name(kind)} does not hold"
         )
         return bad, (MEND_DATA + (larger if "infinity" in bad and kind != torch.float64 else ""))
     earlier = "measure a checkpoint from before the run diverged"
-    wider = "" if kind == torch.float64 else ", or try --dtype float64"
+    wider = "" if kind == torch.float64 else f", or try {setting('dtype', 'float64')}"
     name, examples = _first_bad_module(objective, theta, row)
     if name:
         return (

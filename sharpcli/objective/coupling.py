@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from sharpcli.errors import SharpError, counted
+from sharpcli.errors import SharpError, counted, setting
 from sharpcli.objective.batch_values import LOSS, ROUNDING, BatchValues, Pairs, values_in_float64
 from sharpcli.objective.objective import Objective, accumulator
 from sharpcli.objective.rows import Rows
@@ -47,10 +47,6 @@ _CAUSES = (
     "batch norm without running statistics)"
 )
 _PADDING = "padding, to the longest of a batch, that the model or the loss sees (mask it)"
-_DECLARE = (
-    "make each example's loss its own, or declare the batch that the loss is defined on, such as "
-    "--fixed-batch 32"
-)
 
 
 @dataclass(frozen=True)
@@ -97,6 +93,13 @@ def check_coupling(objectives: Mapping[str, Objective], theta: Tensor, *, seed: 
             _check_rows(objective, theta, rows.padded, split, generator, padded=True)
 
 
+def _declare() -> str:
+    return (
+        "make each example's loss its own, or declare the batch that the loss is defined on, such "
+        f"as {setting('fixed_batch', 32)}"
+    )
+
+
 @contextlib.contextmanager
 def coupling_named(objective: Objective, theta: Tensor) -> Iterator[None]:
     """Where the block fails since only all examples make a batch that works, say that.
@@ -119,7 +122,7 @@ def coupling_named(objective: Objective, theta: Tensor) -> Iterator[None]:
             f"can be computed as "
             f"one batch, that of some of them cannot: {_said(error)}",
             f"{_CAUSES}; make each example's loss its own, or declare the batch that the loss is "
-            f"defined on: --fixed-batch {count}",
+            f"defined on: {setting('fixed_batch', count)}",
         ) from error
 
 
@@ -154,7 +157,7 @@ def batch_note(rows: Mapping[str, Rows], mode: str) -> list[str]:
         last = f", the last of {rest}" if rest else ""
         parts.append(f"all {size} {name}" if size == each.count else f"{size} {name}{last}")
     declared = any(each.fixed_batch for each in rows.values())
-    why = "--fixed-batch" if declared else "--mode train"
+    why = setting("fixed_batch") if declared else setting("mode", "train")
     return [
         f"{why}: the loss is defined on batches of {' and '.join(parts)} examples; with other "
         "batches it is another loss"
@@ -287,7 +290,7 @@ def _differences(
                     f"{counted(count, f'{split} example')} can be "
                     f"computed as one batch, that of {len(indices)} of them cannot: "
                     f"{_said(values)}",
-                    f"{_CAUSES}; {_DECLARE}",
+                    f"{_CAUSES}; {_declare()}",
                 ) from values
         for name, pair in whole.items():
             for which, own in enumerate(pair):
@@ -317,7 +320,7 @@ def _coupled(
             f"give {apart.whole:.9g} as one batch and {apart.part:.9g} in parts"
         )
     causes = f"{_CAUSES}; {_PADDING}" if padded else _CAUSES
-    last = _DECLARE
+    last = _declare()
     if what.endswith("'"):
         last = "give a value of each example that depends on it alone, or leave the metric out"
     return SharpError(f"{name}: {message}", f"{causes}; {last}")

@@ -17,7 +17,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from sharpcli.errors import SharpError, counted
+from sharpcli.errors import SharpError, counted, setting
 from sharpcli.objective.batch_size import bytes_an_example, most_in_memory
 from sharpcli.objective.losses import sums_and_weights
 from sharpcli.objective.means import Evaluation, mean_of, moments
@@ -189,7 +189,9 @@ class Objective:
         if not total.requires_grad and self.network.idle:
             total = total + sum(0 * leaf.sum() for leaf in leaves)
         _check_gradient(
-            total, "run neither under torch.no_grad(), or measure the loss alone: -m loss"
+            total,
+            "run neither under torch.no_grad(), or measure the loss alone: "
+            f"{setting('measures', ['loss'])}",
         )
         return total, weight
 
@@ -422,7 +424,8 @@ class Objective:
                         f"out of memory on {self.network.device} with batches of {batch_size} "
                         f"({counted(self.size, 'parameter')}, {free} free): "
                         f"{str(error).splitlines()[0]}",
-                        "use --device cpu, --samples, or a machine with more memory",
+                        f"use {setting('device', 'cpu')}, {setting('samples')}, or a machine with "
+                        "more memory",
                     ) from error
 
 

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from sharpcli.checkpoint import tied
-from sharpcli.errors import UsageError, did_you_mean
+from sharpcli.errors import UsageError, nearest, setting
 
 __all__ = ["layers_of", "matching"]
 
@@ -28,12 +28,12 @@ def matching(model: nn.Module, patterns: Sequence[str]) -> list[str]:
         found = [name for name in aliases if _matches(aliases[name], [pattern])]
         if not found:
             raise UsageError(
-                f"--parameters {_quoted(pattern)}: matches no parameter of the model",
+                f"{setting('parameters', pattern)}: matches no parameter of the model",
                 _nearest(pattern, [alias for name in free for alias in aliases[name]]),
             )
         if not set(found) & set(free):
             raise UsageError(
-                f"--parameters {_quoted(pattern)}: matches frozen parameters only, {found[0]} "
+                f"{setting('parameters', pattern)}: matches frozen parameters only, {found[0]} "
                 "first",
                 "leave requires_grad on for them in model(), or name others",
             )
@@ -64,9 +64,5 @@ def _nearest(pattern: str, names: Sequence[str]) -> str:
     there = f"layers: {listed}{more} (`sharp inspect` lists a checkpoint's tensors)"
     if pattern and _matches(names, [f"{pattern}.*"]):
         return f"did you mean '{pattern}.*'? {there}"
-    near = did_you_mean(pattern, [*names, *(f"{layer}.*" for layer in layers)])
-    return f"{near} {there}" if near.startswith("did you mean") else there
-
-
-def _quoted(pattern: str) -> str:
-    return f"'{pattern}'"
+    near = nearest(pattern, [*names, *(f"{layer}.*" for layer in layers)])
+    return f"{near} {there}" if near else there

@@ -196,7 +196,8 @@ def _one_batch(name: str, start: int, stop: int) -> Iterator[None]:
         yield
     except (RuntimeError, TypeError, KeyError) as error:
         hint = "give rows of equal shape (pad in the data set), or define collate(rows)"
-        if "batch must contain" in str(error):  # images, texts and objects
+        # Images, texts and objects: a plain TypeError of torch's.
+        if "batch must contain" in str(error):
             hint = "make tensors of what a row holds in the data set, or define collate(rows)"
         raise SharpError(
             f"rows {start} to {stop - 1} of the {name} do not make a batch: {error}", hint

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharpcli.documents.results import SamplingStatus, flat_scalars
+from sharpcli.documents.results import flat_scalars
+from sharpcli.documents.statuses import SamplingStatus
+from sharpcli.errors import setting
 from sharpcli.objective.trees import leaves
 
 __all__ = [
@@ -145,7 +147,7 @@ def sampling_status(doubted: str | None, carried: float | None) -> SamplingStatu
     none, as no difference between examples was seen. `carried` is None where it is not known.
     """
     few = carried is None or carried < FEW
-    return "unreliable" if doubted or few else None
+    return SamplingStatus.UNRELIABLE if doubted or few else None
 
 
 def warning(numbers: Mapping[str, Any], doubted: str | None) -> str | None:
@@ -160,7 +162,7 @@ def warning(numbers: Mapping[str, Any], doubted: str | None) -> str | None:
     why = doubted or "one example, or none, carries what differs between the examples"
     return (
         f"the sampling errors of {', '.join(name.replace('_', '-') for name in names)} are "
-        f"unreliable (marked ?): {why}; take more --samples, or all of the data"
+        f"unreliable (marked ?): {why}; take more {setting('samples')}, or all of the data"
     )
 
 

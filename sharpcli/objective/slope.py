@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sharpcli.checkpoint.contents import listed
-from sharpcli.errors import SharpError
+from sharpcli.errors import SharpError, setting
 from sharpcli.objective.arithmetic import exact_arithmetic
 from sharpcli.objective.network import Network
 from sharpcli.objective.reach import Substitution
@@ -105,14 +105,16 @@ def _hold_against_slope(
             f"{row} of '{name}' is padding (padding_idx), for which PyTorch leaves the embedding's "
             "derivative out, and the model uses that row elsewhere too",
             "mask the padded positions so that the loss does not depend on them, or build the "
-            "embedding without padding_idx, or measure the loss alone: -m loss",
+            "embedding without padding_idx, or measure the loss alone: "
+            f"{setting('measures', ['loss'])}",
         )
     raise SharpError(
         f"task '{network.task.name}': the gradient is not the slope of the loss{among}: a small "
         "step changes the loss by another amount than the gradient says",
         "something between the parameters and the loss is left out of differentiation or has "
         "another derivative (detach(), .data, no_grad(), rounding with a straight-through "
-        "gradient, a hook or backward of its own); take it out, or measure the loss alone: -m loss",
+        "gradient, a hook or backward of its own); take it out, or measure the loss alone: "
+        f"{setting('measures', ['loss'])}",
     )
 
 

@@ -7,7 +7,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from sharpcli.documents.results import Document, dumps, is_interrupted
-from sharpcli.errors import SharpError
+from sharpcli.documents.statuses import Outcome
+from sharpcli.errors import SharpError, setting
 from sharpcli.render.console import say, say_written
 from sharpcli.render.formats import Format, format_of
 from sharpcli.render.kinds import KINDS
@@ -90,7 +91,7 @@ def report_problems(document: Document, *, quiet: bool = False) -> None:
     results = [r for r in document["results"] if "checkpoint" in r]
     said: dict[tuple[str, str], list[str]] = {}
     for result, label in zip(results, labels_of(results), strict=True):
-        if result.get("status") == "failed":
+        if result.get("status") == Outcome.FAILED:
             path, error = str(result["checkpoint"]["path"]), result["error"]
             about = "" if path in error["message"] else f"{path}: "
             hint = f"\n  hint: {error['hint']}" if error.get("hint") else ""
@@ -132,5 +133,5 @@ def _print(text: str, form: Format, document: Document) -> None:
             f"standard output: cannot be written: {error.strerror}",
             f"nothing is lost: the result is in {kept}"
             if kept
-            else "write to a file on another disk with --output",
+            else f"write to a file on another disk with {setting('output')}",
         ) from error

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from sharpcli.documents.results import Document
-from sharpcli.errors import SharpError, UsageError
+from sharpcli.errors import SharpError, UsageError, setting
 
 __all__ = ["FIGURES", "KINDS", "Kind", "kind_of", "load", "read_drawing"]
 
@@ -78,7 +78,10 @@ KINDS: dict[str, Kind] = {
 def kind_of(document: Document) -> Kind:
     """The kind of a document; raises `UsageError` for one that only its JSON can show."""
     if document["kind"] not in KINDS:
-        raise UsageError(f'a result of kind "{document["kind"]}" has no table', "use --json")
+        raise UsageError(
+            f'a result of kind "{document["kind"]}" has no table',
+            f"use {setting('format', 'json')}",
+        )
     return KINDS[document["kind"]]
 
 

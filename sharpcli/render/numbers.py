@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from typing import Any
 
-from sharpcli.documents.results import NOT_CONVERGED
+from sharpcli.documents.statuses import NOT_CONVERGED, Status
 
 __all__ = [
     "NOT_FINITE",
@@ -95,7 +95,7 @@ def format_scalar(scalar: Mapping[str, Any]) -> str:
     mark = "!" if scalar.get("status") in NOT_CONVERGED else ""
     mark = ("?" if scalar.get("sampling_status") else "") + mark
     if value is None:
-        return (NOT_FINITE if scalar.get("status") == "not_finite" else UNKNOWN) + mark
+        return (NOT_FINITE if scalar.get("status") == Status.NOT_FINITE else UNKNOWN) + mark
     if sign := bound_sign(scalar):
         rounding = bound_rounding(sign)
         own = error if scalar.get("error_kind") == "standard_error" else None

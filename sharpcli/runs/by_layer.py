@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sharpcli.documents.results import LayerResult
-from sharpcli.errors import SharpError, UsageError
+from sharpcli.errors import SharpError, UsageError, setting
 from sharpcli.measures import Measure, compute
 from sharpcli.measures.context import Context
 from sharpcli.objective.network import Network
@@ -29,10 +29,10 @@ __all__ = ["check_layers", "measure_layers"]
 def check_layers(measures: Sequence[Measure], settings: MeasureSettings) -> None:
     """Raise `UsageError` where layers are asked for and no measure tells them apart."""
     if settings.by and not any(measure.of_parameters for measure in measures):
-        names = " ".join(f"-m {measure.name}" for measure in measures)
+        names = setting("measures", [measure.name for measure in measures])
         raise UsageError(
-            f"--by layer: {names} is the same for every layer",
-            "add a measure of the parameters, such as -m hessian",
+            f"{setting('by', 'layer')}: {names} is the same for every layer",
+            f"add a measure of the parameters, such as {setting('measures', ['hessian'])}",
         )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpcli.documents.results import Document, to_document
+from sharpcli.documents.statuses import Outcome
 from sharpcli.landscape.points.walk import Watch
 from sharpcli.runs.interpolate import interpolate_checkpoints
 from sharpcli.runs.measure import measure_checkpoints
@@ -80,7 +81,7 @@ def sentence(results: Sequence[Mapping[str, Any]]) -> str:
     optimizer, by φ (ε-sharpness at 1e-3, full space) and λ1.
     """
     ratios: dict[str, dict[str, float]] = {"φ": {}, "λ1": {}}
-    by_setup = {_setup(result): result for result in results if result["status"] == "ok"}
+    by_setup = {_setup(result): result for result in results if result["status"] == Outcome.OK}
     for optimizer in dict.fromkeys(setting.optimizer for setting in SETUPS):
         small, large = by_setup.get((optimizer, SMALL)), by_setup.get((optimizer, LARGE))
         for name, read in (("φ", _phi), ("λ1", _lambda)):

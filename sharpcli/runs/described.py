@@ -15,7 +15,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from sharpcli.checkpoint.contents import Checkpoint
 from sharpcli.checkpoint.matching import match_tensors
-from sharpcli.errors import SharpError
+from sharpcli.errors import SharpError, setting
 
 if TYPE_CHECKING:
     from sharpcli.tasks import Task
@@ -37,7 +37,8 @@ def check_described(task: Task, checkpoint: Checkpoint) -> None:
         "tensors are of"
     )
     hint = (
-        "give the options that it was trained with (-O name=value), or name another task (--task)"
+        f"give the options that it was trained with ({setting('options.name', 'value')}), or name "
+        f"another task ({setting('task')})"
     )
     for name, value in task.options.items():
         # each counts units or layers, and a model has more numbers than either

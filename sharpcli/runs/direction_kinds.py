@@ -1,4 +1,4 @@
-"""The kinds of axes around a checkpoint: what `sharp landscape --directions` may name.
+"""The kinds of axes around a checkpoint: what the directions of a landscape may be.
 
 A new kind is a module with a function that makes its directions, and its entry here. The modules
 are imported when they are used, so that the command line reads this table without torch.
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from sharpcli.errors import UsageError, did_you_mean
+from sharpcli.errors import UsageError, did_you_mean, setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,7 +78,7 @@ def direction_kind(name: str) -> DirectionKind:
     """The kind of that name; raises `UsageError` where there is none."""
     if name not in DIRECTION_KINDS:
         raise UsageError(
-            f"--directions {name}: there are no such directions",
+            f"{setting('directions.kind', name)}: there are no such directions",
             did_you_mean(name, DIRECTION_KINDS),
         )
     return DIRECTION_KINDS[name]

@@ -15,7 +15,8 @@ from sharpcli.documents.environment import environment
 from sharpcli.documents.grids import Explored, Interpolated, Points
 from sharpcli.documents.labels import named
 from sharpcli.documents.results import Report
-from sharpcli.errors import SharpError, UsageError
+from sharpcli.documents.statuses import Outcome
+from sharpcli.errors import SharpError, UsageError, setting
 from sharpcli.landscape.points.batch_norm import (
     Normalisations,
     look,
@@ -88,7 +89,7 @@ class Exploration:
         in_training = self.study.run.mode == "train" and statistics_of_layers(network)
         recalibrated = norm is not None and norm.mode == "recalibrate"
         return {
-            "status": "interrupted" if self.walk.interrupted else "ok",
+            "status": Outcome.INTERRUPTED if self.walk.interrupted else Outcome.OK,
             "dimensions": len(points.axes),
             "batch_norm": norm.mode if norm else "batch" if in_training else None,
             "batch_norm_examples": norm.rows.rows.count if norm and recalibrated else None,
@@ -232,7 +233,8 @@ def _of_one_task(path: str | Path, studies: Studies, first: str | Path) -> Loade
         raise UsageError(
             f"{first} and {path} are of different tasks ({one}; {other}): they are not points of "
             "one parameter space",
-            "name checkpoints of one architecture, or one task for all of them with --task",
+            "name checkpoints of one architecture, or one task for all of them with "
+            f"{setting('task')}",
         )
     return loaded
 
@@ -292,8 +294,8 @@ def _say_what_is_not_taken_anew(this: Exploration, norms: Normalisations) -> Non
     ):
         this.notes.append(
             "batch norm: the checkpoints have the same running statistics, as where these were "
-            "frozen in training; they are re-estimated all the same, which --batch-norm "
-            "interpolate leaves out"
+            "frozen in training; they are re-estimated all the same, which "
+            f"{setting('batch_norm.mode', 'interpolate')} leaves out"
         )
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sharpcli.documents.results import Failure
-from sharpcli.errors import SharpError, UsageError
+from sharpcli.documents.statuses import Outcome
+from sharpcli.errors import SharpError, UsageError, setting
 from sharpcli.runtime import interruption
 from sharpcli.runtime.memory import is_out_of_memory
 from sharpcli.runtime.processes import size
@@ -16,7 +17,9 @@ __all__ = ["INTERRUPTED", "each_checkpoint", "own_failure", "said_by_torch"]
 
 T = TypeVar("T")
 
-INTERRUPTED = Failure("interrupted before it was measured", "run the same command again")
+INTERRUPTED = Failure(
+    "interrupted before it was measured", "run the same command again", kind=Outcome.INTERRUPTED
+)
 
 
 def each_checkpoint(
@@ -78,8 +81,8 @@ def said_by_torch(error: RuntimeError) -> Failure | None:
     """What an exception of torch's says about the task or the machine, None where it is a bug."""
     text = str(error).splitlines()[0] if str(error) else ""
     if is_out_of_memory(error):
-        return Failure(f"out of memory: {text}", "use --samples")
-    if "modified by an inplace operation" in text:
+        return Failure(f"out of memory: {text}", f"use {setting('samples')}")
+    if "modified by an inplace operation" in text:  # a plain RuntimeError of torch's
         return Failure(
             f"the loss cannot be differentiated: {text.partition(':')[0]}",
             "replace the model's in-place operations (x += y, inplace=True) by others",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sharpcli.documents.results import CheckpointResult, flat_scalars, with_sampling_errors
+from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import counted
 from sharpcli.measures.columns import leading_names
 from sharpcli.runtime.progress import Notes
@@ -108,8 +109,8 @@ def grown(
     while True:
         result = measure(count)
         used, total = result.checkpoint.get("examples"), result.checkpoint.get("examples_in_all")
-        if result.status != "ok" or total is None:
-            if result.status == "ok":
+        if result.status != Outcome.OK or total is None:
+            if result.status == Outcome.OK:
                 notes.note(
                     f"measured on all {counted(used, 'example')}: no sample of them was enough"
                 )

@@ -10,7 +10,7 @@ from torch import Tensor
 from sharpcli.curvature import SelfCheck
 from sharpcli.documents.labels import named
 from sharpcli.documents.results import Scalar
-from sharpcli.errors import SharpError, UsageError
+from sharpcli.errors import SharpError, UsageError, setting
 from sharpcli.landscape.directions import normalize_direction
 from sharpcli.linalg.eigsh import eigsh
 from sharpcli.linalg.orthogonal import extend
@@ -123,10 +123,11 @@ def _at_center(this: Exploration) -> Objective:
         return objective
     if norm.mode == "batch" and norm.several:
         raise UsageError(
-            f"the Hessian's axes with --batch-norm batch: {named([c.layer for c in norm.several])} "
-            "is called more than once in a forward pass, or normalises each example by itself, so "
-            "its statistics of a batch are not one mean and one variance",
-            "use --batch-norm recalibrate, or other --directions",
+            f"the Hessian's axes with {setting('batch_norm.mode', 'batch')}: "
+            f"{named([c.layer for c in norm.several])} is called more than once in a forward "
+            "pass, or normalises each example by itself, so its statistics of a batch are not "
+            "one mean and one variance",
+            f"use {setting('batch_norm.mode', 'recalibrate')}, or other {setting('directions')}",
         )
     fixed = this.surface.buffers_of(objective, center.theta, this.buffers(center))
     return Objective(objective.network, objective.rows, fixed, batch_size=this.study.run.batch_size)

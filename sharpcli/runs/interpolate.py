@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sharpcli.documents.grids import Aligned, AnchoredAxis, CurvedPath, Interpolated, PathPlace
 from sharpcli.documents.results import Report
-from sharpcli.errors import SharpError, UsageError, counted
+from sharpcli.errors import SharpError, UsageError, counted, setting
 from sharpcli.landscape.alignment.permutations import TRACED_EXAMPLES
 from sharpcli.landscape.alignment.weight_matching import align
 from sharpcli.landscape.curves import path_weights, train_path
@@ -57,7 +57,7 @@ def interpolate_checkpoints(
     settings, watch = settings or InterpolateSettings(), watch or Watch()
     if run is not None and run.parameters:
         raise UsageError(
-            "--parameters: between checkpoints all parameters move",
+            f"{setting('parameters')}: between checkpoints all parameters move",
             "sharp landscape draws the parameters that match around one checkpoint",
         )
     if len(paths) not in (2, 3):
@@ -66,7 +66,7 @@ def interpolate_checkpoints(
             "sharp interpolate a.safetensors b.safetensors",
         )
     if len(paths) == 3 and (settings.align or settings.path):
-        option = "--align" if settings.align else "--path"
+        option = setting("align" if settings.align else "path")
         raise UsageError(f"{option} is for the line between two checkpoints", "leave C out")
     limits = settings.grid.limits(((0.0, 1.0),) * (len(paths) - 1))
     if len(paths) == 2 and settings.grid.ranges:
@@ -98,7 +98,7 @@ def _explore_line(this: Exploration, settings: InterpolateSettings) -> Interpola
     if not barrier and not this.walk.interrupted:
         why = "the loss is not finite at A or B"
         if not {0.0, 1.0} <= {*alphas}:
-            option = "--range" if settings.grid.ranges else "--points"
+            option = setting("ranges" if settings.grid.ranges else "points")
             why = f"0 or 1 is not on the line ({option})"
         this.notes.append(f"no barrier can be told: {why}")
     aligned, path, begun = None, None, "alignment"
@@ -138,8 +138,8 @@ def _alphas(this: Exploration, grid: GridSettings) -> list[float]:
         return line_values(low, high, points)
     alphas = line_values(*_BETWEEN, points)  # an own range was refused
     this.notes.append(
-        f"--points {points} is too few for the line from α = {low:g} to {high:g}, which takes "
-        f"{fewest}: drawn at {', '.join(f'{alpha:g}' for alpha in alphas)}"
+        f"{setting('points', points)} is too few for the line from α = {low:g} to {high:g}, which "
+        f"takes {fewest}: drawn at {', '.join(f'{alpha:g}' for alpha in alphas)}"
     )
     return alphas
 

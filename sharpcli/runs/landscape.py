@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sharpcli.documents.grids import Axis, Explored
 from sharpcli.documents.results import Report
-from sharpcli.errors import UsageError
+from sharpcli.errors import UsageError, setting
 from sharpcli.landscape.directions import check_normalization, cosine
 from sharpcli.landscape.frame import Frame, around
 from sharpcli.landscape.grid import axis_values
@@ -46,10 +46,10 @@ def landscape_checkpoint(
     settings, watch = settings or LandscapeSettings(), watch or Watch()
     directions, beside = settings.directions, beside or Beside()
     if run is not None and run.parameters and (beside.marks or beside.trajectories):
-        option = "--mark" if beside.marks else "--trajectory"
+        option = setting("marks" if beside.marks else "trajectories")
         raise UsageError(
-            f"--parameters and {option} exclude each other: other checkpoints differ in the "
-            "parameters that stay as they are",
+            f"{setting('parameters')} and {option} exclude each other: other checkpoints differ in "
+            "the parameters that stay as they are",
             "leave one of them out",
         )
     kind = direction_kind(directions.kind)
@@ -57,8 +57,8 @@ def landscape_checkpoint(
     check_normalization(normalize)
     if kind.needs_path and not any(beside.trajectories):
         raise UsageError(
-            f"--directions {kind.name} needs the path whose axes are to be drawn",
-            "name its checkpoints, A as the last: --trajectory step-*.safetensors",
+            f"{setting('directions', kind.name)} needs the path whose axes are to be drawn",
+            f"name its checkpoints, A as the last: {setting('trajectories', 'step-*.safetensors')}",
         )
     settings.grid.limits((_AROUND,) * directions.dimensions)
     with exploring(task, task_options, run, watch) as studies:

@@ -14,6 +14,7 @@ from sharpcli.documents.comparison import training_loss_warning
 from sharpcli.documents.environment import environment
 from sharpcli.documents.labels import short_labels
 from sharpcli.documents.results import CheckpointResult, Report
+from sharpcli.documents.statuses import Outcome
 from sharpcli.measures import Measure, choose, compute, options_of
 from sharpcli.measures.context import Context
 from sharpcli.objective.reliability import warning
@@ -79,7 +80,7 @@ def measure_checkpoints(
         results = each_checkpoint(
             paths,
             measured,
-            lambda about, error: CheckpointResult(about, "failed", error=error),
+            lambda about, error: CheckpointResult(about, Outcome.FAILED, error=error),
             is_last=lambda result: any(layer.error == INTERRUPTED for layer in result.layers),
         )
     return Report(
@@ -237,7 +238,7 @@ def _measure(
             found = judge(found, rows.count, rows.total)
             enough = judge.enough
     layers = measure_layers(context, measures, loaded, begin) if settings.by and enough else []
-    return CheckpointResult(about, "ok", found, warnings=warnings, layers=layers)
+    return CheckpointResult(about, Outcome.OK, found, warnings=warnings, layers=layers)
 
 
 def _check_size(study: Study, measures: Sequence[Measure], settings: MeasureSettings) -> None:
@@ -252,6 +253,6 @@ def _loss_warning(results: Sequence[CheckpointResult]) -> str | None:
     losses = {
         label: result.measures["loss"]["train"].value
         for label, result in zip(labels, results, strict=True)
-        if result.status == "ok" and "loss" in result.measures
+        if result.status == Outcome.OK and "loss" in result.measures
     }
     return training_loss_warning(losses)

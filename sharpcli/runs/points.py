@@ -20,7 +20,7 @@ from sharpcli.documents.grids import (
     TrajectoryPoint,
 )
 from sharpcli.documents.labels import named, path_labels
-from sharpcli.errors import counted
+from sharpcli.errors import counted, setting
 from sharpcli.landscape.findings import curves_of, measures_of, sampling_errors_of
 from sharpcli.landscape.frame import Frame
 from sharpcli.landscape.grid import grid_points
@@ -149,7 +149,7 @@ def _trajectories(this: Exploration, frame: Frame) -> tuple[list[Trajectory], Pr
             f"the {('line', 'plane')[frame.dimensions - 1]} shows "
             f"{shown.explained_together:.0%} of the path's variance: where its points lie is "
             "mostly not to be seen here (sharp landscape "
-            "--directions trajectory shows the most)"
+            f"{setting('directions', 'trajectory')} shows the most)"
         )
     return found, shown
 

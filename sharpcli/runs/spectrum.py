@@ -18,6 +18,8 @@ from sharpcli.curvature.memory_plan import Budget, share_memory_of_probes
 from sharpcli.documents.environment import environment
 from sharpcli.documents.results import FailedResult, MeasuredCheckpoint, Report, Scalar
 from sharpcli.documents.spectra import Outliers, SpectralNumbers, Spectrum
+from sharpcli.documents.statuses import SamplingStatus, Status
+from sharpcli.errors import setting
 from sharpcli.linalg.bulk import bulk
 from sharpcli.linalg.density import density
 from sharpcli.linalg.eigsh import is_settled
@@ -47,12 +49,6 @@ _END = 0.05
 _SHARDS = 8
 # The numbers of a spectrum that are one scalar.
 _SCALARS = ("largest", "smallest", "bulk_edge", "outliers")
-# What to do where nobody knows where the bulk ends.
-_COPIES = (
-    "there are as many copies of an eigenvalue as probes, or more, so where the bulk ends is not "
-    "known: raise --probes"
-)
-_STEPS = "the steps were too few to tell where the bulk ends: raise --steps"
 
 
 def spectra_of_checkpoints(
@@ -231,7 +227,7 @@ def _with_errors(
 
 def _marked(numbers: SpectralNumbers) -> SpectralNumbers:
     """The numbers of a sample too small for shards: what sampling does to them is not known."""
-    unknown: dict[str, Any] = {"sampling_status": "unreliable"}
+    unknown: dict[str, Any] = {"sampling_status": SamplingStatus.UNRELIABLE}
     return replace(
         numbers,
         moments=[replace(moment, **unknown) for moment in numbers.moments],
@@ -245,14 +241,17 @@ def _numbers(found: Quadrature, check: SelfCheck | None, semidefinite: bool) -> 
     An end is converged where it may be off by no more than 5 % of the spectrum's width.
     """
     doubt = suspicion(check)
-    coarse = ("max_products", "the steps were too few to find this end: raise --steps")
+    coarse = (
+        Status.MAX_PRODUCTS,
+        f"the steps were too few to find this end: raise {setting('steps')}",
+    )
     (high, high_error), (low, low_error) = found.ends()
     extent = max(high - low, abs(high), abs(low))
 
     def scalar(
         value: float, error: float | None, kind: Any = "residual", *, met: bool = True
     ) -> Scalar:
-        status, advice = doubt or (("converged", None) if met else coarse)
+        status, advice = doubt or ((Status.CONVERGED, None) if met else coarse)
         return Scalar(value, error, kind if error is not None else None, status, advice)
 
     def end(value: float, error: float) -> Scalar:
@@ -266,7 +265,7 @@ def _numbers(found: Quadrature, check: SelfCheck | None, semidefinite: bool) -> 
     def of_bulk(value: float, error: float | None) -> Scalar:
         if above.resolved or doubt:
             return scalar(value, error)
-        return Scalar(value, status="unresolved", advice=_COPIES if above.copies else _STEPS)
+        return Scalar(value, status=Status.UNRESOLVED, advice=_unresolved(above.copies))
 
     nodes, weights = found.nodes()
     grid, curve = density(found)
@@ -284,4 +283,14 @@ def _numbers(found: Quadrature, check: SelfCheck | None, semidefinite: bool) -> 
         weights=weights.tolist(),
         grid=grid.tolist(),
         density=curve.tolist(),
+    )
+
+
+def _unresolved(copies: bool) -> str:
+    """What to do where nobody knows where the bulk ends."""
+    if not copies:
+        return f"the steps were too few to tell where the bulk ends: raise {setting('steps')}"
+    return (
+        "there are as many copies of an eigenvalue as probes, or more, so where the bulk ends is "
+        f"not known: raise {setting('probes')}"
     )

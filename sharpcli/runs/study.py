@@ -18,7 +18,7 @@ from sharpcli.checkpoint import (
     match_tensors,
 )
 from sharpcli.curvature import SelfCheck
-from sharpcli.errors import SharpError, UsageError
+from sharpcli.errors import SharpError, UsageError, setting
 from sharpcli.objective.coupling import batch_note, batches_of
 from sharpcli.objective.network import Network, give_shapes
 from sharpcli.objective.objective import Objective
@@ -98,7 +98,7 @@ def prepare(
         if data is None and name == run.split:
             raise SharpError(
                 f"{task.name}: data('{name}') gives None: there are no {name} data to measure on",
-                "leave --split out, which measures on the training data",
+                f"leave {setting('split')} out, which measures on the training data",
             )
         if data is None:
             continue
@@ -185,7 +185,7 @@ class Studies:
             raise UsageError(
                 f"{'' if path is None else f'{path}: '}no task: a checkpoint has tensors only, the "
                 "model, the loss and the data come from a task",
-                "name one with --task (a file, package.module:name, or a name from "
+                f"name one with {setting('task')} (a file, package.module:name, or a name from "
                 "`sharp tasks`); `sharp init` writes a task file to start from",
             )
         return named[0], {**named[1], **self._options}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sharpcli.errors import UsageError, counted
+from sharpcli.errors import UsageError, counted, setting
 from sharpcli.runtime.processes import join
 
 __all__ = ["resolve_device"]
@@ -20,16 +20,20 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(auto if name == "auto" else name)
     except RuntimeError as error:  # a name that torch does not know, or a number too large for it
         raise UsageError(
-            f"--device {name}: {str(error).splitlines()[0]}", "use auto, cpu, cuda, cuda:1 or mps"
+            f"{setting('device', name)}: {str(error).splitlines()[0]}",
+            "use auto, cpu, cuda, cuda:1 or mps",
         ) from error
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
             raise UsageError(
-                f"--device {name}: this PyTorch ({torch.__version__}) sees "
+                f"{setting('device', name)}: this PyTorch ({torch.__version__}) sees "
                 f"{counted(count, 'CUDA device')}",
-                "use --device cpu, or install a CUDA build of PyTorch and check the driver",
+                f"use {setting('device', 'cpu')}, or install a CUDA build of PyTorch and check the "
+                "driver",
             )
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError(f"--device {name}: there is no MPS device", "use --device cpu")
+        raise UsageError(
+            f"{setting('device', name)}: there is no MPS device", f"use {setting('device', 'cpu')}"
+        )
     return join(device)

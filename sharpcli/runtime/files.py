@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from sharpcli.errors import SharpError
+from sharpcli.errors import SharpError, setting
 from sharpcli.runtime import interruption
 from sharpcli.runtime.processes import is_first
 from sharpcli.runtime.streams import drop_stdout
@@ -346,7 +346,7 @@ def _held(path: Path, holder: bytes) -> SharpError:
     process = f" (process {holder.decode()})" if known else ""
     return SharpError(
         f"{path}: another run is writing to it{process}",
-        "wait for it to end, or write to another --output",
+        f"wait for it to end, or write to another {setting('output')}",
     )
 
 

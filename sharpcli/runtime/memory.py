@@ -38,6 +38,7 @@ def available_memory(device: torch.device) -> int:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether PyTorch could not allocate, on any device."""
+    # On a CPU it raises a plain RuntimeError, which only its text tells apart.
     return isinstance(error, RuntimeError) and (
         isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
     )
@@ -70,7 +71,7 @@ def bytes_saved(work: Callable[[], Any], own: Collection[int]) -> int:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             result = work()
     except (RuntimeError, SharpError) as error:
-        if "saved tensor hooks" not in str(error):
+        if "saved tensor hooks" not in str(error):  # torch has no class of its own for this
             raise
     else:
         del result  # it holds the storages, whose places nothing else may take before

@@ -10,7 +10,7 @@ from sharpcli.errors import counted
 
 __all__ = ["UNSAID", "Begin", "Notes", "Progress", "Say", "foretelling", "readable_time", "silent"]
 
-# Seconds of work that are foretold to all, not only under --verbose.
+# Seconds of work that are foretold to all, not only to those who ask for details.
 _LONG = 120
 # Work that turns out to be more than this many times what was foretold is foretold again.
 _LONGER = 1.5
@@ -35,7 +35,7 @@ def _unsaid(text: str) -> None:
 
 @dataclass(frozen=True)
 class Notes:
-    """Lines beside the results: a `note` that all should read, a `detail` for --verbose."""
+    """Lines beside the results: a `note` that all should read, a `detail` on request."""
 
     note: Say = _unsaid
     detail: Say = _unsaid

@@ -13,16 +13,14 @@ from sharpcli.runtime import interruption
 
 __all__ = ["clear_sign", "drop_stdout", "prepare"]
 
-# Commands that import PyTorch, which takes a second or more.
-_SLOW = ("measure", "interpolate", "landscape", "spectrum", "inspect", "train", "demo")
 _ERASE = "\r\x1b[K"
 
 _prepared = False
 _sign_shown = False
 
 
-def prepare() -> None:
-    """Handle signals and closed streams, and show on a terminal that something is going on."""
+def prepare(sign: str | None = None) -> None:
+    """Handle signals and closed streams, and show `sign` on a terminal until there is output."""
     global _prepared
     if _prepared:
         return
@@ -32,8 +30,8 @@ def prepare() -> None:
     sys.stdout, sys.stderr = _Stdout.around(sys.stdout), _Stderr.around(sys.stderr)
     interruption.before_leaving(clear_sign)
     atexit.register(clear_sign)
-    if _is_slow(sys.argv[1:]) and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-        _show_sign(f"sharp {sys.argv[1]}: loading PyTorch …")
+    if sign and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        _show_sign(sign)
 
 
 def clear_sign() -> None:
@@ -55,11 +53,6 @@ def _show_sign(text: str) -> None:
     with contextlib.suppress(OSError, UnicodeError):
         os.write(2, text.encode(sys.stderr.encoding or "ascii"))
         _sign_shown = True
-
-
-def _is_slow(arguments: list[str]) -> bool:
-    named = bool(arguments) and arguments[0] in _SLOW
-    return named and not {"-h", "--help", "--quiet"} & {*arguments}
 
 
 def _open_closed_streams() -> None:

@@ -4,7 +4,7 @@ Names, paths, metadata and messages come from files that anyone may have written
 names that need not even be text. What is not printable (control characters, half characters,
 marks that reverse the writing direction) is spelled out everywhere as in Python: `\x1b`, `\u202e`.
 Each function below adds what its own format would take for more than text, and imports what it
-needs, so that `sharp --help` starts at once.
+needs, so that help is shown at once.
 """
 
 from __future__ import annotations

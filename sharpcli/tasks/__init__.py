@@ -26,7 +26,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from sharpcli.errors import SharpError, did_you_mean
+from sharpcli.errors import SharpError, did_you_mean, setting
 from sharpcli.tasks import builtin
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def builtin_tasks() -> Mapping[str, Builtin]:
 
 
 def load_task(spec: str | Path, options: Mapping[str, str]) -> Task:
-    """The task that `spec` names, with `options` (as given with -O, still text) bound.
+    """The task that `spec` names, with `options` (still text) bound.
 
     Runs the task's file or imports its module; builds neither model nor data yet.
     Raises `UsageError` where there is no such task or option, `SharpError` where the task's code
@@ -115,7 +115,7 @@ def task_from_metadata(metadata: Mapping[str, Any]) -> tuple[str, dict[str, str]
             f"the checkpoint's metadata name the task {str(name)[:_SHOWN]!r}, which is not a "
             f"built-in one ({did_you_mean(str(name)[:_SHOWN], known)}); a checkpoint cannot "
             "choose code to run",
-            "name the task yourself: --task task.py",
+            f"name the task yourself: {setting('task', 'task.py')}",
         )
     options: dict[str, str] = {}
     given = str(metadata.get("task_options", ""))
@@ -125,7 +125,7 @@ def task_from_metadata(metadata: Mapping[str, Any]) -> tuple[str, dict[str, str]
             raise SharpError(
                 f"the checkpoint's metadata hold task_options {given[:_SHOWN]!r}, "
                 "which is not of the form name=value,name=value",
-                f"name them yourself: --task {name} -O name=value",
+                f"name them yourself: {setting('task', name)} {setting('options.name', 'value')}",
             )
         options[option.strip()] = value.strip()
     return str(name), options

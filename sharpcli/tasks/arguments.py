@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sharpcli.errors import UsageError, did_you_mean
+from sharpcli.errors import UsageError, did_you_mean, setting
 
 __all__ = ["POSITIONAL", "Option", "as_text", "bind_options", "declared_options"]
 
@@ -95,7 +95,7 @@ def bind_options(
             if option.name not in given and option.required:
                 raise UsageError(
                     f"{where}: needs the option '{option.name}' ({option})",
-                    f"give it with -O {option.name}=…",
+                    f"give it with {setting(f'options.{option.name}', '…')}",
                 )
             value = bound[name].get(option.name, option.default)
             values.setdefault(option.name, {})[name] = _plain(value)
@@ -228,7 +228,7 @@ def _type_name(kind: Any) -> str:
 
 
 def as_text(value: Any) -> str:
-    """An option's value as it is given with -O."""
+    """An option's value as it is given, as text."""
     return str(value).lower() if isinstance(value, bool) or value is None else str(value)
 
 
@@ -244,7 +244,8 @@ def _read(option: Option, text: str, where: str) -> Any:
         return _parse(option.kind, text)
     except ValueError as error:
         raise UsageError(
-            f"{where}: -O {option.name}={_shortened(text)}: is not {option.type_name}",
+            f"{where}: {setting(f'options.{option.name}', _shortened(text))}: is not "
+            f"{option.type_name}",
             f"the option is {option}",
         ) from error
 

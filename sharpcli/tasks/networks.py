@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from sharpcli.errors import SharpError
+from sharpcli.errors import SharpError, setting
 from sharpcli.runtime.memory import available_memory, readable_size
 
 __all__ = ["ACTIVATIONS", "check_room", "cnn", "mlp"]
@@ -31,7 +31,7 @@ def check_room(task: str, inputs: int, width: int, depth: int, taps: int) -> Non
         raise SharpError(
             f"{task}: width {width} and depth {depth} make a model of {weights:.3g} parameters, "
             f"which takes {readable_size(needed)}, and {readable_size(free)} of memory are free",
-            "take a smaller -O width or -O depth",
+            f"take a smaller {setting('options.width')} or {setting('options.depth')}",
         )
 
 

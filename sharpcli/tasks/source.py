@@ -22,14 +22,14 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from sharpcli.errors import SharpError, UsageError, did_you_mean
+from sharpcli.errors import SharpError, UsageError, did_you_mean, setting
 from sharpcli.runtime.memory import is_out_of_memory
 from sharpcli.tasks.arguments import POSITIONAL
 
 if TYPE_CHECKING:
     from sharpcli.tasks import Builtin
 
-__all__ = ["Source", "find_source", "user_code"]
+__all__ = ["NoTaskFileError", "Source", "find_source", "user_code"]
 
 # What to do about exceptions that say little of their cause, by a pattern of their text.
 _KNOWN = {
@@ -51,9 +51,9 @@ _KNOWN = {
         "integer inputs stay integers: convert them in data() with .float()"
     ),
     r"dtype|scalar type|type Double|type Float": (
-        "sharp hands floating-point data and parameters over in one dtype (--dtype, float32 unless "
-        "said): make tensors in predict(), loss() and forward() in that of what they meet, as in "
-        "torch.zeros(3).to(outputs)"
+        "sharp hands floating-point data and parameters over in one dtype, float32 unless another "
+        "is asked for: make tensors in predict(), loss() and forward() in that of what they meet, "
+        "as in torch.zeros(3).to(outputs)"
     ),
     r"argument 'target'": (
         "predict, loss and metrics are given the whole batch, as in `def loss(outputs, batch): "
@@ -204,7 +204,7 @@ class user_code:  # noqa: N801 (used as `with user_code(...)`, where it reads as
                 return advice
         if not own and re.search(r"takes .* arguments? but|required positional", str(error)):
             return f"sharp calls it as {self.what}: let it take these arguments"
-        chosen = " ".join(f"-O {name}={value}" for name, value in self.given.items())
+        chosen = " ".join(setting(f"options.{name}", each) for name, each in self.given.items())
         if chosen:
             text = any(isinstance(value, str) for value in self.given.values())
             typed = (
@@ -220,6 +220,10 @@ def _is_users(filename: str) -> bool:
     """Whether a file belongs to neither sharp, nor Python, nor an installed package."""
     installed = "site-packages" in filename or "dist-packages" in filename
     return not (installed or filename.startswith(("<", *_NOT_THE_TASKS)))
+
+
+class NoTaskFileError(UsageError):
+    """The file that a task's name leads to does not exist."""
 
 
 def find_source(spec: str, builtins: Mapping[str, Builtin]) -> Source:
@@ -248,7 +252,7 @@ def _from_file(path: Path, where: str) -> Source:
     try:
         text = path.read_bytes()
     except FileNotFoundError as error:
-        raise UsageError(
+        raise NoTaskFileError(
             f"{where}: there is no such task file", f"`sharp init {where}` writes one"
         ) from error
     except OSError as error:

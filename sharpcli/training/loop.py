@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sharpcli.errors import SharpError
+from sharpcli.errors import SharpError, setting
 from sharpcli.objective.checks import MEND_DATA, check_deterministic, check_finite
 from sharpcli.objective.coupling import check_coupling, coupling_named
 from sharpcli.objective.network import Network, give_shapes
@@ -133,5 +133,5 @@ def _not_finite(
         return SharpError(f"{said}: {bad}", MEND_DATA)
     return SharpError(
         said,
-        f"lower the learning rate (--lr is {settings.step_size:g})",
+        f"lower the learning rate ({setting('lr')} is {settings.step_size:g})",
     )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sharpcli.errors import UsageError
+from sharpcli.errors import UsageError, setting
 
 if TYPE_CHECKING:
     import torch
@@ -101,30 +101,29 @@ class TrainSettings:
     fixed_batch: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no optimizer can use; raises `UsageError` naming the option."""
+        """Refuse what no optimizer can use; raises `UsageError` naming the setting."""
         if self.optimizer not in OPTIMIZERS:
             raise UsageError(
                 f"there is no optimizer '{self.optimizer}'", f"there are: {', '.join(OPTIMIZERS)}"
             )
         limits = {
             "lr": (self.lr is None or self.lr > 0, "a learning rate is above 0"),
-            "batch-size": (self.batch_size >= 1, "a batch has at least one example"),
-            "fixed-batch": (
+            "batch_size": (self.batch_size >= 1, "a batch has at least one example"),
+            "fixed_batch": (
                 self.fixed_batch in (None, self.batch_size),
-                "it is what each step takes, so --batch-size is the same",
+                f"it is what each step takes, so {setting('batch_size')} is the same",
             ),
             "epochs": (self.epochs >= 1, "train for at least one epoch"),
-            "until-loss": (
+            "until_loss": (
                 self.until_loss is None or self.until_loss > 0,
                 "the loss to reach is above 0",
             ),
         }
         for name, each in HYPERPARAMETERS.items():
-            limits[name.replace("_", "-")] = each.accepts(getattr(self, name)), each.range
-        for option, (holds, range_) in limits.items():
+            limits[name] = each.accepts(getattr(self, name)), each.range
+        for name, (holds, range_) in limits.items():
             if not holds:
-                value = getattr(self, option.replace("-", "_"))
-                raise UsageError(f"--{option} {value}: is out of range", range_)
+                raise UsageError(f"{setting(name, getattr(self, name))}: is out of range", range_)
 
     @property
     def step_size(self) -> float:

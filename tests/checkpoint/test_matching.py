@@ -148,7 +148,7 @@ def test_missing_and_unexpected_name_the_nearest_match(expected):
     assert "(1 missing, 1 unexpected of 9)" in error.message
     assert "'2.weight' (2, 4) is missing (nearest in the file: '2.weights' (2, 4))" in error.message
     assert "'2.weights' (2, 4) is unexpected (nearest in the model: '2.weight'" in error.message
-    assert "-O name=value" in error.hint
+    assert 'options.name="value"' in error.hint
 
 
 def test_misshaped_tensors_give_both_shapes(expected):

@@ -109,7 +109,7 @@ def test_the_fisher_matrix_of_squared_errors_is_twice_jtj_once_the_task_says_so(
     function, theta = objective(of)
     with pytest.raises(UsageError, match="the distribution behind the loss") as caught:
         make_operator(function, theta, FISHER)
-    for way_out in ("--operator ggn", "empirical-fisher", "exponential_family = True"):
+    for way_out in ('operator="ggn"', "empirical-fisher", "exponential_family = True"):
         assert way_out in caught.value.hint
     loss.exponential_family = True
     model = of.model().double()
@@ -216,7 +216,7 @@ def test_the_empirical_fisher_matrix_needs_a_loss_for_each_example():
     function, theta = objective(of)
     with pytest.raises(SharpError, match="one sum for a batch") as caught:
         make_operator(function, theta, EMPIRICAL) @ theta
-    assert "--operator ggn" in caught.value.hint
+    assert 'operator="ggn"' in caught.value.hint
     assert (
         relative(make_operator(function, theta, GGN) @ theta, dense_gauss_newton("tanh") @ theta)
         <= 1e-12
@@ -263,6 +263,6 @@ def test_the_measures_take_the_operator(name, operator):
 
 @pytest.mark.parametrize("operator", ["ggn", "fisher", "empirical-fisher"])
 def test_a_mode_of_hessian_products_is_refused(operator):
-    with pytest.raises(UsageError, match="--hvp finite-difference: is a way to a Hessian") as no:
+    with pytest.raises(UsageError, match='hvp="finite-difference": is a way to a Hessian') as no:
         CurvatureSettings(operator, hvp="finite-difference")
-    assert f"--operator {operator} has none" in no.value.message
+    assert f'operator="{operator}" has none' in no.value.message

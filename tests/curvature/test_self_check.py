@@ -119,7 +119,7 @@ def test_a_wrong_operation_is_seen_wherever_it_is(where):
     assert check.product_error > 0
     status, advice = suspicion(check)
     assert status == "suspect"
-    for word in (check.unvouched[0], check.tensor, "--hvp finite-difference"):
+    for word in (check.unvouched[0], check.tensor, 'hvp="finite-difference"'):
         assert word in advice
 
 

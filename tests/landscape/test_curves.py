@@ -244,35 +244,35 @@ def test_a_diverging_path_names_the_learning_rate():
         train_path(landscape(cliff), a, b, PathSettings(steps=50, lr=1000.0))
     assert caught.value.message.startswith("the training of the path diverged: the loss is inf")
     assert "of 50" in caught.value.message
-    assert caught.value.hint == "use a smaller --path-lr (it is 1000)"
+    assert caught.value.hint == "use a smaller path.lr (it is 1000)"
 
 
 def test_a_line_that_is_not_finite_is_not_the_learning_rate_s_fault():
     a, b = torch.tensor([[1.0, 0.0], [1.0, 2.0]], dtype=torch.float64)
     with pytest.raises(SharpError, match="inf on the straight line where it starts") as caught:
         train_path(landscape(lambda out: (1e3 * out[:, 0]).exp()), a, b, PathSettings())
-    assert "--dtype float64" in caught.value.hint
+    assert 'dtype="float64"' in caught.value.hint
 
 
 def test_batch_norm_needs_two_examples():
     function, theta = objective(CASES["batch_norm"])
     with pytest.raises(SharpError, match="batches of two examples or more") as caught:
         train_path(function, theta, theta + 1, PathSettings(batch_size=1))
-    assert "--path-batch-size" in caught.value.hint
+    assert "path.batch_size" in caught.value.hint
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"kind": "spline"}, "--path spline"),
-        ({"steps": 0}, "--path-steps 0"),
-        ({"batch_size": 0}, "--path-batch-size 0"),
-        ({"lr": 0.0}, "--path-lr 0.0"),
-        ({"lr": math.inf}, "--path-lr inf"),
-        ({"lr": math.nan}, "--path-lr nan"),
+        ({"kind": "spline"}, 'path="spline"'),
+        ({"steps": 0}, "path.steps=0"),
+        ({"batch_size": 0}, "path.batch_size=0"),
+        ({"lr": 0.0}, "path.lr=0.0"),
+        ({"lr": math.inf}, "path.lr=inf"),
+        ({"lr": math.nan}, "path.lr=nan"),
     ],
 )
-def test_settings_out_of_range_name_their_option(wrong, message):
+def test_settings_out_of_range_are_named(wrong, message):
     with pytest.raises(UsageError, match=message):
         PathSettings(**wrong)
 

@@ -160,13 +160,13 @@ def test_zero_filters_stay_where_they_are():
 
 def test_where_nothing_would_move_it_is_said():
     network, theta = case("tanh")
-    with pytest.raises(SharpError, match="--normalize layer leaves nothing to move") as caught:
+    with pytest.raises(SharpError, match='normalize="layer" leaves nothing to move') as caught:
         random_directions(network, torch.zeros_like(theta), normalize="layer")
-    assert caught.value.hint == "use --normalize none"
+    assert caught.value.hint == 'use normalize="none"'
     only_biases = torch.cat(
         [torch.full_like(p, p.ndim < 2).flatten() for p in network.unflatten(theta)]
     )
-    with pytest.raises(SharpError, match="--normalize filter leaves nothing"):
+    with pytest.raises(SharpError, match='normalize="filter" leaves nothing'):
         normalize_direction(network, theta, only_biases, "filter")
 
 
@@ -176,7 +176,7 @@ def test_a_misspelt_normalization_is_an_error_that_knows_the_right_one():
         lambda: random_directions(network, theta, normalize="filters"),
         lambda: normalize_direction(network, theta, theta, "filters"),
     ):
-        with pytest.raises(UsageError, match="--normalize filters") as caught:
+        with pytest.raises(UsageError, match='normalize="filters"') as caught:
             call()
         assert caught.value.hint == "did you mean 'filter'?"
     with pytest.raises(UsageError) as caught:

@@ -62,10 +62,10 @@ def test_too_few_points_are_refused_with_what_the_range_takes():
     with pytest.raises(UsageError) as caught:
         check_line(-1.0, 2.0, 3)
     assert caught.value.message == (
-        "--points 3: a range of -1:2 that holds 0 and 1 takes 4 points at least"
+        "points=3: a range of -1:2 that holds 0 and 1 takes 4 points at least"
     )
     assert caught.value.hint == (
-        "ask for 4 or more, or for a --range with an end at 0 or 1, such as 0:1"
+        "ask for 4 or more, or for a ranges with an end at 0 or 1, such as 0:1"
     )
     with pytest.raises(UsageError, match=r"a range of 0\.5:2 that holds 1 takes 3 points"):
         check_line(0.5, 2.0, 2)
@@ -93,7 +93,7 @@ def test_one_value_holds_for_all_axes_and_two_for_each():
 
 
 def test_more_axes_than_there_are_is_misuse():
-    with pytest.raises(UsageError, match="--points names 2 axes, and there is one"):
+    with pytest.raises(UsageError, match="points names 2 axes, and there is one"):
         GridSettings((21, 31)).shape(1)
-    with pytest.raises(UsageError, match="--range names 2 axes, and there is one"):
+    with pytest.raises(UsageError, match="ranges names 2 axes, and there is one"):
         GridSettings(ranges=((0.0, 1.0),) * 2).limits(((0.0, 1.0),))

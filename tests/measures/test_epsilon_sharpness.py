@@ -172,7 +172,7 @@ def test_the_seed_chooses_the_subspace():
 
 
 def test_more_dimensions_than_parameters_is_misuse():
-    with pytest.raises(UsageError, match="--subspace 5: the model has only 4 parameters"):
+    with pytest.raises(UsageError, match="subspaces=5: the model has only 4 parameters"):
         entry(LINEAR, subspaces=(5,))
 
 
@@ -511,7 +511,7 @@ def test_without_float64_what_rounding_hides_is_marked():
     wide, narrow = entries(of, "float32", epsilons=(1e-3, 1e-8))
     assert wide["status"] == "lower_bound"
     assert narrow["status"] == "precision"
-    assert "use --dtype float64" in narrow["advice"]
+    assert 'use dtype="float64"' in narrow["advice"]
 
 
 def test_losses_that_float32_rounds_to_zero_are_searched_in_float64():
@@ -531,7 +531,7 @@ def test_losses_that_float32_rounds_to_zero_are_searched_in_float64():
 def test_in_float64_a_box_below_rounding_is_marked():
     found = entry(CASES["tanh"], epsilon=1e-16)
     assert found["status"] == "precision"
-    assert "use a larger --epsilon" in found["advice"]
+    assert "use a larger epsilons" in found["advice"]
 
 
 def test_a_loss_that_does_not_depend_on_the_parameters_has_none_and_is_not_marked():

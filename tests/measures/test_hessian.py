@@ -76,7 +76,7 @@ def test_running_out_of_products_is_said_for_each_number():
     found = hessian(context(CASES["conv"], max_products=10, tol=1e-6))["hessian"]
     assert found["products"] <= 10
     assert {scalar.status for scalar in found["eigenvalues"]} == {"max_products"}
-    assert "raise --max-products or --tol" in found["eigenvalues"][0].advice
+    assert "raise max_products or tol" in found["eigenvalues"][0].advice
     assert found["ratio_1_5"].status == "max_products"
     assert found["smallest"].status == "max_products"
 
@@ -106,7 +106,7 @@ def test_float32_says_where_it_cannot_be_more_exact():
     found = hessian(context(CASES["tanh"], "float32", tol=1e-9))["hessian"]
     for scalar in found["eigenvalues"]:
         assert scalar.status == "precision"
-        assert "--dtype float64" in scalar.advice
+        assert 'dtype="float64"' in scalar.advice
     exact = hessian(context(CASES["tanh"], "float64", tol=1e-9))["hessian"]
     assert {scalar.status for scalar in exact["eigenvalues"]} == {"converged"}
 
@@ -184,7 +184,7 @@ def test_the_trace_says_where_its_error_stayed_too_large():
     shared = context(CASES["gelu"], relative_error=1e-6, max_products=20)
     found = trace(shared)["trace"]
     assert found["status"] == "max_products"
-    assert "--relative-error" in found["advice"]
+    assert "relative_error" in found["advice"]
     assert found["products"] == 20
 
 

@@ -73,7 +73,7 @@ def test_an_infinite_loss_names_the_data_that_overflow():
     of = task(lambda: mlp(5, 8, 3, activation=torch.nn.SiLU), data)
     with pytest.raises(SharpError, match="hold an infinity in row 0 of the inputs") as caught:
         loss(context(of, "float32"))
-    assert "--dtype float64 for numbers above 3.4e+38" in caught.value.hint
+    assert 'dtype="float64" for numbers above 3.4e+38' in caught.value.hint
 
 
 def test_a_sample_of_one_says_that_it_tells_nothing_of_sampling():

@@ -72,7 +72,7 @@ def test_the_order_is_the_registrys_and_nothing_comes_twice():
 
 
 def test_an_unknown_measure_is_misuse_with_the_nearest_name():
-    with pytest.raises(UsageError, match="--measure hesian: there is no such measure") as caught:
+    with pytest.raises(UsageError, match='measure="hesian": there is no such measure') as caught:
         choose(("loss", "hesian"))
     assert caught.value.hint == "did you mean 'hessian'?"
     with pytest.raises(UsageError) as caught:
@@ -80,7 +80,7 @@ def test_an_unknown_measure_is_misuse_with_the_nearest_name():
     assert "epsilon-sharpness" in caught.value.hint
     with pytest.raises(UsageError) as caught:
         choose(("loss,trace",))
-    assert caught.value.hint == "give each its own option: -m loss -m trace"
+    assert caught.value.hint == "give each its own option: measures=['loss', 'trace']"
 
 
 def test_a_package_adds_its_own_by_entry_point(installed):
@@ -190,9 +190,9 @@ def test_options_of_measures_have_their_defaults_and_no_other_names(installed):
 def test_too_few_parameters_for_what_is_asked_are_the_measure_s_to_refuse():
     check = known_measures()["hessian"].check
     check(3, MeasureSettings())
-    with pytest.raises(UsageError, match="--top 4: the model has only 3 parameters"):
+    with pytest.raises(UsageError, match="top=4: the model has only 3 parameters"):
         check(3, MeasureSettings(top=4))
-    with pytest.raises(UsageError, match="--max-products 4: too few for 3 eigenvalues"):
+    with pytest.raises(UsageError, match="max_products=4: too few for 3 eigenvalues"):
         check(3, MeasureSettings(max_products=4))
 
 
@@ -235,5 +235,5 @@ def test_numbers_of_a_loss_at_the_end_of_float64_are_marked_by_their_measure():
     boxes = [{"value": 1.0, "status": "lower_bound", "loss_at_maximum": x} for x in (1e-14, 1e-3)]
     small, large = known["epsilon-sharpness"].vanished(boxes, "train", "too small")
     assert small["status"] == "precision"
-    assert small["advice"] == "too small, or take a larger --epsilon"
+    assert small["advice"] == "too small, or take a larger epsilons"
     assert large == boxes[1]

@@ -86,13 +86,13 @@ def test_in_training_mode_all_examples_are_one_batch_whatever_the_memory():
         study, objective, theta = problem.made_ready(mode="train", batch_size=size)
         losses.append(objective.loss(theta))
         assert study.description()["fixed_batch"] == {"train": COUNT}
-        assert "--mode train" in study.notes[0]
+        assert 'mode="train"' in study.notes[0]
     assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize("other", [{"samples": 10}, {"batch_size": 8}])
 def test_what_contradicts_a_declared_batch_is_refused(other):
-    with pytest.raises(UsageError, match="--fixed-batch 8"):
+    with pytest.raises(UsageError, match="fixed_batch=8"):
         RunSettings(fixed_batch=8, **other)
 
 

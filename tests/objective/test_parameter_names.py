@@ -44,13 +44,13 @@ def test_a_model_that_is_one_layer_is_called_by_its_class():
 def test_a_pattern_without_a_match_is_misuse(name, pattern, said):
     with pytest.raises(UsageError) as refused:
         measured(name, "*.weight", pattern)
-    assert refused.value.message == f"--parameters '{pattern}': matches no parameter of the model"
+    assert refused.value.message == f'parameters="{pattern}": matches no parameter of the model'
     assert said in refused.value.hint
 
 
 def test_frozen_parameters_alone_are_misuse():
     with pytest.raises(
-        UsageError, match=r"'0\.\*': matches frozen parameters only, 0\.weight first"
+        UsageError, match=r"parameters=\"0\.\*\": matches frozen parameters only, 0\.weight first"
     ):
         measured("frozen", "0.*")
     assert measured("frozen", "[02].*") == 9 * 8 + 8

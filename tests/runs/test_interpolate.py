@@ -50,12 +50,11 @@ def test_too_few_points_for_it_are_between_the_ends_and_said(paths, points, expe
     found, notes = drawn(paths, points)
     assert list(found.axes[0].values) == expected
     assert notes[0] == (
-        f"--points {points} is too few for the line from α = -1 to 2, which takes 4: drawn at "
-        f"{said}"
+        f"points={points} is too few for the line from α = -1 to 2, which takes 4: drawn at {said}"
     )
     assert (found.barrier == {}) is (points == 1)
     if points == 1:
-        assert notes[1:] == ["no barrier can be told: 0 or 1 is not on the line (--points)"]
+        assert notes[1:] == ["no barrier can be told: 0 or 1 is not on the line (points)"]
     else:
         assert notes[1:] == []
 

@@ -268,7 +268,7 @@ def test_what_cannot_be_asked_for(held, paths):
     assert sharpcli.interpolate_checkpoints(paths[:3], task, settings=few).results
     with pytest.raises(UsageError, match="1 checkpoint: a line leads through two"):
         sharpcli.interpolate_checkpoints(paths[:1], task)
-    with pytest.raises(UsageError, match="--align is for the line between two"):
+    with pytest.raises(UsageError, match="align is for the line between two"):
         sharpcli.interpolate_checkpoints(paths[:3], task, settings=InterpolateSettings(align=True))
     with pytest.raises(UsageError, match="needs the path whose axes are to be drawn"):
         sharpcli.landscape_checkpoint(

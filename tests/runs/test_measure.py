@@ -417,9 +417,9 @@ def test_two_minima_at_different_losses_are_warned_of(written):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (replace(QUICK, top=162), "--top 162: the model has only 161 parameters"),
-        (replace(QUICK, measures=("hesian",)), "--measure hesian: there is no such measure"),
-        (replace(QUICK, subspaces=(162,)), "--subspace 162: the model has only 161 parameters"),
+        (replace(QUICK, top=162), "top=162: the model has only 161 parameters"),
+        (replace(QUICK, measures=("hesian",)), 'measure="hesian": there is no such measure'),
+        (replace(QUICK, subspaces=(162,)), "subspaces=162: the model has only 161 parameters"),
     ],
 )
 def test_what_cannot_be_asked_of_this_model_is_misuse(settings, said, written):
@@ -440,9 +440,9 @@ def test_the_default_number_of_eigenvalues_fits_every_model():
 
 
 def test_a_device_that_there_is_not_is_misuse():
-    with pytest.raises(UsageError, match="--device cuda:99: this PyTorch"):
+    with pytest.raises(UsageError, match='device="cuda:99": this PyTorch'):
         resolve_device("cuda:99")
-    with pytest.raises(UsageError, match="--device cuda:99999999999: "):
+    with pytest.raises(UsageError, match='device="cuda:99999999999": '):
         resolve_device("cuda:99999999999")
     assert resolve_device("cpu").type == "cpu"
 
@@ -450,7 +450,7 @@ def test_a_device_that_there_is_not_is_misuse():
 def test_no_task_at_all_says_where_one_comes_from(written):
     with pytest.raises(UsageError, match="no task: a checkpoint has tensors only") as caught:
         measure_checkpoints([written(CASES["tanh"])], run=RunSettings(device="cpu"))
-    assert "--task" in caught.value.hint
+    assert "name one with task" in caught.value.hint
 
 
 def test_metadata_can_name_no_file_as_a_task(written, tmp_path):

@@ -74,10 +74,10 @@ def test_an_annotation_that_cannot_be_resolved_is_left_to_the_default():
 @pytest.mark.parametrize(
     ("kind", "text", "said"),
     [
-        (int, "3.5", "task.py: -O x=3.5: is not int"),
-        (bool, "maybe", "task.py: -O x=maybe: is not bool"),
-        (Literal["relu", "tanh"], "elu", "task.py: -O x=elu: is not relu|tanh"),
-        (int | None, "many", "task.py: -O x=many: is not int|none"),
+        (int, "3.5", 'task.py: options.x="3.5": is not int'),
+        (bool, "maybe", 'task.py: options.x="maybe": is not bool'),
+        (Literal["relu", "tanh"], "elu", 'task.py: options.x="elu": is not relu|tanh'),
+        (int | None, "many", 'task.py: options.x="many": is not int|none'),
     ],
 )
 def test_bad_values_name_option_and_type(kind, text, said):
@@ -142,7 +142,7 @@ def test_a_task_without_options():
 def test_a_needed_option():
     with pytest.raises(UsageError, match=r"needs the option 'width' \(width: int\)") as caught:
         bound({}, model=needs)
-    assert caught.value.hint == "give it with -O width=…"
+    assert caught.value.hint == 'give it with options.width="…"'
     assert bound({"width": "3"}, model=needs)[0]["model"] == {"width": 3}
 
 

@@ -12,6 +12,7 @@ from sharpcli.errors import SharpError, UsageError
 from sharpcli.runs.study import Studies
 from sharpcli.settings import RunSettings
 from sharpcli.tasks import builtin, builtin_tasks, load_task, task_from_metadata
+from sharpcli.tasks.source import NoTaskFileError
 
 GOOD = """
 import torch
@@ -161,7 +162,7 @@ def test_fingerprint_follows_source_and_options():
 
 
 def test_no_such_file():
-    assert refused("gone.py", UsageError) == (
+    assert refused("gone.py", NoTaskFileError) == (
         "gone.py: there is no such task file\n  hint: `sharp init gone.py` writes one"
     )
 
@@ -258,7 +259,7 @@ def test_metadata_may_name_nothing_else(name):
         task_from_metadata({"task": name})
     assert f"name the task {str(name)!r}, which is not a built-in one" in str(caught.value)
     assert "a checkpoint cannot choose code to run" in str(caught.value)
-    assert "--task task.py" in caught.value.hint
+    assert 'task="task.py"' in caught.value.hint
 
 
 def test_metadata_with_unreadable_options():

@@ -14,14 +14,14 @@ def built(settings):
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ({"lr": 0.0}, "--lr 0.0: is out of range"),
-        ({"batch_size": 0}, "--batch-size 0"),
-        ({"epochs": 0}, "--epochs 0"),
-        ({"momentum": 1.0}, "--momentum 1.0"),
-        ({"betas": (0.9, 1.0)}, "--betas"),
-        ({"weight_decay": -1.0}, "--weight-decay -1.0"),
-        ({"until_loss": 0.0}, "--until-loss 0.0"),
-        ({"lr": float("nan")}, "--lr nan"),
+        ({"lr": 0.0}, "lr=0.0: is out of range"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"epochs": 0}, "epochs=0"),
+        ({"momentum": 1.0}, "momentum=1.0"),
+        ({"betas": (0.9, 1.0)}, "betas="),
+        ({"weight_decay": -1.0}, "weight_decay=-1.0"),
+        ({"until_loss": 0.0}, "until_loss=0.0"),
+        ({"lr": float("nan")}, "lr=nan"),
         ({"optimizer": "lion"}, "there is no optimizer 'lion'"),
     ],
 )
@@ -40,7 +40,7 @@ def test_settings_reach_the_optimizer():
 
 
 def test_a_declared_batch_is_that_of_the_steps():
-    with pytest.raises(UsageError, match="fixed-batch"):
+    with pytest.raises(UsageError, match="fixed_batch"):
         TrainSettings(batch_size=32, fixed_batch=8)
 
 

@@ -6,10 +6,12 @@ import sys
 
 import click
 
+from sharpcli.cli.exit_codes import ExitCode
 from sharpcli.cli.options import output_options
 from sharpcli.cli.parameter_types import NAMES
 from sharpcli.documents.reading import load_document, parse_document
-from sharpcli.documents.results import NOT_CONVERGED, Document
+from sharpcli.documents.results import Document
+from sharpcli.documents.statuses import NOT_CONVERGED
 from sharpcli.settings import OutputSettings
 
 __all__ = ["compare", "read_result"]
@@ -55,7 +57,8 @@ def compare(
     exact = {measure.key for measure in in_tables(keys) if measure.exact}
     document = to_document(comparison.compare(documents, by, baseline, exact))
     emit(document, output)
-    return 3 if output.strict and _took_in_unconverged(document) else 0
+    missed = output.strict and _took_in_unconverged(document)
+    return ExitCode.UNCONVERGED if missed else ExitCode.DONE
 
 
 def read_result(name: str) -> tuple[str, Document]:

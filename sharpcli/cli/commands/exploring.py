@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from sharpcli.cli.exit_codes import exit_code
 from sharpcli.cli.options import refuse_unread
 from sharpcli.cli.parameter_types import ParameterType, WholeType
 from sharpcli.errors import UsageError, counted
-from sharpcli.runtime import interruption
 from sharpcli.settings import BatchNormSettings, GridSettings, OutputSettings
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ __all__ = [
     "run_exploration",
 ]
 
-UNCONVERGED = 3
 _FARTHEST = 1e30  # distances beyond overflow in float32
 _BETWEEN = "\0"  # no path holds it
 _TAKEN = (
@@ -232,7 +231,7 @@ def run_exploration(
     The journal is removed once the document is where it belongs.
     """
     from sharpcli.cli.progress_bars import notes_of, progress_bars
-    from sharpcli.documents.results import to_document, unconverged
+    from sharpcli.documents.results import is_interrupted, to_document
     from sharpcli.landscape.points.journal import Journal
     from sharpcli.landscape.points.walk import Watch
     from sharpcli.render import emit
@@ -241,10 +240,9 @@ def run_exploration(
     with progress_bars(quiet=output.quiet) as begin:
         document = to_document(explore(Watch(begin, notes_of(output).note, journal)))
     emit(document, output)
-    if document["results"][0]["status"] == "interrupted":
-        return interruption.exit_code()
-    journal.discard()
-    return UNCONVERGED if output.strict and unconverged(document) else 0
+    if not is_interrupted(document):
+        journal.discard()
+    return exit_code(document, strict=output.strict)
 
 
 def beside_of(marks: Sequence[str], trajectories: Sequence[Sequence[str]]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from sharpcli.cli.exit_codes import exit_code
 from sharpcli.cli.options import output_options
 from sharpcli.documents.results import to_document
 from sharpcli.settings import OutputSettings
@@ -29,6 +30,6 @@ def inspect(checkpoints: tuple[str, ...], output: OutputSettings) -> int:
     from sharpcli.render import emit
     from sharpcli.runs.inspect import inspect_checkpoints
 
-    report = inspect_checkpoints(checkpoints)
-    emit(to_document(report), output)
-    return int(any(result.status == "failed" for result in report.results))
+    document = to_document(inspect_checkpoints(checkpoints))
+    emit(document, output)
+    return exit_code(document)

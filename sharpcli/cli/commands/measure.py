@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sharpcli.cli.exit_codes import exit_code
 from sharpcli.cli.options import (
     curvature_options,
     given,
@@ -20,7 +21,6 @@ from sharpcli.cli.options import (
 from sharpcli.cli.parameter_types import NumberType, ParameterType, WholeType
 from sharpcli.errors import UsageError
 from sharpcli.measures import Option, choose, known_measures, readers
-from sharpcli.runtime import interruption
 from sharpcli.settings import CurvatureSettings, MeasureSettings, OutputSettings, RunSettings
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["measure", "run_measure"]
 
 Command = Callable[..., Any]
-
-FAILED, UNCONVERGED = 1, 3
 
 
 class SubspaceType(ParameterType):
@@ -262,19 +260,6 @@ def measure(
         )
     emit(document, output)
     return exit_code(document, strict=output.strict)
-
-
-def exit_code(document: Document, *, strict: bool) -> int:
-    """The documented exit code of a measurement: what failed comes before what did not converge."""
-    from sharpcli.documents.results import is_interrupted, unconverged
-
-    results = document["results"]
-    parts = [*results, *(layer for result in results for layer in result.get("layers", ()))]
-    if is_interrupted(document):
-        return interruption.exit_code()
-    if any("error" in part for part in parts):
-        return FAILED
-    return UNCONVERGED if strict and unconverged(document) else 0
 
 
 def run_measure(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from sharpcli.cli.commands.measure import exit_code
+from sharpcli.cli.exit_codes import exit_code
 from sharpcli.cli.options import (
     curvature_options,
     output_options,

@@ -19,7 +19,6 @@ from sharpcli.documents.comparison.checks import (
 from sharpcli.documents.comparison.members import Group, Member, group_members, read_members
 from sharpcli.documents.comparison.ranks import kendall, smallest_p_value
 from sharpcli.documents.comparison.uncertainty import (
-    SOUND,
     Uncertainty,
     bound_of,
     difference_bound,
@@ -32,7 +31,8 @@ from sharpcli.documents.comparison.uncertainty import (
 from sharpcli.documents.environment import environment
 from sharpcli.documents.labels import named
 from sharpcli.documents.results import Document, Report
-from sharpcli.errors import UsageError, counted
+from sharpcli.documents.statuses import SOUND, SamplingStatus
+from sharpcli.errors import UsageError, counted, setting
 
 __all__ = ["compare", "training_loss_warning"]
 
@@ -159,7 +159,7 @@ def _statistics(group: Group, key: str) -> Document:
     if found and found.bias:
         summary["sampling_bias"] = found.bias
     if any(scalar.get("sampling_status") for scalar in finite):
-        summary["sampling_status"] = "unreliable"
+        summary["sampling_status"] = SamplingStatus.UNRELIABLE
     return summary
 
 
@@ -247,7 +247,7 @@ def _difference(
     elif own["n"] > 1 and base["n"] > 1:
         difference |= _welch(own, base)
     if any(summary.get("sampling_status") for summary in (own, base)):
-        difference["sampling_status"] = "unreliable"
+        difference["sampling_status"] = SamplingStatus.UNRELIABLE
     if below and alike and of_own and of_base and both and (both.stated or not single):
         interval = ratio_interval(above, below, of_own, of_base)
         if interval is not None:
@@ -296,7 +296,7 @@ def _baseline(text: str, groups: Sequence[Group]) -> int:
         else "fits no row"
     )
     rows = "; ".join(group.label for group in groups[:10]) + ("; …" if len(groups) > 10 else "")
-    raise UsageError(f"--baseline {text}: {found}", f"name one of the rows: {rows}")
+    raise UsageError(f"{setting('baseline', text)}: {found}", f"name one of the rows: {rows}")
 
 
 def _means(text: str, group: Group, key: str) -> bool:

@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 
 from sharpcli.documents.comparison.members import Group, Member
-from sharpcli.documents.comparison.uncertainty import SOUND
 from sharpcli.documents.labels import clean, differing_metadata, named
 from sharpcli.documents.results import Document, leaves
-from sharpcli.errors import counted
+from sharpcli.documents.statuses import SOUND, Status
+from sharpcli.errors import counted, setting
 
 __all__ = ["comparability_warnings", "grouping_notes", "same_task", "training_loss_warning"]
 
@@ -81,7 +81,7 @@ def grouping_notes(
     if not keys or len(grouped) == len(groups):
         return []
     return [
-        f"`--by {','.join(keys)}` would group these {counted(len(members), 'row')} into "
+        f"`{setting('by', ','.join(keys))}` would group these {counted(len(members), 'row')} into "
         f"{len(grouped)}"
     ]
 
@@ -134,12 +134,12 @@ def _given_twice(members: Sequence[Member]) -> list[str]:
 
 def _not_converged(members: Sequence[Member]) -> list[str]:
     """One warning for each set of rows that share what did not converge or has no value."""
-    told = {
-        "max_products": "did not converge: taken in as found",
-        "precision": "rounding keeps the error above the tolerance: taken in as found",
-        "suspect": "wrong second derivatives are suspected: taken in as found",
-        "unresolved": "the method cannot tell: taken in as found",
-        "not_finite": "not finite: in no mean and no correlation",
+    told: dict[str, str] = {
+        Status.MAX_PRODUCTS: "did not converge: taken in as found",
+        Status.PRECISION: "rounding keeps the error above the tolerance: taken in as found",
+        Status.SUSPECT: "wrong second derivatives are suspected: taken in as found",
+        Status.UNRESOLVED: "the method cannot tell: taken in as found",
+        Status.NOT_FINITE: "not finite: in no mean and no correlation",
     }
     rows: dict[tuple[str, str], list[str]] = {}
     for member in members:
@@ -167,7 +167,7 @@ def _unreliable(members: Sequence[Member]) -> list[str]:
         return []
     return [
         f"sampling errors of {named(rows)} are unreliable, and with them those of differences and "
-        "ratios (marked ?): measure with more --samples, or on all of the data"
+        f"ratios (marked ?): measure with more {setting('samples')}, or on all of the data"
     ]
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from sharpcli.documents.labels import differing_metadata, named, natural_order, pairs, short_labels
 from sharpcli.documents.results import Document, flat_scalars
-from sharpcli.errors import SharpError, UsageError
+from sharpcli.documents.statuses import Outcome
+from sharpcli.errors import SharpError, UsageError, setting
 
 __all__ = ["Group", "Member", "group_members", "read_members"]
 
@@ -53,10 +54,10 @@ def read_members(
         if document["kind"] != "measure":
             raise SharpError(
                 f'{name}: holds a result of kind "{document["kind"]}", not a measurement',
-                "pass files written by `sharp measure … --json`",
+                "pass files that `sharp measure` wrote as JSON",
             )
         for result in document["results"]:
-            if result["status"] == "failed":
+            if result["status"] == Outcome.FAILED:
                 notes.append(f"{name}: {result['checkpoint']['path']} failed and is left out")
             else:
                 found.append((name, result))
@@ -100,7 +101,7 @@ def _check_keys(by: Sequence[str], members: Sequence[Member]) -> None:
             near = difflib.get_close_matches(key, keys, 1)
             there = f"the metadata keys are: {', '.join(keys)}" if keys else "there is no metadata"
             hint = f"did you mean '{near[0]}'? {there}" if near else there
-            raise UsageError(f"--by {key}: no checkpoint has metadata of that name", hint)
+            raise UsageError(f"{setting('by', key)}: no checkpoint has metadata of that name", hint)
 
 
 def group_members(members: Sequence[Member], by: Sequence[str]) -> list[Group]:

@@ -13,8 +13,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from sharpcli.documents.statuses import SOUND, Status
+
 __all__ = [
-    "SOUND",
     "WITHIN",
     "Bound",
     "Uncertainty",
@@ -27,7 +28,6 @@ __all__ = [
     "worst_status",
 ]
 
-SOUND = ("converged", "lower_bound", "upper_bound")
 WITHIN = 1.96  # standard errors: an interval of nominally 95 %
 
 Bound = Literal["lower_bound", "upper_bound", "two_bounds"]
@@ -127,11 +127,11 @@ def worst_status(statuses: Sequence[str]) -> str:
 
     Lower bounds together with upper ones are a bound of nothing: "unresolved".
     """
-    wrong = sorted({*statuses} - {*SOUND}, key=lambda status: (status != "not_finite", status))
+    wrong = sorted({*statuses} - {*SOUND}, key=lambda status: (status != Status.NOT_FINITE, status))
     if wrong:
         return wrong[0]
-    bounds = {*statuses} - {"converged"}
-    return "unresolved" if len(bounds) == 2 else next(iter(bounds), "converged")
+    bounds = {*statuses} - {Status.CONVERGED}
+    return Status.UNRESOLVED if len(bounds) == 2 else next(iter(bounds), Status.CONVERGED)
 
 
 def bound_of(scalar: Mapping[str, Any]) -> Bound | None:

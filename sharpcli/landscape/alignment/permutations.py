@@ -19,7 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from sharpcli.checkpoint import tied
-from sharpcli.errors import SharpError
+from sharpcli.errors import SharpError, setting
 from sharpcli.landscape.alignment.operations import normalized_inputs, outputs_of
 from sharpcli.landscape.alignment.symbolic_axes import Axis, Value, fresh, leaves, pin, pinned
 from sharpcli.objective.arithmetic import exact_arithmetic
@@ -158,7 +158,8 @@ def _traced(network: Network, values: Sequence[Tensor], batch: Batch) -> fx.Grap
         raise SharpError(
             f"{network.task.name}: the model's operations cannot be traced, so its hidden units "
             f"cannot be aligned: {str(error).splitlines()[0]}",
-            "leave --align out; or keep .item() and branches on values out of the forward pass",
+            f"leave {setting('align')} out; or keep .item() and branches on values out of the "
+            "forward pass",
         ) from error
     module.graph.eliminate_dead_code()
     return module

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from sharpcli.errors import SharpError
+from sharpcli.errors import SharpError, setting
 from sharpcli.landscape.alignment.permutations import (
     TRACED_EXAMPLES,
     Group,
@@ -85,7 +85,7 @@ def align(
         raise SharpError(
             f"{network.task.name}: the model has no hidden units that could be permuted"
             f"{why if structure.without_rule else ''}",
-            "leave --align out: there is nothing to align",
+            f"leave {setting('align')} out: there is nothing to align",
         )
     permutations = match_weights(structure, tensors_a, tensors_b, device=network.device, seed=seed)
     aligned = apply_permutations(structure, tensors_b, permutations)
@@ -94,7 +94,8 @@ def align(
         raise SharpError(
             f"{network.task.name}: the aligned network does not compute what B computes: outputs "
             f"differ by {difference:.1e} of the largest",
-            "leave --align out; the forward pass depends on more than its tensor operations show",
+            f"leave {setting('align')} out; the forward pass depends on more than its tensor "
+            "operations show",
         )
     return Alignment(
         aligned,

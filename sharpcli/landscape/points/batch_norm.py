@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode
 
-from sharpcli.errors import SharpError
+from sharpcli.errors import SharpError, setting
 from sharpcli.objective.network import Network
 from sharpcli.objective.objective import Objective, accumulator
 
@@ -358,7 +358,8 @@ def _normalised(call: Call, given: Given, part: _Part | None) -> Tensor:
         raise SharpError(
             f"not every batch calls the normalisation of '{call.layer}' at the same place of the "
             "forward pass, so its statistics over all batches cannot be taken",
-            "use --batch-norm interpolate, or fewer --batch-norm-examples, which fit in one batch",
+            f"use {setting('batch_norm.mode', 'interpolate')}, or fewer "
+            f"{setting('batch_norm.examples')}, which fit in one batch",
         )
     if call.instances:
         return _each_by_itself(given)

@@ -11,7 +11,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from sharpcli.errors import SharpError
+from sharpcli.errors import SharpError, setting
 from sharpcli.runtime.files import cache_folder, is_special, lock
 from sharpcli.runtime.processes import is_first
 
@@ -21,25 +21,9 @@ _FORMAT = "sharpcli-points/1"
 _LONGEST = 60  # characters of a value in a message: lists of points are cut
 _TOLD = 3  # differences from another run that a message names
 _HASH = re.compile(r"[0-9a-f]{64}")
-# What the user wrote for a setting: names of their own first, else the first prefix that fits.
-_OPTIONS = {
-    "settings.grid.ranges": "--range",
-    "settings.batch_norm.mode": "--batch-norm",
-    "settings.batch_norm.examples": "--batch-norm-examples",
-    "settings.directions.kind": "--directions",
-    "settings.path.kind": "--path",
-    "settings.path.seed": "--seed",
-    "task.name": "--task",
-}
-_PREFIXES = {
-    "settings.run.": "--",
-    "settings.grid.": "--",
-    "settings.directions.": "--",
-    "settings.path.": "--path-",
-    "settings.": "--",
-    "task.options.": "-O ",
-}
-# What may follow from an option: named where no option differs.
+# What the user sets, by the beginning of its place in the header.
+_SETTINGS = ("settings.", "task.options.", "task.name")
+# What may follow from a setting: named where no setting differs.
 _FOLLOWING = ("task.examples", "task.fingerprint", "data", "environment.device")
 _BEGINNING = json.dumps({"format": _FORMAT}, separators=(",", ":")).encode()[:-1]
 
@@ -76,7 +60,7 @@ class Journal:
         if problem:
             raise SharpError(
                 f"{self._output}: cannot be written: {problem}",
-                "name an --output in a folder that exists and may be written to",
+                f"name an {setting('output')} in a folder that exists and may be written to",
             )
 
     def begin(self, run: Mapping[str, Any]) -> None:
@@ -106,7 +90,7 @@ class Journal:
             except OSError as error:
                 raise SharpError(
                     f"{self.path}: another run is writing to it",
-                    "wait for it to end, or write to another --output",
+                    f"wait for it to end, or write to another {setting('output')}",
                 ) from error
             self._file.seek(0)
             content = self._file.read() if self._resume else b""
@@ -164,7 +148,7 @@ class Journal:
         if content[: len(_BEGINNING)] != _BEGINNING[: len(content)]:
             raise SharpError(
                 f"{self.path}: does not hold the finished points of a run",
-                "remove it, or start over with --no-resume, which replaces it",
+                f"remove it, or start over with {setting('resume', False)}, which replaces it",
             )
 
     def _read(self, lines: list[bytes], header: Mapping[str, Any]) -> bool:
@@ -178,7 +162,7 @@ class Journal:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise SharpError(
                 f"{self.path}: the finished points of a run that it holds are damaged ({error})",
-                "start over with --no-resume, or remove it",
+                f"start over with {setting('resume', False)}, or remove it",
             ) from error
         holds_points = any(part != "together" for part, _ in groups)
         if differences and holds_points:
@@ -186,8 +170,8 @@ class Journal:
             told += [f"and {more} more"] if more > 0 else []
             raise SharpError(
                 f"{self.path}: holds the finished points of another run: {'; '.join(told)}",
-                "repeat that run's command to finish it, write to another --output, or start over "
-                "with --no-resume",
+                f"repeat that run's command to finish it, write to another {setting('output')}, or "
+                f"start over with {setting('resume', False)}",
             )
         if not differences:
             self._found, self._holds_points = groups, holds_points
@@ -203,23 +187,24 @@ class Journal:
             raise self._unwritable(error) from error
 
     def _unwritable(self, error: OSError) -> SharpError:
-        hint = "points are kept there as they come: name an --output that can be written to"
+        output = setting("output")
+        hint = f"points are kept there as they come: name an {output} that can be written to"
         if self._holds_points:
             hint = "finished points are kept: make room, and the same command goes on from there"
         elif self._output is None:
-            hint = "points are kept there as they come: name an --output, or set XDG_CACHE_HOME"
+            hint = f"points are kept there as they come: name an {output}, or set XDG_CACHE_HOME"
         return SharpError(f"{self.path}: cannot be written: {error.strerror}", hint)
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """In what two headers differ, a sentence each, with options as they are written.
+    """In what two headers differ, a sentence each.
 
     Another command's settings are all different: it is named alone.
     """
     if found.get("kind") != wanted.get("kind"):
         return [f"the command was sharp {found.get('kind')} and is sharp {wanted.get('kind')}"]
     unequal = list(_unequal(found, wanted, ""))
-    if any(_option(key) for key, _, _ in unequal):
+    if any(key.startswith(_SETTINGS) for key, _, _ in unequal):
         unequal = [each for each in unequal if not each[0].startswith(_FOLLOWING)]
     return list(dict.fromkeys(_sentence(*each) for each in unequal))
 
@@ -242,40 +227,29 @@ def _are_lists(found: Any, wanted: Any) -> bool:
 
 
 def _sentence(key: str, found: Any, wanted: Any) -> str:
-    name = _option(key)
-    was, now = (_short(x) if name is None else _written(key, x) for x in (found, wanted))
+    given = key.startswith(_SETTINGS)
+    name = setting(key.removeprefix("settings.")) if given else _about(key)
+    was, now = (_written(key, x) if given else _short(x) for x in (found, wanted))
     if was == now:  # they differ in what is not shown
         was, now = _short(found), _short(wanted)
-    return f"{name or _about(key)} was {was} and is {now}"
-
-
-def _option(key: str) -> str | None:
-    """The option that a setting comes from."""
-    if key in _OPTIONS:
-        return _OPTIONS[key]
-    for prefix, dashes in _PREFIXES.items():
-        if key.startswith(prefix):
-            name = key.removeprefix(prefix)
-            return f"{dashes}{name.replace('_', '-') if dashes.startswith('--') else name}"
-    return None
+    return f"{name} was {was} and is {now}"
 
 
 def _about(key: str) -> str:
     """What else there is in a header, in words."""
     kind, _, name = key.partition(".")
-    return {"checkpoints": f"checkpoint {name}", "trajectories": f"--trajectory {name}"}.get(
-        kind, key
-    )
+    words = {"checkpoints": "checkpoint", "trajectories": setting("trajectories")}
+    return f"{words[kind]} {name}" if kind in words else key
 
 
 def _written(key: str, value: Any) -> str:
-    """An option's value as on the command line."""
+    """A setting's value as a person writes it."""
     if value is None or value is False or value == []:
         return "not given"
     if value is True:
         return "given"
     if isinstance(value, Mapping):
-        return str(value.get("kind"))  # of --path
+        return str(value.get("kind"))  # of a curved path
     if key == "settings.grid.points":
         return "x".join(map(str, value))
     if key == "settings.grid.ranges":

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from sharpcli.errors import UsageError, counted
+from sharpcli.errors import UsageError, counted, setting
 from sharpcli.landscape.points.evaluator import Anchors, Point, Surface, Values, WeightsOf
 from sharpcli.landscape.points.journal import Journal
 from sharpcli.objective.means import Mean
@@ -115,9 +115,9 @@ class Walk:
         size = "×".join(map(str, shape))
         enough = "25 draw a line, 101" if len(shape) == 1 else "25x25 draws a surface, 101x101"
         raise UsageError(
-            f"--points {size}: {counted(count, 'point')} take about {readable_time(seconds)}, "
-            f"{readable_size(memory)} of memory ({readable_size(free)} are free) and "
-            f"{readable_size(file)} on disk ({readable_size(room)} are free)",
+            f"{setting('points', size)}: {counted(count, 'point')} take about "
+            f"{readable_time(seconds)}, {readable_size(memory)} of memory ({readable_size(free)} "
+            f"are free) and {readable_size(file)} on disk ({readable_size(room)} are free)",
             f"ask for fewer: {enough} a fine one",
         )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpcli.documents.results import Document
-from sharpcli.errors import SharpError, UsageError, did_you_mean
+from sharpcli.errors import SharpError, UsageError, did_you_mean, setting
 from sharpcli.render.kinds import FIGURES, KINDS, load, read_drawing
 from sharpcli.runtime.files import problem_of, save
 from sharpcli.settings import FigureSettings
@@ -27,22 +27,24 @@ def check_plot(path: Path, kind: str = "") -> None:
     if suffix not in FIGURES:
         ending = f"'{path.suffix}' is no kind of figure" if suffix else "has no suffix"
         hint = "use .vts" if suffix == ".vtk" else f"the suffix says the kind: {', '.join(FIGURES)}"
-        raise UsageError(f"--plot {path}: {ending}", hint)
+        raise UsageError(f"{setting('plot', str(path))}: {ending}", hint)
     figures = KINDS[kind].figures if kind in KINDS else {}
     if figures and suffix not in figures:
         raise UsageError(
-            f"--plot {path}: a {kind} is not drawn as {path.suffix}",
+            f"{setting('plot', str(path))}: a {kind} is not drawn as {path.suffix}",
             f"the suffix says the kind: {', '.join(figures)}",
         )
     problem = problem_of(path)
     if problem:
         raise SharpError(
-            f"--plot {path}: {problem}", "name a file in a folder that exists and may be written to"
+            f"{setting('plot', str(path))}: {problem}",
+            "name a file in a folder that exists and may be written to",
         )
     library, extra = FIGURES[suffix] or (None, None)
     if library and importlib.util.find_spec(library) is None:
         raise SharpError(
-            f"--plot {path}: {library} is not installed", f"pip install 'sharpcli[{extra}]'"
+            f"{setting('plot', str(path))}: {library} is not installed",
+            f"pip install 'sharpcli[{extra}]'",
         )
 
 
@@ -65,8 +67,8 @@ def narrowed(document: Document, split: str | None, metric: str | None) -> Docum
     """
     (result,) = document["results"]
     curves = result["curves"]
-    _check("--split", split, curves)
-    _check("--metric", metric, next(iter(curves.values())))
+    _check("split", split, curves)
+    _check("metric", metric, next(iter(curves.values())))
     splits = tuple(curves) if split is None else (split,)
     metrics = None if metric is None else ("loss", metric)
     kept = _narrowed(result, splits, metrics)
@@ -76,9 +78,9 @@ def narrowed(document: Document, split: str | None, metric: str | None) -> Docum
     return {**document, "results": [kept]}
 
 
-def _check(option: str, name: str | None, known: Mapping[str, Any]) -> None:
+def _check(what: str, name: str | None, known: Mapping[str, Any]) -> None:
     if name is not None and name not in known:
-        raise UsageError(f"{option} {name}: was not measured", did_you_mean(name, known))
+        raise UsageError(f"{setting(what, name)}: was not measured", did_you_mean(name, known))
 
 
 def _narrowed(

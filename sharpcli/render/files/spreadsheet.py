@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sharpcli.documents.results import Document, is_scalar, leaves
+from sharpcli.documents.statuses import Outcome
 from sharpcli.runtime.text import csv_cell
 
 __all__ = ["group_rows", "point_rows", "result_rows", "rows_as_csv", "spectrum_rows", "tensor_rows"]
@@ -124,7 +125,7 @@ def _layer_results(result: Mapping[str, Any]) -> list[dict[str, Any]]:
         {
             **layer,
             "checkpoint": {**result["checkpoint"], "parameters": layer["parameters"]},
-            "status": "failed" if "error" in layer else "ok",
+            "status": Outcome.FAILED if "error" in layer else Outcome.OK,
         }
         for layer in result.get("layers", ())
     ]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sharpcli.documents.labels import clean
+from sharpcli.documents.statuses import SOUND
 from sharpcli.render.numbers import (
     bound_rounding,
     bound_sign,
@@ -21,7 +22,6 @@ from sharpcli.render.terminal.table import Column, Page, Row, Sheet
 
 __all__ = ["compare_page"]
 
-_SOUND = ("converged", "lower_bound", "upper_bound")  # all other statuses are marked
 _BOUNDS = {None: "", "lower_bound": "≥", "upper_bound": "≤", "two_bounds": "≷"}
 
 
@@ -96,7 +96,7 @@ def _measurement(summary: Mapping[str, Any]) -> float | None:
 
 def _mark(summary: Mapping[str, Any]) -> str:
     unreliable = "?" if summary.get("sampling_status") else ""
-    return unreliable + ("" if summary["status"] in _SOUND else "!")
+    return unreliable + ("" if summary["status"] in SOUND else "!")
 
 
 def _difference(summary: Mapping[str, Any] | None) -> str:

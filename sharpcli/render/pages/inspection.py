@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import counted
 from sharpcli.render.numbers import NOT_FINITE, format_number
 from sharpcli.render.terminal.table import Column, Page, Row, Sheet
@@ -22,7 +23,7 @@ def inspection_page(document: Mapping[str, Any]) -> Page:
 
 def _sheets(result: Mapping[str, Any]) -> list[Sheet]:
     checkpoint = result["checkpoint"]
-    if result["status"] == "failed":
+    if result["status"] == Outcome.FAILED:
         path = str(checkpoint["path"])
         row = Row(path, result["error"]["message"].removeprefix(f"{path}: "))
         return [Sheet([row], [Column("", [""], numeric=False)])]

@@ -8,6 +8,7 @@ from typing import Any
 
 from sharpcli.documents.labels import clean, short_labels
 from sharpcli.documents.results import flat_scalars
+from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import counted
 from sharpcli.render.numbers import NOT_FINITE, format_cells, format_number, format_scalar
 from sharpcli.render.pages.measurements import column_titles
@@ -123,7 +124,7 @@ def extreme_sheet(result: Mapping[str, Any], quantity: str) -> Sheet:
     missing = [len(y) - len(finite(y)) for y in curves.values()]
     if any(missing):
         count = len(result["coordinates"])
-        header = "not finite" if result.get("status") == "ok" else "not reached"
+        header = "not finite" if result.get("status") == Outcome.OK else "not reached"
         columns.append(Column(header, [f"{n} of {count}" for n in missing]))
     if result["dimensions"] == 1:
         lines = [sparkline(y) for y in curves.values()]

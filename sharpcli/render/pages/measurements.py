@@ -14,7 +14,8 @@ from sharpcli.documents.labels import (
     pairs,
     short_labels,
 )
-from sharpcli.documents.results import NOT_CONVERGED, flat_scalars
+from sharpcli.documents.results import flat_scalars
+from sharpcli.documents.statuses import NOT_CONVERGED, Outcome
 from sharpcli.measures.columns import column_titles, in_tables
 from sharpcli.render.numbers import NOT_FINITE, format_cells, format_number
 from sharpcli.render.pages.context import run_lines
@@ -61,7 +62,7 @@ def measure_page(document: Mapping[str, Any]) -> Page:
     results = document["results"]
     labels = labels_of(results)
     metadata = [metadata_of(result) for result in results]
-    known = [metadata_of(r) for r in results if r.get("status") != "failed"] or metadata
+    known = [metadata_of(r) for r in results if r.get("status") != Outcome.FAILED] or metadata
     scalars = [flat_scalars(result.get("measures", {})) for result in results]
     keys = list(dict.fromkeys(key for row in scalars for key in row))
     titles = column_titles(keys)
@@ -92,7 +93,7 @@ def train_page(document: Mapping[str, Any]) -> Page:
     """One row a trained checkpoint: its settings, how long it took and where it arrived."""
     results = document["results"]
     metadata = [metadata_of(result) for result in results]
-    known = [metadata_of(r) for r in results if r.get("status") != "failed"] or metadata
+    known = [metadata_of(r) for r in results if r.get("status") != Outcome.FAILED] or metadata
     scalars = [flat_scalars(result) for result in results]
     titles = column_titles(key for row in scalars for key in row)
     columns = [
@@ -164,7 +165,7 @@ def footnotes(
 
 def result_row(label: str, result: Mapping[str, Any]) -> Row:
     """The row of a checkpoint, with its error in place of numbers where it failed."""
-    if result.get("status") != "failed":
+    if result.get("status") != Outcome.FAILED:
         return Row(label)
     message = " ".join(str(result["error"]["message"]).split())
     return Row(label, "failed: " + message.removeprefix(f"{result['checkpoint']['path']}: "))

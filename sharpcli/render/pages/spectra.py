@@ -11,7 +11,8 @@ from typing import Any
 from rich.text import Text
 
 from sharpcli.documents.labels import clean
-from sharpcli.documents.results import NOT_CONVERGED, flat_scalars
+from sharpcli.documents.results import flat_scalars
+from sharpcli.documents.statuses import NOT_CONVERGED, Outcome
 from sharpcli.errors import SharpError, counted
 from sharpcli.render.numbers import format_scalar
 from sharpcli.render.pages.context import run_lines
@@ -82,7 +83,7 @@ def read_spectra(document: Mapping[str, Any]) -> list[Spectrum]:
             result,
         )
         for name, result in zip(names, results, strict=True)
-        if result.get("status") != "failed"
+        if result.get("status") != Outcome.FAILED
     ]
     if not found:
         raise SharpError(
@@ -129,7 +130,7 @@ def spectrum_lines(document: Mapping[str, Any], width: int) -> Iterator[Text]:
     """Context, the chart and the table, as lines of at most `width` cells."""
     page = spectrum_page(document)
     yield from page_lines(Page(page.context, []), width)
-    known = [result for result in document["results"] if result.get("status") != "failed"]
+    known = [result for result in document["results"] if result.get("status") != Outcome.FAILED]
     if known:
         yield Text()
         yield from _chart(read_spectra(document), width)
@@ -167,7 +168,7 @@ def _cell(key: str, row: Mapping[str, Mapping[str, Any]]) -> str:
 def _context(document: Mapping[str, Any]) -> list[str]:
     lines = run_lines(document)
     for result in document["results"]:
-        if result.get("status") != "failed":
+        if result.get("status") != Outcome.FAILED:
             operator = MATRICES.get(result["operator"], clean(result["operator"]))
             how = (
                 f"{counted(result['probes'], 'probe')} of "

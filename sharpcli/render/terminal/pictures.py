@@ -9,6 +9,7 @@ from typing import Any
 from rich.text import Text
 
 from sharpcli.documents.labels import clean
+from sharpcli.documents.statuses import Outcome
 from sharpcli.render.numbers import format_scalar
 from sharpcli.render.terminal.axes import beside
 from sharpcli.render.terminal.chart import Chart, Dash, Rise, Series, chart_lines
@@ -83,7 +84,7 @@ def picture_lines(
 
 def _missing(result: Mapping[str, Any]) -> str:
     """What a curve's null means."""
-    return "not finite" if result.get("status") == "ok" else "not reached"
+    return "not finite" if result.get("status") == Outcome.OK else "not reached"
 
 
 def _charts(found: Sequence[Way], width: int, missing: str) -> Iterator[Text]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from sharpcli.errors import SharpError
+from sharpcli.errors import SharpError, setting
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,7 +37,7 @@ def model(
     if not (1 <= width <= MOST and 1 <= depth <= MOST):
         raise SharpError(
             f"digits: width {width} and depth {depth} must be 1 or more, up to {MOST:,}",
-            "-O width=64 -O depth=2",
+            f"{setting('options.width', 64)} {setting('options.depth', 2)}",
         )
     check_room("digits", SIDE * SIDE, width, depth, 9 if model == "cnn" else 1)
     networks = {

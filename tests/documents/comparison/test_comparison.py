@@ -38,7 +38,7 @@ def test_without_by_every_checkpoint_is_a_row_sorted_by_its_metadata(sweep: Docu
     assert first["n"] == 1
     assert first["measures"]["hessian.eigenvalues[0]"]["standard_deviation"] is None
     assert first["measures"]["hessian.eigenvalues[0]"]["error_kind"] == "residual"
-    assert document["notes"][0] == "`--by optimizer,batch_size` would group these 12 rows into 4"
+    assert document["notes"][0] == '`by="optimizer,batch_size"` would group these 12 rows into 4'
 
 
 def test_groups_have_mean_and_standard_deviation(sweep: Document) -> None:
@@ -117,11 +117,11 @@ def test_a_baseline_is_a_label_a_path_or_metadata(sweep: Document, baseline: str
     [
         (
             "optimizer=sgd",
-            "--baseline optimizer=sgd: fits 6 rows: sgd-32-0, sgd-32-1, sgd-32-2 and",
+            'baseline="optimizer=sgd": fits 6 rows: sgd-32-0, sgd-32-1, sgd-32-2 and',
         ),
-        ("optimizer=lion", "--baseline optimizer=lion: fits no row"),
-        ("momentum=0.9", "--baseline momentum=0.9: fits no row"),
-        ("nothing", "--baseline nothing: fits no row"),
+        ("optimizer=lion", 'baseline="optimizer=lion": fits no row'),
+        ("momentum=0.9", 'baseline="momentum=0.9": fits no row'),
+        ("nothing", 'baseline="nothing": fits no row'),
     ],
 )
 def test_a_baseline_must_be_one_row(sweep: Document, baseline: str, message: str) -> None:
@@ -134,7 +134,7 @@ def test_a_baseline_must_be_one_row(sweep: Document, baseline: str, message: str
 def test_an_unknown_key_lists_those_there_are(sweep: Document) -> None:
     with pytest.raises(UsageError) as error:
         compared(sweep, by=["optimiser"])
-    assert error.value.message == "--by optimiser: no checkpoint has metadata of that name"
+    assert error.value.message == 'by="optimiser": no checkpoint has metadata of that name'
     assert error.value.hint == (
         "did you mean 'optimizer'? the metadata keys are: batch_size, epochs, optimizer, seed"
     )

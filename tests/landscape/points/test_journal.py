@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sharpcli.errors import SharpError
+from sharpcli.cli.option_names import as_option
+from sharpcli.errors import SharpError, settings_written_by
 from sharpcli.landscape.points.journal import Journal
 
 RUN = {"kind": "interpolate", "settings": {"grid": {"points": [25]}}}
@@ -97,7 +98,7 @@ def test_a_file_of_something_else_is_never_written_over(tmp_path, content):
         SharpError, match=r"r\.partial: does not hold the finished points"
     ) as caught:
         begun(tmp_path / "r")
-    assert "remove it, or start over with --no-resume" in caught.value.hint
+    assert "remove it, or start over with resume=False" in caught.value.hint
     assert (tmp_path / "r.partial").read_bytes() == content
 
 
@@ -115,8 +116,8 @@ def test_another_runs_points_are_refused_with_the_difference(tmp_path):
     other = {**RUN, "settings": {"grid": {"points": [31]}}}
     with pytest.raises(SharpError) as caught:
         begun(tmp_path / "r", other)
-    assert caught.value.message.endswith("another run: --points was 25 and is 31")
-    assert "--no-resume" in caught.value.hint
+    assert caught.value.message.endswith("another run: grid.points was 25 and is 31")
+    assert "resume=False" in caught.value.hint
     assert begun(tmp_path / "r").finished("line") == {0: [1]}, "nothing is lost"
 
 
@@ -137,11 +138,11 @@ def test_differences_of_any_depth_are_named(tmp_path, other, said):
 
 
 def refusal(folder, was, now):
-    """What is said of a file of one run where another wants it."""
+    """What the command line says of a file of one run where another wants it."""
     journal = begun(folder / "r", was)
     journal.add("line", 0, [1])
     journal.close()
-    with pytest.raises(SharpError) as caught:
+    with settings_written_by(as_option), pytest.raises(SharpError) as caught:
         begun(folder / "r", now)
     before, said = caught.value.message.split(" holds the finished points of another run: ")
     assert before == f"{folder / 'r.partial'}:"

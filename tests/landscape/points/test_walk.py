@@ -108,7 +108,7 @@ def test_a_grid_that_does_not_fit_is_refused_with_its_size_and_time():
     with pytest.raises(UsageError) as caught:
         walk.check_size((31623, 31623), anchors, lambda _: weights((0.0,)))
     message = caught.value.message
-    assert message.startswith("--points 31623×31623: 1,000,014,129 points take about ")
+    assert message.startswith('points="31623×31623": 1,000,014,129 points take about ')
     assert "2 TB of memory" in message
     assert caught.value.hint == "ask for fewer: 25x25 draws a surface, 101x101 a fine one"
     assert walk.surface.evaluations == 1
@@ -118,7 +118,7 @@ def test_of_a_line_other_numbers_are_enough():
     walk, _, (_, anchors, _, weights) = walking()
     with pytest.raises(UsageError) as caught:
         walk.check_size((10**9,), anchors, weights)
-    assert caught.value.message.startswith("--points 1000000000: 1,000,000,000 points take about ")
+    assert caught.value.message.startswith('points="1000000000": 1,000,000,000 points take about ')
     assert caught.value.hint == "ask for fewer: 25 draw a line, 101 a fine one"
 
 

@@ -47,7 +47,7 @@ def test_a_folder_that_is_missing_or_closed_is_named(tmp_path, monkeypatch):
     with pytest.raises(SharpError, match=r"there is no folder .*nowhere"):
         check_plot(tmp_path / "nowhere" / "a.png")
     (tmp_path / "folder.png").mkdir()
-    with pytest.raises(SharpError, match=r"folder\.png: it is a folder"):
+    with pytest.raises(SharpError, match=r'folder\.png": it is a folder'):
         check_plot(tmp_path / "folder.png")
     monkeypatch.setattr("os.access", lambda path, mode: False)
     with pytest.raises(SharpError, match="may not be written to"):
@@ -109,8 +109,8 @@ def test_narrowing_keeps_one_split_and_the_loss_beside_one_metric():
 @pytest.mark.parametrize(
     ("split", "metric", "said", "hint"),
     [
-        (None, "acuracy", "--metric acuracy: was not measured", "did you mean 'accuracy'?"),
-        ("test", None, "--split test: was not measured", "there are: train"),
+        (None, "acuracy", 'metric="acuracy": was not measured', "did you mean 'accuracy'?"),
+        ("test", None, 'split="test": was not measured', "there are: train"),
     ],
 )
 def test_what_was_not_measured_is_refused(split, metric, said, hint):

@@ -53,7 +53,7 @@ def test_a_network_has_a_size(option):
 
 
 def test_options_are_typed():
-    with pytest.raises(UsageError, match=r"digits: -O model=rnn: is not mlp\|cnn"):
+    with pytest.raises(UsageError, match=r'digits: options.model="rnn": is not mlp\|cnn'):
         load_task("digits", {"model": "rnn"})
 
 
