@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import hypothesis
 import pytest
 
 from sharpcli.documents.results import (
@@ -22,6 +23,10 @@ from sharpcli.documents.results import (
 # Several processes of pytest, each with the threads of the whole machine, slow each other down.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("sharp", deadline=None)
+hypothesis.settings.load_profile("sharp")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
