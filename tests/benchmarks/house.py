@@ -1,21 +1,34 @@
-"""How the package is laid out: rooms, their imports, floors, lines, options named outside cli/."""
+"""How the package is laid out: rooms, imports, floors, lines, and a checkpoint's way."""
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
+import importlib
 import io
 import re
+import sys
+import tempfile
 import tokenize
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
+import torch
+from click.testing import CliRunner
 from problem import Setting
 from report import Bar, Section
+
+from sharpcli.checkpoint import Checkpoint, save_checkpoint
+from sharpcli.cli.main import sharp
+from sharpcli.tasks import load_task
 
 NAME = "house"
 _PACKAGE = Path(__file__).parents[2] / "sharpcli"
 _ROOMS, _FLOORS, _PAIRS = 17, 9, 80
+_ENTERED, _RETURNS = 5, 7
 _OPTION = re.compile(r"--[a-z]")
 
 
@@ -26,7 +39,9 @@ def run(setting: Setting) -> Section:
         "A room is a file or folder directly under the package. One room imports another where a "
         "module of it does, at the top or inside a function; imports for type checkers alone do "
         "not count. Floors are the longest chain of such imports. Lines are those of all files, "
-        "and those that are neither blank, nor comment, nor docstring.",
+        "and those that are neither blank, nor comment, nor docstring. A checkpoint's way through "
+        "`sharp measure`: the rooms whose functions are given, or give back, its path, what was "
+        "read of it, or its tensors, until θ is made of them.",
     )
     imports = imports_between_rooms(_PACKAGE)
     rooms = [each for each in _PACKAGE.iterdir() if _is_room(each)]
@@ -48,6 +63,18 @@ def run(setting: Setting) -> Section:
         Bar("pairs of rooms that import", str(pairs), f"≤ {_PAIRS}", pairs <= _PAIRS),
         Bar("circles", str(circles), "0", not circles),
         Bar("texts with --option outside cli/", str(len(options)), "0", not options),
+    ]
+    way = checkpoint_way()
+    returns = len(way) - len({*way})
+    section.tables.append(("A checkpoint's way", ("from the command to θ",), [(" → ".join(way),)]))
+    section.bars += [
+        Bar(
+            "rooms on a checkpoint's way",
+            str(len({*way})),
+            f"≤ {_ENTERED}",
+            len({*way}) <= _ENTERED,
+        ),
+        Bar("returns to one of them", str(returns), f"≤ {_RETURNS}", returns <= _RETURNS),
     ]
     section.notes += [f"{place}: {text}" for place, text in options[:20]]
     return section
@@ -74,6 +101,55 @@ def floors(imports: Mapping[str, set[str]]) -> int:
         return 1 + max((height(other) for other in imports.get(room, ())), default=0)
 
     return max(map(height, imports))
+
+
+def checkpoint_way() -> list[str]:
+    """The rooms that a checkpoint passes from the command line to θ, in order."""
+    way: list[str] = []
+    tensors: set[int] = set()
+    arrived = False
+
+    def carries(value: Any, depth: int = 2) -> bool:
+        if isinstance(value, str | Path):
+            return Path(value).name == "a.safetensors"
+        if isinstance(value, torch.Tensor):
+            return id(value) in tensors
+        if depth and isinstance(value, dict | list | tuple):
+            inner = [*value.values()] if isinstance(value, dict) else [*value]
+            return any(carries(each, depth - 1) for each in inner[:3])
+        return type(value).__name__ in ("Checkpoint", "Match", "Loaded")
+
+    def watch(frame: FrameType, event: str, given: Any) -> None:
+        nonlocal arrived
+        code = frame.f_code
+        path = Path(code.co_filename)
+        inside = _PACKAGE in path.parents and not code.co_name.startswith("<")
+        if arrived or event not in ("call", "return") or not inside:
+            return
+        if event == "return":
+            if isinstance(given, Checkpoint):
+                tensors.update(map(id, given.tensors.values()))
+            arrived = isinstance(given, torch.Tensor) and code.co_name == "flatten"
+            values = [given]
+        else:
+            count = code.co_argcount + code.co_kwonlyargcount
+            count += bool(code.co_flags & 4) + bool(code.co_flags & 8)  # *args, **kwargs
+            values = [frame.f_locals.get(name) for name in code.co_varnames[:count]]
+        room = _room(path.relative_to(_PACKAGE).parts)
+        if any(map(carries, values)) and way[-1:] != [room]:
+            way.append(room)
+
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        save_checkpoint(Path("a.safetensors"), load_task("digits", {}).model().state_dict(), {})
+        importlib.import_module("sharpcli.runs.measure")  # whose imports are no part of the way
+        sys.setprofile(watch)
+        try:
+            done = CliRunner().invoke(sharp, "measure a.safetensors -t digits -m loss")
+        finally:
+            sys.setprofile(None)
+    assert done.exit_code == 0, done.output
+    assert arrived
+    return way
 
 
 def options_outside(package: Path) -> Iterator[tuple[str, str]]:
