@@ -79,6 +79,7 @@ def corner_ascent(
         progress: called with the steps done and the steps expected.
 
     Cost: one gradient a step: 10 for the centre alone, otherwise about 3 a start and 16 more.
+
     >>> import torch
     >>> def f(u):  # a convex parabola whose maximum over the box is 4 + 9 at (−1, 1)
     ...     centre = torch.tensor([1.0, -2.0])

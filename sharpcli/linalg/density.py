@@ -35,6 +35,7 @@ def density(found: Quadrature) -> tuple[Tensor, Tensor]:
 
     Returns:
         The grid (g,), ascending, and the density there (g,), whose integral is 1.
+
     >>> import torch
     >>> from sharpcli.linalg.operator import Dense
     >>> from sharpcli.linalg.quadrature import quadrature

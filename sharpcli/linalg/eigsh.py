@@ -133,6 +133,7 @@ def eigsh(
 
     Cost: one product a basis row; typically 2 to 4 for each of the largest at 1e-3, and 30 to 60 in
     all with a smallest one.
+
     >>> import torch
     >>> from sharpcli.linalg.operator import Dense
     >>> diagonal = torch.arange(-3.0, 7.0, dtype=torch.float64)

@@ -197,6 +197,7 @@ def quadrature(
 
     Cost: probes·steps products, or n if that is less; orthogonalisation takes 2·steps²·n operations
     a probe.
+
     >>> import torch
     >>> from sharpcli.linalg.operator import Dense
     >>> matrix = torch.diag(torch.tensor([3.0, 1.0, 0.0, 0.0], dtype=torch.float64))

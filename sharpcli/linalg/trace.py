@@ -63,6 +63,7 @@ def trace(
         progress: called with the probes done and the probes expected.
 
     Cost: one product a probe; the subspace is free if an eigenvalue computation has built it.
+
     >>> import torch
     >>> from sharpcli.linalg.krylov import krylov_space
     >>> from sharpcli.linalg.operator import Dense
