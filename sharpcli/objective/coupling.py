@@ -179,7 +179,7 @@ def _check_rows(
     padded: bool = False,
     size: int | None = None,
 ) -> None:
-    """Compare rows as one batch with the same rows in two parts and eight (or `size`; or alone)."""
+    """Compare rows as one batch with parts: two and eight, or `size` rows; `padded` also alone."""
     here = _tried(values_in_float64, objective, theta, rows)
     if isinstance(here, Exception):
         if padded:

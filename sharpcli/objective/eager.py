@@ -34,7 +34,7 @@ def eager() -> Iterator[None]:
 
 
 def _stored(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Replaces `checkpoint`: only the call. It refers to nothing outside itself."""
+    """A plain call that replaces `checkpoint`. It refers to nothing outside itself."""
     context = kwargs.pop("context_fn", None)
     for own in ("use_reentrant", "preserve_rng_state", "determinism_check", "debug", "early_stop"):
         kwargs.pop(own, None)
@@ -45,7 +45,7 @@ def _stored(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 def _applied(function: Callable[..., Any], _: bool, *args: Any) -> Any:
-    """Replaces the reentrant variant's `apply`."""
+    """A plain call that replaces the reentrant variant's `apply`."""
     return function(*args)
 
 
