@@ -1,7 +1,7 @@
 """Products of curvature matrices from first derivatives alone, by central differences.
 
-They share nothing with the operators that they are compared with but the forward pass and the
-plain backward pass: an operation with a wrong second derivative does not disturb them.
+They share only the forward pass and the plain backward pass with the operators that they check, so
+an operation with a wrong second derivative does not affect them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sharpcli.settings import Operator
 
 __all__ = ["DIFFERENCES", "Difference", "hessian_by_differences"]
 
-# The product with v (n,) of an objective's matrix at θ (n,), from a step of this length along v.
+# The objective's matrix at θ (n,) times v (n,), from a step of this length along v.
 Difference = Callable[[Objective, Tensor, Tensor, float], Tensor]
 # Tensors of a batch that depend on the leaves, a cotangent for each, and the batch's weight.
 _Pulled = tuple[list[Tensor], list[Tensor], Tensor]
@@ -36,7 +36,7 @@ def hessian_by_differences(
 def gauss_newton_by_differences(
     objective: Objective, theta: Tensor, vector: Tensor, step: float
 ) -> Tensor:
-    """Jᵀ(∇ℓ(f(θ + hv)) − ∇ℓ(f(θ − hv))) / 2h, with ∇ℓ the loss's slope in the outputs f.
+    """Jᵀ(∇ℓ(f(θ + hv)) − ∇ℓ(f(θ − hv))) / 2h, with ∇ℓ the loss's gradient in the outputs f.
 
     Cost: one gradient and two forward passes.
     """
@@ -99,7 +99,7 @@ def _pulled_back(
     leaves: list[Tensor],
     pulled: Callable[[Batch, int], _Pulled],
 ) -> Tensor:
-    """Σ Jᵀc over the batches, by the weight of all examples."""
+    """Σ Jᵀc over the batches, divided by the weight of all examples."""
 
     def work() -> Tensor:
         flat = torch.zeros_like(theta)

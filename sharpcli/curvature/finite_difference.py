@@ -14,23 +14,25 @@ from sharpcli.objective.rows import Rows
 
 __all__ = ["FiniteDifference", "in_float64"]
 
-# Steps tried, by 1 + ‖θ‖: the first, by what the next is shorter, and how many. In float64 all are
-# short, for rounding allows it: a ResNet-20 crosses kinks of its ReLUs down to 1e-7, and each adds
-# to the difference. In float32 the first is the cube root of the machine epsilon, which balances
-# truncation against rounding where all is smooth; kinks ask for shorter ones.
+# Steps to try, in units of 1 + ‖θ‖: the first, the ratio to the next, and how many. In float64 all
+# are short, because rounding allows it: a ResNet-20 crosses kinks of its ReLUs down to 1e-7, and
+# each adds to the difference. In float32 the first is the cube root of the machine epsilon, which
+# balances truncation against rounding for a smooth loss; kinks need shorter steps.
 _STEPS = {torch.float64: (1.5e-8, 16.0, 4), torch.float32: (4.9e-3, 4.0, 7)}
-# Examples on which float64 is tried: a loss that takes pairs has none of one alone.
+# Examples on which float64 is tried: a loss of pairs is undefined for a single example.
 _TRIED = 2
 
 
 class FiniteDifference:
-    """Hv ≈ (∇L(θ + hv) − ∇L(θ − hv)) / 2h, in float64 wherever the model runs in it.
+    """Hv ≈ (∇L(θ + hv) − ∇L(θ − hv)) / 2h, in float64 wherever the model supports it.
 
-    In float32 a difference over a step long enough for rounding crosses kinks of ReLU, each worth
-    up to percents of the largest eigenvalue. `step_change` is how much a product with a unit
-    vector changed with the step, `error` the larger of this and of how far products are from
-    symmetry; both are 0 before the first product. Cost: two gradients a product, and two for each
-    of the steps tried (4 in float64, 7 in float32) and for the symmetry.
+    A float32 step long enough for rounding crosses kinks of ReLU, each worth up to percents of the
+    largest eigenvalue. `step_change` is how much a product with a unit vector changed with the
+    step; `error` is the larger of this and the asymmetry of products. Both are 0 before the first
+    product.
+
+    Cost: two gradients a product, and two for each step tried (4 in float64, 7 in float32) and for
+    the symmetry.
     """
 
     def __init__(self, objective: Objective, theta: Tensor) -> None:
@@ -42,13 +44,10 @@ class FiniteDifference:
         self._theta = theta
         self._inner: Objective | None = None
         self._step = 0.0
-        self._slope: Tensor | None = None  # where embeddings have rows without one
+        self._slope: Tensor | None = None  # set if embeddings have padding rows
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
-        """Hv for v (n,), or HV for V (n, k).
-
-        Raises `SharpError` where the loss or its gradient is not finite.
-        """
+        """Hv for v (n,), or HV for V (n, k); refuses a loss or gradient that is not finite."""
         if self._inner is None:
             self._inner, self._theta = in_float64(self.objective, self._theta)
             self._choose_step()
@@ -62,13 +61,13 @@ class FiniteDifference:
         return out.T.reshape(vectors.shape).to(self.dtype)
 
     def release(self) -> None:
-        """Nothing is kept."""
+        """Do nothing: nothing is kept."""
 
     def _choose_step(self) -> None:
-        """Take the step at which a difference changed least.
+        """Choose the step at which a difference changed least.
 
-        It goes along the gradient, where the curvature is large, and along a random vector, which
-        meets kinks that the gradient knows nothing of.
+        Two directions are tried: the gradient, where the curvature is large, and a random vector,
+        which meets kinks that the gradient misses.
         """
         inner, theta = self._inner, self._theta
         assert inner is not None
@@ -97,7 +96,7 @@ class FiniteDifference:
         self.error = max(self.step_change, self._asymmetry(direction, product))
 
     def _asymmetry(self, direction: Tensor, product: Tensor) -> float:
-        """|uᵀHv − vᵀHu| for unit v with the product Hv, and u the direction of Hv."""
+        """|uᵀHv − vᵀHu| for unit v, where `product` is Hv and u its direction."""
         scale = float(product.norm())
         if scale == 0.0:
             return 0.0
@@ -121,16 +120,16 @@ class FiniteDifference:
 def in_float64(
     objective: Objective, theta: Tensor, rows: Rows | None = None
 ) -> tuple[Objective, Tensor]:
-    """The objective, on all or other rows, and θ in float64.
+    """The objective, on its own or other rows, and θ in float64.
 
-    In their own dtype where the device or the model has no float64.
+    In their own dtype if the device or the model does not support float64.
     """
     network = objective.network
     if rows is not None:
         objective = Objective(network, rows, objective.fixed, memory=objective.memory)
     if network.compute == torch.float64:
         return objective, theta
-    half = max(1, objective.batch_size // 2)  # a fixed batch stays one
+    half = max(1, objective.batch_size // 2)  # a fixed batch keeps its size
     double = objective.try_in(torch.float64, theta, _differentiated, batch_size=half)
     return double or (objective, theta)
 

@@ -1,8 +1,8 @@
-"""Curvature from first derivatives of a model: Gauss-Newton and Fisher matrices, exact.
+"""Exact Gauss-Newton and Fisher matrices from first derivatives of a model.
 
-Both are Jᵀ B J, with J the derivatives of some outputs in the parameters. One forward pass a
-microbatch makes the graphs of the outputs and of u ↦ Jᵀu. The latter is linear in u, so that its
-own backward pass is v ↦ Jv; every product uses both again.
+Both are Jᵀ B J, with J the derivatives of some outputs in the parameters. One forward pass for each
+microbatch builds the graphs of the outputs and of u ↦ Jᵀu. The latter is linear in u, so its own
+backward pass is v ↦ Jv. Every product reuses both graphs.
 """
 
 from __future__ import annotations
@@ -22,16 +22,20 @@ from sharpcli.objective.rows import Batch
 
 __all__ = ["LossCurvature", "empirical_fisher", "gauss_newton"]
 
-# The loss's Hessian in some outputs times a tensor for each of them.
+# The loss's Hessian in some outputs times one tensor for each output.
 Bend = Callable[[list[Tensor]], list[Tensor]]
 
 
 def gauss_newton(objective: Objective, leaves: list[Tensor], batch: Batch, count: int) -> Product:
-    """Jᵀ B J with J of the outputs and B the loss's Hessian in them (Schraudolph 2002).
+    """Jᵀ B J, with J the derivatives of the outputs and B the loss's Hessian in the outputs.
 
-    The outputs are whatever the loss differentiates through: a tensor, or tensors in tuples,
-    mappings and objects. Raises `SharpError` where the loss is linear in them. Cost: a product is
-    about 1.3 gradients for an MLP, up to 2.
+    The outputs may be a tensor, or tensors in tuples, mappings and objects.
+
+    Raises:
+        SharpError: if the loss is linear in the outputs.
+
+    Cost: a product is about 1.3 gradients for an MLP, up to 2.
+    Source: Schraudolph 2002.
     """
     outputs = _outputs(objective, leaves, batch)
     curved, bend, weight = _loss_curvature(objective, outputs, batch, count)
@@ -47,10 +51,12 @@ def gauss_newton(objective: Objective, leaves: list[Tensor], batch: Batch, count
 
 
 class LossCurvature:
-    """The loss's Hessian in the outputs, for the first examples, as an operator on all outputs.
+    """The loss's Hessian in the outputs of the first examples, as an operator on all these outputs.
 
-    As many examples as have no more than `most` outputs together, one at least. It is B in the
-    Gauss-Newton matrix, not divided by the weight. Cost: a product is less than one of the model's.
+    It takes as many examples as have at most `most` outputs together, but at least one. It is B of
+    the Gauss-Newton matrix, not divided by the weight.
+
+    Cost: a product is cheaper than one of the model's.
     """
 
     def __init__(self, objective: Objective, theta: Tensor, most: int) -> None:
@@ -89,7 +95,7 @@ def _outputs(objective: Objective, leaves: list[Tensor], batch: Batch) -> Any:
 def _loss_curvature(
     objective: Objective, outputs: Any, batch: Batch, count: int
 ) -> tuple[list[int], Bend, Tensor]:
-    """Which of the outputs the loss bends in, its Hessian in them times tensors, and its weight."""
+    """Indices of the outputs in which the loss has curvature, its Hessian there, and its weight."""
     network = objective.network
     points = [t.detach().requires_grad_(t.requires_grad) for t in tensors_of(outputs)]
     with network.arithmetic():
@@ -114,9 +120,14 @@ def _loss_curvature(
 def empirical_fisher(
     objective: Objective, leaves: list[Tensor], batch: Batch, count: int
 ) -> Product:
-    """Σ ∇ℓᵢ ∇ℓᵢᵀ over the examples, as JᵀJ with J of their losses: no gradient is stored.
+    """Σ ∇ℓᵢ ∇ℓᵢᵀ over the examples, as JᵀJ with J the derivatives of their losses.
 
-    Raises `SharpError` where the task's loss gives one sum for a batch. Cost as `gauss_newton`.
+    No gradient of a single example is stored.
+
+    Raises:
+        SharpError: if the task's loss returns one sum for a batch.
+
+    Cost: as `gauss_newton`.
     """
     network = objective.network
     with network.arithmetic():
@@ -130,12 +141,12 @@ def empirical_fisher(
             f"{setting('operator', 'ggn')}",
         )
     if not losses.requires_grad:
-        objective.differentiable_sum(leaves, batch, count)  # which says so
+        objective.differentiable_sum(leaves, batch, count)  # raises the error that explains it
     return _product([losses], leaves, list, weight.sum(dtype=accumulator(network.device)))
 
 
 def _gradient(total: Tensor, points: list[Tensor]) -> list[Tensor | None]:
-    """The differentiable slope of a sum in each point, None where it is constant."""
+    """The differentiable gradient of a sum in each point, None if the sum does not depend on it."""
     if not total.requires_grad or not points:
         return [None] * len(points)
     slopes = torch.autograd.grad(total, points, create_graph=True, allow_unused=True)

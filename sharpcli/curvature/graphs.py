@@ -1,4 +1,4 @@
-"""What the graphs of derivatives hold: measured, and rid of what no product needs."""
+"""The memory of derivative graphs: measured, and freed of what no product needs."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ __all__ = [
     "without_numbers",
 ]
 
-# Adds the product of a microbatch's (unnormalised) matrix with a vector to a result, both as a
-# list of the parameters' shapes, in place. Gives the microbatch's weight.
+# Adds the product of a microbatch's unnormalised matrix with a vector to a result, in place. Both
+# are lists of tensors in the parameters' shapes. Returns the microbatch's weight.
 Product = Callable[[list[Tensor], list[Tensor]], Tensor]
-# Makes a microbatch's product at the parameters given as leaves.
+# Builds a microbatch's product at the parameters given as leaves.
 Linearize = Callable[[Objective, list[Tensor], Batch, int], Product]
 
-# Share of the memory that kept graphs may take where nobody plans: bases need the rest.
+# Share of the memory for kept graphs if there is no memory plan: bases need the rest.
 _GRAPH_SHARE = 0.5
-# Examples whose graphs are measured: two sizes tell what each example adds and what all share.
-# Two at least, as batch norm in training mode asks for.
+# Numbers of examples whose graphs are measured. Two sizes separate the cost of an example from the
+# shared cost. At least two examples, as batch norm in training mode requires.
 _FEW, _MORE = 2, 8
 
 
 @dataclass(frozen=True)
 class GraphCost:
-    """Bytes that a microbatch's kept product holds: of its own, and for each example."""
+    """Bytes held by a microbatch's kept product: a fixed part, and a part for each example."""
 
     fixed: float
     example: float
@@ -54,10 +54,12 @@ _measured: weakref.WeakKeyDictionary[Network, dict[Linearize, GraphCost]] = (
 
 
 def graph_cost(objective: Objective, leaves: list[Tensor], make: Linearize) -> GraphCost:
-    """What a microbatch's product keeps, counted on a few examples, once for a network.
+    """Measure the bytes that a microbatch's product keeps, on a few examples, once for a network.
 
-    Every tensor that the graphs save counts, each storage once; parameters and data do not, which
-    are there anyhow. Cost: two products made on a few examples.
+    Every tensor that the graphs save counts, each storage once; parameters and data do not, because
+    they exist anyway.
+
+    Cost: two products built on a few examples.
     """
     known = _measured.setdefault(objective.network, {})
     if make not in known:
@@ -70,7 +72,7 @@ def graph_cost(objective: Objective, leaves: list[Tensor], make: Linearize) -> G
 
 
 def _held(objective: Objective, leaves: list[Tensor], make: Linearize, count: int) -> int:
-    """Bytes of the storages that a product on the first `count` examples saves."""
+    """Bytes of the storages saved by a product on the first `count` examples."""
     rows = objective.rows.head(count)
     own = {leaf.untyped_storage().data_ptr() for leaf in leaves}
     own |= {tensor.untyped_storage().data_ptr() for tensor in objective.fixed.values()}
@@ -79,16 +81,16 @@ def _held(objective: Objective, leaves: list[Tensor], make: Linearize, count: in
 
 
 def graph_budget(device: torch.device, memory: float | None) -> float:
-    """Bytes that kept graphs may take of `memory` (None: of what is free on a device)."""
+    """Bytes available for kept graphs out of `memory` (None: what is free on the device)."""
     return _GRAPH_SHARE * (available_memory(device) if memory is None else memory)
 
 
 def without_numbers(gradient: Tensor) -> Tensor:
-    """A tensor in the gradient's place in the graph that holds no numbers.
+    """A data-free stand-in for the gradient in the graph.
 
-    A product starts from there and never asks what the gradient is, which would be a copy of all
-    parameters for every graph that is kept.
+    A product starts from it and never needs the gradient's values, which would be one copy of all
+    parameters for each kept graph.
     """
-    place = gradient.clone()  # not the gradient itself, which the graph may have saved
+    place = gradient.clone()  # the graph may have saved the gradient itself
     place.data = torch.zeros((), dtype=gradient.dtype, device=gradient.device).expand_as(gradient)
     return place

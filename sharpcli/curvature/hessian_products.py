@@ -1,4 +1,4 @@
-"""The Hessian's product with a vector, by three orders of differentiation, exact to rounding."""
+"""Exact Hessian-vector products by three orders of differentiation."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ __all__ = ["double_backward", "forward_over_reverse", "reverse_over_forward"]
 def double_backward(
     objective: Objective, leaves: list[Tensor], batch: Batch, count: int
 ) -> Product:
-    """∇⟨∇L, v⟩ (Pearlmutter 1994), the graph of ∇L made here and used by every product.
+    """∇⟨∇L, v⟩ (Pearlmutter 1994); the graph of ∇L is built once and reused by every product.
 
-    A product costs the second backward pass alone: 1.5 gradients for an MLP, up to 2.8.
+    Cost: a product is the second backward pass alone: 1.5 gradients for an MLP, up to 2.8.
     """
     total, weight = objective.differentiable_sum(leaves, batch, count)
     every = torch.autograd.grad(total, leaves, create_graph=True, materialize_grads=True)
@@ -48,7 +48,7 @@ def double_backward(
 def forward_over_reverse(
     objective: Objective, leaves: list[Tensor], batch: Batch, count: int
 ) -> Product:
-    """The derivative of ∇L along v: both passes in dual numbers, and nothing kept."""
+    """The derivative of ∇L along v: both passes use dual numbers, and nothing is kept."""
 
     def product(vector: list[Tensor], result: list[Tensor]) -> Tensor:
         weight: list[Tensor] = []
@@ -70,7 +70,7 @@ def forward_over_reverse(
 def reverse_over_forward(
     objective: Objective, leaves: list[Tensor], batch: Batch, count: int
 ) -> Product:
-    """The gradient of L's derivative along v, which a forward pass in dual numbers gives."""
+    """The gradient of L's derivative along v, which a forward pass with dual numbers computes."""
 
     def product(vector: list[Tensor], result: list[Tensor]) -> Tensor:
         weight: list[Tensor] = []
@@ -79,7 +79,7 @@ def reverse_over_forward(
             return objective.sum_and_weight(list(parameters), batch, count)
 
         def passes() -> None:
-            # Not in plain dual numbers: there log_softmax overwrites what the backward pass needs.
+            # Plain dual numbers fail: log_softmax overwrites what the backward pass needs.
             with _scripting_unsaid():
                 derived: tuple[Tensor, ...] = torch.func.jvp(
                     total, tuple(leaves), tuple(vector), has_aux=True
@@ -97,7 +97,7 @@ def reverse_over_forward(
 
 @contextlib.contextmanager
 def _scripting_unsaid() -> Iterator[None]:
-    """Without PyTorch's warning of itself: it scripts the derivatives of some operations."""
+    """Silence PyTorch's warning that it scripts the derivatives of some operations."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         yield

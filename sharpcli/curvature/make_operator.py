@@ -1,4 +1,4 @@
-"""The one place that knows operators by name."""
+"""The only place that maps names to operators."""
 
 from __future__ import annotations
 
@@ -24,10 +24,15 @@ def make_operator(
     *,
     graphs: float | None = None,
 ) -> CurvatureOperator:
-    """The operator that the settings name, of an objective at θ (n,).
+    """Build the operator that the settings name, for an objective at θ (n,).
 
-    `graphs` are the bytes that kept graphs may take (None: half of the memory). Raises
-    `UsageError` for the Fisher matrix of a model whose distribution is not known.
+    The Fisher matrix is refused for a loss whose distribution is unknown.
+
+    Args:
+        objective: the mean loss.
+        theta: θ (n,), where the operator is taken.
+        settings: the operator and how it is computed (default: the Hessian's defaults).
+        graphs: bytes for kept graphs (default: half of the free memory).
     """
     settings = settings or CurvatureSettings()
     if graphs is None:
@@ -42,7 +47,7 @@ def make_operator(
 
 
 def product_cost(objective: Objective, theta: Tensor, settings: CurvatureSettings) -> GraphCost:
-    """Bytes that a microbatch's graphs take, by its examples. Cost: `graph_cost`."""
+    """Bytes of a microbatch's graphs as a function of its examples. Cost: `graph_cost`."""
     if settings.operator == "hessian" and settings.hvp == "finite-difference":
         return GraphCost(0.0, 0.0)
     make = MODES["double-backward" if settings.hvp == "auto" else settings.hvp]
@@ -54,7 +59,7 @@ def product_cost(objective: Objective, theta: Tensor, settings: CurvatureSetting
 def graph_bytes(
     objective: Objective, theta: Tensor, settings: CurvatureSettings
 ) -> tuple[float, float]:
-    """Bytes that the graphs of a microbatch take, and those of all of them. Cost: `graph_cost`."""
+    """Bytes of one microbatch's graphs, and of all microbatches' graphs. Cost: `graph_cost`."""
     cost = product_cost(objective, theta, settings)
     sizes = [count for _, count in objective.batches()]
     return cost.of(max(sizes)), sum(map(cost.of, sizes))
@@ -74,7 +79,7 @@ def _hessian(
 
 
 def _check_likelihood(objective: Objective) -> None:
-    """Refuse a loss that is not known to be a log-likelihood of which the GGN is the Fisher."""
+    """Refuse a loss that is not known to be a log-likelihood whose Fisher matrix is the GGN."""
     task = objective.network.task
     if not getattr(task.loss, "exponential_family", False):
         raise UsageError(

@@ -1,4 +1,4 @@
-"""How the memory that a measurement may take is shared out: graphs, basis, blocks."""
+"""How a measurement's memory is divided between graphs, basis and blocks."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from sharpcli.settings import CurvatureSettings
 
 __all__ = ["Budget", "share_memory", "share_memory_of_probes"]
 
-# Share of what is free that is taken where no bound is given: other programs live too.
+# Share of the free memory to use if no limit is given: other programs need some.
 _SHARE = 0.8
-# Copies of θ beside the basis: for each vector of a block itself and what becomes of it, and two
-# for gradients on their way.
+# Copies of θ beside the basis: two for each vector of a block (the vector and its product), and two
+# for gradients in progress.
 _COPIES_A_VECTOR, _COPIES = 2, 2
-# Bases of more rows than this a wanted pair, and as many more, gain nothing (see `eigsh`).
+# A basis gains nothing from more rows than this, plus this many for each wanted pair (see `eigsh`).
 _ROWS, _ROWS_A_PAIR = 80, 4
 _BLOCK = 2
-# Probes of a density that advance in step, which pays where an operator rebuilds something for each
-# product, and the share of the memory that their bases may take from graphs then.
+# Probes of a density that advance in step, which pays if an operator rebuilds something for each
+# product, and the share of the memory that their bases may then take from graphs.
 _PROBES, _BASES_SHARE = 4, 0.5
-# Batches are halved so often at most where graphs of smaller ones have room: smaller ones are slow.
+# Halve batches at most this often to make room for graphs: smaller batches are slow.
 _HALVINGS = 3
-# Vectors of eigenvalues that probes agree upon, a step, where memory is short: an eigenvalue takes
-# two steps or more to be resolved.
+# Eigenvectors for the eigenvalues on which probes agree, for each step, if memory is short: an
+# eigenvalue needs two steps or more to be resolved.
 _KNOWN_A_STEP = 0.5
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What fits in `total` bytes, all else in bytes too.
+    """What fits in `total` bytes; all sizes are in bytes.
 
-    `rows` of Krylov bases beside the `block` to come, each a `copy` of θ, on `device`, `known` of
-    them for eigenvectors that a density's probes agree upon; `graphs` for kept graphs of the
-    `all_graphs` that there are; `working` for vectors on their way and for one microbatch of
+    Krylov bases have `rows` vectors on `device` in addition to the next `block`, each a `copy` of
+    θ; `known` of the rows are eigenvectors on which a density's probes agree. `graphs` is for kept
+    graphs out of `all_graphs`. `working` is for vectors in progress and for one microbatch of
     `batch_size` examples.
     """
 
@@ -59,7 +59,7 @@ class Budget:
 
     @property
     def bytes(self) -> float:
-        """What is taken at most."""
+        """The most bytes that will be used."""
         kept = min(self.graphs, self.all_graphs)
         return self.working + kept + (self.rows + self.block) * self.copy
 
@@ -69,7 +69,7 @@ class Budget:
         return f"{readable_size(self.bytes)} of memory at most"
 
     def __str__(self) -> str:
-        """In one line, for a person."""
+        """A one-line summary for a person."""
         kept = 1.0 if not self.all_graphs else min(1.0, self.graphs / self.all_graphs)
         return (
             f"{readable_size(self.total)} of memory: a basis of {counted(self.rows, 'vector')} "
@@ -82,12 +82,16 @@ class Budget:
 def share_memory(
     objective: Objective, theta: Tensor, settings: CurvatureSettings, k: int, smallest: int
 ) -> Budget:
-    """What `settings.memory` (None: what is free) gives a solve for k + smallest eigenvalues.
+    """Divide `settings.memory` (None: what is free) for a solve of k + smallest eigenvalues.
 
-    The basis has first call on half of what blocks and a microbatch leave, and on as many rows as
-    it cannot do without; then graphs, then the basis again. It moves to the CPU where a GPU is
-    short of memory; batches are halved where the least does not fit otherwise. Cost: `graph_cost`.
-    Raises `SharpError` where it does not fit at all.
+    The basis comes first, with half of what blocks and a microbatch leave, and at least the rows it
+    needs; then graphs, then the basis again. If a GPU is short of memory the basis moves to the
+    CPU. Batches are halved if the minimum does not fit otherwise.
+
+    Raises:
+        SharpError: if the minimum does not fit at all.
+
+    Cost: `graph_cost`.
     """
     total, copy = _total(theta, settings), theta.numel() * theta.element_size()
     block = block_width(k)
@@ -125,15 +129,19 @@ def share_memory(
 def share_memory_of_probes(
     objective: Objective, theta: Tensor, settings: CurvatureSettings, probes: int, steps: int
 ) -> Budget:
-    """What `settings.memory` (None: what is free) gives a density from so many probes.
+    """Divide `settings.memory` (None: what is free) for a density from this many probes.
 
-    One probe's basis comes first, then graphs; further probes advance in step with it where graphs
-    are kept all the same, or, where they are not all, where the bases leave half of the memory.
-    A basis that a GPU is too short for lies on the CPU; batches are halved where one does not fit
-    otherwise. Cost: `graph_cost`. Raises `SharpError` where it does not fit at all.
+    One probe's basis comes first, then graphs. Further probes advance in step if all graphs still
+    fit or, if they do not all fit anyway, if the bases leave half of the memory. A basis that does
+    not fit on a GPU goes to the CPU. Batches are halved if one does not fit otherwise.
+
+    Raises:
+        SharpError: if the minimum does not fit at all.
+
+    Cost: `graph_cost`.
     """
     total, copy = _total(theta, settings), theta.numel() * theta.element_size()
-    if theta.numel() <= probes * steps:  # all columns of the matrix, and no basis
+    if theta.numel() <= probes * steps:  # the full matrix is computed, without a basis
         probes = steps = 0
     known = int(_KNOWN_A_STEP * steps) if probes > 1 else 0
     needed = (steps + known + 1) * copy
@@ -182,7 +190,7 @@ def share_memory_of_probes(
 def _graphs(
     objective: Objective, theta: Tensor, settings: CurvatureSettings, room: float
 ) -> tuple[float, float]:
-    """Bytes of a microbatch's graphs, halved until they fit in `room`, and of all."""
+    """Bytes of a microbatch's graphs, halving batches until they fit in `room`, and of all."""
     while True:
         one, every = graph_bytes(objective, theta, settings)
         if one <= room or not objective.halve_batches():
@@ -192,45 +200,45 @@ def _graphs(
 def _some_kept(
     objective: Objective, theta: Tensor, settings: CurvatureSettings, graphs: float
 ) -> tuple[float, float]:
-    """As `_graphs`, of smaller batches where `graphs` bytes can keep some of theirs."""
+    """As `_graphs`, with smaller batches if `graphs` bytes can then keep some of their graphs."""
     smallest = max(1, objective.batch_size // 2**_HALVINGS)
     fits = product_cost(objective, theta, settings).of(smallest) <= graphs
     return _graphs(objective, theta, settings, graphs if fits else math.inf)
 
 
 def _room(left: float, basis: float, device: torch.device) -> float:
-    """What of `left` a microbatch may take: not the least basis, if that stays on the device."""
+    """Bytes for a microbatch: `left` without the least basis, if that stays on the device."""
     return left if basis >= left and _has_elsewhere(device) else left - basis
 
 
 def _total(theta: Tensor, settings: CurvatureSettings) -> int:
-    """The bytes to share out, the same in all processes."""
+    """The bytes to divide, the same in all processes."""
     free = _free(theta.device)
     return share(int(_SHARE * free) if settings.memory is None else min(settings.memory, free))
 
 
 def _vectors(block: int, copy: int) -> float:
-    """Bytes of the vectors on their way, whatever else there is."""
+    """Bytes of the vectors in progress, whatever else is kept."""
     return (_COPIES_A_VECTOR * block + _COPIES) * copy
 
 
 def _has_elsewhere(device: torch.device) -> bool:
-    """Whether a basis can lie somewhere else than what works on it."""
+    """Whether a basis can be stored on another device than it is used on."""
     return device.type == "cuda"
 
 
 def _rows_elsewhere(copy: int) -> int:
-    """How many vectors have room on the CPU."""
+    """How many vectors fit on the CPU."""
     return int(_SHARE * _free(torch.device("cpu")) / copy)
 
 
 def _agreed(numbers: tuple[int, ...], device: torch.device) -> tuple[tuple[int, ...], torch.device]:
-    """What all processes do alike, with a device of each one's own."""
+    """Make numbers and type of device agree between processes; each keeps its own device."""
     numbers, on_cpu = share((numbers, device.type == "cpu"))
     return numbers, torch.device("cpu") if on_cpu else device
 
 
 def _free(device: torch.device) -> int:
-    """The part of this process in what is free: a GPU is its own, a CPU's memory is shared."""
+    """The part of the free memory for this process: a GPU is its own, a CPU's memory is shared."""
     free = available_memory(device)
     return free if device.type == "cuda" else free // neighbours()

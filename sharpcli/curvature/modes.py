@@ -1,4 +1,4 @@
-"""Which order of differentiation makes the Hessian's product fastest, told by timing."""
+"""The fastest order of differentiation for Hessian products, chosen by timing."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from sharpcli.errors import SharpError
 from sharpcli.objective.network import Network
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.rows import Batch
+from sharpcli.runtime.memory import is_out_of_memory
 
 __all__ = ["MODES", "Modes", "choose_modes"]
 
@@ -28,25 +29,25 @@ MODES: dict[str, Linearize] = {
     "reverse-over-forward": reverse_over_forward,
 }
 
-# Share of the data that modes are timed on: a dozen gradients of it cost two of all.
+# Share of the data for timing: a dozen gradients of it cost two of all.
 _TIMED_SHARE = 8
-# A mode is taken for the usual one where it needs less than this share of its time: a timing of
-# two runs wavers by less.
+# A mode replaces the default only if it takes less than this share of its time: two timings of the
+# same mode differ by less.
 _CLEARLY = 0.9
-# Columns that a product usually has, which rebuilt graphs serve together.
+# The usual number of columns in a product, which rebuilt graphs serve together.
 _COLUMNS = 2
-# Modes that keep nothing do a gradient's work in every product, and more again for its derivative:
-# 2.6 gradients were the least seen. A product on kept graphs that takes fewer need not be rivalled.
+# Modes that keep nothing repeat a gradient's work in every product and add its derivative: 2.6
+# gradients was the least seen. A product on kept graphs that takes fewer cannot be beaten.
 _UNBEATEN = 2.5
-# A mode's first product sets up what PyTorch has for it, up to half a second.
+# A mode's first product includes PyTorch's setup, up to half a second.
 _FIRST_SECONDS = 1.0
-# Rounding of float32 leaves 1e-5 between modes; a wrong derivative 1e-2 and more.
+# Modes differ by 1e-5 from float32 rounding; a wrong derivative shows as 1e-2 or more.
 _AGREE = 1e-3
 
 
 @dataclass(frozen=True)
 class Modes:
-    """The names of the modes for microbatches whose graphs are kept, and for the others."""
+    """The names of the modes for microbatches with kept graphs, and for the others."""
 
     kept: str
     passing: str
@@ -56,10 +57,12 @@ _chosen: weakref.WeakKeyDictionary[Network, Modes] = weakref.WeakKeyDictionary()
 
 
 def choose_modes(objective: Objective, theta: Tensor, graphs: float | None = None) -> Modes:
-    """The fastest modes on the model at hand: timed once for a network, then the same.
+    """Choose the fastest modes for the model: timed once for a network, then remembered.
 
-    A mode must agree with double backward to be taken. Cost: two gradients or fewer. Raises
-    `SharpError` where the model has no second derivative.
+    Only a mode that agrees with double backward is chosen. A model without second derivatives is
+    refused.
+
+    Cost: two gradients or fewer.
     """
     network = objective.network
     graphs = graph_budget(theta.device, None) if graphs is None else graphs
@@ -84,10 +87,13 @@ def _timed(objective: Objective, theta: Tensor, graphs: float) -> Modes:
     limits = {"kept": product, "passing": build / _COLUMNS + product}
     best = {part: ("double-backward", _CLEARLY * limit) for part, limit in limits.items()}
     for name in ("forward-over-reverse", "reverse-over-forward"):
-        _, mode = trial.prepare(MODES[name])
         try:
+            _, mode = trial.prepare(MODES[name])
             first, found = trial.apply(mode)
-        except SharpError:  # an operation has no such derivative
+        except (RuntimeError, SharpError) as error:
+            # An operation lacks this derivative, or a model differentiates in its forward pass.
+            if is_out_of_memory(error):
+                raise
             continue
         if not float((found - true).norm()) <= _AGREE * float(true.norm()):
             continue
@@ -109,13 +115,13 @@ class _Trial:
         self._vector = torch.randn(objective.size, generator=generator).to(theta)
 
     def prepare(self, mode: Linearize) -> tuple[float, Product]:
-        """Seconds to make the microbatch's product, and it."""
+        """Build the microbatch's product; returns the seconds that it took and the product."""
         started = self._now()
         made = mode(self._objective, self.leaves, self._batch, self._count)
         return self._now() - started, made
 
     def apply(self, product: Product) -> tuple[float, Tensor]:
-        """Seconds of a product with the vector, and what it gives (n,)."""
+        """Apply a product to the vector; returns the seconds that it took and the result (n,)."""
         network = self._objective.network
         result = torch.zeros_like(self._theta)
         started = self._now()

@@ -1,4 +1,4 @@
-"""An objective's curvature as an operator: microbatch by microbatch, what fits is kept."""
+"""An objective's curvature as an operator that keeps the graphs of the microbatches that fit."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = [
 
 
 class Curvature:
-    """Σ over microbatches of a curvature matrix at θ, by the weight of all examples.
+    """The sum of a curvature matrix over microbatches at θ, divided by the weight of all examples.
 
-    `kept` makes a microbatch's product with its graphs, which are kept while `graphs` bytes
-    (default: half of what is free) allow. `passing` makes the products of the microbatches that do
-    not fit; they are made for every call of `@` anew, once for all its columns. Where memory runs
-    out, kept graphs are dropped before batches are halved. Call `release` to free the graphs.
+    `kept` builds a microbatch's product with its graphs, which are kept while `graphs` bytes
+    (default: half of the free memory) allow. `passing` builds the products of the microbatches that
+    do not fit, anew for each call of `@` and once for all its columns. If memory runs out, kept
+    graphs are dropped before batches are halved. Call `release` to free the graphs.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Curvature:
         self.size = objective.size
         self.dtype, self.device = theta.dtype, theta.device
         self.products = 0
-        self.error = 0.0  # but for rounding, products are exact
+        self.error = 0.0  # products are exact up to rounding
         self._keep, self._pass = kept, passing or kept
         self._budget = graph_budget(theta.device, None) if graphs is None else graphs
         self._cost: GraphCost | None = None
@@ -52,14 +52,11 @@ class Curvature:
         self._weight: Tensor | None = None
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
-        """Hv for v (n,), or HV for V (n, k).
-
-        Raises `SharpError` naming what is first not finite: the loss, its gradient or a product.
-        """
+        """Hv for v (n,), or HV for V (n, k); an error names what is not finite first."""
         rows = vectors.reshape(self.size, -1).T.contiguous()
         self.products += len(rows)
         out = self.objective.within_memory(lambda: self._apply_within(rows))
-        # The sum tells in most cases, and needs no copy of the products as a look at each does.
+        # The sum shows non-finite values in most cases, without a copy of the products.
         if not bool(torch.isfinite(out.sum())) and not bool(torch.isfinite(out).all()):
             self._refuse(out)
         return out.T.reshape(vectors.shape)
@@ -70,11 +67,11 @@ class Curvature:
 
     @property
     def microbatches(self) -> tuple[int, int]:
-        """How many microbatches keep their graphs, and how many there are; 0 before a product."""
+        """How many microbatches keep their graphs, out of how many; 0 before a product."""
         return sum(product is not None for product in self._kept), len(self._kept)
 
     def _apply_within(self, rows: Tensor) -> Tensor:
-        """The product; where memory runs out, again with half of the kept graphs, down to none."""
+        """The product; if memory runs out, again with half of the kept graphs, down to none."""
         while True:
             try:
                 return self._apply(rows)
@@ -99,7 +96,7 @@ class Curvature:
     def _apply(self, rows: Tensor) -> Tensor:
         network, objective = self.objective.network, self.objective
         out = torch.zeros_like(rows)
-        if self._kept_batch_size != objective.batch_size:  # memory ran out: other batches now
+        if self._kept_batch_size != objective.batch_size:  # memory ran out and batches shrank
             self._kept, self._kept_batch_size = [], objective.batch_size
         first = not self._kept
         if self._cost is None:
@@ -126,7 +123,7 @@ class Curvature:
 
 
 def refusing_missing_derivatives(work: Callable[[], None]) -> None:
-    """Run `work`; raises `SharpError` where an operation of the model lacks a derivative."""
+    """Run `work`; raise `SharpError` if an operation of the model lacks a derivative."""
     try:
         work()
     except RuntimeError as error:  # also what lacks an implementation: torch has no class of it

@@ -1,4 +1,4 @@
-"""What a run's arithmetic leaves in losses, gradients and products, measured on some rows."""
+"""The rounding error of a run's losses, gradients and products, measured on some rows."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from sharpcli.settings import CurvatureSettings
 __all__ = ["Rounding"]
 
 # Rows that are computed in both precisions: this share of the data, or as many as these numbers of
-# parameters times rows allow, which take well below a second, or four. On 4,000 images and
-# 784-512-512-10 the eigenvectors' products in both precisions then cost less than a gradient.
+# parameters times rows allow, which take well below a second, but at least four. On 4,000 images
+# and 784-512-512-10 the eigenvectors' products in both precisions then cost less than a gradient.
 _SHARE, _SMALL, _FEWEST = 128, 2e7, 4
-# Rounding is proportional to the machine epsilon: a float64 run's is that of float32 by the ratio
-# of the two, and this many times as much is allowed for its being another sample of it.
+# Rounding is proportional to the machine epsilon, so the error of a float64 run is that of float32
+# times the ratio of the two. This factor allows for the variation between rounding samples.
 _SCALED = 4.0
-# Rows that are added to those where few stand out of all data, by a target or their inputs' norm.
+# Rows to add that stand out by a target or their inputs' norm.
 _OUTSTANDING = 16
-# Power iterations that come near the largest eigenvalue, whichever its sign.
+# Power iterations that approach the eigenvalue of largest magnitude.
 _ITERATIONS = 4
-# Products and gradients pass through factors that underflow long before they do themselves: by so
-# many times the least normal number they may be off, which matters below 1e-30 in float32.
+# Products and gradients pass through factors that underflow long before the results do. The error
+# allowed is this many times the least normal number, which matters below 1e-30 in float32.
 _UNDERFLOW = 1e8
-# No number is better known than to a few of the last places in which sums are taken.
+# No number is known better than to a few last places of the sums' dtype.
 _LAST_PLACES = 4 * torch.finfo(torch.float64).eps
 
 
 @dataclass(frozen=True)
 class _Other:
-    """What the run's objective `own` on some rows is compared with: `there` at `theta`.
+    """The run's objective `own` on some rows, and the objective `there` at `theta` to compare with.
 
-    `value` is the loss there. Differences times `factor` are what the run's numbers are off.
+    `value` is the loss there. The differences times `factor` estimate the run's errors.
     """
 
     own: Objective
@@ -56,8 +56,8 @@ class Rounding:
     """Differences between a run's precision and a better one at θ, on a sample of the rows.
 
     A run in float32 or bfloat16 is compared with float64. A float64 run is compared with float32,
-    and the difference scaled by the machine epsilons. Where the model has one precision only, the
-    run is compared with itself at parameters that differ in the last place.
+    and the difference is scaled by the machine epsilons. If the model has only one precision, the
+    run is compared with itself at parameters changed in the last place.
     """
 
     def __init__(
@@ -68,10 +68,11 @@ class Rounding:
 
     @cached_property
     def _others(self) -> list[_Other]:
-        """Rows drawn at random, which stand for all; where few rows stand out, those with them.
+        """Comparisons on random rows, and on these plus outstanding rows if there are few of those.
 
-        Few rows may carry a sum, and what all others lose where they are added to it: a random walk
-        or a drift, of which that on fewer rows is another sample, and as large a share or larger.
+        A few rows may dominate a sum, and then determine what all others lose when added to it: a
+        random walk or a drift. Fewer rows are another sample of it, with as large a share or
+        larger.
         """
         rows = self._run.rows
         drawn = _chosen(rows, self._run.size, self._seed)
@@ -87,7 +88,7 @@ class Rounding:
         return others
 
     def _compared(self, rows: Rows, share: float) -> _Other:
-        """What the run on these rows is compared with; differences count `share` times."""
+        """The objective to compare with on these rows; differences count `share` times."""
         run = self._run
         wide = run.network.compute == torch.float64
         own = Objective(run.network, rows, run.fixed, batch_size=rows.count, alone=True)
@@ -108,7 +109,7 @@ class Rounding:
 
     @cached_property
     def gradient(self) -> tuple[float, Tensor]:
-        """How far off the loss and each entry of the gradient (n,) are.
+        """The errors of the loss and of each entry of the gradient (n,).
 
         Cost: two gradients of the rows.
         """
@@ -124,10 +125,10 @@ class Rounding:
         return value, off + self._of_slopes().abs()
 
     def _of_slopes(self) -> Tensor:
-        """What the last places of the loss's slopes in the outputs are worth in the gradient (n,).
+        """The gradient's error (n,) from the last places of the loss's slopes in the outputs.
 
         Near a minimum these slopes are differences (softmax − target) that all precisions round
-        alike, as the loss is taken in float64. Cost: a gradient of the rows.
+        alike, because the loss is computed in float64. Cost: a gradient of the rows.
         """
         own, generator = self._others[0].own, own_generator("slopes", self._seed)
         leaves, network = own.leaves(self._theta), own.network
@@ -146,7 +147,7 @@ class Rounding:
 
     @cached_property
     def loss(self) -> float:
-        """How far off the loss is. Cost: two forward passes of the rows."""
+        """The error of the loss. Cost: two forward passes of the rows."""
         value = 0.0
         for other in self._others:
             own_value = other.own.loss(self._theta)
@@ -156,7 +157,7 @@ class Rounding:
         return value
 
     def products(self, vectors: Tensor) -> Tensor:
-        """What is off in the product with each of `vectors` (b, n), as rows in float64.
+        """The errors of the products with each of `vectors` (b, n), as rows in float64.
 
         Cost: two graphs and 2b products of the rows.
         """
@@ -174,15 +175,15 @@ class Rounding:
         return off
 
     def combined(self, vectors: Tensor, values: Tensor) -> Tensor:
-        """How far off each of the Ritz `values` (b,) of the unit rows is beside their `products`.
+        """The error of each Ritz `values` (b,) of unit rows, beyond their `products`.
 
-        A solver multiplies its basis, and combines the images to those of the unit rows v.
-        `products` of v itself then says too little: where v is a coordinate axis, which bfloat16
-        holds exactly, nothing is off, but the basis was rounded on its way in and its images on
-        their way out. Entry by entry that is a random share of up to half a machine epsilon each,
-        and what is left along v is at most λ·ε·√Σvᵢ⁴, four standard deviations: small where v is
-        spread over many entries. What is off across v is that of a random vector. Zero where
-        vectors are not rounded. Cost: as `products` of one.
+        A solver multiplies its basis and combines the images into those of the unit rows v.
+        `products` of v itself then understates the error: if v is a coordinate axis, which bfloat16
+        holds exactly, it is zero, but the basis was rounded on its way in and its images on their
+        way out. For each entry that is a random share of up to half a machine epsilon. Along v it
+        leaves at most λ·ε·√Σvᵢ⁴, four standard deviations: small if v spreads over many entries.
+        Across v the error is that of a random vector. It is zero if vectors are not rounded. Cost:
+        as `products` of one.
         """
         network = self._run.network
         if network.compute == network.dtype or not len(vectors):
@@ -195,10 +196,10 @@ class Rounding:
 
     @cached_property
     def of_norm(self) -> float:
-        """How far off a product is where the operator is largest, as a share of its norm.
+        """The error of a product where the operator is largest, as a share of its norm.
 
-        Seen along what a few power iterations leave of a random vector. Cost: 6 products of the
-        rows and three graphs.
+        Measured along a random vector after a few power iterations. Cost: 6 products of the rows
+        and three graphs.
         """
         operator = make_operator(self._others[0].own, self._theta, self._double_backward())
         generator = own_generator("power iteration", self._seed)
@@ -217,11 +218,11 @@ class Rounding:
 
     @property
     def _underflow(self) -> float:
-        """What underflow may take from an entry of a gradient or a product."""
+        """What underflow may remove from an entry of a gradient or a product."""
         return _UNDERFLOW * torch.finfo(self._run.network.compute).tiny
 
     def _double_backward(self) -> CurvatureSettings:
-        """The settings with the order of differentiation that all models have."""
+        """The settings with the order of differentiation that works for all models."""
         settings = self._settings
         if settings.operator == "hessian" and settings.hvp == "auto":
             return replace(settings, hvp="double-backward")
@@ -234,14 +235,14 @@ def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _off_loss(value: float, there: float, factor: float) -> float:
-    """The difference of two losses times the factor; all of it where the other is not finite."""
+    """The difference of two losses times the factor; all of it if the other is not finite."""
     return factor * (abs(value - there) if math.isfinite(there) else abs(value))
 
 
 def _off(found: Tensor, there: Tensor, factor: float) -> Tensor:
     """The difference times the factor, in float64 on the CPU.
 
-    What is not finite in the other precision counts as off by all of it.
+    An entry that is not finite in the other precision counts as completely wrong.
     """
     found, there = found.to("cpu", torch.float64), there.to("cpu", torch.float64)
     return factor * torch.where(torch.isfinite(there), found - there, found)
@@ -250,7 +251,7 @@ def _off(found: Tensor, there: Tensor, factor: float) -> Tensor:
 def _chosen(rows: Rows, size: int, seed: int) -> Tensor | None:
     """Indices of the rows on which precisions are compared, drawn by the seed.
 
-    None where all are, as where that is cheap, or the first batch, where batches are fixed.
+    None means all rows, if that is cheap, or the first batch, if batches are fixed.
     """
     count = rows.count
     wanted = min(count, max(count // _SHARE, int(_SMALL / size), _FEWEST))

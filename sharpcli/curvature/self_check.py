@@ -1,4 +1,4 @@
-"""Whether the products of an operator can be trusted: compared with differences of gradients."""
+"""Check an operator's products against differences of gradients."""
 
 from __future__ import annotations
 
@@ -26,51 +26,52 @@ __all__ = ["SelfCheck", "self_check"]
 
 @dataclass(frozen=True)
 class _Limits:
-    """What a dtype resolves. `steps` are shares of 1 + ‖θ‖, with the number of a neighbour."""
+    """What a dtype resolves. `steps` are shares of 1 + ‖θ‖, each with the index of a neighbour."""
 
     steps: Sequence[tuple[float, int | None]]
-    clear: float  # of a tensor's own part of the product: no further step is needed
-    floor: float  # of the whole product: smaller differences are rounding
+    clear: float  # relative to a tensor's own part of the product: no further step is needed
+    floor: float  # relative to the full product: smaller differences are rounding
     asymmetry: float
 
 
-# At 1e-8 of float64 differences are right to about 1e-8 where all is smooth. A shorter step avoids
-# kinks (ReLU, max-pooling) that the first one crosses; longer ones see above the rounding of losses
-# near zero. In float32 rounding leaves 1e-4 and kinks are crossed: only gross faults show.
+# With a float64 step of 1e-8 differences are accurate to about 1e-8 if the loss is smooth. A
+# shorter step avoids kinks (ReLU, max-pooling) that the first one crosses; longer steps rise above
+# the rounding of losses near zero. In float32 rounding leaves 1e-4 and steps cross kinks, so only
+# gross errors show.
 _LIMITS = {
     torch.float64: _Limits(((1e-8, None), (3e-10, 0), (1e-6, 0), (1e-4, 2)), 1e-5, 1e-7, 1e-8),
     torch.float32: _Limits(((3e-3, None), (8e-4, 0), (1e-2, 0)), 1e-2, 1e-3, 1e-3),
 }
-# A deviation is one of the product's where it is this many times what two differences, of steps
-# next to each other, differ by. Rounding changes with the step by its ratio, truncation by its
-# square, and a kink by either, so that they differ by about as much as they deviate.
+# A deviation is the product's error if it exceeds this many times the change between differences of
+# neighbouring steps. Rounding changes with the step by its ratio, truncation by its square, and a
+# kink by either, so their changes are about as large as their deviations.
 _ABOVE_CHANGE = 4.0
-# With this share of the product left open its error is that; with the second nothing is known.
+# If this share of the product stays unresolved, it is the error; with the second, nothing is known.
 _RESOLVED, _UNRESOLVED = 1e-4, 1e-2
-# How far from θ, as shares of each tensor's norm, operations are looked at where θ tells nothing.
+# How far from θ, as shares of each tensor's norm, to check if θ itself shows nothing.
 _BESIDE = (0.05, 0.5)
-# One-sided differences, whose rounding is larger, are apart where they are so by this many times
-# what a product and a central difference may be.
+# One-sided differences, whose rounding is larger, disagree if they differ by this many times the
+# tolerance between a product and a central difference.
 _JUMP = 10.0
-# Asymmetry of finite differences, above what they change with the step.
+# Asymmetry allowed for finite differences, above their change with the step.
 _ASYMMETRIC = 1e-4
-# The loss's curvature in the outputs is looked at on few enough examples that it has no more
-# outputs than this, with at most so many products.
+# The loss's curvature in the outputs is checked on few enough examples to have no more outputs than
+# this, with at most this many products.
 _OUTPUTS, _OUTPUT_PRODUCTS = 300_000, 40
-# Rounding leaves about 1e-16 of the largest curvature below zero.
+# Rounding may leave about 1e-16 of the largest curvature below zero.
 _CONVEX = 1e-10
 
 
 @dataclass(frozen=True)
 class SelfCheck:
-    """How far products are from symmetry and from differences of gradients, both relative.
+    """Relative deviations of products from symmetry and from differences of gradients.
 
-    `difference` is the largest share of a product, of all of it or of one parameter tensor's part,
-    by which it is wrong beyond what the differences leave open; it is largest in `tensor`.
-    `unresolved` is the share of the product that they leave open. A product with a unit vector is
-    off by `product_error`, the trace by `trace_error`. `convex` says that the loss is convex in the
-    model's outputs. `unvouched` are operations that may be the cause. `of` is what was checked,
-    `nearby` that differences tell nothing at θ itself, and were taken at a point beside it.
+    `difference` is the largest share by which a product, or one parameter tensor's part of it, is
+    wrong beyond what the differences leave open; it is largest in `tensor`. `unresolved` is the
+    share of the product that they leave open. `product_error` is the error of a product with a unit
+    vector, `trace_error` that of the trace. `convex` means that the loss is convex in the model's
+    outputs. `unvouched` lists operations that may be the cause. `of` is what was checked. `nearby`
+    means that differences show nothing at θ itself and were taken at a point near it.
     """
 
     asymmetry: float
@@ -92,16 +93,16 @@ class SelfCheck:
 
     @property
     def compares(self) -> bool:
-        """Whether products and differences are the same, and to enough digits."""
+        """Whether products and differences agree, and to enough digits."""
         return self.passed and self.difference == 0.0 and self.unresolved <= _RESOLVED
 
     @property
     def resolved(self) -> bool:
-        """Whether the check can see anything: not where the gradient jumps at θ itself."""
+        """Whether the check resolves anything; it does not if the gradient jumps at θ itself."""
         return self.unresolved <= _UNRESOLVED
 
     def worse(self, other: SelfCheck) -> SelfCheck:
-        """Both checks in one."""
+        """The worse of both checks."""
         worst = self if self.difference >= other.difference else other
         return replace(
             worst,
@@ -128,13 +129,23 @@ def self_check(
     """Compare products with central differences of first derivatives, and uᵀHv with vᵀHu.
 
     One direction is random, with an equal share of every parameter tensor, so that parts with a
-    small gradient are seen; the second is the gradient, along which the curvature is large.
-    Products are compared tensor by tensor. `mode` is the Hessian's order of differentiation; what
-    "auto" takes agrees with double backward, which is then tested. Finite differences have no
-    reference: their symmetry alone is tested. Where they change with every step, or with the side
-    of θ, products are compared `beside` θ: there a ReLU at exactly 0 does not matter. Meant for a
-    float64 objective on a few examples. Cost: a product and two gradients a direction, up to eight
-    gradients where kinks or rounding ask for more steps; memory for ten of θ.
+    small gradient count; the second is the gradient, along which the curvature is large. Products
+    are compared tensor by tensor. Finite differences have no reference, so only their symmetry is
+    tested. It is meant for a float64 objective on a few examples.
+
+    Args:
+        objective: the mean loss.
+        theta: θ (n,), where products are checked.
+        operator: which matrix.
+        mode: the Hessian's order of differentiation; "auto" tests double backward, with which every
+            automatic choice agrees.
+        seed: of the random direction.
+        directions: 1 (the random one) or 2.
+        beside: check near θ if differences at θ change with every step or with the side; a ReLU at
+            exactly 0 then does not matter.
+
+    Cost: a product and two gradients a direction, up to eight gradients if kinks or rounding need
+    more steps; memory for ten copies of θ.
     """
     found = _checked(objective, theta, operator, mode, seed, directions)
     if found.of == "finite-difference":
@@ -173,7 +184,7 @@ def _checked(
         other = made @ second
         scale = max(float(product.norm()), float(other.norm())) or 1.0
         gap = abs(float(second @ product) - float(first @ other)) / scale
-        # JᵀBJ is symmetric where it is what differences say it is.
+        # The difference check covers the symmetry of JᵀBJ.
         found = replace(found, asymmetry=gap if operator == "hessian" else 0.0)
     made.release()
     difference = DIFFERENCES[operator]
@@ -187,7 +198,7 @@ def _checked(
 
 
 def _jumps(objective: Objective, theta: Tensor, operator: Operator, seed: int) -> bool:
-    """Whether derivatives jump at θ itself: one-sided differences differ from side to side.
+    """Whether derivatives jump at θ itself: one-sided differences disagree between the sides.
 
     Central differences do not show such a jump: they are the same for every step.
     """
@@ -195,7 +206,7 @@ def _jumps(objective: Objective, theta: Tensor, operator: Operator, seed: int) -
     step = limits.steps[0][0] * (1 + float(theta.norm()))
     difference, network = DIFFERENCES[operator], objective.network
     for vector in (_random(network, theta, seed), _second(objective, theta, seed)):
-        # A central difference about a point half a step away is one to that side of θ.
+        # A central difference about a point half a step away is one-sided at θ.
         ahead, behind = (
             difference(objective, theta.add(vector, alpha=sign * step / 2), vector, step / 2)
             for sign in (1, -1)
@@ -230,7 +241,7 @@ def _random(network: Network, theta: Tensor, seed: int) -> Tensor:
 
 
 def _beside(objective: Objective, theta: Tensor, share: float, seed: int) -> Tensor:
-    """A random point near θ, in which no unit is exactly at its kink and the loss is not tiny."""
+    """A random point near θ, where no unit is exactly at its kink and the loss is not tiny."""
     found = _random(objective.network, theta, seed + 2)
     own = objective.network.unflatten(theta)
     for part, tensor in zip(objective.network.unflatten(found), own, strict=True):
@@ -239,7 +250,7 @@ def _beside(objective: Objective, theta: Tensor, share: float, seed: int) -> Ten
 
 
 def _second(objective: Objective, theta: Tensor, seed: int) -> Tensor:
-    """The gradient's direction, random where there is none."""
+    """The gradient's direction, or a random one if the gradient is zero."""
     _, vector = objective.gradient(theta)
     length = float(vector.norm())
     return vector.div_(length) if length > 0 else _random(objective.network, theta, seed + 1)
@@ -272,7 +283,7 @@ def _compare(
     product: Tensor,
     limits: _Limits,
 ) -> SelfCheck:
-    """Compare a product with differences of several steps; stops at the first that is near."""
+    """Compare a product with differences of several steps; stops at the first that is close."""
     network, length = objective.network, 1 + float(theta.norm())
     own = _norms(network, product)
     offs, scales, traces = list[Tensor](), list[Tensor](), list[float]()
@@ -303,9 +314,9 @@ def _verdict(
     changes: Mapping[tuple[int, int], Tensor],
     limits: _Limits,
 ) -> SelfCheck:
-    """What is known from deviations (steps, tensors + 1) none of which is small.
+    """The result for deviations (steps, tensors + 1) none of which is small.
 
-    For each tensor, and for the whole at the end, the step with the smallest deviation counts.
+    For each tensor, and for all together at the end, the step with the smallest deviation counts.
     """
     best = offs.min(0)
     places = range(offs.shape[1])
@@ -354,6 +365,6 @@ def _convex(objective: Objective, theta: Tensor, seed: int) -> bool:
 
 
 def _norms(network: Network, vector: Tensor) -> Tensor:
-    """The norm of each parameter tensor's part, and of the whole at the end."""
+    """The norm of each parameter tensor's part, and of the full vector at the end."""
     parts = torch.stack([part.norm() for part in network.unflatten(vector)])
     return torch.cat([parts, vector.norm()[None]]).double().cpu()

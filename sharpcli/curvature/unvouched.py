@@ -1,8 +1,8 @@
-"""Operations in a forward pass for whose second derivatives PyTorch does not vouch.
+"""Operations in a forward pass whose second derivatives PyTorch does not guarantee.
 
 PyTorch's own operations have right second derivatives, or raise, with rare exceptions that show on
-every example (`weight_norm` of PyTorch 2.13). Those that users write as `torch.autograd.Function`,
-and whatever is cut out of the graph, may be wrong on any example.
+every example (`weight_norm` of PyTorch 2.13). A custom `torch.autograd.Function`, or a tensor cut
+out of the graph, may be wrong on any example.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _CUTS = {
 def unvouched_operations(objective: Objective, theta: Tensor) -> list[str]:
     """Names of custom autograd functions, and of calls that cut tensors out of the graph.
 
-    All batches are looked at, since a branch may be taken for few examples only. Cost: one forward
-    pass that saves what a backward pass needs.
+    All batches are checked, since a branch may apply to few examples only. Cost: one forward pass
+    that saves what a backward pass needs.
     """
     leaves = objective.leaves(theta)
 
@@ -38,14 +38,14 @@ def unvouched_operations(objective: Objective, theta: Tensor) -> list[str]:
                 total, _ = objective.sum_and_weight(leaves, batch, count)
             custom |= _custom_functions(total)
             cuts |= watch.names
-        # What a custom function does inside looks like a cut.
+        # The inside of a custom function looks like a cut.
         return sorted(custom or cuts)
 
     return objective.within_memory(work)
 
 
 class _CutWatch(TorchFunctionMode):
-    """Sees tensors with a gradient cut out of the graph inside the block: `names`."""
+    """Records in `names` the calls that cut tensors with a gradient out of the graph."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class _CutWatch(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Run the function, having looked at what becomes of its first tensors."""
+        """Run the function and check whether its first tensors stay in the graph."""
         name = getattr(function, "__name__", "")
         if name == "__get__" and getattr(function, "__self__", None) is Tensor.data:
             name = "data"

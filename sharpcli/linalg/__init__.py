@@ -1,6 +1,6 @@
-"""Eigenvalues, traces and box-constrained maxima of things that can only be applied.
+"""Eigenvalues, traces, spectral densities and maxima over a box, for operators and functions.
 
-Nothing in here knows networks: an operator has a size and `@`, a function gives a value and a
+Nothing in here knows networks: an operator has a size and `@`; a function returns a value and a
 gradient.
 """
 

@@ -1,7 +1,7 @@
-"""Maxima of a function over the box [−1, 1]ᵖ, bounded from below by the best point found.
+"""Maxima of a function over the box [−1, 1]ᵖ, bounded from below by the best point evaluated.
 
-No method ever leaves the box, and each keeps the best point that it has evaluated. Two take values
-and gradients; `best_corners` and `flip_ascent` take many values at once, for small p.
+No method ever leaves the box. `corner_ascent` and `projected_lbfgs` use values and gradients;
+`best_corners` and `flip_ascent` evaluate many values at once, for small p.
 """
 
 from __future__ import annotations
@@ -28,26 +28,27 @@ __all__ = [
 
 ValueAndGradient = Callable[[Tensor], tuple[float, Tensor]]
 Values = Callable[[Tensor], Tensor]
-"""Values (k,) of k points (k, p)."""
+"""Maps k points (k, p) to their values (k,)."""
 
-# Evaluations that one line search may take, and the factor by which it changes a step. Four is what
-# Moré & Thuente (1994) widen by.
+# The most evaluations of one line search, and the factor by which it changes a step (Moré & Thuente
+# 1994 also widen by four).
 _LINE_EVALUATIONS = 4
 _FACTOR = 4.0
 # Sufficient increase (Armijo), the usual constant of Nocedal & Wright (2006).
 _ARMIJO = 1e-4
-# Corner ascents: every start climbs `_SCOUT` steps, the best four (of many, a quarter) `_CLIMB`
-# more, the best one the rest. Found by trial on minima with losses from 1e-1 to 1e-7: fewer
-# scouting steps judge a start before the examples that it will end up on have taken over.
+# Corner ascents: every start climbs `_SCOUT` steps, the best four (or a quarter, if more) climb
+# `_CLIMB` more, and the best one climbs on. Chosen by trial on minima with losses from 1e-1 to
+# 1e-7. With fewer scouting steps a start is judged before the examples that matter at its end
+# dominate.
 _SCOUT, _CLIMB = 3, 3
 _CLIMBERS, _SHARE = 4, 4
-# Pairs of coordinates are flipped too up to this many coordinates: 496 pairs.
+# Up to this many coordinates, pairs are flipped too: 496 pairs.
 _PAIRED = 32
 
 
 @dataclass(frozen=True)
 class BoxMaximum:
-    """The best point found in the box, its value, and how many evaluations that took."""
+    """The best point found in the box, its value, and the number of evaluations."""
 
     value: float
     point: Tensor
@@ -63,13 +64,30 @@ def corner_ascent(
     iterations: int = 10,
     progress: Progress = silent,
 ) -> BoxMaximum:
-    """Go to the corner u = sign(∇f(u)) that the linear model favours, again and again.
+    """Maximise f by repeated steps to the corner u = sign(∇f(u)) where its linear model is largest.
 
-    One ascent starts at the centre, whose `value` and `gradient` are given, and one at each of
-    `starts` (p,). For convex f a step gains or stays (it maximises the tangent plane, which lies
-    below f), but there are many corners that it stays at: so all climb a few steps, and only the
-    best go on, up to `iterations` steps each. Cost: one gradient a step, 10 for the centre alone,
-    about 3 a start and 16 more otherwise.
+    One ascent starts at the centre and one at each of `starts`. For convex f no step loses: it
+    maximises the tangent plane, which lies below f. But many corners are fixed points, so all
+    ascents climb a few steps and only the best go on.
+
+    Args:
+        function: returns f and its gradient (p,) at a point (p,).
+        value: f at the centre of the box.
+        gradient: its gradient there (p,).
+        starts: further starting points (p,).
+        iterations: the most steps of one ascent.
+        progress: called with the steps done and the steps expected.
+
+    Cost: one gradient a step: 10 for the centre alone, otherwise about 3 a start and 16 more.
+
+    >>> import torch
+    >>> def f(u):  # a convex parabola whose maximum over the box is 4 + 9 at (−1, 1)
+    ...     centre = torch.tensor([1.0, -2.0])
+    ...     return float(((u - centre) ** 2).sum()), 2 * (u - centre)
+    >>> value, gradient = f(torch.zeros(2))
+    >>> best = corner_ascent(f, value, gradient)
+    >>> best.value, best.point.tolist()
+    (13.0, [-1.0, 1.0])
     """
     centre = torch.zeros_like(gradient)
     first = _Climb(_corner(gradient, centre), value, centre.to(torch.int8))
@@ -96,9 +114,9 @@ def corner_ascent(
 
 @dataclass
 class _Climb:
-    """An ascent over corners: where it goes next, and the best that it has seen.
+    """One ascent over corners: its next point, and the best point so far.
 
-    Points are corners (the centre's zeros apart), so a byte an entry holds them.
+    Points are corners (except the centre, all zeros), so one byte an entry is enough.
     """
 
     next: Tensor | None
@@ -120,7 +138,7 @@ def _ascend(climb: _Climb, function: ValueAndGradient, like: Tensor) -> None:
 
 
 def _corner(gradient: Tensor, point: Tensor) -> Tensor:
-    """sign(∇f), a byte an entry; an entry without a slope (0 or NaN) stays where it is."""
+    """sign(∇f), one byte an entry; an entry with slope 0 or NaN stays where it is."""
     return torch.where(gradient.abs() > 0, gradient.sign(), point).to(torch.int8)
 
 
@@ -132,16 +150,16 @@ def best_corners(
     chunk: int = 4096,
     progress: Progress = silent,
 ) -> list[BoxMaximum]:
-    """The `keep` best of all 2ᵖ corners, best first; none where no value is finite.
+    """Evaluate all 2ᵖ corners and return the `keep` best, best first; none if no value is finite.
 
-    The first is the maximum over the box where f is convex in each coordinate.
+    If f is convex in each coordinate, the first is the maximum over the box.
 
     Args:
         values: f at many points at once, (k, p) to (k,).
-        like: a vector (p,) of the points' dtype and device.
-        keep: how many corners come back.
-        chunk: how many corners are evaluated at once.
-        progress: called with how many corners are done, and how many there are.
+        like: a vector (p,) with the dtype and device of the points.
+        keep: how many corners to return.
+        chunk: how many corners to evaluate at once.
+        progress: called with the corners done and the number of corners.
 
     Cost: 2ᵖ values.
     """
@@ -167,18 +185,19 @@ def best_corners(
 
 
 def _signs(numbers: Tensor, places: Tensor) -> Tensor:
-    """Corners by number, one a row: coordinate i is +1 where bit i is set, else −1."""
+    """The corners with these numbers, one a row: coordinate i is +1 if bit i is set, else −1."""
     return 2 * (numbers[:, None] >> places & 1) - 1
 
 
 def flip_ascent(
     values: Values, start: BoxMaximum, *, rounds: int = 20, chunk: int = 4096
 ) -> BoxMaximum:
-    """Negate the coordinate, or the pair of them, that raises f most, until none does.
+    """Negate the coordinate or pair of coordinates that raises f most, until none does.
 
-    What an ascent over corners by the gradient stays at is often not even the best among its
-    neighbours. Pairs are tried up to 32 coordinates. Cost: p + p(p − 1)/2 values a round, p
-    above 32.
+    A fixed point of the corner ascent is often not even the best among its neighbours.
+
+    Cost: p + p(p − 1)/2 values a round; above 32 coordinates no pairs are tried and a round costs
+    p.
     """
     dimensions = len(start.point)
     flips = 1 - 2 * torch.eye(dimensions).to(start.point)
@@ -208,20 +227,29 @@ def projected_lbfgs(
     memory: int = 10,
     progress: Progress = silent,
 ) -> BoxMaximum:
-    """Limited-memory BFGS with bounds, on the device, from `start` or the centre of the box.
+    """Maximise f by limited-memory BFGS with bounds, on the device.
 
-    `value` and `gradient` (p,) are those of the start. The free variables (not at a bound that the
-    gradient pushes against) move along the two-loop L-BFGS direction and are projected back onto
-    the box; the line search widens a step while it gains and shortens it until it does. It differs
-    from L-BFGS-B (Byrd, Lu, Nocedal & Zhu 1995) in taking the free set from the gradient in place
-    of a generalized Cauchy point, which needs a sort of all n breakpoints (two-metric projection,
-    Bertsekas 1982; Kelley 1999, section 5.5.3). Cost: one or two gradients an iteration and
-    4·memory vector operations.
+    The free variables (those not pushed against a bound by the gradient) move along the two-loop
+    L-BFGS direction and are projected back onto the box. The line search widens a step while f
+    gains and shortens it until f does. L-BFGS-B finds the free set by a generalized Cauchy point,
+    which sorts all n breakpoints; here the gradient gives it (two-metric projection).
+
+    Args:
+        function: returns f and its gradient (p,) at a point (p,).
+        value: f at the start.
+        gradient: its gradient there (p,).
+        start: where to start (default: the centre of the box).
+        iterations: the most iterations.
+        memory: pairs of steps and gradient changes that the inverse Hessian is built from.
+        progress: called with the iterations done and the most there will be.
+
+    Cost: one or two gradients and 4·memory vector operations an iteration.
+    Source: Byrd, Lu, Nocedal & Zhu 1995 (L-BFGS-B); Bertsekas 1982; Kelley 1999, section 5.5.3.
     """
     pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=memory)
     point = torch.zeros_like(gradient) if start is None else start
     best, best_point, evaluations = value, point, 0
-    # Without curvature the step's length is unknown: an average slope reaches its bound.
+    # Without curvature the step length is unknown: let an average slope reach its bound.
     reach = 1.0
     for i in range(iterations):
         blocked = (point >= 1) & (gradient > 0) | (point <= -1) & (gradient < 0)
@@ -271,10 +299,7 @@ def _line_search(
     direction: Tensor,
     length: float,
 ) -> _Step:
-    """The first step along the projected path that gains enough, shortened until it does.
-
-    No gradient comes back where none of `_LINE_EVALUATIONS` did.
-    """
+    """The first step along the projected path that gains enough; no `gradient` if none does."""
     for evaluations in range(1, _LINE_EVALUATIONS + 1):
         trial = (point + length * direction).clamp_(-1, 1)
         found, slope = function(trial)

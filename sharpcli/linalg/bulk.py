@@ -1,4 +1,4 @@
-"""Where a spectrum's bulk ends, which eigenvalues lie above, and whether that is known."""
+"""Where a spectrum's bulk ends, which eigenvalues are outliers, and whether that is resolved."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from sharpcli.linalg.quadrature import Quadrature
 
 __all__ = ["Bulk", "bulk"]
 
-# The gap below the i-th eigenvalue ends the outliers where it is 5 + ln i times the mean distance
-# between the ten eigenvalues below it. At the soft edge of a random matrix that ratio is about 2.
-# Even where eigenvalues lie without repelling each other, a gap's chance is (1 + ratio/9)⁻⁹ only,
-# and the logarithm keeps that of all of them together small. Outliers are a tenth of all at most.
+# The gap below the i-th eigenvalue ends the outliers if it is 5 + ln i times the mean distance
+# between the ten eigenvalues below it. At the soft edge of a random matrix this ratio is about 2.
+# Even for eigenvalues that do not repel each other a gap has a chance of only (1 + ratio/9)⁻⁹, and
+# the logarithm keeps the sum of all chances small. At most a tenth of all eigenvalues are outliers.
 _GAP, _BELOW, _MOST_SHARE = 5.0, 10, 0.1
-# And it is wide enough to be seen: a twentieth of all that lies below it, a hundredth of the whole.
-# Some narrower gap is in every bulk, and no number of steps short of all would rule one out.
+# The gap must also be visible: a twentieth of the width below it and a hundredth of the full width.
+# Every bulk has narrower gaps, and only a complete solve could exclude them.
 _OF_THE_REST, _OF_ALL = 0.05, 0.01
-# An edge is known where it may be off by less than this share of the spectrum's width, or of the
-# largest eigenvalue where all are near each other.
+# An edge is known if its error is less than this share of the spectrum's width, or of the largest
+# eigenvalue if all are close together.
 _EDGE = 0.05
-# Standard errors that a count of eigenvalues by random starts may be off.
+# Allowance for the random error of an eigenvalue count, in standard errors.
 _DEVIATIONS = 3.0
-# Where between two eigenvalues another is looked for: nearer to one it would pass for a copy of it.
+# Places between two eigenvalues to test for a third: closer to either it would look like a copy.
 _INSIDE = (0.01, 0.1, 0.5, 0.9, 0.99)
-# Steps in which gaps are looked for, as a share of the narrowest that counts.
+# Step of the search for gaps, as a share of the narrowest gap that counts.
 _STRIDE = 0.25
 
 
 @dataclass(frozen=True)
 class Bulk:
-    """Where the bulk ends and what lies above: `outliers` (k,) descending, with their `errors`.
+    """The edge of the bulk and the eigenvalues above it.
 
-    `edge` is the largest eigenvalue of the bulk, off by no more than `error`; not `resolved`, the
-    probes do not tell that the bulk ends there (with `copies`, since they see as many copies of an
-    eigenvalue as there are probes).
+    `outliers` (k,) are descending, with their `errors`. `edge` is the largest eigenvalue of the
+    bulk, within `error`. If not `resolved`, the probes cannot establish that the bulk ends there;
+    `copies` if the reason is an eigenvalue with as many copies as there are probes.
     """
 
     edge: float
@@ -50,9 +50,9 @@ class Bulk:
 
 @dataclass(frozen=True)
 class _Ladder:
-    """All values that are seen, descending, with their errors and the eigenvalues they stand for.
+    """All values that the quadrature shows, descending, with errors and numbers of eigenvalues.
 
-    `random` are those counts as far as they are not known but estimated.
+    `random` is the part of each of the `counts` that is estimated, not known.
     """
 
     values: Tensor
@@ -64,8 +64,8 @@ class _Ladder:
     def below(self, index: int, deviations: float = 0.0) -> float:
         """The mean distance between the ten largest eigenvalues from the `index`-th value on.
 
-        With deviations, what it is at least (< 0) or at most (> 0) for what counts are off.
-        Infinite where there are fewer: a gap is then wide beside nothing.
+        With `deviations`, a lower (< 0) or upper (> 0) bound given the errors of the counts.
+        Infinite if there are fewer than ten, so that no gap above them is wide.
         """
         values = self.values[index:]
         counts, random = self.counts[index:], self.random[index:]
@@ -91,12 +91,13 @@ class _Ladder:
 
 
 def bulk(found: Quadrature) -> Bulk:
-    """The eigenvalues above the deepest wide gap of the spectrum, and the bulk below it.
+    """Separate the outliers above the deepest wide gap of the spectrum from the bulk below it.
 
-    The gap below the i-th eigenvalue is wide at 5 + ln i times the mean distance between the ten
-    eigenvalues below it, at 5 % of the width of all below it and at 1 % of the whole. Without such
-    a gap all is bulk. It is resolved where the eigenvalues above are known one by one with their
-    copies, where nothing can be in the gap, and where the runs leave no room for a wide gap below.
+    The gap below the i-th eigenvalue is wide if it is at least 5 + ln i times the mean distance
+    between the ten eigenvalues below it, 5 % of the width below it and 1 % of the full width.
+    Without such a gap there are no outliers. The gap is resolved if the eigenvalues above it are
+    known one by one with their copies, no eigenvalue can be in the gap, and the Lanczos runs leave
+    no room for a wide gap further down.
     """
     ladder = _ladder(found)
     values, size = ladder.values, found.size
@@ -149,7 +150,7 @@ def _ladder(found: Quadrature) -> _Ladder:
 
 
 def _nothing_among(found: Quadrature, outliers: Tensor) -> bool:
-    """Whether no eigenvalue was missed between those that are known."""
+    """Whether no eigenvalue was missed between the known outliers."""
     gaps = outliers[:-1] - outliers[1:]
     wide = gaps > found.rounding
     fractions = torch.tensor(_INSIDE, dtype=torch.float64)
@@ -158,9 +159,9 @@ def _nothing_among(found: Quadrature, outliers: Tensor) -> bool:
 
 
 def _room(found: Quadrature, tested: int, low: float, width: float) -> bool:
-    """Whether the runs leave room for a wide gap below the known eigenvalues of the top."""
+    """Whether the Lanczos runs leave room for a wide gap below the known eigenvalues of the top."""
     if tested < len(found.top):
-        return False  # a tenth of all eigenvalues are known one by one, and were tested
+        return False  # a tenth of all eigenvalues are known one by one and have been tested
     start = max(float(probe.values.max()) for probe in found.rest)
     known = float(found.top[-1]) if len(found.top) else math.inf
     start = min(start + found.runs.above(start, known), known)
@@ -168,7 +169,7 @@ def _room(found: Quadrature, tested: int, low: float, width: float) -> bool:
     if start - narrowest <= low:
         return False
     stride = _STRIDE * narrowest
-    # Middles of gaps, and the least width of one there.
+    # Middles of possible gaps, and the least width of a gap there.
     places = torch.arange(start - narrowest / 2, low, -stride, dtype=torch.float64)
     least = _OF_THE_REST / (1 + _OF_THE_REST / 2) * (places - low)
     least = least.clamp(min=narrowest)

@@ -1,4 +1,4 @@
-"""The spectral density that a quadrature stands for."""
+"""The spectral density of a quadrature."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from sharpcli.linalg.quadrature import Quadrature
 
 __all__ = ["density"]
 
-# Half-width of what stands for one eigenvalue, as a share of it: narrow on any axis, however far
-# out it lies, and never across zero.
+# Half-width of a single eigenvalue's peak, as a share of the eigenvalue: narrow on any axis, and
+# never across zero.
 _NARROW = 2e-3
 # The same at zero, as a share of the largest eigenvalue.
 _NARROW_AT_ZERO = 1e-6
-# Points of the grid: evenly spread, spread by logarithms away from zero, by mass, and around each
-# outlier.
+# Points of the grid: evenly spaced, logarithmically spaced away from zero, at equal masses, and
+# around each outlier.
 _EVEN, _LOGARITHMIC, _BY_MASS = 400, 200, 200
 _AROUND = (-3.0, -1.0, -0.5, 0.0, 0.5, 1.0, 3.0)
 _MOST_SHARP = 64
@@ -24,15 +24,26 @@ _BESIDE = 1e-3
 
 
 def density(found: Quadrature) -> tuple[Tensor, Tensor]:
-    """The spectral density on a grid (g,), finer where there is more to see; its integral is 1.
+    """Compute the spectral density on a grid that is finer where the density has more detail.
 
-    What stands at a point is the mass around it by the width around it (half way to its
-    neighbours), so the trapezoidal rule gives back every mass, and 1 for all of it. A node's mass
-    spreads half to each side, evenly: as far as its Ritz vector's spread (√3 residuals, which is
-    the standard deviation of what it sees) but no further than half way to the next node, and no
-    further than zero where no eigenvalue lies beyond. So eigenvalues that are resolved stay narrow
-    and a spike at zero stays there, while between nodes that share a continuous bulk the
+    The density at a point is the mass around it divided by the width around it (half way to its
+    neighbours), so the trapezoidal rule returns every mass, 1 in all. Half of a node's mass is
+    spread evenly to each side: as far as its Ritz vector's spread (√3 residuals, its standard
+    deviation), at most half way to the next node, and not beyond zero if no eigenvalue is there. So
+    resolved eigenvalues and a spike at zero stay narrow, and between nodes of a continuous bulk the
     distribution is interpolated (the midpoints of the Chebyshev–Markov–Stieltjes bounds).
+
+    Returns:
+        The grid (g,), ascending, and the density there (g,), whose integral is 1.
+
+    >>> import torch
+    >>> from sharpcli.linalg.operator import Dense
+    >>> from sharpcli.linalg.quadrature import quadrature
+    >>> matrix = torch.diag(torch.tensor([3.0, 1.0, 0.0, 0.0], dtype=torch.float64))
+    >>> grid, values = density(quadrature(Dense(matrix), probes=1, steps=4))
+    >>> near_zero = grid.abs() < 0.5
+    >>> round(float(torch.trapezoid(values[near_zero], grid[near_zero])), 3)
+    0.5
     """
     pieces = _pieces(found)
     grid = _grid(found, *pieces)
@@ -42,7 +53,7 @@ def density(found: Quadrature) -> tuple[Tensor, Tensor]:
 
 
 def _pieces(found: Quadrature) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """All nodes with the widths to their left and right, and their weights, of all probes."""
+    """The nodes of all probes, their widths to the left and to the right, and their weights."""
     known = found.known
     span = float(found.nodes()[0].abs().max()) or 1.0
     floor = max(_NARROW_AT_ZERO * span, found.rounding)
@@ -59,7 +70,7 @@ def _pieces(found: Quadrature) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         left = torch.minimum(left, values)
     if not bool((values > 0).any()):
         right = torch.minimum(right, -values)
-    # An eigenvalue of zero is none below it.
+    # A zero eigenvalue must not put mass below zero.
     left = torch.where(at_zero, torch.zeros_like(left), left)
     right = torch.where(at_zero, right.clamp(min=floor), right)
     return values, left, right, weights
@@ -70,7 +81,7 @@ def _spread(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """A probe's nodes, how far their masses reach to the left and to the right, and the masses.
 
-    The outermost nodes reach as far out as in, but not beyond half way to what is known there.
+    The outermost nodes reach as far outward as inward, at most half way to the known eigenvalues.
     """
     values, reach = probe.values, 3**0.5 * probe.residuals
     gaps = (values[:-1] - values[1:]) / 2
@@ -100,7 +111,7 @@ def _distribution(
 def _grid(
     found: Quadrature, values: Tensor, left: Tensor, right: Tensor, weights: Tensor
 ) -> Tensor:
-    """The points: even, logarithmic to both sides of zero, at equal masses, and around outliers."""
+    """The grid: even, logarithmic on both sides of zero, at equal masses, and around outliers."""
     low, high = float((values - left).min()), float((values + right).max())
     if high <= low:
         high = low + max(abs(low), 1.0) * 1e-6
@@ -109,8 +120,8 @@ def _grid(
     floor = max(_NARROW_AT_ZERO * span, found.rounding)
     decades = torch.logspace(0, 1, _LOGARITHMIC, dtype=torch.float64).log10()
     away = floor * (span / floor) ** decades / 2
-    # Beside zero stands a point just below it, so that no interval holds both a spike at zero and
-    # what is negative.
+    # A point just below zero keeps any interval from holding both a spike at zero and negative
+    # values.
     points += [away, -away, torch.tensor([0.0, -_BESIDE * floor], dtype=torch.float64)]
     order = values.argsort()
     passed = weights[order].cumsum(0)
@@ -122,7 +133,7 @@ def _grid(
     points += [sharp + place * widths for place in _AROUND]
     grid = torch.cat(points).sort().values
     grid = grid[(grid >= low) & (grid <= high)]
-    # Two points nearer than rounding have no width between them.
+    # Points closer than rounding have no width between them.
     apart = torch.ones_like(grid, dtype=torch.bool)
     apart[1:] = grid.diff() > 0.1 * _BESIDE * floor
     kept: Tensor = grid[apart]

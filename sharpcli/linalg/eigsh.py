@@ -1,10 +1,10 @@
 """Extreme eigenvalues of a symmetric operator by block Lanczos with thick restarts.
 
-Full reorthogonalisation in float64 inner products keeps ghosts out (Paige 1972 shows what happens
-without). A block of random vectors finds as many copies of a multiple eigenvalue as it is wide;
-where as many turn up, a wider random block searches the complement for more, so multiplicities are
-right with probability one. Restarts keep the Ritz vectors of both ends (Wu & Simon 2000). That a
-value is the i-th, and no other was missed, is read off the random start (`missed`).
+Full reorthogonalisation in float64 inner products prevents ghost copies (Paige 1972 shows what
+happens without). A block of b random vectors finds up to b copies of a multiple eigenvalue. If b
+copies appear, a wider random block searches the complement for more, so multiplicities are right
+with probability one. Restarts keep the Ritz vectors of both ends (Wu & Simon 2000). The random
+start itself bounds the probability that an eigenvalue was missed (`missed`).
 """
 
 from __future__ import annotations
@@ -45,23 +45,23 @@ __all__ = [
     "least_rows",
 ]
 
-# Ritz values are looked at after every block while that is cheap; later at most when the basis has
-# grown by the first share, at least by the second.
+# Ritz values are computed after every block while the basis is small; later when it has grown by
+# between a sixteenth and a half.
 _LOOKS = (16, 2)
-# Pairs for each vector of a block, and the most vectors.
+# Wanted pairs for each vector of a block, and the most vectors.
 _PAIRS_A_VECTOR, _WIDEST = 25, 16
-# Products a pair that progress expects (seen were 2 to 4 on trained networks), and with a smallest
-# value at least (seen were 32 to 60 on six minima).
+# Expected products for each pair (2 to 4 on trained networks), and at least with a smallest value
+# (32 to 60 on six minima).
 _EXPECTED, _EXPECTEDSMALLEST = 4, 45
-# Where no smallest value is settled in _PATIENCE times the products that all else took, or
-# _PATIENCE_LEAST, there may be nothing below zero to be found.
+# Give up on unsettled smallest values after _PATIENCE times the products of everything else, at
+# least _PATIENCE_LEAST: there may be no eigenvalue below zero.
 _PATIENCE, _PATIENCE_LEAST = 3, 60
-# Operators of this size are solved whole where nothing less tells their eigenvalues: a basis of
-# 512 rows takes 2 MB at most, and spectra that span ten decades, as those of small networks on raw
-# features, are not certain before.
+# Operators up to this size are solved completely if nothing less determines their eigenvalues. A
+# basis of 512 rows takes at most 2 MB, and spectra over ten decades (small networks on raw
+# features) are not certain earlier.
 SMALL = 512
-# Ritz vectors kept at each end beside the wanted ones: restarts lose less (Wu & Simon keep some
-# beyond those wanted; three was enough on the networks of the benchmarks).
+# Extra Ritz vectors kept at each end, so that restarts lose less (as Wu & Simon do; three was
+# enough on the networks of the benchmarks).
 _EXTRA = 3
 
 
@@ -69,12 +69,12 @@ _EXTRA = 3
 class EigshResult:
     """The k largest and `smallest` smallest eigenvalues of a symmetric operator.
 
-    `errors` bound how far the i-th value is from the i-th eigenvalue: the residual norm ‖Av − λv‖
-    together with the rounding that the products showed, or as far as a missed eigenvalue is not
-    excluded, where that is further. `vectors` (k, n) belong to `largest`. In `passes` calls the
-    operator was applied to `products` vectors. A smallest value that is not `settled` bounds the
-    end from above only: where the true one lies is not known to within the tolerance. `rounded`
-    says that rounding alone keeps values that are not converged from being so.
+    `errors` bound the distance of the i-th value from the i-th eigenvalue: the larger of the
+    residual norm ‖Av − λv‖ together with the observed rounding, and the distance within which a
+    missed eigenvalue is not excluded. `vectors` (k, n) belong to `largest`. The operator was
+    applied to `products` vectors in `passes` calls. A smallest value that is not `settled` is only
+    an upper bound of the end: the true end is not known to within the tolerance. `rounded` says
+    that only rounding keeps the unconverged values from converging.
     """
 
     largest: Tensor
@@ -92,7 +92,7 @@ class EigshResult:
 
     @property
     def converged(self) -> bool:
-        """Whether every wanted value met the tolerance, and none was missed."""
+        """Whether every wanted value met the tolerance and none was missed."""
         return all(self.largest_converged) and all(self.smallest_converged)
 
 
@@ -108,19 +108,40 @@ def eigsh(
     seed: int = 0,
     progress: Progress = silent,
 ) -> EigshResult:
-    """The k algebraically largest eigenvalues, λ1 ≥ λ2 ≥ …, and the `smallest` most negative ones.
+    """Compute the k algebraically largest eigenvalues λ1 ≥ λ2 ≥ … and the most negative ones.
 
-    A pair is converged when its residual norm is at most `tolerance`·|λ1| and a tenth of |λᵢ| (or
-    rounding, where that is more), and when no eigenvalue was missed that would make another one the
-    i-th: the random start excludes it but for a probability of 0.001 each. The smallest ones are
-    sought on until their errors are 0.3 of themselves or patience ends. Stops unconverged after
-    `max_products` (default: 100 + 20 for each wanted pair, or all of an operator of 512 rows or
-    fewer); the basis is restarted at `max_basis` rows (default: 80 + 4 for each wanted pair; of
-    such an operator never), never fewer than `least_rows`; it lies on
-    `basis_device` (default: the operator's) with one block more.
-    Cost: one product a basis row; typically 2 to 4 for each of the largest at 1e-3, and 30 to 60
-    in all with a smallest one. Raises `ValueError` where more pairs are wanted than the operator
-    has.
+    A pair has converged when its residual norm is at most `tolerance`·|λ1| and at most a tenth of
+    |λᵢ| (or at the level of rounding, if that is more), and when the random start excludes, except
+    with probability 0.001, a missed eigenvalue that would change its index. The search for the
+    smallest ones goes on until their errors are 0.3 of their values or patience ends.
+
+    Args:
+        operator: a symmetric operator of size n.
+        k: how many of the largest.
+        smallest: how many of the smallest.
+        tolerance: the residual norm allowed, as a share of |λ1|.
+        max_products: stop unconverged after this many (default: 100 + 20 for each wanted pair, and
+            at least n if n ≤ 512).
+        max_basis: rows at which the basis is restarted (default: 80 + 4 for each wanted pair, or
+            never if n ≤ 512); at least `least_rows`. The basis takes one block more.
+        basis_device: where the basis is stored (default: the operator's device).
+        seed: of the random start.
+        progress: called with the products done and the products expected.
+
+    Raises:
+        ValueError: if k < 1 or more than n pairs are wanted.
+
+    Cost: one product a basis row; typically 2 to 4 for each of the largest at 1e-3, and 30 to 60 in
+    all with a smallest one.
+
+    >>> import torch
+    >>> from sharpcli.linalg.operator import Dense
+    >>> diagonal = torch.arange(-3.0, 7.0, dtype=torch.float64)
+    >>> result = eigsh(Dense(torch.diag(diagonal)), k=2, smallest=1)
+    >>> result.largest.round(decimals=4).tolist(), result.converged
+    ([6.0, 5.0], True)
+    >>> result.smallest.round(decimals=4).tolist()
+    [-3.0]
     """
     n, wanted = operator.size, k + smallest
     if not 1 <= k <= n or wanted > n:
@@ -154,8 +175,8 @@ def eigsh(
         known = last or (enough and not proven)
         if known:
             plain, top = top, without_missed(top, space)
-            # Where only rounding keeps missed ones from being excluded, more products soon stop
-            # helping, unless they are enough to solve all of it in float64.
+            # If only rounding prevents excluding missed eigenvalues, more products soon stop
+            # helping, except when a complete float64 solve is within reach.
             sure, before = sum(top.converged), sure
             helped = sure > before or (small and operator.dtype == torch.float64)
             proven = enough and all(top.converged)
@@ -172,14 +193,14 @@ def eigsh(
             likely = likely if enough else patience
         progress(used, min(most, max(likely, used + space.width)))
         if enough or last:
-            if not known:  # what was proven of a smaller space is said of this one
+            if not known:  # what was proven on a smaller space holds on this one
                 top = without_missed(top, space)
             if not (last or all(bottom.settled)):
                 bottom = without_missed(bottom, space)
             return _result(space, operator, (top, bottom), proven, (used, blocks))
         if more:
-            # As many equal values as random vectors, or more that are near: there may be more
-            # copies. Let as many new vectors search along, half as deep as the space is.
+            # As many equal values as random vectors, or more values close together: there may be
+            # more copies. Search with as many new vectors, half as deep as the space is.
             if space.size + space.width + searched > limit:
                 restart(space, k + _EXTRA, smallest + _EXTRA if smallest else 0)
             widen(space, searched, generator)
@@ -190,28 +211,29 @@ def eigsh(
 def block_width(k: int) -> int:
     """How many vectors the operator is applied to at once in a search for k pairs.
 
-    Two find every double eigenvalue without a second search, and rebuilt graphs serve both; wider
-    blocks take more products for a few pairs, but for hundreds no more, and less time.
+    Two vectors find every double eigenvalue without a second search, and rebuilt graphs serve both.
+    For a few pairs wider blocks need more products; for hundreds they need no more, and less time.
     """
     return max(BLOCK, min(_WIDEST, k // _PAIRS_A_VECTOR))
 
 
 def least_rows(k: int, smallest: int) -> int:
-    """The fewest rows of a basis that restarts can do with: both ends and three blocks."""
+    """The fewest basis rows with which restarts work: both ends and three blocks."""
     return k + smallest + 2 * _EXTRA + 3 * block_width(k)
 
 
 def expected_products(k: int, smallest: int) -> int:
-    """Products that a solve is likely to need, for progress and estimates."""
+    """The products that a solve will probably need, for progress and estimates."""
     likely = _EXPECTED * (k + smallest + _EXTRA)
     return max(likely, _EXPECTEDSMALLEST) if smallest else likely
 
 
 def _until_next_look(size: int, now: tuple[int, int], before: tuple[int, int], wanted: int) -> int:
-    """Products until Ritz values are worth a look again, by how many met their limit when.
+    """How many products to wait before computing Ritz values again.
 
-    `now` and `before` are (products, values that met it). Every block in a small basis; in a large
-    one a sixteenth to a half of it: where all will have met it, if it goes on as it did.
+    `now` and `before` are (products, converged values). In a small basis every block; in a large
+    one until all values should have converged at the present rate, a sixteenth to a half of the
+    basis.
     """
     least, most = ((size - CHEAP) // share for share in _LOOKS)
     (used, met), (used_before, met_before) = now, before

@@ -1,4 +1,4 @@
-"""What a Krylov space knows of one end of a spectrum: values, how far off, and what it may miss."""
+"""One end of a spectrum in a Krylov space: values, their errors, and what may have been missed."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from sharpcli.linalg.missed import hidden_shares, missed_probability
 
 __all__ = ["MISSED", "End", "both_ends", "is_settled", "without_missed"]
 
-# A value is the i-th of the spectrum but for this probability: that of the random start hiding a
-# further eigenvector beyond it (`missed`). It costs no product: on 784-512-512-10 the search for
-# ten pairs at 1e-3 ends with it where it ended without.
+# The probability that a value is not the i-th of the spectrum because the random start hides an
+# eigenvector beyond it (`missed`). It costs no product: on 784-512-512-10 the search for ten pairs
+# at 1e-3 ends as early as without this check.
 MISSED = 1e-3
-# A residual is at most this share of the value itself, too.
+# A residual must also be at most this share of the value itself.
 _SHARE = 0.1
 # A smallest value is sought until its error is at most this share of its distance from zero.
-# Curvatures pile up at zero, and until then a Ritz vector may be a mixture of that pile, with a
-# residual as small as you like and the true end unseen: on three networks values of 0.0001(23),
-# -0.000(10) and 0.0001(22) stood for -0.0105, -0.0427 and -0.0054.
+# Curvatures pile up at zero. Until then a Ritz vector may be a mixture of that pile, with an
+# arbitrarily small residual, while the true end stays hidden: on three networks the search showed
+# 0.0001(23), -0.000(10) and 0.0001(22) where the ends were -0.0105, -0.0427 and -0.0054.
 _SETTLED = 0.3
-# A Ritz value accounts for an eigenvector as far as this many of its errors. The start's share of
-# the Ritz vector falls as (error/distance)²: nearer it is no evidence for or against another one.
+# A Ritz value accounts for any eigenvector within this many of its errors. The start's share of the
+# Ritz vector falls as (error/distance)², so closer in it is no evidence for or against another.
 _WINDOW = 100.0
-# Points on each side of a Ritz value at which missed eigenvalues are looked for, and how many
-# widths of the spectrum beyond the outermost.
+# Points tested for missed eigenvalues on each side of a Ritz value, and how many widths of the
+# spectrum beyond the outermost.
 _POINTS, _BEYOND = 16, 4.0
-# Of many values there are fewer on each side, this many in all, but never below four: the chance
-# falls off steadily from a Ritz value, and a coarser step only widens what stays open.
+# With many values there are fewer points on each side: this many in all, at least four a side. The
+# chance falls steadily away from a Ritz value, so a coarser step only widens the open stretch.
 _POINTS_IN_ALL, _FEWEST_POINTS = 1600, 4
 
 
 @dataclass(frozen=True)
 class End:
-    """The `count` wanted Ritz values of one end and all others behind them, from the outside in.
+    """The `count` wanted Ritz values of one end and all values behind them, from the outside in.
 
-    `sign` is −1 at the bottom, where `values` are negated so that they descend. `limits` are what
-    the wanted values' errors may be, `floor` what rounding leaves in all, `reach` how far beyond
-    each wanted value eigenvalues may have been missed.
+    `sign` is −1 at the bottom, where `values` are negated so that they descend. `limits` are the
+    errors allowed for the wanted values, `floor` is the total error from rounding, and `reach` is
+    how far beyond each wanted value an eigenvalue may have been missed.
     """
 
     sign: float
@@ -54,12 +54,12 @@ class End:
 
     @property
     def count(self) -> int:
-        """How many values are wanted."""
+        """The number of wanted values."""
         return len(self.limits)
 
     @property
     def errors(self) -> Tensor:
-        """How far each wanted value may be from the eigenvalue of its number (count,)."""
+        """Bounds on the distance of each wanted value from the eigenvalue of its index (count,)."""
         floor = torch.tensor(self.floor, dtype=torch.float64)
         return torch.maximum(torch.hypot(self.residuals[: self.count], floor), self.reach)
 
@@ -72,7 +72,7 @@ class End:
     def converged(self) -> list[bool]:
         """Whether each residual, and what may have been missed, is within the limit.
 
-        At the bottom an error is also small where it is small against the value.
+        At the bottom an error that is small against its value is enough.
         """
         # Near a multiple eigenvalue nothing can be excluded within the window of its errors.
         sure = self.reach <= self.limits.clamp_min(_WINDOW * self.floor)
@@ -82,17 +82,17 @@ class End:
 
     @property
     def settled(self) -> list[bool]:
-        """Whether more products would tell little more of each value."""
+        """Whether more products would add little to what is known of each value."""
         known = self.residuals[: self.count] <= self.floor
         rounded = (known & (self.reach <= _WINDOW * self.floor)).tolist()
         pairs = zip(self.values.tolist(), self.errors.tolist(), rounded, strict=False)
         return [self.complete or done or is_settled(value, error) for value, error, done in pairs]
 
     def cluster(self) -> int:
-        """Most values that agree within their errors and have other wanted ones behind them.
+        """The most values that agree within their errors and have other wanted values behind them.
 
-        A missing copy of the last wanted value would not change the answer, so a cluster that runs
-        into the end of what is wanted does not count.
+        A missing copy of the last wanted value would not change the answer, so a cluster that
+        reaches the last wanted value does not count.
         """
         errors = self.residuals + self.floor
         apart = (self.values[:-1] - self.values[1:] > errors[:-1] + errors[1:]).tolist()
@@ -103,15 +103,15 @@ class End:
 
 
 def is_settled(value: float, error: float) -> bool:
-    """Whether a smallest Ritz value stands clear of the many eigenvalues at zero."""
+    """Whether a smallest Ritz value is clear of the many eigenvalues at zero."""
     return error <= _SETTLED * abs(value)
 
 
 def both_ends(space: Krylov, k: int, smallest: int, tolerance: float) -> tuple[End, End]:
-    """The k largest and the `smallest` smallest Ritz values, before missed ones are looked for.
+    """The k largest and the `smallest` smallest Ritz values, before the check for missed ones.
 
-    Residuals may be `tolerance`·|λ1|, those of the largest a tenth of |λᵢ| as well, but never less
-    than rounding leaves.
+    Residuals may be `tolerance`·|λ1|, and for the largest also a tenth of |λᵢ|, but never less than
+    rounding.
     """
     values, _, residuals = space.ritz()
     floor = math.hypot(space.rounding, space.dropped)
@@ -130,10 +130,10 @@ def both_ends(space: Krylov, k: int, smallest: int, tolerance: float) -> tuple[E
 
 
 def without_missed(end: End, space: Krylov, *, exact: bool = False) -> End:
-    """The end with its `reach`: how far beyond each wanted value eigenvalues are not excluded.
+    """Set `reach`, the distance beyond each wanted value where eigenvalues are not excluded.
 
-    It is 0 where the random start would have had to hide any that no Ritz value accounts for, with
-    a probability of at most `MISSED`. `exact` leaves aside what rounding may have hidden.
+    It is 0 if the random start hides an eigenvector that no Ritz value accounts for with
+    probability at most `MISSED`. `exact` ignores what rounding may have hidden.
     """
     if end.complete or not end.count:
         return end
@@ -153,7 +153,8 @@ def without_missed(end: End, space: Krylov, *, exact: bool = False) -> End:
         beyond = [each for each in stretches if each[0] > value + 1.01 * error]
         if not beyond:
             continue
-        # One missed eigenvalue a stretch moves the numbers of those after it by one.
+        # Each stretch may hide one eigenvalue, which shifts the index of all values after it by
+        # one.
         tops = torch.tensor([top for top, _ in beyond], dtype=torch.float64)
         number = torch.cat([end.values[: index + 1], tops]).sort(descending=True).values[index]
         many = max((top for top, more in beyond if more), default=float(number))
@@ -162,10 +163,10 @@ def without_missed(end: End, space: Krylov, *, exact: bool = False) -> End:
 
 
 def _open_stretches(points: Tensor, chance: Tensor) -> list[tuple[float, bool]]:
-    """Stretches of ascending `points` where an eigenvalue may have been missed, by `chance` (p,).
+    """Stretches of ascending `points` (p,) where an eigenvalue may have been missed.
 
-    The far end of each, as between an open point and the next one nothing is known; and whether
-    two or more may have been: that the start hides two has the chance of one, squared.
+    Returns the far end of each, since nothing is known between an open point and the next, and
+    whether it may hide two: the start hides two with the square of the `chance` (p,) of one.
     """
     found: list[tuple[float, bool]] = []
     ends, opens = [*points.tolist()[1:], float(points[-1])], chance.tolist()
@@ -180,7 +181,7 @@ def _open_stretches(points: Tensor, chance: Tensor) -> list[tuple[float, bool]]:
 
 
 def _places(values: Tensor, errors: Tensor, count: int) -> Tensor:
-    """Points from the `count`-th of descending values outward (p,), denser towards each value."""
+    """Points from the `count`-th of the descending values outward (p,), denser near each value."""
     tiny = torch.finfo(torch.float64).tiny
     width = max(float(values[0] - values[-1]), float(values.abs().max()), tiny)
     number = max(_FEWEST_POINTS, min(_POINTS, _POINTS_IN_ALL // count))

@@ -1,10 +1,10 @@
-"""Where a Lanczos run leaves no room for an eigenvalue that it has not shown.
+"""Where a Lanczos run excludes an eigenvalue that it has not shown.
 
 For an eigenvector u at μ the inner products of u with the Lanczos vectors obey the run's own
-three-term recurrence, and their squares sum to 1 at most: the share of u in the start is at most
-S(μ) = 1 / Σ pⱼ(μ)², the Christoffel function, which falls exponentially with the steps wherever
-nothing was seen (Szegő 1939, section 3.4). A random start rarely has so little of u, and several
-have so still more rarely: that chance is what `Runs.missed` gives.
+three-term recurrence, and their squares sum to at most 1. So the share of u in the start is at most
+S(μ) = 1 / Σ pⱼ(μ)², the Christoffel function, which away from the Ritz values falls exponentially
+with the steps (Szegő 1939, section 3.4). A random start rarely has so small a share of u, and
+several starts even more rarely: `Runs.missed` is that probability.
 """
 
 from __future__ import annotations
@@ -18,24 +18,25 @@ from torch import Tensor
 
 __all__ = ["Run", "Runs"]
 
-# An eigenvalue is taken not to be where all starts miss it in fewer than one of so many cases.
+# An eigenvalue is excluded if the probability that all starts miss it is below this.
 _FAILURES = 1e-4
-# Rounding spreads over the coordinates: of a product's error an eigenvector sees this many times
-# the root mean square, or all of it where that is less.
+# Rounding spreads over the coordinates: an eigenvector sees at most this many times the root mean
+# square of a product's error, and never more than its norm.
 _SEEN_OF_ROUNDING = 4.0
-# Places at which a stretch is looked at, and how near to its ends, as a share of it.
+# Test points in a stretch, and the distance of the first from its ends as a share of the stretch.
 _PLACES, _NEAREST = 160, 1e-13
 # Small matrices that are diagonalised together.
 _TOGETHER = 64
-# How far out an end is looked for, in units of ‖A‖.
+# How far outside the spectrum to test, in units of ‖A‖.
 _FARTHEST = 1e3
 
 
 @dataclass(frozen=True)
 class Run:
-    """The tridiagonal matrix of a Lanczos run: `diagonal` (m,), `beside` (m,) with what is beyond.
+    """The tridiagonal matrix of a Lanczos run: `diagonal` (m,) and off-diagonal `beside` (m,).
 
-    `values` are its eigenvalues, `weights` the shares of the start in their vectors.
+    The last entry of `beside` couples to the next, missing step. `values` are the eigenvalues,
+    `weights` the start's shares in their vectors.
     """
 
     diagonal: Tensor
@@ -44,9 +45,9 @@ class Run:
     weights: Tensor
 
     def nearest(self, places: Tensor) -> Tensor:
-        """How far an eigenvalue is at most from each of `places` (k,).
+        """Upper bounds on the distance from each of `places` (k,) to an eigenvalue.
 
-        The least ‖(A − μ)x‖ over unit x of the Krylov space, which the recurrence gives (Lehmann
+        The least ‖(A − μ)x‖ over unit x of the Krylov space, computed from the recurrence (Lehmann
         1949; Parlett 1980, section 10.5).
         """
         matrix = torch.diag(self.diagonal)
@@ -63,14 +64,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Runs:
-    """Several runs from random starts on one operator of `size` n; products err by `rounding`."""
+    """Lanczos runs from random starts on one operator of `size` n; products err by `rounding`."""
 
     runs: Sequence[Run]
     size: int
     rounding: float
 
     def missed(self, places: Tensor) -> Tensor:
-        """The chance that all starts have too little of an eigenvector at each of `places` (k,)."""
+        """The probability that all starts hide an eigenvector at each of `places` (k,)."""
         noise = self.rounding * min(1.0, _SEEN_OF_ROUNDING / self.size**0.5)
         logarithm = torch.zeros_like(places)
         for length in {len(run.diagonal) for run in self.runs}:
@@ -84,29 +85,29 @@ class Runs:
         return logarithm.exp()
 
     def excluded(self, places: Tensor) -> Tensor:
-        """Whether there is no eigenvalue at each of `places` (k,), but for a chance of 1e-4."""
+        """Whether an eigenvalue at each of `places` (k,) is excluded, but for a chance of 1e-4."""
         return self.missed(places) <= _FAILURES
 
     def beyond(self, end: float, outward: float) -> float:
-        """How far beyond the outermost Ritz value `end` an eigenvalue may still be.
+        """How far beyond the outermost Ritz value `end` an eigenvalue may be.
 
         `outward` is 1 at the top and −1 at the bottom.
         """
         extent = max(float(run.values.abs().max()) for run in self.runs)
         if extent == 0:
-            return 0.0  # a random start that products take to zero: the matrix is zero
+            return 0.0  # products take a random start to zero: the matrix is zero
         offsets = _geometric(extent * _NEAREST, extent * _FARTHEST)
         return _last(offsets, ~self.excluded(end + outward * offsets))
 
     def above(self, low: float, limit: float) -> float:
-        """How far above `low` an eigenvalue may be, where one is known at `limit`, or infinite."""
+        """How far above `low` an eigenvalue may be below a known one at `limit`, or infinity."""
         if limit == math.inf:
             return self.beyond(low, 1.0)
         between = self.between(low, limit)
         return between[0] if between else math.inf
 
     def between(self, low: float, high: float) -> tuple[float, float] | None:
-        """How far above `low` and below `high` an eigenvalue may be; None where all between are."""
+        """How far above `low` and below `high` an eigenvalue may be; None if anywhere between."""
         half = (high - low) / 2
         if half <= 0:
             return None
@@ -125,7 +126,7 @@ def _geometric(first: float, last: float) -> Tensor:
 
 
 def _last(offsets: Tensor, open_: Tensor) -> float:
-    """The first offset from which on nothing is open."""
+    """The first offset beyond which nothing is open."""
     places = open_.nonzero().ravel()
     if not len(places):
         return 0.0
@@ -134,9 +135,9 @@ def _last(offsets: Tensor, open_: Tensor) -> float:
 
 
 def _christoffel(runs: Sequence[Run], places: Tensor) -> Tensor:
-    """1 / Σ pⱼ² (r, k) of each run's orthonormal polynomials, that beyond its last step included.
+    """1 / Σ pⱼ² (r, k) of each run's orthonormal polynomials, the one after the last step included.
 
-    The recurrence is scaled as it goes: away from the spectrum it grows beyond all numbers.
+    The recurrence is rescaled as it goes, because away from the spectrum it would overflow.
     """
     diagonal = torch.stack([run.diagonal for run in runs])[:, :, None]
     beside = torch.stack([run.beside for run in runs])[:, :, None]

@@ -1,6 +1,6 @@
 """A block Krylov space with full reorthogonalisation and thick restarts.
 
-Nothing of the basis's size is ever copied: it grows, is restarted and turned in place.
+Nothing as large as the basis is ever copied: the basis grows, restarts and rotates in place.
 """
 
 from __future__ import annotations
@@ -38,33 +38,34 @@ __all__ = [
     "widen",
 ]
 
-# Two finds every double eigenvalue without a second search, and rebuilt graphs serve two vectors;
-# wider blocks need more products for the same Krylov degree.
+# Two vectors find every double eigenvalue without a second search, and rebuilt graphs serve both.
+# Wider blocks need more products for the same Krylov degree.
 BLOCK = 2
 # Rounding of a product and of the projected problem, in machine epsilons of ‖A‖: four times the
-# most that dense matrices of 3 to 1,000 rows showed. Each restart adds to it, by at most 1.6 on
-# matrices with clusters and multiple eigenvalues restarted up to 60 times: more than twice that.
+# most seen on dense matrices of 3 to 1,000 rows. Each restart adds at most 1.6, seen on matrices
+# with clusters and multiple eigenvalues after up to 60 restarts; the allowance is more than twice
+# that.
 _ROUNDING = 16
 _ROUNDING_PER_RESTART = 4
-# Rounding of a product has no reason to point along one vector: of its norm, 1/√n does, and this
-# many machine epsilons of ‖A‖ are allowed for.
+# Rounding of a product has no reason to point along one vector, so 1/√n of its norm does. The
+# allowance is this many machine epsilons of ‖A‖.
 _ALONG = 10
-# Up to so many rows the projected matrix is diagonalised after every block. Its cost grows as the
-# cube of the rows, that of a block as the rows.
+# Up to this many rows the projected matrix is diagonalised after every block. That costs the cube
+# of the rows, a block only the rows.
 CHEAP = 128
 
 
 @dataclass
 class Krylov:
-    """An orthonormal basis Q (m, n) by rows with T = Q A Qᵀ, and what A leaves outside its span.
+    """An orthonormal basis Q (m, n) by rows with T = Q A Qᵀ, and what A maps outside its span.
 
-    A Qᵀ = Qᵀ T + Fᵀ B, where F is the `pending` block and B, the `coupling`, is zero but for its
-    columns of the last rows of the basis, which are the ones kept. Both lie in `rows`, the basis
-    first, with room behind them. `asymmetry` is the largest that the products showed, `dropped`
-    bounds the norm of what B leaves out. Of the basis and the pending block the rows `carried`
-    were pending when the last restart came, and the rows `fresh` were drawn at random since;
-    `stages` are the spaces before each restart. `norm` is that of T, from below: exact when `ritz`
-    has just been called.
+    A Qᵀ = Qᵀ T + Fᵀ B, where F is the `pending` block and B is the `coupling`. B is zero except in
+    its columns for the last rows of the basis, and only these are stored. `rows` holds the basis,
+    then the pending block, then free room. `asymmetry` is the largest that the products showed.
+    `dropped` bounds the norm of what B leaves out. Of the rows of basis and pending block, those in
+    `carried` were pending at the last restart and those in `fresh` were drawn at random since.
+    `stages` are the spaces before each restart. `norm` is a lower bound of T's norm, exact right
+    after `ritz`.
     """
 
     rows: Tensor
@@ -89,32 +90,32 @@ class Krylov:
 
     @property
     def pending(self) -> Tensor:
-        """F: the rows that the operator is applied to next."""
+        """F: the rows to which the operator is applied next."""
         return self.rows[self.size : self.size + self.width]
 
     @property
     def complete(self) -> bool:
-        """Whether the basis spans everything."""
+        """Whether the basis spans the full space."""
         return self.size == self.rows.shape[1]
 
     @property
     def rounding(self) -> float:
         """How far rounding may have moved a Ritz value, in the operator's units."""
         multiple = _ROUNDING + _ROUNDING_PER_RESTART * self.restarts
-        # The asymmetry is one entry's; a Ritz value sums as many as the basis has rows.
+        # The asymmetry is that of one entry; a Ritz value sums as many as the basis has rows.
         rounding: float = max(multiple * self._unit, self.asymmetry * self.size**0.5)
         return rounding
 
     @property
     def noise(self) -> float:
-        """How far rounding may have moved products along one vector, all of them together."""
+        """How far rounding may have moved all products together along one vector."""
         along = _ALONG * self._unit / self.rows.shape[1] ** 0.5
         noise: float = max(along, self.asymmetry) * self.size**0.5
         return noise
 
     @property
     def _unit(self) -> float:
-        """The machine epsilon of the operator's norm."""
+        """The machine epsilon times the operator's norm."""
         unit: float = torch.finfo(self.rows.dtype).eps * self.norm
         return unit
 
@@ -124,7 +125,7 @@ class Krylov:
         return self._looked_at is None or self.size >= 2 * self._looked_at[0]
 
     def wait(self, block: Tensor) -> None:
-        """Let `block` be the pending rows."""
+        """Make `block` the pending rows."""
         self.width = len(block)
         needed = self.size + self.width
         if needed > len(self.rows):
@@ -144,7 +145,7 @@ class Krylov:
         return values, vectors, (self.coupling @ vectors[self.size - width :]).norm(dim=0)
 
     def history(self) -> list[Stage]:
-        """What became of the random rows: a stage for each restart, and the present one."""
+        """The stages of the random rows: one for each restart, and the present one."""
         fresh = [row for row in self.fresh if row < self.size]
         values, vectors, _ = self.ritz()
         return [*self.stages, Stage(values, vectors, self.coupling, self.carried, fresh)]
@@ -157,7 +158,7 @@ def krylov_space(
     seed: int = 0,
     basis_device: torch.device | None = None,
 ) -> Krylov:
-    """A block Krylov space of a random start, `products` deep: a sketch of the operator."""
+    """Build a block Krylov space from a random start with `products` products: a sketch of A."""
     generator = own_generator("eigenvalues", seed)
     width, products = min(BLOCK, operator.size), min(products, operator.size)
     space = start_space(operator, width, products + 2 * width, generator, device=basis_device)
@@ -174,7 +175,7 @@ def start_space(
     *,
     device: torch.device | None = None,
 ) -> Krylov:
-    """An empty basis with `room` rows; `random` rows are pending."""
+    """An empty basis with `room` rows, with `random` random rows pending."""
     rows = torch.empty(
         min(room, operator.size),
         operator.size,
@@ -189,12 +190,12 @@ def start_space(
 
 
 def expand(space: Krylov, operator: SymmetricOperator, generator: torch.Generator) -> None:
-    """Apply the operator to the pending block and absorb it into the basis."""
+    """Apply the operator to the pending block and add the block to the basis."""
     start, width = space.size, space.width
     images = applied(operator, space.pending)
     space.size, space.width = start + width, 0
-    # In exact arithmetic the new columns are zero above the previous block: what stands there is
-    # the asymmetry that rounding left in the products, so it tells how exact they are.
+    # In exact arithmetic the new columns are zero above the previous block. Anything there is an
+    # asymmetry left by rounding, which measures the accuracy of the products.
     removed = project_out(images, space.basis, space.previous)
     size = start + width
     if space.previous:
@@ -217,7 +218,7 @@ def expand(space: Krylov, operator: SymmetricOperator, generator: torch.Generato
 
 
 def restart(space: Krylov, top: int, bottom: int) -> None:
-    """Keep the Ritz vectors of the `top` largest and the `bottom` smallest values, in place."""
+    """Keep only the Ritz vectors of the `top` largest and `bottom` smallest values, in place."""
     values, vectors, _ = space.ritz()
     top = min(top, space.size)
     bottom = min(bottom, space.size - top)
@@ -236,7 +237,7 @@ def restart(space: Krylov, top: int, bottom: int) -> None:
 
 
 def turn(space: Krylov, values: Tensor, vectors: Tensor) -> None:
-    """Let Ritz vectors, by their coordinates (m, r), be the basis, in place."""
+    """Replace the basis by Ritz vectors, given by coordinates (m, r), in place."""
     combine(vectors.T, space.basis)
     space.coupling = space.coupling @ vectors[-space.coupling.shape[1] :]
     space.projected = torch.diag(values)

@@ -1,4 +1,4 @@
-"""What the algorithms of `linalg` need of an operator, and a matrix that gives it."""
+"""The interface of operators in `linalg`, and a matrix that implements it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["CurvatureOperator", "Dense", "SymmetricOperator"]
 
 
 class SymmetricOperator(Protocol):
-    """What the algorithms of `linalg` need."""
+    """The interface that the algorithms of `linalg` use; `products` counts multiplied vectors."""
 
     size: int
     dtype: torch.dtype
@@ -27,7 +27,7 @@ class SymmetricOperator(Protocol):
 class CurvatureOperator(SymmetricOperator, Protocol):
     """A symmetric operator of an objective at a point, which may keep graphs between products.
 
-    `error` bounds what its products with unit vectors are off beyond rounding.
+    `error` bounds the error of a product with a unit vector, rounding excluded.
     """
 
     error: float

@@ -20,25 +20,24 @@ __all__ = [
     "random_rows",
 ]
 
-# Entries of a vector that are worked on at a time, and of rows that are converted to float64
-# (on a GPU: True): on a CPU they stay in cache. A GPU takes as many as fill it, in at most half a
-# gigabyte.
+# Entries of a vector processed at a time, and of rows converted to float64 (True: on a GPU). On a
+# CPU they stay in cache; on a GPU they fill it, in at most half a gigabyte.
 _CHUNK = 2**14
 _CHUNK_ENTRIES = {False: 2**17, True: 2**26}
-# A row that keeps less than this share of its norm after projection is spanned by the basis
-# already (multiples of machine epsilon). It is dropped, with all that it says of eigenvalues not
-# yet found, so this is no more than rounding surely leaves: a row of rounding does no harm.
+# A row that keeps less than this share of its norm after projection (in machine epsilons) is in the
+# basis's span. It is dropped with all it says of further eigenvalues, so the limit is no more than
+# certain rounding: keeping a row of rounding does no harm.
 _BREAKDOWN = 8
-# Inner products with the basis that a unit row may keep, in machine epsilons: far below the square
+# Inner products with the basis allowed for a unit row, in machine epsilons: far below the square
 # root of epsilon that keeps a Lanczos projection exact to rounding (Simon 1984).
 _OVERLAP = 100
-# Rows are orthonormalised together where each keeps this share of its norm after those before it:
-# two rounds of Cholesky are then as exact as one row after the other.
+# Rows are orthonormalised together if each keeps this share of its norm after those before it: two
+# rounds of Cholesky are then as exact as one row after the other.
 _INDEPENDENT = 1e-3
 
 
 def applied(operator: SymmetricOperator, rows: Tensor) -> Tensor:
-    """The operator times each row (b, n), as new rows where the given ones are kept."""
+    """The operator times each row (b, n), as new rows on the device of the given ones."""
     images = (operator @ rows.to(operator.device).T).T
     return images.to(rows.device).contiguous()
 
@@ -49,7 +48,7 @@ def dots(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _dots(left: Tensor, right: Tensor) -> Tensor:
-    """As `dots`, left on the device where it has float64."""
+    """`dots`, with left on the device that has float64."""
     if left.dtype == torch.float64:
         return left @ right.T
     if left.device.type == "mps":
@@ -64,7 +63,7 @@ def _dots(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _chunks(rows: Tensor) -> list[tuple[int, int]]:
-    """Columns that are worked on together."""
+    """Ranges of columns that are processed together."""
     on_gpu = rows.device.type == "cuda"
     chunk = max(_CHUNK, _CHUNK_ENTRIES[True] // max(len(rows), 1)) if on_gpu else _CHUNK
     n = rows.shape[1]
@@ -74,11 +73,15 @@ def _chunks(rows: Tensor) -> list[tuple[int, int]]:
 def project_out(rows: Tensor, basis: Tensor, done: int = 0) -> Tensor:
     """Make `rows` (b, n) orthogonal to the orthonormal `basis` (m, n), in place.
 
-    Classical Gram–Schmidt, twice (Giraud et al. 2005: twice is enough). The first pass runs in the
-    rows' own precision, the second corrects it in float64. To the first `done` rows of the basis
-    the given ones are orthogonal already but for rounding: those need no first pass. Returns the
-    coefficients removed, (m, b) float64 on the CPU: the only wait for the device.
+    Classical Gram–Schmidt, twice. The first pass runs in the rows' own precision, the second
+    corrects it in float64. The rows are already orthogonal, up to rounding, to the first `done`
+    rows of the basis: these need no first pass.
+
+    Returns:
+        The coefficients removed, (m, b) float64 on the CPU: the only wait for the device.
+
     Cost: 4·(2m − done)·b·n operations, no copy.
+    Source: Giraud et al. 2005 (twice is enough).
     """
     rough = basis[done:] @ rows.T
     rows.addmm_(rough.T, basis[done:], alpha=-1)
@@ -89,7 +92,7 @@ def project_out(rows: Tensor, basis: Tensor, done: int = 0) -> Tensor:
 
 
 def combine(matrix: Tensor, rows: Tensor) -> None:
-    """Put `matrix` (r, m) times `rows` (m, n) into the first r of them, a few columns at a time."""
+    """Write `matrix` (r, m) times `rows` (m, n) into the first r rows, a few columns at a time."""
     count, matrix = len(matrix), matrix.to(rows)
     for start, stop in _chunks(rows):
         rows[:count, start:stop] = matrix @ rows[:, start:stop]
@@ -102,7 +105,7 @@ def random_rows(count: int, like: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def negligible_norm(dtype: torch.dtype, scale: float) -> float:
-    """The norm below which `extend` takes a row for rounding, against the operator's norm."""
+    """The norm below which `extend` treats a row as rounding, relative to the operator's norm."""
     return _BREAKDOWN * torch.finfo(dtype).eps * scale
 
 
@@ -111,10 +114,13 @@ def extend(
 ) -> tuple[Tensor, Tensor]:
     """Orthonormalise `rows` (b, n), already orthogonal to `basis` (m, n), among themselves.
 
-    Returns the new rows Q (b, n) and B (b, b) float64 with rows = Bᵀ Q. A row that vanishes
-    against `scale` (the operator's norm) is replaced by a random one orthogonal to everything,
-    with a zero row in B: the search goes on where a Krylov space is exhausted. Fewer rows come
-    back where basis and rows together would exceed n. The given rows are overwritten.
+    The given rows are overwritten. A row that vanishes against `scale` (the operator's norm) is
+    replaced by a random one orthogonal to everything, with a zero row in B, so that the search goes
+    on after a Krylov space is exhausted.
+
+    Returns:
+        The new rows Q (b, n) and B (b, b) float64 with rows = Bᵀ Q. There are fewer if basis and
+        rows together would exceed n.
     """
     n = rows.shape[1]
     count = min(len(rows), n - len(basis))
@@ -135,7 +141,8 @@ def extend(
         if norm > negligible:
             coupling[len(done), i] = norm
             row = row / norm
-            # Cancellation magnifies what two passes left of the basis: look, and mend if it shows.
+            # Cancellation magnifies what two passes left of the basis: check, and project again if
+            # so.
             if len(basis) and float((basis @ row[0]).abs().max()) > _OVERLAP * epsilon:
                 project_out(row, basis)
                 row = row / float(dots(row, row)) ** 0.5
@@ -151,16 +158,16 @@ def extend(
 
 
 def _together(rows: Tensor, basis: Tensor, negligible: float) -> Tensor | None:
-    """Orthonormalise rows in place by Cholesky, twice; None, and nothing done, where that is rash.
+    """Orthonormalise rows in place by Cholesky, twice; return None, unchanged, if that is unsafe.
 
-    Waits for the device three times, however many rows there are.
+    Waits for the device three times for any number of rows.
     """
     epsilon = torch.finfo(rows.dtype).eps
     first = _factor(dots(rows, rows), negligible)
     if first is None:
         return None
     combine(torch.linalg.inv(first), rows)
-    # Cancellation magnifies what two passes left of the basis: look, and mend if it shows.
+    # Cancellation magnifies what two passes left of the basis: check, and project again if so.
     if len(basis) and float((basis @ rows.T).abs().max()) > _OVERLAP * epsilon:
         project_out(rows, basis)
     second = torch.linalg.cholesky(dots(rows, rows))
@@ -170,7 +177,7 @@ def _together(rows: Tensor, basis: Tensor, negligible: float) -> Tensor | None:
 
 
 def _factor(gram: Tensor, negligible: float) -> Tensor | None:
-    """The Cholesky factor of rows far from dependent and none negligible, else None."""
+    """The Cholesky factor of rows that are far from dependent and not negligible, else None."""
     factor, failed = torch.linalg.cholesky_ex(gram)
     left, norms = factor.diagonal(), gram.diagonal().clamp_min(0).sqrt()
     sound = not bool(failed) and bool((left > negligible).all())

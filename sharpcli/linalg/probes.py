@@ -1,4 +1,4 @@
-"""Lanczos from random starts, and what their Ritz values agree upon at both ends of a spectrum."""
+"""Lanczos from random starts, and the eigenvalues on which the probes agree at both ends."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
 
 __all__ = ["RESOLVED", "ROUNDING", "End", "Found", "Nodes", "lanczos", "outermost"]
 
-# A Ritz value is taken for an eigenvalue where its residual is below this share of the distance to
-# its neighbours, and rounding below `_ROUGH` of it. Its vector is then off by as much, its value by
-# the square; more where an eigenvalue is near that no Ritz value shows yet, so there is room below
-# `_COPY`.
+# A Ritz value counts as an eigenvalue if its residual is below this share of the distance to its
+# neighbours and rounding is below `_ROUGH` of it. Its vector is then off by the same share and its
+# value by the square; more if an eigenvalue is near that no Ritz value shows yet, hence the margin
+# below `_COPY`.
 RESOLVED, _ROUGH = 1e-3, 1e-2
-# A Ritz vector is another copy where this share of its square lies outside those known.
+# A Ritz vector is another copy if this share of its square lies outside the known ones.
 _COPY = 1e-3
-# The copies of an eigenvalue are known where all probes look alike by chance this rarely.
+# The number of copies is known if all probes look alike by chance this rarely.
 _ALIKE = 1e-3
-# A node owes a weight below this (in shares of 1/n, or the square of ten machine epsilons) to
-# rounding: it is another copy of an eigenvalue that is there, or on its way to become one.
+# A node with less weight than this (in shares of 1/n, or the square of ten machine epsilons) comes
+# from rounding: it is another copy of a known eigenvalue, or is becoming one.
 _UNSEEN, _UNSEEN_EPSILONS = 1e-12, 10
 # Rounding of products and of the tridiagonal matrix, in machine epsilons of ‖A‖ (as in `eigsh`).
-# Copies of one eigenvalue lie nearer than this, and a step that leaves less has exhausted its
-# Krylov space: what is dropped there is no more than the error that every value carries.
+# Copies of one eigenvalue are closer than this. A step that leaves less has exhausted its Krylov
+# space; the part dropped is within the error of every value.
 ROUNDING = 16
-# Rounding mixes the vectors of copies that come out this near to each other, in the same unit
-# (seen: up to 51).
+# Rounding mixes the vectors of copies whose values are this close, in the same unit (51 at most was
+# seen).
 _MIXED = 100
-# A second pass of orthogonalisation where the first one left less than this share of the norm
+# A second orthogonalisation pass follows if the first left less than this share of the norm
 # (Daniel, Gragg, Kaufman & Stewart 1976).
 _AGAIN = 0.7
 
@@ -60,7 +60,7 @@ class Nodes:
         return float((self.weights * self.values.abs() ** power).sum() / self.weights.sum())
 
     def nearest(self) -> Tensor:
-        """The distance of each node to the next one (m,)."""
+        """The distance of each node to its nearest neighbour (m,)."""
         far = torch.full((1,), torch.inf, dtype=self.values.dtype)
         gaps = self.values[:-1] - self.values[1:]
         return torch.minimum(torch.cat([far, gaps]), torch.cat([gaps, far]))
@@ -73,11 +73,11 @@ class Nodes:
 
 @dataclass(frozen=True)
 class Found:
-    """What one probe saw: its nodes, and the Lanczos run that they come from.
+    """The result of one probe: its nodes, and the Lanczos run behind them.
 
-    `coordinates` (m, k) are their Ritz vectors in columns, by the rows of `basis` (m, n).
-    `asymmetry` is the most that a product had along rows to which that of a symmetric operator is
-    orthogonal.
+    `coordinates` (m, k) are the nodes' Ritz vectors in columns, in terms of the rows of `basis` (m,
+    n). `asymmetry` is the largest component of a product along rows to which a symmetric operator's
+    product would be orthogonal.
     """
 
     nodes: Nodes
@@ -90,9 +90,9 @@ class Found:
 def lanczos(
     operator: SymmetricOperator, starts: Tensor, steps: int, say: Callable[[int], None]
 ) -> Iterator[Found]:
-    """Lanczos from each of `starts` (g, n), a product of all at a time; bases lie where they do.
+    """Run Lanczos from each of `starts` (g, n), with one call of the operator a step.
 
-    A basis is the caller's to overwrite.
+    Bases lie on the device of the starts. The caller may overwrite them.
     """
     count, n = starts.shape
     epsilon = torch.finfo(starts.dtype).eps
@@ -134,12 +134,12 @@ def lanczos(
 def _distinct(
     values: Tensor, vectors: Tensor, beyond: float, epsilon: float
 ) -> tuple[Nodes, Tensor]:
-    """The nodes of Ritz values (m,) with their vectors (m, m) in columns, copies as one.
+    """The nodes of Ritz values (m,) with their vectors (m, m) in columns, copies merged into one.
 
-    In exact arithmetic a start sees one vector of a multiple eigenvalue; rounding brings others in
-    late, and mixes their vectors as it likes. What the start sees of all of them is that one.
-    Values that mean less than their spread would be one as well, so they have to be sharp, and the
-    residual of what is made one holds its spread.
+    In exact arithmetic a start sees one vector of a multiple eigenvalue. Rounding adds others late
+    and mixes their vectors arbitrarily; the start's combination of them is that one vector. Values
+    less certain than their spread would merge too, so only sharp values are merged, and the merged
+    residual includes the spread.
     """
     rounding = epsilon * float(values.abs().max())
     sharp = (beyond * vectors[-1].abs() <= rounding).tolist()
@@ -169,10 +169,10 @@ def _distinct(
 def _orthogonalise(image: Tensor, basis: Tensor, before: float) -> tuple[float, float, float]:
     """Make `image` (1, n) orthogonal to `basis`, in place.
 
-    Returns ⟨last row, image⟩, what is left, and how much of the image lay in the rows before the
-    last two, where that of a symmetric operator has nothing. The recurrence takes almost all; a
-    pass over the whole basis takes what rounding brought back, and a second one follows where it
-    took much.
+    The recurrence removes almost everything. One pass over all of the basis removes what rounding
+    brought back, and a second follows if the first removed much. Returns ⟨last row, image⟩, the
+    norm left, and the norm of the image's part in the rows before the last two, which is zero for a
+    symmetric operator.
     """
     alpha = float(dots(basis[-1:], image))
     image.sub_(basis[-1], alpha=alpha)
@@ -194,7 +194,7 @@ def _orthogonalise(image: Tensor, basis: Tensor, before: float) -> tuple[float, 
 def outermost(nodes: Nodes, rounding: float, most: int) -> tuple[list[int], list[int]]:
     """Which nodes are eigenvalues at the top and at the bottom, each from the outside in.
 
-    They are `most` at most in all, a quarter of them for the bottom where both have more.
+    At most `most` in all; a quarter of them for the bottom if both ends have more.
     """
     resolved = nodes.resolved(rounding).tolist()
     order = range(len(resolved))
@@ -206,11 +206,11 @@ def outermost(nodes: Nodes, rounding: float, most: int) -> tuple[list[int], list
 
 @dataclass
 class _Entry:
-    """An eigenvalue of an end, its residual, and its eigenvectors as far as probes differ.
+    """An eigenvalue of an end, its residual, and its independent eigenvectors in the probes.
 
-    `tilt` bounds how far Ritz vectors of it, and what one had beyond others, are off for their
-    residuals and rounding (a sine); `torn` where two differ by more than that and less than another
-    copy would.
+    `tilt` (a sine) bounds the error, from residuals and rounding, of its Ritz vectors and of what
+    one had beyond the others. `torn` if two vectors differ by more than that and by less than
+    another copy would.
     """
 
     value: float
@@ -220,7 +220,7 @@ class _Entry:
     torn: bool = False
 
     def meet(self, value: float, residual: float, vector: Tensor, tilt: float) -> None:
-        """Take the better value; take in the vector (1, n), overwritten, where it is new."""
+        """Keep the better value, and add the vector (1, n), which is overwritten, if it is new."""
         if residual < self.residual:
             self.value, self.residual = value, residual
         self.tilt = max(self.tilt, tilt)
@@ -240,7 +240,7 @@ class _Entry:
 
 @dataclass
 class End:
-    """The eigenvalues that the probes agree upon at one end, from the outside in.
+    """The eigenvalues on which the probes agree at one end, from the outside in.
 
     `outward` is 1 at the top, −1 at the bottom.
     """
@@ -251,10 +251,10 @@ class End:
     def meet(
         self, nodes: Nodes, found: Sequence[int], vectors: Mapping[int, Tensor], slack: float
     ) -> None:
-        """Compare with another probe's nodes that are `found` here; look for further copies.
+        """Compare with another probe's nodes `found` at this end, and look for further copies.
 
-        `vectors` are their Ritz vectors (n,), which are kept. An eigenvalue that this probe
-        happens not to see stays; one that the others did not see ends the list.
+        `vectors` are their Ritz vectors (n,), which are kept. An eigenvalue that this probe happens
+        to miss stays; one that the earlier probes missed ends the list.
         """
         entries, self.entries, place = self.entries, [], 0
         tilts = (nodes.residuals + slack) / nodes.nearest()
@@ -281,10 +281,10 @@ class End:
             place += 1
 
     def settle(self, probes: int, above: End | None = None) -> bool:
-        """Keep those before the first whose copies nobody knows, or that is in `above`.
+        """Keep the eigenvalues before the first with unknown copies or that is in `above`.
 
-        They are not known where every probe had a new one, or one that may be new or not; returns
-        whether that ended the list.
+        Copies are unknown if every probe had a new one, or one that may be new. Returns whether
+        this ended the list.
         """
         taken = {entry.value for entry in (above.entries if above else None) or []}
         entries = self.entries or []
@@ -301,6 +301,6 @@ class End:
         return values, residuals
 
     def sure(self, probes: int) -> int:
-        """How many of them come before the first whose copies are not beyond doubt."""
+        """How many eigenvalues come before the first whose number of copies is not certain."""
         known = itertools.takewhile(lambda entry: entry.sure(probes), self.entries or [])
         return sum(len(entry.vectors) for entry in known)

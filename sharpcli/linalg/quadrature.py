@@ -1,10 +1,10 @@
 """The spectrum of a symmetric operator by stochastic Lanczos quadrature.
 
-A random vector sees every eigenvalue with weight 1/n on average; m Lanczos steps from it give the
-m-point Gauss quadrature of what it sees (Golub & Welsch 1969; Ubaru, Chen & Saad 2017; for networks
-Ghorbani, Krishnan & Xiao 2019). Eigenvalues at the ends that every probe resolves are counted
-exactly, 1/n a copy, and the probes answer for the rest only (the deflation of Hutch++, Meyer et
-al. 2021): without it four moments of a spectrum with outliers would be noise.
+On average a random vector sees every eigenvalue with weight 1/n. Lanczos with m steps from it gives
+the m-point Gauss quadrature of what it sees (Golub & Welsch 1969; Ubaru, Chen & Saad 2017; for
+networks Ghorbani, Krishnan & Xiao 2019). Eigenvalues at the ends that every probe resolves are
+counted exactly, 1/n a copy, and the probes only estimate the rest (the deflation of Hutch++, Meyer
+et al. 2021). Without it, four moments of a spectrum with outliers would be noise.
 """
 
 from __future__ import annotations
@@ -27,24 +27,25 @@ if TYPE_CHECKING:
 
 __all__ = ["Moment", "Quadrature", "choose_probes", "quadrature"]
 
-# Probes by default: p of them tell n·p eigenvalues, and the mass in twenty even bins is then off
-# by 2.5/√(n·p) in total variation, less than 0.01. So many of 80 steps take more products than
-# 3,000 parameters have columns: those are computed whole, since where a spike meets a bin's edge no
-# number of probes helps. Two at least: copies of an eigenvalue show in what differs between probes.
+# Default number of probes: p probes sample n·p eigenvalues, and the mass in twenty even bins is
+# then off by 2.5/√(n·p) in total variation, less than 0.01. With 80 steps that is more products
+# than an operator of 3,000 parameters has columns. Those are solved completely, since no number of
+# probes helps where a spike meets a bin's edge. At least two: copies of an eigenvalue show in how
+# probes differ.
 _SAMPLES = 120_000
 _FEWEST, _MOST = 2, 40
-# A product's error that is not symmetric is seen, and its other half may be as large; where it is
-# seen in a few directions only, twice that.
+# Only the asymmetric part of a product's error is visible; the symmetric part may be as large. It
+# is seen in a few directions only, so twice that is allowed.
 _UNSEEN_HALF = 2.0
-# Of a product's rounding, what a unit vector sees along itself.
+# The share of a product's rounding that a unit vector sees along itself.
 _ALONG = 0.25
-# Power steps to the norm of what is not symmetric.
+# Power steps for the norm of the asymmetric part.
 _POWER_STEPS = 8
-# Few eigenvalues that the probes do not know one by one scatter as χ² of few degrees of freedom
-# does, and where they see too little of them they see too small an error as well. With this the
-# interval of two errors holds the truth in 95 % of cases from two degrees on.
+# A few eigenvalues that the probes do not resolve scatter as a χ² with few degrees of freedom, and
+# probes that see too little of them also underestimate the error. With this correction the interval
+# of two errors holds the truth in 95 % of cases from two degrees of freedom on.
 _FEW = 0.5
-# Columns of the identity that go through the operator at once.
+# Columns of the identity to which the operator is applied at once.
 _COLUMNS = 16
 
 
@@ -58,14 +59,14 @@ class Moment:
 
 @dataclass(frozen=True)
 class Quadrature:
-    """A spectrum as eigenvalues that are known, and nodes with weights for all others.
+    """A spectrum as known eigenvalues, and nodes with weights for all others.
 
-    `top` and `bottom` are the eigenvalues known at either end, in descending order and with copies
-    repeated; their `errors` bound how far each is from one. `rest` is what each probe sees of the
-    others, its weights summing to (n − known)/n; empty where all are known. All float64 on the
-    CPU. `rounding` is how far any value may be off for the arithmetic's sake. Of the first `sure`
-    at the top the number of copies is beyond doubt, and `crowded` says that there are as many of
-    the next as probes; `runs` tell where else nothing can be.
+    `top` and `bottom` are the known eigenvalues at either end, in descending order with copies
+    repeated; their `errors` bound the distance of each from an eigenvalue. `rest` is each probe's
+    view of the others, with weights that sum to (n − known)/n; it is empty if all are known. All
+    tensors are float64 on the CPU. `rounding` bounds the arithmetic's error of any value. The
+    number of copies is certain for the first `sure` values at the top. `crowded` says that the next
+    one has as many copies as there are probes. `runs` show where else there is no eigenvalue.
     """
 
     size: int
@@ -84,7 +85,7 @@ class Quadrature:
 
     @property
     def known(self) -> Tensor:
-        """The eigenvalues that are known, in descending order."""
+        """The known eigenvalues in descending order."""
         return torch.cat([self.top, self.bottom])
 
     def nodes(self) -> tuple[Tensor, Tensor]:
@@ -96,9 +97,9 @@ class Quadrature:
         return values[order], weights[order]
 
     def ends(self) -> tuple[tuple[float, float], tuple[float, float]]:
-        """The largest and the smallest Ritz value, and how far the spectrum's ends may be off.
+        """The largest and smallest Ritz values, and the possible errors of the spectrum's ends.
 
-        An end may be as far out as the starts may have missed an eigenvector.
+        An end may be as far out as all starts may have missed an eigenvector.
         """
         values = torch.cat([self.known, *(probe.values for probe in self.rest)])
         errors = torch.cat(
@@ -114,11 +115,12 @@ class Quadrature:
         return end(int(values.argmax()), 1.0), end(int(values.argmin()), -1.0)
 
     def moments(self, count: int = 4) -> list[Moment]:
-        """(1/n) Σ λᵏ for k from 1 to `count`, exact in what is known, each with its error.
+        """The means (1/n) Σ λᵏ for k from 1 to `count`, each with its standard error.
 
-        A random direction v in the rest's d dimensions gives vᵀf(A)v the variance
-        2·Var(f)/(d + 2), Var over the rest's eigenvalues. The quadrature itself tells Var(λᵏ), so
-        the error does not hang on the scatter of a few probes.
+        The known eigenvalues enter exactly. For a random direction v in the d dimensions of the
+        rest, vᵀf(A)v has the variance 2·Var(f)/(d + 2), with Var over the rest's eigenvalues. The
+        quadrature itself gives Var(λᵏ), so the error does not depend on the scatter of a few
+        probes.
         """
         found = []
         dimensions = self.size - len(self.known)
@@ -140,8 +142,8 @@ class Quadrature:
                 value += share * mean
                 absolute += share * total
                 error += share * variance**0.5 * few
-            # Products err by rounding·‖A‖ in every direction, wherever the eigenvalues are, and
-            # by a part of it along the vectors themselves.
+            # Products err by rounding·‖A‖ in every direction, wherever the eigenvalues are, and by
+            # a part of that along the vectors themselves.
             everywhere = self.rounding * scale ** (power - 1) / self.size**0.5
             along = _ALONG * self.rounding / scale * absolute if scale else 0.0
             error = max(error, power * max(everywhere, along))
@@ -149,16 +151,16 @@ class Quadrature:
         return found
 
     def _at_least_one(self, probe: Nodes) -> Nodes:
-        """The probe's nodes, where it saw little of an eigenvalue that it resolves with all of it.
+        """The probe's nodes, with the weight of each resolved eigenvalue raised to at least 1/n.
 
-        What a probe missed would be missing from its error as well.
+        Weight that a probe missed would otherwise be missing from its error as well.
         """
         whole = probe.resolved(self.rounding) * (1 / self.size)
         return replace(probe, weights=torch.maximum(probe.weights, whole.to(probe.weights)))
 
 
 def choose_probes(size: int) -> int:
-    """As many probes as the mass in twenty bins needs: 40 of a small operator, 2 of a big one."""
+    """The number of probes that resolves the mass in twenty bins: 40 (small n) to 2 (large n)."""
     return min(max(-(-_SAMPLES // size), _FEWEST), _MOST)
 
 
@@ -174,16 +176,34 @@ def quadrature(
     rounding: float = 0.0,
     progress: Progress = silent,
 ) -> Quadrature:
-    """The spectrum of an operator from `probes` random directions, `steps` Lanczos steps from each.
+    """Estimate an operator's spectrum by Lanczos runs from random directions.
 
-    `together` probes advance in step, so that what an operator rebuilds for a product serves all
-    of them; each keeps a basis of steps·n numbers meanwhile on `basis_device` (default: the
-    operator's), and the vectors of the eigenvalues that they agree upon lie beside it, `most_known`
-    (default: `steps`) of them. Where probes·steps products would give the whole matrix, they do,
-    and all eigenvalues are known. With a single probe none are: copies of an eigenvalue show in
-    what differs between probes. `rounding` is a product's error in units of ‖A‖, where more is
-    known of it than the machine epsilon says. Cost: probes·steps products, or n where that is
-    less; orthogonalisation takes 2·steps²·n operations a probe.
+    If probes·steps products would give the full matrix, the matrix is computed and all eigenvalues
+    are known. With a single probe none are known: copies of an eigenvalue show in how probes
+    differ.
+
+    Args:
+        operator: a symmetric operator of size n.
+        probes: how many random directions.
+        steps: Lanczos steps from each.
+        seed: of the random directions.
+        together: how many probes advance in step, sharing what the operator rebuilds for a product;
+            each holds a basis of steps·n numbers meanwhile.
+        most_known: the most eigenvectors kept for the eigenvalues on which the probes agree
+            (default: `steps`).
+        basis_device: where the bases are stored (default: the operator's device).
+        rounding: a product's error in units of ‖A‖, if larger than the machine epsilon suggests.
+        progress: called with the products done and the number of products.
+
+    Cost: probes·steps products, or n if that is less; orthogonalisation takes 2·steps²·n operations
+    a probe.
+
+    >>> import torch
+    >>> from sharpcli.linalg.operator import Dense
+    >>> matrix = torch.diag(torch.tensor([3.0, 1.0, 0.0, 0.0], dtype=torch.float64))
+    >>> found = quadrature(Dense(matrix), probes=1, steps=4)
+    >>> [round(moment.value, 6) for moment in found.moments(2)]
+    [1.0, 2.5]
     """
     n = operator.size
     if n <= probes * steps:
@@ -212,7 +232,7 @@ def quadrature(
                 tops.meet(found.nodes, upper, vectors, floor)
                 bottoms.meet(found.nodes, lower, vectors, floor)
                 del vectors
-        del found  # a block's bases go before those of the next one come
+        del found  # free a block's bases before the next block's are allocated
     crowded = tops.settle(probes)
     bottoms.settle(probes, above=tops)
     top, top_errors = tops.eigenvalues()
@@ -240,8 +260,8 @@ def _complete(
 ) -> Quadrature:
     """All eigenvalues, from the operator's columns.
 
-    What is not symmetric in them is an error of the products, and tells how large the rest of it
-    may be.
+    The asymmetric part of the columns is an error of the products, and bounds the symmetric part of
+    that error.
     """
     n, started = operator.size, operator.products
     matrix = torch.empty(n, n, dtype=torch.float64)
@@ -275,7 +295,7 @@ def _complete(
 
 
 def _norm(matrix: Tensor) -> float:
-    """About the spectral norm of a matrix (n, n), by power steps on MᵀM."""
+    """Estimate the spectral norm of a matrix (n, n) by power steps on MᵀM."""
     generator = torch.Generator().manual_seed(0)
     vector = torch.randn(matrix.shape[1], generator=generator, dtype=matrix.dtype)
     norm = 0.0
@@ -292,7 +312,7 @@ def _norm(matrix: Tensor) -> float:
 def _without_ends(
     nodes: Nodes, top: Tensor, bottom: Tensor, share: float, rounding: float
 ) -> Nodes:
-    """The nodes between what is known, weights made to sum to `share`; those at zero are zero."""
+    """The nodes between the known ends, weights scaled to sum to `share`, tiny values set to 0."""
     slack = nodes.residuals + rounding
     inner = torch.ones_like(slack, dtype=torch.bool)
     if len(top):
@@ -300,7 +320,7 @@ def _without_ends(
     if len(bottom):
         inner &= nodes.values > bottom + slack
     if not bool(inner.any()):
-        # Rounding drowns what is between: all that can be said is that it lies there.
+        # Rounding hides what is in between: all that is known is that it lies there.
         inner[len(inner) // 2] = True
     values, weights = nodes.values[inner], nodes.weights[inner]
     values = torch.where(values.abs() <= rounding, 0.0, values)

@@ -1,7 +1,7 @@
-"""The trace of a symmetric operator: exact on a subspace, random probes on the rest, with an error.
+"""The trace of a symmetric operator, with an error: exact on a subspace, random probes on the rest.
 
-Hutch++ (Meyer, Musco, Musco & Woodruff 2021) with a Krylov basis as its sketch: the subspace that
-holds the large eigenvalues is known exactly, so the probes only see the small rest.
+Hutch++ (Meyer, Musco, Musco & Woodruff 2021) with a Krylov basis as its sketch. The subspace holds
+the large eigenvalues and is treated exactly, so the probes only see the small rest.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TraceResult", "random_signs", "trace"]
 
-# Probes before the error is believed. It comes from ‖PAPg‖², which varies little from probe to
+# Probes before the error is trusted. It comes from ‖PAPg‖², which varies little from probe to
 # probe, so a few are enough.
 _LEAST_PROBES = 6
 # Probes applied at once: rebuilt graphs serve all of them.
@@ -48,14 +48,29 @@ def trace(
     seed: int = 0,
     progress: Progress = silent,
 ) -> TraceResult:
-    """Trace as tr(Q A Qᵀ) + E gᵀPAPg with P = I − QᵀQ and g random signs.
+    """Estimate the trace as tr(Q A Qᵀ) + E gᵀPAPg with P = I − QᵀQ and g random signs.
 
-    `krylov` gives Q (m, n). The variance of a probe is 2(‖PAP‖²_F − Σ diag²) ≤ 2‖PAP‖²_F, and
-    ‖PAPg‖² is an unbiased, steady estimate of ‖PAP‖²_F from the same product; the standard error
-    is taken from that bound.
-    Probes stop at a standard error of `relative_error`·|tr A|; where the rest has no more than
-    `max_probes` dimensions it is summed exactly. Cost: one product a probe; the subspace costs
-    nothing where an eigenvalue computation has built it.
+    The variance of a probe is 2(‖PAP‖²_F − Σ diag²) ≤ 2‖PAP‖²_F, and ‖PAPg‖² is an unbiased,
+    low-variance estimate of ‖PAP‖²_F from the same product. The standard error is computed from
+    that bound.
+
+    Args:
+        operator: a symmetric operator of size n.
+        krylov: a Krylov space of the operator, whose basis is Q (m, n).
+        relative_error: stop at a standard error of this share of |tr A|.
+        max_probes: the most probes; a rest of no more dimensions is summed exactly.
+        seed: of the random signs.
+        progress: called with the probes done and the probes expected.
+
+    Cost: one product a probe; the subspace is free if an eigenvalue computation has built it.
+
+    >>> import torch
+    >>> from sharpcli.linalg.krylov import krylov_space
+    >>> from sharpcli.linalg.operator import Dense
+    >>> operator = Dense(torch.diag(torch.arange(1.0, 11.0, dtype=torch.float64)))
+    >>> result = trace(operator, krylov_space(operator, 4))
+    >>> round(result.value, 6), result.converged  # six dimensions are left, and summed exactly
+    (55.0, True)
     """
     n, known = operator.size, float(krylov.projected.trace())
     rounding = torch.finfo(krylov.basis.dtype).eps * float(krylov.projected.abs().sum())
@@ -86,7 +101,7 @@ def trace(
 
 
 def _complement(basis: Tensor) -> Tensor:
-    """Orthonormal rows (n − m, n) that span what `basis` (m, n) does not; for small n."""
+    """Orthonormal rows (n − m, n) for the complement of `basis` (m, n); for small n."""
     full: Tensor = torch.linalg.qr(basis.double().T, mode="complete").Q
     return full[:, len(basis) :].T.contiguous().to(basis)
 

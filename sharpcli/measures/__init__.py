@@ -1,7 +1,8 @@
 """The measures: one file each, and the registry that names and describes them.
 
 A package adds its own through the entry point group `sharpcli.measures`: the entry's name is the
-measure's, its object a `Measure`. Importing this loads no torch: functions are loaded when called.
+measure's name, its object is a `Measure`. Importing this module does not import torch: the
+functions are loaded when called.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ __all__ = [
 
 
 def _split_marked(numbers: Mapping[str, Any], split: str | None, advice: str) -> Any:
-    """The loss's numbers, that of one split marked."""
+    """Mark the loss's numbers of one split."""
     return {**numbers, split: marked(numbers[split], split, advice)} if split else numbers
 
 
 def _where_all_eigenvalues_are(keys: Collection[str]) -> list[str]:
-    """A line that says where more eigenvalues are than the five that a run measures unasked."""
+    """A remark on where to find eigenvalues beyond the five of a default run."""
     found = [re.fullmatch(r"hessian\.eigenvalues\[(\d+)\]", key) for key in keys]
     most = max((1 + int(match[1]) for match in found if match), default=0)
     if most <= MeasureSettings().top:
@@ -55,7 +56,7 @@ _BUILT_IN = (
         meaning="loss and metrics on train and test, and their gap",
         formula="L = Σ sum / Σ weight over the examples; gap = test − train",
         cost="one forward pass a split",
-        invariances="all that leave the function alone",
+        invariances="anything that leaves the function unchanged",
         source="—",
         warns="compared training losses that differ by more than 2×",
         compute=loaded_later("loss.loss"),
@@ -95,12 +96,12 @@ _BUILT_IN = (
     ),
     Measure(
         name="gradient",
-        meaning="how far from stationary: norms of the gradient",
+        meaning="norms of the gradient, which are 0 at a stationary point",
         formula="‖∇L‖₂, Σ√(g² + 1e-16), max |g|",
         cost="one gradient",
         invariances="none",
         source="Cattaneo, Klusowski & Shigida 2024 (the perturbed 1-norm)",
-        warns="a norm that says this is not a minimum",
+        warns="a norm too large for a minimum",
         compute=loaded_later("gradient.gradient"),
         default=True,
         reads=(),
@@ -110,7 +111,7 @@ _BUILT_IN = (
             Column(r"gradient\.norm", "‖∇L‖"),
             Column(r"gradient\.(l1|max)", None),
         ),
-        legend={"‖∇L‖": "‖∇L‖: the gradient's 2-norm; where it is not small this is not a minimum"},
+        legend={"‖∇L‖": "‖∇L‖: the gradient's 2-norm; if it is large, this is not a minimum"},
         vanished=marked,
     ),
     Measure(
@@ -141,7 +142,7 @@ _BUILT_IN = (
         name="trace",
         meaning="the sum of all eigenvalues of the Hessian",
         formula="tr ∇²L(θ), with the standard error of its random part",
-        cost="6 products or more, beside those that hessian has made",
+        cost="6 products or more, in addition to those of hessian",
         invariances="rotations of θ; not rescaling",
         source="Hutch++ (Meyer et al. 2021)",
         warns="a standard error above the share that is asked for",
@@ -160,7 +161,10 @@ _BUILT_IN = (
 def known_measures(among: Collection[str] | None = None) -> dict[str, Measure]:
     """Every measure by name: the built-in ones, then those of installed packages.
 
-    With `among`, of the latter only those whose name, with underscores, is one of these JSON keys.
+    `among` restricts the latter to those whose name, with underscores, is one of these JSON keys.
+
+    Raises:
+        SharpError: if a package's entry point is not a `Measure`.
     """
     known = {measure.name: measure for measure in _BUILT_IN}
     entries = entry_points(group="sharpcli.measures") if among is None or among else ()
@@ -172,16 +176,19 @@ def known_measures(among: Collection[str] | None = None) -> dict[str, Measure]:
             raise SharpError(
                 f"the entry point '{entry.name}' of sharpcli.measures ({entry.value}) is not a "
                 "sharpcli.measures.Measure",
-                "mend or uninstall the package that brings it",
+                "fix or uninstall the package that brings it",
             )
         known.setdefault(entry.name, found)
     return known
 
 
 def choose(names: Sequence[str]) -> list[Measure]:
-    """The measures called `names` in the registry's order, the default set where there are none.
+    """The measures called `names` in the registry's order, or the default set if there are none.
 
-    "all" means every one. Raises `UsageError` for a name that there is not.
+    "all" selects every measure.
+
+    Raises:
+        UsageError: if a name is unknown.
     """
     known = known_measures()
     for name in names:
@@ -199,7 +206,7 @@ def choose(names: Sequence[str]) -> list[Measure]:
 
 
 def readers(measures: Sequence[Measure]) -> dict[str, list[str]]:
-    """Which measures would read a parameter of the command that none of `measures` reads."""
+    """The measures that would read command parameters which none of `measures` reads."""
     if any(measure.reads is None for measure in measures):
         return {}
     read = {name for measure in measures for name in _read_by(measure)}
@@ -218,7 +225,8 @@ def _read_by(measure: Measure) -> list[str]:
 def options_of(measures: Sequence[Measure], given: Mapping[str, Any]) -> dict[str, Any]:
     """The values of the options that these measures bring: as `given`, else their defaults.
 
-    Raises `UsageError` for a name that no measure has.
+    Raises:
+        UsageError: if no measure has an option of that name.
     """
     known = {option.name for measure in known_measures().values() for option in measure.options}
     for name in given:
@@ -229,7 +237,7 @@ def options_of(measures: Sequence[Measure], given: Mapping[str, Any]) -> dict[st
 
 
 def __getattr__(name: str) -> Any:
-    """Import what loads torch when it is asked for."""
+    """Import what loads torch only on request."""
     homes = {"Context": "context", "compute": "computing"}
     if name not in homes:
         raise AttributeError(f"module 'sharpcli.measures' has no attribute '{name}'")

@@ -15,7 +15,7 @@ from sharpcli.objective.objective import Objective
 __all__ = ["Box", "with_loss"]
 
 _Problem = tuple[ValueAndGradient, tuple[float, Tensor]]
-"""Value and gradient at any u, and at 0."""
+"""A function of u that returns its value and gradient, and both at u = 0."""
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,17 @@ class Box:
 
     @cached_property
     def bound(self) -> Tensor:
-        """Half of the box's width along each of its axes (p,)."""
+        """Half the box's width along each of its axes (p,)."""
         return self.epsilon * (self.space.coordinates(self.theta).abs() + 1)
 
     def shift(self, point: Tensor) -> Tensor:
-        """How far u = `point` (p,), or each of several (k, p), is from θ: (n,) or (k, n)."""
+        """The displacement from θ of u = `point` (p,), or of several (k, p): (n,) or (k, n)."""
         return self.space.lift(self.bound * point)
 
     def unscaled(self, objective: Objective, at_theta: tuple[float, Tensor]) -> _Problem:
-        """L of the box, with its gradient in θ: corners need no more than signs and an order.
+        """L in the box with its gradient in θ: corners need only signs and an order.
 
-        A loss that is negative at θ or elsewhere in the box has no logarithm.
+        No logarithm is needed, so the loss may be negative.
         """
         loss, gradient = at_theta
 
@@ -49,7 +49,7 @@ class Box:
         return function, (loss, self.space.pull(gradient))
 
     def scaled(self, objective: Objective, at_theta: tuple[float, Tensor]) -> _Problem:
-        """Log L where L(θ) is positive, else L, with its gradient in u.
+        """Log L if L(θ) is positive, else L, with its gradient in u.
 
         The logarithm rises evenly where L rises by powers of ten.
         """
@@ -67,7 +67,7 @@ class Box:
 
 
 def with_loss(found: BoxMaximum, loss: float) -> BoxMaximum:
-    """The maximum with the loss in place of its logarithm; the centre's own where that is best."""
+    """The maximum with the loss instead of its logarithm; the exact loss if the centre is best."""
     if not bool(found.point.any()):
         return BoxMaximum(loss, found.point, found.evaluations)
     value = math.exp(found.value) if loss > 0 else found.value

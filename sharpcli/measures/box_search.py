@@ -1,4 +1,4 @@
-"""The largest loss in a box around θ: where ascents start, and the maximisers that climb."""
+"""The largest loss in a box around θ: starting points for ascents, and the maximisers."""
 
 from __future__ import annotations
 
@@ -31,41 +31,42 @@ from sharpcli.runtime.randomness import own_generator
 
 __all__ = ["Search", "Searches", "in_double", "maxima"]
 
-# Where else than at the centre corner ascents start, found by trial on minima with losses from 1e-1
-# to 1e-7: a power that evens out the examples' losses, and ascents on shards of the data.
+# Further starts for the corner ascents, chosen by trial on minima with losses from 1e-1 to 1e-7:
+# the gradient of losses to this power, which evens out the examples, and ascents on shards of the
+# data.
 _POWER = 0.1
 _SHARDS, _SHARD_STEPS, _SHARD_STARTS = 8, 4, 3
-# All corners are evaluated up to this many dimensions, where that passes over at most so many bytes
-# of activations: about three seconds of one CPU core, a part of one for one layer of many. Without
-# `vmap` each is a call of its own.
+# All corners are evaluated up to this many dimensions, if the passes use at most this many bytes of
+# activations: about three seconds of one CPU core, or less for one layer of many. Without `vmap`
+# each corner is a separate call.
 _ALL_CORNERS, _ALL_BYTES, _LAYER_BYTES, _ALL_CALLS = 20, 2**31, 2**28, 2**12
-# Activation bytes of corners that are evaluated at once: they stay in the cache.
+# Activation bytes of corners evaluated at once: they stay in the cache.
 _CHUNK_BYTES = 2**24
-# Corners, and points inside the box, from which L-BFGS goes on where a pass costs next to nothing.
-# The points are the best of so many random ones where all corners are evaluated; in more dimensions
-# random points are all alike, and more than one of them bought 1 % on one network of thirteen.
+# Corners, and points inside the box, from which L-BFGS continues if a pass costs next to nothing.
+# If all corners are evaluated, the points are the best of this many random ones. In more dimensions
+# random points are all alike; more than one gained 1 % on one network of thirteen.
 _POLISHED, _SIFTED = 8, 1024
-# A pass over so many bytes of activations costs next to nothing: more starts, while it lasts. In a
-# usual box 8 came within 0.1 % of what 32 did.
+# A pass over this many activation bytes costs next to nothing, so there are more starts. In a usual
+# box 8 starts came within 0.1 % of the result of 32.
 _FREE_BYTES, _FREE_STARTS = 2**20, 8
-# Random corners to start from for each factor of ten that ε is above the usual 1e-3, as many more
-# where they cost next to nothing, and where the gradient is zero.
+# Random corners to start from, for each factor of ten that ε is above the usual 1e-3; as many more
+# if they cost next to nothing; and if the gradient is zero.
 _STARTS_A_DECADE, _FREE_STARTS_A_DECADE, _STATIONARY_STARTS = 8, 32, 4
-# A box of fewer units in the last place than this is searched in float64.
+# A box narrower than this many units in the last place is searched in float64.
 _RESOLVED = 16
-# Rows on which it is tried whether the model runs in float64.
+# Rows for testing whether the model runs in float64.
 _PROBE = 8
 
 
 class Searches:
-    """The run's own search and, where a box asks for it, one in float64."""
+    """The run's own search, and one in float64 for boxes that need it."""
 
     def __init__(self, context: Context) -> None:
         self.own = Search(context)
 
     @cached_property
     def double(self) -> Search | None:
-        """The search in float64: of the same objective, None where the model has no float64."""
+        """The search in float64 on the same objective; None if the model has no float64."""
         context = self.own.context
         objective = in_double(context.objective, context.theta)
         if objective is None or objective is context.objective:
@@ -73,7 +74,7 @@ class Searches:
         return Search(replace(context, objective=objective, theta=context.theta.double()))
 
     def of(self, space: Space, epsilon: float) -> Search:
-        """The search for a box: in float64 where it is cheap, or the box is narrow."""
+        """The search for a box: in float64 if that is cheap or the box is narrow."""
         own = self.own
         dimensions = space.dimensions or own.context.objective.size
         small = dimensions <= _ALL_CORNERS and own.bytes_a_pass <= _FREE_BYTES
@@ -81,7 +82,7 @@ class Searches:
         return (self.double if small or narrow else None) or own
 
     def instead_of(self, search: Search) -> Search | None:
-        """The search in float64, where float32 did not do.
+        """The search in float64 to replace one in float32 that did not resolve the rise.
 
         Narrower dtypes are chosen for speed, which float64 would take away.
         """
@@ -90,7 +91,7 @@ class Searches:
 
 
 class Search:
-    """One objective, and what ascents in all boxes around its θ have in common."""
+    """One objective, and what ascents in all boxes around its θ share."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -109,9 +110,9 @@ class Search:
 
     @cached_property
     def shards(self) -> dict[int, tuple[Objective, tuple[float, Tensor]]]:
-        """The shards that are this process's own, by number: each with its loss and its gradient.
+        """The shards of this process by number: each with its loss and its gradient.
 
-        Cost: one gradient in all.
+        Cost: one gradient in total.
         """
         context, generator = self.context, torch.Generator().manual_seed(self.context.seed)
         self.evaluations += 1
@@ -125,21 +126,21 @@ class Search:
 
     @cached_property
     def bytes_a_pass(self) -> int:
-        """Bytes that one pass over the data saves or reads: what it costs, but for the overhead."""
+        """Bytes that one pass over the data saves or reads: its cost, apart from overhead."""
         objective = self.context.objective
         return int(objective.rows.count * max(objective.saved_bytes, 32)) + 8 * objective.size
 
     @cached_property
     def batched(self) -> bool:
-        """Whether many losses can be had at once: `vmap` takes the model, and gives its losses."""
+        """Whether `vmap` can evaluate many losses at once, and gives the right ones."""
         objective, theta = self.context.objective, self.context.theta
         step = 1 + 2**-6 * torch.arange(2, device=theta.device).to(theta)
         pair = theta * step[:, None]
         try:
             together = objective.losses(pair).tolist()
         except (RuntimeError, TypeError, ValueError, SharpError) as error:
-            # What vmap raises for models that it cannot batch, as it is or as the failure of the
-            # task's function that it ran. One by one the losses are as right.
+            # vmap's error for models that it cannot batch, direct or as a failure of the task's
+            # function that it ran. Single evaluations give the same losses.
             if is_out_of_memory(error):
                 raise
             return False
@@ -152,7 +153,7 @@ class Search:
 
     @property
     def chunk(self) -> int:
-        """Points whose losses are computed at once."""
+        """How many points have their losses computed at once."""
         return max(1, min(4096, _CHUNK_BYTES // self.bytes_a_pass))
 
     def values(self, box: Box) -> Values:
@@ -170,12 +171,11 @@ class Search:
 
 
 def in_double(objective: Objective, theta: Tensor) -> Objective | None:
-    """The same objective in float64, None where the device or the model has no float64.
+    """The same objective in float64, or None if the device or the model has no float64.
 
-    The model's skeleton is shared, and rows are converted batch by batch, so that it holds no more
-    than its buffers. An objective in float64 is given back as it is. A model that has float32
-    written into it raises in float64 or gives float32 losses; both are found on 8 rows at θ (n,).
-    Cost: a forward pass over these.
+    The model's skeleton is shared and rows are converted batch by batch, so the copy only holds
+    buffers. A float64 objective is returned as it is. A model with a fixed float32 raises in
+    float64 or gives float32 losses; 8 rows at θ (n,) show both. Cost: a forward pass over these.
     """
     if objective.network.compute == torch.float64:
         return objective
@@ -191,7 +191,7 @@ def _with_wide_losses(objective: Objective, theta: Tensor) -> Objective | None:
 
 
 def maxima(search: Search, box: Box) -> tuple[dict[str, BoxMaximum], int | None]:
-    """The best point by each maximiser, and how many corners were evaluated where all of them."""
+    """The best point by each maximiser, and the number of corners if all of them were evaluated."""
     chosen = search.context.settings.maximizer
     names = ["lbfgsb", "corner"] if chosen == "both" else [chosen]
     found, tops, corners = {}, list[Tensor](), None
@@ -219,7 +219,7 @@ def _all_corners(search: Search, box: Box) -> bool:
 
 
 def _every_corner(search: Search, box: Box) -> tuple[BoxMaximum, list[Tensor]]:
-    """The best of all corners and of the centre, and the corners that are nearly as good."""
+    """The best of all corners and the centre, and the corners that are nearly as good."""
     context = search.context
     tops = best_corners(
         search.values(box),
@@ -235,9 +235,9 @@ def _every_corner(search: Search, box: Box) -> tuple[BoxMaximum, list[Tensor]]:
 
 
 def _lbfgsb(search: Search, box: Box, tops: Sequence[Tensor]) -> BoxMaximum:
-    """L-BFGS from the centre; from other points too where the box is large, or passes are cheap.
+    """L-BFGS from the centre, and from other points if the box is large or passes are cheap.
 
-    The best corners (`tops`) are where a maximum on a face of the box is near.
+    The best corners (`tops`) are near maxima on faces of the box.
     """
     context = search.context
     function, start = box.scaled(context.objective, context.value_and_gradient)
@@ -258,7 +258,7 @@ def _lbfgsb(search: Search, box: Box, tops: Sequence[Tensor]) -> BoxMaximum:
 
 
 def _inside(search: Search, box: Box, count: int) -> Tensor:
-    """Up to `count` points inside the box to start from, the best of many where they are cheap."""
+    """Up to `count` starting points inside the box, the best of many if they are cheap."""
     bound = box.bound
     if not count:
         return bound[:0, None]
@@ -298,21 +298,21 @@ def _corner(search: Search, box: Box) -> BoxMaximum:
 
 
 def _filled(corner: Tensor, generator: torch.Generator) -> Tensor:
-    """A corner with random signs where it has none: the gradient is zero there, or not a number.
+    """Fill a corner's entries where the gradient is zero or NaN with random signs.
 
-    Where the loss is convex, a random corner is higher than the middle of the box on average.
+    If the loss is convex, a random corner is on average higher than the middle of the box.
     """
     signs = 2 * torch.randint(0, 2, corner.shape, generator=generator, dtype=torch.int8) - 1
     return torch.where(corner.abs() > 0, corner, signs.to(corner)).to(torch.int8)
 
 
 def _decades(box: Box) -> float:
-    """How many factors of ten ε is above the usual ones, 0 where it is not far above 1e-3."""
+    """How many factors of ten ε is above the usual values; 0 up to about 1e-3."""
     return max(0.0, math.log10(box.epsilon / 1e-3) - 0.5)
 
 
 def _free_starts(search: Search, box: Box) -> int:
-    """How many more starts cost next to nothing, as a pass does; more in a larger box."""
+    """How many more starts cost next to nothing, because a pass does; more in a larger box."""
     free = round(_FREE_STARTS + _FREE_STARTS_A_DECADE * _decades(box))
     return min(free, _FREE_BYTES // search.bytes_a_pass)
 
@@ -322,28 +322,27 @@ def _flips_are_cheap(search: Search, box: Box) -> bool:
 
 
 def _starts(search: Search, box: Box) -> tuple[list[Tensor], int]:
-    """Corners from which other examples' losses rise than those that are largest at θ.
+    """Starting corners for the ascent that favour examples whose loss is small at θ.
 
-    Near a minimum the gradient is that of a few examples, and the ascent from the centre ends on
-    them; the highest corner often belongs to others. One start weighs examples more evenly (ℓ^q),
-    and the best of eight ascents on an eighth of the data each let others come forward. Gives the
-    starts, and what they cost in gradients over all the data.
+    Near a minimum a few examples dominate the gradient, and the ascent from the centre ends at
+    their corner; the highest corner often belongs to others. One start weighs examples more evenly
+    (ℓ^q). The others are the best of eight ascents, each on an eighth of the data. Returns the
+    starts and their cost in gradients over all the data.
     """
     context, before, starts = search.context, search.evaluations, []
     if context.value_and_gradient[0] > 0:
         starts.append(box.space.pull(search.even).sign())
     rows = context.objective.rows
-    if rows.count < 2 * _SHARDS or rows.fixed_batch is not None:  # a part has other batches
+    if rows.count < 2 * _SHARDS or rows.fixed_batch is not None:  # shards would change the batches
         return starts, search.evaluations - before
     found, climbed = _shard_corners(search, box)
     return starts + found, search.evaluations - before + climbed
 
 
 def _shard_corners(search: Search, box: Box) -> tuple[list[Tensor], int]:
-    """The best corners of ascents on shards, and what they cost in gradients over all the data.
+    """The best corners of ascents on shards, and their cost in gradients over all the data.
 
-    Of several processes each climbs on shards of its own: a pass over a shard is too short to be
-    divided.
+    Each process climbs on its own shards: a pass over a shard is too short to divide.
     """
     context, climbed = search.context, {}
     told = torch.zeros(_SHARDS, 2, dtype=accumulator(context.theta.device))

@@ -1,4 +1,4 @@
-"""What the measures say of the numbers of a result, by flat key (`hessian.eigenvalues[0]`)."""
+"""How tables show the numbers of a result, by flat key (`hessian.eigenvalues[0]`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sharpcli.measures.measure import Column
 
 __all__ = ["column_titles", "in_tables", "leading_names"]
 
-# The numbers by split that no measure owns: metrics of the task, of which the test value is shown.
+# Numbers by split that belong to no measure: metrics of the task, shown by their test value.
 _METRICS = (
     Column(r"([^.\[]+)\.test", "{0} test"),
     Column(r"([^.\[]+)\.train", "{0} train", instead="{0}.test"),
@@ -21,16 +21,16 @@ _PLACE_OF_METRICS = 10
 
 
 def in_tables(keys: Iterable[str] = ()) -> list[Measure]:
-    """The measures in the order of tables: the built-in ones and those that brought `keys`."""
+    """The measures in the order of tables: built-in ones and those with numbers among `keys`."""
     known = known_measures(among={_first_part(key) for key in keys})
     return sorted(known.values(), key=lambda measure: measure.place)
 
 
 def column_titles(keys: Iterable[str]) -> dict[str, str]:
-    """The flat keys that a table shows, in its order, and what heads each column.
+    """The flat keys that a table shows, in order, with the column titles.
 
-    Of a metric only the test value is shown (training where there is no other); of what no measure
-    describes, everything.
+    A metric shows only its test value (the training value if there is no other). Numbers that no
+    measure describes are all shown.
     """
     present = list(dict.fromkeys(keys))
     owners = {measure.key: measure for measure in in_tables(present)}
@@ -46,7 +46,7 @@ def column_titles(keys: Iterable[str]) -> dict[str, str]:
 
 
 def leading_names(keys: Collection[str]) -> dict[str, str]:
-    """What sentences call those of these numbers that decide how large a sample has to be."""
+    """The names, for sentences, of those numbers that determine the sample size."""
     owners = {measure.key: measure for measure in in_tables(keys)}
     found = {key: _described(key, owners)[1:] for key in keys}
     return {
@@ -59,7 +59,7 @@ def leading_names(keys: Collection[str]) -> dict[str, str]:
 def _described(
     key: str, owners: Mapping[str, Measure]
 ) -> tuple[tuple[int, int], Column | None, tuple[str, ...]]:
-    """The place of a number in tables, its column where one is declared, the groups of its key."""
+    """A number's place in tables, its column if one is declared, and the groups of its key."""
     owner = owners.get(_first_part(key))
     for index, column in enumerate((*(owner.columns if owner else ()), *_METRICS)):
         if match := re.fullmatch(column.keys, key):

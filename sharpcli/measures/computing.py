@@ -1,4 +1,4 @@
-"""The measures of one checkpoint, one after another."""
+"""Compute the measures of one checkpoint, one after another."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def compute(measures: Sequence[Measure], context: Context) -> dict[str, Any]:
 def _without_vanished(
     found: dict[str, Any], measures: Sequence[Measure], context: Context
 ) -> dict[str, Any]:
-    """The numbers, those marked that are rounding because the loss is at the end of float64."""
+    """Mark the numbers that are rounding because the loss is too small for float64."""
     split = context.split
     if "loss" in found and split:
         loss = found["loss"][split].value

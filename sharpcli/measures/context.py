@@ -1,4 +1,4 @@
-"""What a measure is handed: a checkpoint's objective, and what measures of one run share."""
+"""The input of a measure: a checkpoint's objective, and results that measures share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sharpcli.settings import MeasureSettings
 
 __all__ = ["Context"]
 
-# Products spent on a sketch where the trace is asked for without eigenvalues.
+# Products for a sketch, if the trace is measured without eigenvalues.
 _SKETCH_PRODUCTS = 20
 
 
@@ -31,12 +31,12 @@ class Context:
     """One checkpoint on one data set, with the quantities that several measures need.
 
     `theta` (n,) are the checkpoint's parameters; `objective` is the measured split's and one of
-    `splits`. `warnings` collects what a measure warns of. `self_check` belongs to the model and
-    was made once for the run, None where no measure needs second derivatives. `part` says that θ
-    is a block of parameters of which all were measured before. `begin` opens a measure's
-    `progress`; `notes` are what it says besides. `quotients` (shards, k) are vᵢᵀH_s vᵢ over shards
-    of a subset, where the sampling error of the eigenvalues has been made. `off_quotients` is the
-    sum of vᵀ(Ĥ − H)v over the Ritz vectors whose rounding has been measured.
+    `splits`. Measures append to `warnings`. `self_check` was made once for the model, None if no
+    measure needs second derivatives. `part` means that θ is one block of parameters, measured after
+    all of them. `begin` opens a measure's `progress`; `notes` are its other messages. `quotients`
+    (shards, k) are vᵢᵀH_s vᵢ over shards of a subset, once the sampling error of the eigenvalues is
+    known. `off_quotients` is the sum of vᵀ(Ĥ − H)v over the Ritz vectors whose rounding has been
+    measured.
     """
 
     objective: Objective
@@ -55,7 +55,7 @@ class Context:
 
     @property
     def split(self) -> str | None:
-        """The name of the measured split, None where it is not one of `splits`."""
+        """The name of the measured split; None if it is not one of `splits`."""
         return next((name for name, it in self.splits.items() if it is self.objective), None)
 
     def known(self, name: str) -> Any:
@@ -69,7 +69,7 @@ class Context:
 
     @cached_property
     def carriers(self) -> float:
-        """How many examples of a sample carry the variance of its losses, infinite without any.
+        """How many examples of a sample carry the variance of its losses; infinite if undefined.
 
         Cost: a forward pass.
         """
@@ -86,7 +86,7 @@ class Context:
 
     @cached_property
     def budget(self) -> Budget:
-        """What fits in memory: kept graphs, rows of a basis. Raises `SharpError`: too little."""
+        """The memory plan: kept graphs, rows of a basis. Too little memory is an error."""
         top, smallest = self._ends
         found = share_memory(self.objective, self.theta, self.settings.curvature, top, smallest)
         self.notes.detail(str(found))
@@ -94,18 +94,18 @@ class Context:
 
     @cached_property
     def hessian(self) -> CurvatureOperator:
-        """The Hessian at θ, or the matrix that the settings put in its place."""
+        """The Hessian at θ, or the matrix that the settings choose instead."""
         graphs = self.budget.graphs
         return make_operator(self.objective, self.theta, self.settings.curvature, graphs=graphs)
 
     @cached_property
     def rounding(self) -> Rounding:
-        """What the run's precision leaves in its numbers."""
+        """The rounding errors of the run's precision."""
         return Rounding(self.objective, self.theta, self.settings.curvature, seed=self.seed)
 
     @cached_property
     def eigenvalues(self) -> EigshResult:
-        """Both ends of the Hessian's spectrum, as the settings ask. Cost: its `products`."""
+        """Both ends of the Hessian's spectrum, as set in the settings. Cost: its `products`."""
         settings, budget, (top, smallest) = self.settings, self.budget, self._ends
         return eigsh(
             self.hessian,
@@ -121,7 +121,7 @@ class Context:
 
     @property
     def krylov(self) -> Krylov:
-        """A subspace that holds the Hessian's large eigenvalues: the one that exists, if any."""
+        """A subspace with the Hessian's large eigenvalues: that of the eigenvalues, or a sketch."""
         if self.known("eigenvalues"):
             return self.eigenvalues.krylov
         products = min(_SKETCH_PRODUCTS, self.budget.rows)
@@ -136,11 +136,11 @@ class Context:
         return top, min(1, size - top)
 
     def release(self) -> None:
-        """Free the graphs that products kept."""
+        """Free the graphs kept by products."""
         if self.known("hessian"):
             self.hessian.release()
 
     def synchronize(self) -> None:
-        """Wait until the device has done what it was asked, so that clocks tell the truth."""
+        """Wait for the device to finish, so that timings are right."""
         if self.theta.device.type == "cuda":
             torch.cuda.synchronize(self.theta.device)

@@ -29,36 +29,39 @@ from sharpcli.objective.shards import shards, share_left
 
 __all__ = ["epsilon_sharpness", "sharpness", "vanished"]
 
-# Maximisers that differ by more than this share have not both arrived.
+# Maximisers that differ by more than this share have not both converged.
 _DISAGREEMENT = 0.1
-# Steps of the ascents on halves: they start near a maximum.
+# Steps of the ascents on halves, which start near a maximum.
 _HALF_STEPS = 8
-# A rise that is this many roundings of the loss is known to a few per cent.
+# A rise of this many roundings of the loss is accurate to a few per cent.
 _ROUNDINGS = 32
-# A share of 1 + L that float32 resolves to 1e-4: a GPU need not confirm it in float64, which many
-# are slow at.
+# A share of 1 + L that float32 resolves to 1e-4: a GPU need not confirm it in float64, which is
+# slow on many GPUs.
 _PLAIN_RISE = 1e-3
 
 
 def epsilon_sharpness(context: Context) -> dict[str, Any]:
     """φ = 100·(max_{z∈C_ε} L(θ+Az) − L(θ))/(1 + L(θ)), C_ε = {z: |zᵢ| ≤ ε(|(A⁺θ)ᵢ| + 1)}.
 
-    A = I, or n×p with standard normal columns: then φ is the mean over several draws of A, and its
-    error the standard error of that mean. Keskar et al. 2017, metric 2.1. The maximum is only ever
-    bounded from below: the largest loss found counts, evaluated in float64 where the model allows,
-    and each maximiser's is given. Both work on the scaled problem u = z/(ε(|A⁺θ| + 1)) ∈ [−1, 1]ᵖ,
-    L-BFGS with log L as objective, so that a loss near zero does not stall it; `raw` is SciPy's
-    L-BFGS-B on the problem as it is written. Up to 20 dimensions of a small network all corners are
-    evaluated, and `corners` says how many. Cost: one gradient an evaluation; for each ε (and draw)
-    10 to 20 (lbfgsb) and about 40 (corner), 30 more for each factor of ten that ε is above 1e-3;
-    many more where they cost next to nothing. Not invariant to rescaling. Where a subset was
-    measured, the sampling error is that of the losses at the maximum found, and the sampling bias
-    what choosing that maximum by the subset adds. Both cost about 8 gradients more.
+    A = I, or n×p with standard normal columns; then φ is the mean over several draws of A, and its
+    error is the standard error of that mean. The maximum is only bounded from below: the largest
+    loss found counts, evaluated in float64 if the model supports it, and each maximiser's is
+    reported. Both maximisers work on the scaled problem u = z/(ε(|A⁺θ| + 1)) ∈ [−1, 1]ᵖ, L-BFGS
+    with log L as objective, so that a loss near zero does not stall it. `raw` is SciPy's L-BFGS-B
+    on the unscaled problem. Up to 20 dimensions of a small network all corners are evaluated, and
+    `corners` is their number. φ is not invariant to rescaling. On a subset the sampling error is
+    that of the losses at the maximum found, and the sampling bias is what choosing that maximum on
+    the subset adds.
+
+    Cost: one gradient an evaluation; for each ε (and draw) 10 to 20 (lbfgsb) and about 40 (corner),
+    30 more for each factor of ten that ε is above 1e-3; many more if they cost next to nothing. The
+    sampling error and bias cost about 8 gradients more.
+    Source: Keskar et al. 2017, metric 2.1.
     """
     entries, searches = [], Searches(context)
     for dimensions in context.settings.subspaces:
         if context.part and dimensions is not None and dimensions > context.objective.size:
-            continue  # a layer of fewer parameters has no such subspace
+            continue  # a layer with fewer parameters has no such subspace
         draws = 1 if dimensions is None else context.settings.draws
         found: dict[float, list[_Found]] = {each: [] for each in context.settings.epsilons}
         for draw in range(draws):
@@ -70,7 +73,7 @@ def epsilon_sharpness(context: Context) -> dict[str, Any]:
 
 
 def vanished(entries: list[dict[str, Any]], split: str | None, advice: str) -> Any:
-    """The entries, those marked whose box does not reach where the loss is large enough."""
+    """Mark the entries whose box does not reach points where the loss is large enough."""
     return [
         marked(entry, split, f"{advice}, or take a larger {setting('epsilons')}")
         if entry["loss_at_maximum"] < SMALLEST_SOUND
@@ -80,7 +83,7 @@ def vanished(entries: list[dict[str, Any]], split: str | None, advice: str) -> A
 
 
 def sharpness(maximum: float, loss: float) -> float:
-    """100·(maximum − loss)/(1 + loss), which means nothing (NaN) where the loss is −1 or less."""
+    """100·(maximum − loss)/(1 + loss); meaningless (NaN) if the loss is −1 or less."""
     return 100 * (maximum - loss) / (1 + loss) if loss > -1 else math.nan
 
 
@@ -91,14 +94,14 @@ def _space(context: Context, dimensions: int | None, draw: int = 0) -> Space:
         raise UsageError(
             f"{setting('subspaces', dimensions)}: the model has only "
             f"{counted(context.objective.size, 'parameter')}",
-            "a subspace has as many dimensions at most",
+            "a subspace cannot have more dimensions than the model has parameters",
         )
     return RandomSubspace(context.theta, dimensions, context.seed, draw)
 
 
 @dataclass(frozen=True)
 class _Found:
-    """What was found in one box: φ and the largest loss by maximiser, and what it cost."""
+    """The result for one box: φ and the largest loss by maximiser, and the cost."""
 
     loss: float
     losses: dict[str, float]
@@ -119,7 +122,7 @@ class _Found:
 
 
 def _one(searches: Searches, space: Space, epsilon: float) -> _Found:
-    """Search one box; once more in float64 where the search could not see what it sought."""
+    """Search one box; again in float64 if the first search did not resolve the rise."""
     started = time.perf_counter()
     search = searches.of(space, epsilon)
     found = _searched(searches, search, space, epsilon)
@@ -140,7 +143,7 @@ def _searched(searches: Searches, search: Search, space: Space, epsilon: float) 
     bias = _selection_bias(context, box, best)
     if sampled.error is not None and bias is not None:
         # Between halves the loss may change with their slopes or with their curvature, which makes
-        # the bias up to twice as large: on digits it was.
+        # the bias up to twice as large, as on digits.
         sampled = replace(sampled, error=math.hypot(sampled.error, bias))
     evaluations = sum(found.evaluations for found in points.values())
     context.synchronize()
@@ -150,7 +153,7 @@ def _searched(searches: Searches, search: Search, space: Space, epsilon: float) 
 def _entry(
     context: Context, dimensions: int | None, epsilon: float, runs: Sequence[_Found]
 ) -> dict[str, Any]:
-    """What a document says of one ε and subspace: the mean over the draws of A."""
+    """A document's entry for one ε and subspace: the mean over the draws of A."""
     values = [found.value for found in runs]
     by_name = {
         name: statistics.fmean(sharpness(found.losses[name], found.loss) for found in runs)
@@ -162,7 +165,7 @@ def _entry(
         by = ", ".join(f"{name} {value:.4g}" for name, value in by_name.items())
         context.warnings.append(
             f"the maximisers of ε-sharpness ({where}) differ by more than 10 %: {by}; say which "
-            "one was used when you quote φ"
+            "one you used when you quote φ"
         )
     if not runs[0].loss > -1:
         context.warnings.append(
@@ -221,12 +224,11 @@ def _advice(dtype: torch.dtype) -> str:
 def _confirmed(
     searches: Searches, search: Search, box: Box, points: dict[str, BoxMaximum]
 ) -> tuple[float, dict[str, float], bool]:
-    """L(θ) and the maxima evaluated in float64, and whether the search could see the difference.
+    """L(θ) and the maxima evaluated in float64, and whether the search resolved their difference.
 
-    A search in a narrower dtype chooses its best point by losses that are rounded, and its θ + z
-    may be rounded out of the box. So the point is made again in float64, inside the box, and both
-    losses are computed there: what is reported is never above the maximum. Cost: a forward pass for
-    each maximiser.
+    A search in a narrower dtype chooses its best point by rounded losses, and rounding may move θ +
+    z out of the box. So the point is recomputed in float64, inside the box, together with both
+    losses: the reported value never exceeds the maximum. Cost: a forward pass for each maximiser.
     """
     context = search.context
     loss, gradient = context.value_and_gradient
@@ -257,7 +259,7 @@ def _confirmed(
 def _sampling_error(context: Context, shift: Tensor, loss: float) -> Sampled:
     """Standard error of φ from the paired losses of each example at θ and at the maximum.
 
-    By the envelope theorem the maximum's own place does not change φ to first order.
+    By the envelope theorem the position of the maximum does not change φ to first order.
     """
     objective = context.objective
     rows = objective.rows
@@ -273,12 +275,12 @@ def _sampling_error(context: Context, shift: Tensor, loss: float) -> Sampled:
 
 
 def _selection_bias(context: Context, box: Box, point: Tensor) -> float | None:
-    """How much higher a subset's φ is than that of all data, for its maximum being its own.
+    """How much higher a subset's φ is than that of all data, because the maximum fits the subset.
 
-    Each half of the subset gets a maximum of its own, by ascents from the centre and from the one
-    that was found. How much higher the halves' losses are at their own than at each other's is, to
-    second order, twice what a half's φ is too high; the bias goes with the inverse of the number of
-    examples, and to 0 where all are measured. Cost: about 8 gradients and two passes.
+    Each half of the subset gets its own maximum, by ascents from the centre and from the maximum
+    found. The excess of the halves' losses at their own maxima over those at each other's is, to
+    second order, twice the bias of a half's φ. The bias is inversely proportional to the number of
+    examples, and 0 if all are measured. Cost: about 8 gradients and two passes.
     """
     rows = context.objective.rows
     if not rows.sampled or rows.count < 2 or not context.value_and_gradient[0] > -1:

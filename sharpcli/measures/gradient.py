@@ -1,4 +1,4 @@
-"""How far from stationary a checkpoint is."""
+"""Norms of the gradient, which are 0 at a stationary point."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from sharpcli.measures.sampling import gradient_errors
 
 __all__ = ["gradient"]
 
-# The ε inside Adam's denominator, as PyTorch and the paper have it.
+# The ε inside Adam's denominator, as in PyTorch and in the paper.
 ADAM_EPSILON = 1e-8
-# A minimum's gradient is small against what the loss can still fall: with λ1 the curvature, a
-# Newton step along ∇L gains about ‖∇L‖²/(2λ1). Above this norm the checkpoint is called out.
+# A minimum's gradient is small relative to how far the loss can still fall: with λ1 the curvature,
+# a Newton step along ∇L gains about ‖∇L‖²/(2λ1). Above this norm there is a warning.
 _LARGE = 1.0
 
 
 def gradient(context: Context) -> dict[str, Any]:
     """‖∇L‖₂, the perturbed 1-norm Σ√(g² + ε²) with ε = 1e-8, and the largest entry of |∇L|.
 
-    Adam's memory (anti-)penalises the perturbed 1-norm (Cattaneo, Klusowski & Shigida 2024). A
-    norm that is not small says: not a minimum. Cost: one gradient, on a
-    subset two: the sampling error comes from shards. Raises `SharpError` naming the
-    first parameter whose gradient is not finite.
+    Adam's memory (anti-)penalises the perturbed 1-norm. A checkpoint with a large norm is not a
+    minimum. A gradient that is not finite is an error that names the first such parameter.
+
+    Cost: one gradient, two on a subset, where the sampling error comes from shards.
+    Source: Cattaneo, Klusowski & Shigida 2024.
     """
     _, found = context.value_and_gradient
     norm = float(dots(found[None], found[None])) ** 0.5

@@ -35,22 +35,25 @@ __all__ = [
     "trace",
 ]
 
-_NAMED = 4  # operations that an advice lists
+_NAMED = 4  # the most operations that an advice lists
 
-# An eigenvalue whose error is a larger share of it is not known, however small beside λ1.
+# An eigenvalue is unknown if its error is a larger share of it, even if small against λ1.
 _SHARE = 0.1
-# A ratio to λ5 has no value where its error is a larger share of it: it might be infinite.
+# A ratio to λ5 has no value if the error is a larger share of λ5: it might be infinite.
 _LARGEST_OF_FIFTH = 0.5
-# Parameters above which a product for each eigenvector costs too much: 784-512-512-10 has 669,706.
+# With more parameters a product for each eigenvector is too expensive: 784-512-512-10 has 669,706.
 _MIXED = 100_000
-# Ritz vectors at each end whose rounding in the trace is followed, and random probes for the rest.
+# Ritz vectors at each end whose rounding in the trace is measured, and random probes for the rest.
 _FOLLOWED, _PROBES = 3, 2
 
 
 def check(size: int, settings: MeasureSettings) -> None:
-    """Refuse more eigenvalues than there are, and fewer products than the eigenvalues take.
+    """Refuse more eigenvalues than parameters, and fewer products than the eigenvalues need.
 
-    The default number of them is taken as at most so many.
+    The default number of eigenvalues is reduced to the number of parameters.
+
+    Raises:
+        UsageError: if there are too few parameters or products.
     """
     top, most = settings.top, settings.max_products
     if top > size and top != MeasureSettings.top:
@@ -70,19 +73,20 @@ def check(size: int, settings: MeasureSettings) -> None:
 def hessian(context: Context) -> dict[str, Any]:
     """λ1 ≥ … ≥ λk and λmin of ∇²L(θ), each with its residual ‖Hv − λv‖; λ1/λ5.
 
-    Converged means a residual of at most tol·|λ1|; λmin is an upper bound where its residual is
-    not small against itself, as that of a mixture of the many curvatures near zero. Where a subset
-    was measured, the sampling error of λi is the standard error over shards of vᵢᵀH_s vᵢ, its
-    first-order change, together with the second-order one. Cost: 30 to 60 products, a product about
-    1.5 (MLP) to 2.8 (deep networks) gradients; on a subset one more a number. Invariant to
-    rotations of θ, not to rescaling. Source: block Lanczos (Golub & Underwood 1977) with thick
-    restarts (Wu & Simon 2000).
+    Converged means a residual of at most tol·|λ1|. λmin is an upper bound if its residual is not
+    small relative to itself, as for a mixture of the many curvatures near zero. On a subset the
+    sampling error of λi combines the first-order change, the standard error over shards of vᵢᵀH_s
+    vᵢ, with the second-order one. Invariant to rotations of θ, not to rescaling.
+
+    Cost: 30 to 60 products, each about 1.5 (MLP) to 2.8 (deep networks) gradients; on a subset one
+    more for each number.
+    Source: block Lanczos (Golub & Underwood 1977) with thick restarts (Wu & Simon 2000).
     """
     return {"hessian": numbers_of(context, context.eigenvalues)}
 
 
 def numbers_of(context: Context, found: EigshResult) -> dict[str, Any]:
-    """The numbers of `hessian` for eigenpairs that were found."""
+    """The numbers of `hessian` for given eigenpairs."""
     sampled = eigenvalue_errors(context, found.krylov, len(found.largest))
     doubt = suspicion(context.self_check)
 
@@ -102,7 +106,7 @@ def numbers_of(context: Context, found: EigshResult) -> dict[str, Any]:
         error = math.hypot(error, context.hessian.error, rounding, checked)
         share = _SHARE * abs(value) or math.inf
         known = error <= min(limit, share)
-        if lowest:  # how far down others may lie is told apart from rounding
+        if lowest:  # rounding is reported apart from how far down others may lie
             off = math.hypot(rounding, context.hessian.error)
             known = off <= limit or is_settled(value, off)
         status, advice = doubt or _verdict(context, found, met=met, known=known, limit=limit)
@@ -128,14 +132,14 @@ def numbers_of(context: Context, found: EigshResult) -> dict[str, Any]:
         met = found.smallest_converged[0]
         lowest = scalar(value, error, met, sampled.smallest, rounding[-1], lowest=True)
         if semidefinite and -(lowest.error or 0.0) <= value < 0:
-            lowest = replace(lowest, value=0.0)  # below zero by rounding alone
+            lowest = replace(lowest, value=0.0)  # below zero only by rounding
         if not semidefinite and not found.smallest_settled[0]:
             space = found.krylov
             off = math.hypot(space.rounding, space.dropped, rounding[-1], context.hessian.error)
             lowest = at_most(lowest, off)
         numbers["smallest"] = lowest
     else:
-        numbers["smallest"] = top[-1]  # every eigenvalue was asked for
+        numbers["smallest"] = top[-1]  # all eigenvalues are at hand
     if len(top) >= 5:
         numbers["ratio_1_5"] = _ratio(top[0], top[4], sampled.ratio)
     numbers |= {
@@ -150,9 +154,11 @@ def numbers_of(context: Context, found: EigshResult) -> dict[str, Any]:
 def trace(context: Context) -> dict[str, Any]:
     """Σ λ = tr ∇²L(θ), with the standard error of its random part.
 
-    Exact on the subspace that the eigenvalues built (or a sketch of 20 products), random signs on
-    the rest. Cost: 6 products or more, and 4 on a subset, for the sampling error: the standard
-    error over shards of their traces. Source: Hutch++ (Meyer et al. 2021).
+    Exact on the subspace of the eigenvalues (or a sketch of 20 products), random signs on the rest.
+
+    Cost: 6 products or more, and 4 on a subset for the sampling error, the standard error over
+    shards of their traces.
+    Source: Hutch++ (Meyer et al. 2021).
     """
     krylov = context.krylov
     found = estimate_trace(
@@ -187,8 +193,8 @@ def trace(context: Context) -> dict[str, Any]:
 def _trace_rounding(context: Context, krylov: Krylov) -> float:
     """How far rounding in losses and products moves the trace.
 
-    What it does to each of the outermost Ritz values with its sign, and what random signs say of
-    the rest: their mean, and its own standard error.
+    It combines the signed change of each outermost Ritz value with a random-sign estimate of the
+    rest: its mean, and its own standard error.
     """
     vectors, values = _outermost(krylov, context.known("eigenvalues"))
     generator = own_generator("rounding of the trace", context.seed)
@@ -206,7 +212,7 @@ def _trace_rounding(context: Context, krylov: Krylov) -> float:
 
 
 def _outermost(krylov: Krylov, found: EigshResult | None) -> tuple[Tensor, Tensor]:
-    """Ritz vectors at both ends, and their values: the eigenvalues', where they were measured."""
+    """Ritz vectors at both ends and their values; those of the eigenvalues, if measured."""
     if found is not None:
         top, bottom = len(found.largest), len(found.smallest)
         vectors = torch.cat([krylov.basis[:top], krylov.basis[krylov.size - bottom :]])
@@ -220,9 +226,9 @@ def _outermost(krylov: Krylov, found: EigshResult | None) -> tuple[Tensor, Tenso
 
 
 def at_most(lowest: Scalar, rounding: float) -> Scalar:
-    """A smallest eigenvalue that others may lie below: the true one is this or less.
+    """Mark a smallest eigenvalue as an upper bound, because the true one may be smaller.
 
-    What `rounding` may have taken off is added, so that the bound holds.
+    What `rounding` may have removed is added, so that the bound holds.
     """
     if lowest.status != Status.CONVERGED or lowest.value is None:
         return lowest
@@ -233,12 +239,12 @@ def at_most(lowest: Scalar, rounding: float) -> Scalar:
 
 
 def product_error(check: SelfCheck | None) -> float:
-    """What the self-check found a product with a unit vector to be off by."""
+    """The error of a product with a unit vector, from the self-check."""
     return check.product_error if check else 0.0
 
 
 def suspicion(check: SelfCheck | None) -> tuple[Status, str] | None:
-    """Status and advice of every number where the second derivatives failed their check."""
+    """Status and advice for every number if the second derivatives failed their check."""
     if check is None or (check.passed and check.resolved):
         return None
     if check.passed:
@@ -250,7 +256,7 @@ def suspicion(check: SelfCheck | None) -> tuple[Status, str] | None:
     if check.of == "finite-difference":
         return Status.SUSPECT, (
             f"finite differences of the gradient are not symmetric (by {check.asymmetry:.1e}): "
-            "what backward() gives is not the gradient of one function"
+            "backward() does not return the gradient of one function"
             f"{_named(check)}, and there is no Hessian to measure"
         )
     where = f", first in '{check.tensor}'" if check.tensor else ""
@@ -271,10 +277,10 @@ def suspicion(check: SelfCheck | None) -> tuple[Status, str] | None:
 def _rounding(context: Context, found: EigshResult) -> list[float]:
     """How far rounding in losses and products moves each of the largest and the smallest value.
 
-    ‖(Ĥ − H)v‖ of its Ritz vector, with Ĥ the run's own H on the rows that both precisions see: the
-    residual that v would have in exact arithmetic; and what the products that v's is combined from
-    are off beside that. Of large networks λ1 and λmin have a vector each, and one mixture of all
-    others, which is off as they are together, stands in for each of them.
+    ‖(Ĥ − H)v‖ of its Ritz vector v, with Ĥ the run's own H on the rows seen by both precisions, is
+    the residual that v would have in exact arithmetic. The errors of the products that v's is
+    combined from are added. For large networks λ1 and λmin have a vector each; one mixture of all
+    others represents each of them.
     """
     vectors, values = _outermost(found.krylov, found)
     mixed = vectors
@@ -297,10 +303,11 @@ def _named(check: SelfCheck) -> str:
 
 
 def is_semidefinite(operator: Operator, objective: Objective, check: SelfCheck | None) -> bool:
-    """Whether the operator has no negative eigenvalue, but for rounding.
+    """Whether the operator has no negative eigenvalue, apart from rounding.
 
-    The empirical Fisher matrix is a sum of squares, a Gauss-Newton matrix where the loss is convex
-    in the outputs: known of exponential families in their natural parameters, checked of others.
+    The empirical Fisher matrix is a sum of squares. A Gauss-Newton matrix is semidefinite if the
+    loss is convex in the outputs: known for exponential families in their natural parameters,
+    otherwise checked.
     """
     if operator != "ggn":
         return operator != "hessian"
@@ -311,7 +318,7 @@ def is_semidefinite(operator: Operator, objective: Objective, check: SelfCheck |
 def _verdict(
     context: Context, found: EigshResult, *, met: bool, known: bool, limit: float
 ) -> tuple[Status, str | None]:
-    """Status and advice of an eigenvalue: its residual is `met`, and `known` how near it is."""
+    """Status and advice of an eigenvalue, by whether its residual is `met` and error `known`."""
     narrow = context.objective.network.compute != torch.float64
     if not met and found.rounded and narrow:
         return Status.PRECISION, (
@@ -341,7 +348,7 @@ def _with_sampling(scalar: Scalar, sampled: Sampled) -> Scalar:
 
 
 def _ratio(first: Scalar, fifth: Scalar, sampled: Sampled) -> Scalar:
-    """λ1/λ5 with residuals, and its `sampled` share of error, carried through to first order."""
+    """λ1/λ5 with its residual error and its relative `sampled` error, propagated to first order."""
     if not first.value or not fifth.value:
         return Scalar(None, status=Status.NOT_FINITE, advice="λ5 is zero")
     value = first.value / fifth.value
@@ -351,7 +358,9 @@ def _ratio(first: Scalar, fifth: Scalar, sampled: Sampled) -> Scalar:
     worst = first if first.status != Status.CONVERGED else fifth
     if (fifth.error or 0.0) > _LARGEST_OF_FIFTH * abs(fifth.value):
         status = Status.PRECISION if worst.status == Status.CONVERGED else worst.status
-        return Scalar(None, status=status, advice=worst.advice or "λ5 is not told from zero")
+        return Scalar(
+            None, status=status, advice=worst.advice or "λ5 cannot be distinguished from zero"
+        )
     if sampled.error is not None:
         sampled = replace(sampled, error=abs(value) * sampled.error)
     scalar = Scalar(value, error, "residual", worst.status, worst.advice)

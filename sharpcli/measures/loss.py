@@ -23,10 +23,11 @@ __all__ = ["loss"]
 def loss(context: Context) -> dict[str, Any]:
     """L and each metric m on train and test, and the gap test − train.
 
-    A split's number is a mean over its examples; it carries the standard error of sampling where a
-    subset was measured. The gap's error adds the two in quadrature, and is unreliable where one of
-    them is. Cost: one forward pass a split. Raises `SharpError` naming the first module whose
-    output is not finite.
+    A split's number is a mean over its examples; on a subset it has the standard error of sampling.
+    The gap's error adds the two in quadrature, and is unreliable if one of them is. A loss that is
+    not finite is an error that names the first module with such an output.
+
+    Cost: one forward pass a split.
     """
     for name, objective in context.splits.items():
         check_finite(objective, context.evaluations[name].loss.value, context.theta)

@@ -1,4 +1,4 @@
-"""What a measure says of itself. Knows no torch, so that tables of saved results can read it."""
+"""How a measure describes itself; without torch, so that tables of saved results can use it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["Column", "Measure", "Option", "loaded_later", "marked"]
 
 @dataclass(frozen=True)
 class Column:
-    """How numbers with some flat keys are shown.
+    """How to show numbers with certain flat keys.
 
-    `keys` is a regular expression for the keys, `title` heads the column and may name its groups
-    (`φ {0}`); None leaves the numbers to the JSON and the CSV. The column is left out where there
-    is a number with the key `instead`. A number with a `leading` name decides how large a growing
-    sample has to be, and sentences call it so.
+    `keys` is a regular expression for the keys. `title` heads the column and may contain its groups
+    (`φ {0}`); with None the numbers appear only in JSON and CSV. The column is left out if there is
+    a number with the key `instead`. A number with a `leading` name, which sentences use, determines
+    the size of a growing sample.
     """
 
     keys: str
@@ -37,9 +37,9 @@ class Column:
 class Option:
     """An option of `sharp measure` that one measure brings: `Option("rho", 0.05, "…")`.
 
-    The default says the type: a float, int, bool or str. Numbers are at least `low` (above it where
-    `open_`) and at most `high`; text is one of `choices` where there are any. The measure finds the
-    value in `context.settings.options[name]`.
+    The default determines the type: float, int, bool or str. Numbers are at least `low` (above it
+    if `open_`) and at most `high`; text is one of `choices` if there are any. The measure reads the
+    value from `context.settings.options[name]`.
     """
 
     name: str
@@ -55,19 +55,20 @@ class Option:
 class Measure:
     """A measure's name, what it means, and the function that computes it.
 
-    `compute(context)` returns its numbers by JSON key, which is `key` (by default the name with
-    underscores). `needs_gradients` and `needs_curvature` say that first and second derivatives are
-    taken, which are then checked once for the model. `of_parameters` is false where the numbers do
-    not depend on which parameters are measured. `reads` are the parameters of the command that not
-    all measures read and this one does (None: any of them); `options` are those that it brings.
+    `compute(context)` returns its numbers by JSON key; `key` is the measure's own (default: the
+    name with underscores). `needs_gradients` and `needs_curvature` mean that it uses first and
+    second derivatives, which are then checked once for the model. `of_parameters` is false if the
+    numbers do not depend on which parameters are measured. `reads` are the command's parameters,
+    not common to all measures, that this one reads (None: any of them); `options` are those that it
+    adds.
 
-    In tables its `columns` stand at a `place` among those of other measures, least first; `legend`
-    says what a symbol in their titles means, and `remarks(flat keys)` what else a table should say.
+    In tables its `columns` are at a `place` among those of other measures, smallest first. `legend`
+    explains symbols in the titles, and `remarks(flat keys)` returns further lines for a table.
     `exact`: a number without an error is exact up to rounding.
 
-    `check(size, settings)` raises `UsageError` where so many parameters are too few for what is
-    asked. `vanished(numbers, split, advice)` marks the numbers where the loss of a split at θ is at
-    the end of float64 (None: they do not follow from that loss).
+    `check(size, settings)` raises `UsageError` if that many parameters are too few for the
+    settings. `vanished(numbers, split, advice)` marks the numbers if the loss of a split at θ is
+    too small for float64 (None: they do not depend on that loss).
     """
 
     name: str
@@ -94,12 +95,12 @@ class Measure:
     vanished: Callable[[Any, str | None, str], Any] | None = None
 
     def __post_init__(self) -> None:
-        """The JSON key follows from the name where it is not given."""
+        """Derive the JSON key from the name if it is not given."""
         object.__setattr__(self, "key", self.key or self.name.replace("-", "_"))
 
 
 def loaded_later(where: str) -> Callable[..., Any]:
-    """The function `module.function` of this package, imported when it is called first."""
+    """The function `module.function` of this package, imported when first called."""
 
     def call(*arguments: Any) -> Any:
         module, _, function = where.rpartition(".")
@@ -110,7 +111,7 @@ def loaded_later(where: str) -> Callable[..., Any]:
 
 
 def marked(node: Any, _split: str | None, advice: str) -> Any:
-    """Numbers of which no number has converged, for the reason in `advice`."""
+    """The numbers, all marked as not converged for the reason in `advice`."""
     if isinstance(node, Scalar):
         return replace(node, status=Status.PRECISION, advice=advice)
     if isinstance(node, Mapping):

@@ -1,4 +1,4 @@
-"""Numbers that are sums over the data, with what rounding and sampling leave in them."""
+"""Numbers that are sums over the data, with their errors from rounding and sampling."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sharpcli.errors import setting
 
 __all__ = ["with_rounding"]
 
-# A number whose rounding is a larger share of it is no number.
+# A number whose rounding is a larger share of it has no value.
 _LARGEST_SHARE = 0.1
 
 
@@ -22,11 +22,11 @@ def with_rounding(
     *,
     wide: bool = False,
 ) -> Scalar:
-    """A number of which `rounding` is the run's arithmetic's error, and `sampled` the data's.
+    """A number with the error from the run's arithmetic (`rounding`) and from the data (`sampled`).
 
-    Its error is that of both together, a standard error where a sample was measured; none where
-    neither is known. It has the status "precision" where rounding is more than a tenth of it;
-    `wide` says that the run is in float64 already.
+    Its error combines both, a standard error if a sample was measured; None if neither is known.
+    Its status is "precision" if rounding is more than a tenth of it. `wide` means that the run is
+    in float64 already.
     """
     known = rounding <= _LARGEST_SHARE * abs(value)
     status, advice = (

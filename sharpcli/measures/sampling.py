@@ -1,4 +1,4 @@
-"""What measuring a subset of the data does to a number: errors from shards and halves of it."""
+"""The effect of measuring a subset of the data: errors from shards and halves of it."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ __all__ = [
     "trace_error",
 ]
 
-# Eigenvectors of which a trace's part is followed exactly, and random probes for the rest.
+# Eigenvectors whose part of the trace is computed exactly, and random probes for the rest.
 _FOLLOWED, _PROBES = 5, 4
-# Vectors that an operator is applied to at once.
+# Vectors to which an operator is applied at once.
 _BLOCK = 2
 
 
-# What a difference of variances keeps at least: below it the whole is the better estimate.
+# The least that a difference of variances keeps: below it the total is the better estimate.
 _LEAST_KEPT = 1 / 8
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """A number's sampling error, and its status: both None where all data were measured."""
+    """A number's sampling error and its status; both None if all data were measured."""
 
     error: float | None = None
     status: SamplingStatus | None = None
@@ -51,7 +51,7 @@ class Sampled:
 
 @dataclass(frozen=True)
 class EigenvalueErrors:
-    """Sampling errors of the k largest, of the smallest and of λ1/λ5, this one as a share of it."""
+    """Sampling errors of the k largest eigenvalues, of the smallest, and of λ1/λ5 (relative)."""
 
     largest: Sequence[Sampled]
     smallest: Sampled = Sampled()
@@ -62,10 +62,9 @@ def eigenvalue_errors(context: Context, krylov: Krylov, k: int) -> EigenvalueErr
     """Sampling errors of λ1 … λk and λmin; `krylov` holds Ritz vectors, largest first.
 
     First order: the standard error over shards of vᵢᵀH_s vᵢ. Second order: a sampled matrix is the
-    true one and noise, which pushes λ1 up and λmin down by Σⱼ Var(vⱼᵀH_s vᵢ)/(λᵢ − λⱼ). That
-    push is counted into the error, which is then widened for the few shards that it comes from.
-    No errors where all data, or too few, were measured. Cost: k + 1 products over all shards
-    together.
+    true one plus noise, which pushes λ1 up and λmin down by Σⱼ Var(vⱼᵀH_s vᵢ)/(λᵢ − λⱼ). The error
+    includes this push, and is widened because few shards determine it. No errors if all data, or
+    too few, were measured. Cost: k + 1 products over all shards together.
     """
     if not _enough(context, "the eigenvalues"):
         unknown = _unknown(context)
@@ -85,7 +84,8 @@ def eigenvalue_errors(context: Context, krylov: Krylov, k: int) -> EigenvalueErr
     context.quotients = own[:, :k]
     first = own.var(0) * factor
     mixed = inside.var(0) * factor
-    # What leaves the span of the basis, by Pythagoras; its mean is the residual, next to nothing.
+    # The part outside the basis's span, by Pythagoras; its mean is the residual, which is
+    # negligible.
     beyond = (whole - inside.square().sum(2)).sum(0).clamp_min(0) / (SHARDS - 1) * factor
     errors = []
     for i, index in enumerate(wanted):
@@ -104,10 +104,10 @@ def trace_error(context: Context, krylov: Krylov) -> Sampled:
     """Sampling error of tr H: the standard error over shards of tr H_s.
 
     A shard's trace is Σ vᵀH_s v over the first eigenvectors and gᵀPH_sPg over random signs g, the
-    same for all shards, with P the projection off these eigenvectors. What the probes themselves
-    scatter from shard to shard is taken off, by a two-way analysis of variance, as far as this
-    leaves a variance that is known better than the whole. Cost: 4 products over all shards
-    together, and 5 where no eigenvalues were measured before.
+    same for all shards, with P the projection off these eigenvectors. The probes' own scatter
+    between shards is subtracted by a two-way analysis of variance, as far as the remaining variance
+    is better known than the total. Cost: 4 products over all shards together, or 5 if no
+    eigenvalues were measured before.
     """
     if not _enough(context, "the trace"):
         return _unknown(context)
@@ -144,9 +144,9 @@ def gradient_errors(context: Context) -> dict[str, Sampled]:
     """Sampling errors of the gradient's 2-norm, 1-norm and largest entry: `norm`, `l1`, `max`.
 
     Noise adds to a norm: at a minimum of all the data a subset's gradient is all noise. So the
-    error is the first-order one over shards together with what goes when each entry's variance is
-    taken off its square (off ‖∇L‖², all of it and its standard error). Cost: one gradient and four
-    vectors.
+    error combines the first-order one over shards with the decrease when each entry's variance is
+    subtracted from its square (for ‖∇L‖², the total and its standard error). Cost: one gradient and
+    four vectors.
     """
     if not _enough(context, "the gradient"):
         return dict.fromkeys(("norm", "l1", "max"), _unknown(context))
@@ -165,7 +165,7 @@ def gradient_errors(context: Context) -> dict[str, Sampled]:
     variance = squares * (factor / (SHARDS - 1))
     largest = int(whole.abs().argmax())
     first = {name: (statistics.variance(along[name]) * factor) ** 0.5 for name in ("norm", "l1")}
-    # Of normal noise the squared norm varies as much as it does over shards, scaled with it.
+    # For normal noise the squared norm varies as much as over shards, scaled.
     noise = float(variance.double().sum()) + statistics.stdev(along["square"]) * factor
     first["max"] = float(variance[largest]) ** 0.5
     cleared = (whole.square() - variance).clamp_min(0).sqrt()
@@ -183,39 +183,39 @@ def gradient_errors(context: Context) -> dict[str, Sampled]:
 
 
 def degrees_of_freedom(values: Tensor, carried: float) -> float:
-    """Of a variance over shards: their number less one, fewer where few of them make it up.
+    """Degrees of freedom of a variance over shards: one fewer than they, less if few dominate.
 
-    Satterthwaite's, 2·count/(κ − 1) with the kurtosis κ of the values (count,); and the same of
-    the examples of which so many `carried` the losses, since heavy ones hide in sums over shards.
+    Satterthwaite's 2·count/(κ − 1) with the kurtosis κ of the values (count,), and the same with
+    the number of examples that `carried` the losses, since sums over shards hide heavy examples.
     """
     return min(len(values) - 1.0, 2 * (_carried(values) or math.inf), 2 * carried)
 
 
 def _sampled(context: Context, error: float, values: Tensor) -> Sampled:
-    """A standard error from the `values` of shards, widened, and whether it can be trusted."""
+    """A widened standard error from the `values` of shards, with its reliability."""
     error = widened(error, degrees_of_freedom(values, context.carriers))
     return Sampled(error, sampling_status(context.objective.rows.doubt, context.carriers))
 
 
 def _carried(values: Tensor) -> float:
-    """How many of some shards carry the variance of their values (count,)."""
+    """How many shards carry the variance of their values (count,)."""
     off = values.double() - values.double().mean()
     off = off / (float(off.abs().max()) or 1.0)
     return carriers(float(off.square().sum()), float(off.pow(4).sum()), len(values))
 
 
 def _unknown(context: Context) -> Sampled:
-    """No error: all data were measured, or so few that none can be told."""
+    """No error: all data were measured, or too few examples for an error."""
     return Sampled(None, SamplingStatus.UNRELIABLE if context.objective.rows.sampled else None)
 
 
 def too_few(count: int) -> str:
-    """That so many examples are too few, as the beginning of a sentence."""
+    """The beginning of a sentence: that many examples are too few."""
     return f"{counted(count, 'example')} {'is' if count == 1 else 'are'} too few"
 
 
 def _enough(context: Context, what: str) -> bool:
-    """Whether a subset was measured, and one large enough to be divided; warns where it is not."""
+    """Whether a subset was measured that is large enough to divide; warns if it is too small."""
     rows = context.objective.rows
     if not rows.sampled:
         return False
@@ -242,15 +242,15 @@ def _operators(context: Context) -> Iterator[CurvatureOperator]:
 def _repulsion(gap: Tensor, variance: Tensor) -> Tensor:
     """How far an entry of this variance pushes an eigenvalue from one that is `gap` below it.
 
-    variance/gap where it is small, never more than a standard deviation: √(gap²/4 + variance) −
-    |gap|/2, the eigenvalue of the two by two matrix.
+    variance/gap if that is small, never more than a standard deviation: √(gap²/4 + variance) −
+    |gap|/2, from the eigenvalue of the two by two matrix.
     """
     push = (gap.square() / 4 + variance).sqrt() - gap.abs() / 2
     return torch.where(gap < 0, -push, push)
 
 
 def _first_vectors(krylov: Krylov, count: int) -> Tensor:
-    """The first Ritz vectors (r, n): rows of the basis where it has been turned to them."""
+    """The first Ritz vectors (r, n): rows of the basis if it has been turned into them."""
     if bool((krylov.projected == torch.diag(krylov.projected.diagonal())).all()):
         return krylov.basis[:count]
     _, turn, _ = krylov.ritz()
@@ -259,7 +259,7 @@ def _first_vectors(krylov: Krylov, count: int) -> Tensor:
 
 
 def _off(probes: Tensor, rows: Tensor) -> Tensor:
-    """Random signs (b, n) without their part along orthonormal rows."""
+    """Random signs (b, n) without their components along orthonormal rows."""
     found = probes.to(rows)
     project_out(found, rows)
     return found
@@ -272,7 +272,7 @@ def _quotients(operator: CurvatureOperator, rows: Tensor) -> Tensor:
 
 
 def _applied_to(operator: CurvatureOperator, rows: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """The operator times a few of the rows, and they: not all are held at once."""
+    """The operator times a few rows at a time, with these rows, to avoid holding all."""
     for start in range(0, len(rows), _BLOCK):
         own = torch.stack(rows[start : start + _BLOCK])
         yield applied(operator, own), own

@@ -1,4 +1,4 @@
-"""The space in which a box is searched: all of it, or a random subspace."""
+"""The space in which a box is searched: all parameters, or a random subspace."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sharpcli.runtime.randomness import own_generator
 
 __all__ = ["FullSpace", "RandomSubspace", "Space"]
 
-# Share of the free memory that a stored random matrix may take.
+# Share of the free memory for a stored random matrix.
 _SHARE = 0.25
 
 
@@ -38,11 +38,11 @@ class FullSpace:
 
 
 class RandomSubspace:
-    """A (n, p) with standard normal columns, each made from the seed, the draw and its number.
+    """A (n, p) with standard normal columns, each from the seed, the draw and its number.
 
-    The columns are kept where they fit into a quarter of the free memory and are made anew at
-    every use where they do not; the numbers are the same. They are drawn on the CPU, so they are
-    the same on every device.
+    The columns are kept if they fit into a quarter of the free memory; otherwise every use makes
+    them again, with the same numbers. They are drawn on the CPU, so they are the same on every
+    device.
     """
 
     def __init__(self, like: Tensor, dimensions: int, seed: int, draw: int = 0) -> None:

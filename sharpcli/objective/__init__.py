@@ -1,1 +1,1 @@
-"""L(θ): a model as a function of its parameters, its rows, and what is checked beforehand."""
+"""The loss L(θ): a model as a function of its parameters, its rows, and checks of both."""

@@ -1,4 +1,4 @@
-"""Arithmetic in which derivatives exist: no fused attention, no fast path, TF32 as asked."""
+"""Arithmetic in which derivatives exist: no fused attention, no fast path, TF32 only on request."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from sharpcli.objective.eager import eager
 
 __all__ = ["exact_arithmetic"]
 
-# Whether the process is in exact arithmetic; the switches are the process's too.
+# Whether the process is in exact arithmetic; the switches also belong to the process.
 _exact = False
 
 
 @contextlib.contextmanager
 def exact_arithmetic(*, tf32: bool = False) -> Iterator[None]:
-    """Arithmetic in which first and second derivatives exist and mean what they say.
+    """Enter arithmetic in which first and second derivatives exist and are right.
 
-    Attention runs by the math kernel (the fused ones have no second derivative), the transformer
-    encoder's inference-only path is off (it would evaluate another function than the one that is
-    differentiated), and TF32 is off, or on where it is asked for, whatever the process has set.
-    Activation checkpointing stores, and compiled code runs uncompiled (`eager`). Inside another
-    such block it does and costs nothing.
+    Attention uses the math kernel (the fused ones have no second derivative). The transformer
+    encoder's inference-only path is off, because it would evaluate another function than the
+    differentiated one. TF32 is off, or on if requested, whatever the process has set. Activation
+    checkpointing stores, and compiled code runs uncompiled (`eager`). Inside another such block
+    this does nothing.
     """
     global _exact
     if _exact:
@@ -48,9 +48,9 @@ def exact_arithmetic(*, tf32: bool = False) -> Iterator[None]:
 
 
 def _tf32_switches(wanted: bool) -> list[tuple[Any, str, Any, Any]]:
-    """Every switch of TF32: where it is, its name, how it stands, and how it is to stand.
+    """Every switch of TF32: its owner, its name, its present value, and the wanted value.
 
-    Once a task has used PyTorch's newer switches the older ones refuse to be read.
+    Once a task has used PyTorch's newer switches, reading the older ones fails.
     """
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     try:

@@ -1,4 +1,4 @@
-"""How many examples a microbatch takes at most: by the memory, and by what is fast."""
+"""The largest microbatch: limited by memory, and by speed."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ if TYPE_CHECKING:
 
 __all__ = ["bytes_an_example", "most_in_memory"]
 
-# Activation bytes of one microbatch. On a CPU large enough that convolutions and attention run at
-# full speed (10 MB cost ResNet-20 and a GPT 1.4 times the seconds of 40), small enough for the
-# memory to keep up: at 92 MB a LeNet took 1.5 times as long. At 40 MB two MLPs, LeNet, ResNet-20
-# and the GPT were within 7 % of their best of 2 to 150 MB (two threads). A GPU wants enough work to
-# hide its launches.
+# Activation bytes of one microbatch. On a CPU it is large enough for convolutions and attention to
+# run at full speed (10 MB cost ResNet-20 and a GPT 1.4 times the seconds of 40), and small enough
+# for the memory to keep up (at 92 MB a LeNet took 1.5 times as long). At 40 MB two MLPs, LeNet,
+# ResNet-20 and the GPT were within 7 % of their best of 2 to 150 MB (two threads). A GPU needs
+# enough work to hide its launches.
 _MICROBATCH_BYTES = {"cpu": 40 * 2**20, "cuda": 2**30, "mps": 2**28}
-# Each microbatch also writes a gradient as large as the parameters, which a CPU's memory is slow
-# at: there it saves this many times as many bytes as they have, at least. GPT-2's 124 million took
-# 9.7 s a product in batches of 81 MB, 7.0 s of 163, 6.3 s of 326 and 5.6 s of 652.
+# Each microbatch also writes a gradient as large as the parameters, which is slow in a CPU's
+# memory. There it saves at least this many times the bytes of the parameters. GPT-2 (124 million)
+# took 9.7 s a product in batches of 81 MB, 7.0 s of 163, 6.3 s of 326 and 5.6 s of 652.
 _MICROBATCH_PARAMETERS = 2
-# Activations are at most this part of the memory: derivatives take several times as much.
+# Activations take at most this fraction of the memory: derivatives need several times as much.
 _MICROBATCH_SHARE = 8
-# Examples whose saved activations are counted to size microbatches.
+# Examples whose saved activations are counted to choose the microbatch size.
 _SIZING_EXAMPLES = 8
 
 
 def most_in_memory(objective: Objective) -> int:
-    """The most examples that a microbatch would have if no batch size were asked for."""
+    """The largest microbatch that would be chosen without a requested batch size."""
     device = objective.network.device
     target = _MICROBATCH_BYTES.get(device.type, _MICROBATCH_BYTES["cpu"])
     if device.type == "cpu":
@@ -42,9 +42,9 @@ def most_in_memory(objective: Objective) -> int:
 
 
 def bytes_an_example(objective: Objective) -> float:
-    """Bytes that one example's forward pass keeps for the backward pass, counted on a few."""
+    """Bytes that one example's forward pass keeps for the backward pass, measured on a few."""
     network, first = objective.network, torch.arange(objective.rows.head(_SIZING_EXAMPLES).count)
-    rows = objective.rows.take(first)  # copies: a view would count as all of the data
+    rows = objective.rows.take(first)  # copies: a view would count as the full data
     parameters = objective.leaves(torch.zeros(objective.size, dtype=network.dtype))
     held = (*parameters, *(objective.fixed[name] for name in network.fixed_parameters))
     own = {p.untyped_storage().data_ptr() for p in held}

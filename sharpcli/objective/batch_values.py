@@ -1,4 +1,4 @@
-"""Loss and metrics of a batch as a function of θ, in float64 where the model has it."""
+"""Loss and metrics of a batch as a function of θ, in float64 if the model supports it."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ from sharpcli.runtime.memory import available_memory
 
 __all__ = ["LOSS", "ROUNDING", "BatchValues", "Pairs", "values_in_float64"]
 
-# The part of the free memory that θ in float64 and two copies of it may take.
+# The part of the free memory for θ in float64 and two copies of it.
 _MEMORY_SHARE = 4
-# What the order of sums may change, by the coarsest arithmetic that the forward pass was seen to
-# use: a share of the largest loss, and so many times what a change of θ in its last place makes of
-# the losses. Couplings change them by 1e-3 and more.
+# How much the order of sums may change losses, by the coarsest arithmetic seen in the forward pass:
+# a share of the largest loss, and a multiple of the change that the last place of θ causes. A
+# coupling changes losses by 1e-3 and more.
 ROUNDING = {
     torch.float64: (1e-11, 256),
     torch.float32: (3e-5, 64),
     torch.float16: (0.02, 2),
     torch.bfloat16: (0.05, 2),
 }
-# Losses near zero show no coupling: they are also compared where the entries of θ are moved by this
-# share of their tensor's root mean square, or of a hundredth where that is less.
+# Losses near zero show no coupling. So they are also compared at a moved θ: by this share of each
+# tensor's root mean square, or of a hundredth if the root mean square is less.
 _MOVED, _AT_LEAST = 0.1, 0.01
-# Functions of PyTorch that round nothing, unless they give a coarser type than they are given.
+# PyTorch functions that do not round, unless their result has a coarser type than their input.
 _COPYING = {
     *("as_tensor", "tensor", "detach", "clone", "contiguous", "to", "type", "float", "__get__"),
     *("view", "reshape", "expand", "squeeze", "unsqueeze", "flatten", "cat", "stack"),
 }
 LOSS = "loss"
 Pairs = Mapping[str, tuple[Tensor, Tensor]]
-"""The loss and the metrics of a batch: float64 sums and weights, (N,) or one number each."""
+"""Loss and metrics of a batch: float64 sums and weights, (N,) or one number each."""
 
 
 @dataclass(frozen=True)
 class BatchValues:
-    """Loss and metrics of a batch as a function of θ, and what they are at the checkpoint's.
+    """Loss and metrics of a batch as a function of θ, and their values at the checkpoint's θ.
 
-    `coarsest` is the coarsest floating-point type that a forward pass was seen to use.
+    `coarsest` is the coarsest floating-point type seen in a forward pass.
     """
 
     objective: Objective
@@ -68,7 +68,7 @@ class BatchValues:
 
 
 def values_in_float64(objective: Objective, theta: Tensor, rows: Rows) -> BatchValues:
-    """The objective's function in float64, or in its own arithmetic where there is no float64."""
+    """The objective's values in float64, or in its own arithmetic if float64 is not available."""
     network, wide = objective.network, torch.float64
     free = available_memory(network.device)
     free = free if objective.memory is None else min(free, objective.memory)
@@ -86,9 +86,10 @@ def _watched(objective: Objective, theta: Tensor, rows: Rows) -> BatchValues:
 
 
 class _PrecisionWatch(TorchFunctionMode):
-    """Sees the coarsest floating-point type that is computed in from other floats in the block.
+    """Records the coarsest floating-point type that the block computes from other floats.
 
-    Numbers made anew, flags and counts turned into floats, and copies of these are exact.
+    New numbers, flags and counts turned into floats, and copies of these are exact and do not
+    count.
     """
 
     def __init__(self, coarsest: torch.dtype) -> None:

@@ -1,4 +1,4 @@
-"""What is wrong with an objective: it is not one function, or not finite; and where."""
+"""Checks that an objective is one fixed, finite function, and where it is not."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ __all__ = [
 
 
 MEND_DATA = (
-    "the data are the cause, not the weights: mend these rows or leave them out in data(), or mask "
+    "the data are the cause, not the weights: fix these rows or leave them out in data(), or mask "
     "them in loss()"
 )
 # A loss near 1 − 1 is a multiple of this: half of the last place of 1 in float64.
 _QUANTUM = 2.0**-53
-# Mean losses above this have three digits or more, however they are summed.
+# Mean losses above this have at least three digits, in any order of summation.
 SMALLEST_SOUND = 1e-13
 
 
 def end_of_float64(objective: Objective, loss: float, theta: Tensor) -> str | None:
-    """Why float64 is too coarse for this loss; None where it is not.
+    """Explain why float64 is too coarse for this loss; None if it is not.
 
-    A cross-entropy is the logarithm of a probability p near 1. There numbers are 1.1e-16 apart, so
-    a very small loss is a few multiples of that. Its derivatives are made of 1 − p, and are
-    rounding as well. A squared error has no such end. Cost: a forward pass where the
-    loss is below 1e-13.
+    A cross-entropy is the logarithm of a probability p near 1, where numbers are 1.1e-16 apart. So
+    a very small loss is a few multiples of that, and its derivatives, which consist of 1 − p, are
+    rounding as well. A squared error has no such limit. Cost: a forward pass if the loss is below
+    1e-13.
     """
     if not 0 <= loss < SMALLEST_SOUND:
         return None
@@ -46,7 +46,7 @@ def end_of_float64(objective: Objective, loss: float, theta: Tensor) -> str | No
     else:
         try:
             sums, _ = objective.per_example_losses(theta)
-        except SharpError:  # one sum for a batch
+        except SharpError:  # the task returns one sum for a batch
             return None
         steps = sums / _QUANTUM
         ended = bool(((steps - steps.round()).abs() < 1e-6).all())
@@ -54,13 +54,13 @@ def end_of_float64(objective: Objective, loss: float, theta: Tensor) -> str | No
         return None
     return (
         f"the loss ({loss:.2g}) is at the end of float64, which does not resolve losses of an "
-        "example below 1.1e-16, so what is computed from it is rounding: compare checkpoints from "
+        "example below 1.1e-16, so numbers computed from it are rounding: compare checkpoints from "
         f"earlier in training, at losses above {SMALLEST_SOUND:g}"
     )
 
 
 def check_deterministic(objective: Objective, theta: Tensor) -> None:
-    """Raise `SharpError` where two evaluations differ, or where a forward pass has effects."""
+    """Raise `SharpError` if two evaluations differ or a forward pass changes a buffer."""
     rows = objective.rows.head(64)
     before = {name: tensor.clone() for name, tensor in objective.fixed.items()}
     parameters = objective.network.unflatten(theta)
@@ -72,12 +72,12 @@ def check_deterministic(objective: Objective, theta: Tensor) -> None:
     if changed:
         raise SharpError(
             f"a forward pass changes the buffer '{changed[0]}'",
-            "the model must be in evaluation mode in predict(); where it is, let forward() change "
+            "the model must be in evaluation mode in predict(); if it is, let forward() change "
             "its buffers in training only: if self.training",
         )
-    # Sums in another order differ by rounding; randomness differs by far more.
+    # Another order of sums changes the loss by rounding; randomness changes it by far more.
     rounding = 100 * torch.finfo(objective.network.compute).eps * abs(first)
-    if abs(first - again) > rounding:  # never for NaN, which is found later and named
+    if abs(first - again) > rounding:  # never true for NaN, which a later check explains
         random = [
             f"{name or 'the model'} ({type(module).__name__})"
             for name, module in objective.network.model.named_modules()
@@ -98,10 +98,15 @@ def check_deterministic(objective: Objective, theta: Tensor) -> None:
 def check_finite(
     objective: Objective, loss: float, theta: Tensor, gradient: Tensor | None = None
 ) -> None:
-    """Raise `SharpError` where the loss or its gradient is not finite, and say where that begins.
+    """Check that the loss and its gradient are finite, and locate the first value that is not.
 
-    A loss that is not finite is traced to the row of the data that is not, to the first module
-    whose output is not, or to the loss function. Cost, only then: two forward passes.
+    A loss that is not finite is traced to a row of the data, to the first module with such an
+    output, or to the loss function.
+
+    Raises:
+        SharpError: if the loss or the gradient is not finite.
+
+    Cost: two forward passes, only in that case.
     """
     if not math.isfinite(loss):
         what, hint = why_not_finite(objective, theta)
@@ -118,7 +123,7 @@ def check_finite(
 
 
 def why_not_finite(objective: Objective, theta: Tensor) -> tuple[str, str]:
-    """Where a loss that is not finite begins, with finite parameters, and what to do."""
+    """Where a non-finite loss with finite parameters begins, and what to do about it."""
     rows, kind = objective.rows, objective.network.compute
     row = _first_bad_row(objective, theta)
     if bad := rows.not_finite(row):
@@ -147,7 +152,7 @@ def why_not_finite(objective: Objective, theta: Tensor) -> tuple[str, str]:
 
 
 def _first_bad_row(objective: Objective, theta: Tensor) -> int | None:
-    """The first example whose loss is not finite, None where a batch gives one sum."""
+    """The first example whose loss is not finite; None if the task returns one sum for a batch."""
     try:
         sums, _ = objective.per_example_losses(theta)
     except SharpError:
@@ -159,10 +164,10 @@ def _first_bad_row(objective: Objective, theta: Tensor) -> int | None:
 def _first_bad_module(
     objective: Objective, theta: Tensor, row: int | None
 ) -> tuple[str | None, str | None]:
-    """The module whose output is the first that is not finite, and the examples of that batch.
+    """The first module with a non-finite output, and the examples of that batch.
 
-    No module where only the loss is not finite; neither where every batch's is. The examples are
-    the `row` alone, where it is known.
+    No module if only the loss is not finite; neither if every batch is finite. The examples are the
+    `row` alone, if it is known.
     """
     found: list[str] = []
     hooks = []

@@ -1,9 +1,8 @@
-"""Whether an example's loss is its own: the losses of a batch against those of its parts.
+"""Check that each example's loss is its own, by comparing a batch's losses with its parts'.
 
-How the data are split into batches must not change the answer. It does where the loss of an example
-looks at the other examples of its batch. A few examples show it: all as one batch, then the same
-ones shuffled and in parts. Where a threshold that the batch sets touches few of them, more are
-looked at.
+The split of the data into batches must not change the result. It does if an example's loss depends
+on the other examples of its batch. A few examples show it: as one batch, then shuffled and in
+parts. A threshold set by the batch may affect only a few of them, so more are checked.
 """
 
 from __future__ import annotations
@@ -27,19 +26,19 @@ __all__ = ["batch_note", "batches_of", "check_coupling", "coupling_named"]
 
 T = TypeVar("T")
 
-# Examples that are compared, at most.
+# The most examples to compare.
 _EXAMPLES = 64
-# Parts that they are compared in, beside two parts.
+# Parts in the second comparison; the first has two.
 _PARTS = 8
-# Few of them may lie beyond a threshold that a batch sets: the losses of so many more, a quarter of
-# the data but the first number, are compared in batches as large as they are measured in and small.
+# Only a few examples may lie beyond a threshold set by the batch. So a quarter of the data, between
+# the first two numbers, is compared in batches as large as in the measurement and in small ones.
 _LEAST, _MANY, _SHARE, _SMALL = 256, 4096, 4, 16
-# All examples are tried as one batch, where some fail, if they are at most so many.
+# If some examples fail as a batch, all are tried as one batch up to this number.
 _MOST_WHOLE = 10_000
-# So many of the rows that a task's own collate pads are also taken one by one.
+# Rows padded by a task's own collate that are also compared one by one.
 _ALONE = 4
-# Normal numbers by which θ is moved, over and over: one for each entry takes longer than the
-# passes. A prime, so that rows of a matrix are moved differently.
+# Normal numbers, repeated, by which θ is moved: one for each entry takes longer than the passes. A
+# prime, so that rows of a matrix move differently.
 _DRAWN = 4099
 _CAUSES = (
     "usual causes: negatives taken from the batch (contrastive losses); a broadcast such as "
@@ -51,9 +50,9 @@ _PADDING = "padding, to the longest of a batch, that the model or the loss sees 
 
 @dataclass(frozen=True)
 class _Apart:
-    """How far a number is from what it is among all examples, where only `count` are in its batch.
+    """A number computed among all examples, and in a part with only `count` of them.
 
-    `single`: of one example, and not the sum over all of them.
+    `single` if it belongs to one example and is not the sum over all of them.
     """
 
     whole: float
@@ -67,14 +66,14 @@ class _Apart:
 
 
 def check_coupling(objectives: Mapping[str, Objective], theta: Tensor, *, seed: int = 0) -> None:
-    """Raise `SharpError` where the loss or a metric of an example depends on its batch.
+    """Raise `SharpError` if the loss or a metric of an example depends on its batch.
 
     For each split, some examples as one batch are compared with the same ones shuffled, in two
-    parts and in eight, in float64 where the model has it, at θ (n,) and near it. Where a loss gives
-    one sum and one weight for a batch, those of the parts have to add up. Of more examples the
-    losses in large batches are compared with those in small ones. Nothing is checked where the
-    objective has a fixed batch. Cost: forward passes over up to 450 examples a split, and half a
-    pass at most.
+    parts and in eight, at θ (n,) and near it, in float64 if the model supports it. If a loss
+    returns one sum and one weight for a batch, those of the parts have to add up. For more
+    examples, losses in large batches are compared with those in small ones. Nothing is checked if
+    the objective has a fixed batch. Cost: forward passes over up to 450 examples a split, and at
+    most half a pass.
     """
     for split, objective in objectives.items():
         rows, count = objective.rows, objective.rows.count
@@ -102,9 +101,12 @@ def _declare() -> str:
 
 @contextlib.contextmanager
 def coupling_named(objective: Objective, theta: Tensor) -> Iterator[None]:
-    """Where the block fails since only all examples make a batch that works, say that.
+    """Explain a failure in the block that occurs because only the full data works as a batch.
 
-    So it is with an adjacency matrix, whose rows are as long as the data. Raises `SharpError`.
+    An example is an adjacency matrix, whose rows are as long as the data.
+
+    Raises:
+        SharpError: in that case, in place of the original error.
     """
     try:
         yield
@@ -132,22 +134,22 @@ def _works(objective: Objective, theta: Tensor, count: int) -> bool:
         with torch.no_grad():
             parameters = objective.network.unflatten(theta)
             objective.sum_and_weight(parameters, rows.batch, rows.count)
-    except Exception:  # the caller's own failure says what is wrong
+    except Exception:  # the caller's own failure explains itself
         return False
     return True
 
 
 def batches_of(rows: Mapping[str, Rows], mode: str) -> dict[str, Any]:
-    """What a document says of the batches that a loss is defined on: examples in one, by split.
+    """The batches on which a loss is defined, for a document: examples in a batch, by split.
 
-    Empty where each example's loss is its own.
+    Empty if each example's loss is its own.
     """
     sizes = {name: _fixed_batch(each, mode) for name, each in rows.items()}
     return {"fixed_batch": sizes} if sizes and None not in sizes.values() else {}
 
 
 def batch_note(rows: Mapping[str, Rows], mode: str) -> list[str]:
-    """The same for a person, one line; none where each example's loss is its own."""
+    """The same in one line for a person; none if each example's loss is its own."""
     parts = []
     for name, each in rows.items():
         size = _fixed_batch(each, mode)
@@ -160,7 +162,7 @@ def batch_note(rows: Mapping[str, Rows], mode: str) -> list[str]:
     why = setting("fixed_batch") if declared else setting("mode", "train")
     return [
         f"{why}: the loss is defined on batches of {' and '.join(parts)} examples; with other "
-        "batches it is another loss"
+        "batches the loss is a different one"
     ]
 
 
@@ -180,14 +182,11 @@ def _check_rows(
     padded: bool = False,
     size: int | None = None,
 ) -> None:
-    """Compare some rows as one batch with the same rows in two parts and eight, or of `size`.
-
-    `padded` ones also one by one.
-    """
+    """Compare rows as one batch with parts: two and eight, or `size` rows; `padded` also alone."""
     here = _tried(values_in_float64, objective, theta, rows)
     if isinstance(here, Exception):
         if padded:
-            return  # a model of one width: it takes no batch but one padded like all of the data
+            return  # the model takes one width only, so it needs batches padded like the full data
         raise here
     order = torch.randperm(rows.count, generator=generator)
     first = max(1, rows.count // 3)
@@ -206,7 +205,7 @@ def _check_rows(
     places = [(here.whole, _differences(here, here.theta, here.whole, batches, split))]
     moved = here.moved(moves)
     there = _tried(here.values, moved, rows)
-    if not isinstance(there, Exception):  # such as a matrix that is singular only there
+    if not isinstance(there, Exception):  # for example a matrix that is singular only there
         places.append((there, _differences(here, moved, there, batches, split)))
     share, times = ROUNDING[here.coarsest]
     for name, pair in here.whole.items():
@@ -215,7 +214,7 @@ def _check_rows(
             rounding = share * scale + times * _largest(near[name][which] - pair[which])
             largest = [found[name][which] for _, found in places]
             above = [apart for apart in largest if apart.size > rounding]
-            # A metric may jump where two outputs are equal but for rounding: not at both places.
+            # A metric may jump where two outputs are equal up to rounding, but not at both places.
             if above and (name == LOSS or len(above) == len(largest)):
                 what = f"{'weight of the ' if which else ''}{name}"
                 task = objective.network.task.name
@@ -232,13 +231,13 @@ def _check_many(
 ) -> None:
     """Compare losses in batches of up to `most` rows with those in small ones, in one pass each.
 
-    The batch that differs most, beyond rounding, is then looked at as `_check_rows` does.
+    The batch with the largest difference beyond rounding then goes through `_check_rows`.
     """
     size = min(_SMALL, objective.most_at_once)
     size = size if size > 1 else _SMALL
     worst, apart = None, 0.0
     for whole in torch.split(indices, most - most % size):
-        whole = whole[: len(whole) - len(whole) % size]  # a batch of one is no batch to many
+        whole = whole[: len(whole) - len(whole) % size]  # many models need a batch of two or more
         if len(whole) <= size:
             break
         own = _losses(objective, theta, whole)
@@ -272,10 +271,7 @@ def _differences(
     partitions: Sequence[Sequence[tuple[Tensor, Rows]]],
     split: str,
 ) -> dict[str, tuple[_Apart, _Apart]]:
-    """For the loss and each metric how far parts are from the whole, at most: sums and weights.
-
-    Raises `SharpError` where the whole can be computed, and a part of two examples or more cannot.
-    """
+    """The largest differences of parts from the whole: sums and weights, for loss and metrics."""
     count = sum(len(indices) for indices, _ in partitions[0])
     found: dict[str, tuple[list[_Apart], list[_Apart]]] = {name: ([], []) for name in whole}
     for partition in partitions:
@@ -284,7 +280,7 @@ def _differences(
             values = _tried(function.values, theta, rows)
             if not isinstance(values, Exception):
                 parts.append((indices, values))
-            elif len(indices) > 1:  # many models take no batch of one, and say so where they get it
+            elif len(indices) > 1:  # many models fail on a batch of one, and say so
                 raise SharpError(
                     f"{function.objective.network.task.name}: the loss of "
                     f"{counted(count, f'{split} example')} can be "
@@ -307,11 +303,11 @@ def _coupled(
     if apart.single:
         message = (
             f"the {what} of an example depends on the other examples of its batch: for one of the "
-            f"{split} data it is {apart.whole:.9g} among {count} and {apart.part:.9g} among "
-            f"{apart.count} of these"
+            f"{split} data it is {apart.whole:.9g} in a batch of {count} and {apart.part:.9g} in a "
+            f"batch of {apart.count} of these"
             if apart.count > 1
             else f"the {what} of an example depends on its batch: for one of the {split} data it "
-            f"is {apart.whole:.9g} among {count} and {apart.part:.9g} alone"
+            f"is {apart.whole:.9g} in a batch of {count} and {apart.part:.9g} alone"
         )
     else:
         message = (
@@ -329,7 +325,7 @@ def _coupled(
 def _compared(
     whole: Tensor, parts: Sequence[tuple[Tensor, Tensor]], *, complete: bool
 ) -> list[_Apart]:
-    """The whole's number and that of each part: the one that is farthest off, or the sum's."""
+    """The whole's number and each part's: the pair that differs most, or the pair of sums."""
     if whole.ndim == 0 or any(part.ndim == 0 for _, part in parts):
         total, count = sum(float(part.sum()) for _, part in parts), len(parts[0][0]) if parts else 0
         own = float(whole.sum())
@@ -349,7 +345,7 @@ def _most(found: Sequence[_Apart]) -> _Apart:
 
 
 def _tried(work: Callable[..., T], *given: Any) -> T | Exception:
-    """What `work` gives or what the task's functions raise in it, but for want of memory."""
+    """What `work` returns or the exception it raises, except out of memory."""
     try:
         return work(*given)
     except Exception as error:

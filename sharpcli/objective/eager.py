@@ -1,7 +1,7 @@
-"""PyTorch's own detours around a forward pass, switched off: recomputation and compiled code.
+"""Switch off PyTorch's detours around a forward pass: recomputation and compiled code.
 
 Both run the model's code at another time than its forward pass, when the parameters that it was
-given are no longer in their places.
+given are no longer in place.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ __all__ = ["eager"]
 def eager() -> Iterator[None]:
     """A block in which `torch.utils.checkpoint` stores and compiled functions run uncompiled.
 
-    The numbers are the same. For the length of the block this holds for the whole process.
+    The numbers are the same. Inside the block this holds for the entire process.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(_without_recomputation())
-        # Nothing has been compiled before this module is imported, which takes two seconds.
+        # If this module is not imported nothing has been compiled yet, and importing it takes two
+        # seconds.
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
 
 
 def _stored(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """What takes the place of `checkpoint`: the call alone. Names nothing outside itself."""
+    """A plain call that replaces `checkpoint`. It refers to nothing outside itself."""
     context = kwargs.pop("context_fn", None)
     for own in ("use_reentrant", "preserve_rng_state", "determinism_check", "debug", "early_stop"):
         kwargs.pop(own, None)
@@ -44,15 +45,15 @@ def _stored(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 def _applied(function: Callable[..., Any], _: bool, *args: Any) -> Any:
-    """What takes the place of the reentrant variant's `apply`."""
+    """A plain call that replaces the reentrant variant's `apply`."""
     return function(*args)
 
 
 class _Switch:
-    """The functions whose code is exchanged, so that names imported earlier are reached too."""
+    """Exchanges the code of functions, so that names imported earlier change too."""
 
     def __init__(self) -> None:
-        # `checkpoint` wraps the function that does the work, to keep it out of torch.compile.
+        # `checkpoint` wraps the function that does the work, to exclude it from torch.compile.
         self.function: Any = getattr(
             checkpointing.checkpoint, "__wrapped__", checkpointing.checkpoint
         )
@@ -80,4 +81,4 @@ def _without_recomputation() -> Iterator[None]:
         yield
     finally:
         _switch.off()
-        del own.apply  # what it inherits is found again
+        del own.apply  # exposes the inherited one again

@@ -1,7 +1,7 @@
-"""Whether the network that is measured is the task's: its function beside the model's own.
+"""Check that the measured network computes the same function as the task's own model.
 
-The model as the task gave it is loaded with the same tensors and runs its own forward pass, and
-the gradient that is measured is held against differences of the loss.
+The model as the task built it is loaded with the same tensors and runs its own forward pass. The
+measured gradient is compared with differences of the loss.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from sharpcli.objective.seen import Seen, nudge, of_model, of_network
 
 __all__ = ["check_likeness"]
 
-# Rounding that the two may differ by, in units of the dtype. They run the same operations; where
-# tensors lie in memory changes the order of sums.
+# Rounding by which the two may differ, in units of the dtype. They run the same operations, but the
+# memory layout of tensors changes the order of sums.
 _ROUNDINGS = 1000
-# Where that is not enough, by how much more than the rounding seen when every parameter is moved
-# by a unit or two in the last place.
+# If that is not enough: this many times the rounding seen when every parameter moves by a unit or
+# two in the last place.
 _SENSITIVITY = 30
 
 
@@ -38,17 +38,17 @@ def check_likeness(
     warnings: list[str],
     gradients: bool,
 ) -> None:
-    """Hold the functional network against the model itself, in the model's own dtype."""
+    """Compare the functional network with the model itself, in the model's own dtype."""
     kinds = _kinds(original)
     own = next(iter(kinds)) if len(kinds) == 1 else torch.float32
     eps = max(torch.finfo(kind).eps for kind in kinds)
-    # Of two dtypes in one model the functional network makes one.
+    # The functional network converts a model of two dtypes to one.
     share = min(_ROUNDINGS * eps, 0.1) if len(kinds) == 1 else 0.1
     if network.device.type == "mps" and own == torch.float64:
         return
     rows = rows.to(network.device, own)
     like = network if network.compute == own else _in_dtype(network, own, original)
-    with torch.no_grad():  # what is kept between passes is now that of other parameters
+    with torch.no_grad():  # anything cached between passes now has other parameters
         of_network(like, like.flatten(tensors), tensors, rows)
     for nudged in (True, False):
         theta = like.flatten(tensors)
@@ -61,7 +61,7 @@ def check_likeness(
                 return
             found = of_network(like, theta, tensors, rows)
             if nudged and not (real.finite and found.finite):
-                continue  # a little off the checkpoint's is out of the loss's domain
+                continue  # a little off the checkpoint the loss is undefined
             other = None
             if _values_differ(found, real, share, other) or (
                 gradients and _unlike_gradients(found, real, share, other)
@@ -104,7 +104,7 @@ def _refuse_gradients(network: Network, names: Sequence[str]) -> NoReturn:
 
 
 def _values_differ(found: Seen, real: Seen, share: float, other: Seen | None) -> bool:
-    """Whether outputs or losses differ by more than rounding, which `other` shows."""
+    """Whether outputs or losses differ by more than the rounding that `other` shows."""
     if [v.shape for v in found.values] != [v.shape for v in real.values]:
         return True
     for index, (one, two) in enumerate(zip(found.values, real.values, strict=True)):
@@ -124,14 +124,14 @@ def _values_differ(found: Seen, real: Seen, share: float, other: Seen | None) ->
 
 
 def _unlike_gradients(found: Seen, real: Seen, share: float, other: Seen | None) -> list[str]:
-    """Parameters in which the gradients differ by more than rounding, the most unlike first."""
+    """Parameters whose gradients differ by more than rounding, the largest difference first."""
     ones, twos = found.gradients, real.gradients
     sizes = {name: float(each.norm()) for name, each in twos.items()}
     largest = max(sizes.values(), default=0.0)
     unlike = []
     for name in {**ones, **twos}:
         one, two = ones.get(name), twos.get(name)
-        # A tensor's own size, and of tiny ones what rounding of the large ones leaves in them.
+        # Relative to the tensor's own size; for tiny tensors, to the rounding of the large ones.
         allowed = share * (sizes.get(name, 0.0) + 0.01 * largest)
         if other is not None and one is not None and name in other.gradients:
             allowed += _SENSITIVITY * float((other.gradients[name] - one).norm())
@@ -149,7 +149,7 @@ def _distance(one: Tensor | None, two: Tensor | None) -> float:
 
 
 def _without_effect(found: Seen, real: Seen) -> list[str]:
-    """Parameters that the model's loss depends on and the network's does not."""
+    """Parameters on which the model's loss depends and the network's does not."""
     ones, twos = found.gradients, real.gradients
     return [
         name
@@ -166,7 +166,7 @@ def _stale(
     tensors: Mapping[str, Tensor],
     rows: Rows,
 ) -> list[str]:
-    """Parameters that one of the model's and the network's losses depends on, and not the other.
+    """Parameters on which only one of the two losses depends, the model's or the network's.
 
     Cost: two passes on a few rows for each parameter.
     """
@@ -196,9 +196,9 @@ def _stale(
 def _loaded(
     original: nn.Module, like: Network, theta: Tensor, tensors: Mapping[str, Tensor]
 ) -> Iterator[Callable[[Tensor], None]]:
-    """The original model on the device, in the network's mode, with θ and a checkpoint's rest.
+    """Load the original model on the device, in the network's mode, with θ and a checkpoint's rest.
 
-    Gives what loads it with another θ. It is as it was afterwards: it may be its maker's still.
+    Yields a function that loads another θ. Afterwards the model is as before: its maker may use it.
     """
     holders: list[tuple[Any, str, Tensor]] = [
         (holder, key, tensor)
@@ -211,9 +211,10 @@ def _loaded(
     elsewhere = any(tensor.device != like.device for tensor in own.values())
     before = {key: tensor.data if elsewhere else tensor.data.clone() for key, tensor in own.items()}
     modes = [(module, module.training) for module in original.modules()]
-    # Hooks on parameters change what an optimizer sees (clipped gradients), not the loss's slope.
+    # Hooks on parameters change what an optimizer sees (clipped gradients), not the loss's
+    # gradient.
     hooks = [(p, p._backward_hooks) for p in original.parameters()]
-    # By memory: a buffer may lie in a parameter's.
+    # By memory, because a buffer may share a parameter's storage.
     names = {p.data_ptr(): name for name, p in original.named_parameters() if p.numel()}
     trained = set(like.names)
     keys = {
@@ -254,7 +255,7 @@ def _loaded(
 
 
 def _in_dtype(network: Network, kind: torch.dtype, original: nn.Module) -> Network:
-    """Another network of the original in its dtype, without what this one's model has cached."""
+    """A second network of the original in its dtype, without what this one's model has cached."""
     wide = kind if kind in (torch.float32, torch.float64) else torch.float32
     return Network(
         original,
@@ -276,5 +277,5 @@ def _kinds(model: nn.Module) -> set[torch.dtype]:
 
 
 def _as_stored(network: Network, name: str | None, part: Tensor) -> Tensor:
-    """A parameter's part of θ as the model stores it."""
+    """A parameter's part of θ in the form in which the model stores it."""
     return torch.view_as_complex(part.clone()) if name in network.complex_names else part

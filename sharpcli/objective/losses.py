@@ -1,4 +1,4 @@
-"""What a task's loss or metric gives, as sums and weights of a batch."""
+"""Convert what a task's loss or metric returns to sums and weights of a batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["sums_and_weights"]
 
 
 def sums_and_weights(value: Any, count: int, source: str) -> tuple[Tensor, Tensor]:
-    """Normalise what a loss or metric gives: values (N,), or a pair (sum, weight)."""
+    """Normalise the value of a loss or metric: values (N,), or a pair (sum, weight)."""
     examples = counted(count, "example")
     if isinstance(value, tuple | list) and len(value) == 2:
         try:
@@ -48,7 +48,7 @@ _ONE_FOR_EACH = "return one value for each example, shape (N,), or a pair (sum, 
 
 
 def _advice(value: Any, count: int) -> str:
-    """What to return in place of a value that is not one number for each of `count` examples."""
+    """What to return instead of a value that is not one number for each of `count` examples."""
     if value is None:
         return "is `return` missing in it?"
     if not isinstance(value, Tensor):

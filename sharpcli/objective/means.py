@@ -1,4 +1,4 @@
-"""Means over examples with their sampling errors, from sums that can be added up batch by batch."""
+"""Means over examples with sampling errors, from sums that add up over batches."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from sharpcli.objective.reliability import carriers, widened
 
 __all__ = ["MOMENTS", "Evaluation", "Mean", "mean_of", "moments"]
 
-# How many numbers `moments` gives.
+# The number of entries in `moments`.
 MOMENTS = 11
 
-# A sum of powers that cancel is not known below this share of the largest of them.
+# A sum of cancelling powers is not known below this share of the largest of them.
 _RESOLVED = 1e-10
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over examples; `sampling_error` is its standard error where a subset was measured.
+    """A mean over examples; `sampling_error` is its standard error if a subset was measured.
 
-    1.96 of it are Student's 95 % interval with as many degrees of freedom as examples carry the
-    error (`carriers`), which is wider where few do.
+    1.96 times it is Student's 95 % interval with as many degrees of freedom as examples carry the
+    error (`carriers`); the interval is wider if few do.
     """
 
     value: float
@@ -43,11 +43,11 @@ class Evaluation:
 
 
 def moments(sums: Tensor, weights: Tensor, *, squares: bool = True) -> Tensor:
-    """What a mean and its error are made of, (11,); it stays on the device.
+    """The power sums (11,) behind a mean and its error; they stay on the device.
 
-    Σs, Σw, Σs², Σsw, Σw², how many there are, and Σs⁴, Σs³w, Σs²w², Σsw³, Σw⁴. `sums` and
-    `weights` are one pair an example (N,), or one pair for a whole batch. Moments of batches add
-    up. Without `squares`, which only the error takes, the first two alone (2,).
+    Σs, Σw, Σs², Σsw, Σw², the number of examples, and Σs⁴, Σs³w, Σs²w², Σsw³, Σw⁴. `sums` and
+    `weights` are one pair for each example (N,), or one pair for a batch. Moments of batches add
+    up. Without `squares`, which only the error needs, just the first two (2,).
     """
     s, w = sums.reshape(-1), weights.reshape(-1)
     if not squares:
@@ -59,12 +59,16 @@ def moments(sums: Tensor, weights: Tensor, *, squares: bool = True) -> Tensor:
 
 
 def mean_of(values: Sequence[float], total: int, *, sampled: bool) -> Mean:
-    """The mean Σs/Σw of `moments`, and its sampling error where they are a subset of `total`.
+    """The mean Σs/Σw of `moments`, with its sampling error if they are a subset of `total`.
 
     The error is that of the linearised ratio estimator over a simple random sample, with the
-    finite-population correction (Cochran 1977, section 6.4), its residuals' powers multiplied
-    out, and widened by Student's t with as many degrees of freedom as examples carry it. Raises
-    `SharpError` where there is no weight at all.
+    finite-population correction. The powers of its residuals are multiplied out, and it is widened
+    by Student's t with as many degrees of freedom as examples carry it.
+
+    Raises:
+        SharpError: if the total weight is zero.
+
+    Source: Cochran 1977, section 6.4.
     """
     s, w, *rest = values
     if w == 0:
@@ -84,7 +88,7 @@ def mean_of(values: Sequence[float], total: int, *, sampled: bool) -> Mean:
     binomial = (1.0, -4 * mean, 6 * square, -4 * mean * square, square * square)
     parts = [factor * each for factor, each in zip(binomial, fourths, strict=True)]
     fourth = sum(parts)
-    # Of deviations far below the mean the powers leave rounding only: as of normal ones then.
+    # For deviations far below the mean the powers are only rounding: treat them as normal.
     if fourth <= _RESOLVED * max(map(abs, parts)):
         fourth = 3 * squares * squares / count
     carried = carriers(squares, fourth, int(count))

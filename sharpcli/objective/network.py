@@ -24,26 +24,36 @@ if TYPE_CHECKING:
 
 __all__ = ["Network", "give_shapes"]
 
-# Rows of the pass that gives lazy layers their shapes: losses that take pairs have none of one.
+# Rows of the pass that gives lazy layers their shapes: a loss of pairs is undefined for one.
 _SHAPING_ROWS = 2
 
-# What torch.autograd.grad says in a pass that keeps no graph.
+# The message of torch.autograd.grad in a pass that keeps no graph.
 _NO_GRAPH = "does not require grad"
-# What stands for the parameters of a skeleton, from which further skeletons are made.
+# The parameters and aliases of a skeleton, from which further skeletons are made.
 _reaches: weakref.WeakKeyDictionary[nn.Module, Reach] = weakref.WeakKeyDictionary()
 
 
 class Network:
     """A task's model as a pure function of a flat parameter vector θ (n,).
 
-    θ holds the parameters that require gradients, in `named_parameters()` order, each storage
-    once; a complex one as pairs of real numbers, with a last dimension of two. The module given is
-    copied, but for these, and serves as a skeleton: its own tensors, mode flags and `.grad` are
-    never touched. Where a forward pass reaches parameters by another way than their modules (a
-    closure, a list), the first one finds out, and they are replaced there in every pass. With
-    `compute` narrower than `dtype` (bfloat16 in float32), θ and everything accumulated stay in
-    `dtype` and the model runs in `compute`. `tf32` lets a GPU round factors of float32 products to
-    three digits. `idle` says that the loss need not depend on θ at all, its derivatives are then 0.
+    θ holds the parameters that require gradients, in `named_parameters()` order, each storage once.
+    A complex parameter is stored as pairs of real numbers, with a last dimension of two. The module
+    is copied without these parameters and serves as a skeleton: its own tensors, mode flags and
+    `.grad` are never touched. If a forward pass reaches parameters by another way than their
+    modules (a closure, a list), the first pass detects it, and they are replaced there in every
+    pass.
+
+    Args:
+        model: the task's model.
+        task: its predict() and loss().
+        device: where it runs.
+        dtype: of θ and of everything accumulated.
+        compute: in which the model runs, if narrower than `dtype` (bfloat16 in float32).
+        mode: "eval" or "train".
+        tf32: let a GPU round factors of float32 products to three digits.
+
+    Raises:
+        SharpError: if no parameter requires a gradient.
     """
 
     def __init__(
@@ -79,7 +89,7 @@ class Network:
         self._measure(list(trained))
 
     def _measure(self, names: list[str]) -> None:
-        """Let θ hold the parameters `names`; all others are fixed."""
+        """Make θ hold the parameters `names`; all others are fixed."""
         own, chosen = dict(self.model.named_parameters()), set(names)
         self.names = names
         self.complex_names = {name for name in names if own[name].is_complex()}
@@ -100,7 +110,8 @@ class Network:
     def subset(self, names: Sequence[str], *, idle: bool = False) -> Network:
         """The network with a θ of the parameters `names` alone, in the order of this one's.
 
-        The rest of θ is then fixed, as frozen parameters are. The skeleton is shared.
+        The rest of θ is then fixed, as frozen parameters are. If `idle`, the loss need not depend
+        on θ at all, and its derivatives are then 0. The skeleton is shared.
         """
         chosen, part = set(names), copy.copy(self)
         part.idle = idle
@@ -131,17 +142,17 @@ class Network:
         return torch.cat(parts)
 
     def fixed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What the model needs beside θ: buffers and fixed parameters, floats in run's dtype."""
+        """The model's other tensors: buffers and fixed parameters, floats in the run's dtype."""
         own = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
         fixed = {}
         for name in self.fixed_names:
-            tensor = tensors.get(name, own[name]).detach()  # non-persistent buffers are the model's
+            tensor = tensors.get(name, own[name]).detach()  # non-persistent buffers: the model's
             kind = self._precision_of(tensor)
             fixed[name] = tensor.to(self.device, kind, copy=True)
         return fixed
 
     def converted(self, fixed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What `fixed` gives of another precision, in this one."""
+        """Convert the tensors of `fixed` from another precision to this one."""
         return {name: tensor.to(self._precision_of(tensor)) for name, tensor in fixed.items()}
 
     def _precision_of(self, tensor: Tensor) -> torch.dtype:
@@ -151,7 +162,7 @@ class Network:
         return self.compute if tensor.is_floating_point() else tensor.dtype
 
     def unflatten(self, vector: Tensor) -> list[Tensor]:
-        """Views of a flat vector (n,), one a parameter, in the parameters' shapes."""
+        """Views of a flat vector (n,), one for each parameter, in the parameters' shapes."""
         parts = torch.split(vector, self.sizes)
         return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
@@ -162,17 +173,14 @@ class Network:
 
     @property
     def padding(self) -> list[tuple[str, int]]:
-        """The rows of θ's parameters that embeddings keep for padding, by name.
-
-        As far as the passes that have run show.
-        """
+        """The rows reserved for padding by embeddings, as (parameter, row), in passes so far."""
         return sorted(place for place in self.reach.padded if place[0] in set(self.names))
 
     def trained(self, vector: Tensor, gradient: Tensor | None = None) -> Tensor:
-        """The vector (n,) with zeros in the rows that embeddings keep for padding, in place.
+        """The vector (n,) with zeros in the rows that embeddings reserve for padding, in place.
 
-        PyTorch leaves them out of gradients, so that they are never trained. Those in which a
-        `gradient` is not zero, as where another layer uses them too, are left as they are.
+        PyTorch leaves these rows out of gradients, so they are never trained. Rows in which a
+        `gradient` is not zero, because another layer uses them too, stay as they are.
         """
         parts = dict(zip(self.names, self.unflatten(vector), strict=True))
         for name, row in self.padding:
@@ -181,7 +189,7 @@ class Network:
         return vector
 
     def seen_padding(self, gradient: Tensor) -> list[tuple[str, int]]:
-        """The rows kept for padding in which a gradient (n,) is not zero: more than padding."""
+        """The padding rows in which a gradient (n,) is not zero: they are more than padding."""
         return [place for place in self.padding if self._has_slope(gradient, *place)]
 
     def _has_slope(self, gradient: Tensor, name: str, row: int) -> bool:
@@ -196,7 +204,7 @@ class Network:
         raise IndexError(index)
 
     def arithmetic(self) -> contextlib.AbstractContextManager[None]:
-        """What the model runs in: `exact_arithmetic`."""
+        """The arithmetic in which the model runs: `exact_arithmetic`."""
         return exact_arithmetic(tf32=self.tf32)
 
     def outputs(
@@ -207,9 +215,13 @@ class Network:
         *,
         watch: Substitution | None = None,
     ) -> Any:
-        """What the task predicts for a batch. Buffers that a forward pass updates are copies.
+        """The task's predictions for a batch. Buffers that a forward pass updates are copies.
 
-        `watch` sees what PyTorch's functions are given; `values` makes its tensors.
+        `watch` sees the arguments of PyTorch's functions; its tensors come from `values`.
+
+        Raises:
+            SharpError: if the task refuses the batch.
+            RuntimeError: if the pass fails and a graph would not help.
         """
         try:
             return self._outputs(parameters, fixed, batch, watch)
@@ -219,9 +231,9 @@ class Network:
         return self._outputs(parameters, fixed, batch, watch)
 
     def differentiates_itself(self, error: Exception) -> bool:
-        """Whether an error means that the model or its loss takes derivatives of its own.
+        """Whether an error means that the model or its loss computes derivatives itself.
 
-        Passes that need no gradient are then made with a graph from now on.
+        If so, passes that need no gradient keep a graph from now on.
         """
         said = str(error.__cause__ or error)
         if torch.is_grad_enabled() or self.reach.differentiates or _NO_GRAPH not in said:
@@ -249,11 +261,11 @@ class Network:
         return found
 
     def _graph(self) -> contextlib.AbstractContextManager[Any]:
-        """Gradients on where the model or its loss takes derivatives of its own."""
+        """Enable gradients if the model or its loss computes derivatives itself."""
         return torch.set_grad_enabled(torch.is_grad_enabled() or self.reach.differentiates)
 
     def values(self, parameters: list[Tensor], fixed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensor that each parameter and buffer of the model is to be, by name."""
+        """The tensor for each parameter and buffer of the model, by name."""
         if self._training:
             fixed = {name: tensor.clone() for name, tensor in fixed.items()}
         if self.reach.differentiates:
@@ -266,7 +278,8 @@ class Network:
 
     def _value(self, name: str, parameter: Tensor) -> Tensor:
         if name in self.complex_names:
-            # Times one: in θ, and in the vectors of products, a pair may start at an odd place.
+            # The product with one copies: a pair may start at an odd offset in θ and in product
+            # vectors.
             return torch.view_as_complex(parameter.to(_complex(self.compute).to_real()) * 1)
         if parameter.ndim == 4:
             return parameter.to(self.compute, memory_format=self._memory_format)
@@ -274,10 +287,10 @@ class Network:
 
     @contextlib.contextmanager
     def _holding(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-        """The skeleton with other tensors in place of its own, tied ones everywhere.
+        """The skeleton with other tensors in place of its own, including tied ones.
 
-        As `torch.func.functional_call` does, which looks all places up in every call: a third of
-        the time of a small network's pass.
+        `torch.func.functional_call` does the same, but looks up all places in every call: a third
+        of the time of a small network's pass.
         """
         replaced = []
         try:
@@ -292,7 +305,7 @@ class Network:
 
     @contextlib.contextmanager
     def _modes(self) -> Iterator[None]:
-        """The models that this one is a copy of in its mode: a closure may hold one of them."""
+        """Puts the models that this one copies into its mode: a closure may hold one of them."""
         wanted = {name: module.training for name, module in self.model.named_modules()}
         changed = []
         try:
@@ -322,16 +335,19 @@ def _skeleton(
     reach: Reach,
     source: str,
 ) -> nn.Module:
-    """A copy of the model on a device in which the `trained` parameters have shapes, but no memory.
+    """Copy the model to a device with shapes, but no memory, for its `trained` parameters.
 
-    θ stands in for them whenever the model runs: their own numbers would be a copy too many.
+    θ replaces them whenever the model runs, so their own numbers would be a useless copy.
+
+    Raises:
+        SharpError: if the model cannot be copied.
     """
     places: dict[int, Any] = {}
     for parameter in trained:
         nothing = torch.zeros((), dtype=parameter.dtype, device=device)
         places[id(parameter)] = nn.Parameter(nothing.expand(parameter.shape))
-    # Weight norm and pruning leave what they computed last in the module. PyTorch copies no such
-    # tensor; they compute it again before it is used, and where nothing does it is refused there.
+    # Weight norm and pruning keep their last result in the module. PyTorch does not copy such a
+    # tensor. They recompute it before use, and where nothing does, using it is refused.
     for tensor, where in computed_when_built(model):
         places[id(tensor)] = tensor.detach().to(device, copy=True)
         reach.add_built(places[id(tensor)], where)
@@ -349,7 +365,10 @@ def _skeleton(
 def give_shapes(model: nn.Module, task: Task, rows: Rows) -> None:
     """Give lazy layers their shapes, in place, by one forward pass on two rows.
 
-    Raises `SharpError` where the pass leaves some without one. Costs nothing without such layers.
+    Raises:
+        SharpError: if the pass leaves some without a shape.
+
+    Cost: nothing without such layers.
     """
     if _lazy(model) is None:
         return
@@ -372,18 +391,18 @@ def give_shapes(model: nn.Module, task: Task, rows: Rows) -> None:
 
 
 def _lazy(model: nn.Module) -> str | None:
-    """The first parameter or buffer that has no shape yet."""
+    """The first parameter or buffer without a shape."""
     named = (*model.named_parameters(), *model.named_buffers())
     return next((name for name, tensor in named if is_lazy(tensor)), None)
 
 
 def _complex(dtype: torch.dtype) -> torch.dtype:
-    """The complex dtype whose parts are of a real one; there is none of bfloat16."""
+    """The complex dtype with parts of a real dtype; bfloat16 has none."""
     return torch.complex128 if dtype == torch.float64 else torch.complex64
 
 
 def _places(model: nn.Module) -> dict[str, list[tuple[dict[str, Any], str]]]:
-    """Where modules hold each parameter and buffer: its name → (dictionary, key) pairs."""
+    """The places where modules hold each parameter and buffer: name → (dictionary, key) pairs."""
     holders: dict[int, list[tuple[dict[str, Any], str]]] = {}
     for module in model.modules():
         for holder in (module._parameters, module._buffers):

@@ -1,6 +1,6 @@
 """The objective: mean loss over a data set as a function of a flat parameter vector.
 
-This is the only loop over data, the only normaliser, and the only place that knows microbatches
+This is the only loop over data, the only normaliser, and the only place that handles microbatches
 and devices. The mean is Σ sum / Σ weight over all examples, accumulated in float64, so it does not
 depend on how the data are split into batches.
 """
@@ -32,17 +32,38 @@ T = TypeVar("T")
 
 Around = Callable[[int, int], contextlib.AbstractContextManager[None]]
 
-# Fewer examples than this a process and every process takes all of them.
+# With fewer examples than this for each process, every process handles all of them.
 _EXAMPLES_A_PROCESS = 32
 
 
 class Objective:
     """L(θ) = Σ sum / Σ weight over `rows`, with its gradient; θ is (n,) in the network's dtype.
 
-    `batch_size` bounds memory only (None: sized by the activations that one example saves and by
-    the `memory` in bytes, None: what is free). Where memory runs out, batches are halved and the
-    pass is repeated. Of several processes each takes a share of a pass, all of it where it is
-    `alone` with the objective. None of this holds for a `fixed_batch`, which is never divided.
+    Out of memory, batches are halved and the pass is repeated. Several processes each do a share of
+    a pass. A `fixed_batch` is never divided.
+
+    Args:
+        network: the model as a function of θ.
+        rows: the data.
+        fixed: buffers and fixed parameters, as `Network.fixed` returns them.
+        batch_size: the most examples in a microbatch, which bounds only memory (default: from the
+            activations that one example saves, and `memory`).
+        memory: in bytes (default: what is free).
+        alone: this process does all of every pass.
+
+    >>> from sharpcli.objective.network import Network
+    >>> from sharpcli.objective.reading import read_rows
+    >>> from sharpcli.tasks import Task, defaults
+    >>> model = torch.nn.Linear(1, 1, bias=False)  # L(w) = ((w − 1)² + (2w − 4)²) / 2
+    >>> data = torch.tensor([[1.0], [2.0]]), torch.tensor([[1.0], [4.0]])
+    >>> def loss(outputs, batch):
+    ...     return (outputs - batch[1]).square().sum(1)
+    >>> task = Task("line", {}, "", lambda: model, lambda _: data, defaults.predict, loss)
+    >>> network = Network(model, task, device=torch.device("cpu"))
+    >>> objective = Objective(network, read_rows(data, name="train data"), network.fixed({}))
+    >>> value, gradient = objective.gradient(torch.tensor([1.0]))
+    >>> round(value, 6), round(float(gradient), 6)
+    (2.0, -4.0)
     """
 
     def __init__(
@@ -64,10 +85,10 @@ class Objective:
 
     @property
     def fixed_batch(self) -> int | None:
-        """Examples that make one batch because the loss is defined on it, None where it is not.
+        """Examples that form one batch because the loss is defined on it; None if it is not.
 
-        A declared batch, or all examples where some layer is in training mode and may use the
-        statistics of its batch. Whatever takes batches apart asks here.
+        It is a declared batch, or all examples if some layer is in training mode and may use the
+        statistics of its batch. All code that divides batches checks this.
         """
         if self.rows.fixed_batch is not None:
             return min(self.rows.fixed_batch, self.rows.count)
@@ -101,14 +122,14 @@ class Objective:
         """Run `work` on the objective in another precision.
 
         Args:
-            kind: The precision.
+            kind: the precision.
             theta: θ (n,) in any precision.
-            work: Gets the objective and θ in the new precision.
-            batch_size: Examples a microbatch, None for the objective's own choice.
+            work: called with the objective and θ in the new precision.
+            batch_size: examples in a microbatch (default: the objective's own choice).
 
         Returns:
-            What `work` gives. None on a device without float64, where the model has a dtype written
-            into it, and where memory is too short.
+            The result of `work`. None if the device has no float64, the model has a fixed dtype, or
+            memory is too short.
         """
         if kind == torch.float64 and self.network.device.type == "mps":
             return None
@@ -116,12 +137,13 @@ class Objective:
         try:
             return work(there, theta.to(kind))
         except (RuntimeError, TypeError, ValueError, SharpError):
-            # such as a kernel written for float32; another cause shows again in own precision
+            # For example a kernel written for float32; any other cause shows again in its own
+            # precision.
             return None
 
     @property
     def batch_size(self) -> int:
-        """Examples a microbatch."""
+        """The number of examples in a microbatch."""
         fixed = self.fixed_batch
         if fixed is not None:
             return fixed
@@ -137,11 +159,11 @@ class Objective:
 
     @property
     def most_in_memory(self) -> int:
-        """The most examples that a microbatch would have if no batch size were asked for."""
+        """The largest microbatch that would be chosen without a requested batch size."""
         return most_in_memory(self)
 
     def halve_batches(self) -> bool:
-        """Take half as many examples a microbatch; whether there was more than one to take."""
+        """Halve the microbatches; return False if they have one example, or are fixed."""
         size = self.batch_size
         if size == 1 or self.fixed_batch is not None:
             return False
@@ -167,14 +189,14 @@ class Objective:
             total, weight = self.network.losses(outputs, batch, count)
         kind = accumulator(self.network.device)
         if power != 1.0:
-            # The root of a loss of zero has no slope: keep off it by the smallest normal number.
+            # The root of a zero loss has no derivative: clamp it to the smallest normal number.
             total = total.to(kind).clamp_min(torch.finfo(kind).tiny) ** power
         return total.sum(dtype=kind), weight.sum(dtype=kind)
 
     def mean_loss_of(self, model: nn.Module, batch: Batch, count: int) -> Tensor:
-        """The mean loss of a batch by `model` itself: a training step's, in the loss's own dtype.
+        """The mean loss of a batch by `model` itself in training, in the loss's own dtype.
 
-        Raises `SharpError` where it has no gradient.
+        A loss without a gradient is refused.
         """
         outputs = self.network.task.predict(model, batch)
         total, weight = self.network.losses(outputs, batch, count)
@@ -184,7 +206,7 @@ class Objective:
     def differentiable_sum(
         self, leaves: list[Tensor], batch: Batch, count: int, power: float = 1.0
     ) -> tuple[Tensor, Tensor]:
-        """As `sum_and_weight`; raises `SharpError` where the sum has no gradient at all."""
+        """As `sum_and_weight`, but refuses a sum without any gradient."""
         total, weight = self.sum_and_weight(leaves, batch, count, power)
         if not total.requires_grad and self.network.idle:
             total = total + sum(0 * leaf.sum() for leaf in leaves)
@@ -196,7 +218,7 @@ class Objective:
         return total, weight
 
     def batches(self) -> Iterator[tuple[Batch, int]]:
-        """Microbatches of this process's share, and how many examples each has."""
+        """Microbatches of this process's share, and the number of examples in each."""
         (first, last), most = self.share, self.batch_size
         for start in range(first, last, most):
             stop = min(start + most, last)
@@ -206,7 +228,7 @@ class Objective:
     def divided(self) -> bool:
         """Whether a pass is divided between processes.
 
-        Few examples are not worth it, and a fixed batch stays in one process.
+        Few examples are not worth dividing, and a fixed batch stays in one process.
         """
         if self._alone or size() == 1:
             return False
@@ -215,7 +237,7 @@ class Objective:
 
     @property
     def share(self) -> tuple[int, int]:
-        """Where this process's part of the rows starts and stops."""
+        """The first row of this process's share, and the row after its last."""
         if not self.divided:
             return 0, self.rows.count
         unit = self.fixed_batch or 1
@@ -223,7 +245,7 @@ class Objective:
         return first * unit, min(last * unit, self.rows.count)
 
     def add_up(self, tensor: Tensor) -> Tensor:
-        """The sum of all processes' tensors, in place, where a pass is divided between them."""
+        """Sum a tensor over all processes, in place, if a pass is divided between them."""
         return add_up(tensor) if self.divided else tensor
 
     def loss(self, theta: Tensor) -> float:
@@ -231,18 +253,18 @@ class Objective:
         return self.within_memory(lambda: self._loss(theta))
 
     def losses(self, thetas: Tensor) -> Tensor:
-        """L at each row of `thetas` (k, n), all of them in one pass by `vmap`: (k,).
+        """L at each row of `thetas` (k, n), in one pass by `vmap`: (k,).
 
-        Raises what `vmap` raises for a model that it cannot batch. Cost: k forward passes, without
-        the overhead of k calls; memory for k times a microbatch.
+        A model that `vmap` cannot batch raises its error. Cost: k forward passes, without the
+        overhead of k calls; memory for k microbatches.
         """
         return self.within_memory(lambda: self._losses(thetas))
 
     def gradient(self, theta: Tensor, *, power: float = 1.0) -> tuple[float, Tensor]:
         """L(θ) and ∇L(θ) (n,). Cost: one gradient (a forward and a backward pass).
 
-        With a `power` q below 1 the mean is that of ℓᵢ^q over the examples, which weighs those
-        with a small loss more; losses must not be negative then.
+        With a `power` q below 1 it is the mean of ℓᵢ^q over the examples, which gives examples with
+        a small loss more weight. Losses must then not be negative.
         """
         return self.within_memory(lambda: self._gradient(theta, power))
 
@@ -263,10 +285,14 @@ class Objective:
         around: Around = lambda _, __: contextlib.nullcontext(),
         parts: Sequence[int] | None = None,
     ) -> tuple[list[str], Tensor]:
-        """Names of the loss and the metrics, and their `moments`, a row each, left on the device.
+        """Names of the loss and the metrics, and their `moments`, one row each, on the device.
 
-        `fixed` are buffers to use in place of the objective's own; `around(start, count)` is
-        entered for each batch. `parts` of so many rows, one after the other, get moments each.
+        Args:
+            theta: θ (n,).
+            fixed: buffers to use instead of the objective's own.
+            around: called with the start and count of each batch; its context is entered for it.
+            parts: numbers of consecutive rows that get moments of their own.
+
         Cost: one forward pass, and no wait for the device.
         """
         return self.within_memory(lambda: self._moments(theta, fixed or self.fixed, around, parts))
@@ -277,16 +303,20 @@ class Objective:
         fixed: Mapping[str, Tensor] | None = None,
         around: Around = lambda _, __: contextlib.nullcontext(),
     ) -> tuple[Tensor, Tensor]:
-        """Sums and weights of every example's loss, float64 (N,) each. Cost: one forward pass.
+        """Sums and weights of every example's loss, float64 (N,) each.
 
         `fixed` and `around` are as for `moments`.
-        Raises `SharpError` where the task's loss gives one sum for a whole batch.
+
+        Raises:
+            SharpError: if the task's loss returns one sum for a batch.
+
+        Cost: one forward pass.
         """
         sums, weights = self.within_memory(lambda: self._pairs(theta, fixed or self.fixed, around))
         if len(sums) != self.rows.count:
             raise SharpError(
-                f"task '{self.network.task.name}': the loss gives one sum for a batch, so the "
-                "error from sampling cannot be told",
+                f"task '{self.network.task.name}': the loss gives one sum for a batch, so "
+                "there is no error from sampling",
                 "return the sum and the weight of each example, shape (N,)",
             )
         return sums, weights
@@ -305,7 +335,7 @@ class Objective:
     def _losses(self, thetas: Tensor) -> Tensor:
         total = torch.zeros(2, len(thetas), dtype=accumulator(thetas.device), device=thetas.device)
         with torch.no_grad(), warnings.catch_warnings():
-            # That an operation is batched by a loop is vmap's own affair.
+            # Whether vmap batches an operation by a loop is its own affair.
             warnings.filterwarnings("ignore", message=".*performance drop")
             for batch, count in self.batches():
 
@@ -359,10 +389,12 @@ class Objective:
         count: int,
         parts: Sequence[int] | None = None,
     ) -> tuple[list[str], Tensor]:
-        """As `moments`, of one batch; to be called without gradients, in exact arithmetic.
+        """As `moments`, for one batch; call it without gradients, in exact arithmetic.
 
-        With `parts` (parts, names, …). Raises `SharpError` where the batch has to be whole for
-        what is not given by example.
+        With `parts` the result is (parts, names, …).
+
+        Raises:
+            SharpError: if parts are needed of a number that is returned for the batch only.
         """
         task, kind = self.network.task, accumulator(self.network.device)
         outputs = self.network.outputs(parameters, fixed, batch)
@@ -406,9 +438,13 @@ class Objective:
         return sums, weights
 
     def within_memory(self, work: Callable[[], T]) -> T:
-        """Run `work` in exact arithmetic, backward passes too; out of memory, in smaller batches.
+        """Run `work` in exact arithmetic, backward passes included.
 
-        The batch is halved until it fits.
+        Out of memory, the batch is halved until the work fits.
+
+        Raises:
+            SharpError: if it does not fit in the smallest batches.
+            RuntimeError: if `work` fails for another reason.
         """
         while True:
             batch_size = self.batch_size
@@ -430,13 +466,13 @@ class Objective:
 
 
 def accumulate_into(leaves: list[Tensor], views: list[Tensor]) -> None:
-    """Let the next backward passes add each leaf's gradient to its view of a flat vector."""
+    """Make the next backward passes add each leaf's gradient to its view of a flat vector."""
     for leaf, view in zip(leaves, views, strict=True):
         leaf.grad = view
 
 
 def accumulator(device: torch.device) -> torch.dtype:
-    """The dtype in which sums over examples are taken: float64 where the device has it."""
+    """The dtype for sums over examples: float64 if the device supports it."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 

@@ -1,4 +1,4 @@
-"""The tensors in what a model gives, whatever holds them."""
+"""The tensors in a model's outputs, in any container."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["replaced", "tensors_of"]
 
 
 def tensors_of(outputs: Any) -> list[Tensor]:
-    """The floating-point tensors of outputs: themselves, in tuples, mappings, objects' fields."""
+    """The floating-point tensors of outputs: direct, in tuples, in mappings, in objects' fields."""
     found: list[Tensor] = []
 
     def look(tensor: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ def tensors_of(outputs: Any) -> list[Tensor]:
 
 
 def replaced(outputs: Any, tensors: list[Tensor]) -> Any:
-    """The outputs with others in place of the tensors that `tensors_of` finds; the rest shared."""
+    """The outputs with the tensors of `tensors_of` replaced by others; the rest is shared."""
     rest = iter(tensors)
     return _walk(outputs, lambda _: next(rest))
 
@@ -43,7 +43,7 @@ def _walk(node: Any, visit: Callable[[Tensor], Tensor]) -> Any:
     if type(node).__module__ != "builtins" and hasattr(node, "__dict__"):
         changed = copy.copy(node)
         for key, value in vars(node).items():
-            # Past the checks of frozen dataclasses: the copy is ours.
+            # Bypasses the checks of frozen dataclasses, since the copy is ours.
             object.__setattr__(changed, key, _walk(value, visit))
         return changed
     return node

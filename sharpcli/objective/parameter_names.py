@@ -1,4 +1,4 @@
-"""Which of a model's parameters are measured: patterns over their names, and a model's layers."""
+"""The parameters that are measured: patterns over their names, and a model's layers."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from sharpcli.errors import UsageError, nearest, setting
 
 __all__ = ["layers_of", "matching"]
 
-_SHOWN = 12  # layers that an error lists: those of a deep network would fill the screen
+_SHOWN = 12  # layers that an error lists: a deep network has enough to fill the screen
 
 
 def matching(model: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Names of the parameters that require gradients and that match one of the shell's patterns.
+    """Names of the parameters that require gradients and match one of the shell patterns.
 
-    They are those of `named_parameters()`, in its order; any of a tied tensor's names counts for
-    the tensor. Raises `UsageError` for a pattern that matches none, with near names and the layers
-    that there are.
+    They are in the order of `named_parameters()`. Any name of a tied tensor selects the tensor.
+
+    Raises:
+        UsageError: if a pattern matches none; it lists similar names and the existing layers.
     """
     aliases = tied(model.named_parameters(remove_duplicate=False))
     free = [name for name, tensor in model.named_parameters() if tensor.requires_grad]
@@ -41,9 +42,9 @@ def matching(model: nn.Module, patterns: Sequence[str]) -> list[str]:
 
 
 def layers_of(model: nn.Module, names: Sequence[str]) -> dict[str, list[str]]:
-    """The modules that own some of the parameters `names` directly, each with its own of them.
+    """The modules that directly own some of the parameters `names`, each with its own of them.
 
-    A tied tensor belongs to the module that comes first. The model itself is called by its class.
+    A tied tensor belongs to the module that comes first. The model itself is named by its class.
     """
     layers: dict[str, list[str]] = {}
     for name in names:
@@ -57,7 +58,7 @@ def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
 
 
 def _nearest(pattern: str, names: Sequence[str]) -> str:
-    """What was probably meant, and what there is: all of a layer that is named, or a near name."""
+    """A hint: all parameters of a named layer or a similar name, and the existing layers."""
     layers = list(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
     listed = ", ".join(layers[:_SHOWN])
     more = f" and {len(layers) - _SHOWN} more" if len(layers) > _SHOWN else ""

@@ -1,4 +1,4 @@
-"""What one forward pass uses and changes: no more than a checkpoint holds."""
+"""Check that a forward pass uses and changes nothing beyond what a checkpoint holds."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sharpcli.objective.rows import Rows
 
 __all__ = ["check_pass", "some_rows"]
 
-# Random rows that are looked at: every layer sees some, and they cost nothing beside the data.
+# Random rows for the check: every layer sees some, and they cost little compared with the data.
 _ROWS = 8
 
 
 def some_rows(rows: Rows, seed: int) -> Rows:
-    """A few random rows, as they are looked at here."""
+    """A few random rows for the check."""
     if rows.fixed_batch:  # an example's loss is defined in its batch only
         return rows.head(rows.fixed_batch)
     if rows.count <= _ROWS:
@@ -32,20 +32,24 @@ def some_rows(rows: Rows, seed: int) -> Rows:
 def check_pass(
     network: Network, original: nn.Module, tensors: Mapping[str, Tensor], rows: Rows
 ) -> None:
-    """Raise `SharpError` where a pass over rows uses what can be trained and no checkpoint holds.
+    """Check that a pass over rows uses only trainable tensors that checkpoints hold.
 
-    So it does where the pass changes parameters. `original` is the model that the network is of.
+    It must not change parameters either. `original` is the model behind the network.
+
+    Raises:
+        SharpError: if the pass does one of these.
+        RuntimeError: if the pass itself fails.
     """
     theta, fixed = network.flatten(tensors), network.fixed(tensors)
 
     def passed() -> Substitution:
-        # As leaves, for a model that takes derivatives in its parameters.
+        # As leaves, for a model that computes derivatives in its parameters.
         parameters = [part.clone().requires_grad_() for part in network.unflatten(theta)]
         watch = Substitution(network.reach, network.values(parameters, fixed))
         versions.update({name: tensor._version for name, tensor in watch.values.items()})
         try:
             outputs = network.outputs(parameters, {}, rows.batch, watch=watch)
-        finally:  # before what it may have failed of: another dtype than the parameters' own
+        finally:  # may explain the error, such as another dtype than the parameters'
             _refuse_unregistered(network, watch, rows, original)
         network.losses(outputs, rows.batch, rows.count)
         return watch
@@ -91,9 +95,9 @@ def _refuse_unregistered(
     ]
     more = f" and {len(said) - 3} more" if len(said) > 3 else ""
     raise SharpError(
-        f"task '{network.task.name}': the forward pass uses what can be trained but is no "
-        f"parameter of the model, so that no checkpoint holds it: {', '.join(said[:3])}{more}",
-        "register it (nn.ModuleList, nn.ParameterList, or an attribute of the module) and save the "
-        "checkpoint again; where it is meant to stay as model() makes it, call requires_grad_("
-        "False) on it",
+        f"task '{network.task.name}': the forward pass uses trainable tensors that are not "
+        f"parameters of the model, so no checkpoint holds them: {', '.join(said[:3])}{more}",
+        "register them (nn.ModuleList, nn.ParameterList, or attributes of the module) and save the "
+        "checkpoint again; if they should stay as model() makes them, call requires_grad_("
+        "False) on them",
     )

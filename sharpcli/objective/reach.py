@@ -1,8 +1,8 @@
 """Parameters that a forward pass reaches by another way than from their module.
 
-A closure, a list, a dictionary, a hook or a global name may hold a parameter too. What they hold is
-told by identity: wherever PyTorch is given a tensor that stands for a parameter or a buffer, the
-tensor that is its value now takes its place.
+A closure, a list, a dictionary, a hook or a global name may hold a parameter too. They are
+recognised by identity: wherever PyTorch gets a tensor that represents a parameter or a buffer, that
+tensor is replaced by its present value.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ __all__ = ["Reach", "Substitution", "computed_when_built", "inside"]
 _SPARSE = {functional.embedding: 6}
 _ASKS_FOR_GRADIENT = {Tensor.requires_grad_, vars(torch._C.TensorBase)["requires_grad"].__set__}
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-# How deep lists, dictionaries and objects of a module are looked into.
+# The nesting depth searched in lists, dictionaries and objects of a module.
 _DEPTH = 4
 
 
 class Reach:
-    """Which tensors stand for which parameter or buffer of a model, and of what it is a copy of.
+    """Maps tensors of a model, and of its origins, to the parameters and buffers they represent.
 
-    `strays` says whether a forward pass reaches one of them by another way, None where that has not
-    been seen yet; then passes need `Substitution`. `padded` are the rows that embeddings keep for
-    padding, as (parameter, row). `differentiates` says that the model or its loss take derivatives
-    themselves. Tensors are not kept alive.
+    `strays` says whether a forward pass reaches one of them by another way, None if unknown; then
+    passes need `Substitution`. `padded` are the rows that embeddings reserve for padding, as
+    (parameter, row). `differentiates` says that the model or its loss computes derivatives itself.
+    Tensors are not kept alive.
     """
 
     def __init__(self, origin: Reach | None = None) -> None:
@@ -53,25 +53,25 @@ class Reach:
             self.strays = origin.strays
 
     def add(self, model: nn.Module) -> None:
-        """Let the parameters and buffers of a model stand for their names."""
+        """Register a model's parameters and buffers under their names."""
         self._models.append(weakref.ref(model))
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             self._named[id(tensor)] = weakref.ref(tensor), name
 
     def add_built(self, tensor: Tensor, where: str) -> None:
-        """A tensor that was computed from parameters when the model was built."""
+        """Register a tensor that was computed from parameters when the model was built."""
         self._built[id(tensor)] = weakref.ref(tensor), where
 
     def name_of(self, tensor: Tensor) -> str | None:
-        """The parameter or buffer that a tensor stands for."""
+        """The name of the parameter or buffer that a tensor represents."""
         return _found(self._named, tensor)
 
     def built(self, tensor: Tensor) -> str | None:
-        """Where a tensor is that was computed when the model was built."""
+        """The place of a tensor that was computed when the model was built."""
         return _found(self._built, tensor)
 
     def models(self) -> list[nn.Module]:
-        """The models whose tensors these are, as far as they are still there."""
+        """The models that own these tensors and still exist."""
         return [model for reference in self._models if (model := reference()) is not None]
 
 
@@ -81,21 +81,20 @@ def _found(table: Mapping[int, tuple[weakref.ref[Tensor], str]], tensor: Tensor)
 
 
 class Substitution(TorchFunctionMode):
-    """A block in which tensors that stand for parameters are replaced by their `values`.
+    """A block in which tensors that represent parameters are replaced by their `values`.
 
-    Afterwards `strays` holds the names that were reached so, `padded` the rows that embeddings keep
-    for padding, and `outside` the tensors that require
-    a gradient and are neither values nor made in the block; `coarsest` is the largest unit of
-    rounding among results, larger than the values' where a model computes in a dtype of its own.
-    Raises `SharpError` where one is used
-    that was computed from parameters when the model was built.
+    Using a tensor that was computed from parameters when the model was built is refused. Afterwards
+    `strays` holds the names that were replaced and `padded` the rows that embeddings reserve for
+    padding. `outside` are the tensors that require a gradient and are neither values nor made in
+    the block. `coarsest` is the largest machine epsilon among results, larger than the values' if a
+    model computes in a dtype of its own.
     """
 
     def __init__(self, reach: Reach, values: Mapping[str, Tensor]) -> None:
         super().__init__()
         self._reach, self.values = reach, values
         self._own = {id(tensor): name for name, tensor in values.items()}
-        self._inputs: list[Tensor] = []  # kept, so that no other tensor takes the same place
+        self._inputs: list[Tensor] = []  # kept, so that no other tensor gets the same id
         self._leaves: dict[int, weakref.ref[Tensor]] = {}
         self.strays: set[str] = set()
         self.padded: set[tuple[str, int]] = set()
@@ -122,11 +121,12 @@ class Substitution(TorchFunctionMode):
         if function in MADE_OF_OTHERS:
             function, self.altered = MADE_OF_OTHERS[function], True
         if function is torch.view_as_complex and args:
-            # Parameters lie one after the other, and so do a product's vectors: a pair may start at
-            # an odd place, where none is read. What is multiplied by one lies by itself.
+            # Parameters, and the vectors of products, lie one after the other, so a pair may start
+            # at an odd offset, where view_as_complex fails. The product with one is a tensor of its
+            # own.
             args, self.altered = (args[0] * 1, *args[1:]), True
         if function in _ASKS_FOR_GRADIENT and args and not args[0].requires_grad:
-            # An input that the model differentiates in, not something to be trained.
+            # An input in which the model differentiates; it is not trained.
             self._own[id(args[0])] = ""
             self._inputs.append(args[0])
         found = function(*args, **kwargs)
@@ -135,7 +135,7 @@ class Substitution(TorchFunctionMode):
         return found
 
     def _note_padding(self, args: Any, kwargs: Any) -> None:
-        """Note which row of a parameter `functional.embedding` keeps for padding, if it does."""
+        """Record which row of a parameter `functional.embedding` reserves for padding, if any."""
         weight = args[1] if len(args) > 1 else kwargs["weight"]
         row = args[2] if len(args) > 2 else kwargs.get("padding_idx")
         name = self._own.get(id(weight))
@@ -143,7 +143,7 @@ class Substitution(TorchFunctionMode):
             self.padded.add((name, row % len(weight)))
 
     def _now(self, node: Any) -> Any:
-        """The node with values in place of what stands for them; itself where there are none."""
+        """The node with values in place of their representatives; itself if it has none."""
         if isinstance(node, Tensor):
             return self._value(node)
         kind = type(node)
@@ -175,7 +175,7 @@ class Substitution(TorchFunctionMode):
 
 
 def computed_when_built(model: nn.Module) -> list[tuple[Tensor, str]]:
-    """Tensors that modules hold beside parameters and that a graph leads to, with their places."""
+    """Tensors with a graph that modules hold beside their parameters, with their places."""
     found = []
     for name, module in model.named_modules():
         for place, tensor in inside(module):
@@ -185,9 +185,9 @@ def computed_when_built(model: nn.Module) -> list[tuple[Tensor, str]]:
 
 
 def inside(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Tensors in a module's own attributes, lists, dictionaries and objects, by their places.
+    """Tensors in a module's own attributes, lists, dictionaries and objects, with their places.
 
-    Modules in lists are looked into, those that are registered are not.
+    Modules in lists are searched; registered ones are not.
     """
     registered = ("_parameters", "_modules")
     seen: set[int] = {id(module)}

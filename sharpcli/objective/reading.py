@@ -1,4 +1,4 @@
-"""A task's data read whole: drawn, collated, and looked at for what makes no fixed objective."""
+"""Read all of a task's data: sample, collate, and check that it makes a fixed objective."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["join_rows", "read_rows"]
 
 # Rows collated at once before they are joined: bounds the memory that unjoined rows take twice.
 _CHUNK = 1024
-# Rows that are read a second time to see whether a data set gives the same row twice. A random flip
-# leaves half of the rows alone: of sixteen it leaves all alone once in 65,536 times.
+# Rows that are read twice to check that a data set returns the same row. A random flip leaves half
+# of the rows unchanged, and all of sixteen once in 65,536 times.
 _PROBE = 16
-# Rows that a task's own collate is compared on with slices of all rows' batch, and those alone.
+# Rows for comparing a task's own collate with slices of the full batch, and those alone.
 _COLLATED, _COLLATED_ALONE = 32, 4
 
 
@@ -36,12 +36,20 @@ def read_rows(
     collate: Callable[[list[Any]], Batch] | None = None,
     progress: Progress = silent,
 ) -> Rows:
-    """Read a map-style data set, or a tuple of equally long tensors, whole.
+    """Read all rows of a map-style data set, or of a tuple of equally long tensors.
 
-    `samples` rows are drawn without replacement by `seed` where that is fewer than there are.
-    Raises `SharpError` with what messages call the split (`name`, as in "train data of task.py")
-    where there are no rows, where a row read twice differs (random augmentation, a shuffling data
-    set) or where rows cannot be collated.
+    Args:
+        dataset: the data set or tuple.
+        name: the split in messages, as in "train data of task.py".
+        samples: how many rows to draw without replacement, if fewer than there are.
+        seed: of the draw.
+        collate: makes a batch of rows (default: PyTorch's).
+        progress: called with the rows read and the number of rows.
+
+    Raises:
+        SharpError: if there are no rows, or a row read twice differs (random augmentation, a
+            shuffling data set). Tensors of different lengths and rows that cannot be collated are
+            refused too.
     """
     tensors = isinstance(dataset, tuple | list) and all(isinstance(t, Tensor) for t in dataset)
     if tensors:
@@ -90,13 +98,13 @@ def read_rows(
     if known is not None:
         rows.carriers = carriers_of_columns(known, total, len(order))
     elif rows.sliceable:
-        # Without columns of all rows the sample's own are looked at: they show what it has few of.
+        # Without columns of all rows, those of the sample show what it has few of.
         rows.carriers = carriers_of_columns(rows.batch, len(order), len(order))
     return rows
 
 
 def _check_lengths(tensors: Sequence[Tensor], name: str) -> None:
-    """Raise `SharpError` where tensors do not have a row for each example, all of them."""
+    """Raise `SharpError` if the tensors do not all have one row for each example."""
     shapes = [tuple(tensor.shape) for tensor in tensors]
     if any(not shape for shape in shapes) or len({shape[0] for shape in shapes}) > 1:
         raise SharpError(
@@ -113,10 +121,10 @@ def _as_collated(
     total: int,
     seed: int,
 ) -> Rows:
-    """Rows that a task's own collate has made a batch of.
+    """Rows that a task's own collate has made into a batch.
 
-    Slices of the batch stand for its rows only where they are what collate makes of some rows,
-    but for padding; otherwise collate is called for each batch.
+    Slices of the batch are used as its rows only if collate makes the same of some rows, except for
+    padding; otherwise collate is called for each batch.
     """
     generator = torch.Generator().manual_seed(seed)
     some = torch.randperm(len(items), generator=generator)[:_COLLATED].tolist()
@@ -133,7 +141,7 @@ def _as_collated(
 
 
 def _row_slice(batch: Batch, count: int, indices: list[int]) -> Batch:
-    """The rows of `indices`, None where a leaf does not have one row for each of `count`."""
+    """The rows of `indices`; None if a leaf does not have one row for each of `count`."""
     for leaf in leaves(batch):
         sized = (isinstance(leaf, Tensor) and leaf.ndim > 0) or isinstance(leaf, list | tuple)
         if not sized or len(leaf) != count:
@@ -147,7 +155,7 @@ _DIFFERENT, _PADDED, _SAME = range(3)
 
 
 def _alike(sliced: Any, made: Any) -> int:
-    """Whether a slice is what collate makes, that and padding, or something else."""
+    """Compare a slice with collate's batch: same, same except for padding, or different."""
     if isinstance(made, Tensor):
         return _alike_tensors(sliced, made)
     if isinstance(made, Mapping):
@@ -178,7 +186,7 @@ def _alike_tensors(sliced: Any, made: Tensor) -> int:
 
 
 def join_rows(parts: Sequence[Rows]) -> Rows | None:
-    """Rows of several data sets one after the other; None where they do not make a batch."""
+    """Rows of several data sets one after the other; None if they do not make a batch."""
     if not all(part.sliceable for part in parts):
         return None
     try:
@@ -191,7 +199,7 @@ def join_rows(parts: Sequence[Rows]) -> Rows | None:
 
 @contextlib.contextmanager
 def _one_batch(name: str, start: int, stop: int) -> Iterator[None]:
-    """Say which rows do not fit together."""
+    """Say which rows cannot be collated."""
     try:
         yield
     except (RuntimeError, TypeError, KeyError) as error:
@@ -205,7 +213,7 @@ def _one_batch(name: str, start: int, stop: int) -> Iterator[None]:
 
 
 def _columns_at_hand(dataset: Any, total: int) -> Any:
-    """Columns of all rows that need no reading: `tensors` and `targets` as data sets have them."""
+    """Columns of all rows that can be had without reading them: `tensors` or `targets`."""
     inner = getattr(dataset, "wrapped", dataset)
     if isinstance(tensors := getattr(inner, "tensors", None), tuple | list):
         return [each for each in tensors if isinstance(each, Tensor) and len(each) == total]

@@ -1,7 +1,7 @@
-"""How far the error of a sample can be trusted, and when it cannot.
+"""How far the error of a sample can be trusted.
 
-A standard error taken from a sample is itself an estimate. It is a poor one where a few examples
-carry the number, and no estimate at all of kinds of example that the sample has none of.
+A standard error from a sample is itself an estimate. It is poor if a few examples carry the number,
+and it says nothing about kinds of example that the sample does not contain.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ __all__ = [
     "widened",
 ]
 
-# Fewer examples than this that carry a number: it is one example's. Where two or more carry it the
+# If fewer examples than this carry a number, it depends on a single one. From two carriers on, the
 # widened interval is right: on skewed sets of 2,000, digits and MNIST (losses of 0.01 to 0.8) it
 # held the mean in 92 to 100 % of the samples of 256 to 1,024 with two to four carriers.
 FEW = 1.5
-# The same of a column of all the data, of which a sample has its share, or none. With twelve of a
-# kind a variance is good to 30 %. With ten, and losses that differ within the kind, 87 % of the
+# The same for a column of all the data, of which a sample has its share, or none. With twelve of a
+# kind a variance is accurate to 30 %. With ten, and losses that differ within the kind, 87 % of the
 # intervals of samples that looked sound held the mean.
 _FEW_IN_A_COLUMN = 12.0
 # A kind of example that makes up 1.5 % of the data is missing from 5 % of the samples of this size.
-# On MNIST at losses below 0.1 samples of 128 held the mean in 85 %, of 256 in 88 to 93 %.
+# On MNIST at losses below 0.1, samples of 128 held the mean in 85 %, of 256 in 88 to 93 %.
 _SMALL = 200.0
-# 97.5 % quantiles of Student's t by 1/degrees of freedom. Linear interpolation between them is
-# never too narrow, as the curve is convex.
+# 97.5 % quantiles of Student's t by 1/degrees of freedom. Linear interpolation is never too narrow,
+# because the curve is convex.
 _STUDENT = (
     (0.0, 1.960),
     (1 / 60, 2.000),
@@ -61,17 +61,17 @@ _STUDENT = (
     (1 / 1.5, 6.017),
     (1.0, 12.706),
 )
-# A row's norm is looked at in columns of up to this many numbers in all.
+# A row's norm uses columns of up to this many numbers in all.
 _MOST_NUMBERS = 2**27
 
 
 def carriers(second: float, fourth: float, count: int) -> float:
     """How many of `count` examples carry a variance: count/(κ − 1), at most count − 1.
 
-    `second` and `fourth` are Σd² and Σd⁴ of deviations from a mean, κ = count·Σd⁴/(Σd²)² their
+    `second` and `fourth` are Σd² and Σd⁴ of deviations from a mean; κ = count·Σd⁴/(Σd²)² is their
     kurtosis. The variance's relative standard deviation is 1/√carriers, as if it came from that
-    many examples alone: m of equal weight among others of none give about m. None do where there
-    is no variance.
+    many examples alone: m of equal weight among others of zero weight give about m. Without
+    variance there are no carriers.
     """
     if not second:
         return 0.0
@@ -82,7 +82,7 @@ def carriers(second: float, fourth: float, count: int) -> float:
 
 
 def student(degrees: float) -> float:
-    """The 97.5 % quantile of Student's t with 1 or more degrees of freedom."""
+    """The 97.5 % quantile of Student's t with at least 1 degree of freedom."""
     inverse = 1 / max(degrees, 1.0)
     for (left, low), (right, high) in itertools.pairwise(_STUDENT):
         if inverse <= right:
@@ -91,27 +91,26 @@ def student(degrees: float) -> float:
 
 
 def widened(error: float, degrees: float) -> float:
-    """A standard error so that 1.96 of it are Student's interval of these degrees of freedom."""
+    """Widen a standard error so that 1.96 times it is Student's interval."""
     return error * student(degrees) / _STUDENT[0][1]
 
 
 def carriers_of_columns(batch: Any, total: int, count: int) -> float:
-    """How many of `count` rows drawn out of a batch of `total` carry its rarest column.
+    """How many of `count` rows drawn from a batch of `total` carry its rarest column.
 
-    Columns are what a row has one number of: a target, a weight, the norm of its inputs, and for
-    classes the surprise −log frequency, which is even where classes are. Infinite where there is
-    no such column. Cost: one pass over the data.
+    A column is one number for each row: a target, a weight, the norm of the inputs, and for classes
+    the surprise −log frequency, which is constant if classes are balanced. Infinite without any
+    such column. Cost: one pass over the data.
     """
     found = [_carriers_of(column) for column in _columns(batch) if len(column) == total]
     return count / total * min(found, default=math.inf)
 
 
 def outstanding(batch: Any, total: int, count: int, each: int) -> Tensor:
-    """Rows that `count` drawn out of a batch of `total` are likely to lack: indices, in order.
+    """Rows that `count` drawn from a batch of `total` probably lack: indices, in order.
 
-    Those `each` rows of every column (as of `carriers_of_columns`) that are farthest from its mean,
-    where so few rows carry the column's spread that hardly any are drawn. Cost: one pass over the
-    data.
+    For each column (as in `carriers_of_columns`) whose spread is carried by so few rows that hardly
+    any are drawn, these are the `each` rows farthest from its mean. Cost: one pass over the data.
     """
     found = [torch.zeros(0, dtype=torch.int64)]
     for column in _columns(batch):
@@ -123,9 +122,9 @@ def outstanding(batch: Any, total: int, count: int, each: int) -> Tensor:
 
 
 def doubt(count: int, total: int, columns: float = math.inf) -> str | None:
-    """Why no error of a sample of `count` rows can be trusted, as a clause; None where one can.
+    """Why no error of a sample of `count` rows can be trusted, as a clause; None if it can.
 
-    `columns` are those of `carriers_of_columns`.
+    `columns` is the result of `carriers_of_columns`.
     """
     if count >= total:
         return None
@@ -134,32 +133,32 @@ def doubt(count: int, total: int, columns: float = math.inf) -> str | None:
             f"some kinds of example are so rare in the data that about {columns:.2g} of them are "
             "expected in the sample"
         )
-    # The sample misses a kind with m members with a chance of (1 − count/total)ᵐ.
+    # The sample misses a kind with m members with probability (1 − count/total)ᵐ.
     if -total * math.log1p(-count / total) < _SMALL:
         return f"a sample of {count} often misses kinds of example that make up a percent or two"
     return None
 
 
 def sampling_status(doubted: str | None, carried: float | None) -> SamplingStatus | None:
-    """`unreliable` where the sampling error of a number says too little, else None.
+    """`unreliable` if the sampling error of a number says too little, else None.
 
-    That is where the sample is `doubted` altogether, and where one example carries the number, or
-    none, as no difference between examples was seen. `carried` is None where it is not known.
+    It is if the sample is `doubted` altogether, or if one example carries the number, or none does
+    because the examples showed no difference. `carried` is None if it is not known.
     """
     few = carried is None or carried < FEW
     return SamplingStatus.UNRELIABLE if doubted or few else None
 
 
 def warning(numbers: Mapping[str, Any], doubted: str | None) -> str | None:
-    """One line that names the numbers whose sampling errors are unreliable, None where none are.
+    """A one-line warning with the numbers whose sampling errors are unreliable; None if none are.
 
-    `numbers` are a result's; those of `doubted` samples say why.
+    `numbers` belong to a result; for `doubted` samples the line says why.
     """
     keys = [key for key, each in flat_scalars(numbers).items() if each.get("sampling_status")]
     names = dict.fromkeys(re.split(r"[.\[]", key)[0] for key in keys)
     if not names:
         return None
-    why = doubted or "one example, or none, carries what differs between the examples"
+    why = doubted or "one example, or none, carries the differences between the examples"
     return (
         f"the sampling errors of {', '.join(name.replace('_', '-') for name in names)} are "
         f"unreliable (marked ?): {why}; take more {setting('samples')}, or all of the data"
@@ -180,7 +179,7 @@ def _columns(batch: Any) -> Iterator[Tensor]:
 
 
 def _surprise(labels: Tensor) -> Tensor:
-    """−log of how frequent each row's class is."""
+    """−log of the frequency of each row's class."""
     _, which, counts = torch.unique(labels, return_inverse=True, return_counts=True)
     found: Tensor = -(counts.double() / len(labels)).log()[which]
     return found
@@ -192,7 +191,7 @@ def _carriers_of(column: Tensor) -> float:
         return math.inf
     off = (finite - finite.mean()).cpu()
     largest = float(off.abs().max())
-    # Of equal values nothing but rounding is left, as of the norms of normalised rows.
+    # Equal values differ only by rounding, as do the norms of normalised rows.
     if largest <= 1e-5 * float(finite.abs().max()):
         return math.inf
     off = off / largest

@@ -18,18 +18,17 @@ from sharpcli.objective.trees import leaves, map_leaves, named_leaves
 __all__ = ["Batch", "CollatedRows", "Rows", "pick"]
 
 Batch = Any
-"""Collated rows: a tensor, or sequences and mappings of tensors and lists, nested as they come."""
+"""Collated rows: a tensor, or any nesting of sequences and mappings of tensors and lists."""
 
 
 class Rows:
-    """`count` examples of one split as one collated `batch`: each leaf has a row for each of them.
+    """`count` examples of one split as one collated `batch`; each leaf has a row for each example.
 
-    `total` is how many examples the split has. Where `fixed_batch` is given, an example's loss is
-    only defined in its batch: the consecutive ones of so many rows. Where the task's own collate
-    pads, `padded` are a few rows that are still to be collated, to see whether padding matters.
-    `carriers` of the rarest column are expected in a sample, as `carriers_of_columns` counts them.
-    `name` is what messages call the split, and `places` are its rows' numbers in the data, where
-    they are not all of them in order.
+    The split has `total` examples. With a `fixed_batch`, an example's loss is only defined in its
+    batch of that many consecutive rows. If the task's own collate pads, `padded` are a few
+    uncollated rows, to check whether padding matters. `carriers` is how many rows of the rarest
+    column are expected in a sample (`carriers_of_columns`). `name` is the split in messages.
+    `places` are the rows' numbers in the data, unless they are all rows in order.
     """
 
     name = "data"
@@ -56,26 +55,26 @@ class Rows:
         return self._late(self._batch)
 
     def _late(self, batch: Batch) -> Batch:
-        """A batch, converted where rows are converted as they are taken."""
+        """Convert a batch, if rows are converted only when taken."""
         return batch if self._on_slice is None else map_leaves(batch, self._on_slice)
 
     @property
     def sampled(self) -> bool:
-        """Whether these are a subset, so that results carry a sampling error."""
+        """Whether these rows are a subset, so that results have a sampling error."""
         return self.count < self.total
 
     @property
     def sliceable(self) -> bool:
-        """Whether some rows of the batch are the batch of these rows."""
+        """Whether slicing the batch gives the batch of these rows."""
         return True
 
     @property
     def doubt(self) -> str | None:
-        """Why no sampling error of these rows can be trusted, as a clause; None where one can."""
+        """Why no sampling error of these rows can be trusted, as a clause; None if it can."""
         return doubt(self.count, self.total, self.carriers)
 
     def split(self, size: int) -> Iterator[Batch]:
-        """Consecutive batches of at most `size` rows (views where rows can be sliced)."""
+        """Consecutive batches of at most `size` rows (views if rows can be sliced)."""
         for start in range(0, self.count, size):
             yield self.slice(start, min(start + size, self.count))
 
@@ -84,7 +83,7 @@ class Rows:
         return self._late(map_leaves(self._batch, lambda leaf: leaf[start:stop]))
 
     def head(self, count: int) -> Rows:
-        """The first `count` rows; the first batch where batches are fixed."""
+        """The first `count` rows; the first batch if batches are fixed."""
         count = min(self.fixed_batch or count, self.count)
         return Rows(self.slice(0, count), count, count, fixed_batch=self.fixed_batch)
 
@@ -97,9 +96,9 @@ class Rows:
         return rows
 
     def not_finite(self, row: int | None = None) -> str | None:
-        """The first NaN or infinity in the data, in words; None where all is finite.
+        """The first NaN or infinity in the data, in words; None if all data are finite.
 
-        Looked for in one `row`, or in all. Cost: a look at every number.
+        It checks one `row`, or all. Cost: a look at every number.
         """
         first, last = (0, self.count) if row is None else (row, row + 1)
         for path, leaf in named_leaves(self.slice(first, last)):
@@ -108,24 +107,24 @@ class Rows:
                 continue
             place = (~torch.isfinite(leaf)).nonzero()[0].tolist()
             what = "NaN" if bool(torch.isnan(leaf[tuple(place)])) else "an infinity"
-            # A leaf that is not a row for each example, as one of a task's own collate.
+            # A leaf without a row for each example can come from a task's own collate.
             by_row = len(leaf) == last - first
             where = f"row {self.number(first + place[0])} of " if by_row else ""
             return f"the {self.name} hold {what} in {where}{path}"
         return None
 
     def number(self, row: int) -> int:
-        """The number in the data, from 0, of one of these rows."""
+        """The number of one of these rows in the data, from 0."""
         return row if self.places is None else int(self.places[row])
 
     def with_fixed_batch(self, size: int | None) -> Rows:
-        """The same rows, whose losses are those of consecutive batches of `size` rows."""
+        """The same rows, with losses defined on consecutive batches of `size` rows."""
         rows = copy.copy(self)
         rows.fixed_batch = size
         return rows
 
     def storages(self) -> set[int]:
-        """Where the tensors' storages lie, as `Tensor.data_ptr` says it."""
+        """The addresses of the tensors' storages (`Tensor.data_ptr`)."""
         tensors = (leaf for leaf in leaves(self.batch) if isinstance(leaf, Tensor))
         return {tensor.untyped_storage().data_ptr() for tensor in tensors}
 
@@ -147,7 +146,7 @@ class Rows:
         return any(map(_is_images, leaves(self.batch)))
 
     def channels_last(self) -> Rows:
-        """The same rows, images stored channels last."""
+        """The same rows with images stored channels last."""
 
         def move(leaf: Any) -> Any:
             return leaf.to(memory_format=torch.channels_last) if _is_images(leaf) else leaf
@@ -155,13 +154,13 @@ class Rows:
         return self._converted(move)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Rows:
-        """On `device`, floating-point tensors in `dtype`; integers stay integers."""
+        """The rows on `device`, with floating-point tensors in `dtype`; integers stay integers."""
         if self._on_slice is not None:
             return self.as_taken(device, dtype)
         return self._converted(functools.partial(_moved, device=device, dtype=dtype))
 
     def as_taken(self, device: torch.device, dtype: torch.dtype) -> Rows:
-        """As `to`, each batch when it is taken: all rows together are not held twice."""
+        """As `to`, but each batch is converted when taken, so that rows are not held twice."""
         rows = copy.copy(self)
         rows._on_slice = functools.partial(_moved, device=device, dtype=dtype)
         return rows
@@ -175,9 +174,9 @@ class Rows:
 
 
 class CollatedRows(Rows):
-    """Rows of which every batch is made by the task's own collate, as no slice of one would be.
+    """Rows whose batches must each be made by the task's own collate, because slices would differ.
 
-    Batches are kept on the device until others are asked for, at most the split once.
+    Batches stay on the device until other ones are taken, at most the split once.
     """
 
     def __init__(
@@ -195,7 +194,7 @@ class CollatedRows(Rows):
 
     @property
     def sliceable(self) -> bool:
-        """Whether some rows of the batch are the batch of these rows: not here."""
+        """Always False: only collate makes a batch of these rows."""
         return False
 
     def slice(self, start: int, stop: int) -> Batch:
@@ -211,19 +210,19 @@ class CollatedRows(Rows):
         return self._made[start, stop]
 
     def head(self, count: int) -> Rows:
-        """The first `count` rows; the first batch where batches are fixed."""
+        """The first `count` rows; the first batch if batches are fixed."""
         rows = self._of(self._items[: min(self.fixed_batch or count, self.count)])
         rows.total = rows.count
         return rows
 
     def take(self, indices: Tensor) -> Rows:
-        """The rows of `indices`, to be collated."""
+        """The uncollated rows of `indices`."""
         rows = self._of([self._items[index] for index in indices.tolist()])
         rows.places = indices.cpu() if self.places is None else self.places[indices.cpu()]
         return rows
 
     def with_fixed_batch(self, size: int | None) -> Rows:
-        """The same rows, whose losses are those of consecutive batches of `size` rows."""
+        """The same rows, with losses defined on consecutive batches of `size` rows."""
         rows = self._of(self._items)
         rows.fixed_batch = size
         return rows
@@ -239,12 +238,12 @@ class CollatedRows(Rows):
         return rows
 
     def as_taken(self, device: torch.device, dtype: torch.dtype) -> Rows:
-        """As `to`: every batch is made when it is taken here."""
+        """As `to`: every batch is made when taken anyway."""
         return self.to(device, dtype)
 
 
 def _moved(leaf: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """A leaf on a device, in the dtype where it is a floating-point tensor."""
+    """A leaf on a device, in the dtype if it is a floating-point tensor."""
     if not isinstance(leaf, Tensor):
         return leaf
     return leaf.to(device, dtype) if leaf.is_floating_point() else leaf.to(device)

@@ -1,6 +1,6 @@
-"""Operations whose second derivative PyTorch lacks or has wrong, made of ones that have it.
+"""Replacements for operations whose second derivative PyTorch lacks or has wrong.
 
-They compute the same function. Each takes what PyTorch's own takes.
+They compute the same function from other operations and take the same arguments.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ __all__ = ["MADE_OF_OTHERS"]
 
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
-    """g·v/‖v‖, with a norm for each index of `dim` (−1: one of all).
+    """g·v/‖v‖, with a norm for each index of `dim` (−1: one norm for all).
 
-    The second derivative of PyTorch's own is not symmetric on a CPU (seen in torch 2.9: entries
-    off by their own size).
+    The second derivative of PyTorch's own is not symmetric on a CPU (in torch 2.9, entries are off
+    by their own size).
     """
     others = [axis for axis in range(v.ndim) if axis != dim]
     return v * (g / v.square().sum(others, keepdim=True).sqrt())
@@ -39,7 +39,7 @@ def _embedding_bag(
     padding_idx: int | None = None,
 ) -> Tensor:
     """Sum, mean or maximum of a bag's rows of `weight`; PyTorch's own has no second derivative."""
-    if max_norm is not None or scale_grad_by_freq:  # what is refused elsewhere
+    if max_norm is not None or scale_grad_by_freq:  # refused elsewhere
         return functional.embedding_bag(
             places,
             weight,
@@ -71,7 +71,7 @@ def _embedding_bag(
 
 
 def _bags(places: Tensor, offsets: Tensor | None, last: bool) -> tuple[Tensor, Tensor]:
-    """Where each bag's entries are in the flat `places` (bags, most), and which of them exist."""
+    """The places of each bag's entries in the flat `places` (bags, most), and which exist."""
     if offsets is None:
         entries = torch.arange(places.numel(), device=places.device).view(places.shape)
         return entries, torch.ones_like(entries, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""What a pass on a few rows gives, by the model itself and by the network that is measured."""
+"""The result of a pass on a few rows, by the model itself and by the measured network."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from sharpcli.objective.rows import Rows
 
 __all__ = ["NUDGE", "Seen", "nudge", "of_model", "of_network"]
 
-# The parameters are compared a little off the checkpoint's, each tensor by this share of its root
-# mean square: numbers that were computed from others, or cached in an earlier pass, then differ.
+# The parameters are also compared a little off the checkpoint's: each tensor moves by this share of
+# its root mean square. Numbers computed from others, or cached in an earlier pass, then differ.
 NUDGE = 0.01
 _NUDGE_OF_ZEROS = 1e-3
 
 
 class Seen:
-    """What a pass on a few rows gives: the outputs, losses and weights, and what leads to them."""
+    """The outputs, losses and weights of a pass on a few rows, and the leaves of their graph."""
 
     def __init__(self, outputs: Any, total: Tensor, weight: Tensor, leaves: Mapping[str, Tensor]):
         self.values = [each.detach() for each in (*tensors_of(outputs), total, weight)]
@@ -37,7 +37,7 @@ class Seen:
 
     @property
     def largest(self) -> float:
-        """The largest entry of the outputs, losses and weights."""
+        """The largest magnitude among outputs, losses and weights."""
         return max(float(value.abs().max()) for value in self.values if value.numel())
 
     @property
@@ -47,7 +47,7 @@ class Seen:
 
     @property
     def gradients(self) -> dict[str, Tensor]:
-        """Of the sum of the losses, by parameter; where nothing leads to one, it is left out."""
+        """Gradients of the sum of the losses by parameter, without parameters outside the graph."""
         if self._gradients is None:
             found: Sequence[Tensor | None] = [None] * len(self._leaves)
             if self._total.requires_grad:
@@ -62,7 +62,7 @@ class Seen:
 
 
 def of_model(like: Network, original: nn.Module, rows: Rows) -> Seen:
-    """What the model itself gives, called as the task calls it."""
+    """Run the model itself, called as the task calls it."""
     task, own = like.task, dict(original.named_parameters())
     with exact_arithmetic():
         outputs = task.predict(original, rows.batch)
@@ -71,7 +71,7 @@ def of_model(like: Network, original: nn.Module, rows: Rows) -> Seen:
 
 
 def of_network(network: Network, theta: Tensor, tensors: Mapping[str, Tensor], rows: Rows) -> Seen:
-    """What the functional network gives."""
+    """Run the functional network."""
     leaves = [view.requires_grad_() for view in network.unflatten(theta.detach())]
     with exact_arithmetic():
         outputs = network.outputs(leaves, network.fixed(tensors), rows.batch)
@@ -80,7 +80,7 @@ def of_network(network: Network, theta: Tensor, tensors: Mapping[str, Tensor], r
 
 
 def nudge(network: Network, theta: Tensor, seed: int) -> Tensor:
-    """Every tensor of θ moved at random by a small share of its root mean square."""
+    """Move every tensor of θ randomly by a small share of its root mean square."""
     generator = torch.Generator().manual_seed(seed)
     moved = torch.randn(len(theta), generator=generator, dtype=torch.float32).to(theta)
     for step, part in zip(network.unflatten(moved), network.unflatten(theta), strict=True):

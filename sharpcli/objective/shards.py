@@ -12,13 +12,13 @@ from sharpcli.objective.objective import Objective
 
 __all__ = ["SHARDS", "part", "shards", "share_left"]
 
-# Shards that tell what sampling does: enough for a standard error that is itself good to about
-# 20 %; twice as many gave no better intervals.
+# Shards for sampling errors: enough for a standard error that is itself accurate to about 20 %;
+# twice as many gave no better intervals.
 SHARDS = 16
 
 
 def share_left(objective: Objective) -> float:
-    """1 − N/total: what a variance is multiplied by where N are drawn without replacement."""
+    """1 − N/total: the factor on a variance if N are drawn without replacement."""
     rows = objective.rows
     return 1 - rows.count / rows.total
 
@@ -30,7 +30,7 @@ def part(objective: Objective, indices: Tensor, *, alone: bool = False) -> Objec
 
 
 def shards(objective: Objective, seed: int, count: int = SHARDS) -> Iterator[Objective]:
-    """The objective on each of `count` shards of its examples, equal but for one example."""
+    """The objective on each of `count` shards of its examples, of equal size up to one example."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(objective.rows.count, generator=generator)
     edges = torch.linspace(0, len(order), count + 1).long().tolist()

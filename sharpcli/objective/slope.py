@@ -1,4 +1,4 @@
-"""Whether the gradient that is measured is the slope of the loss."""
+"""Check that the measured gradient is the derivative of the loss."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from sharpcli.runtime.memory import is_out_of_memory
 
 __all__ = ["check_slope"]
 
-# A difference along a direction and the gradient's slope: float64 leaves 1e-8 of a right one, a
-# part of the model that is left out of differentiation more than this.
+# Tolerance between a difference along a direction and the gradient's slope. A right float64
+# gradient is off by 1e-8; a part of the model excluded from differentiation costs more than this.
 _SLOPE = {torch.float64: 1e-3, torch.float32: 5e-2}
 _STEPS = {torch.float64: (1e-5, 1e-6, 1e-7), torch.float32: (3e-3, 1e-3, 3e-4)}
 
 
 def check_slope(network: Network, tensors: Mapping[str, Tensor], rows: Rows, seed: int) -> None:
-    """Raise `SharpError` where the gradient is not the slope of the loss along a direction."""
+    """Raise `SharpError` if the gradient is not the slope of the loss along a direction."""
     for kind in (torch.float64, torch.float32):
         if kind == torch.float64 and network.device.type == "mps":
             continue
@@ -35,11 +35,11 @@ def check_slope(network: Network, tensors: Mapping[str, Tensor], rows: Rows, see
         try:
             seen = of_network(like, theta, tensors, rows)
             gradients = seen.gradients
-        except (RuntimeError, TypeError, SharpError) as error:  # such as a kernel of float32 alone
+        except (RuntimeError, TypeError, SharpError) as error:  # such as a float32-only kernel
             if is_out_of_memory(error):
                 raise
             continue
-        if gradients and seen.finite:  # otherwise it is said elsewhere
+        if gradients and seen.finite:  # otherwise another check explains it
             _hold_against_slope(like, theta, seen, tensors, rows, seed)
         return
 
@@ -53,7 +53,7 @@ def _hold_against_slope(
     seed: int,
 ) -> None:
     kind, gradients = network.dtype, seen.gradients
-    # A loss near zero is the difference of outputs that are not, and rounds as they do.
+    # A loss near zero is a difference of larger outputs, and rounds as they do.
     largest = rows.count * seen.largest
     slope = torch.cat(
         [
@@ -79,14 +79,14 @@ def _hold_against_slope(
             difference = (up - down) / (2 * step)
             rounding = 10 * torch.finfo(kind).eps * (abs(up) + abs(down) + largest) / step
             allowed = _SLOPE[kind] * max(scale, abs(difference)) + rounding
-            if not abs(difference - slope) > allowed:  # nor for NaN
+            if not abs(difference - slope) > allowed:  # also true for NaN
                 return False
         return True
 
     scale = sum(slope**2 for slope in slopes.values()) ** 0.5
     if not off(direction, sum(slopes.values()), scale):
         return
-    # Logits turned to float32, or autocast, leave only larger differences, or none.
+    # Logits converted to float32, or autocast, only resolve larger differences, or none.
     kind = _coarsest(network, theta, tensors, rows)
     if kind not in _STEPS or not off(direction, sum(slopes.values()), scale):
         return
@@ -110,7 +110,7 @@ def _hold_against_slope(
         )
     raise SharpError(
         f"task '{network.task.name}': the gradient is not the slope of the loss{among}: a small "
-        "step changes the loss by another amount than the gradient says",
+        "step does not change the loss by the amount that the gradient predicts",
         "something between the parameters and the loss is left out of differentiation or has "
         "another derivative (detach(), .data, no_grad(), rounding with a straight-through "
         "gradient, a hook or backward of its own); take it out, or measure the loss alone: "
@@ -129,7 +129,7 @@ def _coarsest(
         outputs = network.outputs([], {}, rows.batch, watch=watch)
         with watch:
             network.losses(outputs, rows.batch, rows.count)
-    # float16 and bfloat16 are of one kind here
+    # float16 and bfloat16 have the same tolerance here
     return next((k for k in _STEPS if watch.coarsest <= torch.finfo(k).eps), torch.bfloat16)
 
 

@@ -1,4 +1,4 @@
-"""Nested batches: tensors and lists in sequences, mappings and objects, walked leaf by leaf."""
+"""Nested batches: tensors and lists in sequences, mappings and objects, visited leaf by leaf."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["equal", "holds_tensors", "join", "leaves", "map_leaves", "named_leav
 
 
 def named_leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Each leaf that `map_leaves` finds, in its order, with what messages call it."""
+    """Each leaf that `map_leaves` visits, in its order, with its name for messages."""
     if isinstance(node, Tensor):
         yield path or "the inputs", node
     elif isinstance(node, Mapping):
@@ -39,8 +39,8 @@ def leaves(batch: Any) -> Iterator[Any]:
 def map_leaves(node: Any, leaf: Callable[[Any], Any]) -> Any:
     """Apply `leaf` to every tensor (and every list of non-tensors) of a collated batch.
 
-    Mappings become dictionaries. PyTorch's own pytree takes mappings that are no `dict`, and
-    objects that nobody registered, for leaves, and goes into lists of a row's texts.
+    Mappings become dictionaries. PyTorch's own pytree treats mappings other than `dict`, and
+    unregistered objects, as leaves, and descends into lists of a row's texts.
     """
     if isinstance(node, Tensor):
         return leaf(node)
@@ -59,13 +59,13 @@ def map_leaves(node: Any, leaf: Callable[[Any], Any]) -> Any:
 
 
 def holds_tensors(node: Any) -> bool:
-    """Whether this is an object of a class of the task's own, with tensors for attributes."""
+    """Whether this is an object of a class defined by the task, with tensors as attributes."""
     attributes = getattr(node, "__dict__", None)
     return isinstance(attributes, dict) and any(isinstance(v, Tensor) for v in attributes.values())
 
 
 def _is_nested(node: Any) -> bool:
-    """Whether this is a sequence of batches, and not of what single rows hold."""
+    """Whether this is a sequence of batches, not of single rows' contents."""
     return (isinstance(node, tuple) and hasattr(node, "_fields")) or (
         isinstance(node, Sequence)
         and not isinstance(node, str)
@@ -90,7 +90,7 @@ def join(chunks: list[Any]) -> Any:
 
 
 def equal(left: Any, right: Any) -> bool:
-    """Whether two batches hold the same, NaN where the other has it."""
+    """Whether two batches hold the same values; NaN equals NaN."""
     if isinstance(left, Tensor):
         return torch.equal(left.nan_to_num(), right.nan_to_num())
     if isinstance(left, Mapping):

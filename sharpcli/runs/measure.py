@@ -106,11 +106,36 @@ def measure_model(
     begin: Begin = lambda _: silent,
     notes: Notes = UNSAID,
 ) -> Report:
-    """Measure a model that is in memory, as a notebook has it.
+    """Measure a model in memory, for example in a notebook.
 
-    `train` and `test` are map-style data sets or tuples of tensors (N, …); `loss`, `predict` and
-    `metrics` are what a task file would define. The model is copied: its parameters, buffers, mode
-    flags and `.grad` stay as they are. Raises `SharpError` where it cannot be measured.
+    The model is copied: its parameters, buffers, mode flags and `.grad` stay as they are. A model
+    that cannot be measured raises `SharpError`.
+
+    Args:
+        model: with the weights to measure.
+        train: training data, a map-style data set or a tuple of tensors (N, …).
+        test: test data of the same form.
+        loss: returns one loss for each example of (outputs, batch) (default: cross-entropy).
+        predict: returns the outputs of (model, batch) (default: those of the batch's first tensor).
+        metrics: returns numbers of (outputs, batch) by name (default: the accuracy for classes).
+        run: samples, device and precision.
+        settings: the measures and their settings.
+        begin: opens a progress display.
+        notes: receives messages during the run.
+
+    Cost: the sum of its measures' costs (docs/measures.md).
+
+    >>> import torch
+    >>> from sharpcli import MeasureSettings, measure_model
+    >>> model = torch.nn.Linear(1, 1, bias=False)
+    >>> _ = torch.nn.init.constant_(model.weight, 2.0)
+    >>> train = torch.tensor([[1.0], [2.0]]), torch.tensor([[2.0], [4.0]])
+    >>> def loss(outputs, batch):
+    ...     return (outputs - batch[1]).square().sum(1)
+    >>> settings = MeasureSettings(measures=("loss", "hessian"))
+    >>> measures = measure_model(model, train, loss=loss, settings=settings).results[0].measures
+    >>> measures["loss"]["train"].value, round(measures["hessian"]["eigenvalues"][0].value, 3)
+    (0.0, 5.0)
     """
     run, settings = run or RunSettings(), settings or MeasureSettings()
     measures = choose(settings.measures)

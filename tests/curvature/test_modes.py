@@ -57,6 +57,17 @@ def test_no_wrong_or_missing_mode_is_taken_however_slow_the_right_one(name, monk
         assert relative(made @ vectors, dense_hessian(name) @ vectors.double()) <= 1e-5
 
 
+def test_a_mode_that_a_model_cannot_be_run_in_is_passed_over(monkeypatch):
+    def fails(*_):
+        raise RuntimeError("you are attempting to call Tensor.requires_grad_() inside jvp")
+
+    monkeypatch.setattr(modes, "_UNBEATEN", 0.0)
+    monkeypatch.setattr(modes, "_CLEARLY", 1e9)
+    for name in ("forward-over-reverse", "reverse-over-forward"):
+        monkeypatch.setitem(MODES, name, fails)
+    assert choose_modes(*objective(CASES["tanh"], batch_size=10)) == USUAL
+
+
 def test_a_choice_is_made_once_for_a_network_and_costs_no_product():
     function, theta = objective(CASES["conv"])
     assert choose_modes(function, theta) is choose_modes(function, theta * 2)

@@ -111,7 +111,7 @@ def test_an_entry_point_that_is_no_measure_is_named(installed):
     installed(mine=lambda context: {})
     with pytest.raises(SharpError, match="the entry point 'mine' of sharpcli") as caught:
         known_measures()
-    assert "mend or uninstall" in caught.value.hint
+    assert "fix or uninstall" in caught.value.hint
 
 
 def test_computing_gives_each_key_with_its_seconds_and_tells_what_begins():
