@@ -60,7 +60,7 @@ def broken_checkpoints():
     yield (
         "huge.safetensors",
         lambda path: path.write_bytes(struct.pack("<Q", 10**18) + whole(path)[8:]),
-        "the safetensors header is promised 1000000000000000000 bytes",
+        "the safetensors header claims 1000000000000000000 bytes",
     )
     yield (
         "hostile.pt",
