@@ -158,7 +158,7 @@ BAD_TASKS = {
         TASK.replace("(split):\n", "(split):\n    if split == 'test': raise OSError('no disk')\n"),
         1,
         "data('test') raised OSError: no disk\n  hint: correct the task's code; python -i on the "
-        "file helps to see why; where there are no test data, return None",
+        "file helps to find the cause; if there are no test data, return None",
     ),
     "row raises": (
         TASK + "\nclass Rows:\n    __len__ = lambda self: 9\n"
