@@ -32,7 +32,7 @@ def check_room(task: str, inputs: int, width: int, depth: int, taps: int) -> Non
     if needed > free:
         raise SharpError(
             f"{task}: width {width} and depth {depth} make a model of {weights:.3g} parameters, "
-            f"which take {readable_size(needed)}, but only {readable_size(free)} of memory are free",
+            f"needing {readable_size(needed)}, but only {readable_size(free)} of memory are free",
             "take a smaller -O width or -O depth",
         )
 

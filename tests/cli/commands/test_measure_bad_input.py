@@ -43,7 +43,7 @@ def broken_checkpoints():
     yield (
         "cut.safetensors",
         lambda path: path.write_bytes(whole(path)[:100]),
-        "bytes, the file has 100",
+        "bytes, but the file has 100",
     )
     yield (
         "short.safetensors",
@@ -192,7 +192,7 @@ BAD_FUNCTIONS = {
         "def loss(outputs, batch): return nn.functional.cross_entropy(outputs, batch[1])",
         "task.py: loss gave a single number for a batch of 8 examples",
     ),
-    "metrics": ("def metrics(outputs, batch): return 3", "gave an int, not a dict"),
+    "metrics": ("def metrics(outputs, batch): return 3", "returned an int, not a dict"),
     "a metric": (
         "def metrics(outputs, batch): return {'f1': 3}",
         "task.py: metric 'f1' gave a value of type int for a batch of 48 examples",

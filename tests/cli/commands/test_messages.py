@@ -67,7 +67,7 @@ TASKS = {
         "def data(split): return numbers()[0], numbers(7)[1]",
         ["tensors of unequal length: 40, 7"],
     ),
-    "texts": (ROWS % "'a text', 1", ["must be Tensor, not list", "let data() give tensors"]),
+    "texts": (ROWS % "'a text', 1", ["must be Tensor, not list", "let data() return tensors"]),
     "objects": (ROWS % "object(), 1", ["do not make a batch", "make tensors of what a row holds"]),
     "ragged rows": (ROWS % "torch.ones(5 + index), 1", ["do not make a batch", "pad"]),
     "a row that fails": (ROWS % "[][index]", ["row 0 of data('train') raised IndexError"]),
