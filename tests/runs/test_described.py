@@ -60,7 +60,7 @@ def test_options_of_another_model_are_refused_before_it_is_built(options, words)
         check(found, **options)
     assert time.perf_counter() - started < 2
     assert words in caught.value.message
-    assert "the task that its metadata name, digits with " in caught.value.message
+    assert "its metadata name the task digits with " in caught.value.message
     assert "a.safetensors: " in caught.value.message or "width 0" in words
     assert "-O name=value" in caught.value.hint
 
