@@ -45,14 +45,9 @@ class Member(NamedTuple):
 
 
 def read_directory(file: BinaryIO, size: int) -> dict[str, Member]:
-    """Return the archive's members by name.
+    """Return the members by name of an archive of `size` bytes.
 
-    Args:
-        file: the open archive.
-        size: its size in bytes.
-
-    Returns:
-        Members that are stored without compression and that fit in the file together.
+    They are stored without compression, and fit in the file together.
 
     Raises:
         ArchiveError: the directory is damaged, or a member is encrypted or compressed.

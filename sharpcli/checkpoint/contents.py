@@ -94,12 +94,7 @@ class TooManyValues(ValueError):  # noqa: N818 (a reason, not a fault of the pro
 
 
 def parse_json(text: bytes, size: int, **hooks: Any) -> Any:
-    """Parse JSON from a file of `size` bytes.
-
-    Args:
-        text: the JSON in UTF-8.
-        size: the size of the file in bytes.
-        **hooks: passed on to `json.loads`.
+    """Parse JSON in UTF-8 from a file of `size` bytes; `json.loads` gets the hooks.
 
     Raises:
         TooManyValues: the values would take more memory than `allowance(size)`.

@@ -59,14 +59,11 @@ _SIGNATURES = {
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read the checkpoint at `path`. The content decides the format, not the name.
 
-    No code in the file runs.
-
-    Args:
-        path: a safetensors file, a torch file, a sharded index, or a folder with one of them.
+    It is a safetensors file, a torch file, a sharded index, or a folder. No code in it runs.
 
     Raises:
-        SharpError: the file is not a complete checkpoint of plain tensors; the message names the
-            file and the tensor.
+        SharpError: it is not a complete checkpoint of plain tensors; the message names the file
+            and the tensor.
 
     Cost: one pass over the file, and its size in memory; twice its size while the digest of a
     torch file is computed.

@@ -75,19 +75,8 @@ def top_eigenpairs(
 ) -> Eigenpairs:
     """Eigenvectors of the `count` largest eigenvalues of ∇²L(θ), the directions of most curvature.
 
-    Args:
-        objective: The loss L.
-        theta: The point θ (n,).
-        count: The number of eigenvectors.
-        seed: The seed of the start vector.
-        tol: The relative tolerance of the eigenvalues.
-        max_products: The most Hessian-vector products to take.
-        self_check: If it failed, the eigenvalues are marked suspect.
-        progress: Called with the products so far.
-
-    Returns:
-        Eigenvalues with residual, status and advice as in `sharp measure`. Each eigenvector's
-        largest entry is positive, which fixes its sign.
+    The eigenvalues have residual, status and advice as in `sharp measure`; a failed `self_check`
+    makes them suspect. Each eigenvector's largest entry is positive, which fixes its sign.
 
     Raises:
         SharpError: θ has fewer than `count` entries, or loss and derivatives are not finite.

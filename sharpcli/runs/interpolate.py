@@ -57,8 +57,7 @@ def interpolate_checkpoints(
         settings: The grid. With two checkpoints also: the line to B with its hidden units permuted
             to match A's, and a trained curved path.
         beside: Checkpoints to mark and paths to project.
-        watch: Receives progress. Its journal keeps finished points on disk; discard it once the
-            report is saved.
+        watch: Its journal keeps finished points on disk; discard it once the report is saved.
 
     Raises:
         UsageError: The options exclude each other, or the number of checkpoints is wrong.

@@ -53,7 +53,7 @@ def measure_checkpoints(
         task_options: The task's options as text.
         run: Data, device and precision.
         settings: The measures and their options.
-        begin: Starts a progress display.
+        begin: Called with the title of each step; returns its progress callback.
         notes: Receives notes for the user.
     """
     run, settings = run or RunSettings(), settings or MeasureSettings()
