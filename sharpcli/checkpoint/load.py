@@ -88,7 +88,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise SharpError(f"{path}: there is no such file", _nearby(path)) from error
     except (OSError, ValueError) as error:
         reason = OSError(str(error)) if isinstance(error, ValueError) else error
-        raise open_error(path, reason) from error
+        unreadable = open_error(path, reason)
+        raise unreadable from error
     try:
         if stat.S_ISDIR(status.st_mode):
             checkpoint = _read_folder(path)
@@ -97,7 +98,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         else:
             checkpoint = _read_file(path)
     except OSError as error:
-        raise open_error(path, error) from error
+        unreadable = open_error(path, error)
+        raise unreadable from error
     if not checkpoint.tensors:
         raise SharpError(f"{path}: holds no tensors", "save the model's state dict in it")
     return checkpoint

@@ -79,7 +79,8 @@ def match_tensors(checkpoint: Checkpoint, expected: Mapping[str, Tensor]) -> Mat
     unexpected = [name for name in extra if name not in ignored]
     misfits = [name for name in matched if _misfit(matched[name], wanted[name])]
     if missing or unexpected or misfits:
-        raise _error(checkpoint, wanted, given, matched, missing, unexpected, misfits)
+        mismatch = _error(checkpoint, wanted, given, matched, missing, unexpected, misfits)
+        raise mismatch
     _check_tied(checkpoint, matched, twins)
     if filled:
         more = f" and {len(filled) - 3} more" if len(filled) > 3 else ""

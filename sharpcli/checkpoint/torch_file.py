@@ -104,7 +104,8 @@ def read_torch(path: Path, *, mapped: bool = False) -> Any:
             else:
                 value = _read_legacy(file, size, imports)
     except OSError as error:
-        raise open_error(path, error) from error
+        unreadable = open_error(path, error)
+        raise unreadable from error
     except ArchiveError as error:
         kind = "refused" if error.hint else "is a corrupt zip archive"
         raise SharpError(f"{path}: {kind}: {error}", error.hint or DAMAGED) from error

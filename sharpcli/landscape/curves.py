@@ -104,13 +104,15 @@ def train_path(
             sample = Objective(objective.network, rows, fixed, batch_size=at_once)
             loss, gradient = sample.gradient(_point(settings.kind, t, anchors))
             if not math.isfinite(loss):
-                raise _not_finite(f"the loss is {loss}", step + 1, settings)
+                diverged = _not_finite(f"the loss is {loss}", step + 1, settings)
+                raise diverged
             gradient *= path_weights(settings.kind, t)[1]
             rate = settings.lr * scale * (1 + math.cos(math.pi * step / settings.steps)) / 2
             _adam_step(bend, gradient, first, second, rate, step + 1)
             progress(step + 1, settings.steps)
     if not bool(torch.isfinite(bend).all()):
-        raise _not_finite("the bend is not finite", settings.steps, settings)
+        diverged = _not_finite("the bend is not finite", settings.steps, settings)
+        raise diverged
     return Path(settings.kind, bend.clone(), settings.steps)
 
 

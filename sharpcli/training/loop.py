@@ -101,13 +101,15 @@ def train(task: Task, settings: TrainSettings, progress: Progress = silent) -> T
                 loss = untrained.mean_loss_of(model, rows.take(chosen).batch, len(chosen))
                 value = loss.item()
                 if not math.isfinite(value):
-                    raise _not_finite(task, rows, value, steps, settings)
+                    diverged = _not_finite(task, rows, value, steps, settings)
+                    raise diverged
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
                 optimizer.step()
             train_loss = loss_over_all()
             if not math.isfinite(train_loss):
-                raise _not_finite(task, rows, train_loss, steps, settings)
+                diverged = _not_finite(task, rows, train_loss, steps, settings)
+                raise diverged
             progress(*_how_far(settings, epoch, first_loss, train_loss))
             reached = settings.until_loss is None or train_loss <= settings.until_loss
             if reached and settings.until_loss is not None:
