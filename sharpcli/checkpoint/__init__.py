@@ -1,8 +1,7 @@
-"""From a path to named tensors and facts: safetensors, torch files, shards, Hugging Face folders.
+"""Read checkpoints: safetensors, torch files, sharded checkpoints and Hugging Face folders.
 
-A checkpoint is data. Nothing in one can make this package import or run code: safetensors headers
-are proven before anything is allocated, and pickles are read by an own reader that makes plain
-values and nothing else.
+A checkpoint is data. Nothing in it can make this package import or run code. Safetensors headers
+are checked before anything is allocated. The package's own pickle reader makes plain values only.
 """
 
 from sharpcli.checkpoint.contents import Checkpoint, first_not_finite, pieces, place, tied

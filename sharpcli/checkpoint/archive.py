@@ -1,8 +1,8 @@
-"""The directory of a zip archive, read as far as files of `torch.save` need it.
+"""Read the directory of a zip archive, as far as files of `torch.save` need it.
 
-torch stores every member without compression. So a member is a range of the file's own bytes, and
-nothing has to be unpacked. `zipfile` is not used: it believes the sizes in the directory, and
-takes twenty times the directory's size in memory.
+torch stores every member without compression, so each member is a range of the file's bytes and
+nothing is unpacked. `zipfile` is not used: it trusts the sizes in the directory, and takes twenty
+times the directory's size in memory.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sharpcli.checkpoint.contents import allowance, quoted
 
 __all__ = ["ArchiveError", "Member", "data_offset", "read_directory"]
 
-# the four records that are read, as APPNOTE.TXT of the zip format lays them out
+# record layouts, from APPNOTE.TXT of the zip format
 _END = struct.Struct("<4sHHHHIIH")
 _LOCATOR64 = struct.Struct("<4sIQI")
 _END64 = struct.Struct("<4sQHHIIQQQQ")
@@ -23,12 +23,12 @@ _ENTRY = struct.Struct("<4sHHHHHHIIIHHHHHII")
 _LOCAL = struct.Struct("<4sHHHHHIIIHH")
 
 _LONGEST_COMMENT = 65535  # bytes; its length has two bytes
-_IN_EXTRA = 0xFFFFFFFF  # a size or an offset that is in the zip64 extra field instead
-_ENTRY_MEMORY = 400  # bytes that one member takes as Python objects, measured
+_IN_EXTRA = 0xFFFFFFFF  # the size or offset is in the zip64 extra field instead
+_ENTRY_MEMORY = 400  # bytes of Python objects for one member, measured
 
 
 class ArchiveError(ValueError):
-    """Why an archive is refused, in words for a message; `hint` where it is not a damaged one."""
+    """Why an archive is refused, as text for a message; `hint` is empty for a damaged archive."""
 
     def __init__(self, reason: str, hint: str = "") -> None:
         super().__init__(reason)
@@ -36,7 +36,7 @@ class ArchiveError(ValueError):
 
 
 class Member(NamedTuple):
-    """One member: where its local header begins, its size and checksum in bytes."""
+    """One member: the offset of its local header, its size in bytes and its CRC-32."""
 
     name: str
     header: int
@@ -45,9 +45,12 @@ class Member(NamedTuple):
 
 
 def read_directory(file: BinaryIO, size: int) -> dict[str, Member]:
-    """The members by name of an archive of `size` bytes; raises `ArchiveError`.
+    """Return the members by name of an archive of `size` bytes.
 
-    Every member is known to be stored without compression, and all together fit in the file.
+    They are stored without compression, and fit in the file together.
+
+    Raises:
+        ArchiveError: the directory is damaged, or a member is encrypted or compressed.
     """
     begin, length, count = _end_of_directory(file, size)
     if count * _ENTRY_MEMORY > allowance(size):
@@ -59,19 +62,19 @@ def read_directory(file: BinaryIO, size: int) -> dict[str, Member]:
     position = unpacked = 0
     for _ in range(count):
         member, position = _member(entries, position)
-        # torch's reader compares names without case: it would take either of the two
+        # torch's reader ignores case in names, so it could take either of the two
         if member.name.lower() in lowered:
-            raise ArchiveError(f"it has two members of one name, {quoted(member.name)}")
+            raise ArchiveError(f"it has two members with the name {quoted(member.name)}")
         lowered.add(member.name.lower())
         members[member.name] = member
         unpacked += member.size
         if unpacked > size:
-            raise ArchiveError(f"its members are promised more than its {size} bytes")
+            raise ArchiveError(f"its members claim more than its {size} bytes")
     return members
 
 
 def data_offset(file: BinaryIO, member: Member, size: int) -> int:
-    """Where the data of `member` begin in the file, all of them known to lie inside it."""
+    """The offset of the data of `member`; raises `ArchiveError` if they do not fit in the file."""
     header = _record(file, _LOCAL, member.header, b"PK\x03\x04", size)
     begin = member.header + _LOCAL.size + header[-2] + header[-1]
     if begin + member.size > size:
@@ -80,7 +83,7 @@ def data_offset(file: BinaryIO, member: Member, size: int) -> int:
 
 
 def _end_of_directory(file: BinaryIO, size: int) -> tuple[int, int, int]:
-    """Offset and length in bytes of the directory, and how many members it lists."""
+    """Offset and length of the directory in bytes, and its number of members."""
     tail_begin = max(0, size - _END.size - _LONGEST_COMMENT)
     file.seek(tail_begin)
     tail = file.read(size - tail_begin)
@@ -106,7 +109,7 @@ def _record(
     file.seek(offset)
     fields = layout.unpack(file.read(layout.size))
     if fields[0] != signature:
-        raise ArchiveError("its directory points to no record")
+        raise ArchiveError("its directory points to something that is not a record")
     return fields
 
 
@@ -125,7 +128,7 @@ def _member(entries: bytes, position: int) -> tuple[Member, int]:
     try:
         name = raw.decode("utf-8" if flags & 0x800 else "cp437")
     except UnicodeDecodeError as error:
-        raise ArchiveError("the name of a member is no text") from error
+        raise ArchiveError("the name of a member is not valid text") from error
     if _IN_EXTRA in (size, packed, header):
         large = _zip64_fields(entries[name_end:extra_end])
         size, packed, header = (
@@ -133,7 +136,9 @@ def _member(entries: bytes, position: int) -> tuple[Member, int]:
             for value in (size, packed, header)
         )
     if flags & 1:
-        raise ArchiveError(f"its member {quoted(name)} is encrypted", "save it again without")
+        raise ArchiveError(
+            f"its member {quoted(name)} is encrypted", "save it again without encryption"
+        )
     if method or packed != size:
         raise ArchiveError(
             f"its member {quoted(name)} is compressed ({packed} bytes would unpack to {size}); "
@@ -144,7 +149,7 @@ def _member(entries: bytes, position: int) -> tuple[Member, int]:
 
 
 def _zip64_fields(extra: bytes) -> Iterator[int]:
-    """The 64-bit values of the zip64 extra field, in the order in which they are used."""
+    """The 64-bit values of the zip64 extra field, in order."""
     position = 0
     while len(extra) - position >= 4:
         kind, length = struct.unpack_from("<HH", extra, position)

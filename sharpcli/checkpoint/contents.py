@@ -1,4 +1,4 @@
-"""What a checkpoint holds once it is read, whichever file it came from."""
+"""The content of a checkpoint, whatever its file format, and helpers of all readers."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ Metadata = dict[str, str | int | float | bool]
 
 _LONGEST_TEXT = 200  # characters; anything longer is a log or a config file, not a setting
 _LONGEST_NAME = 120  # characters of a tensor's name that a message shows
-# bytes of Python objects that a small file may become; torch and Python alone take four times that
+# bytes of Python objects that any file may become; torch and Python alone take four times that
 _SMALL = 64 * 2**20
-_NAME_MEMORY = 4000  # bytes that a tensor takes up to its row in a table, measured: 1500
+_NAME_MEMORY = 4000  # bytes for one tensor up to its row in a table; measured: 1500
 _PIECE = 2**24  # elements
-_LARGEST_INT = 2**63  # what every JSON reader and table can hold
+_LARGEST_INT = 2**63  # every JSON reader and table can hold smaller integers
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,18})")
-# one way only to match each text: with two, a long one takes the square of its length
+# Each text matches in one way only: with two ways, matching takes the square of its length.
 _FLOAT = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 
 
 class NotPlain(NamedTuple):
-    """Stands in a torch file's object for a tensor that cannot be measured: why, what to do."""
+    """Placeholder for a tensor of a torch file that cannot be measured: the reason and a hint."""
 
     reason: str
     hint: str
@@ -64,12 +64,12 @@ class NotPlain(NamedTuple):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Named tensors and what is known of the training that made them.
+    """Named tensors, and what the file says about the training that made them.
 
-    `tensors` are on the CPU in the dtype they were stored in; tied ones may share storage.
-    `sha256` is the file's digest; of a sharded checkpoint, the digest of its shards' binary
-    digests joined in the order of their file names. `notes` say what was undone or left aside.
-    `optimizer` is the optimizer's state dict where the checkpoint has one.
+    `tensors` are on the CPU in their stored dtype; tied tensors may share storage. `sha256` is the
+    file's digest. For a sharded checkpoint it is the digest of the shards' binary digests, joined
+    in the order of the file names. `notes` list what was converted or skipped. `optimizer` is the
+    optimizer's state dict, if the checkpoint has one.
     """
 
     path: Path
@@ -81,22 +81,24 @@ class Checkpoint:
 
 
 def allowance(size: int) -> int:
-    """How many bytes of Python objects a file of `size` bytes may become, beside its tensors.
+    """Bytes of Python objects, without the tensors, that a file of `size` bytes may become.
 
-    A few bytes of a pickle or of JSON make an object of sixty and more. Files of real trainings
-    stay far below.
+    A few bytes of pickle or JSON can become an object of 60 bytes or more. Files from real
+    training stay far below this limit.
     """
     return _SMALL + 2 * size
 
 
 class TooManyValues(ValueError):  # noqa: N818 (a reason, not a fault of the program)
-    """Why JSON is not parsed: it would become more objects than a file of its size may."""
+    """Raised instead of parsing JSON that would become more objects than `allowance` permits."""
 
 
 def parse_json(text: bytes, size: int, **hooks: Any) -> Any:
-    """The JSON in `text`, from a file of `size` bytes; hooks as of `json.loads`.
+    """Parse JSON in UTF-8 from a file of `size` bytes; `json.loads` gets the hooks.
 
-    Raises `ValueError` where it is none, or would become more objects than `allowance(size)`.
+    Raises:
+        TooManyValues: the values would take more memory than `allowance(size)`.
+        ValueError: `text` is not JSON, or is nested too deeply.
     """
     # bytes of a list, an object, a member of an object with its key, and any other value
     needed = 64 * text.count(b"[") + 64 * text.count(b"{")
@@ -110,25 +112,21 @@ def parse_json(text: bytes, size: int, **hooks: Any) -> Any:
 
 
 def refuse_many(path: Path, count: int, size: int) -> None:
-    """Raise where `count` tensors in a file of `size` bytes are more than any training's."""
+    """Raise `SharpError` if `count` tensors are implausibly many for a file of `size` bytes."""
     if count * _NAME_MEMORY > allowance(size):
         raise SharpError(
             f"{path}: has {count} tensors in {size} bytes",
-            "save the weights that are to be measured, each under one name",
+            "save only the weights to measure, each under one name",
         )
 
 
 def regular_size(path: Path) -> int:
-    """The size in bytes of the regular file at `path`.
-
-    Raises `SharpError` for anything else: reading from a pipe or a device may never end. Links
-    are followed.
-    """
+    """The size in bytes of the file at `path`; raises `SharpError` for a pipe, device or folder."""
     try:
         status = path.stat()
     except OSError as error:
         raise open_error(path, error) from error
-    if not stat.S_ISREG(status.st_mode):
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
         raise SharpError(f"{path}: is {kind}", "put the file itself there")
     if status.st_size == 0:
@@ -137,7 +135,7 @@ def regular_size(path: Path) -> int:
 
 
 def read_into(file: BufferedReader, data: Tensor) -> bool:
-    """Fill `data` (bytes) from where `file` stands; False where the file ends before it is full."""
+    """Fill `data` (bytes) from the file's current position; False if the file ends too early."""
     buffer = data.numpy().data
     filled = 0
     while filled < len(buffer):
@@ -149,12 +147,12 @@ def read_into(file: BufferedReader, data: Tensor) -> bool:
 
 
 def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """The name of the first tensor with a NaN or an infinity in it, None where all are finite."""
+    """The name of the first tensor with a NaN or an infinity, None if all are finite."""
     for name, tensor in _each_once(tensors):
         if not (tensor.is_floating_point() or tensor.is_complex()):
             continue
         for piece in pieces(tensor):
-            # the narrow float formats have no arithmetic of their own
+            # float8 has no arithmetic of its own
             values = piece.float() if piece.element_size() == 1 else piece
             if not bool(torch.isfinite(values).all()):
                 return name
@@ -162,24 +160,24 @@ def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def pieces(tensor: Tensor) -> Iterable[Tensor]:
-    """`tensor` in parts of 16 million elements, so that what is made of each stays small."""
+    """Split `tensor` into parts of 16 million elements, so that temporaries stay small."""
     if tensor.numel() <= _PIECE or not tensor.is_contiguous():
         return (tensor,)
     return torch.split(tensor.reshape(-1), _PIECE)
 
 
 def place(tensor: Tensor) -> tuple[object, ...]:
-    """What two tensors share just where they are the same data, seen in the same way."""
+    """A key that two tensors share exactly if they view the same data in the same way."""
     storage = tensor.untyped_storage()
     address: object = tensor.data_ptr()
-    if not tensor.numel() or not storage.data_ptr():  # empty, or on the meta device: lies nowhere
+    if not tensor.numel() or not storage.data_ptr():  # empty, or on the meta device: no address
         address = (storage._cdata, tensor.storage_offset())
     marks = tensor.is_conj(), tensor.is_neg()
     return address, tensor.dtype, tuple(tensor.shape), tensor.stride(), marks
 
 
 def tied(named: Iterable[tuple[str, Tensor]]) -> dict[str, list[str]]:
-    """Each name, with all names of its tensor in their order."""
+    """Map each name to all names of its tensor, in order."""
     groups: dict[tuple[object, ...], list[str]] = {}
     names = {}
     for name, tensor in named:
@@ -189,7 +187,7 @@ def tied(named: Iterable[tuple[str, Tensor]]) -> dict[str, list[str]]:
 
 
 def _each_once(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors, of those that are the same only the first: a file may name one often."""
+    """Names and tensors without repeats: a file may name one tensor many times."""
     seen: set[tuple[object, ...]] = set()
     for name, tensor in tensors.items():
         if (it := place(tensor)) not in seen:
@@ -198,7 +196,7 @@ def _each_once(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
 
 
 def plain_scalar(value: object) -> str | int | float | bool | None:
-    """`value` where it is a setting worth showing: a short text or a finite number; else None."""
+    """`value` if it is a short text, a bool or a finite number, else None."""
     if isinstance(value, bool):
         return value
     if isinstance(value, int):
@@ -211,7 +209,7 @@ def plain_scalar(value: object) -> str | int | float | bool | None:
 
 
 def parse_scalar(text: str) -> str | int | float | bool:
-    """A number or truth value that was stored as text; every other text stays as it is."""
+    """Convert the text of a number or a truth value; return any other text unchanged."""
     if text in ("true", "True", "false", "False"):
         return text in ("true", "True")
     if _INTEGER.fullmatch(text) and abs(int(text)) < _LARGEST_INT:
@@ -223,20 +221,20 @@ def parse_scalar(text: str) -> str | int | float | bool:
 
 
 def quoted(name: str) -> str:
-    """`name` in quotes, fit for a message: a long one shortened, control characters spelt out."""
+    """`name` in quotes for a message: shortened, with control characters escaped."""
     plain = visible(name[:_LONGEST_NAME])
     return f"'{plain}…'" if len(name) > _LONGEST_NAME else f"'{plain}'"
 
 
 def listed(names: Iterable[str], limit: int = 5) -> str:
-    """`'a', 'b' and 7 more`: the first names in quotes, the rest counted."""
+    """The first names in quotes and the number of the others: `'a', 'b' and 7 more`."""
     every = list(names)
     more = f" and {len(every) - limit} more" if len(every) > limit else ""
     return ", ".join(quoted(name) for name in every[:limit]) + more
 
 
 def is_text(value: str) -> bool:
-    """Whether `value` can be written as UTF-8; a hostile file may hold halves of characters."""
+    """Whether `value` can be encoded as UTF-8; a hostile file may hold lone surrogates."""
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
@@ -245,13 +243,13 @@ def is_text(value: str) -> bool:
 
 
 def sha256_of(path: Path) -> str:
-    """The file's SHA-256 in hexadecimal; reads it once, a little at a time."""
+    """The file's SHA-256 in hexadecimal; reads the file once, in blocks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_error(path: Path, error: OSError) -> SharpError:
-    """The error to raise where the system would not open or read `path`."""
+    """The error to raise if the system cannot open or read `path`."""
     return SharpError(
         f"{path}: cannot be read: {error.strerror or error}", "check the path and its permissions"
     )

@@ -1,4 +1,4 @@
-"""From a path (a file, a sharded index or a folder) to a `Checkpoint`."""
+"""Read a `Checkpoint` from a file, a sharded index or a folder."""
 
 from __future__ import annotations
 
@@ -38,15 +38,14 @@ _FORMATS = {
     ".bin": "torch",
 }
 _KNOWN = f"pass a safetensors file, a torch file ({', '.join(list(_FORMATS)[1:])}) or a folder"
-# in the order in which a folder's weights are looked for
-_FOLDER_NAMES = (
+_FOLDER_NAMES = (  # in the order of preference
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
 _BESIDE_WEIGHTS = ("optimizer", "scheduler", "scaler", "training_args", "rng_state")
-_LARGEST_JSON = 256 * 2**20  # bytes; an index of a million tensors takes half of it
+_LARGEST_JSON = 256 * 2**20  # bytes; an index of a million tensors takes half of this
 _SIGNATURES = {
     b"\x89HDF\r\n": "an HDF5 (Keras) file",
     b"GGUF": "a GGUF file",
@@ -58,11 +57,29 @@ _SIGNATURES = {
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Read the checkpoint at `path`; what it is, its content decides, not its name.
+    """Read the checkpoint at `path`. The content decides the format, not the name.
 
-    Raises `SharpError` naming the file (and the tensor) for anything that is not a whole, plain
-    checkpoint; no code in it runs. Cost: one pass over the file, and its size in memory (twice
-    that while the digest of a torch file is taken from disk).
+    It is a safetensors file, a torch file, a sharded index, or a folder. No code in it runs.
+
+    Raises:
+        SharpError: it is not a complete checkpoint of plain tensors; the message names the file
+            and the tensor.
+
+    Cost: one pass over the file, and its size in memory; twice its size while the digest of a
+    torch file is computed.
+
+    >>> import tempfile, torch
+    >>> from sharpcli.checkpoint import save_checkpoint
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> path = f"{folder.name}/model.safetensors"
+    >>> tensors = {"weight": torch.ones(2, 3), "bias": torch.zeros(2)}
+    >>> save_checkpoint(path, tensors, {"optimizer": "adam", "lr": 0.001, "betas": (0.9, 0.999)})
+    >>> checkpoint = load_checkpoint(path)
+    >>> {name: tuple(tensor.shape) for name, tensor in sorted(checkpoint.tensors.items())}
+    {'bias': (2,), 'weight': (2, 3)}
+    >>> checkpoint.metadata
+    {'betas': '0.9,0.999', 'lr': 0.001, 'optimizer': 'adam'}
+    >>> folder.cleanup()
     """
     path = Path(path)
     try:
@@ -71,7 +88,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise SharpError(f"{path}: there is no such file", _nearby(path)) from error
     except (OSError, ValueError) as error:
         reason = OSError(str(error)) if isinstance(error, ValueError) else error
-        raise open_error(path, reason) from error
+        unreadable = open_error(path, reason)
+        raise unreadable from error
     try:
         if stat.S_ISDIR(status.st_mode):
             checkpoint = _read_folder(path)
@@ -80,15 +98,16 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         else:
             checkpoint = _read_file(path)
     except OSError as error:
-        raise open_error(path, error) from error
+        unreadable = open_error(path, error)
+        raise unreadable from error
     if not checkpoint.tensors:
         raise SharpError(f"{path}: holds no tensors", "save the model's state dict in it")
     return checkpoint
 
 
 def _nearby(path: Path) -> str:
-    """The nearest name in the same folder, where there is one."""
-    if set("*?[") & {*str(path)}:  # which a shell leaves as it is where nothing matches
+    """A hint with the nearest name in the same folder, if there is one."""
+    if set("*?[") & {*str(path)}:  # a shell passes a pattern on if no file matches it
         return "no file matches this pattern: check the folder that the command runs in"
     try:
         names = [each.name for each in path.parent.iterdir()]
@@ -117,8 +136,12 @@ def _read_file(path: Path) -> Checkpoint:
 
 
 def _format(path: Path, head: bytes, size: int) -> str:
-    """Tell safetensors from torch by the first bytes, by the suffix only where they cannot."""
-    # a safetensors header may by its length begin as a pickle does, so it is looked for first
+    """Tell safetensors from torch by the first bytes, and by the suffix if these do not decide.
+
+    Raises:
+        SharpError: the file is neither; the message says what it seems to be.
+    """
+    # The length of a safetensors header may look like the start of a pickle, so this comes first.
     if looks_like_safetensors(head, size):
         return "safetensors"
     if looks_like_torch(head):
@@ -155,17 +178,17 @@ def _read_folder(folder: Path) -> Checkpoint:
         metadata.setdefault(name, value)
     if optimizer is None and (folder / "optimizer.pt").is_file():
         try:
-            # on disk until it is used: it is twice the weights, and few measures need it
+            # mapped from disk: it is twice the size of the weights, and few measures need it
             loaded = read_torch(folder / "optimizer.pt", mapped=True)
         except SharpError as error:
-            notes.append(f"optimizer state left aside: {error.message}")
+            notes.append(f"optimizer state not read: {error.message}")
         else:
             if is_optimizer(loaded):
                 optimizer = loaded
                 for name, value in optimizer_settings(loaded).items():
                     metadata.setdefault(name, value)
             else:
-                notes.append("'optimizer.pt' left aside: it holds no optimizer state")
+                notes.append("'optimizer.pt' not read: it holds no optimizer state")
     return Checkpoint(folder, inner.tensors, metadata, inner.sha256, tuple(notes), optimizer)
 
 
@@ -204,14 +227,14 @@ def _weights_in(folder: Path) -> Path:
 
 
 def _trainer_state(folder: Path, notes: list[str]) -> Metadata:
-    """The scalars of Hugging Face's `trainer_state.json`; a broken one is noted, no more."""
+    """The scalars of Hugging Face's `trainer_state.json`; a broken file only adds a note."""
     path = folder / "trainer_state.json"
     if not path.is_file():
         return {}
     try:
         state = _read_json(path)
     except SharpError as error:
-        notes.append(f"left aside: {error.message}")
+        notes.append(f"not read: {error.message}")
         return {}
     scalars = {name: plain_scalar(value) for name, value in state.items()}
     return {k: value for k, value in scalars.items() if value is not None and is_text(k)}
@@ -236,7 +259,11 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_sharded(index: Path) -> Checkpoint:
-    """All shards that an index names, one after the other."""
+    """Read all shards that an index names, one after the other.
+
+    Raises:
+        SharpError: a shard lacks a tensor that the index assigns to it.
+    """
     shards = _shards(index)
     digest = hashlib.sha256()
     tensors: dict[str, Tensor] = {}
@@ -249,7 +276,7 @@ def _read_sharded(index: Path) -> Checkpoint:
         if absent:
             raise SharpError(
                 f"{index.parent / shard}: lacks {listed(absent)}, which {index.name} says it holds",
-                "the index and the shards are of different checkpoints: copy both again",
+                "the index and the shards belong to different checkpoints: copy both again",
             )
         extra = [name for name in part.tensors if name not in names]
         if extra:
@@ -261,7 +288,11 @@ def _read_sharded(index: Path) -> Checkpoint:
 
 
 def _shards(index: Path) -> dict[str, list[str]]:
-    """Shard file → the tensors it holds, every shard known to lie in the index's folder."""
+    """Map each shard file to its tensors.
+
+    Raises:
+        SharpError: the index is damaged, or a shard is missing or outside the index's folder.
+    """
     weight_map = _read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise SharpError(f"{index}: has no 'weight_map'", "pass a safetensors or torch index")
@@ -280,7 +311,7 @@ def _shards(index: Path) -> dict[str, list[str]]:
                 "checkpoint's folder",
                 "the index is not trustworthy: download it again from where it was published",
             )
-        # one spelling for a file, so that it is read once
+        # one spelling per file, so that each file is read once
         shards.setdefault(str(PurePosixPath(shard)), []).append(name)
     missing = [shard for shard in sorted(shards) if not (index.parent / shard).exists()]
     if missing:
@@ -294,7 +325,7 @@ def _shards(index: Path) -> dict[str, list[str]]:
         other = files.setdefault((status.st_dev, status.st_ino), shard)
         if other != shard:
             raise SharpError(
-                f"{index}: the shards {listed([other, shard])} are one file",
+                f"{index}: the shards {listed([other, shard])} are the same file",
                 "copy or download the shards again",
             )
     return shards

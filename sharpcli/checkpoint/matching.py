@@ -1,4 +1,4 @@
-"""Give each tensor of a model its tensor of the checkpoint, and say what had to be undone."""
+"""Match the tensors of a checkpoint to those of a model, and note each conversion."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from sharpcli.errors import SharpError, setting
 
 __all__ = ["Match", "match_tensors"]
 
-# what DataParallel, torch.compile, Lightning modules and training scripts wrap a model in
+# prefixes that DataParallel, torch.compile, Lightning modules and training scripts add
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 _MOST_CHANGES = 4
 _SHOWN = 5
-_COUNTER = "num_batches_tracked"  # counts steps of batch norm; no output in eval mode depends on it
-# How torch.nn.utils called the tensors of a normalised weight when it was a hook, and how it does
-# as a parametrization: the same tensors, computed with alike.
+_COUNTER = "num_batches_tracked"  # step counter of batch norm; does not affect eval mode
+# Suffixes of a normalised weight's tensors in torch.nn.utils: as a hook, and as a parametrization.
+# The tensors and the arithmetic are the same.
 _PARAMETRIZED = "parametrizations."
 _FORMS = {
     "weight norm": (("_g", ".original0"), ("_v", ".original1")),
@@ -32,20 +32,29 @@ _Names = dict[str, str]  # the name as renamed → the name in the checkpoint
 
 @dataclass(frozen=True)
 class Match:
-    """A model's tensors, keyed as the model's own state dict, and what was undone to find them."""
+    """A model's tensors under the names of its state dict, and notes on the conversions."""
 
     tensors: dict[str, Tensor]
     notes: tuple[str, ...] = ()
 
 
 def match_tensors(checkpoint: Checkpoint, expected: Mapping[str, Tensor]) -> Match:
-    """The checkpoint's tensors under the names of `expected`, the model's `state_dict()`.
+    """Return the checkpoint's tensors under the names of the model's state dict.
 
-    Names are tried as they are; wrappers' prefixes are removed or added only where more names
-    fit then. A tensor that the model ties to another, and the file leaves out, is taken from its
-    twin. Dtypes stay as stored. Raises `SharpError` naming missing, unexpected and misshaped
-    tensors with both shapes and the nearest match, and tied tensors that differ.
+    Prefixes that wrappers add are removed or added only if more names match then. A tied tensor
+    that the file leaves out is taken from its twin. Dtypes stay as stored.
+
+    `expected` is the model's `state_dict()`. A `SharpError` lists missing, unexpected and misshaped
+    tensors with both shapes and the nearest name, and tied tensors that differ.
+
     Cost: no copies; the values of tied tensors are compared once.
+
+    >>> from pathlib import Path
+    >>> model = torch.nn.Linear(3, 2)
+    >>> stored = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
+    >>> match = match_tensors(Checkpoint(Path("a.pt"), stored, {}, ""), model.state_dict())
+    >>> sorted(match.tensors), match.notes
+    (['bias', 'weight'], ("prefix 'module.' removed",))
     """
     wanted = {name: tensor for name, tensor in expected.items() if isinstance(tensor, Tensor)}
     names, notes = _best_names(checkpoint.tensors, wanted)
@@ -70,7 +79,8 @@ def match_tensors(checkpoint: Checkpoint, expected: Mapping[str, Tensor]) -> Mat
     unexpected = [name for name in extra if name not in ignored]
     misfits = [name for name in matched if _misfit(matched[name], wanted[name])]
     if missing or unexpected or misfits:
-        raise _error(checkpoint, wanted, given, matched, missing, unexpected, misfits)
+        mismatch = _error(checkpoint, wanted, given, matched, missing, unexpected, misfits)
+        raise mismatch
     _check_tied(checkpoint, matched, twins)
     if filled:
         more = f" and {len(filled) - 3} more" if len(filled) > 3 else ""
@@ -83,7 +93,7 @@ def match_tensors(checkpoint: Checkpoint, expected: Mapping[str, Tensor]) -> Mat
 
 
 def _best_names(stored: Iterable[str], wanted: Mapping[str, Tensor]) -> tuple[_Names, list[str]]:
-    """The renaming under which most names fit; of equals, the one that changes least."""
+    """The renaming under which most names match; among equals, the one with fewest changes."""
     best: tuple[_Names, list[str]] = ({}, [])
     most = -1
     given = {name: name for name in stored}
@@ -124,7 +134,7 @@ def _renamings(names: _Names, wanted: Iterable[str]) -> Iterator[tuple[_Names, l
 
 
 def _in_other_form(names: _Names, wanted: Mapping[str, Tensor]) -> tuple[_Names, list[str]]:
-    """`names` with weight norms and spectral norms in the form, hook or parametrization, wanted."""
+    """Rename weight norms and spectral norms to the model's form: hook or parametrization."""
     renamed: _Names = {}
     kinds: list[str] = []
     for name in names:
@@ -138,7 +148,7 @@ def _in_other_form(names: _Names, wanted: Mapping[str, Tensor]) -> tuple[_Names,
                 renamed |= dict(zip(way, other, strict=True))
                 kinds.append(kind)
     notes = [
-        f"{kind} of {count} tensor{'s' if count > 1 else ''} in the model's form"
+        f"{kind} of {count} tensor{'s' if count > 1 else ''} converted to the model's form"
         for kind in _FORMS
         if (count := kinds.count(kind))
     ]
@@ -148,7 +158,7 @@ def _in_other_form(names: _Names, wanted: Mapping[str, Tensor]) -> tuple[_Names,
 def _both_forms(
     name: str, parts: Sequence[tuple[str, str]]
 ) -> Iterator[tuple[list[str], list[str]]]:
-    """All names of the norm whose first tensor is `name`, and what the other form calls them."""
+    """All names of the norm whose first tensor is `name`, with their names in the other form."""
     hook, parametrization = parts[0]
     if name.endswith(hook):
         where, dot, tensor = name.removesuffix(hook).rpartition(".")
@@ -162,7 +172,7 @@ def _both_forms(
 
 
 def _removed(names: _Names, prefix: str) -> _Names:
-    """`names` without one leading `prefix`; torch.compile's may sit on any submodule."""
+    """`names` without one leading `prefix`; torch.compile may add its prefix to any submodule."""
     if prefix == "_orig_mod.":
         return {name.replace(prefix, ""): kept for name, kept in names.items()}
     return {name.removeprefix(prefix): kept for name, kept in names.items()}
@@ -179,7 +189,7 @@ def _misfit(stored: Tensor, model: Tensor) -> bool:
 def _number_kind(tensor: Tensor) -> str:
     if tensor.is_complex():
         return "complex"
-    return "floating" if tensor.is_floating_point() else "whole"
+    return "floating" if tensor.is_floating_point() else "integer"
 
 
 def _check_tied(
@@ -200,7 +210,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
         return False
     if a.data_ptr() == b.data_ptr() and a.stride() == b.stride():
         return True
-    # bit for bit, so that a NaN equals itself and is reported as what it is
+    # bit for bit, so that a NaN equals itself and is later reported as a NaN
     return torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
 
 
@@ -213,7 +223,7 @@ def _error(
     unexpected: list[str],
     misfits: list[str],
 ) -> SharpError:
-    """One error for all that does not fit: the counts, then the first few tensors in detail."""
+    """One error for all mismatches: the counts, then details of the first few tensors."""
     counts = [
         f"{len(names)} {what}"
         for names, what in (
@@ -267,7 +277,7 @@ def _shape(tensor: Tensor) -> str:
 
 
 def _described(tensor: Tensor, beside: Tensor) -> str:
-    """The shape, or the dtype where the shapes agree and only the kind of number differs."""
+    """The shape, with the dtype if the shapes agree and only the kind of number differs."""
     if tensor.shape != beside.shape:
         return _shape(tensor)
     return f"{_shape(tensor)} {str(tensor.dtype).removeprefix('torch.')}"

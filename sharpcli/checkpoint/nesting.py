@@ -1,4 +1,4 @@
-"""From the object in a torch file to its state dict, and to the facts that lie beside it."""
+"""Find the state dict, the settings and the optimizer's state in the object of a torch file."""
 
 from __future__ import annotations
 
@@ -48,16 +48,17 @@ _OPTIMIZER_KEYS = (
 _SETTINGS_KEYS = ("hyper_parameters", "hparams", "hyperparameters", "args", "config", "cfg")
 _SAVE = "save it as torch.save({'model': model.state_dict(), …}) or as safetensors"
 _DEEPEST = 5
-# How many times the file its tensors may be, where they overlap: views of one buffer, the usual
-# reason, are once its size.
+# Limit on the size of overlapping tensors together, in file sizes. The usual reason for overlap,
+# views of one buffer, gives about one.
 _MOST_OVERLAP = 4
-_SMALL = 2**20  # bytes, which take no time
+_SMALL = 2**20  # bytes; reading these takes no time
 
 
 def unnest(path: Path, loaded: object, size: int) -> Checkpoint:
     """Find the state dict in `loaded`, which came from a file of `size` bytes at `path`.
 
-    Raises `SharpError` where there is none, or where a tensor in it is not plain.
+    Raises:
+        SharpError: there is no state dict, or a tensor in it is not plain.
     """
     notes: list[str] = []
     around: list[Mapping[Any, Any]] = []
@@ -90,15 +91,15 @@ def unnest(path: Path, loaded: object, size: int) -> Checkpoint:
 
 
 class _Weights:
-    """Which mappings hold tensors; each is looked through once, however often a file names it."""
+    """Remembers which mappings hold tensors, so that each one is searched only once."""
 
     def __init__(self) -> None:
         self._known: dict[int, bool] = {}
 
     def in_(self, value: object, depth: int) -> bool:
-        """Whether `value` holds tensors, or a mapping under a usual key does, `depth` levels deep.
+        """Whether `value`, or a mapping under a usual key up to `depth` levels deep, has tensors.
 
-        Every mapping is looked at once: in a hostile file each may be reached by any path.
+        Every mapping is visited once: a hostile file may link to it from many places.
         """
         level, seen = [value], set()
         for _ in range(depth):
@@ -120,7 +121,11 @@ class _Weights:
 
 
 def _state_key(path: Path, loaded: object, weights: _Weights) -> str | None:
-    """The key under which the weights lie one level deeper, None where they lie here."""
+    """The key of the weights one level deeper, None if they are on this level.
+
+    Raises:
+        SharpError: more than one entry could be the weights.
+    """
     if not isinstance(loaded, Mapping):
         return None
     for key in _STATE_KEYS:
@@ -139,7 +144,7 @@ def _state_key(path: Path, loaded: object, weights: _Weights) -> str | None:
     if len(others) > 1:
         raise SharpError(
             f"{path}: more than one entry could be the weights: {listed(others)}",
-            "save the state dict to measure by itself, or under the key 'model'",
+            "save only the state dict to measure, or save it under the key 'model'",
         )
     return others[0] if others else None
 
@@ -155,7 +160,11 @@ def _raise_without_tensors(path: Path, state: Mapping[Any, Any]) -> None:
 
 
 def _plain(path: Path, name: str, tensor: Tensor | NotPlain, size: int) -> Tensor:
-    """`tensor`, once it is known to be one that can be measured, and no larger than the file."""
+    """Return `tensor`.
+
+    Raises:
+        SharpError: it cannot be measured, or is larger than the file.
+    """
     where = f"{path}: tensor {quoted(name)}"
     if not is_text(name):
         raise SharpError(f"{where} has a name that is not valid text", _SAVE)
@@ -164,13 +173,13 @@ def _plain(path: Path, name: str, tensor: Tensor | NotPlain, size: int) -> Tenso
     if tensor.numel() * tensor.element_size() > size:
         raise SharpError(
             f"{where} of shape {tuple(tensor.shape)} is larger than the file that holds it",
-            "save it with .contiguous(), or, if that is not how it was made, copy the file again",
+            "save it with .contiguous(); if it is contiguous already, copy the file again",
         )
     return tensor
 
 
 def _check_size(path: Path, tensors: Mapping[str, Tensor], size: int) -> None:
-    """Refuse so many names, or overlaps, that what is done with each takes no end of time."""
+    """Raise `SharpError` if names or overlaps are so many that reading them would never end."""
     refuse_many(path, len(tensors), size)
     once = {place(tensor): tensor for tensor in tensors.values()}.values()
     total = sum(tensor.numel() * tensor.element_size() for tensor in once)
@@ -178,14 +187,14 @@ def _check_size(path: Path, tensors: Mapping[str, Tensor], size: int) -> None:
         raise SharpError(
             f"{path}: its {len(once)} tensors together have {total} bytes, the file {size}: they "
             "overlap",
-            "save each with .contiguous(), or, if that is not how it was made, copy the file again",
+            "save each with .contiguous(); if all are contiguous already, copy the file again",
         )
 
 
 def _facts(
     around: list[Mapping[Any, Any]], notes: list[str], weights: _Weights
 ) -> tuple[Metadata, Mapping[str, Any] | None]:
-    """Scalars beside the weights (outermost first), and the optimizer's state."""
+    """The scalars stored with the weights (outermost level first), and the optimizer's state."""
     metadata: Metadata = {}
     optimizer: Mapping[str, Any] | None = None
     aside: list[str] = []
@@ -200,7 +209,7 @@ def _facts(
                     optimizer = found[0]
                 if len(found) > 1:
                     many = f"{quoted(str(key))} has {len(found)} optimizers"
-                    notes.append(f"{many}; the first was taken")
+                    notes.append(f"{many}; the first is used")
             elif weights.in_(value, 1):
                 aside.append(str(key))
     for level in around:
@@ -211,7 +220,7 @@ def _facts(
         for name, value in optimizer_settings(optimizer).items():
             metadata.setdefault(name, value)
     if aside:
-        notes.append(f"left aside {listed(aside)}")
+        notes.append(f"not read: {listed(aside)}")
     return metadata, optimizer
 
 
@@ -223,7 +232,7 @@ def _each(value: Any) -> Iterator[Any]:
 
 
 def _settings(value: object) -> Iterator[tuple[str, str | int | float | bool]]:
-    """The scalars of a mapping or an object of settings; a pair or triple becomes text."""
+    """The scalars of a mapping or an object with settings; lists of up to three become text."""
     table = value.entries if isinstance(value, Stub) else value
     if not isinstance(table, Mapping):
         return

@@ -1,4 +1,4 @@
-"""What an optimizer's state dict says about how the weights were trained."""
+"""Read from an optimizer's state dict how the weights were trained."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _MOST_BETAS = 9
 
 
 def is_optimizer(value: object) -> bool:
-    """Whether `value` is laid out as `torch.optim.Optimizer.state_dict()` is."""
+    """Whether `value` has the layout of `torch.optim.Optimizer.state_dict()`."""
     if not isinstance(value, Mapping):
         return False
     groups = value.get("param_groups")
     return (
         isinstance(groups, list)
         and bool(groups)
-        and isinstance(groups[0], Mapping)  # the only one that is read
+        and isinstance(groups[0], Mapping)  # only this group is read
         and isinstance(value.get("state"), Mapping)
     )
 
 
 def optimizer_settings(optimizer: Mapping[str, Any]) -> Metadata:
-    """`optimizer` (where it can be told), `lr`, `betas` as text, `beta1`, `beta2`, … of group 0."""
+    """Group 0's settings: `optimizer` (if known), `lr`, `betas` as text, `beta1` and so on."""
     group = optimizer["param_groups"][0]
     settings: Metadata = {}
     kind = _kind(optimizer)
@@ -49,7 +49,7 @@ def optimizer_settings(optimizer: Mapping[str, Any]) -> Metadata:
 
 
 def summarize_optimizer(optimizer: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings, with how many parameter groups, tensors and bytes the state has."""
+    """The settings, and the number of parameter groups, tensors and bytes in the state."""
     tensors = list(_tensors(optimizer["state"]))
     return {
         **optimizer_settings(optimizer),
@@ -72,7 +72,7 @@ def _kind(optimizer: Mapping[str, Any]) -> str | None:
         decoupled = group.get("decoupled_weight_decay")
         if decoupled is not None:
             return "adamw" if decoupled else "adam"
-        # without weight decay the two are the same; with it, older files do not tell
+        # Without weight decay the two are the same; with it, older files do not say which it is.
         return "adam" if not group.get("weight_decay") else None
     if "square_avg" in names and "alpha" in group:
         return "rmsprop"

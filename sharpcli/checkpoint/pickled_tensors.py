@@ -1,4 +1,4 @@
-"""Tensors from what a pickle says of them: storages, and the few functions that it may call."""
+"""Make tensors from a pickle's descriptions: storages, and the functions a pickle may call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sharpcli.checkpoint.plain_pickle import Call, Global, PickleError, Stub, pl
 __all__ = ["CALLS", "DAMAGED", "PickledStorage", "Storages", "stored_elsewhere"]
 
 _MOST_DIMENSIONS = 64  # of a tensor in torch
-_TENSOR_MEMORY = 1000  # bytes of a tensor beside its data, measured
+_TENSOR_MEMORY = 1000  # bytes of a tensor without its data, measured
 DAMAGED = "the file is damaged or incomplete: copy or download it again"
 _DENSE = "store it as a dense floating-point tensor"
 _DTYPES = {
@@ -34,7 +34,7 @@ _DTYPES = {
         "ComplexFloatStorage": "complex64",
         "ComplexDoubleStorage": "complex128",
         "UntypedStorage": "uint8",
-        # quantized tensors are not measured, but their bytes have to be walked past
+        # quantized tensors are not measured, but their bytes have to be skipped
         "QInt8Storage": "int8",
         "QUInt8Storage": "uint8",
         "QInt32Storage": "int32",
@@ -42,7 +42,7 @@ _DTYPES = {
         "QUInt2x4Storage": "uint8",
     }.items()
 }
-# those of storages, and those that only tensors have; torch computes nothing with all others
+# dtypes of storages, and those that only tensors have; torch cannot compute with the others
 _MEASURED = {*_DTYPES.values()} | {
     getattr(torch, name)
     for name in (
@@ -51,20 +51,20 @@ _MEASURED = {*_DTYPES.values()} | {
     )
     if hasattr(torch, name)
 }
-# what the imaginary part of a conjugated tensor can be, for which torch puts negating off
+# dtypes of the imaginary part of a conjugated tensor, which torch negates lazily
 _NEGATED = (torch.float16, torch.float32, torch.float64)
 _NUMBER_CODES = {f"{kind}{size}" for kind in "iuf" for size in (2, 4, 8)} | {"b1", "i1", "u1"}
 
 
 class _Storage(NamedTuple):
-    """A run of the file's bytes that tensors lie in, and the type of its elements."""
+    """Bytes of the file that hold tensors, and the type of their elements."""
 
     data: Tensor
     dtype: torch.dtype
 
 
 class PickledStorage(NamedTuple):
-    """A storage as a pickle names it."""
+    """A storage as a pickle describes it."""
 
     dtype: torch.dtype
     key: str
@@ -73,14 +73,15 @@ class PickledStorage(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """How many bytes it has."""
+        """Its size in bytes."""
         return self.elements * self.dtype.itemsize
 
 
 class Storages:
-    """The storages that a pickle names, by key, each made once; called with an identifier.
+    """Makes each storage that a pickle names once; call it with a persistent identifier.
 
-    `read` gives a storage's bytes. `views`: an identifier may name a part of one, as in old files.
+    `read` returns a storage's bytes. With `views`, an identifier may name a part of a storage, as
+    in old files.
     """
 
     def __init__(self, read: Callable[[PickledStorage], Tensor], *, views: bool) -> None:
@@ -88,7 +89,11 @@ class Storages:
         self.made: dict[str, tuple[PickledStorage, Tensor]] = {}
 
     def __call__(self, identifier: tuple[Any, ...]) -> tuple[Any, int]:
-        """The storage of a persistent identifier, and the memory of its tensor."""
+        """Return the storage of a persistent identifier, and the memory for its tensor in bytes.
+
+        Raises:
+            PickleError: the pickle describes the same data in two ways.
+        """
         asked = _pickled_storage(identifier[0])
         if asked is None:
             return stored_elsewhere(identifier)
@@ -102,14 +107,17 @@ class Storages:
 
 
 def stored_elsewhere(_: tuple[Any, ...]) -> tuple[Any, int]:
-    """What stands for an object that no pickle of tensors names."""
+    """A placeholder for a persistent object that is not a storage."""
     return Stub("an object that is stored elsewhere"), _TENSOR_MEMORY
 
 
 def _pickled_storage(identifier: Any) -> PickledStorage | None:
-    """The storage that a pickle's persistent identifier describes, None where it is another's.
+    """The storage that a persistent identifier describes, None for another kind of object.
 
-    (`"storage"`, its class, its key, the device it was on, its length, in old files a part of it).
+    The identifier is (`"storage"`, class, key, device, length), in old files with a part of it.
+
+    Raises:
+        PickleError: the description is wrong, or its type is unknown.
     """
     if type(identifier) is not tuple or len(identifier) not in (5, 6):
         return None
@@ -118,7 +126,7 @@ def _pickled_storage(identifier: Any) -> PickledStorage | None:
         return None
     dtype = _DTYPES.get(kind.name.rpartition(".")[2]) if kind.name.startswith("torch.") else None
     if dtype is None:
-        raise PickleError("a tensor is of a type that is not known")
+        raise PickleError("a tensor has an unknown type")
     if type(key) is int:
         key = str(key)
     if type(key) is not str or not _count(elements):
@@ -127,7 +135,7 @@ def _pickled_storage(identifier: Any) -> PickledStorage | None:
 
 
 def _part(storage: _Storage, view: Any) -> _Storage:
-    """The part of a storage that old files name: (key, first element, number of elements)."""
+    """The part of a storage that an old file names: (key, first element, number of elements)."""
     if view is None:
         return storage
     if type(view) is not tuple or len(view) != 3 or not (_count(view[1]) and _count(view[2])):
@@ -139,17 +147,17 @@ def _part(storage: _Storage, view: Any) -> _Storage:
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, dtype: Any = None) -> Any:
-    """A view of a storage, `NotPlain` where it is not one that torch could hold."""
+    """A view of a storage, or `NotPlain` if torch could not hold it."""
     if type(storage) is not _Storage:
         return NotPlain("has no data in the file", DAMAGED)
     dtype = storage.dtype if dtype is None else dtype
     if not _counts(shape) or not _counts(strides) or len(shape) != len(strides):
-        return NotPlain("has a shape or strides that are no whole numbers", DAMAGED)
-    # zero-sized tensors may still name sides that torch cannot count
+        return NotPlain("has a shape or strides that are not integers", DAMAGED)
+    # a tensor without elements may still have sides too large for torch
     if len(shape) > _MOST_DIMENSIONS or math.prod(side for side in shape if side) >= 2**60:
         return NotPlain("has a shape too large for any machine", DAMAGED)
     if not _count(offset):
-        return NotPlain("begins at no element of its data", DAMAGED)
+        return NotPlain("does not begin at an element of its data", DAMAGED)
     if dtype not in _MEASURED:
         name = str(dtype).removeprefix("torch.")
         return NotPlain(f"has the dtype {name}, which cannot be measured", _DENSE)
@@ -158,32 +166,32 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, dtype: Any = No
     last = sum((side - 1) * stride for side, stride in zip(shape, strides, strict=True))
     if (offset + last + 1) * dtype.itemsize > len(storage.data):
         return NotPlain(f"of shape {shape} reaches outside its data", DAMAGED)
-    if storage.data.storage_offset() % dtype.itemsize:  # a part of one, seen as another type
-        return NotPlain("begins at no element of its data", DAMAGED)
+    if storage.data.storage_offset() % dtype.itemsize:  # a part, viewed as another type
+        return NotPlain("does not begin at an element of its data", DAMAGED)
     whole = len(storage.data) // dtype.itemsize * dtype.itemsize
     base = storage.data[:whole].view(dtype)
     return torch.as_strided(base, shape, strides, base.storage_offset() + offset)
 
 
 def _rebuild_tensor(arguments: tuple[Any, ...]) -> tuple[Any, int]:
-    """(storage, offset, shape, strides, requires_grad, hooks, metadata)."""
+    """A tensor of (storage, offset, shape, strides, requires_grad, hooks, metadata)."""
     if len(arguments) < 4:
-        raise PickleError("it describes a tensor in a way that is not known")
+        raise PickleError("it describes a tensor in an unknown way")
     storage, offset, shape, strides = arguments[:4]
     return _marked(_tensor(storage, offset, shape, strides), arguments[6:]), _TENSOR_MEMORY
 
 
 def _rebuild_tensor_with_dtype(arguments: tuple[Any, ...]) -> tuple[Any, int]:
-    """As `_rebuild_tensor`, with a dtype before the metadata."""
+    """Like `_rebuild_tensor`, with a dtype before the metadata."""
     dtype = _dtype(arguments[6]) if len(arguments) > 6 else None
     if dtype is None:
-        raise PickleError("a tensor is of a type that is not known")
+        raise PickleError("a tensor has an unknown type")
     storage, offset, shape, strides = arguments[:4]
     return _marked(_tensor(storage, offset, shape, strides, dtype), arguments[7:]), _TENSOR_MEMORY
 
 
 def _marked(tensor: Any, metadata: tuple[Any, ...]) -> Any:
-    """`tensor`, conjugated or negated where the metadata say that this was put off."""
+    """`tensor`, conjugated or negated if the metadata say so."""
     table = metadata[0] if metadata else None
     if isinstance(tensor, Tensor) and type(table) is dict:
         if table.get("conj") is True:
@@ -203,22 +211,22 @@ def _dtype(named: Any) -> torch.dtype | None:
 
 
 def _first_argument(arguments: tuple[Any, ...]) -> tuple[Any, int]:
-    """The tensor that a parameter wraps; what else it has is not needed."""
+    """The tensor that a parameter wraps; the other arguments are not needed."""
     if not arguments or not isinstance(arguments[0], Tensor | NotPlain):
         return NotPlain("has no data in the file", DAMAGED), _TENSOR_MEMORY
     return arguments[0], 8
 
 
 def _rebuild_subclass(arguments: tuple[Any, ...]) -> tuple[Any, int]:
-    """(function, class, its arguments, state): a tensor with attributes, or of a subclass."""
+    """A tensor with attributes or of a subclass: (function, class, its arguments, state)."""
     if len(arguments) < 3 or type(arguments[0]) is not Global or type(arguments[2]) is not tuple:
-        raise PickleError("it describes a tensor in a way that is not known")
+        raise PickleError("it describes a tensor in an unknown way")
     rebuild, kind = CALLS.get(arguments[0].name), arguments[1]
     if type(kind) is not Global or kind.name not in _PLAIN_CLASSES or rebuild is None:
         name = kind.name if type(kind) is Global else "subclass"
         return NotPlain(f"is a {name.rpartition('.')[2]}, not a plain tensor", _DENSE), 500
     if rebuild is _rebuild_subclass:
-        raise PickleError("it describes a tensor in a way that is not known")
+        raise PickleError("it describes a tensor in an unknown way")
     return rebuild(arguments[2])
 
 
@@ -227,7 +235,7 @@ def _not_plain(reason: str, hint: str = _DENSE) -> Call:
 
 
 def _mapping(arguments: tuple[Any, ...]) -> tuple[Any, int]:
-    """A new dict: of nothing, of a mapping or of pairs (the oldest files have lists of them)."""
+    """A new dict: empty, of a mapping, or of a list of pairs (as in the oldest files)."""
     table: dict[Any, Any] = {}
     given = arguments[-1] if arguments else None
     if type(given) is dict:
@@ -246,13 +254,13 @@ def _shape(arguments: tuple[Any, ...]) -> tuple[Any, int]:
 
 
 def _encoded(arguments: tuple[Any, ...]) -> tuple[Any, int]:
-    """Bytes, which old protocols write as text in Latin-1."""
+    """Bytes, which old protocols write as Latin-1 text."""
     if len(arguments) != 2 or type(arguments[0]) is not str or arguments[1] != "latin1":
         return Stub("_codecs.encode"), 300
     try:
         data = arguments[0].encode("latin-1")
     except UnicodeEncodeError as error:
-        raise PickleError("it has bytes that are none") from error
+        raise PickleError("it has bytes that are not valid") from error
     return data, 40 + len(data)
 
 
@@ -263,7 +271,7 @@ def _complex(arguments: tuple[Any, ...]) -> tuple[Any, int]:
 
 
 def _numpy_scalar(arguments: tuple[Any, ...]) -> tuple[Any, int]:
-    """A number: only bool, integers and floats, whose bytes need no further pickle."""
+    """A NumPy bool, integer or float; other scalars need a further pickle and become a stub."""
     import numpy as np
 
     dtype, data = arguments if len(arguments) == 2 else (None, None)
@@ -288,7 +296,7 @@ def _counts(values: Any) -> bool:
 
 _PLAIN_CLASSES = ("torch.Tensor", "torch._tensor.Tensor", "torch.nn.parameter.Parameter")
 _QUANTIZED = _not_plain("is quantized")
-_ELSEWHERE = _not_plain("was on a device that has no plain copy of it in the file")
+_ELSEWHERE = _not_plain("was on a device, and the file has no plain copy of it")
 CALLS: dict[str, Call] = {
     "torch._utils._rebuild_tensor": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,

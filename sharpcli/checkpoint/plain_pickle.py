@@ -1,7 +1,7 @@
-"""An own reader of pickles that makes plain values and nothing else.
+"""A pickle reader that makes plain values and nothing else.
 
-A pickle is a program for a small stack machine. Python's own machine imports and calls whatever a
-pickle names. This one imports nothing and calls only the few functions that it is handed: any
+A pickle is a program for a small stack machine. Python's machine imports and calls whatever a
+pickle names. This one imports nothing and calls only the functions that its caller passes in. Any
 other class or function becomes a `Stub`, an object without behaviour. Time and memory grow in
 proportion to the pickle, whatever it holds.
 """
@@ -17,21 +17,21 @@ from typing import Any
 
 __all__ = ["Call", "Global", "PickleError", "Stub", "plain_key", "read_pickle"]
 
-# A function that a pickle may call: its arguments → a value, and the bytes that it takes.
+# A function that a pickle may call: its arguments → a value, and the value's size in bytes.
 Call = Callable[[tuple[Any, ...]], tuple[Any, int]]
 
-_LONGEST_INT = 32  # bytes; arithmetic on longer ones is slow, and no setting is one
-_LONGEST_NAME = 1000  # characters of a class or a function
+_LONGEST_INT = 32  # bytes; arithmetic on longer ones is slow, and no setting needs it
+_LONGEST_NAME = 1000  # characters in the name of a class or a function
 _LARGEST_KEY = 2**63
 _LIST, _MARK, _ENTRY, _STUB, _DEFAULT = 64, 72, 100, 300, 40  # bytes of Python objects
 _CORRUPT = "it breaks off or is corrupt"
 _TOO_MANY = "it holds more objects than any checkpoint"
-# A tensor takes some twenty operations, a number in a list one; so many take four seconds.
+# A tensor takes about twenty operations, a number in a list one. This many take four seconds.
 _MOST_OPERATIONS = 4_000_000
 
 
 class PickleError(ValueError):
-    """Why a pickle cannot be read, in words for a message."""
+    """Why a pickle cannot be read, as text for a message."""
 
 
 @dataclass(eq=False, slots=True)
@@ -43,9 +43,9 @@ class Global:
 
 @dataclass(eq=False, slots=True)
 class Stub:
-    """An object of a class that is not read: its name, what it was made of and what was set on it.
+    """An object of a class that is not read: the class's name, the arguments and the state.
 
-    A state that is no mapping is the entry `None`.
+    A state that is not a mapping is stored under the key `None`.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Stub:
 
 @dataclass(eq=False, slots=True)
 class _OddKey:
-    """Stands for a key that is no plain scalar, whose hash could take any time."""
+    """Placeholder for a key that is not a plain scalar; its hash could take very long."""
 
     text: str
 
@@ -65,7 +65,7 @@ class _OddKey:
 
 @dataclass
 class Unpickled:
-    """A value, where its pickle ended, and how many bytes were left of those it might take."""
+    """A value, the offset of its pickle's end, and the bytes of memory left for more objects."""
 
     value: Any
     end: int
@@ -80,18 +80,19 @@ def read_pickle(
     persistent: Call,
     imports: dict[str, None],
 ) -> Unpickled:
-    """The value of the pickle that begins at `begin` in `data`.
+    """Read the pickle that begins at `begin` in `data`.
 
     Args:
-        data: the bytes that the pickle is part of.
-        begin: where it begins.
-        memory: how many bytes its objects may take.
+        data: the bytes that contain the pickle.
+        begin: the offset of its first byte.
+        memory: the number of bytes that its objects may take.
         calls: the functions that it may call, by their full names.
-        persistent: makes a value of the identifier of an object that is stored elsewhere.
-        imports: gets every name that the pickle asks for, also where reading then fails.
+        persistent: makes a value from the identifier of an object that is stored elsewhere.
+        imports: receives every name that the pickle asks for, even if reading fails.
 
-    Raises `PickleError` where the bytes are no whole pickle, and where its objects would take
-    more than `memory`.
+    `PickleError` says that the bytes are not a complete pickle, or that its objects would take more
+    than `memory`.
+
     Cost: a microsecond for each operation of the pickle.
     """
     return _Machine(data, begin, memory, calls, persistent, imports).run()
@@ -99,7 +100,7 @@ def read_pickle(
 
 @dataclass(eq=False, slots=True)
 class _Machine:
-    """The stack machine; each operation is a method, found by its opcode in `_OPERATIONS`."""
+    """The stack machine; `_OPERATIONS` maps each opcode to a method."""
 
     data: bytes | mmap
     position: int
@@ -125,7 +126,7 @@ class _Machine:
                     raise PickleError(_TOO_MANY)
                 operation(self)
         except (IndexError, KeyError, UnicodeDecodeError) as error:
-            # the end of the data, an empty stack, an unknown opcode or memo, a text that is none
+            # end of data, empty stack, unknown opcode or memo, or invalid text
             raise PickleError(_CORRUPT) from error
         raise PickleError(_TOO_MANY)
 
@@ -151,7 +152,7 @@ class _Machine:
         return self.decoded(taken, encoding)
 
     def decoded(self, raw: bytes, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """`raw` as text, which takes up to four times as much where one letter is not ASCII."""
+        """`raw` as text; one character outside ASCII can make it four times as large."""
         plain = encoding == "utf-8" and raw.isascii()
         if not plain and 4 * len(raw) > self.memory:
             raise PickleError(_TOO_MANY)
@@ -170,7 +171,7 @@ class _Machine:
         self.push_text(self.decoded(self.take(self.number(size)), errors="surrogatepass"))
 
     def old_text(self, size: int) -> None:
-        """A string of Python 2, which torch reads as UTF-8."""
+        """Push a string of Python 2, which torch reads as UTF-8."""
         raw = self.take(self.number(size))
         try:
             self.push_text(self.decoded(raw))
@@ -241,13 +242,13 @@ class _Machine:
             self.memory -= 9 * len(items)
             target.extend(items)
         elif type(target) is not Stub:
-            raise PickleError("it appends to what is no list")
+            raise PickleError("it appends to an object that is not a list")
 
     def set_items(self, items: list[Any]) -> None:
         target = self.stack[-1]
         table = target.entries if type(target) is Stub else target
         if type(table) is not dict or len(items) % 2:
-            raise PickleError("it sets an entry of what is no mapping")
+            raise PickleError("it sets an entry of an object that is not a mapping")
         self.memory -= _ENTRY * (len(items) // 2 + 1)
         for key, value in zip(items[::2], items[1::2], strict=True):
             table[plain_key(key)] = value
@@ -285,25 +286,25 @@ class _Machine:
 
     def call(self) -> None:
         arguments, called = self.stack.pop(), self.stack.pop()
-        if type(called) is Stub:  # what a stub would return
+        if type(called) is Stub:  # the result of calling a stub is a stub
             self.stack.append(Stub(called.name))
             return
         if type(called) is not Global or type(arguments) is not tuple:
-            raise PickleError("it calls what is no function")
+            raise PickleError("it calls an object that is not a function")
         call = self.calls.get(called.name)
         value, cost = (Stub(called.name, arguments), _STUB) if call is None else call(arguments)
         self.memory -= cost
         self.stack.append(value)
 
     def call_with_names(self) -> None:
-        self.stack.pop()  # arguments by name: no function here takes any
+        self.stack.pop()  # keyword arguments: no function here takes any
         self.call()
 
     def build(self) -> None:
-        """Set an object's state, which only stubs remember; attributes could hide methods."""
+        """Set an object's state; only stubs keep it, since attributes could hide methods."""
         state = self.stack.pop()
         target = self.stack[-1]
-        if type(state) is tuple and len(state) == 2:  # attributes, and those in slots
+        if type(state) is tuple and len(state) == 2:  # attributes and slots
             state = state[1] if state[0] is None else state[0]
         if type(target) is Stub and not target.entries:
             target.entries = state if type(state) is dict else {None: state}
@@ -322,7 +323,7 @@ def _parsed(kind: type[int] | type[float], text: str) -> int | float:
 
 
 def plain_key(key: object) -> object:
-    """`key` itself where it is cheap to hash and compare, else a placeholder."""
+    """`key` itself if it is cheap to hash and compare, else a placeholder."""
     if key is None or type(key) in (str, bytes, bool, float):
         return key
     if type(key) is int and abs(key) < _LARGEST_KEY:
@@ -336,7 +337,7 @@ def _push(make: Callable[[], Any]) -> Callable[[_Machine], None]:
 
 _STOP = ord(".")
 _Operation = Callable[[_Machine], Any]
-# opcode → what it does and how many bytes its objects take; names and numbers as in pickletools
+# opcode → its method, and the bytes of the objects it makes; opcodes as in pickletools
 _OPERATIONS: dict[int, tuple[_Operation, int]] = {
     ord(code): entry
     for code, entry in {

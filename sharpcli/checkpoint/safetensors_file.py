@@ -1,8 +1,8 @@
-"""Safetensors files, read with nothing taken on trust, and written whole or not at all.
+"""Read safetensors files without trusting them, and write them atomically.
 
-The layout: 8 bytes little-endian header length, the header (JSON: name → dtype, shape and the
-offsets of its data), the data without holes. The header is proven against the file's size before
-any tensor is allocated; the data are read once, straight into their tensors and into the digest.
+A file has 8 bytes with the header's length (little-endian), the header (JSON: name → dtype, shape
+and the offsets of its data), and the data without gaps. The header is checked against the file's
+size before any tensor is allocated. The data are read once, into their tensors and the digest.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class _Entry:
-    """One tensor of the header: bytes `begin` to `end` of the data."""
+    """One tensor of the header, stored in bytes `begin` to `end` of the data."""
 
     name: str
     dtype: torch.dtype
@@ -79,15 +79,12 @@ class _Entry:
 
 
 def looks_like_safetensors(head: bytes, size: int) -> bool:
-    """Whether a file of `size` bytes that starts with `head` has a safetensors header inside it."""
+    """Whether a file of `size` bytes that starts with `head` has room for a safetensors header."""
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8
 
 
 def read_safetensors(path: Path) -> Checkpoint:
-    """Read every tensor and the metadata; raises `SharpError` naming file and tensor.
-
-    Cost: one pass over the file, memory for the tensors and the header.
-    """
+    """Read every tensor and the metadata in one pass; a `SharpError` names file and tensor."""
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -111,13 +108,18 @@ def read_safetensors(path: Path) -> Checkpoint:
 def save_checkpoint(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
 ) -> None:
-    """Write a safetensors file, whole or not at all.
+    """Write a safetensors file atomically.
 
     Each tensor is stored under its own name, tied ones in full, so that any reader can load the
-    file strictly. Metadata values become text (True → "true", a sequence → "0.9,0.999"; None is
-    left out) and come back as numbers. The same tensors and metadata give the same bytes, and so
-    the same digest. Raises `SharpError` where the file cannot be written, which says
-    where its content is instead (`files.save`).
+    file strictly. The same tensors and metadata give the same bytes, so the same digest. If the
+    file cannot be written, the `SharpError` of `files.save` says where the content is instead.
+
+    Args:
+        path: the file to write.
+        tensors: tensors by name, on any device.
+        metadata: values become text (True → "true", a sequence → "0.9,0.999"; None is left out);
+            `load_checkpoint` turns numbers back into numbers.
+
     Cost: the tensors' size in memory.
     """
     from safetensors.torch import save
@@ -133,13 +135,13 @@ def _read_header(path: Path, file: BufferedReader, size: int) -> tuple[bytes, di
     length = int.from_bytes(start, "little")
     if len(start) < 8 or length > size - 8:
         raise SharpError(
-            f"{path}: the safetensors header is promised {length} bytes, the file has {size}",
+            f"{path}: the safetensors header claims {length} bytes, but the file has {size}",
             _DAMAGED,
         )
     if length > _LONGEST_HEADER:
         raise SharpError(
-            f"{path}: the safetensors header is {length} bytes, more than the {_LONGEST_HEADER} "
-            "that the format allows",
+            f"{path}: the safetensors header has {length} bytes; the format allows at most "
+            f"{_LONGEST_HEADER}",
             _DAMAGED,
         )
     text = file.read(length)
@@ -157,7 +159,7 @@ def _read_header(path: Path, file: BufferedReader, size: int) -> tuple[bytes, di
 
 
 class _HeaderError(ValueError):
-    """A reason, in our words, why a header is refused while it is parsed."""
+    """Why a header is refused while it is parsed, as text for a message."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -168,7 +170,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for name, _ in pairs:
             if name in seen:
-                raise _HeaderError(f"{quoted(name)} is there twice")
+                raise _HeaderError(f"{quoted(name)} occurs twice")
             seen.add(name)
     return table
 
@@ -182,7 +184,11 @@ def _small_int(digits: str) -> int:
 def _proven(
     path: Path, header: dict[str, Any], available: int
 ) -> tuple[list[_Entry], dict[str, str]]:
-    """The header's entries and metadata, once they are known to describe `available` bytes."""
+    """Return the header's entries and metadata.
+
+    Raises:
+        SharpError: they do not describe exactly `available` bytes of data.
+    """
     stored = header.pop("__metadata__", {})
     if not isinstance(stored, dict) or not all(isinstance(v, str) for v in stored.values()):
         raise SharpError(f"{path}: '__metadata__' is not a table of texts", _DAMAGED)
@@ -199,13 +205,14 @@ def _proven(
             raise SharpError(f"{path}: tensor {name} overlaps {quoted(before)}", _DAMAGED)
         if entry.begin > reached:
             raise SharpError(
-                f"{path}: {entry.begin - reached} bytes before tensor {name} belong to none",
+                f"{path}: {entry.begin - reached} bytes before tensor {name} belong to no tensor",
                 _DAMAGED,
             )
         reached, before = entry.end, entry.name
     if reached != available:
         raise SharpError(
-            f"{path}: {available - reached} bytes after the last tensor belong to none", _DAMAGED
+            f"{path}: {available - reached} bytes after the last tensor belong to no tensor",
+            _DAMAGED,
         )
     return entries, stored
 
@@ -217,15 +224,14 @@ def _entry(path: Path, name: str, value: object) -> _Entry:
     dtype = _DTYPES.get(value["dtype"]) if isinstance(value["dtype"], str) else None
     if dtype is None:
         raise SharpError(
-            f"{where} has the dtype {quoted(str(value['dtype']))}, which is not one that can be "
-            "measured",
-            f"convert it to one of {', '.join(_DTYPES)}; if none is expected, {_DAMAGED}",
+            f"{where} has the dtype {quoted(str(value['dtype']))}, which cannot be measured",
+            f"convert it to one of {', '.join(_DTYPES)}; if it should be one of them, {_DAMAGED}",
         )
     shape, offsets = value["shape"], value["data_offsets"]
     if not _whole_numbers(shape) or not _whole_numbers(offsets) or len(offsets) != 2:
-        raise SharpError(f"{where} has a shape or offsets that are no whole numbers", _DAMAGED)
+        raise SharpError(f"{where} has a shape or offsets that are not integers", _DAMAGED)
     begin, end = offsets
-    # zero-sized tensors may still name sides that torch cannot count
+    # a tensor without elements may still have sides too large for torch
     if len(shape) > 64 or math.prod(side for side in shape if side) >= 2**63:
         raise SharpError(f"{where} has a shape too large for any machine", _DAMAGED)
     needed = math.prod(shape) * dtype.itemsize
@@ -252,18 +258,18 @@ def _read_tensor(path: Path, file: BufferedReader, entry: _Entry, digest: Any) -
 def _split_metadata(
     stored: Mapping[str, str], tensors: Mapping[str, Tensor]
 ) -> tuple[Metadata, dict[str, str]]:
-    """Facts of the training, and the names of tied tensors that the writer dropped."""
+    """The metadata of the training, and the names of tied tensors that the writer dropped."""
     aliases = {k: v for k, v in stored.items() if v in tensors and k not in tensors}
     metadata: Metadata = {
         key: parse_scalar(value)
         for key, value in stored.items()
-        if key not in aliases and key != "format"  # which library wrote it, not how it was trained
+        if key not in aliases and key != "format"  # names the library that wrote the file
     }
     return metadata, aliases
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """CPU tensors of which no two share memory, as the format asks."""
+    """CPU copies that share no memory, as the format requires."""
     seen: set[int] = set()
     separate = {}
     for name, tensor in tensors.items():
@@ -277,12 +283,12 @@ def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _in_fixed_order(written: bytes) -> tuple[bytes, bytes, memoryview]:
-    """Return length, header and data of `written`, whose metadata come in an order of chance."""
+    """Length, header and data of `written`, with sorted metadata: the library's order is random."""
     data_begin = 8 + int.from_bytes(written[:8], "little")
     header = json.loads(written[8:data_begin])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-    text += b" " * (-len(text) % 8)  # the data stay aligned
+    text += b" " * (-len(text) % 8)  # keeps the data aligned
     return len(text).to_bytes(8, "little"), text, memoryview(written)[data_begin:]
 
 

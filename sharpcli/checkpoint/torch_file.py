@@ -1,9 +1,8 @@
-"""Files of `torch.save`, read by this package itself; torch's own reader never sees them.
+"""Read files of `torch.save` without torch's own reader.
 
 A file has pickles, which describe the tensors, and the tensors' bytes. The pickles are read as
 plain values (`plain_pickle`, `pickled_tensors`), and each tensor is made of bytes that were read
-from the file and are known to be there. Both kinds of file are read: zip archives, and what torch
-before 1.6 wrote.
+from the file. Both formats are read: zip archives, and the format of torch before 1.6.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ __all__ = ["looks_like_torch", "read_torch", "refuse_text_pickle"]
 
 _ZIP = b"PK\x03\x04"
 _PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of each file of torch before 1.6
-_ALIGNED = 64  # bytes; torch.save begins tensors' data at multiples of it
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file of torch before 1.6
+_ALIGNED = 64  # bytes; torch.save aligns tensors' data to multiples of this
 _CONVERT = (
     "if you trust it, in the training environment: "
     "m = torch.load(file, weights_only=False), take its state dict, and "
@@ -56,7 +55,7 @@ _HARMLESS = (
     "numpy.core.multiarray.scalar",
     "numpy._core.multiarray.scalar",
 )
-# classes that stand for themselves, as in `defaultdict(int)`
+# classes used as values, as in `defaultdict(int)`
 _BUILTINS = (
     *("bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "long"),
     *("object", "range", "set", "slice", "str", "tuple", "unicode"),
@@ -69,7 +68,7 @@ def looks_like_torch(head: bytes) -> bool:
 
 
 def refuse_text_pickle(path: Path) -> None:
-    """Raise where the file is a pickle of the oldest, textual kind that would run code."""
+    """Raise `SharpError` if the file is a text pickle (the oldest protocol) that would run code."""
     imports: dict[str, None] = {}
     size = regular_size(path)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -81,11 +80,19 @@ def refuse_text_pickle(path: Path) -> None:
 
 
 def read_torch(path: Path, *, mapped: bool = False) -> Any:
-    """The object in a file of `torch.save`, tensors on the CPU; raises `SharpError`, runs nothing.
+    """Read the object in a file of `torch.save`, without running any code in it.
 
-    Mappings become dicts, tensors that cannot be measured `NotPlain`, objects of classes that are
-    not read a `Stub`. `mapped` leaves the data on disk until they are used, where the file's
-    format allows it.
+    Args:
+        path: the file.
+        mapped: leave the data on disk until they are used, if the file's format allows it.
+
+    Returns:
+        The object, with tensors on the CPU. Mappings become dicts, tensors that cannot be measured
+        `NotPlain`, and objects of classes that are not read a `Stub`.
+
+    Raises:
+        SharpError: the file is damaged, is not a file of tensors, or would run code.
+
     Cost: the file's size in memory.
     """
     size = regular_size(path)
@@ -97,7 +104,8 @@ def read_torch(path: Path, *, mapped: bool = False) -> Any:
             else:
                 value = _read_legacy(file, size, imports)
     except OSError as error:
-        raise open_error(path, error) from error
+        unreadable = open_error(path, error)
+        raise unreadable from error
     except ArchiveError as error:
         kind = "refused" if error.hint else "is a corrupt zip archive"
         raise SharpError(f"{path}: {kind}: {error}", error.hint or DAMAGED) from error
@@ -112,7 +120,7 @@ def read_torch(path: Path, *, mapped: bool = False) -> Any:
 
 
 class _ForeignError(Exception):
-    """A file that is not one of plain tensors: what it is, and what to do."""
+    """The file does not hold plain tensors: what it is, and a hint."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
@@ -144,7 +152,7 @@ def _read_archive(
         member = members.get(f"{root}data/{asked.key}")
         if member is None or asked.bytes > member.size:
             has = "none" if member is None else f"{member.size} bytes"
-            raise PickleError(f"a tensor is promised {asked.bytes} bytes, the file has {has}")
+            raise PickleError(f"a tensor claims {asked.bytes} bytes, but the file has {has}")
         data = _member_data(file, member, asked.bytes, size, on_disk)
         return _reversed(data, asked.dtype) if swapped else data
 
@@ -152,8 +160,8 @@ def _read_archive(
     pickle = members[pickles[0]]
     file.seek(data_offset(file, pickle, size))
     data = file.read(pickle.size)
-    if pickle.crc not in (0, zlib.crc32(data)):  # 0: torch was told to write none
-        raise ArchiveError(f"the checksum of its '{pickle.name}' is another")
+    if pickle.crc not in (0, zlib.crc32(data)):  # 0: torch was set to write no checksum
+        raise ArchiveError(f"the checksum of its '{pickle.name}' does not match")
     return read_pickle(data, 0, allowance(size), CALLS, storages, imports).value
 
 
@@ -165,7 +173,7 @@ def _read_legacy(file: BufferedReader, size: int, imports: dict[str, None]) -> A
         allocated += asked.bytes
         if allocated > size:
             raise PickleError(
-                f"a tensor is promised {asked.elements} elements in a file of {size} bytes"
+                f"a tensor claims {asked.elements} elements in a file of {size} bytes"
             )
         return torch.empty(asked.bytes, dtype=torch.uint8)
 
@@ -188,7 +196,7 @@ def _read_legacy(file: BufferedReader, size: int, imports: dict[str, None]) -> A
         asked, data = storages.made.pop(key)
         count = file.read(8)
         if len(count) < 8 or int.from_bytes(count, "little") != asked.elements:
-            raise PickleError("the data of its tensors are of other lengths than it says")
+            raise PickleError("the lengths of its tensors' data differ from the declared ones")
         if not read_into(file, data):
             raise PickleError("the file ends within the data of a tensor")
         if sys.byteorder == "big":  # the data are always little-endian
@@ -201,7 +209,7 @@ def _read_legacy(file: BufferedReader, size: int, imports: dict[str, None]) -> A
 def _member_data(
     file: BufferedReader, member: Member, count: int, size: int, on_disk: mmap.mmap | None
 ) -> Tensor:
-    """The first `count` bytes of a member, read, or mapped where they are aligned."""
+    """The first `count` bytes of a member: mapped if `on_disk` is given and aligned, else read."""
     begin = data_offset(file, member, size)
     if on_disk is not None and count and begin % _ALIGNED == 0:
         return torch.frombuffer(on_disk, dtype=torch.uint8, count=count, offset=begin)
@@ -220,13 +228,13 @@ def _small_member(file: BufferedReader, member: Member | None, size: int) -> byt
 
 
 def _reversed(data: Tensor, dtype: torch.dtype) -> Tensor:
-    """The bytes of numbers in the other byte order; a complex number is two."""
+    """Swap the byte order of numbers; a complex number counts as two."""
     width = dtype.itemsize // 2 if dtype.is_complex else dtype.itemsize
     return data.reshape(-1, width).flip(1).reshape(-1)
 
 
 def _refuse_imports(path: Path, imports: dict[str, None]) -> None:
-    """Raise where the pickle asks for what is not plain data, saying what it is."""
+    """Raise `SharpError` if the pickle asks for anything but plain data; the message names it."""
     foreign = [name for name in imports if not _is_harmless(name)]
     if any(name.startswith("torch.nn.modules.") for name in foreign):
         own = [name for name in foreign if not name.startswith("torch.")] or foreign
@@ -244,7 +252,7 @@ def _refuse_imports(path: Path, imports: dict[str, None]) -> None:
 
 
 def _is_harmless(name: str) -> bool:
-    """Whether a file of plain tensors may name this; it is not imported either way."""
+    """Whether a file of plain tensors may name this; nothing is imported in any case."""
     return (
         name in _HARMLESS
         or name.removeprefix("builtins.") in _BUILTINS

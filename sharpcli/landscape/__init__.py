@@ -1,1 +1,1 @@
-"""What lies between minima and around them: lines, planes, directions, alignment, paths."""
+"""The loss between and around minima: lines, planes, directions, alignment and paths."""

@@ -1,4 +1,4 @@
-"""How high the loss rises between two checkpoints."""
+"""The loss barrier between two checkpoints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Barrier", "barrier"]
 
 @dataclass(frozen=True)
 class Barrier:
-    """The highest rise over a curve's two ends and where it is."""
+    """The highest rise of a curve above its ends, and its place."""
 
     value: float
     place: float
@@ -20,12 +20,16 @@ class Barrier:
 def barrier(
     places: Sequence[float], losses: Sequence[float], *, convention: str = "line"
 ) -> Barrier | None:
-    """Max over t∈[0,1] of L(t) − ends(t), on the points there are; None where it cannot be told.
+    """Max over t∈[0,1] of L(t) − ends(t) on the given points; None without finite ends.
 
-    `convention` "line": ends(t) = (1−t)L(0) + tL(1), the rise above the straight line between the
-    ends' losses (Entezari et al. 2022), never below 0. "mean": ends = (L(0)+L(1))/2 (Frankle et
-    al. 2020, section 2). A lower bound: between points the loss may rise higher. A loss that is
-    not finite counts as +∞ where it is between finite ends.
+    This is a lower bound, since the loss may rise higher between points.
+
+    Args:
+        places: The values of t.
+        losses: L(t). A loss that is not finite counts as +∞ between finite ends.
+        convention: "line": ends(t) = (1−t)L(0) + tL(1), the straight line between the ends' losses
+            (Entezari et al. 2022); the rise is never below 0. "mean": ends = (L(0)+L(1))/2 (Frankle
+            et al. 2020, section 2).
     """
     ends = {place: loss for place, loss in zip(places, losses, strict=True) if place in (0.0, 1.0)}
     if len(ends) < 2 or not all(map(math.isfinite, ends.values())):
@@ -37,6 +41,6 @@ def barrier(
             continue
         level = (1 - place) * start + place * stop if convention == "line" else (start + stop) / 2
         rises.append((math.inf if math.isnan(loss) else loss - level, place))
-    # Of equal rises the first, so that a flat line has its barrier of 0 at 0.
+    # The first of equal rises, so that a flat line has its barrier of 0 at 0.
     value, place = max(rises, key=lambda rise: (rise[0], -rise[1]))
     return Barrier(value, place)

@@ -1,6 +1,6 @@
 """Curved paths of low loss between two minima, with one trained bend (Garipov et al. 2018).
 
-φ(t), t ∈ [0, 1], leads from A to B by way of the bend C: the quadratic Bézier curve
+φ(t), t ∈ [0, 1], leads from A to B through the bend C: the quadratic Bézier curve
 (1−t)²A + 2t(1−t)C + t²B, or the chain of the two segments AC and CB. C minimises the mean of the
 training loss L(φ(t)) over uniform t, by stochastic gradients dφ/dC · ∇L(φ(t)).
 """
@@ -38,12 +38,12 @@ class Path:
     steps: int
 
     def point(self, t: float, theta_a: Tensor, theta_b: Tensor) -> Tensor:
-        """φ(t) (n,) between A and B (n,); at 0 and 1 they come out bit for bit."""
+        """φ(t) (n,) between A and B (n,); φ(0) = A and φ(1) = B bit for bit."""
         return _point(self.kind, t, torch.stack([theta_a, self.bend, theta_b]))
 
 
 def path_weights(kind: PathKind, t: float) -> tuple[float, float, float]:
-    """The weights of A, the bend and B in φ(t); that of the bend is dφ/dC. They add up to 1."""
+    """The weights of A, the bend and B in φ(t); they add up to 1, and the bend's is dφ/dC."""
     if kind == "bezier":
         return (1 - t) ** 2, 2 * t * (1 - t), t**2
     if t <= 0.5:
@@ -60,18 +60,20 @@ def train_path(
 ) -> Path:
     """Train the bend of a path between A and B (n,) on the objective's rows, the training data.
 
-    The bend starts half-way. Every step takes one t and one batch, and an Adam step whose rate
-    starts at `lr` times the endpoints' root mean square distance ‖B−A‖/√n, so that one default
-    suits networks of every width and scale, and falls to zero along a cosine. Each t is uniform;
-    the t of successive steps are evenly spread (an additive recurrence with the golden ratio from a
-    random start), which lowers the variance. Batch-normalisation layers use the batch's
-    statistics, all else is in the objective's mode; the objective's buffers stay as they are, and
-    the running statistics that belong to a point are the caller's to find. Where A and B are the
-    same, so is the bend, without a step. All draws are from `seed`, none from the global state.
+    The bend starts half-way between A and B; if these are equal, it stays there. Every step takes
+    one t and one batch for an Adam step. The rate starts at `lr` times the root mean square
+    distance ‖B−A‖/√n, so that one default suits networks of every width and scale, and falls to
+    zero along a cosine. Each t is uniform. Successive t are evenly spread (an additive recurrence
+    with the golden ratio from a random start), which lowers the variance.
+
+    Batch-normalisation layers use the batch's statistics; the rest runs in the objective's mode.
+    The objective's buffers do not change, so the caller computes the running statistics at a point.
+    All draws come from `seed`, none from the global state.
+
+    Raises:
+        SharpError: the loss is not finite, or batch statistics would come from a single example.
 
     Cost: `steps` gradients of `batch_size` examples, and memory for seven vectors (n,).
-    Raises `SharpError` where the loss is not finite, and where a batch has a single example
-    to take statistics of.
     """
     anchors = torch.stack([theta_a, (theta_a + theta_b) / 2, theta_b])
     bend = anchors[1]  # a view: steps move it in place
@@ -86,7 +88,7 @@ def train_path(
             "the path cannot be trained: batch normalisation needs batches of two examples or more",
             f"use a larger {setting('path.batch_size')}, or {setting('samples')}",
         )
-    at_once = objective.batch_size  # where the batch may be taken in parts, see `fixed_batch`
+    at_once = objective.batch_size  # a batch may be processed in parts, see `fixed_batch`
     fixed = {name: tensor.clone() for name, tensor in objective.fixed.items()}
     scale = float((theta_b - theta_a).norm()) / math.sqrt(theta_a.numel())
     first, second = torch.zeros_like(bend), torch.zeros_like(bend)
@@ -97,18 +99,20 @@ def train_path(
         for step in range(settings.steps):
             t = (start + step * _GOLDEN) % 1.0
             rows = objective.rows.take(next(batches))
-            if normalised:  # the statistics are those of the whole batch
+            if normalised:  # so that the statistics are those of the full batch
                 rows = rows.with_fixed_batch(size)
             sample = Objective(objective.network, rows, fixed, batch_size=at_once)
             loss, gradient = sample.gradient(_point(settings.kind, t, anchors))
             if not math.isfinite(loss):
-                raise _not_finite(f"the loss is {loss}", step + 1, settings)
+                diverged = _not_finite(f"the loss is {loss}", step + 1, settings)
+                raise diverged
             gradient *= path_weights(settings.kind, t)[1]
             rate = settings.lr * scale * (1 + math.cos(math.pi * step / settings.steps)) / 2
             _adam_step(bend, gradient, first, second, rate, step + 1)
             progress(step + 1, settings.steps)
     if not bool(torch.isfinite(bend).all()):
-        raise _not_finite("the bend is not finite", settings.steps, settings)
+        diverged = _not_finite("the bend is not finite", settings.steps, settings)
+        raise diverged
     return Path(settings.kind, bend.clone(), settings.steps)
 
 
@@ -118,7 +122,7 @@ def _point(kind: PathKind, t: float, anchors: Tensor) -> Tensor:
 
 
 def _batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Indices of ever more batches of exactly `size` of `count` rows, shuffled epoch by epoch."""
+    """Endless batches of exactly `size` indices of `count` rows, shuffled in every epoch."""
     while True:
         order = torch.randperm(count, generator=generator)
         yield from order[: count - count % size].reshape(-1, size)
@@ -127,7 +131,7 @@ def _batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tens
 def _adam_step(
     bend: Tensor, gradient: Tensor, first: Tensor, second: Tensor, rate: float, step: int
 ) -> None:
-    """Move the bend, in place; a few lines, as torch.optim takes a second to be imported."""
+    """Move the bend in place. Written out, since importing torch.optim takes a second."""
     first.lerp_(gradient, 1 - _BETAS[0])
     second.mul_(_BETAS[1]).addcmul_(gradient, gradient, value=1 - _BETAS[1])
     root = (second / (1 - _BETAS[1] ** step)).sqrt_().add_(_EPSILON)

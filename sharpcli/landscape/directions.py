@@ -1,9 +1,8 @@
-"""Directions around one point: random ones, and what scales any by the weights.
+"""Random directions around a point, and the scaling of directions by the weights.
 
-A filter is a slice along a tensor's first dimension, whatever the layer: an output channel of a
-convolution (a grouped one's too) or the weights into one unit of a dense layer, as in Li et al.
-2018; but a row of an embedding, and an *input* channel of a transposed convolution, whose first
-dimension is its input.
+A filter is a slice along a tensor's first dimension. For a convolution (also a grouped one) that is
+an output channel, for a dense layer the weights into one unit, as in Li et al. 2018. For an
+embedding it is a row, and for a transposed convolution an *input* channel.
 """
 
 from __future__ import annotations
@@ -40,19 +39,30 @@ def check_normalization(name: str) -> None:
 def random_directions(
     network: Network, theta: Tensor, count: int = 2, *, seed: int = 0, normalize: str = "filter"
 ) -> list[Tensor]:
-    """One or two N(0, 1) directions (n,) at θ (n,), scaled by its weights and orthogonal.
+    """Draw one or two N(0, 1) directions (n,) at θ (n,), scaled by its weights and orthogonal.
 
-    `filter`: each filter of a direction has the norm of θ's (Li et al. 2018, section 4); `layer`:
-    each tensor has. Both leave tensors of rank one and less (biases, norms) where they are, as
-    that paper's code does. `none`: as drawn, in all tensors; the second then keeps its norm.
+    The second direction is made orthogonal to the first inside each filter (or tensor). Filters of
+    a single entry have no room for that, so the others lean towards or away from the first until
+    the inner products cancel. If they cannot (a few single entries outweigh the rest), `cosine`
+    gives the remaining angle. The first direction does not depend on `count`.
 
-    The second is made orthogonal to the first inside each filter (or tensor). Filters of a single
-    entry leave no room for that; the others then lean towards or away from the first until the
-    inner products cancel; where they cannot (a few single entries outweigh all else) `cosine` says
-    what is left. The first does not depend on `count`. Draws and arithmetic are float64 on the
-    CPU: a seed means the same directions on every device; they come in θ's dtype on its device.
-    Raises `UsageError` for an unknown `normalize`, `SharpError` where it leaves nothing to move.
-    Cost: a few passes over 24 bytes a parameter.
+    Args:
+        network: The network whose parameters are θ.
+        theta: The point θ (n,).
+        count: One or two.
+        seed: Draws and arithmetic are float64 on the CPU, so a seed gives the same directions on
+            every device. The result has θ's dtype and device.
+        normalize: "filter": each filter of a direction has the norm of θ's (Li et al. 2018, section
+            4). "layer": each tensor has. Both leave out tensors of rank one and less (biases,
+            norms), as that paper's code does. "none": as drawn, in all tensors; the second
+            direction keeps its norm.
+
+    Raises:
+        ValueError: `count` is neither one nor two.
+
+    A `UsageError` reports an unknown `normalize`, a `SharpError` that no weight is left to move.
+
+    Cost: a few passes over 24 bytes per parameter.
     """
     check_normalization(normalize)
     if count not in (1, 2):
@@ -72,11 +82,11 @@ def random_directions(
 def normalize_direction(
     network: Network, theta: Tensor, direction: Tensor, normalize: str
 ) -> Tensor:
-    """A direction (n,) with the norm of θ's filters or tensors; with `none`, as it is.
+    """Scale a direction (n,) to the norms of θ's filters or tensors; with "none", do not scale.
 
-    Tensors of rank one and less become zero, and so do filters in which the direction is zero to
-    rounding or θ is. Raises `UsageError` for an unknown `normalize`, `SharpError` where nothing
-    would be left.
+    Tensors of rank one and less become zero, as do filters in which θ is zero or the direction is
+    zero up to rounding. A `UsageError` reports an unknown `normalize`, a `SharpError` that nothing
+    is left.
     """
     check_normalization(normalize)
     scaled = direction.detach().cpu().double().clone()
@@ -85,14 +95,14 @@ def normalize_direction(
 
 
 def cosine(first: Tensor, second: Tensor) -> float:
-    """The cosine of the angle between two vectors (n,), 0 where one of them is zero."""
+    """The cosine of the angle between two vectors (n,); 0 if one of them is zero."""
     a, b = first[None], second[None]
     length = math.sqrt(float(dots(a, a))) * math.sqrt(float(dots(b, b)))
     return float(dots(a, b)) / length if length else 0.0
 
 
 def _groups(network: Network, vector: Tensor, normalize: str) -> list[Tensor]:
-    """Views (groups, entries) of a vector (n,): a group is what is scaled by one factor."""
+    """Views (groups, entries) of a vector (n,); each group is scaled by one factor."""
     if normalize == "none":
         return [vector[None]]
     parts = [part for part in network.unflatten(vector) if part.ndim >= 2]
@@ -102,9 +112,12 @@ def _groups(network: Network, vector: Tensor, normalize: str) -> list[Tensor]:
 def _scale(
     network: Network, direction: Tensor, theta: Tensor, normalize: str, rounding: float = 0.0
 ) -> None:
-    """Give a float64 direction on the CPU the norms of θ's groups, in place.
+    """Scale a float64 direction on the CPU to the norms of θ's groups, in place.
 
-    Groups with less than `rounding` of the direction's norm become zero, not noise at full size.
+    Groups with less than `rounding` of the direction's norm become zero, not full-size noise.
+
+    Raises:
+        SharpError: the direction becomes zero.
     """
     if normalize == "none":
         return
@@ -126,10 +139,10 @@ def _scale(
 
 
 def _orthogonalize(first: list[Tensor], second: list[Tensor]) -> None:
-    """Make the second direction orthogonal to the first, keeping the norm of each group, in place.
+    """Make the second direction orthogonal to the first in place, keeping each group's norm.
 
     A group of several entries is made orthogonal by itself. Groups of one entry are parallel or
-    opposite; what they add up to is taken back by giving all others the same cosine.
+    opposite. Their sum is cancelled by giving all other groups the same cosine.
     """
     wide = [(a, b) for a, b in zip(first, second, strict=True) if a.shape[1] > 1]
     single = [(a, b) for a, b in zip(first, second, strict=True) if a.shape[1] == 1]
@@ -149,7 +162,7 @@ def _orthogonalize(first: list[Tensor], second: list[Tensor]) -> None:
 
 
 def _balance(single: list[tuple[Tensor, Tensor]], room: float) -> float:
-    """Σ a·b over groups of one entry, with signs of b turned where it is beyond ±`room`."""
+    """Σ a·b over groups of one entry, after flipping signs of b if the sum is beyond ±`room`."""
     if not single:
         return 0.0
     products = torch.cat([(a * b).squeeze(1) for a, b in single])
@@ -168,5 +181,5 @@ def _balance(single: list[tuple[Tensor, Tensor]], room: float) -> float:
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """The quotient, 0 where the denominator is."""
+    """The quotient, and 0 where the denominator is 0."""
     return torch.where(denominator == 0, 0.0, numerator / denominator)

@@ -1,4 +1,4 @@
-"""What was found at points, as a document holds it: curves, barriers, a checkpoint's numbers."""
+"""The values at points, converted for a document: curves, barriers, a checkpoint's numbers."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["barriers", "curves_of", "measures_of", "sampling_errors_of"]
 
 
 def curves_of(values: Sequence[Values | None]) -> Curves:
-    """Loss and metrics by split, one number a point; None where a point was not reached."""
+    """Loss and metrics by split, one number per point; None for a point that was not reached."""
     return _by_name(values, lambda mean: mean.value)
 
 
 def sampling_errors_of(values: Sequence[Values | None]) -> SamplingCurves | None:
-    """As `curves_of`, the standard errors of sampling; None where all examples were measured."""
+    """The sampling errors of `curves_of`; None if all examples were measured."""
     errors = _by_name(values, lambda mean: mean.sampling_error)
     sampled = {
         split: {n: e for n, e in each.items() if any(x is not None for x in e)}
@@ -38,7 +38,7 @@ def sampling_errors_of(values: Sequence[Values | None]) -> SamplingCurves | None
 def measures_of(values: Values, doubted: Mapping[str, str | None]) -> dict[str, dict[str, Scalar]]:
     """Loss and metrics → split → the number, as in the document of `sharp measure`.
 
-    `doubted` says of each split why errors of its sample cannot be trusted.
+    `doubted` has the reason, for each split, why sampling errors cannot be trusted, or None.
     """
     found: dict[str, dict[str, Scalar]] = {}
     for split, means in values.items():
@@ -55,10 +55,12 @@ def barriers(
     curves: Curves,
     key: str,
 ) -> dict[str, Barrier]:
-    """Each split's barrier in both conventions with its place, called `key`.
+    """Each split's barrier in both conventions, with its place under the name `key`.
 
-    Where a subset is measured, with the sampling error of the difference, example by example: they
-    cost three forward passes. A split whose ends were not reached or are not finite is left out.
+    On a subset of the data, the sampling error is that of the differences of each example's losses.
+    A split whose ends were not reached or are not finite is left out.
+
+    Cost: three forward passes for each sampling error.
     """
     found: dict[str, Barrier] = {}
     for split, curve in curves.items():
@@ -100,7 +102,7 @@ def _sampling_error(
         top, start, stop = (
             surface.per_example(anchors, weights((t,)), split) for t in (found.place, 0.0, 1.0)
         )
-    except SharpError:  # the loss gives one sum for a batch, so that no sampling error is told
+    except SharpError:  # the loss gives one sum per batch, so there is no sampling error
         return {"sampling_status": SamplingStatus.UNRELIABLE}
     rise = top[0] - (1 - share) * start[0] - share * stop[0]
     mean = mean_of(moments(rise, top[1]).tolist(), rows.total, sampled=True)

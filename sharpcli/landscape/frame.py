@@ -12,7 +12,7 @@ from sharpcli.errors import SharpError
 
 __all__ = ["Frame", "around", "line", "plane_through", "weighted_sum"]
 
-# Share of ‖C−A‖ that must stand off the line AB: below, float32 rounding decides where C lies.
+# Least distance of C from the line AB, as a share of ‖C−A‖; below it, float32 rounding decides.
 _OFF_THE_LINE = 1e-6
 
 
@@ -20,10 +20,9 @@ _OFF_THE_LINE = 1e-6
 class Frame:
     """The points θ(c) = Σ_k (origin + axes·c)_k anchor_k of a line (d = 1) or a plane (d = 2).
 
-    `anchors` (K, n) are checkpoints and directions; `origin` (K,) and `axes` (K, d), float64 on
-    the CPU, say how their weights follow from the coordinates c (d,). A checkpoint whose weight is
-    one and the others' zero comes out bit for bit. `places` are the coordinates of the anchors that
-    are checkpoints; directions follow these.
+    `anchors` (K, n) are checkpoints, followed by directions. `origin` (K,) and `axes` (K, d),
+    float64 on the CPU, give their weights at the coordinates c (d,). If one weight is one and the
+    others are zero, θ is that anchor bit for bit. `places` are the checkpoints' coordinates.
     """
 
     anchors: Tensor
@@ -33,7 +32,7 @@ class Frame:
 
     @property
     def dimensions(self) -> int:
-        """How many coordinates a point has."""
+        """The number of coordinates of a point."""
         return self.axes.shape[1]
 
     def weights(self, coordinates: Sequence[float]) -> Tensor:
@@ -41,7 +40,7 @@ class Frame:
         return self.origin + self.axes @ torch.tensor(coordinates, dtype=torch.float64)
 
     def point(self, coordinates: Sequence[float]) -> Tensor:
-        """θ (n,) at the coordinates (d,). Cost: reads each anchor once."""
+        """θ (n,) at the coordinates (d,). Cost: one read of each anchor."""
         return weighted_sum(self.anchors, self.weights(coordinates))
 
     def direction(self, axis: int) -> Tensor:
@@ -50,7 +49,7 @@ class Frame:
 
 
 def weighted_sum(anchors: Tensor, weights: Tensor) -> Tensor:
-    """Σ_k weights_k anchors_k (n,): an anchor alone with weight one comes out bit for bit."""
+    """Σ_k weights_k anchors_k (n,); a single anchor with weight one is returned bit for bit."""
     total: Tensor | None = None
     for anchor, weight in zip(anchors, weights.tolist(), strict=True):
         if weight:
@@ -59,17 +58,19 @@ def weighted_sum(anchors: Tensor, weights: Tensor) -> Tensor:
 
 
 def line(a: Tensor, b: Tensor) -> Frame:
-    """θ(α) = (1−α)A + αB: A at 0, B at 1; α counts distances ‖B−A‖."""
+    """The line θ(α) = (1−α)A + αB: A at 0, B at 1; α is in units of ‖B−A‖."""
     axes = _vector(-1, 1).unsqueeze(1)
     return Frame(torch.stack([a, b]), _vector(1, 0), axes, ((0.0,), (1.0,)))
 
 
 def plane_through(a: Tensor, b: Tensor, c: Tensor) -> Frame:
-    """The plane through three points in true weight distance: A = (0, 0), B = (‖B−A‖, 0).
+    """The plane through three points, with A = (0, 0) and B = (‖B−A‖, 0).
 
-    Axes by Gram–Schmidt, û = (B−A)/‖B−A‖ and v̂ ∝ (C−A) − ⟨C−A, û⟩û (Garipov et al. 2018, section
-    4.1); coordinates are Euclidean distances. Raises `SharpError` where the three do not span a
-    plane.
+    The axes are û = (B−A)/‖B−A‖ and v̂ ∝ (C−A) − ⟨C−A, û⟩û, by Gram–Schmidt (Garipov et al. 2018,
+    section 4.1). Coordinates are Euclidean distances between weights.
+
+    Raises:
+        SharpError: the three points do not span a plane.
     """
     to_b, to_c = (b - a).double(), (c - a).double()
     length = float(to_b.norm())
@@ -92,7 +93,7 @@ def plane_through(a: Tensor, b: Tensor, c: Tensor) -> Frame:
 
 
 def around(center: Tensor, directions: Sequence[Tensor]) -> Frame:
-    """θ(α[, β]) = center + α d₁ [+ β d₂]; directions (n,) of any length."""
+    """The frame θ(α[, β]) = center + α d₁ [+ β d₂] of directions (n,) of any length."""
     count = len(directions)
     axes = torch.zeros(count + 1, count, dtype=torch.float64)
     axes[1:] = torch.eye(count, dtype=torch.float64)

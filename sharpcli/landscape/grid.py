@@ -1,4 +1,4 @@
-"""Where on a line or a plane the loss is asked for."""
+"""The grid of points on a line or a plane."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ENDS = (0.0, 1.0)  # A and B
 
 
 def axis_values(low: float, high: float, points: int) -> list[float]:
-    """`points` values from `low` to `high`, evenly spaced; a single one is the middle."""
+    """`points` evenly spaced values from `low` to `high`; a single value is the middle."""
     if points == 1:
         return [(low + high) / 2]
     step = points - 1
@@ -21,10 +21,10 @@ def axis_values(low: float, high: float, points: int) -> list[float]:
 
 
 def line_values(low: float, high: float, points: int) -> list[float]:
-    """As `axis_values`, with the ends 0 and 1 of a line among them wherever they are in range.
+    """Like `axis_values`, with the line's ends 0 and 1 among the values if they are in range.
 
-    The values nearest to them are moved there, and not `low` and `high` where the points suffice
-    for all (`fewest_points`); a single value goes to 0 first.
+    The values nearest to 0 and 1 move there, except `low` and `high` if there are points for all
+    (`fewest_points`). A single value moves to 0 first.
     """
     values = axis_values(low, high, points)
     free, ends = set(range(points)), _inside(low, high)
@@ -39,13 +39,13 @@ def line_values(low: float, high: float, points: int) -> list[float]:
 
 
 def fewest_points(low: float, high: float) -> int:
-    """How many points hold both ends of a range and the 0 and 1 in it; without these, one does."""
+    """The points needed for both ends of a range and the 0 and 1 in it; 1 without 0 and 1."""
     inside = _inside(low, high)
     return len({low, high, *inside}) if inside else 1
 
 
 def check_line(low: float, high: float, points: int) -> None:
-    """Refuse a range that so few points cannot show; raises `UsageError` saying how many can."""
+    """Raise `UsageError` if the points are too few for the range; it names the fewest."""
     fewest = fewest_points(low, high)
     if points < fewest:
         held = " and ".join(f"{end:g}" for end in _inside(low, high))

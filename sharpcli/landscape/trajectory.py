@@ -1,4 +1,4 @@
-"""An optimizer's path on a line or plane: its principal axes, and where its points fall."""
+"""An optimizer's path on a line or plane: its principal axes, and the projection of its points."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sharpcli.linalg.orthogonal import extend
 
 __all__ = ["PrincipalAxes", "Projection", "principal_axes", "project"]
 
-# Entries of the points that are looked at together: T times as many numbers in float64.
+# Entries of the points in one chunk, which has T times as many numbers in float64.
 _CHUNK = {"cpu": 2**14, "cuda": 2**18}
 # A principal axis with a smaller share of the variance than this many machine epsilons (times the
 # number of points) is rounding of the Gram matrix.
@@ -26,7 +26,7 @@ _PARALLEL = 1e-12
 
 @dataclass(frozen=True)
 class PrincipalAxes:
-    """Orthonormal directions (n,), and the share of Σ‖θ_t − θ_final‖² that each one shows."""
+    """Orthonormal directions (n,), and each one's share of Σ‖θ_t − θ_final‖²."""
 
     directions: tuple[Tensor, ...]
     explained_variance: tuple[float, ...]
@@ -34,13 +34,13 @@ class PrincipalAxes:
 
 @dataclass(frozen=True)
 class Projection:
-    """Where points fall on a line or plane.
+    """The projection of points on a line or plane.
 
-    Of point t: `coordinates` (d,) by least squares, and `unseen`, the share ‖rest‖ / ‖distance
-    from the origin‖ that the frame does not show (0 for the origin itself). Of all: the share of
-    Σ‖distance‖² that each axis would show alone, `explained_variance` (d,), and that they show
-    together, `explained_together`; both 1 where all points are the origin. The shares of axes
-    that are not orthogonal do not add up to the one they have together.
+    Each point has `coordinates` (d,) by least squares, and `unseen`, the share ‖rest‖ / ‖distance
+    from the origin‖ that the frame does not show (0 for the origin itself). `explained_variance`
+    (d,) is the share of Σ‖distance‖² that each axis shows alone, `explained_together` the share of
+    both; these are 1 if all points are the origin. If the axes are not orthogonal, the shares do
+    not add up to `explained_together`.
     """
 
     coordinates: tuple[tuple[float, ...], ...]
@@ -52,13 +52,16 @@ class Projection:
 def principal_axes(points: Sequence[Tensor], final: Tensor, count: int = 2) -> PrincipalAxes:
     """The first `count` principal axes of θ_t − θ_final for points θ_t (n,) of a path.
 
-    Not centred: the plane is to go through θ_final, and of all that do, these axes span the one
-    with the least Σ‖rest‖² (Li et al. 2018, section 7, define them so; subtracting the mean, as
-    PCA routines do, gives a plane through the path's mean). Axes are turned so that the point
-    farthest out along each has a positive coordinate. Raises `SharpError` where the
-    path spans fewer than `count` axes beyond the rounding that its points were stored with.
+    The mean is not subtracted. So the plane goes through θ_final, and among such planes it has the
+    least Σ‖rest‖² (Li et al. 2018, section 7); with the mean subtracted, as in PCA routines, it
+    would go through the path's mean. The sign of each axis makes the farthest point's coordinate
+    positive.
+
+    Raises:
+        SharpError: the path spans fewer than `count` axes beyond the rounding of its points.
+
     Cost: 2·T²·n operations in float64 through the (T, T) Gram matrix, two passes over the points,
-    and memory for the axes alone.
+    and memory for the axes only.
     """
     if not points:
         raise SharpError(
@@ -76,7 +79,7 @@ def principal_axes(points: Sequence[Tensor], final: Tensor, count: int = 2) -> P
     values, weights = values.flip(0)[:count].clamp_min(0.0), weights.flip(1)[:, :count]
     lengths = values.sqrt()
     epsilon = max(torch.finfo(point.dtype).eps for point in (*points, final))
-    # Every point was rounded to its dtype, θ_final too: at most epsilon/2 of each one's norm.
+    # Each point, also θ_final, was rounded to its dtype: by at most epsilon/2 of its norm.
     stored = epsilon * math.sqrt(len(points)) * (math.sqrt(square) + float(lengths[0]))
     machine = _GRAM_ROUNDING * len(points) * torch.finfo(torch.float64).eps
     limit = max(stored, math.sqrt(machine) * float(lengths[0]))
@@ -88,17 +91,18 @@ def principal_axes(points: Sequence[Tensor], final: Tensor, count: int = 2) -> P
     for start, stop in _chunks(final):
         away = _away(points, final[start:stop], start, stop)
         axes[:, start:stop] = (weights.T.to(away.device) @ away).to(axes)
-    # Where the second axis is far smaller than the first, the Gram matrix's rounding shows in it.
+    # Orthogonalise: a second axis far smaller than the first shows the Gram matrix's rounding.
     axes, _ = extend(axes, axes[:0], 1.0, torch.Generator())
     shares = values / gram.trace()
     return PrincipalAxes(tuple(axes), tuple(shares.tolist()))
 
 
 def project(points: Sequence[Tensor], frame: Frame) -> Projection:
-    """The least-squares coordinates of points (n,) on a frame's own axes, of any length and angle.
+    """The least-squares coordinates of points (n,) on a frame's axes, of any length and angle.
 
-    An axis that is zero, or what two parallel ones share, gets the smallest coordinates that fit.
-    Cost: two passes over points and anchors in float64, a slice at a time.
+    If an axis is zero, or two are parallel, the smallest coordinates that fit are taken.
+
+    Cost: two passes over points and anchors in float64, in slices.
     """
     d, count = frame.dimensions, len(points)
     gram, right = (torch.zeros(d, size, dtype=torch.float64) for size in (d, count))
@@ -110,7 +114,7 @@ def project(points: Sequence[Tensor], frame: Frame) -> Projection:
         squares += away.square().sum(1).cpu()
     lengths = gram.diagonal().sqrt()
     lengths = torch.where(lengths == 0, 1.0, lengths)
-    # With unit axes: their lengths may differ by many orders, which says nothing of their angle.
+    # With unit axes, since lengths may differ by orders of magnitude whatever the angle.
     cosines = gram / lengths[:, None] / lengths
     inverse = torch.linalg.pinv(cosines, rtol=_PARALLEL, hermitian=True)
     coordinates = (inverse @ (right / lengths[:, None]) / lengths[:, None]).T
@@ -128,14 +132,14 @@ def project(points: Sequence[Tensor], frame: Frame) -> Projection:
 
 
 def _chunks(like: Tensor) -> Iterator[tuple[int, int]]:
-    """Bounds of slices of a vector (n,) that are small enough to hold T of in float64."""
+    """Bounds of slices of a vector (n,), small enough to hold T of them in float64."""
     size, chunk = like.shape[-1], _CHUNK.get(like.device.type, _CHUNK["cpu"])
     for start in range(0, size, chunk):
         yield start, min(start + chunk, size)
 
 
 def _slices(frame: Frame) -> Iterator[tuple[Tensor, Tensor, int, int]]:
-    """A frame's origin (m,) and axes (d, m), a slice of m entries at a time, in float64."""
+    """A frame's origin (m,) and axes (d, m) in float64, in slices of m entries."""
     for start, stop in _chunks(frame.anchors):
         anchors = _wide(frame.anchors[:, start:stop])
         origin, axes = frame.origin.to(anchors.device), frame.axes.to(anchors.device)
@@ -149,7 +153,7 @@ def _away(points: Sequence[Tensor], origin: Tensor, start: int, stop: int) -> Te
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    """In float64, on the CPU where the device has none."""
+    """The tensor in float64, on the CPU if the device has no float64."""
     return tensor.cpu().double() if tensor.device.type == "mps" else tensor.double()
 
 
@@ -168,7 +172,7 @@ def _check_finite(gram: Tensor, square: float) -> None:
 
 
 def _check_rank(rank: int, others: int, count: int) -> None:
-    """Refuse a path with fewer axes than were asked for; `others` points are not the final one."""
+    """Raise `SharpError` if the path has too few axes; `others` points differ from the last."""
     if rank == 0:
         raise SharpError(
             "every checkpoint of the path equals the final one: there is no path to show",

@@ -1,4 +1,4 @@
-"""A checkpoint layer by layer: the measures of each layer's block of the parameters."""
+"""Measure a checkpoint layer by layer: each layer's block of the parameters on its own."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["check_layers", "measure_layers"]
 
 
 def check_layers(measures: Sequence[Measure], settings: MeasureSettings) -> None:
-    """Raise `UsageError` where layers are asked for and no measure tells them apart."""
+    """Raise `UsageError` if layers are requested but every measure is the same for all layers."""
     if settings.by and not any(measure.of_parameters for measure in measures):
         names = setting("measures", [measure.name for measure in measures])
         raise UsageError(
@@ -39,12 +39,14 @@ def check_layers(measures: Sequence[Measure], settings: MeasureSettings) -> None
 def measure_layers(
     whole: Context, measures: Sequence[Measure], loaded: Loaded, begin: Begin
 ) -> list[LayerResult]:
-    """The measures of every layer's block of θ at the point of `whole`, with its data.
+    """Measure every layer's block of θ at the point and on the data of `whole`.
 
-    A block has its layer's parameters for θ and holds all others fixed. Measures that are the same
-    for every block are left out; more eigenvalues or dimensions than a block has are not asked for.
-    One layer's failure is its own, and Ctrl-C keeps the layers that are finished. Adds to the
-    warnings of `whole`, naming the layer. Cost: that of the measures, once a layer.
+    In a block, θ is the layer's parameters, and all others are fixed. Measures that are the same
+    for every block are left out. The number of eigenvalues or dimensions is at most the block's
+    size. If a layer fails, the others are still measured. Ctrl-C keeps the finished layers. The
+    layers' warnings are added to those of `whole`.
+
+    Cost: that of the measures for each layer.
     """
     chosen = [measure for measure in measures if measure.of_parameters]
     network, batch_size = whole.objective.network, loaded.study.run.batch_size
@@ -88,7 +90,7 @@ def _begin(begin: Begin, title: str, measure: str) -> Progress:
 
 
 def _context(whole: Context, network: Network, batch_size: int | None, begin: Begin) -> Context:
-    """What measures of a block are handed: the same data, the rest of the parameters fixed."""
+    """The context of a block: the same data, with all other parameters fixed."""
     all_of_it = whole.objective.network
     views = dict(zip(all_of_it.names, all_of_it.unflatten(whole.theta), strict=True))
     objectives = {
@@ -116,13 +118,13 @@ def _context(whole: Context, network: Network, batch_size: int | None, begin: Be
 def _fixed(
     network: Network, fixed: Mapping[str, Tensor], views: Mapping[str, Tensor]
 ) -> Iterator[tuple[str, Tensor]]:
-    """What a block's network needs beside its own parameters, without copies."""
+    """The fixed tensors of a block's network: buffers and other parameters, without copies."""
     for name in network.fixed_names:
         yield name, fixed[name] if name in fixed else views[name].to(network.compute)
 
 
 def _left(seconds: float, done: int, count: int) -> str:
-    """`, about 40 s left`, once a layer has shown how long one takes."""
+    """The text `, about 40 s left`; empty before the first layer is finished."""
     if not done:
         return ""
     rest = seconds / done * (count - done)

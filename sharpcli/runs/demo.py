@@ -1,4 +1,4 @@
-"""Train small- and large-batch minima of one network, measure them, and say what that shows."""
+"""Train small- and large-batch minima of one network, measure them, and sum up the result."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ __all__ = [
 TASK = "digits"
 TASK_OPTIONS = {"depth": "4"}
 
-# Within an optimizer only the batch size differs; all stop at the same training loss, since every
-# sharpness falls with the loss. 1,442 is the whole training split. The learning rates were chosen
-# so that all four train within seconds. Seen with seeds 0 to 4, large batch against small:
+# Within an optimizer only the batch size differs. All stop at the same training loss, since every
+# sharpness falls with the loss. 1,442 is the size of the training split. The learning rates were
+# chosen so that all four train within seconds. With seeds 0 to 4, large batch against small:
 # λ1 7.4-9.6 against 0.4-1.2 and φ 3.3-6.7 against 0.2-0.4 (sgd), λ1 14-24 against 0.8-3.2 and
 # φ 11-19 against 0.4-1.4 (adam).
 _SGD = TrainSettings(optimizer="sgd", lr=0.1, epochs=4000, until_loss=0.005)
@@ -46,8 +46,9 @@ SETUPS = tuple(
     for batch_size in (SMALL, LARGE)
 )
 
-EPSILON = 1e-3  # the box of the φ that the sentence quotes
-CLEAR = 1.5  # a ratio nearer to 1 than this is called no clear difference
+_NAMES = {"sgd": "SGD", "adam": "Adam"}
+EPSILON = 1e-3  # the box of the φ in the sentence
+CLEAR = 1.5  # a smaller ratio is called no clear difference
 
 
 def train_all(
@@ -56,7 +57,7 @@ def train_all(
     say: Callable[[str], object] = lambda _: None,
     begin: Begin = lambda _: silent,
 ) -> None:
-    """Train every setup and save its checkpoint at its path; `say` takes a line on each."""
+    """Train every setup and save its checkpoint at its path; `say` gets one line on each."""
     task = load_task(TASK, TASK_OPTIONS)
     for setting, path in zip(SETUPS, paths, strict=True):
         description = f"training {setting.optimizer}, batch size {setting.batch_size}"
@@ -67,7 +68,7 @@ def train_all(
 def measure_and_join(
     paths: Sequence[Path], seed: int, begin: Begin = lambda _: silent
 ) -> tuple[Document, Document]:
-    """The documents of a measurement of all, and of the line between the first two."""
+    """The documents of a measurement of all checkpoints, and of the line between the first two."""
     measured = measure_checkpoints(paths, run=RunSettings(seed=seed), begin=begin)
     run = RunSettings(split="both", seed=seed)
     line = interpolate_checkpoints(paths[:2], run=run, watch=Watch(begin))
@@ -75,10 +76,10 @@ def measure_and_join(
 
 
 def sentence(results: Sequence[Mapping[str, Any]]) -> str:
-    """One sentence on what the measured numbers show, whichever way they fall.
+    """Compare small- and large-batch minima in one sentence.
 
-    `results` are those of a measure document; small and large batches are compared within an
-    optimizer, by φ (ε-sharpness at 1e-3, full space) and λ1.
+    `results` are those of a measure document. Batch sizes are compared within each optimizer, by φ
+    (ε-sharpness at 1e-3, full space) and λ1.
     """
     ratios: dict[str, dict[str, float]] = {"φ": {}, "λ1": {}}
     by_setup = {_setup(result): result for result in results if result["status"] == Outcome.OK}
@@ -88,30 +89,28 @@ def sentence(results: Sequence[Mapping[str, Any]]) -> str:
             below, above = (read(result) if result else None for result in (small, large))
             if not below or not above or below <= 0 or above <= 0:
                 return (
-                    f"Nothing can be said: {name} of {optimizer} could not be measured for both "
-                    "batch sizes."
+                    f"No comparison: {name} could not be measured for both batch sizes of "
+                    f"{_NAMES[optimizer]}."
                 )
             ratios[name][optimizer] = above / below
     every = [ratio for of in ratios.values() for ratio in of.values()]
-    larger, smaller = f"the large-batch ({LARGE:,})", f"the small-batch ({SMALL})"
+    larger, smaller = f"large-batch ({LARGE:,})", f"small-batch ({SMALL})"
     if min(every) >= CLEAR:
-        return f"Sharper are {larger} minima: {_times(ratios, 1)} those of {smaller} ones."
+        return f"The {larger} minima are sharper than the {smaller} ones: {_times(ratios, 1)}."
     if max(every) <= 1 / CLEAR:
-        return f"Sharper are {smaller} minima: {_times(ratios, -1)} those of {larger} ones."
+        return f"The {smaller} minima are sharper than the {larger} ones: {_times(ratios, -1)}."
     return (
-        f"No clear difference between {larger} and {smaller} minima: {_times(ratios, 1)} "
-        "those of the small-batch ones."
+        f"No clear difference between the {larger} and the {smaller} minima: at the large-batch "
+        f"ones, {_times(ratios, 1)}."
     )
 
 
 def _times(ratios: Mapping[str, Mapping[str, float]], power: int) -> str:
-    """`φ is 17 (sgd) and 29 (adam) times, λ1 …`."""
+    """`φ is 17× (SGD) and 29× (Adam) as high, λ1 …`."""
     parts = []
     for name, of in ratios.items():
-        values = " and ".join(
-            f"{ratio**power:.2g} ({optimizer})" for optimizer, ratio in of.items()
-        )
-        parts.append(f"{name} is {values} times")
+        values = " and ".join(f"{x**power:.2g}× ({_NAMES[key]})" for key, x in of.items())
+        parts.append(f"{name} is {values} as high")
     return ", ".join(parts)
 
 

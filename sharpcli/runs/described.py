@@ -1,6 +1,6 @@
-"""Whether a checkpoint's metadata describe the model that its tensors are of.
+"""Check that a checkpoint's metadata describe the model of its tensors.
 
-`sharp train` writes the task's options beside the weights, so that nobody has to repeat them. They
+`sharp train` stores the task's options in the checkpoint, so that users need not repeat them. They
 are text that anybody can edit: `width=60000` in a small file must not make a large model.
 """
 
@@ -24,24 +24,28 @@ __all__ = ["check_described"]
 
 
 def check_described(task: Task, checkpoint: Checkpoint) -> None:
-    """Raise `SharpError` where the task's options make another model than the checkpoint is of.
+    """Check that the task's options make the model of the checkpoint.
 
-    The model is built without its numbers (on PyTorch's meta device), and no further than to twice
-    the parameters that the checkpoint has tensors: some are replaced by others, to tie them.
+    The model is built on PyTorch's meta device, without numbers. Building stops at twice as many
+    parameters as the checkpoint has tensors (not at once as many: tying replaces some).
+
+    Raises:
+        SharpError: the options make another model.
+
     Cost: about a millisecond for a small model; no memory for its parameters.
     """
     elements = sum(tensor.numel() for tensor in checkpoint.tensors.values())
     options = ", ".join(f"{name}={value}" for name, value in task.options.items())
     said = (
-        f"the task that its metadata name, {task.name} with {options}, has another model than its "
-        "tensors are of"
+        f"its metadata name the task {task.name} with {options}, whose model does not fit its "
+        "tensors"
     )
     hint = (
         f"give the options that it was trained with ({setting('options.name', 'value')}), or name "
         f"another task ({setting('task')})"
     )
     for name, value in task.options.items():
-        # each counts units or layers, and a model has more numbers than either
+        # An option may count units or layers; a model has more parameters than either.
         if type(value) is int and abs(value) > max(elements, _SMALL):
             raise SharpError(
                 f"{checkpoint.path}: {said}: {name} is {value}, and all tensors together have "
@@ -58,16 +62,16 @@ def check_described(task: Task, checkpoint: Checkpoint) -> None:
         raise SharpError(f"{error.message}; {said}", hint) from error
 
 
-_SMALL = 2**16  # an option that is no size, such as a seed, may be this large in any file
+_SMALL = 2**16  # an option that is not a size, such as a seed, may always be this large
 
 
 class _TooLargeError(SharpError):
-    """A model outgrew its checkpoint while it was built; a `SharpError`, as a task passes those."""
+    """A model outgrew its checkpoint while it was built. Tasks let a `SharpError` pass."""
 
 
 @contextmanager
 def _at_most(parameters: int, elements: int) -> Iterator[None]:
-    """While active, a module that gets more parameters than these in all cannot be built."""
+    """While active, building modules with more parameters or elements in all than this fails."""
     counted: dict[int, torch.nn.Parameter] = {}  # a tied one is registered more than once
     total = 0
 

@@ -1,7 +1,7 @@
 """The kinds of axes around a checkpoint: what the directions of a landscape may be.
 
-A new kind is a module with a function that makes its directions, and its entry here. The modules
-are imported when they are used, so that the command line reads this table without torch.
+A new kind needs a module with a function that makes its directions, and an entry here. Modules are
+imported when they are used, so that the command line reads this table without torch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["DIRECTION_KINDS", "Direction", "DirectionKind", "direction_kind"]
 
 @dataclass(frozen=True)
 class Direction:
-    """An axis around a checkpoint: its vector (n,), what it is, its eigenvalue if it has one."""
+    """An axis around a checkpoint: its vector (n,), its meaning, and its eigenvalue if any."""
 
     vector: Tensor
     meaning: str
@@ -36,9 +36,8 @@ class DirectionKind:
     """One way of choosing the axes.
 
     `made_by` names the module in `runs` whose `directions(exploration, settings, normalize)` makes
-    them. `normalize` is how they are scaled unless the user says otherwise, `reads` names the
-    settings that this kind alone uses. One that `needs_path` is drawn by default as far as the
-    path reaches.
+    them. `normalize` is the default scaling. `reads` names the settings that only this kind uses.
+    With `needs_path`, the default range covers the path.
     """
 
     name: str
@@ -51,7 +50,7 @@ class DirectionKind:
     def directions(
         self, this: Exploration, settings: DirectionSettings, normalize: str
     ) -> list[Direction]:
-        """One or two directions around the exploration's center, as long as `normalize` says."""
+        """One or two directions around the exploration's center, scaled by `normalize`."""
         module = import_module(f"sharpcli.runs.{self.made_by}")
         found: list[Direction] = module.directions(this, settings, normalize)
         return found
@@ -75,7 +74,7 @@ DIRECTION_KINDS = {
 
 
 def direction_kind(name: str) -> DirectionKind:
-    """The kind of that name; raises `UsageError` where there is none."""
+    """The kind with this name; raises `UsageError` for an unknown one."""
     if name not in DIRECTION_KINDS:
         raise UsageError(
             f"{setting('directions.kind', name)}: there are no such directions",

@@ -1,4 +1,4 @@
-"""One exploration of parameter space, as `interpolate` and `landscape` share it."""
+"""The parts that `interpolate` and `landscape` share: one exploration of parameter space."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ NAMES = "ABC"
 
 @dataclass(frozen=True)
 class Beside:
-    """What is looked at beside the grid: checkpoints to mark, and paths to project."""
+    """Checkpoints to mark, and paths to project, in addition to the grid."""
 
     marks: Sequence[str | Path] = ()
     trajectories: Sequence[Sequence[str | Path]] = ()
@@ -61,9 +61,9 @@ class Beside:
 
 @dataclass
 class Exploration:
-    """A run's checkpoints in memory, its evaluator, and what is to be said of it.
+    """A run's checkpoints in memory, its evaluator, and its notes and warnings.
 
-    `anchors` are the checkpoints that span the line or plane, `marks` those put on it, and
+    `anchors` are the checkpoints that span the line or plane, `marks` those marked on it, and
     `trajectories` the points (n,) of each path.
     """
 
@@ -84,7 +84,7 @@ class Exploration:
         return self.study.network.fixed(loaded.match.tensors)
 
     def drawn(self, points: Points) -> dict[str, Any]:
-        """The fields that results of both commands have: how they were drawn, and their points."""
+        """The result fields of both commands: status, dimensions, batch norm and the points."""
         norm, network = self.surface.batch_norm, self.study.network
         in_training = self.study.run.mode == "train" and statistics_of_layers(network)
         recalibrated = norm is not None and norm.mode == "recalibrate"
@@ -104,9 +104,11 @@ def exploring(
     run: RunSettings | None,
     watch: Watch,
 ) -> Iterator[Studies]:
-    """What a run needs of its task; leaves global random states alone and closes the journal.
+    """Yield the studies of a run's task; keep the global random states and close the journal.
 
-    Raises `SharpError` where there is no folder for the journal, and where memory runs out.
+    Raises:
+        SharpError: the journal has no folder, memory runs out, or the loss has no derivative.
+        RuntimeError: any other error of torch.
     """
     if watch.journal is not None:
         watch.journal.check()
@@ -135,14 +137,14 @@ def begin_exploration(
 ) -> Exploration:
     """Load every checkpoint, read the data and open the journal; nothing is explored yet.
 
-    Raises `SharpError` where a checkpoint cannot be read or is not the task's model's, where two
-    evaluations differ, and where the grid does not fit this machine.
+    A `SharpError` says that a checkpoint cannot be read or does not fit the task's model, that two
+    evaluations differ, or that the grid does not fit this machine.
     """
     shape = settings.grid.shape(dimensions)
     anchors = [_of_one_task(path, studies, paths[0]) for path in paths]
     marks = [_of_one_task(path, studies, paths[0]) for path in beside.marks]
     trajectories: list[list[tuple[str, Tensor]]] = []
-    hashes: dict[str, list[str]] = {}  # a point's θ is kept and no more: a path may be long
+    hashes: dict[str, list[str]] = {}  # of a path's points only θ is kept: it may be long
     for number, points in enumerate(beside.trajectories, 1):
         trajectories.append([])
         for path in points:
@@ -207,7 +209,7 @@ def begin_exploration(
 
 
 def report(this: Exploration, result: Interpolated | Explored) -> Report:
-    """The report, without wall times and dates: a resumed run's is the same to the byte."""
+    """The report, without wall times and dates: that of a resumed run is the same to the byte."""
     if this.walk.interrupted:
         where = " the same command goes on from there" if this.walk.watch.journal else ""
         this.warnings.append(f"{this.walk.interrupted}{';' + where if where else ''}")
@@ -231,8 +233,8 @@ def _of_one_task(path: str | Path, studies: Studies, first: str | Path) -> Loade
             for study in made[:2]
         )
         raise UsageError(
-            f"{first} and {path} are of different tasks ({one}; {other}): they are not points of "
-            "one parameter space",
+            f"{first} and {path} belong to different tasks ({one}; {other}): they are not points "
+            "of one parameter space",
             "name checkpoints of one architecture, or one task for all of them with "
             f"{setting('task')}",
         )
@@ -245,7 +247,7 @@ def _batch_norm(
     norms: Normalisations,
     settings: BatchNormSettings,
 ) -> BatchNorm | None:
-    """How running statistics are found; None where the model reads none."""
+    """How running statistics are computed; None if the model reads none."""
     if study.run.mode == "train" or not norms.moving:
         return None
     rows = recalibration_rows(objectives["train"], settings.examples, study.run.seed)
@@ -253,7 +255,7 @@ def _batch_norm(
 
 
 def _say_what_is_not_taken_anew(this: Exploration, norms: Normalisations) -> None:
-    """Notes and warnings of buffers that are not what the weights at a point would have made."""
+    """Add notes and warnings on buffers that are not re-estimated for the weights at a point."""
     own = [this.buffers(each) for each in this.anchors]
     buffers = [name for name, _ in this.study.network.model.named_buffers()]
     read = {name for call in norms.calls for name in (call.mean, call.variance)}

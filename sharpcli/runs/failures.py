@@ -1,4 +1,4 @@
-"""Checkpoint after checkpoint: one's failure is its own, and Ctrl-C keeps what is finished."""
+"""Work through checkpoints: a failure ends only its checkpoint, Ctrl-C keeps finished results."""
 
 from __future__ import annotations
 
@@ -29,12 +29,16 @@ def each_checkpoint(
     *,
     is_last: Callable[[T], bool] = lambda _: False,
 ) -> list[T]:
-    """What `work` gives for each checkpoint, in their order, or `failed` in its place.
+    """Apply `work` to each checkpoint, in order.
 
-    `work` gets the path and what is known about the checkpoint, to which it adds as it goes;
-    `failed` gets the same and why. After Ctrl-C, or a result that `is_last`, the rest is failed as
-    interrupted. Raises `UsageError` where every checkpoint fails by misuse, and what
-    `own_failure` does.
+    Errors pass as in `own_failure`, and if every checkpoint fails with a `UsageError`.
+
+    Args:
+        paths: the checkpoints.
+        work: gets a path, and a mapping with facts about the checkpoint, to which it adds.
+        failed: makes the result of a checkpoint that failed, from the facts and the failure.
+        is_last: whether to stop after a result. The rest then counts as interrupted, as after
+            Ctrl-C.
     """
     results: list[T] = []
     misuses: list[UsageError] = []
@@ -62,23 +66,19 @@ def each_checkpoint(
 
 
 def own_failure(error: SharpError | RuntimeError) -> Failure:
-    """What is to be said of a failure that ends one checkpoint or layer alone.
-
-    Raises the error again where it is no such: under torchrun, where other processes may be
-    waiting for this one's share, and for a bug.
-    """
+    """The failure of one checkpoint or layer; raises the error again if the run has to end."""
     if isinstance(error, SharpError):
-        if size() > 1:
+        if size() > 1:  # under torchrun other processes may wait for this one
             raise error
         return Failure(error.message, error.hint)
     said = said_by_torch(error)
-    if said is None:
+    if said is None:  # a bug
         raise error
     return said
 
 
 def said_by_torch(error: RuntimeError) -> Failure | None:
-    """What an exception of torch's says about the task or the machine, None where it is a bug."""
+    """The failure of the task or the machine behind an exception of torch, None for a bug."""
     text = str(error).splitlines()[0] if str(error) else ""
     if is_out_of_memory(error):
         return Failure(f"out of memory: {text}", f"use {setting('samples')}")

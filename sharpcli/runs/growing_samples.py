@@ -1,4 +1,4 @@
-"""Samples of the data that grow until what they leave unknown is small enough."""
+"""Measure on growing samples of the data, until the sampling errors are small enough."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from sharpcli.runtime.progress import Notes
 
 __all__ = ["FIRST_SAMPLES", "Judge", "Widest", "grown", "widest"]
 
-# Examples that growing samples begin with.
+# Size of the first sample.
 FIRST_SAMPLES = 512
-# A sample with no smaller one before it has to meet this share of the target.
+# The first sample must reach this share of the target.
 _AT_ONCE = 0.7
 
 
 @dataclass(frozen=True)
 class Widest:
-    """The number that sampling leaves least known, and by what share of it.
+    """The number with the largest relative sampling error, and that error.
 
-    Where its error is not `reliable` the share is 1 at least.
+    `share` is the error as a share of the value; at least 1 if the error is not `reliable`.
     """
 
     key: str
@@ -40,11 +40,11 @@ class Widest:
 
 
 def widest(measures: Mapping[str, Any], split: str) -> Widest | None:
-    """The leading number of `measures` whose sampling error, with its bias, is the largest share.
+    """The leading number of `measures` with the largest relative sampling error, bias included.
 
-    Leading are the loss of the split, each φ, λ1, the trace and what else a measure calls so;
-    without any of them all numbers. One whose error cannot be told is not known at all, one whose
-    error is unreliable not better than to all of itself. None where there is no number.
+    Leading numbers are the loss of the split, each φ, λ1, the trace, and those that a measure
+    declares; without any of them, all numbers. An unknown error counts as infinite, an unreliable
+    one as 100 % at least. None if there is no number.
     """
     scalars = flat_scalars(measures)
     others = tuple(f".{other}" for other in ("train", "test") if other != split)
@@ -55,14 +55,14 @@ def widest(measures: Mapping[str, Any], split: str) -> Widest | None:
 
 
 class Judge:
-    """Whether a sample is enough, from what it and the smaller ones before it have shown.
+    """Decides whether a sample is large enough, from this sample and the smaller ones before.
 
-    A sample that stops because its own error looks small is one whose error is too small more often
-    than not. So an error counts as far as all samples so far agree on it: their variances an
-    example are averaged, each with its number of examples as the weight. The first sample, which
-    has nothing beside it, is enough only at `_AT_ONCE` of the target. On a network of which 250
-    samples grew to targets from 0.2 to 0.03, intervals of the ones that had stopped held the trace
-    in 94 to 98 %, at 1.0 to 1.7 times the examples; by their own errors alone in 86 to 91 %.
+    Stopping as soon as a sample's own error looks small favours errors that are too small. So the
+    variances per example of all samples so far are averaged, weighted by their numbers of examples.
+    The first sample has no others to average with, so it must reach `_AT_ONCE` of the target. With
+    250 samples of one network, grown to targets from 0.2 to 0.03, the final intervals covered the
+    trace in 94 to 98 % of cases, at 1.0 to 1.7 times the examples; with each sample's own errors
+    alone in 86 to 91 %.
     """
 
     def __init__(self, target: float, split: str) -> None:
@@ -72,9 +72,9 @@ class Judge:
         self.widest: Widest | None = None
 
     def __call__(self, measures: Mapping[str, Any], count: int, total: int) -> dict[str, Any]:
-        """What was measured on `count` of `total` examples, with the errors that count.
+        """The measures on `count` of `total` examples, with averaged sampling errors.
 
-        Sets `widest`, and whether this is `enough`.
+        Sets `widest` and `enough`.
         """
         left = 1 - count / total
         own = {
@@ -99,11 +99,13 @@ def grown(
     first: int,
     notes: Notes,
 ) -> CheckpointResult:
-    """What `measure` gives with `first` examples, or twice as many until `judge` says enough.
+    """Measure on `first` examples, and on twice as many each time until `judge` is satisfied.
 
-    `measure` asks the judge. That is where no leading number's sampling error is a larger share
-    than its target. With all of the data there is none, so it ends there. Samples are nested where
-    they are drawn by one seed. Cost: at most that of the last measurement, beside it.
+    `measure` calls the judge, which is satisfied once the relative sampling error of every leading
+    number meets the target. All data have no sampling error, so growth ends there. Samples with
+    the same seed are nested.
+
+    Cost: at most twice that of the last measurement.
     """
     count = first
     while True:
@@ -112,7 +114,7 @@ def grown(
         if result.status != Outcome.OK or total is None:
             if result.status == Outcome.OK:
                 notes.note(
-                    f"measured on all {counted(used, 'example')}: no sample of them was enough"
+                    f"measured on all {counted(used, 'example')}: no smaller sample was enough"
                 )
             return result
         if judge.enough:
@@ -121,12 +123,12 @@ def grown(
         count *= 2
         more = "all" if count >= total else str(count)
         notes.note(
-            f"{used:,} of {counted(total, 'example')} are too few ({judge.widest}): takes {more}"
+            f"{used:,} of {counted(total, 'example')} not enough ({judge.widest}); trying {more}"
         )
 
 
 def _pooled(looks: Sequence[tuple[int, float, Mapping[str, float]]], key: str) -> float:
-    """The last one's sampling error of a number, from the variance that all looks saw."""
+    """The sampling error of a number in the last sample, from the variance over all samples."""
     seen = [(count, errors[key] ** 2 / left) for count, left, errors in looks if key in errors]
     variance = sum(count**2 * each for count, each in seen) / sum(count for count, _ in seen)
     count, left, _ = looks[-1]
@@ -134,7 +136,7 @@ def _pooled(looks: Sequence[tuple[int, float, Mapping[str, float]]], key: str) -
 
 
 def _known(key: str, scalar: Mapping[str, Any]) -> Widest:
-    """The sampling error, with the bias, as a share of the value."""
+    """The relative sampling error of a number, bias included."""
     error, value = scalar.get("sampling_error"), scalar["value"]
     if error is None or value is None:
         return Widest(key, math.inf)

@@ -28,7 +28,7 @@ __all__ = ["Eigenpairs", "directions", "top_eigenpairs"]
 
 @dataclass(frozen=True)
 class Eigenpairs:
-    """Unit eigenvectors (n,) of the largest eigenvalues, and these with their errors."""
+    """Unit eigenvectors (n,) of the largest eigenvalues, and the eigenvalues with their errors."""
 
     vectors: tuple[Tensor, ...]
     eigenvalues: tuple[Scalar, ...]
@@ -37,7 +37,7 @@ class Eigenpairs:
 
 
 def directions(this: Exploration, settings: DirectionSettings, normalize: str) -> list[Direction]:
-    """Eigenvectors of the largest eigenvalues at the center, on training data if it is drawn."""
+    """Eigenvectors of the largest eigenvalues at the center, on training data if drawn."""
     objective, center = _at_center(this), this.anchors[0]
     found = top_eigenpairs(
         objective,
@@ -73,10 +73,10 @@ def top_eigenpairs(
     self_check: SelfCheck | None = None,
     progress: Progress = silent,
 ) -> Eigenpairs:
-    """Eigenvectors of the `count` largest eigenvalues of ∇²L(θ): where the loss bends the most.
+    """Eigenvectors of the `count` largest eigenvalues of ∇²L(θ), the directions of most curvature.
 
-    The eigenvalues carry residual, status and advice as those of `sharp measure`; `self_check` is
-    what makes them suspect. A vector's largest entry is positive, which fixes its sign.
+    The eigenvalues have residual, status and advice as in `sharp measure`; a failed `self_check`
+    makes them suspect. Each eigenvector's largest entry is positive, which fixes its sign.
 
     Raises:
         SharpError: θ has fewer than `count` entries, or loss and derivatives are not finite.
@@ -85,7 +85,7 @@ def top_eigenpairs(
     """
     if objective.size < count:
         raise SharpError(
-            f"the model has only {objective.size} parameter, which has no plane around it",
+            f"the model has only {objective.size} parameter, so there is no plane around it",
             "draw a line",
         )
     settings = MeasureSettings(top=count, tol=tol, max_products=max_products)
@@ -93,7 +93,7 @@ def top_eigenpairs(
         objective, {}, theta, settings, seed=seed, self_check=self_check, progress=progress
     )
     try:
-        # Without the smallest eigenvalue, which may take more products than the others together.
+        # Without the smallest eigenvalue, which may take more products than all others together.
         found = eigsh(
             context.hessian,
             count,
@@ -115,7 +115,11 @@ def top_eigenpairs(
 
 
 def _at_center(this: Exploration) -> Objective:
-    """The objective that is drawn (training data, unless others were asked for) at the center."""
+    """The objective to draw at the center: training data, unless only test data were requested.
+
+    Raises:
+        UsageError: a layer's batch statistics are not one mean and one variance.
+    """
     center, norm = this.anchors[0], this.surface.batch_norm
     split = "train" if "train" in this.surface.objectives else next(iter(this.surface.objectives))
     objective = this.study.objectives(center.match.tensors)[split]

@@ -1,4 +1,4 @@
-"""What is in checkpoints: the work of `sharp inspect`."""
+"""List the contents of checkpoints, for `sharp inspect`."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _UNORDERED = (torch.bool, torch.uint16, torch.uint32, torch.uint64)
 
 
 def inspect_checkpoints(paths: Sequence[str]) -> Report:
-    """A result for each checkpoint: what it holds, or why it could not be read."""
+    """A report with each checkpoint's contents, or why it could not be read."""
     return Report("inspect", {}, environment(), {}, [inspect_checkpoint(path) for path in paths])
 
 
 def inspect_checkpoint(path: str) -> Inspected | FailedResult:
-    """One result: what the checkpoint holds, or why it could not be read."""
+    """One checkpoint's contents, or why it could not be read."""
     try:
         checkpoint = load_checkpoint(path)
     except SharpError as error:
@@ -54,7 +54,7 @@ def inspect_checkpoint(path: str) -> Inspected | FailedResult:
 
 
 def _described(checkpoint: Checkpoint, once: Collection[Tensor]) -> InspectedCheckpoint:
-    """The checkpoint as in every document; `elements` and `bytes` are of `once`, each storage."""
+    """The checkpoint as in every document; `elements` and `bytes` count each tensor once."""
     return InspectedCheckpoint(
         path=checkpoint.path,
         sha256=checkpoint.sha256,
@@ -66,7 +66,7 @@ def _described(checkpoint: Checkpoint, once: Collection[Tensor]) -> InspectedChe
 
 
 def _measured(tensor: Tensor) -> Mapping[str, Any]:
-    """Shape and dtype, the Euclidean norm of floats in float64, the range of what has an order."""
+    """Shape, dtype, Euclidean norm (of floats, in float64) and range (of ordered types)."""
     facts: dict[str, Any] = {
         "shape": list(tensor.shape),
         "dtype": str(tensor.dtype).removeprefix("torch."),

@@ -1,6 +1,6 @@
-"""What lies between checkpoints: the call behind `sharp interpolate`.
+"""Loss between checkpoints, for `sharp interpolate`.
 
-The line through two, beside it B aligned with A and a curved path, or the plane through three.
+Two checkpoints give a line, the line to B aligned with A, and a curved path; three give a plane.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from sharpcli.tasks import Task
 
 __all__ = ["interpolate_checkpoints"]
 
-# Keskar et al. 2017, figures 3 and 4; and where there are too few points for all of it.
+# The range of Keskar et al. 2017, figures 3 and 4, and the range if the points are too few for it.
 _LINE, _BETWEEN = (-1.0, 2.0), (0.0, 1.0)
-# Examples on which an aligned network must compute what it did.
+# Examples on which the outputs before and after alignment are compared.
 _COMPARED_EXAMPLES = 64
 
 
@@ -47,12 +47,25 @@ def interpolate_checkpoints(
 ) -> Report:
     """Loss and metrics on the line through two checkpoints, or the plane through three.
 
-    With two, `settings` may ask for the line to B with its hidden units permuted to match A's, and
-    for a trained curved path. The watch's journal keeps finished points on disk; it is left there,
-    to be discarded once the report is where it belongs. Parameters, buffers and the global random
-    states stay as they are. Raises `SharpError` where a checkpoint cannot be read or the three
-    span no plane. Cost: a forward pass over each split a point, and one over training data where
-    batch-norm statistics are recalibrated.
+    The global random states do not change.
+
+    Args:
+        paths: Two or three checkpoints.
+        task: A task or its name; by default the one in the first checkpoint's metadata.
+        task_options: The task's options as text.
+        run: Data, device and precision.
+        settings: The grid. With two checkpoints also: the line to B with its hidden units permuted
+            to match A's, and a trained curved path.
+        beside: Checkpoints to mark and paths to project.
+        watch: Its journal keeps finished points on disk; discard it once the report is saved.
+
+    Raises:
+        UsageError: The options exclude each other, or the number of checkpoints is wrong.
+
+    A `SharpError` says that a checkpoint cannot be read or that the three span no plane.
+
+    Cost: a forward pass over each split per point, and one over training data if batch-norm
+    statistics are recalibrated.
     """
     settings, watch = settings or InterpolateSettings(), watch or Watch()
     if run is not None and run.parameters:
@@ -80,11 +93,7 @@ def interpolate_checkpoints(
 
 
 def _explore_line(this: Exploration, settings: InterpolateSettings) -> Interpolated:
-    """The line from A to B with its barrier, and what `settings` ask for beside it.
-
-    Raises `SharpError` where no hidden units can be permuted, and where a path has no training
-    data.
-    """
+    """The line from A to B with its barrier, and if requested the aligned line and the path."""
     a, b = this.anchors
     frame = line(a.theta, b.theta)
     alphas = _alphas(this, settings.grid)
@@ -100,7 +109,7 @@ def _explore_line(this: Exploration, settings: InterpolateSettings) -> Interpola
         if not {0.0, 1.0} <= {*alphas}:
             option = setting("ranges" if settings.grid.ranges else "points")
             why = f"0 or 1 is not on the line ({option})"
-        this.notes.append(f"no barrier can be told: {why}")
+        this.notes.append(f"no barrier: {why}")
     aligned, path, begun = None, None, "alignment"
     try:
         if settings.align and not this.walk.interrupted:
@@ -130,7 +139,7 @@ def _explore_plane(this: Exploration, settings: InterpolateSettings) -> Interpol
 
 
 def _alphas(this: Exploration, grid: GridSettings) -> list[float]:
-    """Where on the line the loss is drawn; says so where the points are too few for all of it."""
+    """The points of the line; a note says if they are too few for the default range."""
     (points,) = grid.shape(1)
     ((low, high),) = grid.limits((_LINE,))
     fewest = fewest_points(low, high)
@@ -174,7 +183,7 @@ def _aligned(this: Exploration, alphas: Sequence[float]) -> Aligned:
 def _curved(this: Exploration, settings: PathSettings, points: int) -> CurvedPath:
     """A trained path from A to B."""
     if this.train is None:
-        raise SharpError("a path is trained on the training data, and there are none", "")
+        raise SharpError("the path needs training data, but there are none", "")
     a, b = this.anchors
     path = train_path(
         this.train, a.theta, b.theta, settings, this.walk.watch.begin("training the path: steps")

@@ -1,4 +1,4 @@
-"""The loss surface around a checkpoint: the call behind `sharp landscape`."""
+"""The loss surface around a checkpoint, for `sharp landscape`."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from sharpcli.tasks import Task
 
 __all__ = ["landscape_checkpoint"]
 
-# In units of the directions: as long as the weights where filter-normalised (Li et al. 2018), a
-# distance of one for unit vectors.
+# In units of the directions: these have the weights' norm if filter-normalised (Li et al. 2018),
+# and norm one if they are unit vectors.
 _AROUND = (-1.0, 1.0)
 
 
@@ -39,9 +39,14 @@ def landscape_checkpoint(
 ) -> Report:
     """Loss and metrics on a line or a plane around one checkpoint.
 
-    Arguments and cost as for `interpolate_checkpoints`; Hessian directions cost about fifteen
-    Hessian-vector products more. Raises `UsageError` for directions of an unknown kind, and where
-    the axes of a path are asked for and `beside` holds none.
+    Arguments are as for `interpolate_checkpoints`.
+
+    Raises:
+        UsageError: The kind of directions is unknown or needs a path that `beside` lacks, or the
+            options exclude each other.
+
+    Cost: as for `interpolate_checkpoints`; Hessian directions cost about fifteen Hessian-vector
+    products more.
     """
     settings, watch = settings or LandscapeSettings(), watch or Watch()
     directions, beside = settings.directions, beside or Beside()

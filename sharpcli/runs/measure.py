@@ -1,4 +1,4 @@
-"""From checkpoints and a task to a report: the one call behind `sharp measure`."""
+"""Measure checkpoints on a task, for `sharp measure`, or a model in memory."""
 
 from __future__ import annotations
 
@@ -42,12 +42,20 @@ def measure_checkpoints(
     begin: Begin = lambda _: silent,
     notes: Notes = UNSAID,
 ) -> Report:
-    """Measure each checkpoint on a task; a checkpoint that fails is reported in its place.
+    """Measure each checkpoint on a task; a failure is shown in the checkpoint's place.
 
-    `task` is a `Task`, or names one (a file, `package.module:name`, a built-in); without it, the
-    built-in task that a checkpoint's own metadata name is used. Ctrl-C ends the run with what is
-    finished. Raises `SharpError` where nothing can be measured at all: no task, no data, an
-    unknown measure. The global random states are left as they were.
+    Ctrl-C ends the run and keeps finished results. The global random states do not change. A
+    `SharpError` says that nothing can be measured: no task, no data, an unknown measure.
+
+    Args:
+        paths: The checkpoints.
+        task: A `Task`, or its name (a file, `package.module:name`, a built-in task); by default
+            the built-in task in a checkpoint's own metadata.
+        task_options: The task's options as text.
+        run: Data, device and precision.
+        settings: The measures and their options.
+        begin: Called with the title of each step; returns its progress callback.
+        notes: Receives notes for the user.
     """
     run, settings = run or RunSettings(), settings or MeasureSettings()
     measures = choose(settings.measures)
@@ -176,7 +184,7 @@ def measure_model(
 
 
 def _as_settings(run: RunSettings, settings: MeasureSettings) -> dict[str, Any]:
-    """The document's settings; options of measures only where a measure has some."""
+    """The document's settings, with measures' own options only if there are some."""
     measure = asdict(settings)
     if not measure["options"]:
         del measure["options"]
@@ -195,7 +203,7 @@ def _grown(
     notes: Notes,
     measure: Callable[[int | None, Judge | None], CheckpointResult],
 ) -> CheckpointResult:
-    """One measurement, or as many on growing samples as the sampling error that is asked takes."""
+    """One measurement, or several on growing samples until the sampling error meets its target."""
     target, first = settings.sampling_error, _first_samples(run, settings)
     if target is None or first is None:
         return measure(first, None)
@@ -213,7 +221,7 @@ def _measured(
     notes: Notes,
     judge: Judge | None,
 ) -> CheckpointResult:
-    """One checkpoint's result; what is known about the checkpoint is added to `about`."""
+    """One checkpoint's result; adds facts about the checkpoint to `about`."""
     checkpoint = load_checkpoint(path)
     about |= {"sha256": checkpoint.sha256, "metadata": checkpoint.metadata}
     study = studies.of(checkpoint)
@@ -267,7 +275,7 @@ def _measure(
 
 
 def _check_size(study: Study, measures: Sequence[Measure], settings: MeasureSettings) -> None:
-    """Raise `UsageError` where the model has too few parameters for what is asked of it."""
+    """Raise `UsageError` if the model has too few parameters for the settings."""
     for measure in measures:
         if measure.check:
             measure.check(study.network.size, settings)

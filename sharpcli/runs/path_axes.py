@@ -14,7 +14,7 @@ __all__ = ["directions"]
 
 
 def directions(this: Exploration, settings: DirectionSettings, normalize: str) -> list[Direction]:
-    """Principal axes of all paths together; warns where none of them ends at the checkpoint."""
+    """Principal axes of all paths together; warns if none of them ends at the checkpoint."""
     theta = this.anchors[0].theta
     points = [point for path in this.trajectories for _, point in path]
     principal = principal_axes(points, theta, settings.dimensions)

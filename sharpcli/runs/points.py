@@ -1,4 +1,4 @@
-"""What a run finds at the points of its line or plane, and at the checkpoints on it."""
+"""Evaluate the points of a line or plane, and the checkpoints on it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from sharpcli.runs.exploration import NAMES, Exploration
 
 __all__ = ["around_all", "explore_grid"]
 
-# Share of what is to be seen (three checkpoints, a path) that a plane shows beyond it on each side.
+# A plane extends beyond its checkpoints or path by this share of their extent, on each side.
 _MARGIN = 0.2
 
 Role = Literal["anchor", "center", "marked"]
@@ -40,7 +40,7 @@ Role = Literal["anchor", "center", "marked"]
 def explore_grid(
     this: Exploration, frame: Frame, anchors: Anchors, axes: Sequence[Axis], part: str
 ) -> Points:
-    """Evaluate every point of the grid and what is marked on it."""
+    """Evaluate every point of the grid, its checkpoints and paths."""
     points = list(grid_points([axis.values for axis in axes]))
     values = this.walk.values(part, anchors, points, frame.weights)
     checkpoints = _checkpoints(this, frame, anchors, dict(zip(points, values, strict=True)))
@@ -65,7 +65,7 @@ def explore_grid(
 
 
 def around_all(places: Sequence[Sequence[float]]) -> tuple[tuple[float, float], ...]:
-    """The smallest ranges that hold all places, widened on each side."""
+    """The smallest ranges that contain all places, widened on each side."""
     ranges = []
     for values in zip(*places, strict=True):
         low, high = min(values), max(values)
@@ -127,7 +127,7 @@ def _weights(frame: Frame, index: int, place: Sequence[float]) -> Tensor:
 
 
 def _trajectories(this: Exploration, frame: Frame) -> tuple[list[Trajectory], Projection | None]:
-    """Where the points of each path fall, and what the axes show of the paths."""
+    """The coordinates of each path's points, and the share of the paths that the axes show."""
     points = [theta for path in this.trajectories for _, theta in path]
     if not points:
         return [], None

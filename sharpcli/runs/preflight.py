@@ -31,13 +31,13 @@ __all__ = [
     "ready",
 ]
 
-# Examples on which second derivatives are checked in float64, from all over the data: enough that
-# every layer sees some. Where operations are used for which PyTorch does not vouch, a fault may
-# show on any example, and as many are looked at as cost a tenth of finding eigenvalues.
+# Number of examples, spread over the data, on which second derivatives are checked in float64: few
+# if PyTorch vouches for all operations, since every layer sees them. Otherwise a fault may show on
+# any example, and the check takes a tenth of the cost of finding eigenvalues.
 _EXAMPLES, _MOST_EXAMPLES = 32, 4096
-# Up to so many examples a second direction is affordable.
+# Up to this many examples a second direction is affordable.
 _TWICE = 512
-# Examples of a forward pass that shows what the model and the loss call for.
+# Examples of the forward pass that records the calls of the model and the loss.
 _WATCHED_EXAMPLES = 16
 _WITH_CLASS_WEIGHTS = {"cross_entropy", "nll_loss"}
 _ATTENTION = {"scaled_dot_product_attention", "multi_head_attention_forward"}
@@ -72,15 +72,14 @@ def ready(
     Args:
         loaded: The checkpoint in its task's terms.
         curvature: The matrix and the products that are checked.
-        warnings: Gets what a person should know.
+        warnings: Receives warnings for the user.
         check: Check second derivatives, at each checkpoint.
         gradients: Check first derivatives, once for a study.
 
     Returns:
         The objective of each split.
 
-    Raises:
-        SharpError: Two evaluations differ, or the network is not the task's model.
+    A `SharpError` says that two evaluations differ, or that the network is not the task's model.
     """
     study = loaded.study
     objectives = study.objectives(loaded.match.tensors)
@@ -101,18 +100,15 @@ def check_model(
     gradients: bool = False,
     second_derivatives: bool = False,
 ) -> None:
-    """Check that the loss is one function of θ, and that of the task's model.
+    """Check that the loss is a function of θ, and that of the task's model; else `SharpError`.
 
     Args:
         loaded: The checkpoint in its task's terms.
         objectives: The objective of each split.
-        warnings: Gets what a person should know.
+        warnings: Receives warnings for the user.
         gradients: Check first derivatives too.
-        second_derivatives: Whether the run takes them: attention then runs on another kernel, which
-            is noted.
-
-    Raises:
-        SharpError: It is not.
+        second_derivatives: Whether the run takes second derivatives. Attention then runs on another
+            kernel, which is noted.
     """
     study, tensors, theta = loaded.study, loaded.match.tensors, loaded.theta
     looked_at = objectives[study.split]
@@ -125,9 +121,11 @@ def check_model(
 
 
 def check_reach(study: Study, tensors: Mapping[str, Tensor]) -> None:
-    """Raise `SharpError` where a forward pass uses what no checkpoint holds, or changes parameters.
+    """Raise `SharpError` if a forward pass uses state outside checkpoints, or changes parameters.
 
-    Once for a study, before `check_fidelity`. Cost: a forward pass on eight rows.
+    Runs once for a study, before `check_fidelity`.
+
+    Cost: a forward pass on eight rows.
     """
     if study.original is not None:
         check_pass(study.network, study.original, tensors, _some(study))
@@ -136,12 +134,13 @@ def check_reach(study: Study, tensors: Mapping[str, Tensor]) -> None:
 def check_fidelity(
     study: Study, tensors: Mapping[str, Tensor], warnings: list[str], *, gradients: bool = True
 ) -> None:
-    """Raise `SharpError` where what is measured is not the task's model, naming the parameters.
+    """Raise `SharpError`, naming parameters, if the functional network is not the task's model.
 
-    The model is loaded with a checkpoint's `tensors`, a little off them; outputs, losses and (with
-    `gradients`) gradients on a few random rows are those of the functional network, and its
-    gradient is the slope of its loss. Once for a study, which then drops the original. Cost: a
-    few gradients on eight rows, and for a moment memory for four of θ.
+    The model is loaded at a point near the checkpoint's `tensors`. Its outputs, losses and (with
+    `gradients`) gradients on a few random rows must equal those of the functional network, whose
+    gradient must be the slope of its loss. Runs once for a study, which then drops the original.
+
+    Cost: a few gradients on eight rows, and temporary memory for four copies of θ.
     """
     original, study.original = study.original, None
     if original is None:
@@ -153,7 +152,7 @@ def check_fidelity(
 
 
 def _some(study: Study) -> Rows:
-    """A few random rows of what is measured on."""
+    """A few random rows of the measured data."""
     return some_rows(study.rows[study.split], study.run.seed)
 
 
@@ -163,18 +162,18 @@ def check_curvature(
     warnings: list[str],
     curvature: CurvatureSettings | None = None,
 ) -> SelfCheck | None:
-    """Check the derivatives that products are made of in float64 on a few examples.
+    """Check in float64, on a few examples, the derivatives that products are made of.
 
-    Where the model has operations for which PyTorch does not vouch, thousands of examples are
-    looked at. Cost: one gradient on 4,000 examples of an MLP with PyTorch's own operations, else
-    about 10.
+    If the model has operations that PyTorch does not vouch for, thousands of examples are checked.
+
+    Cost: one gradient on 4,000 examples for an MLP of PyTorch's own operations, otherwise about 10.
     """
     network, curvature = study.network, curvature or CurvatureSettings()
     if network.device.type == "mps":
         warnings.append("second derivatives were not checked: this device has no float64")
         return None
     theta, fixed = network.flatten(tensors), network.fixed(tensors)
-    # Alone: every process has to see what any row uses.
+    # Alone, since every process has to see the operations of all rows.
     whole = Objective(
         network, study.rows[study.split], fixed, batch_size=study.run.batch_size, alone=True
     )
@@ -195,9 +194,9 @@ def check_block(
     seed: int,
     warnings: list[str],
 ) -> SelfCheck:
-    """Check a block of the parameters of a model that was checked before, along the block alone.
+    """Check the derivatives along one block of the parameters, after those of the whole model.
 
-    Differences in a block whose curvature is small are lost in those of all parameters.
+    In a block of small curvature, errors are lost among those of all parameters.
     """
     checked = _checked(objective, theta, whole.unvouched, curvature, seed, warnings)
     return replace(checked, convex=whole.convex)
@@ -211,7 +210,7 @@ def _checked(
     seed: int,
     warnings: list[str],
 ) -> SelfCheck:
-    """Check an objective on a few of its rows, on thousands where operations are unvouched for."""
+    """Check an objective on a few of its rows; on thousands if operations are not vouched for."""
     rows = _spread_rows(objective.rows, _MOST_EXAMPLES if unvouched else _EXAMPLES, seed)
     double, theta = in_float64(objective, theta, rows)
     if theta.dtype != torch.float64:
@@ -223,7 +222,7 @@ def _checked(
         mode=curvature.hvp,
         seed=seed,
         directions=2 if rows.count <= _TWICE else 1,
-        beside=not unvouched,  # which a branch may use at θ alone
+        beside=not unvouched,  # a branch may use such an operation at θ only
     )
     if checked.nearby:
         warnings.append(_NEARBY)
@@ -231,7 +230,7 @@ def _checked(
 
 
 def _spread_rows(rows: Rows, count: int, seed: int) -> Rows:
-    """A random row from each of `count` stretches of equal length: data may be sorted."""
+    """A random row from each of `count` equal stretches of the data, which may be sorted."""
     if count >= rows.count:
         return rows
     generator = torch.Generator().manual_seed(seed)
@@ -243,10 +242,11 @@ def _spread_rows(rows: Rows, count: int, seed: int) -> Rows:
 def _note_calls(
     study: Study, tensors: Mapping[str, Tensor], *, second_derivatives: bool = False
 ) -> None:
-    """Note in the study what the model and the loss call for that changes what a number means.
+    """Add notes to the study on calls of the model and the loss that change a number's meaning.
 
-    That is class weights, and fused attention where `second_derivatives` are taken. Cost: a forward
-    pass on 16 rows.
+    These are class weights, and fused attention if `second_derivatives` are taken.
+
+    Cost: a forward pass on 16 rows.
     """
     network = study.network
     rows = study.rows[study.split].head(_WATCHED_EXAMPLES)
@@ -261,10 +261,10 @@ def _note_calls(
 
 
 class _CallWatch(TorchFunctionMode):
-    """Sees what is called for inside the block.
+    """Records calls inside the block.
 
-    `attention` is PyTorch's fused attention; `class_weights` is a cross-entropy of each example in
-    which classes weigh differently.
+    `attention` is true after PyTorch's fused attention, `class_weights` after a cross-entropy of
+    each example with class weights.
     """
 
     def __init__(self) -> None:
@@ -274,7 +274,7 @@ class _CallWatch(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Run the function, having looked at its name and its arguments."""
+        """Look at the function's name and arguments, and run it."""
         name, given = getattr(function, "__name__", ""), kwargs or {}
         self.attention |= name in _ATTENTION
         if name in _WITH_CLASS_WEIGHTS and given.get("reduction") == "none":

@@ -9,12 +9,12 @@ from sharpcli.settings import DirectionSettings
 
 __all__ = ["directions"]
 
-# |cosine| above which axes are said not to be orthogonal: rounding leaves 1e-7 in float32.
+# |cosine| above which axes are called not orthogonal; rounding in float32 leaves 1e-7.
 _ORTHOGONAL = 1e-3
 
 
 def directions(this: Exploration, settings: DirectionSettings, normalize: str) -> list[Direction]:
-    """Normal draws by the run's seed; warns where two are not orthogonal."""
+    """Normal draws from the run's seed; warns if two are not orthogonal."""
     drawn = random_directions(
         this.study.network,
         this.anchors[0].theta,
@@ -26,6 +26,6 @@ def directions(this: Exploration, settings: DirectionSettings, normalize: str) -
     if abs(between) > _ORTHOGONAL:
         this.warnings.append(
             f"the axes are not orthogonal (cosine {between:.3g}): nearly all of the weights' "
-            "norm is in a filter of a single weight, which has one direction"
+            "norm is in a filter of a single weight, which has only one direction"
         )
     return [Direction(vector, "a random direction") for vector in drawn]

@@ -1,4 +1,4 @@
-"""From checkpoints and a task to spectral densities: the one call behind `sharp spectrum`."""
+"""Spectral densities of checkpoints on a task, for `sharp spectrum`."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ from sharpcli.tasks import Task
 
 __all__ = ["spectra_of_checkpoints"]
 
-# An end of the spectrum is not found where it may be off by more than this share of the width, or
-# of the largest eigenvalue where all are near each other.
+# An end of the spectrum has converged if its error is at most this share of the spectrum's width,
+# or of the largest |eigenvalue| if that is larger.
 _END = 0.05
-# Shards of a sample whose own spectra tell its sampling error: their data are a pass together, but
-# each has its own Lanczos vectors. A standard error from eight is good to about a quarter.
+# The spectra of this many shards give a sample's sampling error. Their data are one pass together,
+# but each shard has its own Lanczos vectors. A standard error from eight is good to a quarter.
 _SHARDS = 8
 # The numbers of a spectrum that are one scalar.
 _SCALARS = ("largest", "smallest", "bulk_edge", "outliers")
@@ -61,11 +61,12 @@ def spectra_of_checkpoints(
     begin: Begin = lambda _: silent,
     notes: Notes = UNSAID,
 ) -> Report:
-    """The spectral density of each checkpoint; one that fails is reported in its place.
+    """The spectral density of each checkpoint; a failure is shown in the checkpoint's place.
 
-    What names the task and what ends a run is as in `measure_checkpoints`. Cost: probes·steps
-    products a checkpoint, or one for each parameter where that is less; on a sample of the data
-    twice that.
+    Arguments and errors are as in `measure_checkpoints`.
+
+    Cost: probes·steps products per checkpoint, or one per parameter if that is less; twice that
+    on a sample of the data.
     """
     run, settings = run or RunSettings(), settings or SpectrumSettings()
     device = resolve_device(run.device)
@@ -101,7 +102,7 @@ def _spectrum(
     begin: Begin,
     notes: Notes,
 ) -> Spectrum:
-    """One checkpoint's result; `about` is what is known of the checkpoint."""
+    """One checkpoint's result; `about` has facts about the checkpoint."""
     study, warnings = loaded.study, list[str]()
     objective = ready(loaded, settings.curvature, warnings)[study.run.split]
     probes = settings.probes or choose_probes(objective.size)
@@ -189,13 +190,14 @@ def _with_errors(
     objective: Objective,
     carried: float,
 ) -> SpectralNumbers:
-    """The numbers of a sample with their sampling errors, from those of its shards.
+    """The numbers of a sample with their sampling errors, from the numbers of its shards.
 
-    Random groups (Wolter 2007, chapter 2): a number's variance is that over the shards by their
-    number, `left` the part of it that is not of the finite population. Where a number goes with
-    1/N, shards show how far the sample's is off, which is counted into the error. It is widened
-    for the few shards that it comes from and for the examples of which so few `carried` the
-    losses, and unreliable where the sample is in doubt.
+    The variance of a number is its variance over the shards divided by their number, times the
+    finite-population factor `left`. If the number has a bias that goes with 1/N, the shards show
+    it, and it is added to the error. The error is widened for the few shards, and for the few
+    examples that `carried` most of the loss. It is unreliable if the sample is in doubt.
+
+    Source: random groups, Wolter 2007, chapter 2.
     """
     count, left = len(parts), share_left(objective)
 
@@ -226,7 +228,7 @@ def _with_errors(
 
 
 def _marked(numbers: SpectralNumbers) -> SpectralNumbers:
-    """The numbers of a sample too small for shards: what sampling does to them is not known."""
+    """The numbers of a sample too small for shards, whose sampling errors are not known."""
     unknown: dict[str, Any] = {"sampling_status": SamplingStatus.UNRELIABLE}
     return replace(
         numbers,
@@ -236,9 +238,9 @@ def _marked(numbers: SpectralNumbers) -> SpectralNumbers:
 
 
 def _numbers(found: Quadrature, check: SelfCheck | None, semidefinite: bool) -> SpectralNumbers:
-    """What is said of a spectrum: both ends, the bulk's edge, outliers and moments, and the curve.
+    """The numbers of a spectrum: both ends, the bulk's edge, outliers, moments and the curve.
 
-    An end is converged where it may be off by no more than 5 % of the spectrum's width.
+    An end has converged if its error is at most 5 % of the spectrum's width.
     """
     doubt = suspicion(check)
     coarse = (

@@ -1,4 +1,4 @@
-"""A task and a run's settings made ready: what measures and explorations of checkpoints share."""
+"""Prepare a task for a run: its network and data, shared by measures and explorations."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ __all__ = ["Loaded", "Studies", "Study", "load", "matched", "prepare"]
 
 @dataclass
 class Study:
-    """A task made ready to measure any of its checkpoints: the network, and its data in memory.
+    """A task ready to measure any of its checkpoints: the network, and the data in memory.
 
-    `original` is the model that the task gave, until the network has been held against it.
+    `original` is the task's own model, kept until the network has been compared with it.
     """
 
     task: Task
@@ -50,12 +50,12 @@ class Study:
 
     @property
     def split(self) -> str:
-        """The split that checks look at: the measured one, the first where that is both."""
+        """The split that checks use: the measured one, or the first if both are measured."""
         return next(iter(self.rows)) if self.run.split == "both" else self.run.split
 
     @property
     def size(self) -> int:
-        """How many parameters require a gradient, measured or not."""
+        """The number of parameters that require a gradient, measured or not."""
         own = self.network.model.parameters()
         trained = [each for each in own if each.requires_grad]
         return sum(each.numel() * (1 + each.is_complex()) for each in trained)
@@ -69,7 +69,7 @@ class Study:
         }
 
     def description(self) -> dict[str, Any]:
-        """The task as the document has it."""
+        """The task as in the document."""
         return {
             "name": self.task.name,
             "options": dict(self.task.options),
@@ -82,11 +82,13 @@ class Study:
 def prepare(
     task: Task, run: RunSettings, device: torch.device, *, begin: Begin = lambda _: silent
 ) -> Study:
-    """Build a task's model and read its data, train and (where there is one) test.
+    """Build a task's model and read its training and (if any) test data.
 
-    Raises `SharpError` where the task's functions fail, where data are empty or random, and where
-    there are no test data although they are what is to be measured on; `UsageError` for a pattern
-    of `run.parameters` that no parameter matches.
+    Errors of the task's functions pass, as does the `UsageError` for a pattern of `run.parameters`
+    that no parameter matches.
+
+    Raises:
+        SharpError: the split to measure on has no data.
     """
     torch.manual_seed(run.seed)
     dtype = torch.float64 if run.dtype == "float64" else torch.float32
@@ -129,7 +131,7 @@ def prepare(
 
 
 class Studies:
-    """The studies of a run, one a task and its options; most runs have one."""
+    """The studies of a run, one for each task with its options; most runs have one."""
 
     def __init__(
         self,
@@ -146,15 +148,15 @@ class Studies:
 
     @property
     def made(self) -> list[Study]:
-        """The studies so far, in the order in which they were needed."""
+        """The studies so far, in the order of first use."""
         return list(self._made.values())
 
     def of(self, checkpoint: Checkpoint | None, path: str | Path | None = None) -> Study:
-        """The study of the task that was asked for, or that a checkpoint's metadata name.
+        """The study of the run's task, or of the task in a checkpoint's metadata.
 
-        Raises `UsageError`, naming the checkpoint's `path` if given, where neither names one, and
-        what `load_task` and `prepare` raise. Raises `SharpError` where the metadata describe
-        another model than the checkpoint's tensors are of; nothing is allocated before.
+        A `UsageError` (with the checkpoint's `path`, if given) says that neither names a task. A
+        `SharpError` says that the metadata describe another model than that of the tensors; nothing
+        is allocated before this check. Errors of `load_task` and `prepare` pass.
         """
         task, options = self._asked_for(checkpoint.metadata if checkpoint else {}, path)
         if isinstance(task, Task):
@@ -169,7 +171,7 @@ class Studies:
         return self._made[key]
 
     def description(self) -> dict[str, Any]:
-        """The (first) task as the document has it."""
+        """The (first) task as in the document."""
         for study in self._made.values():
             return study.description()
         name = self._task.name if isinstance(self._task, Task) else self._task
@@ -202,31 +204,32 @@ class Loaded:
 
     @property
     def notes(self) -> list[str]:
-        """What was undone to read the checkpoint and to match it, one line each."""
+        """Notes on reading and matching the checkpoint and on the task, one line each."""
         return [*self.checkpoint.notes, *self.match.notes, *self.study.notes]
 
     def description(self) -> dict[str, Any]:
-        """How many parameters are measured, of how many where not all are, and the notes."""
+        """The number of measured parameters (and of all, if they differ), and the notes."""
         study = self.study
         in_all = {"parameters_in_all": study.size} if study.run.parameters else {}
         return {"parameters": study.network.size, **in_all, "notes": self.notes}
 
     def forget(self) -> None:
-        """Let go of the checkpoint's tensors, of which θ and an objective's buffers are copies."""
+        """Free the checkpoint's tensors; θ and the objectives' buffers are copies."""
         self.checkpoint.tensors.clear()
         self.match.tensors.clear()
 
 
 def load(path: str | Path, studies: Studies) -> Loaded:
-    """Read a checkpoint and match it to its task's model; raises `SharpError` where it fails."""
+    """Read a checkpoint and match it to its task's model; raises `SharpError` if that fails."""
     checkpoint = load_checkpoint(path)
     return matched(checkpoint, studies.of(checkpoint, path))
 
 
 def matched(checkpoint: Checkpoint, study: Study) -> Loaded:
-    """Match a checkpoint to a study's model.
+    """Match a checkpoint to a study's model; names and shapes must agree.
 
-    Raises `SharpError` where keys or shapes differ, and naming the first tensor with NaN or Inf.
+    Raises:
+        SharpError: a tensor has a NaN or an infinity; the message names the first one.
     """
     found = match_tensors(checkpoint, study.network.model.state_dict())
     bad = first_not_finite(found.tensors)

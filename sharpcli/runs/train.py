@@ -1,4 +1,4 @@
-"""Train a task's model and save it with the settings that made it: the work of `sharp train`."""
+"""Train a task's model and save it with its settings, for `sharp train`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["notes", "report", "summary", "train_and_save"]
 def train_and_save(
     task: Task, settings: TrainSettings, output: Path, progress: Progress = silent
 ) -> Trained:
-    """Train, and write the tensors to `output` with all settings as metadata."""
+    """Train, and save the tensors to `output` with all settings as metadata."""
     trained = train(task, settings, progress)
     with interruption.deferred():  # the training may have taken hours
         save_checkpoint(output, trained.tensors, metadata(task, settings, trained))
@@ -34,7 +34,7 @@ def train_and_save(
 
 
 def metadata(task: Task, settings: TrainSettings, trained: Trained) -> Mapping[str, Any]:
-    """The settings that made a checkpoint, and what came out."""
+    """A checkpoint's metadata: the settings and the outcome of the training."""
     return {
         "optimizer": settings.optimizer,
         "lr": settings.step_size,
@@ -54,7 +54,7 @@ def metadata(task: Task, settings: TrainSettings, trained: Trained) -> Mapping[s
 def report(
     task: Task, settings: TrainSettings, output: Path, trained: Trained, seconds: float
 ) -> Report:
-    """One result of kind "train", with the metadata that the checkpoint at `output` holds."""
+    """A report of kind "train", with the metadata of the checkpoint at `output`."""
     saved = load_checkpoint(output)
     result = TrainedResult(
         checkpoint=MeasuredCheckpoint(str(output), saved.sha256, saved.metadata),
@@ -70,7 +70,7 @@ def report(
 
 
 def notes(settings: TrainSettings, trained: Trained) -> list[str]:
-    """A note where the training ended before it reached the loss that was asked for."""
+    """A note if the training ended before it reached `until_loss`."""
     if trained.reached:
         return []
     return [
@@ -80,7 +80,7 @@ def notes(settings: TrainSettings, trained: Trained) -> list[str]:
 
 
 def summary(trained: Trained) -> str:
-    """One line on how a training went."""
+    """One line on the outcome of a training."""
     return (
         f"train loss {trained.train_loss:.4g} after {counted(trained.epochs, 'epoch')}, "
         f"{counted(trained.steps, 'step')}"

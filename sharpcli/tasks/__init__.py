@@ -1,12 +1,12 @@
-"""What to measure on: the `Task`, and where one comes from.
+"""Tasks: the model, the data and the loss that a checkpoint is measured with.
 
-A task is named by a Python file (`task.py`), an importable object (`package.module:name`) or the
-name of a built-in task (`digits`). It defines `model` and `data`, and may define `predict`,
-`loss`, `metrics` and `collate`:
+A task is a Python file (`task.py`), an importable object (`package.module:name`) or a built-in
+task (`digits`). It defines `model` and `data`, and may define `predict`, `loss`, `metrics` and
+`collate`:
 
     def model(): ...                 # -> nn.Module, built without weights
-    def data(split): ...             # "train" | "test" -> map-style Dataset or tuple of tensors,
-                                     # for "test" also None: there are no test data
+    def data(split): ...             # "train" | "test" -> map-style Dataset or tuple of tensors;
+                                     # None for "test" if there are no test data
     def predict(model, batch): ...   # -> outputs
     def loss(outputs, batch): ...    # -> one loss per example, or (sum, weight) per example
     def metrics(outputs, batch): ... # -> {"accuracy": per-example values, or (sum, weight)}
@@ -37,17 +37,16 @@ if TYPE_CHECKING:
 __all__ = ["Builtin", "Task", "builtin_tasks", "load_task", "task_from_metadata"]
 
 _SHOWN = 200  # characters of a checkpoint's metadata that a message repeats
-Batch = Any  # the data set's collated rows: a tuple or list of tensors, or a mapping
+Batch = Any  # collated rows of the data set: a tuple or list of tensors, or a mapping
 
 
 @dataclass(frozen=True)
 class Task:
     """A model, its data and its loss, with the task's options bound.
 
-    `model` and `data` check what the task's own functions return and raise a `SharpError` that
-    names the task. `options` holds every option that was resolved, defaults included.
-    `fingerprint` is a SHA-256 over the task's source (of its own file, not of what it imports)
-    and these options.
+    `model` and `data` check what the task's functions return and raise a `SharpError` that names
+    the task. `options` holds all options with their values, defaults included. `fingerprint` is a
+    SHA-256 over these options and the task's own source file, without the modules it imports.
     """
 
     name: str
@@ -63,7 +62,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Builtin:
-    """A task that comes with sharp: what it is, its module, and the package its data come from."""
+    """A task that comes with sharp: a summary, its module, and the package that has its data."""
 
     name: str
     summary: str
@@ -71,7 +70,7 @@ class Builtin:
     module: ModuleType
 
     def options(self) -> tuple[Option, ...]:
-        """The options it takes."""
+        """The options that the task takes."""
         from sharpcli.tasks.arguments import declared_options
 
         return declared_options(vars(self.module))
@@ -79,7 +78,11 @@ class Builtin:
 
 @functools.cache
 def builtin_tasks() -> Mapping[str, Builtin]:
-    """The built-in tasks by name: the modules in `tasks/builtin`. Imports them, not torch."""
+    """The built-in tasks by name: the modules in `tasks/builtin`. Does not import torch.
+
+    >>> builtin_tasks()["digits"].package
+    'scikit-learn'
+    """
     found = {}
     for _, name, _ in pkgutil.iter_modules(builtin.__path__):
         module = importlib.import_module(f"{builtin.__name__}.{name}")
@@ -88,11 +91,29 @@ def builtin_tasks() -> Mapping[str, Builtin]:
 
 
 def load_task(spec: str | Path, options: Mapping[str, str]) -> Task:
-    """The task that `spec` names, with `options` (still text) bound.
+    """Load a task and bind its options. Runs the task's code, but builds no model or data yet.
 
-    Runs the task's file or imports its module; builds neither model nor data yet.
-    Raises `UsageError` where there is no such task or option, `SharpError` where the task's code
-    fails or lacks `model` or `data`.
+    Args:
+        spec: a task file, `package.module:name`, or the name of a built-in task.
+        options: the options as text.
+
+    Errors: `UsageError` for an unknown task or option, `SharpError` if the task's code fails or
+    lacks `model` or `data`.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "task.py")
+    ...     _ = path.write_text('''
+    ... import torch
+    ... def model(width: int = 4): return torch.nn.Linear(3, width)
+    ... def data(split): return torch.zeros(5, 3), torch.zeros(5, dtype=torch.int64)
+    ... ''')
+    ...     task = load_task(path, {"width": "8"})
+    >>> task.options, task.model()
+    ({'width': 8}, Linear(in_features=3, out_features=8, bias=True))
+    >>> load_task("digits", {"depth": "4"}).options["depth"]
+    4
     """
     from sharpcli.tasks.build import build_task
     from sharpcli.tasks.source import find_source
@@ -101,10 +122,12 @@ def load_task(spec: str | Path, options: Mapping[str, str]) -> Task:
 
 
 def task_from_metadata(metadata: Mapping[str, Any]) -> tuple[str, dict[str, str]] | None:
-    """The built-in task and its options that a checkpoint's metadata name, None if they name none.
+    """The built-in task and the options that a checkpoint's metadata name, None without a task.
 
-    A checkpoint is data: whatever it says, only the name of a built-in task is accepted, never a
-    file or a module. Raises `SharpError` for anything else.
+    A checkpoint is data, so it may name a built-in task, but never a file or a module.
+
+    Raises:
+        SharpError: the metadata name something else, or options of the wrong form.
     """
     name = metadata.get("task")
     if name is None:

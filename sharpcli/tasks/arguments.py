@@ -1,4 +1,4 @@
-"""The options of a task: the keyword arguments of its functions, read from text."""
+"""A task's options: the keyword arguments of its functions, parsed from text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sharpcli.errors import UsageError, did_you_mean, setting
 
 __all__ = ["POSITIONAL", "Option", "as_text", "bind_options", "declared_options"]
 
-# A task's functions, and how many arguments sharp itself passes to each, by position.
+# A task's functions, and the number of positional arguments that sharp passes to each.
 POSITIONAL = {"model": 0, "data": 1, "predict": 2, "loss": 2, "metrics": 2, "collate": 1}
 
 _LONGEST = 80  # characters of an option that a message repeats
@@ -34,12 +34,12 @@ class Option:
 
     @property
     def required(self) -> bool:
-        """Whether it has to be given."""
+        """Whether the user has to give it."""
         return self.default is _REQUIRED
 
     @property
     def type_name(self) -> str:
-        """Its type as a person reads it: `int`, `mlp|cnn`, `float|none`."""
+        """Its type for a message: `int`, `mlp|cnn`, `float|none`."""
         return _type_name(self.kind)
 
     def __str__(self) -> str:
@@ -49,7 +49,7 @@ class Option:
 
 
 def declared_options(functions: Mapping[str, Any]) -> tuple[Option, ...]:
-    """The options that a task's functions (by name, as in `POSITIONAL`) take, each once."""
+    """The options of a task's functions (by name, as in `POSITIONAL`), each once."""
     known = _by_name(_options(f, POSITIONAL[name]) for name, f in _callable(functions))
     return tuple(known.values())
 
@@ -57,21 +57,24 @@ def declared_options(functions: Mapping[str, Any]) -> tuple[Option, ...]:
 def bind_options(
     functions: Mapping[str, Any], given: Mapping[str, str], where: str
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """The keyword arguments of each of a task's functions, and all options with their defaults.
+    """Assign the given options to a task's functions.
 
-    Each function gets those options it names, read by its own annotations. Options that no
-    function names go, as text, to every function that takes `**options`. Where functions do not
-    agree on the value of one name, because their defaults differ or because a function with
-    `**options` does not get it, the second mapping says whose it is: `data.seed`.
+    Each function gets the options that it names, parsed by its own annotations. Options that no
+    function names go, as text, to every function that takes `**options`.
 
     Args:
         functions: the task's functions by name, as in `POSITIONAL`.
         given: options as text.
-        where: what errors call the task.
+        where: the task's name in errors.
 
-    Raises `UsageError` for an option that no function names, for a value that is not of its type,
-    for one that is needed and was not given, and for one that a function may or may not take,
-    since a decorator hides its arguments.
+    Returns:
+        The keyword arguments of each function, and all options with their values. If functions
+        have different values for one name (their defaults differ, or a function with `**options`
+        does not get it), the second mapping has the function's name in front: `data.seed`.
+
+    Raises:
+        UsageError: no function names an option, a required one is missing, a value is not of its
+            type, or a decorator hides whether a function takes it.
     """
     named = {name: _options(function, POSITIONAL[name]) for name, function in _callable(functions)}
     open_ = [name for name, function in _callable(functions) if _open(function)]
@@ -88,7 +91,7 @@ def bind_options(
         if key in known:
             _refuse_hidden(key, {name: functions[name] for name in open_}, where)
     bound: dict[str, dict[str, Any]] = {}
-    values: dict[str, dict[str, Any]] = {}  # option → function → what it runs with
+    values: dict[str, dict[str, Any]] = {}  # option → function → its value
     for name, options in named.items():
         bound[name] = {o.name: _read(o, given[o.name], where) for o in options if o.name in given}
         for option in options:
@@ -110,7 +113,7 @@ def bind_options(
 def _resolved(
     values: Mapping[str, Mapping[str, Any]], offered: Mapping[str, Iterable[str]]
 ) -> dict[str, Any]:
-    """Each option's value; by function where not all of those `offered` have it, or it differs."""
+    """Each option's value; by function if values differ or not all functions `offered` have it."""
     resolved: dict[str, Any] = {}
     for key, by_function in values.items():
         first, *others = by_function.values()
@@ -123,12 +126,12 @@ def _resolved(
 
 
 def _callable(functions: Mapping[str, Any]) -> list[tuple[str, Callable[..., Any]]]:
-    """The functions that there are, in the order of `POSITIONAL`."""
+    """The functions that the task defines, in the order of `POSITIONAL`."""
     return [(name, functions[name]) for name in POSITIONAL if callable(functions.get(name))]
 
 
 def _by_name(functions: Iterable[Iterable[Option]]) -> dict[str, Option]:
-    """Each option once; of several with one name the first one, so the model's before others'."""
+    """Each option once; among several of one name the first, so the model's before others'."""
     found: dict[str, Option] = {}
     for option in itertools.chain(*functions):
         found.setdefault(option.name, option)
@@ -136,12 +139,12 @@ def _by_name(functions: Iterable[Iterable[Option]]) -> dict[str, Option]:
 
 
 def _refuse_hidden(option: str, open_: Mapping[str, Callable[..., Any]], where: str) -> None:
-    """Refuse an option that a function may name behind `(*args, **kwargs)`."""
+    """Raise `UsageError` if `(*args, **kwargs)` may hide that a function takes the option."""
     for name, function in open_.items():
         kinds = {parameter.kind for parameter in _signature(function).parameters.values()}
         if kinds == {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
             raise UsageError(
-                f"{where}: whether `{name}` takes the option '{option}' cannot be seen: its "
+                f"{where}: cannot tell whether `{name}` takes the option '{option}': its "
                 "arguments are (*args, **kwargs)",
                 f"put @functools.wraps(function) on what wraps `{name}`, or name its arguments",
             )
@@ -169,13 +172,13 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
 
 
 def _called(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What a call reaches: an `nn.Module` as a loss passes everything on to its `forward`."""
+    """The function that a call reaches: for an `nn.Module`, its `forward`."""
     forward = getattr(function, "forward", None)
     return forward if callable(forward) and not isinstance(function, type) else function
 
 
 def _globals(function: Callable[..., Any]) -> Mapping[str, Any]:
-    """The names that annotations written as text can refer to."""
+    """The names that annotations in quotes can refer to."""
     inner: Any = _called(function)
     while True:
         unwrapped = inspect.unwrap(inner)
@@ -184,14 +187,14 @@ def _globals(function: Callable[..., Any]) -> Mapping[str, Any]:
             break
         inner = unwrapped
     if isinstance(inner, type):
-        inner = inner.__init__  # type: ignore[misc]  # whose signature a class has
+        inner = inner.__init__  # type: ignore[misc]  # a class has its signature
     elif not hasattr(inner, "__globals__"):
         inner = type(inner).__call__
     return getattr(inner, "__globals__", {})
 
 
 def _kind(parameter: inspect.Parameter, function: Callable[..., Any]) -> Any:
-    """Its annotation; without one (or with one that cannot be resolved) its default's type."""
+    """The parameter's annotation; if it has none that can be resolved, its default's type."""
     annotation = parameter.annotation
     if isinstance(annotation, str):
         holder = types.SimpleNamespace(__annotations__={"it": annotation})
@@ -228,12 +231,12 @@ def _type_name(kind: Any) -> str:
 
 
 def as_text(value: Any) -> str:
-    """An option's value as it is given, as text."""
+    """An option's value as text, as a user gives it."""
     return str(value).lower() if isinstance(value, bool) or value is None else str(value)
 
 
 def _plain(value: Any) -> Any:
-    """A value as a document holds it: as text, without addresses, where it is no plain one."""
+    """A value for a document: a plain value as it is, others as text without addresses."""
     if value is None or isinstance(value, _SCALARS):
         return value
     return re.sub(r" at 0x[0-9a-fA-F]+", "", str(value))
@@ -251,14 +254,14 @@ def _read(option: Option, text: str, where: str) -> Any:
 
 
 def _shortened(text: str) -> str:
-    """`text` fit for a message: the options that a checkpoint names may be of any length."""
+    """`text` shortened for a message: options from a checkpoint may have any length."""
     return f"{text[:_LONGEST]}…" if len(text) > _LONGEST else text
 
 
 def _parse(kind: Any, text: str) -> Any:
-    """`text` as a value of the type `kind`; raises `ValueError` where it is none."""
+    """Parse `text` as a value of the type `kind`; raises `ValueError` if it is not one."""
     if _is_union(kind):
-        # None first, so that `none` is not taken for a string
+        # None first, so that `none` is not read as a string
         for member in sorted(typing.get_args(kind), key=lambda m: m is not types.NoneType):
             try:
                 return _parse(member, text)

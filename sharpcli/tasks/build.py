@@ -1,4 +1,4 @@
-"""From a task's functions to a `Task`: options bound, defaults filled in, results checked."""
+"""Build a `Task` from a task's functions: bind options, fill in defaults, check results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["build_task"]
 
 
 def build_task(source: Source, given: Mapping[str, str]) -> Task:
-    """The task of `source` with the options `given`; raises `SharpError` where it lacks a part."""
+    """The task of `source` with the options `given`; raises `SharpError` if a part is missing."""
     functions = source.functions
     for name in ("model", "data"):
         if name not in functions:
@@ -72,15 +72,15 @@ _CALLS = {
     "metrics": "metrics(outputs, batch)",
     "collate": "collate(rows)",
 }
-# What to do where a function fails that the task leaves to its default.
+# Hints for failures in the defaults of functions that the task does not define.
 _OF_DEFAULTS = {
     "predict": "the task defines no predict(model, batch), so the model is called as model(inputs) "
-    "for (inputs, targets) and as model(**batch) for a mapping: let data() give what it takes, or "
-    "define predict",
-    "loss": "the task defines no loss(outputs, batch), so it is the cross-entropy: check the "
+    "for (inputs, targets) and as model(**batch) for a mapping: let data() return what the model "
+    "takes, or define predict",
+    "loss": "the task defines no loss(outputs, batch), so the loss is the cross-entropy: check the "
     "targets of data(), or define loss",
-    "metrics": "the task defines no metrics(outputs, batch), so it is the accuracy: check the "
-    "targets of data(), or define metrics",
+    "metrics": "the task defines no metrics(outputs, batch), so the metric is the accuracy: check "
+    "the targets of data(), or define metrics",
 }
 
 
@@ -91,9 +91,9 @@ def _guarded(
     options: Mapping[str, Any],
     otherwise: str | None,
 ) -> Any:
-    """The function with its options, whose exceptions name the task and the line; None for None.
+    """The function with its options; its exceptions name the task and the line. None for None.
 
-    `otherwise` is what to do where none of the task's own code has run.
+    `otherwise` is the hint if none of the task's own code has run.
     """
     if function is None:
         return None
@@ -107,13 +107,14 @@ def _guarded(
 
 
 def _named(source: Source, found: Callable[..., Any]) -> Callable[..., Mapping[str, Any]]:
-    """The task's metrics; what they give is checked to have names."""
+    """The task's metrics, with a check that they return a mapping."""
 
     def metrics(outputs: Any, batch: Any) -> Mapping[str, Any]:
         values = found(outputs, batch)
         if not isinstance(values, Mapping):
             raise SharpError(
-                f"{source.where}: metrics(outputs, batch) gave {_described(values)}, not a dict",
+                f"{source.where}: metrics(outputs, batch) returned {_described(values)}, "
+                "not a dict",
                 'return {"name": one value for each example}',
             )
         return values
@@ -122,7 +123,7 @@ def _named(source: Source, found: Callable[..., Any]) -> Callable[..., Mapping[s
 
 
 def _model(source: Source, options: Mapping[str, Any]) -> nn.Module:
-    """Build the model; raises `SharpError` where the task does not give one."""
+    """Build the model; raises `SharpError` if the task returns something else."""
     model = _call(source, "model()", source.functions["model"], (), options)
     if isinstance(model, nn.Module):
         return model
@@ -137,8 +138,8 @@ def _model(source: Source, options: Mapping[str, Any]) -> nn.Module:
 def _data(source: Source, options: Mapping[str, Any], split: str) -> Any:
     """One split of the data, None for a task that has no test data.
 
-    Raises `SharpError` where it is not a finite, non-empty data set, and where giving its size or
-    a row fails.
+    Raises:
+        SharpError: it is not a finite, non-empty data set, or its size or a row raises.
     """
     call = f"data('{split}')"
     try:
@@ -146,7 +147,7 @@ def _data(source: Source, options: Mapping[str, Any], split: str) -> Any:
     except SharpError as error:
         if split == "train":
             raise
-        hint = f"{error.hint}; where there are no test data, return None"
+        hint = f"{error.hint}; if there are no test data, return None"
         raise SharpError(error.message, hint) from error
     if data is None and split == "test":
         return None
@@ -158,7 +159,7 @@ def _data(source: Source, options: Mapping[str, Any], split: str) -> Any:
 
 
 class _Rows:
-    """A map-style data set whose exceptions name the task and the line, as its functions' do."""
+    """A map-style data set whose exceptions name the task and the line."""
 
     def __init__(self, source: Source, call: str, data: Any) -> None:
         self._source, self._call, self.wrapped = source, call, data
@@ -186,19 +187,19 @@ _WANTED = "return a map-style Dataset (it has __len__ and __getitem__) or a tupl
 
 
 def _what_is_wrong(data: Any) -> tuple[str, str]:
-    """What is wrong with what `data` returned, and what to do; two empty strings if nothing is."""
+    """What is wrong with the result of `data`, and a hint; two empty strings if nothing is."""
     if isinstance(data, DataLoader):
         return "returned a DataLoader", (
-            "return its dataset: sharp batches by itself, and every batching gives one answer"
+            "return its dataset: sharp makes the batches, and the results do not depend on them"
         )
     if isinstance(data, IterableDataset):
-        return "returned an IterableDataset, of which no size and no n-th row is known", _WANTED
+        return "returned an IterableDataset, which has no size and no n-th row", _WANTED
     if isinstance(data, Tensor):
         return "returned one tensor", "return a tuple: (inputs, targets), or (inputs,)"
     tensors = isinstance(data, list) and all(isinstance(each, Tensor) for each in data)
     if tensors and len({each.shape for each in data}) > 1:
         return "returned a list of tensors that differ in shape", (
-            "return a tuple, as in (inputs, targets): a list is a data set with a row an item"
+            "return a tuple, as in (inputs, targets): each item of a list counts as a row"
         )
     if isinstance(data, str | bytes):
         return f"returned {_described(data)}", _WANTED
@@ -208,7 +209,7 @@ def _what_is_wrong(data: Any) -> tuple[str, str]:
         forgot = " (is `return` missing?)" if data is None else ""
         return f"returned {_described(data)}{forgot}", _WANTED
     if len(data) == 0:
-        return "is empty", "check the path and the filter that the data come from"
+        return "is empty", "check the path and the filter of the data"
     return "", ""
 
 
@@ -230,12 +231,12 @@ def _what_is_wrong_with_tensors(data: tuple[Any, ...]) -> tuple[str, str]:
             "each tensor has one row for each example"
         )
     if lengths[0] == 0:
-        return "is empty", "check the path and the filter that the data come from"
+        return "is empty", "check the path and the filter of the data"
     return "", ""
 
 
 def _described(it: Any) -> str:
-    """What `it` is, in a few words."""
+    """A short description of `it`."""
     if it is None:
         return "None"
     if isinstance(it, type):

@@ -1,7 +1,7 @@
-"""What a task that does not say does: how a batch is predicted, its loss, its metrics.
+"""The defaults of a task's `predict`, `loss` and `metrics`.
 
-A batch is the data set's collated rows: a tuple or list whose first item is the input and second
-the target, or a mapping that holds the model's keyword arguments and, as `labels`, the target.
+A batch is the data set's collated rows: a tuple or list with the inputs first and the targets
+second, or a mapping with the model's keyword arguments, among them the targets as `labels`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sharpcli.errors import SharpError, counted
 
 __all__ = ["IGNORED", "loss_for", "metrics", "predict"]
 
-IGNORED = -100  # PyTorch's and Hugging Face's mark of a token that does not count
+IGNORED = -100  # the target with which PyTorch and Hugging Face mark ignored tokens
 
 Values = Tensor | tuple[Tensor, Tensor]
 
@@ -30,7 +30,7 @@ def predict(model: nn.Module, batch: Any) -> Any:
 
 
 def loss_for(where: str) -> Callable[[Any, Any], Values]:
-    """The default loss of the task that errors call `where`."""
+    """The default loss of a task; errors name the task by `where`."""
 
     def loss(outputs: Any, batch: Any) -> Values:
         return _cross_entropy(where, outputs, batch)
@@ -40,9 +40,10 @@ def loss_for(where: str) -> Callable[[Any, Any], Values]:
 
 
 def metrics(outputs: Any, batch: Any) -> dict[str, Values]:
-    """The accuracy for integer class targets, nothing for others.
+    """The accuracy for integer class targets, no metric for others.
 
-    A pair of what is right in each example and what counts there, both (N,): classes or tokens.
+    It is a pair for each example: the number of right classes or tokens, and the number that
+    count, both (N,).
     """
     scores, targets, kind = _classes(outputs, batch)
     if kind is None:
@@ -55,33 +56,35 @@ def metrics(outputs: Any, batch: Any) -> dict[str, Values]:
     return {"accuracy": (right.to(dtype), counts.to(dtype))}
 
 
-# Up to so many classes a CPU takes the softmax along the first axis, over neighbouring examples at
-# once: 3.7 to 4.3 times as fast for 10 classes, 1.7 for 32, no faster from 100.
+# Up to this many classes the softmax on a CPU runs along the first axis, vectorised over examples:
+# 3.7 to 4.3 times as fast for 10 classes, 1.7 for 32, no faster from 100.
 _FEW_CLASSES = 32
 
 
 def _cross_entropy(where: str, outputs: Any, batch: Any) -> Values:
-    """Cross-entropy in nats: a pair of each example's sum and its weight, both (N,), in float64.
+    """Cross-entropy in nats: each example's sum and weight, both (N,), in float64.
 
-    Targets (N,) with outputs (N, C) weigh 1 each. Token targets (N, T) with outputs (N, T, V) give
-    the sum over each example's tokens, and how many those are. A target of -100 counts nowhere.
-    Raises `SharpError` for anything else: there the task has to say.
+    Targets (N,) with outputs (N, C) have weight 1. Token targets (N, T) with outputs (N, T, V) give
+    the sum over each example's tokens, and their number. A target of -100 is ignored.
+
+    Raises:
+        SharpError: outputs and targets have other shapes or types; the task has to define `loss`.
     """
     scores, targets, kind = _classes(outputs, batch)
     if outputs is None:
-        raise SharpError(f"{where}: predict(model, batch) gave None", "is `return` missing in it?")
+        raise SharpError(f"{where}: predict(model, batch) returned None", "is `return` missing?")
     if kind is None:
         hint = (
-            "write `def loss(outputs, batch): …`, which gives one loss for each example; of a "
-            "regression for instance (outputs - batch[1]).square().flatten(1).mean(1)"
+            "write `def loss(outputs, batch): …`, which returns one loss for each example; for a "
+            "regression, for instance, (outputs - batch[1]).square().flatten(1).mean(1)"
         )
         if isinstance(targets, Tensor) and not targets.is_floating_point() and targets.ndim > 1:
-            hint = f"give class targets of shape (N,), as by .squeeze(1), or {hint}"
+            hint = f"make the class targets of shape (N,), as by .squeeze(1), or {hint}"
         raise SharpError(
             f"{where}: has no `loss`, and none can be guessed for {_said(outputs, batch)}", hint
         )
-    # In float32 a softmax within 6e-8 of one-hot has no loss and no gradient left, so a minimum
-    # with a loss below 1e-6 would be measured on rounding alone.
+    # In float32 a softmax within 6e-8 of one-hot has zero loss and gradient, so measuring a minimum
+    # with a loss below 1e-6 would measure rounding.
     if scores.device.type != "mps":  # which has no float64
         scores = scores.double()
     first = kind == "classes" and scores.device.type == "cpu" and scores.shape[1] <= _FEW_CLASSES
@@ -97,7 +100,7 @@ def _cross_entropy(where: str, outputs: Any, batch: Any) -> Values:
 
 
 def _classes(outputs: Any, batch: Any) -> tuple[Any, Any, str | None]:
-    """Scores, integer targets and their kind: "classes", "tokens", or None where it is neither."""
+    """Scores, integer targets and their kind: "classes", "tokens", or None for neither."""
     mapping = isinstance(batch, Mapping)
     scores, targets = _scores(outputs), _targets(batch)
     if not isinstance(scores, Tensor) or not isinstance(targets, Tensor):
@@ -107,8 +110,8 @@ def _classes(outputs: Any, batch: Any) -> tuple[Any, Any, str | None]:
         return scores, targets, None
     if scores.ndim == 2 and targets.shape == scores.shape[:1]:
         return scores, targets.long(), "classes"
-    # A mapping's token labels may or may not be shifted by one, as for a causal language model:
-    # that is for the task to say.
+    # Only the task knows whether a mapping's token labels are shifted by one, as for a causal
+    # language model.
     if scores.ndim == 3 and targets.shape == scores.shape[:2] and not mapping:
         return scores, targets.long(), "tokens"
     return scores, targets, None
@@ -129,7 +132,7 @@ def _targets(batch: Any) -> Any:
 
 
 def _said(outputs: Any, batch: Any) -> str:
-    """The outputs and the batch in words, with shapes and types."""
+    """Describe the outputs and the batch, with shapes and types."""
     scores, targets = _scores(outputs), _targets(batch)
     first = _shape(outputs if scores is None else scores)
     if targets is None:

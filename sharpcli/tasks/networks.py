@@ -10,17 +10,19 @@ from sharpcli.runtime.memory import available_memory, readable_size
 
 __all__ = ["ACTIVATIONS", "check_room", "cnn", "mlp"]
 
-# What a layer takes beside its numbers: its modules, their dictionaries and tensors (seen: 8 kB).
+# Memory of a layer without its numbers: modules, dictionaries and tensors. Measured: 8 kB.
 _BYTES_A_LAYER = 8000
 
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}
 
 
 def check_room(task: str, inputs: int, width: int, depth: int, taps: int) -> None:
-    """Raise `SharpError` where a network of a task would not fit in this machine's memory.
+    """Check that a task's network fits in this machine's memory.
 
-    It has `depth` layers of `width` units with `taps` weights for each pair of units. A model is
-    not copied for its derivatives alone: what has no room for its weights has none for anything.
+    It has `depth` layers of `width` units, with `taps` weights for each pair of units.
+
+    Raises:
+        SharpError: the weights alone do not fit.
     """
     if torch.get_default_device().type == "meta":
         return  # nothing is allocated there
@@ -30,7 +32,7 @@ def check_room(task: str, inputs: int, width: int, depth: int, taps: int) -> Non
     if needed > free:
         raise SharpError(
             f"{task}: width {width} and depth {depth} make a model of {weights:.3g} parameters, "
-            f"which takes {readable_size(needed)}, and {readable_size(free)} of memory are free",
+            f"needing {readable_size(needed)}, but only {readable_size(free)} of memory are free",
             f"take a smaller {setting('options.width')} or {setting('options.depth')}",
         )
 
@@ -40,8 +42,8 @@ def mlp(
 ) -> nn.Sequential:
     """A fully connected network: (N, …) of `inputs` values each → (N, classes).
 
-    `depth` hidden layers of `width` units; with `batch_norm`, each is normalised before its
-    activation and has no bias of its own.
+    It has `depth` hidden layers of `width` units. With `batch_norm`, each layer is normalised
+    before its activation and has no bias.
     """
     layers: list[nn.Module] = [nn.Flatten()]
     for _ in range(depth):
@@ -64,8 +66,8 @@ def cnn(
 ) -> nn.Sequential:
     """A convolutional network: (N, channels, side, side) → (N, classes).
 
-    `depth` 3x3 convolutions of `width` channels, the side halved after each while it is over 2,
-    and one linear layer; `batch_norm` as in `mlp`.
+    It has `depth` 3x3 convolutions of `width` channels and one linear layer. Each convolution
+    halves the side while it is over 2. `batch_norm` is as in `mlp`.
     """
     layers: list[nn.Module] = []
     for _ in range(depth):

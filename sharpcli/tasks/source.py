@@ -1,6 +1,6 @@
-"""Where a task's functions come from: a file, an importable object, or a built-in task.
+"""Find a task's functions in a file, an importable object, or a built-in task.
 
-A task's code is the user's and may raise anything; `user_code` turns what it raises into a
+A task's code is the user's and may raise anything. `user_code` turns its exceptions into a
 `SharpError` that names the task, the line and the exception.
 """
 
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 __all__ = ["NoTaskFileError", "Source", "find_source", "user_code"]
 
-# What to do about exceptions that say little of their cause, by a pattern of their text.
+# Hints for exceptions whose text does not show the cause, by a pattern of that text.
 _KNOWN = {
     r"does not require grad|does not have a grad_fn|not have been used in the graph": (
-        "sharp runs predict() and loss() without gradients where it needs none: put what "
+        "sharp runs predict() and loss() without gradients if it needs none: put code that "
         "differentiates with respect to the inputs (as a PINN does) under `with "
         "torch.enable_grad():`, or use torch.func (grad, jacrev, vmap), which needs no change"
     ),
@@ -44,7 +44,7 @@ _KNOWN = {
     ),
     r"shapes? cannot be multiplied|expected input.* to have|normalized_shape|"
     r"size mismatch|must match the size of tensor|expected .*-?D input|Expected .*-?D": (
-        "the shapes do not fit: check those of data() (whose first axis is the examples) against "
+        "the shapes do not fit: compare those of data() (the first axis is the examples) with "
         "what the model and loss() take"
     ),
     r"but got (Long|Int|Short|Char|Byte|Bool) and": (
@@ -56,18 +56,18 @@ _KNOWN = {
         "as in torch.zeros(3).to(outputs)"
     ),
     r"argument 'target'": (
-        "predict, loss and metrics are given the whole batch, as in `def loss(outputs, batch): "
+        "predict, loss and metrics get the whole batch, as in `def loss(outputs, batch): "
         "return functional.cross_entropy(outputs, batch[1], reduction='none')`"
     ),
     r"argument '\w+' (\(position \d+\) )?must be Tensor, not \w+": (
-        "one of PyTorch's functions was given something else than a tensor: let data() give "
+        "one of PyTorch's functions got something other than a tensor: let data() return "
         "tensors, or make them in collate(rows) or predict()"
     ),
     r"all tensors to be on the same device|not on the expected device": (
-        "move tensors that are made in the task to where the outputs are: .to(outputs.device)"
+        "move tensors that the task makes to the device of the outputs: .to(outputs.device)"
     ),
 }
-# Folders whose code is not the task's: sharp's own, and Python's.
+# Folders of code that is not the task's: sharp's own and Python's.
 _NOT_THE_TASKS = tuple(
     f"{folder}{os.sep}" for folder in (Path(__file__).parents[1], sysconfig.get_path("stdlib"))
 )
@@ -75,10 +75,10 @@ _NOT_THE_TASKS = tuple(
 
 @dataclass
 class Imports:
-    """While active, a folder can be imported from; afterwards `sys.path` is as it was.
+    """While active, modules can be imported from a folder; afterwards `sys.path` is restored.
 
-    With `private`, what was imported from the folder is also taken out of `sys.modules` again and
-    put back at the next use: a `utils.py` beside one task file is never mistaken for another's.
+    With `private`, modules from the folder are also removed from `sys.modules`, and put back at the
+    next use. So the `utils.py` of one task is never mistaken for another's.
     """
 
     folder: Path
@@ -103,7 +103,7 @@ class Imports:
             sys.modules.update(self.shadowed)
 
     def _is_ours(self, root: str) -> bool:
-        """Whether the module `root` is a file or a package that lies directly in the folder."""
+        """Whether the module `root` is a file or a package directly in the folder."""
         module = sys.modules.get(root) or self.kept.get(root)
         file = getattr(module, "__file__", None)
         if file is None:
@@ -114,10 +114,10 @@ class Imports:
 
 @dataclass(frozen=True, repr=False)
 class Source:
-    """A task's functions by name, and how to speak of it.
+    """A task's functions by name, and what errors and the fingerprint need.
 
-    `where` is what errors call it, `file` the file whose lines are the task's own, `text` what the
-    fingerprint is taken over, `public` the names it defines.
+    `where` is its name in errors, `file` the file with its own code, `text` the input of the
+    fingerprint, `public` the names that it defines.
     """
 
     where: str
@@ -129,10 +129,10 @@ class Source:
 
 
 class user_code:  # noqa: N801 (used as `with user_code(...)`, where it reads as a function)
-    """While active, an exception from the task's code becomes a `SharpError` that names it.
+    """While active, exceptions from the task's code become a `SharpError` that names the task.
 
-    `given` are the options that the user chose for the code; `otherwise` is what to do where none
-    of the task's own code has run.
+    `given` are the options that the user chose for the code. `otherwise` is the hint if none of the
+    task's own code has run.
     """
 
     def __init__(
@@ -156,10 +156,10 @@ class user_code:  # noqa: N801 (used as `with user_code(...)`, where it reads as
         trace: TracebackType | None,
     ) -> None:
         if isinstance(error, SharpError) or not isinstance(error, Exception | SystemExit):
-            return  # nothing happened, it is said already, or it is Ctrl-C
+            return  # no exception, one that has its message already, or Ctrl-C
         if is_out_of_memory(error):
             error.add_note(f"{self._place(trace)[0]}: {self.what} ran out of memory")
-            return  # whoever chose the batch size halves it, or the program ends
+            return  # the caller halves the batch size, or the program ends
         if isinstance(error, SyntaxError) and error.lineno is not None:
             place = self.where if error.filename == self.file else error.filename
             raise SharpError(
@@ -173,9 +173,9 @@ class user_code:  # noqa: N801 (used as `with user_code(...)`, where it reads as
         ) from error
 
     def _place(self, trace: TracebackType | None) -> tuple[str, bool]:
-        """Where the task's own code failed, in its file or in what it imports, and whether any did.
+        """The place at which the task's own code failed, and whether any of it was running.
 
-        Its file's line comes first; the line of another file of the user's is added.
+        The line in the task's file comes first, then the line in another file of the user's.
         """
         frames = traceback.extract_tb(trace)
         own = [
@@ -191,7 +191,7 @@ class user_code:  # noqa: N801 (used as `with user_code(...)`, where it reads as
         return f"{self.where}{line}{inner}", True
 
     def _advice(self, error: BaseException, own: bool) -> str:
-        """What to do about an exception; `own` says that it passed through the task's own code."""
+        """The hint for an exception; `own` says whether it passed through the task's own code."""
         if isinstance(error, ModuleNotFoundError):
             file = self.file
             if file and error.name and Path(file).with_name(f"{error.name}.py").exists():
@@ -208,12 +208,14 @@ class user_code:  # noqa: N801 (used as `with user_code(...)`, where it reads as
         if chosen:
             text = any(isinstance(value, str) for value in self.given.values())
             typed = (
-                " (a text, where the argument is not annotated as in width: int)" if text else ""
+                " (passed as text unless the argument is annotated, as in width: int)"
+                if text
+                else ""
             )
             return f"check {chosen}{typed}" + (", or correct the task's code" if own else "")
         if not own and self.otherwise:
             return self.otherwise
-        return "correct the task's code; python -i on the file helps to see why"
+        return "correct the task's code; python -i on the file helps to find the cause"
 
 
 def _is_users(filename: str) -> bool:
@@ -227,10 +229,10 @@ class NoTaskFileError(UsageError):
 
 
 def find_source(spec: str, builtins: Mapping[str, Builtin]) -> Source:
-    """Find and run the code that `spec` names.
+    """Find and run the code that `spec` names; a `SharpError` says where it fails.
 
-    Raises `UsageError` where there is no such file, module, object or built-in task, `SharpError`
-    where the code fails.
+    Raises:
+        UsageError: there is no such file, module, object or built-in task.
     """
     if spec in builtins:
         return _from_builtin(builtins[spec])
@@ -241,7 +243,7 @@ def find_source(spec: str, builtins: Mapping[str, Builtin]) -> Source:
     if not spec:
         raise UsageError("the task's name is empty", "is a variable of the shell not set?")
     raise UsageError(
-        f"there is no task '{spec}': it is no file, and among the built-in tasks "
+        f"there is no task '{spec}': it is not a file, and among the built-in tasks "
         f"{did_you_mean(spec, builtins)}",
         "name a file (task.py, which `sharp init` writes), an object (package.module:name) or a "
         "built-in task (`sharp tasks` lists them)",
@@ -260,7 +262,7 @@ def _from_file(path: Path, where: str) -> Source:
             f"{where}: the task file cannot be read: {error.strerror}", "check its permissions"
         ) from error
     full = path.resolve()
-    # A name that no other module has: what the file defines can still find its own module there.
+    # A unique name under which the file's own classes and functions can find their module.
     name = f"sharpcli_task_{hashlib.sha256(str(full).encode()).hexdigest()[:16]}"
     module = ModuleType(name)
     module.__file__ = str(full)
@@ -310,7 +312,7 @@ def _from_builtin(builtin: Builtin) -> Source:
     try:
         version = importlib.metadata.version(builtin.package)
     except importlib.metadata.PackageNotFoundError:
-        version = "absent"  # `data` says so, and how to install it
+        version = "absent"  # `data` raises an error that says how to install it
     text = f"{builtin.name} {builtin.package} {version}".encode()
     module = builtin.module
     imports = Imports(Path(__file__).parent, private=False)
@@ -323,7 +325,7 @@ def _contents(it: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
 
 
 def _wants_self(kind: type) -> bool:
-    """Whether `model` is a method, so that an instance is needed to call it."""
+    """Whether `model` is a method, so that calling it needs an instance."""
     model = inspect.getattr_static(kind, "model", None)
     return inspect.isfunction(model) and next(iter(inspect.signature(model).parameters), "") in (
         "self",

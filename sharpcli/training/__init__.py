@@ -1,6 +1,6 @@
-"""Minima to compare: optimizers and one plain training loop.
+"""Train models to get minima to compare: the optimizers and the training loop.
 
-The settings and the optimizers' descriptions import no torch; `loop` has the loop.
+The settings and the descriptions of the optimizers import no torch; `loop` does.
 """
 
 from sharpcli.training.optimizers import OPTIMIZERS, TrainSettings

@@ -1,4 +1,4 @@
-"""The one training loop: on data held in memory, repeatable from a seed."""
+"""The training loop: on data in memory, repeatable from a seed."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ EVALUATION_BATCH = 1024  # bounds memory only; the loss does not depend on it
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model's tensors (on the CPU), and how it went.
+    """A trained model's tensors (on the CPU), and the outcome of the training.
 
     `train_loss` is the mean loss over all training data in eval mode, without weight decay.
-    `reached` says whether it is at most `until_loss` (True where none was asked for).
+    `reached` says whether it is at most `until_loss` (True if no `until_loss` was given).
     """
 
     tensors: dict[str, Tensor]
@@ -45,13 +45,16 @@ class Trained:
 def train(task: Task, settings: TrainSettings, progress: Progress = silent) -> Trained:
     """Train the task's model from its initial weights, on the CPU, in torch's default dtype.
 
-    The same settings and seed give the same tensors on one machine; the global random state is
-    left as it was. Raises `SharpError` where the loss is not finite, naming the step, and for a
-    loss that cannot be measured: a mean over the batch, or one whose examples are coupled (unless
-    by batches of `fixed_batch`).
+    The same settings and seed give the same tensors on one machine. The global random state does
+    not change.
+
+    Raises:
+        SharpError: the loss is not finite (the message names the step), the model has no
+            parameters, or the loss cannot be measured: it is a mean over the batch, or couples
+            the examples other than in batches of `fixed_batch`.
     """
     with global_random_state_kept():
-        # Weights, dropout and batches each follow the seed; the order of the batches has its own
+        # Weights, dropout and batches follow the seed. The order of the batches has its own
         # generator, so that it does not depend on how many numbers the model draws.
         torch.manual_seed(settings.seed)
         random.seed(settings.seed)
@@ -98,13 +101,15 @@ def train(task: Task, settings: TrainSettings, progress: Progress = silent) -> T
                 loss = untrained.mean_loss_of(model, rows.take(chosen).batch, len(chosen))
                 value = loss.item()
                 if not math.isfinite(value):
-                    raise _not_finite(task, rows, value, steps, settings)
+                    diverged = _not_finite(task, rows, value, steps, settings)
+                    raise diverged
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
                 optimizer.step()
             train_loss = loss_over_all()
             if not math.isfinite(train_loss):
-                raise _not_finite(task, rows, train_loss, steps, settings)
+                diverged = _not_finite(task, rows, train_loss, steps, settings)
+                raise diverged
             progress(*_how_far(settings, epoch, first_loss, train_loss))
             reached = settings.until_loss is None or train_loss <= settings.until_loss
             if reached and settings.until_loss is not None:
@@ -114,9 +119,9 @@ def train(task: Task, settings: TrainSettings, progress: Progress = silent) -> T
 
 
 def _how_far(settings: TrainSettings, epoch: int, first: float, loss: float) -> tuple[int, int]:
-    """How much is done, of how much: epochs, or percent where a loss ends the training.
+    """The progress and its end: in epochs, or in percent if a loss ends the training.
 
-    On the way to a loss, the logarithm of the loss goes down about evenly.
+    The percentage assumes that the logarithm of the loss falls at an even pace.
     """
     goal = settings.until_loss
     if goal is None or not loss < first or goal >= first:

@@ -1,8 +1,8 @@
-"""The optimizers, what each takes, and the settings of a training.
+"""The optimizers, their hyperparameters, and the settings of a training.
 
-To add an optimizer, add it to `OPTIMIZERS`; to add a hyperparameter, add it to `HYPERPARAMETERS`
+To add an optimizer, add it to `OPTIMIZERS`. To add a hyperparameter, add it to `HYPERPARAMETERS`
 and to the fields of `TrainSettings`. Options, their help and ranges, and the metadata of
-checkpoints follow. Torch is imported when an optimizer is built, not before.
+checkpoints follow from these. Torch is only imported when an optimizer is built.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["HYPERPARAMETERS", "OPTIMIZERS", "Hyperparameter", "Optimizer", "Trai
 
 @dataclass(frozen=True)
 class Hyperparameter:
-    """What optimizers take beside the learning rate: which values, in words and as a test."""
+    """A setting of optimizers other than the learning rate: its range, as text and as a test."""
 
     range: str
     accepts: Callable[[Any], bool]
@@ -41,7 +41,7 @@ HYPERPARAMETERS: Mapping[str, Hyperparameter] = {
 class Optimizer:
     """An optimizer: its class as `module:name`, and the hyperparameters that it uses.
 
-    `roles` says what each does in this optimizer. Their names are those of the class's arguments.
+    `roles` maps the class's arguments to what each one does in this optimizer.
     """
 
     kind: str
@@ -53,7 +53,7 @@ class Optimizer:
         return {name: getattr(settings, name) for name in self.roles}
 
     def metadata(self, settings: TrainSettings) -> dict[str, Any]:
-        """These values as a checkpoint keeps them: `betas` become `beta1` and `beta2`."""
+        """These values as stored in a checkpoint: `betas` become `beta1` and `beta2`."""
         kept: dict[str, Any] = {}
         for name, value in self.values(settings).items():
             if isinstance(value, tuple):
@@ -83,10 +83,10 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
 class TrainSettings:
     """How to train. A hyperparameter that the optimizer does not have is not used.
 
-    `lr` None is the optimizer's usual one. `until_loss` ends the training after the first epoch
-    at whose end the loss on all training data, in eval mode, is at most this; `epochs` ends it in
-    any case. `fixed_batch`, if given, is the `batch_size`: the loss couples the examples of a batch
-    and is defined on batches of so many.
+    `lr=None` uses the optimizer's default. `until_loss` ends the training after the first epoch
+    with at most this loss on all training data, in eval mode; `epochs` ends it in any case.
+    `fixed_batch` says that the loss couples the examples of a batch and is defined on batches of
+    this size; it must equal `batch_size`.
     """
 
     optimizer: str = "sgd"
@@ -101,7 +101,7 @@ class TrainSettings:
     fixed_batch: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no optimizer can use; raises `UsageError` naming the setting."""
+        """Check the ranges; raises `UsageError` naming the setting."""
         if self.optimizer not in OPTIMIZERS:
             raise UsageError(
                 f"there is no optimizer '{self.optimizer}'", f"there are: {', '.join(OPTIMIZERS)}"

@@ -173,7 +173,7 @@ def test_nestings_in_nestings_and_weights_left_aside(tmp_path, model):
     assert checkpoint.notes == (
         "weights taken from 'module'",
         "weights taken from 'model'",
-        "left aside 'ema'",
+        "not read: 'ema'",
     )
 
 

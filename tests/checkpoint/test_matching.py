@@ -199,8 +199,8 @@ def test_norms_of_the_other_form_are_the_same_weights(prefix, backwards):
     for layer, each, wanted in zip(model, inputs, true, strict=True):
         assert torch.allclose(layer(each), wanted, atol=1e-6)
     said = "; ".join(found.notes)
-    assert "weight norm of 1 tensor in the model's form" in said
-    assert "spectral norm of 1 tensor in the model's form" in said
+    assert "weight norm of 1 tensor converted to the model's form" in said
+    assert "spectral norm of 1 tensor converted to the model's form" in said
 
 
 def test_half_a_norm_is_missing_the_rest():

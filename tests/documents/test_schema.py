@@ -192,7 +192,7 @@ def test_a_line_that_shows_no_barrier_fits(dense: tuple[Task, Paths]) -> None:
     settings = InterpolateSettings(GridSettings((1,), ((0.0, 0.0),)))
     report = interpolate_checkpoints([a, b], task, None, BOTH, settings)
     assert checked(report)["barrier"] == {}
-    assert report.notes == ["no barrier can be told: 0 or 1 is not on the line (ranges)"]
+    assert report.notes == ["no barrier: 0 or 1 is not on the line (ranges)"]
 
 
 def test_points_that_are_not_finite_fit(dense: tuple[Task, Paths]) -> None:

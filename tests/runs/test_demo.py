@@ -59,14 +59,15 @@ def results(phi, eigenvalue):
 
 def test_the_sentence_when_large_batches_are_sharper():
     assert sentence(results((1.0, 12.0), (2.0, 10.0))) == (
-        "Sharper are the large-batch (1,442) minima: φ is 12 (sgd) and 12 (adam) times, "
-        "λ1 is 5 (sgd) and 5 (adam) times those of the small-batch (8) ones."
+        "The large-batch (1,442) minima are sharper than the small-batch (8) ones: "
+        "φ is 12× (SGD) and 12× (Adam) as high, λ1 is 5× (SGD) and 5× (Adam) as high."
     )
 
 
 def test_the_sentence_when_small_batches_are_sharper():
     said = sentence(results((12.0, 1.0), (10.0, 2.0)))
-    assert said.startswith("Sharper are the small-batch (8) minima: φ is 12 (sgd)")
+    assert said.startswith("The small-batch (8) minima are sharper than")
+    assert "φ is 12× (SGD)" in said
 
 
 @pytest.mark.parametrize("numbers", [((1.0, 1.2), (1.0, 1.1)), ((1.0, 5.0), (5.0, 1.0))])
@@ -78,7 +79,7 @@ def test_the_sentence_when_it_is_not_clear(numbers):
 @pytest.mark.parametrize("value", [None, -1.0])
 def test_the_sentence_when_a_number_is_missing(value):
     said = sentence(results((1.0, 2.0), (1.0, value)))
-    assert said == "Nothing can be said: λ1 of sgd could not be measured for both batch sizes."
+    assert said == "No comparison: λ1 could not be measured for both batch sizes of SGD."
     failed = results((1.0, 2.0), (1.0, 2.0))
     failed[3]["status"] = "failed"
-    assert "φ of adam could not be measured" in sentence(failed)
+    assert "φ could not be measured for both batch sizes of Adam" in sentence(failed)

@@ -87,7 +87,7 @@ def test_samples_double_until_the_target_is_met():
     assert asked == [100, 200, 400, 800]
     assert found.checkpoint["examples"] == 800
     assert found.measures["trace"].sampling_error == pytest.approx(errors[3])
-    assert said[0] == "100 of 3,000 examples are too few (trace to 19.7 %): takes 200"
+    assert said[0] == "100 of 3,000 examples not enough (trace to 19.7 %); trying 200"
     assert said[-1] == "measured on 800 of 3,000 examples: trace to 6.06 %"
 
 
@@ -128,7 +128,7 @@ def test_an_error_marked_unreliable_neither_ends_it_nor_counts():
 def test_where_no_sample_is_enough_all_of_the_data_are_measured():
     found, _, said = judged(Judge(1e-9, "train"), [1.0] * 9, first=1000)
     assert found.checkpoint == {"examples": TOTAL}
-    assert said[-1] == "measured on all 3,000 examples: no sample of them was enough"
+    assert said[-1] == "measured on all 3,000 examples: no smaller sample was enough"
 
 
 def test_a_failure_ends_it():
@@ -184,7 +184,7 @@ def test_a_target_out_of_reach_takes_all_data_and_leaves_no_sampling_error():
     assert about["examples"] == TOTAL
     assert "examples_in_all" not in about
     assert "sampling_error" not in document["results"][0]["measures"]["trace"]
-    assert said[-1].endswith("measured on all 3,000 examples: no sample of them was enough")
+    assert said[-1].endswith("measured on all 3,000 examples: no smaller sample was enough")
 
 
 def test_samples_of_one_seed_are_nested():

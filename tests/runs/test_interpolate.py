@@ -54,7 +54,7 @@ def test_too_few_points_for_it_are_between_the_ends_and_said(paths, points, expe
     )
     assert (found.barrier == {}) is (points == 1)
     if points == 1:
-        assert notes[1:] == ["no barrier can be told: 0 or 1 is not on the line (points)"]
+        assert notes[1:] == ["no barrier: 0 or 1 is not on the line (points)"]
     else:
         assert notes[1:] == []
 

@@ -282,7 +282,7 @@ def test_a_decorator_that_hides_a_shared_option_is_refused():
     def hidden(*args, **kwargs):
         return smoothed(*args, **kwargs)
 
-    with pytest.raises(UsageError, match="whether `loss` takes the option 'smoothing' cannot be"):
+    with pytest.raises(UsageError, match="cannot tell whether `loss` takes the option 'smoothing'"):
         bound({"smoothing": ".1"}, data=data, loss=hidden)
     assert bound({}, data=data, loss=hidden)[1] == {"smoothing": 0.0}
     assert bound({"other": "1"}, loss=hidden)[0]["loss"] == {"other": "1"}

@@ -1,1 +1,1 @@
-"""One network permuted to match another: hidden units are matched by their weights."""
+"""Permute one network to match another: hidden units are matched by their weights."""

@@ -1,4 +1,4 @@
-"""Which rule an operation of torch's goes by; one without a rule pins all that reaches it."""
+"""The rule of each torch operation; an operation without a rule pins all its inputs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["normalized_inputs", "outputs_of"]
 def outputs_of(
     operation: torch._ops.OpOverload, given: Mapping[str, Any], shapes: list[tuple[int, ...]]
 ) -> tuple[list[Value], bool]:
-    """The axes of an operation's outputs, and whether it had to pin axes for want of a rule.
+    """The axes of an operation's outputs, and whether a missing rule pinned any axes.
 
-    `given` has the arguments by name, traced tensors as their axes (which are unified and pinned);
-    `shapes` are the outputs'.
+    `given` has the arguments by name, with traced tensors as their axes, which get unified and
+    pinned. `shapes` are the outputs'.
     """
     call = Call(given, shapes)
     rule = _rule(operation)
@@ -35,9 +35,9 @@ def outputs_of(
 
 
 def _written(result: Value, target: Value) -> None:
-    """What an operation in place leaves has to move as what it was written over.
+    """Unify the result of an in-place operation with its target.
 
-    Views share their axes with what they are views of, so that this holds for all of them.
+    Views share the axes of their base, so this holds for all of them.
     """
     if [size(dimension) for dimension in result] == [size(dimension) for dimension in target]:
         for one, other in zip(result, target, strict=True):
@@ -45,12 +45,12 @@ def _written(result: Value, target: Value) -> None:
 
 
 def normalized_inputs(operation: torch._ops.OpOverload) -> tuple[str, ...]:
-    """The names of the running statistics among a batch norm's arguments; none of others."""
+    """The arguments of a batch norm that are running statistics; none for other operations."""
     return rules.STATISTICS if _rule(operation) is rules.batch_norm else ()
 
 
 def _rule(operation: torch._ops.OpOverload) -> Rule | None:
-    """The rule of an operation; in place, that of the one that gives a new tensor."""
+    """The rule of an operation; an in-place operation has that of its out-of-place form."""
     name, is_ours, short = operation._schema.name.partition("aten::")
     if torch.Tag.nondeterministic_seeded in operation.tags or name or not is_ours:
         return None

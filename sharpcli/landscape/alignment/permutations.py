@@ -1,9 +1,9 @@
-"""The permutations of hidden units that leave a network's function as it is, traced from its model.
+"""Find the permutations of hidden units that do not change a network's function.
 
-The forward pass is traced into a graph of tensor operations. Every axis of a parameter starts free;
-each operation says which axes have to move together and which cannot (`operations`). What is still
-free at the end can be permuted: the channels of a convolution with those of the batch norm, the
-running statistics and the next layer's inputs that belong to them.
+The forward pass is traced into a graph of tensor operations. Every axis of a parameter starts free.
+Each operation says which axes have to move together and which cannot move (`operations`). Axes that
+are free at the end can be permuted: for example a convolution's channels, together with those of
+the batch norm, the running statistics and the next layer's inputs.
 """
 
 from __future__ import annotations
@@ -41,10 +41,9 @@ TRACED_EXAMPLES = 2  # a batch of one would hide the batch dimension
 
 @dataclass(frozen=True)
 class Place:
-    """Where a group's units lie in a tensor.
+    """The positions of a group's units in a tensor.
 
-    Row i of `positions` (size, repeats) holds, along the tensor's dimension `axis`, the places of
-    unit i.
+    Row i of `positions` (size, repeats) has the indices of unit i along the dimension `axis`.
     """
 
     tensor: str
@@ -54,7 +53,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Group:
-    """Hidden units that can be permuted among themselves, if it is done at all these places."""
+    """Hidden units that can be permuted, if they are at all these places together."""
 
     size: int
     places: tuple[Place, ...]
@@ -62,11 +61,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Permutations:
-    """A model's permutation symmetries: its groups, in the order in which data meet them.
+    """A model's permutation symmetries: its groups, in the order of the forward pass.
 
-    `statistics` names the running statistics among the tensors; `twins` gives, for each further
-    name of a tied tensor, the name that the places use; `without_rule` names the operations that
-    kept axes from being permuted because nothing is known about them.
+    `statistics` are the names of running statistics. `twins` maps each further name of a tied
+    tensor to the name in the places. `without_rule` lists unknown operations, which kept axes from
+    being permuted.
     """
 
     groups: tuple[Group, ...]
@@ -78,11 +77,13 @@ class Permutations:
 def trace_permutations(
     network: Network, batch: Batch, tensors: Mapping[str, Tensor]
 ) -> Permutations:
-    """The permutation symmetries of a network in eval mode.
+    """Find the permutation symmetries of a network in eval mode.
 
-    `batch` has two examples or more, better not many; `tensors` are a checkpoint's.
-    Frozen parameters and buffers other than running statistics are taken to stay in their place.
-    Raises `SharpError` where the model cannot be traced. Cost: a forward pass.
+    `batch` has at least two examples, preferably few; `tensors` are a checkpoint's. Frozen
+    parameters, and buffers other than running statistics, are not permuted. A `SharpError` says
+    that the model cannot be traced.
+
+    Cost: a forward pass.
     """
     still = Network(
         network.model, network.task, device=network.device, dtype=network.dtype, mode="eval"
@@ -114,9 +115,9 @@ def trace_permutations(
 def apply_permutations(
     structure: Permutations, tensors: Mapping[str, Tensor], permutations: Sequence[Tensor]
 ) -> dict[str, Tensor]:
-    """The tensors with unit i of each group replaced by its unit `permutation[i]`.
+    """Replace unit i of each group by its unit `permutation[i]`.
 
-    One permutation (size,) a group. Tensors that no group has are handed on as they are.
+    There is one permutation (size,) per group. Tensors without a group are returned unchanged.
     """
     moved = dict(tensors)
     names = {name: [name] for name in tensors}
@@ -177,7 +178,7 @@ def _running_statistics(graph: fx.Graph) -> set[fx.Node]:
 
 
 def _follow(module: fx.GraphModule, free: Mapping[fx.Node, Value]) -> tuple[str, ...]:
-    """Unify and pin axes along the graph. Returns the operations that had no rule."""
+    """Unify and pin axes along the graph; return the operations without a rule."""
     known: dict[fx.Node, Any] = dict(free)
     without_rule: dict[str, None] = {}
     for node in module.graph.nodes:
@@ -195,7 +196,7 @@ def _follow(module: fx.GraphModule, free: Mapping[fx.Node, Value]) -> tuple[str,
             known[node] = outputs if many else outputs[0]
             if at_a_loss:
                 without_rule[str(node.target)] = None
-        else:  # an input, the output, or a call that is not one of torch's operations
+        else:  # an input, the output, or a call outside torch's operations
             for source in node.all_input_nodes:
                 _pin_all(known[source])
             shapes, many = _shapes(node)
@@ -218,7 +219,7 @@ def _arguments(node: fx.Node) -> dict[str, Any]:
 
 
 def _resolved(argument: Any, known: Mapping[fx.Node, Any]) -> Any:
-    """An argument with traced tensors in place of nodes; sequences become lists."""
+    """An argument with nodes replaced by traced tensors; sequences become lists."""
     if isinstance(argument, fx.Node):
         return known[argument]
     if isinstance(argument, list | tuple):
@@ -227,7 +228,7 @@ def _resolved(argument: Any, known: Mapping[fx.Node, Any]) -> Any:
 
 
 def _shapes(node: fx.Node) -> tuple[list[tuple[int, ...]], bool]:
-    """The shapes of a node's outputs, and whether they come as a sequence."""
+    """The shapes of a node's outputs, and whether the node returns a sequence."""
     value = node.meta.get("val")
     many = isinstance(value, tuple | list)
     several: Any = value if many else [value]
@@ -254,7 +255,7 @@ def _groups(values: Mapping[str, Value]) -> tuple[Group, ...]:
 
 
 def _joined(several: list[Tensor]) -> list[Tensor]:
-    """A group's positions along one axis as one, unless it lies across itself there."""
+    """Join a group's positions along one axis, unless some occur twice."""
     joined = torch.cat(several, 1)
     if len(several) == 1:
         return several
@@ -262,7 +263,7 @@ def _joined(several: list[Tensor]) -> list[Tensor]:
 
 
 def _twins(network: Network) -> dict[str, str]:
-    """For each further name of a tied tensor, the first one."""
+    """Map each further name of a tied tensor to its first name."""
     model = network.model
     named = (
         *model.named_parameters(remove_duplicate=False),

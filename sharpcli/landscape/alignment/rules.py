@@ -1,7 +1,7 @@
-"""What tensor operations do to the axes of their inputs: which of them move together.
+"""Rules for tensor operations: which axes of their inputs and outputs move together.
 
-A rule is right where permuting the inputs along the axes it leaves free permutes the output along
-the axes that it gives it, and changes nothing else.
+A rule is correct if permuting the inputs along the axes that it leaves free permutes the output
+along the same axes, and changes nothing else.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Call:
         return self.shapes[0]
 
     def get(self, name: str, default: Any = None) -> Any:
-        """An argument, where the operation has it."""
+        """An argument, or `default` if the operation does not have it."""
         return self.given.get(name, default)
 
     def values(self) -> list[Value]:
@@ -52,11 +52,11 @@ class Call:
 
 
 Rule = Callable[[Call], Value | list[Value]]
-"""Gives the axes of an operation's output, or of each of its outputs where they differ."""
+"""Returns the axes of an operation's output, or of each output if they differ."""
 
 
 def _tensors(arguments: Any) -> Iterator[Value]:
-    """Traced tensors are tuples, and nothing else is: sequences of anything are lists."""
+    """All traced tensors: these are the only tuples, since sequences are lists."""
     for argument in arguments:
         if isinstance(argument, tuple):
             yield argument
@@ -65,23 +65,23 @@ def _tensors(arguments: Any) -> Iterator[Value]:
 
 
 def pointwise(call: Call) -> Value:
-    """Each place depends on the inputs' same place alone."""
+    """Operations whose output entry depends on the inputs' entries at the same index only."""
     return broadcast(call.values())
 
 
 def fill(call: Call) -> Value:
-    """What is filled with one number, or not yet: no place differs from another."""
+    """Tensors filled with one number, or not filled: all entries are alike."""
     return fresh(call.shape)
 
 
 def same(call: Call) -> Value:
-    """The input's axes: copies, and what does the same whatever the order, as softmax does."""
+    """Copies, and operations that commute with permutations, such as softmax."""
     value: Value = call["self"]
     return value
 
 
 def transpose(call: Call) -> Value:
-    """Two dimensions exchanged; `t` knows which."""
+    """Two dimensions exchanged, for `t` the first two."""
     value = list(call["self"])
     if len(value) >= 2:
         first, second = call.get("dim0", 0), call.get("dim1", 1)
@@ -95,7 +95,7 @@ def permute(call: Call) -> Value:
 
 
 def view(call: Call) -> Value:
-    """The same places in other dimensions."""
+    """The same entries in other dimensions."""
     flat = tuple(axis for dimension in call["self"] for axis in dimension)
     target = fresh(call.shape)
     unify(flat, tuple(axis for dimension in target for axis in dimension))
@@ -103,12 +103,12 @@ def view(call: Call) -> Value:
 
 
 def expanded(call: Call) -> Value:
-    """Dimensions of one place repeated: the repetitions are alike."""
+    """Dimensions of size one repeated: the repetitions are alike."""
     return broadcast([call["self"], fresh(call.shape)])
 
 
 def repeat(call: Call) -> Value:
-    """The whole tensor side by side."""
+    """Copies of the tensor side by side."""
     value = ((),) * (len(call["repeats"]) - len(call["self"])) + call["self"]
     return tuple(
         (Axis(times), *dimension) for times, dimension in zip(call["repeats"], value, strict=True)
@@ -116,7 +116,7 @@ def repeat(call: Call) -> Value:
 
 
 def matrix_product(call: Call) -> Value:
-    """A product of (batches of) matrices, to which `self` is added where there are two others."""
+    """A product of (batches of) matrices, plus `self` if there are two other arguments."""
     left, right = next(
         (call[one], call[other])
         for one, other in (("mat1", "mat2"), ("batch1", "batch2"), ("self", "mat2"))
@@ -143,12 +143,13 @@ def linear(call: Call) -> Value:
 
 
 def convolution(call: Call) -> Value:
-    """A (transposed) convolution: channels move, places in an image do not."""
+    """A (transposed) convolution: channels can move, pixels cannot."""
     inputs, weight, bias = call["input"], call["weight"], call["bias"]
     groups: Dimension = (Axis(call["groups"]),)
     for dimension in (*inputs[2:], *weight[2:]):
         pin(dimension)
-    # Groups move as wholes, and alike within each: of a depthwise convolution, every channel.
+    # Groups can move, and the channels alike within all groups; in a depthwise convolution, every
+    # channel is a group.
     within: Dimension = (*groups, Axis(size(weight[0]) // call["groups"]))
     unify(weight[0], within)
     unify(inputs[1], within if call["transposed"] else (*groups, *weight[1]))
@@ -170,12 +171,12 @@ def batch_norm(call: Call) -> list[Value]:
 
 
 def weight_norm(call: Call) -> list[Value]:
-    """A weight `v` with the norms `g` along a dimension, and these norms."""
+    """A weight `v` scaled to the norms `g` along a dimension, and these norms."""
     return [broadcast([call["v"], call["g"]]), call["g"]]
 
 
 def layer_norm(call: Call) -> list[Value]:
-    """The last dimensions normalised together: in any order."""
+    """The last dimensions normalised together; their order does not matter."""
     inputs, count = call["input"], len(call["normalized_shape"])
     for name in ("weight", "bias"):
         if call.get(name) is not None:
@@ -185,7 +186,7 @@ def layer_norm(call: Call) -> list[Value]:
 
 
 def group_norm(call: Call) -> list[Value]:
-    """Channels normalised in groups, which move as wholes, and alike within each."""
+    """Channels normalised in groups: groups can move, and channels alike within all groups."""
     inputs, groups = call["input"], Axis(call["group"])
     unify(inputs[1], (groups, Axis(size(inputs[1]) // call["group"])))
     for name in ("weight", "bias"):
@@ -207,7 +208,7 @@ def spatial(count: int) -> Rule:
 
 
 def pad(call: Call) -> Value:
-    """Padding by a constant: what is put in has no order."""
+    """Padding by a constant: the padded entries are alike."""
     value = list(call["self"])
     for place, before in enumerate(call["pad"][::2]):
         after, dimension = call["pad"][2 * place + 1], value[-1 - place]
@@ -221,7 +222,7 @@ def pad(call: Call) -> Value:
 
 
 def reduced(call: Call) -> Value:
-    """Sums and their kin: they do not depend on the order of what they reduce."""
+    """Reductions such as sums, which do not depend on the order of entries."""
     value: Value = call["self"]
     named = call.get("dim")
     named = [named] if isinstance(named, int) else named
@@ -232,7 +233,7 @@ def reduced(call: Call) -> Value:
 
 
 def chosen(call: Call) -> Value:
-    """Reductions that say a place: it has to keep its meaning."""
+    """Reductions that return an index, which has to keep its meaning."""
     dim = call.get("dim")
     for dimension in call["self"] if dim is None else [call["self"][dim]]:
         pin(dimension)
@@ -240,7 +241,7 @@ def chosen(call: Call) -> Value:
 
 
 def along(call: Call) -> Value:
-    """What depends on the order along one dimension and keeps the shape."""
+    """Operations that depend on the order along one dimension and keep the shape."""
     value: Value = call["self"]
     dims = call.get("dim", call.get("dims"))
     for dim in [dims] if isinstance(dims, int) else dims or range(len(value)):
@@ -256,7 +257,7 @@ def last_two(call: Call) -> Value:
 
 
 def embedding(call: Call) -> Value:
-    """Rows of a table, which inputs name; its columns can move."""
+    """Rows of a table by index; its columns can move."""
     pin(call["weight"][0])
     return (*call["indices"], *call["weight"][1:])
 
@@ -303,7 +304,7 @@ def sliced(call: Call) -> Value:
 
 
 def select(call: Call) -> Value:
-    """One place of a dimension, or (`unbind`) each."""
+    """One index of a dimension, or (`unbind`) each."""
     value: Value = call["self"]
     dim = call["dim"] % len(value)
     pin(value[dim])
@@ -311,13 +312,13 @@ def select(call: Call) -> Value:
 
 
 def squeeze(call: Call) -> Value:
-    """Dimensions of one place leave or come: the others stay in their order."""
+    """Dimensions of size one removed or added; the others keep their order."""
     rest = iter([dimension for dimension in call["self"] if size(dimension) != 1])
     return tuple(() if each == 1 else next(rest) for each in call.shape)
 
 
 def glu(call: Call) -> Value:
-    """One half times a function of the other."""
+    """One half times a function of the other half."""
     value: Value = call["self"]
     dim = call["dim"] % len(value)
     first, second = cut(value[dim], [call.shape[dim]] * 2)

@@ -1,9 +1,9 @@
-"""Which places of a network's tensors move together: the axes of a traced graph, and their algebra.
+"""The axes of a traced graph and their algebra: which indices of tensors move together.
 
 A tensor's dimension is a product of axes, outermost first (a flattened image is channels x height x
-width). An axis is whole, or a concatenation of dimensions. Operations `unify` dimensions that have
-to be permuted alike and `pin` those that cannot be permuted. All of it errs on the safe side: what
-does not fit together is pinned.
+width). An axis is atomic, or a concatenation of dimensions. Operations `unify` dimensions that have
+to be permuted alike and `pin` those that cannot be permuted. If dimensions do not fit together,
+they are pinned, which is always safe.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ __all__ = [
 
 @dataclass(eq=False, slots=True)
 class Axis:
-    """`size` places that can be permuted as one, unless they are pinned.
+    """`size` indices that can be permuted unless they are pinned.
 
-    `same` is set where the axis has turned out to be a product of others (or another), `parts`
-    where it is a concatenation.
+    `same` is set if the axis turned out to equal another one or a product of others, `parts` if it
+    is a concatenation.
     """
 
     size: int
@@ -53,22 +53,22 @@ Value = tuple[Dimension, ...]
 
 
 def fresh(shape: Sequence[int]) -> Value:
-    """A tensor whose axes are free and its own, such as a parameter or a constant fill."""
+    """A tensor with new free axes, such as a parameter or a constant fill."""
     return tuple((Axis(each),) for each in shape)
 
 
 def pinned(shape: Sequence[int]) -> Value:
-    """A tensor whose places have a meaning, such as an input."""
+    """A tensor with pinned axes, such as an input, whose indices have a meaning."""
     return tuple((Axis(each, True),) for each in shape)
 
 
 def size(dimension: Sequence[Axis]) -> int:
-    """How many places a dimension has."""
+    """The number of indices of a dimension."""
     return math.prod(axis.size for axis in dimension)
 
 
 def expand(dimension: Sequence[Axis]) -> Dimension:
-    """The dimension in its present axes; axes of one place are left out."""
+    """The dimension in its present axes, without axes of size one."""
     found: list[Axis] = []
     for axis in dimension:
         if axis.same is not None:
@@ -79,7 +79,7 @@ def expand(dimension: Sequence[Axis]) -> Dimension:
 
 
 def pin(dimension: Sequence[Axis]) -> bool:
-    """Let no place of the dimension move. Whether any could until now."""
+    """Pin every index of this dimension. Return True if any was free before."""
     moved = False
     for axis in expand(dimension):
         if not axis.pinned:
@@ -91,7 +91,7 @@ def pin(dimension: Sequence[Axis]) -> bool:
 
 
 def concatenated(dimensions: Sequence[Dimension]) -> Dimension:
-    """The dimension in which these follow each other."""
+    """The concatenation of dimensions."""
     kept = tuple(dimension for dimension in dimensions if size(dimension))
     if len(kept) == 1:
         return kept[0]
@@ -99,20 +99,20 @@ def concatenated(dimensions: Sequence[Dimension]) -> Dimension:
 
 
 def cut(dimension: Dimension, sizes: Sequence[int]) -> list[Dimension]:
-    """The dimension in consecutive pieces of these sizes."""
+    """Cut the dimension into consecutive pieces of these sizes."""
     pieces: list[Dimension] = [(Axis(each),) for each in sizes]
     unify(dimension, concatenated(pieces))
     return pieces
 
 
 def unify(left: Dimension, right: Dimension) -> None:
-    """Let two dimensions of one size be permuted alike from now on."""
+    """Require that two dimensions of equal size are permuted alike."""
     left, right = expand(left), expand(right)
     if all(axis.pinned for axis in left) or all(axis.pinned for axis in right):
         pin(left)
         pin(right)
         return
-    # What lies behind each place at which either product can be cut: one divides the next.
+    # Sizes of the inner part at each possible cut of either product; each has to divide the next.
     inner = sorted({*_behind(left), *_behind(right)})
     if any(large % small for small, large in itertools.pairwise(inner)):
         pin(left)
@@ -125,7 +125,7 @@ def unify(left: Dimension, right: Dimension) -> None:
 
 
 def broadcast(values: Sequence[Value]) -> Value:
-    """Dimensions unified from the last on; those of one place go with any."""
+    """Unify the dimensions of values from the last one on; size one matches any size."""
     rank = max((len(value) for value in values), default=0)
     merged: list[Dimension] = []
     for place in range(-rank, 0):
@@ -142,7 +142,7 @@ def _behind(dimension: Sequence[Axis]) -> list[int]:
 
 
 def _split_first(dimension: Dimension, inner: Sequence[int]) -> bool:
-    """Make a product of the first axis that has a cut inside; whether there was one."""
+    """Split the first axis with a cut inside into a product; return whether there was one."""
     behind = size(dimension)
     for axis in dimension:
         above, behind = behind, behind // axis.size
@@ -158,7 +158,7 @@ def _split_first(dimension: Dimension, inner: Sequence[int]) -> bool:
 
 
 def _unify_axes(one: Axis, other: Axis) -> None:
-    # What was unified before this pair may have changed it: the same axis can occur twice.
+    # An earlier pair may have changed this one, since an axis can occur twice.
     if one.same is not None or other.same is not None:
         if expand((one,)) != expand((other,)):
             unify((one,), (other,))
@@ -213,7 +213,7 @@ def _starts(parts: Sequence[Dimension]) -> list[int]:
 
 
 def _cut_at(parts: Sequence[Dimension], place: int) -> bool:
-    """Make a concatenation of the part in which `place` lies; False where it is a product."""
+    """Split the part around `place` into a concatenation; False if it is a product."""
     for part, start in zip(parts, _starts(parts), strict=False):
         if start < place < start + size(part):
             if len(part) != 1:
@@ -229,9 +229,9 @@ def _cut_at(parts: Sequence[Dimension], place: int) -> bool:
 
 
 def leaves(dimension: Dimension) -> Iterator[tuple[Axis, Tensor]]:
-    """Each axis that can be permuted, with its places in the dimension (axis size, repeats).
+    """Each axis that can be permuted, with its indices in the dimension (axis size, repeats).
 
-    Row i holds the places that belong to unit i, in an order that is the same for all units.
+    Row i has the indices of unit i, in the same order for all units.
     """
     whole = expand(dimension)
     places = torch.arange(size(whole)).reshape([axis.size for axis in whole])

@@ -1,10 +1,11 @@
-"""Aligning one network with another: weight matching over the permutations of hidden units.
+"""Align one network with another by weight matching over permutations of hidden units.
 
-Ainsworth, Hayase & Srinivasa 2023, "Git Re-Basin: Merging models modulo permutation symmetries",
-algorithm 1: of all ways to permute B's hidden units, one for which ⟨A, B⟩ over all parameters is
-largest (so that ‖A − B‖ is smallest), found by coordinate descent: one group of units after the
-other, each a linear assignment. Where it starts depends on nothing but what B computes, so B and
-any permutation of B give the same aligned network.
+The permutation of B's hidden units maximises ⟨A, B⟩ over all parameters (so minimises ‖A − B‖) by
+coordinate ascent: one group of units after the other, each a linear assignment. The start depends
+only on B's function, so B and any permutation of B give the same aligned network.
+
+Source: Ainsworth, Hayase & Srinivasa 2023, "Git Re-Basin: Merging models modulo permutation
+symmetries", algorithm 1.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ from sharpcli.objective.rows import Batch, Rows
 __all__ = ["Alignment", "align", "match_weights"]
 
 _MOST_SWEEPS = 100
-# Gains below this, relative to the largest possible, are rounding.
+# Smaller gains, relative to the largest possible, are rounding.
 _LEAST_GAIN = 1e-12
-# What the outputs may differ by, relative to the largest: rounding in float64 is far below.
+# Tolerated difference of outputs, relative to the largest; float64 rounding is far below.
 _TOLERANCE = 1e-6
 
 
@@ -46,10 +47,11 @@ _TOLERANCE = 1e-6
 class Alignment:
     """B aligned with A.
 
-    `tensors` are B's, permuted; `groups` counts the groups of hidden units and `moved` the units
-    that changed their place; `objective_before` and `objective_after` are the inner products of
-    A's and B's parameters; `function_difference` is how far the outputs differ from B's, relative
-    to the largest. `without_rule` names operations whose surroundings had to stay as they were.
+    `tensors` are B's, permuted. `groups` is the number of groups of hidden units, `moved` the
+    number of units that moved. `objective_before` and `objective_after` are the inner products of
+    A's and B's parameters. `function_difference` is the largest difference of outputs from B's,
+    relative to the largest output. `without_rule` lists unknown operations, around which nothing
+    was permuted.
     """
 
     tensors: dict[str, Tensor]
@@ -70,18 +72,25 @@ def align(
     few: Batch | None = None,
     seed: int = 0,
 ) -> Alignment:
-    """Permute the hidden units of B to match A's, and check that B computes what it did.
+    """Permute the hidden units of B to match A's, and check that B's function did not change.
 
-    `tensors_a` and `tensors_b` are keyed as the model's state dict; `batch` has two examples or
-    more, on which outputs are compared in float64, `few` the batch of two of them (None: the first
-    two of every tensor). Raises `SharpError` where the model cannot be
-    traced, where it has nothing that can be permuted, where the aligned network computes something
-    else, and where SciPy is missing.
+    Args:
+        network: The network of both.
+        batch: Two examples or more, on which outputs are compared in float64.
+        tensors_a: A's tensors, under the names of the model's state dict.
+        tensors_b: B's tensors.
+        few: A batch of two examples for tracing; by default the first two of every tensor.
+        seed: The seed of the order in which groups are visited.
+
+    Raises:
+        SharpError: nothing can be permuted, or the aligned network computes something else.
+
+    A `SharpError` also says that the model cannot be traced or that SciPy is missing.
     """
     few = Rows(batch, 0, 0).slice(0, TRACED_EXAMPLES) if few is None else few
     structure = trace_permutations(network, few, tensors_a)
     if not structure.groups:
-        why = f" (nothing is known of {', '.join(structure.without_rule)})"
+        why = f" (unknown operations: {', '.join(structure.without_rule)})"
         raise SharpError(
             f"{network.task.name}: the model has no hidden units that could be permuted"
             f"{why if structure.without_rule else ''}",
@@ -116,12 +125,14 @@ def match_weights(
     device: torch.device | None = None,
     seed: int = 0,
 ) -> list[Tensor]:
-    """One permutation a group that bring B's parameters near A's; see `apply_permutations`.
+    """Find permutations, one per group, that bring B's parameters close to A's.
 
-    Running statistics move with their units, but do not count: with them the aligned networks were
-    no nearer to each other. Of two starts, from the inputs and from the outputs, the better result
-    is taken; `seed` draws the order in which groups are visited. Raises `SharpError` where SciPy is
-    missing. Cost: per visit one product (size, entries) x (entries, size) and one assignment.
+    They are for `apply_permutations`. Running statistics move with their units but are not part of
+    the objective: including them brought networks no closer. The better result of two starts, from
+    the inputs and from the outputs, is returned. `seed` draws the order in which groups are
+    visited. A `SharpError` says that SciPy is missing.
+
+    Cost: per visit one product (size, entries) x (entries, size) and one assignment.
     """
     assign = _assignment()
     device = device if device is not None and device.type != "mps" else torch.device("cpu")
@@ -149,7 +160,7 @@ def match_weights(
 
 @dataclass
 class _Matching:
-    """A's tensors, B's as they are permuted so far, and by what."""
+    """A's tensors, B's tensors as permuted so far, and the permutations."""
 
     groups: Sequence[Group]
     a: Mapping[str, Tensor]
@@ -158,9 +169,9 @@ class _Matching:
     assign: Callable[..., Any]
 
     def move(self, number: int, similarity: Tensor) -> bool:
-        """Permute a group's units so that the similarities of those that meet are largest in sum.
+        """Permute a group's units to maximise the sum of similarities; return whether any moved.
 
-        `similarity` (size, size) is of A's units and B's, as these lie now. Whether any moved.
+        `similarity` (size, size) is between A's units and B's in their present order.
         """
         _, chosen = self.assign(similarity.cpu().numpy(), maximize=True)
         order = torch.from_numpy(chosen)
@@ -177,10 +188,10 @@ class _Matching:
 
 
 def _begin(matching: _Matching, *, from_inputs: bool) -> None:
-    """Match each group once, by what does not depend on how groups not yet matched lie in B.
+    """Match each group once, by features that do not depend on the order of unmatched groups.
 
-    Groups are taken from the inputs (or the outputs) on, each when a tensor joins it to what is
-    already in place.
+    Groups come in order from the inputs (or the outputs), each once a tensor connects it to the
+    matched ones.
     """
     waiting = list(range(len(matching.groups)))
     if not from_inputs:
@@ -194,9 +205,9 @@ def _begin(matching: _Matching, *, from_inputs: bool) -> None:
 
 
 def _in_place(matching: _Matching, place: Place, waiting: Sequence[int]) -> list[Tensor]:
-    """For each axis of a place's tensor, a mask of what is in order already.
+    """For each axis of a place's tensor, a mask of positions that are matched already.
 
-    Those positions belong to no waiting group, but for those of the place itself.
+    Such positions belong to no waiting group, except for the place itself.
     """
     masks = [torch.ones(each, dtype=torch.bool) for each in matching.a[place.tensor].shape]
     for number in waiting:
@@ -207,7 +218,7 @@ def _in_place(matching: _Matching, place: Place, waiting: Sequence[int]) -> list
 
 
 def _is_joined(matching: _Matching, number: int, waiting: Sequence[int]) -> bool:
-    """Whether a matrix of the group's has entries that only the group itself can still move."""
+    """Whether one of the group's matrices has entries that only this group can still move."""
     for place in matching.groups[number].places:
         masks = _in_place(matching, place, waiting)
         own = masks.pop(place.axis)[place.positions.flatten()]
@@ -219,7 +230,7 @@ def _is_joined(matching: _Matching, number: int, waiting: Sequence[int]) -> bool
 def _invariant_features(
     matching: _Matching, number: int, waiting: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """Rows (size, m) for A's and B's units: their entries where those are in place, else sorted."""
+    """Rows (size, m) for A's and B's units: matched entries as they are, the others sorted."""
     lefts: list[Tensor] = []
     rights: list[Tensor] = []
     for place in matching.groups[number].places:
@@ -239,12 +250,12 @@ def _invariant_features(
 
 
 def _rows(tensor: Tensor, place: Place) -> Tensor:
-    """What belongs to each unit at one place, (size, entries)."""
+    """The entries of each unit at one place, (size, entries)."""
     return tensor.movedim(place.axis, 0)[place.positions.to(tensor.device)].flatten(1)
 
 
 def _descend(matching: _Matching, order: random.Random) -> None:
-    """Match group after group, all others held, until none moves."""
+    """Match one group at a time with the others fixed, until none moves."""
     names = [[place.tensor for place in group.places] for group in matching.groups]
     waiting = set(range(len(names)))
     for _ in range(_MOST_SWEEPS):
@@ -253,7 +264,7 @@ def _descend(matching: _Matching, order: random.Random) -> None:
         for number in numbers:
             waiting.discard(number)
             if _improve(matching, number):
-                # Whoever shares a tensor with the group now sees another B.
+                # For groups that share a tensor with this one, B has changed.
                 itself = {number} if len({*names[number]}) == len(names[number]) else set()
                 met = {n for n, its in enumerate(names) if not {*its}.isdisjoint(names[number])}
                 waiting |= met - itself
@@ -271,8 +282,8 @@ def _improve(matching: _Matching, number: int) -> bool:
     before, permutations = matching.b, list(matching.permutations)
     if not matching.move(number, torch.as_tensor(similarity)):
         return False
-    # A tensor that the group has twice (a layer from a residual stream to itself) counts with one
-    # side held, so that the step may be too long.
+    # If the group has a tensor twice (a layer from a residual stream to itself), the similarity
+    # holds one side fixed, so the step may be too long.
     if len({*names}) < len(names) and not _inner_product(
         {*names}, matching.a, matching.b
     ) > _inner_product({*names}, matching.a, before):
@@ -293,7 +304,7 @@ def _inner_product(
 def _function_difference(
     network: Network, batch: Batch, before: Mapping[str, Tensor], after: Mapping[str, Tensor]
 ) -> float:
-    """How far outputs on a batch differ, relative to the largest, in float64."""
+    """The largest difference of outputs on a batch, relative to the largest output, in float64."""
     device = network.device if network.device.type != "mps" else torch.device("cpu")
     double = Network(network.model, network.task, device=device, dtype=torch.float64, mode="eval")
     rows = Rows(batch, 0, 0).to(device, torch.float64).batch
@@ -320,7 +331,7 @@ def _assignment() -> Callable[..., Any]:
         from scipy.optimize import linear_sum_assignment
     except ImportError as error:
         raise SharpError(
-            "aligning solves assignment problems by SciPy, which is not installed",
+            "aligning needs SciPy (for assignment problems), which is not installed",
             "pip install 'sharpcli[align]'",
         ) from error
     return linear_sum_assignment  # type: ignore[no-any-return]  # SciPy is untyped

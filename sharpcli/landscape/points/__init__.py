@@ -1,1 +1,1 @@
-"""Loss and metrics at points between checkpoints, kept on disk as they are found."""
+"""Loss and metrics at points between checkpoints, stored on disk as they are computed."""

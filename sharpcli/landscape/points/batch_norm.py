@@ -1,8 +1,8 @@
-"""What a network's running statistics are at a point between checkpoints.
+"""Compute a network's running statistics at a point between checkpoints.
 
-Normalisations are seen where they are computed: at the calls of `batch_norm` and `instance_norm`,
-by the buffers that these are given. So a layer that is called twice, one that changes its input
-first, and a buffer that is passed to `functional.batch_norm` without any layer are all seen.
+Normalisations are observed at the calls of `batch_norm` and `instance_norm`, by the buffers passed
+to them. This covers layers that are called twice, layers that change their input first, and buffers
+that are passed to `functional.batch_norm` without a layer.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ __all__ = [
     "statistics_of_layers",
 ]
 
-# Bytes of activations (counted as for a backward pass, so several times what is held at once) up
-# to which statistics are taken in one forward pass; beyond, by default, on as many examples as fit.
-# A constant and not a share of what is free: the number of examples is part of the answer.
+# Up to this many bytes of activations (counted as for a backward pass, so several times what is
+# held at once), statistics are computed in one forward pass; beyond, by default, on as many
+# examples as fit. A constant, not a share of free memory: the number of examples affects results.
 _ONE_PASS_BYTES = 4 * 2**30
-# Rows of the pass that looks which normalisations there are.
+# Rows of the pass that finds the normalisations.
 _LOOKED_AT = 2
 _NAMED_AS_STATISTICS = re.compile(r"(?:.*[._])?(?:running|moving)_(?:mean|avg|var|variance|std)")
 
 _PYTHON = ("input", "running_mean", "running_var", "weight", "bias")
 _NATIVE = ("input", "weight", "bias", "running_mean", "running_var")
-# What normalises → the names of its arguments, the sixth of which says that the statistics are
-# the input's own, and whether these are of each example alone.
+# Normalisation → its arguments' names (the sixth says whether it uses the input's own statistics),
+# and whether it normalises each example by itself.
 _FUNCTIONS: dict[Any, tuple[tuple[str, ...], bool]] = {
     functional.batch_norm: ((*_PYTHON, "training", "momentum", "eps"), False),
     functional.instance_norm: ((*_PYTHON, "use_input_stats", "momentum", "eps"), True),
@@ -59,9 +59,9 @@ _FUNCTIONS: dict[Any, tuple[tuple[str, ...], bool]] = {
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a normalisation that reads running statistics: the buffers they are held in.
+    """A call of a normalisation that reads running statistics: the names of their buffers.
 
-    `instances` says that it normalises each example by itself.
+    With `instances`, it normalises each example by itself.
     """
 
     mean: str
@@ -70,16 +70,16 @@ class Call:
 
     @property
     def layer(self) -> str:
-        """Whose buffers they are."""
+        """The layer that has the buffers."""
         return self.mean.rpartition(".")[0] or self.mean
 
 
 @dataclass(frozen=True)
 class Normalisations:
-    """The calls of one forward pass, in order, and the statistics that cannot be taken anew.
+    """The calls of one forward pass, in order, and the statistics that cannot be re-estimated.
 
     `frozen` are buffers of layers that stay in evaluation mode when the model trains. `unseen` are
-    buffers that are named as running statistics and change the loss, and that no call reads.
+    buffers that have a name of running statistics and affect the loss, but that no call reads.
     """
 
     calls: Sequence[Call] = ()
@@ -88,18 +88,18 @@ class Normalisations:
 
     @property
     def moving(self) -> list[Call]:
-        """The calls whose statistics belong to the point, each pair of buffers once."""
+        """The calls whose statistics depend on the point, each pair of buffers once."""
         return [call for call in dict.fromkeys(self.calls) if call.mean not in self.frozen]
 
     @property
     def several(self) -> list[Call]:
-        """Those whose statistics in a pass are not one set: called again, or of each example."""
+        """The moving calls with more than one set of statistics: repeated, or per example."""
         return [c for c in self.moving if c.instances or self.calls.count(c) > 1]
 
 
 @dataclass(frozen=True)
 class Given:
-    """What a normalisation was given."""
+    """The arguments of a normalisation."""
 
     input: Tensor
     mean: Tensor
@@ -109,9 +109,9 @@ class Given:
 
 
 class Watch(TorchFunctionMode):
-    """While active, shows `see` the normalisations that read running statistics of `fixed`.
+    """While active, passes each normalisation that reads running statistics of `fixed` to `see`.
 
-    What `see` gives is their output; for None they are computed as ever.
+    The result of `see` replaces the output; for None the output is computed as usual.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Watch(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Run the function, or what stands in for it."""
+        """Run the function or its replacement."""
         kwargs = kwargs or {}
         if function in _FUNCTIONS:
             names, instances = _FUNCTIONS[function]
@@ -150,7 +150,7 @@ class Watch(TorchFunctionMode):
 
 
 class OfBatches(Watch):
-    """While active, normalisations use the statistics of the batch, but for the `frozen` ones."""
+    """While active, normalisations use the batch's statistics, except the `frozen` ones."""
 
     def __init__(self, fixed: Mapping[str, Tensor], frozen: Collection[str]) -> None:
         super().__init__(fixed, lambda call, given: self._own(call, given))
@@ -166,7 +166,7 @@ class OfBatches(Watch):
 
 
 def statistics_of_layers(network: Network) -> set[str]:
-    """Names of the buffers that layers of `torch.nn` keep running statistics in."""
+    """The names of the buffers with running statistics of `torch.nn` layers."""
     return {
         f"{name}.{of}".removeprefix(".")
         for name, module in network.model.named_modules()
@@ -176,7 +176,7 @@ def statistics_of_layers(network: Network) -> set[str]:
 
 
 def look(objective: Objective, theta: Tensor) -> Normalisations:
-    """Which normalisations the model computes, from a pass over two rows (three for `unseen`)."""
+    """Find the model's normalisations. Cost: a pass over two rows, one more to check `unseen`."""
     network, fixed = objective.network, dict(objective.fixed)
     if network.model.training:  # normalisations use the batch, and read no statistics
         return Normalisations()
@@ -203,7 +203,7 @@ def look(objective: Objective, theta: Tensor) -> Normalisations:
 
 
 def _frozen(network: Network, buffers: Sequence[str]) -> list[str]:
-    """Those of the buffers whose layers stay in evaluation mode when the model trains."""
+    """The buffers whose layers stay in evaluation mode when the model trains."""
     modules = dict(network.model.named_modules())
     before = {module: module.training for module in modules.values()}
     try:
@@ -216,9 +216,9 @@ def _frozen(network: Network, buffers: Sequence[str]) -> list[str]:
 
 
 def recalibration_rows(train: Objective, asked: int | None, seed: int) -> Objective:
-    """The training objective on the examples that statistics are taken of.
+    """The training objective on the examples for the statistics.
 
-    `asked` of them drawn by `seed`, or (None) all that fit in one pass.
+    These are `asked` examples drawn by `seed`, or (None) as many as fit in one pass.
     """
     most = max(2, int(_ONE_PASS_BYTES / max(train.saved_bytes, 1))) if asked is None else asked
     if most >= train.rows.count:
@@ -232,7 +232,7 @@ def recalibration_rows(train: Objective, asked: int | None, seed: int) -> Object
 
 @dataclass(frozen=True)
 class _Part:
-    """Statistics of one call's input: of `count` values a channel, or of so many examples.
+    """Statistics of one call's input, over `count` values per channel, or `count` examples.
 
     The variance is the biased one of all values, or the mean of the examples' unbiased ones.
     """
@@ -243,7 +243,7 @@ class _Part:
     variance: Tensor
 
     def kept(self, *, unbiased: bool) -> Tensor:
-        """The variance that PyTorch keeps."""
+        """The variance that PyTorch stores."""
         if self.call.instances or not unbiased:
             return self.variance
         return self.variance * (self.count / max(self.count - 1, 1))
@@ -257,18 +257,26 @@ def batch_statistics(
     unbiased: bool = True,
     frozen: Collection[str] = (),
 ) -> dict[str, Tensor]:
-    """`fixed` with every running mean and variance as at θ over all of the objective's rows.
+    """Compute the running means and variances at θ over all of the objective's rows.
 
-    They are what one pass in training mode with all rows as one batch gives: each call sees
-    activations normalised by their own mean and (biased) variance, and what is kept is the mean
-    and the unbiased variance (`unbiased=False`: the biased one, with which evaluation is then
-    the same as that pass). Where a layer is called several times in a pass, what is kept is the
-    mean over its calls, as with PyTorch's `momentum=None`; of an instance normalisation, which
-    normalises each example by itself, the mean over the examples. Where the rows do not fit in one
-    pass, each call takes a pass of its own over batches, with the calls before it done: the
-    statistics do not depend on the batches. `frozen` buffers stay as they are, and are used.
+    They are those of one pass in training mode with all rows as one batch: each call normalises by
+    the mean and (biased) variance of its own input. If a layer is called several times in a pass,
+    the mean over its calls is stored, as with PyTorch's `momentum=None`; for an instance
+    normalisation, the mean over the examples. If the rows do not fit in one pass, each call takes
+    its own pass over batches, after the calls before it, so the batches do not affect the result.
 
-    Cost: one forward pass, or one a call.
+    Args:
+        objective: Its rows are the data.
+        theta: The point θ (n,).
+        fixed: The buffers and frozen parameters.
+        unbiased: Store unbiased variances, as PyTorch does. With biased ones, evaluation gives the
+            same outputs as the pass in training mode.
+        frozen: Buffers that are used as they are.
+
+    Returns:
+        A copy of `fixed` with the new statistics.
+
+    Cost: one forward pass, or one per call.
     """
     statistics = {name: tensor.clone() for name, tensor in fixed.items()}
     found = _parts(objective, theta, statistics, frozen)
@@ -287,11 +295,12 @@ def batch_normalised(
     *,
     frozen: Collection[str] = (),
 ) -> tuple[dict[str, Tensor], Callable[[], AbstractContextManager[Any]]]:
-    """Buffers, and what to enter for a batch, so that a pass is as in training mode.
+    """Return buffers, and a context for each batch in which a pass is as in training mode.
 
-    All the objective's rows are then one batch, whatever the batches are that are passed: each call
-    is normalised by the statistics that its input has over all rows, and each example by its own
-    where that is the kind of it. Cost: as `batch_statistics`.
+    All of the objective's rows then count as one batch, however they are split: each call uses the
+    statistics of its input over all rows, and an instance normalisation those of each example.
+
+    Cost: as for `batch_statistics`.
     """
     statistics = {name: tensor.clone() for name, tensor in fixed.items()}
     found = _parts(objective, theta, statistics, frozen)
@@ -310,7 +319,7 @@ def batch_normalised(
 def _parts(
     objective: Objective, theta: Tensor, fixed: Mapping[str, Tensor], frozen: Collection[str]
 ) -> list[_Part]:
-    """Each call's statistics over all rows, the calls before it normalised by theirs."""
+    """Each call's statistics over all rows, after the earlier calls are normalised by theirs."""
     network = objective.network
     whole = objective.saved_bytes * objective.rows.count <= _ONE_PASS_BYTES
     size = objective.rows.count if whole else objective.batch_size
@@ -346,14 +355,11 @@ def _parts(
 
 
 class EnoughError(BaseException):
-    """Ends a forward pass whose remaining layers are not needed; no task's code should catch it."""
+    """Ends a forward pass early; a `BaseException`, so that no task's code catches it."""
 
 
 def _normalised(call: Call, given: Given, part: _Part | None) -> Tensor:
-    """What the call gives in a pass in training mode over all rows.
-
-    Raises `SharpError` where the statistics are another call's.
-    """
+    """The call's output in training mode over all rows; `SharpError` for another call's `part`."""
     if part is None or part.call != call:
         raise SharpError(
             f"not every batch calls the normalisation of '{call.layer}' at the same place of the "
@@ -375,7 +381,7 @@ def _each_by_itself(given: Given) -> Tensor:
 
 
 def _statistics(call: Call, values: Tensor) -> _Part:
-    """Of each channel (dimension 1), float64 where there is one."""
+    """The statistics of each channel (dimension 1), in float64 if the device has it."""
     kind = accumulator(values.device)
     if not call.instances:
         dimensions = [d for d in range(values.dim()) if d != 1]
@@ -386,7 +392,7 @@ def _statistics(call: Call, values: Tensor) -> _Part:
 
 
 def _merged(left: _Part, right: _Part) -> _Part:
-    """Two groups' statistics as one group's (Chan, Golub & LeVeque 1983)."""
+    """Merge the statistics of two groups (Chan, Golub & LeVeque 1983)."""
     m, n, apart = left.count, right.count, right.mean - left.mean
     total = m + n
     mean = left.mean + apart * (n / total)

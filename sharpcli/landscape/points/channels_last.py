@@ -1,6 +1,6 @@
-"""Images and filters stored channels last, in which CPUs pass forward through convolutions faster.
+"""Store images and filters channels last, which makes convolutions faster on CPUs.
 
-Forward passes alone: first and second derivatives were up to twice as slow on some networks.
+Only for forward passes: first and second derivatives were up to twice as slow on some networks.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from sharpcli.objective.objective import Objective
 
 __all__ = ["channels_last"]
 
-# Outputs differ by rounding alone, far below this share of the largest; a model that looks at how a
-# tensor lies in memory would be off by all of it.
+# Rounding changes the loss by far less than this share. A model whose result depends on the memory
+# layout would be off by far more.
 _ALIKE = 1e-3
 _ROWS = 2
 
 
 def channels_last(objective: Objective, like: torch.Tensor) -> Objective:
-    """The same function of θ with images and filters channels last, where the model takes them so.
+    """The same function of θ with images and filters channels last, if the model accepts them.
 
-    The same objective where it does not (a `view` that asks for the usual layout raises), without
-    images or convolutions, and on other devices than CPUs. `like` is a θ to try it at. On seven
-    networks, one and two threads, passes took 0.6 to 0.95 of the time. Cost: two passes over two
-    rows, and a copy of the images.
+    Returns `objective` itself if it does not (a `view` may require the usual layout), if there are
+    no images or convolutions, and on devices other than CPUs. `like` is a θ to try it at. On seven
+    networks, with one and two threads, passes took 0.6 to 0.95 of the time.
+
+    Cost: two passes over two rows, and a copy of the images.
     """
     network = objective.network
     filters = any(len(shape) == 4 for shape in network.shapes)
@@ -37,7 +38,7 @@ def channels_last(objective: Objective, like: torch.Tensor) -> Objective:
     moved.rows = objective.rows.channels_last()
     try:
         usual, other = (_loss_of_few(each, like) for each in (objective, moved))
-    except (RuntimeError, SharpError):  # as it is, or as the failure of the task's function
+    except (RuntimeError, SharpError):  # raised by torch, or wrapped as the task's failure
         return objective
     return moved if abs(other - usual) <= _ALIKE * abs(usual) else objective
 

@@ -1,4 +1,4 @@
-"""Loss and metrics of every split at weighted sums of anchors: the one evaluator of landscapes."""
+"""Evaluate loss and metrics of every split at weighted sums of anchors."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ Point = tuple[float, ...]
 WeightsOf = Callable[[Point], Tensor]
 
 Values = dict[str, dict[str, Mean]]
-"""What is found at one point: split → "loss" or a metric's name → its mean."""
+"""The values at one point: split → "loss" or a metric's name → its mean."""
 
-# Points that go at once where that is faster, and the gain over one by one that it takes: below,
-# timing noise would decide how sums are rounded.
+# Points that are evaluated at once, and the speed-up that this requires: below it, timing noise
+# would decide how sums are rounded.
 _TOGETHER = 16
 _CLEAR_GAIN = 1.5
-# Points an anchor from which first layers are held: each anchor costs about as much as a point.
+# First layers are stored from this many points per anchor: each anchor costs about one point.
 _SHARING = 4
 _JOINT = "all splits"
 _VARIANCE = "running_var"
@@ -44,25 +44,25 @@ _VARIANCE = "running_var"
 
 @dataclass(frozen=True)
 class Anchors:
-    """What points are weighted sums of: θ (K, n), and the buffers of those that are checkpoints.
+    """The vectors θ (K, n) that points are weighted sums of, and the buffers of the checkpoints.
 
-    `fixed` holds None for directions, whose buffers nothing is added of.
+    `fixed` is None for directions, which have no buffers.
     """
 
     theta: Tensor
     fixed: Sequence[Mapping[str, Tensor] | None]
 
     def negative_variances(self, weights: Tensor) -> list[str]:
-        """The variances that are negative at the point, and set to 0."""
+        """The names of variances that are negative at the point, and therefore set to 0."""
         pairs = [(own, w) for own, w in zip(self.fixed, weights.tolist(), strict=True) if own]
         own, _ = pairs[0]
         names = [name for name in own if name.endswith(_VARIANCE)]
         return [n for n in names if bool((sum(w * own[n] for own, w in pairs) < 0).any())]
 
     def buffers(self, weights: Tensor) -> dict[str, Tensor]:
-        """Buffers and frozen parameters at the point: floats summed, integers the first anchor's.
+        """Buffers and frozen parameters at the point: floats are summed by weight.
 
-        A variance that extrapolation makes negative becomes 0.
+        Integers are those of the first anchor. A variance that would be negative becomes 0.
         """
         pairs = zip(self.fixed, weights.tolist(), strict=True)
         parts = [(own, weight) for own, weight in pairs if own is not None]
@@ -81,10 +81,10 @@ class Anchors:
 
 @dataclass(frozen=True)
 class BatchNorm:
-    """How running statistics are found at each point; `rows` are the training examples for it.
+    """How running statistics are computed at each point; `rows` are the training examples.
 
-    `frozen` are the names of those that are summed as all other buffers are, `several` the calls
-    whose statistics in a batch are not one set.
+    The `frozen` ones are interpolated like other buffers. `several` are the calls with more than
+    one set of statistics in a batch.
     """
 
     mode: BatchNormMode
@@ -94,9 +94,9 @@ class BatchNorm:
 
 
 class Surface:
-    """Evaluates points; `together` says how many go at once, found by timing on a GPU.
+    """Evaluates points; `together` is the number evaluated at once, chosen by timing on a GPU.
 
-    On CPUs one by one was always faster: 1.1 to 1.6 times, from 64-64-64-10 on 355 examples to a
+    On CPUs one at a time was always faster: 1.1 to 1.6 times, from 64-64-64-10 on 355 examples to a
     LeNet on 1,000 (one and two threads).
     """
 
@@ -120,9 +120,10 @@ class Surface:
         return next(iter(self.objectives.values())).network
 
     def at(self, anchors: Anchors, weights: Tensor) -> Values:
-        """Loss and metrics of every split at one point. Cost: one forward pass over all of them.
+        """Loss and metrics of every split at one point.
 
-        One wait for the device; batch-norm statistics cost a further forward pass.
+        Cost: one forward pass over all splits, with one wait for the device; batch-norm statistics
+        take another forward pass.
         """
         self.evaluations += 1
         found = []
@@ -139,9 +140,9 @@ class Surface:
     def _point(
         self, anchors: Anchors, weights: Tensor
     ) -> tuple[Tensor, Callable[[Objective], tuple[Mapping[str, Tensor], Around]]]:
-        """θ (n,) and what gives a split's buffers there, and what to enter for each batch.
+        """θ (n,), and a function that returns a split's buffers and the context of each batch.
 
-        Recalibrated ones are found once.
+        Recalibrated statistics are computed once.
         """
         theta, buffers = weighted_sum(anchors.theta, weights), anchors.buffers(weights)
         norm = self.batch_norm
@@ -158,7 +159,7 @@ class Surface:
     def buffers_of(
         self, split: Objective, theta: Tensor, buffers: Mapping[str, Tensor]
     ) -> Mapping[str, Tensor]:
-        """The buffers with which a split is evaluated at θ, its running statistics as asked for."""
+        """A split's buffers at θ, with running statistics by the mode of `batch_norm`."""
         norm = self.batch_norm
         if norm is None or norm.mode == "interpolate":
             return buffers
@@ -169,9 +170,9 @@ class Surface:
     def each(
         self, anchors: Anchors, points: Sequence[Point], weights: WeightsOf, done: Container[int]
     ) -> Iterator[tuple[int, list[Values]]]:
-        """Values of the points in order: `(index of the first, values)` of those that go at once.
+        """Yield the values of the points in order, by groups: `(index of the first, values)`.
 
-        `weights` gives a point's (K,); groups whose first index is in `done` are left out.
+        `weights` returns a point's weights (K,). Groups whose first index is in `done` are skipped.
         """
         self._prepare(anchors, len(points))
         if self.together is None:
@@ -186,7 +187,7 @@ class Surface:
                 yield start, self._at_once(anchors, some)
 
     def _prepare(self, anchors: Anchors, points: int) -> None:
-        """Make ready what points between these anchors share, where there are enough of them."""
+        """Prepare what points between these anchors share, if there are enough points."""
         if points < _SHARING * len(anchors.theta):
             self._held = (anchors, {})
             return
@@ -199,13 +200,13 @@ class Surface:
         self._held = (anchors, held)
 
     def _passes(self) -> list[tuple[str, Objective, list[int] | None]]:
-        """The forward passes of a point: what each is called, its rows, and its splits' shares."""
+        """The forward passes of a point: a name, an objective, and the rows of each split."""
         if self._joint is None:
             return [(name, objective, None) for name, objective in self.objectives.items()]
         return [(_JOINT, self._joint, [each.rows.count for each in self.objectives.values()])]
 
     def _around(self, anchors: Anchors, key: str, weights: Tensor) -> Around:
-        """What to enter for each batch of a pass at one point."""
+        """The context for each batch of a pass at one point."""
         held = self._held[1].get(key) if self._held[0] is anchors else None
         if held is None:
             return lambda _, __: contextlib.nullcontext()
@@ -214,7 +215,7 @@ class Surface:
     def per_example(self, anchors: Anchors, weights: Tensor, split: str) -> tuple[Tensor, Tensor]:
         """Every example's loss sum and weight (N,) on one split at one point.
 
-        Raises `SharpError` where the task's loss gives one sum for a whole batch.
+        A `SharpError` says that the task's loss returns one sum for a batch.
         """
         theta, state = self._point(anchors, weights)
         objective = self.objectives[split]
@@ -238,7 +239,7 @@ class Surface:
     def _sums(
         self, objective: Objective, split: str, stacked: list[Tensor], fixed: Mapping[str, Tensor]
     ) -> Tensor:
-        """Moments of one split, all of a point's in a row (points, …)."""
+        """Moments of one split, with one row per point (points, …)."""
         device = stacked[0].device
         total = torch.zeros((), dtype=accumulator(device), device=device)
         with torch.no_grad(), self.network.arithmetic():
@@ -255,7 +256,7 @@ class Surface:
         return objective.add_up(total).flatten(1)
 
     def _means(self, values: Sequence[float]) -> Values:
-        """Split and name the moments of one point, all splits' and names' in a row."""
+        """Means by split and name, from all moments of one point in a row."""
         found: Values = {}
         start = 0
         for split, objective in self.objectives.items():
@@ -273,7 +274,7 @@ class Surface:
         return found
 
     def choose_together(self, anchors: Anchors, points: Sequence[Point], weights: WeightsOf) -> int:
-        """How many points at once are faster on this model and device, timed."""
+        """Choose by timing how many points to evaluate at once on this model and device."""
         if (
             self.network.device.type != "cuda"
             or self.batch_norm is not None
@@ -286,10 +287,10 @@ class Surface:
             return 1  # buffers that differ from point to point
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("error")  # a slow path of vmap's says so by a warning
+                warnings.simplefilter("error")  # vmap warns if it takes a slow path
                 self._at_once(anchors, some)
                 together = _seconds(lambda: self._at_once(anchors, some))
-        except (RuntimeError, UserWarning, SharpError):  # what cannot be done for several at once
+        except (RuntimeError, UserWarning, SharpError):  # not possible for several at once
             return 1
         single = _seconds(lambda: [self.at(anchors, each) for each in some])
         return share(_TOGETHER if single > _CLEAR_GAIN * together else 1)
@@ -305,7 +306,7 @@ def _both(first: Around, second: Around) -> Around:
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    """The quicker of two runs; results come to the host, so the device is done."""
+    """The time of the faster of two runs; results are on the host, so the device is done."""
     times = []
     for _ in range(2):
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The layers that see the data itself: their outputs are sums of those at the anchors."""
+"""Reuse outputs of the first layers: at any point they are sums of those at the anchors."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from sharpcli.objective.objective import Objective
 
 __all__ = ["FirstLayers", "first_layers"]
 
-# A layer is taken where an output costs at least this many times more to compute than to sum from
-# the anchors' (its fan-in against their number): below, reading them takes as long.
+# A layer is used if computing an output costs at least this many times summing it from the anchors
+# (the ratio of fan-in to their number). Below, reading the outputs takes as long.
 _WORTH = 16
-# Bytes that the kept outputs may take on one split. A constant, not a share of what is free: which
-# layers are taken decides how sums are rounded.
+# Bytes of kept outputs per split. It is a constant, not a share of free memory, since the choice of
+# layers affects rounding.
 _MOST_BYTES = 2**30
 _KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -28,9 +28,11 @@ _KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 class FirstLayers:
     """Outputs of first layers at every anchor (K, n), for each batch of one split's data.
 
-    A layer whose input no parameter changes, Wx + b, is linear in (W, b): at a weighted sum of
-    anchors its output is that sum of its outputs at the anchors. Exact to rounding, and bit for
-    bit where one anchor has weight one. Cost: those layers at every anchor, once.
+    If no parameter affects a layer's input x, then Wx + b is linear in (W, b). So the output at a
+    weighted sum of anchors is the same sum of the outputs at the anchors. This is exact up to
+    rounding, and bit for bit if one anchor has weight one.
+
+    Cost: these layers at every anchor, once.
     """
 
     def __init__(
@@ -58,15 +60,15 @@ class FirstLayers:
 
     @contextlib.contextmanager
     def at(self, weights: Tensor, start: int, count: int) -> Iterator[None]:
-        """Let the layers give their outputs at the weighted sum of anchors, for one batch.
+        """Make the layers return their outputs at the weighted sum of anchors, for one batch.
 
-        Does nothing for a batch that is not one of those that outputs are held for.
+        Does nothing for a batch without stored outputs.
         """
         held = self._held.get((start, count), {})
         try:
             for name, outputs in held.items():
                 output = weighted_sum(outputs, weights)
-                # An instance's own `forward` stands before its class's.
+                # An instance's own `forward` overrides its class's.
                 self._layers[name].__dict__["forward"] = lambda *_, output=output: output
             yield
         finally:
@@ -77,11 +79,12 @@ class FirstLayers:
 def first_layers(
     objective: Objective, anchors: Tensor, fixed: Sequence[Mapping[str, Tensor] | None]
 ) -> FirstLayers | None:
-    """The first layers worth holding for points between these anchors, None where there are none.
+    """The first layers worth storing for points between these anchors, or None.
 
-    Taken are plain linear and convolutional layers, called once in a pass, whose input depends on
-    no parameter and no running statistics, and whose fan-in is large beside the number of anchors.
-    None are where `fixed`, the anchors' buffers and frozen parameters, differ in anything else.
+    They are plain linear and convolutional layers, called once in a pass, whose input depends on no
+    parameter and no running statistics, and whose fan-in is large relative to the number of
+    anchors. There are none if `fixed`, the anchors' buffers and frozen parameters, differ in more
+    than running statistics.
     """
     network = objective.network
     if network.compute != network.dtype:  # bfloat16's rounding does not add up
@@ -91,7 +94,7 @@ def first_layers(
     sizes: dict[str, int] = {}
     rows = objective.rows.head(2)
     leaves = objective.leaves(anchors[0])
-    normed: list[Call] = []  # what has read running statistics so far
+    normed: list[Call] = []  # calls that have read running statistics so far
 
     def look(name: str) -> Any:
         def hook(_: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
@@ -130,7 +133,7 @@ def first_layers(
 
 
 def _trained_layers(network: Network) -> dict[str, nn.Module]:
-    """Layers of known kinds, all of whose parameters are their own and part of θ."""
+    """Layers of known kinds whose parameters are all unshared and part of θ."""
     trained = set(network.names)
     users: dict[int, int] = {}
     for module in network.model.modules():
@@ -148,11 +151,11 @@ def _trained_layers(network: Network) -> dict[str, nn.Module]:
 
 @contextlib.contextmanager
 def _seen_by(layers: Mapping[str, nn.Module], seen: dict[str, Tensor]) -> Iterator[None]:
-    """Keep each layer's output, and end the pass once all are seen."""
+    """Store each layer's output, and end the pass after the last one."""
 
     def keeper(name: str) -> Any:
         def hook(_: nn.Module, __: Any, output: Tensor) -> None:
-            seen[name] = output.clone()  # what follows may work in place
+            seen[name] = output.clone()  # later layers may change it in place
             if len(seen) == len(layers):
                 raise EnoughError
 

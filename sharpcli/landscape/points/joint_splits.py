@@ -1,7 +1,7 @@
-"""Every split's rows in one pass, where they are few.
+"""Evaluate the rows of all splits in one pass, if they are few.
 
-What a pass costs beside its arithmetic, some thirty calls of Python and of PyTorch, is then paid
-once a point. On large data it is next to nothing, and splits keep passes of their own.
+The fixed cost of a pass, about thirty calls of Python and PyTorch, is then paid once per point. On
+large data this cost hardly matters, and each split keeps its own pass.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ _ROWS = 2
 
 
 def joint_objective(objectives: Mapping[str, Objective], like: Tensor) -> Objective | None:
-    """All splits' rows one after the other as one objective, None where that cannot be.
+    """Join all splits' rows into one objective; None if that is not possible.
 
-    They have to fit in one batch, and the task's loss and metrics to give numbers of each example,
-    which are then added up split by split. `like` is a θ to see that at. Cost: a pass over two
-    rows, and a copy of the data.
+    The rows have to fit in one batch, and the task's loss and metrics have to return one number per
+    example, so that these can be summed by split. `like` is a θ to check this at.
+
+    Cost: a pass over two rows, and a copy of the data.
     """
     first = next(iter(objectives.values()))
     every = [objective.rows for objective in objectives.values()]

@@ -1,4 +1,4 @@
-"""Finished points on disk as they come, so that a run that is killed goes on where it stopped."""
+"""Store finished points on disk, so that a killed run can continue where it stopped."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ _BEGINNING = json.dumps({"format": _FORMAT}, separators=(",", ":")).encode()[:-1
 
 
 class Journal:
-    """One append-only file of JSON lines: what the run is, then each group of points as it is done.
+    """An append-only file of JSON lines: a header that describes the run, then groups of points.
 
-    It stands beside the result, `result.json.partial`, or without one in the user's cache folder
-    under a name made from the run itself. `resume=False` starts over.
+    It is next to the output, as `result.json.partial`; without an output it is in the user's cache
+    folder, under a name made from the header. `resume=False` starts over.
 
-    A line is written whole and flushed; one that a killed run left unfinished is cut off. The file
-    is locked while a run writes to it.
+    Each line is written at once and flushed; an unfinished last line is cut off. The file is locked
+    while a run writes to it.
     """
 
     def __init__(self, output: Path | None = None, *, resume: bool = True) -> None:
-        # A device or a pipe takes the result, but nothing can be kept beside it.
+        # If the output is a device or a pipe, no file can be next to it.
         special = output is not None and is_special(output)
         self._output, self._resume = None if special else output, resume
         self._file: FileIO | None = None
@@ -49,7 +49,7 @@ class Journal:
         self.problem: str | None = None
 
     def check(self) -> None:
-        """Raise `SharpError` where no file can be beside the result, before anything is read."""
+        """Raise `SharpError` if no file can be next to the output, before anything is read."""
         if self._output is None:
             return
         problem = None
@@ -64,12 +64,14 @@ class Journal:
             )
 
     def begin(self, run: Mapping[str, Any]) -> None:
-        """Open the file for a run, described by JSON values, and read what is finished.
+        """Open the file for a run, described by JSON values, and read its finished points.
 
-        Raises `SharpError` where the file belongs to another run (naming what differs), is being
-        written by another process, or cannot be written. Where it is the cache folder that cannot
-        be written, nothing is kept and `problem` says why. Of several processes the first one
-        keeps the file.
+        If the cache folder cannot be written, nothing is kept and `problem` says why. Among several
+        processes, only the first one keeps the file.
+
+        Raises:
+            SharpError: the file belongs to another run (the message names the differences), is
+                being written by another process, or cannot be written.
         """
         if not is_first():
             return
@@ -95,7 +97,7 @@ class Journal:
             self._file.seek(0)
             content = self._file.read() if self._resume else b""
             self._refuse_foreign(content)
-            whole = content.split(b"\n")[:-1]  # what follows the last line end is unfinished
+            whole = content.split(b"\n")[:-1]  # the rest after the last line end is unfinished
             if whole and not self._read(whole, header):
                 whole = []
             self._file.truncate(sum(len(line) + 1 for line in whole))
@@ -107,17 +109,17 @@ class Journal:
             raise
 
     def finished(self, part: str) -> dict[int, Any]:
-        """The values of a part's finished groups of points, by the index of their first point."""
+        """The values of a part's finished groups, by the index of their first point."""
         return {first: values for (of, first), values in self._found.items() if of == part}
 
     def add(self, part: str, first: int, values: Any) -> None:
-        """Append a group of points; raises `SharpError` where the disk is full."""
+        """Append a group of points; raises `SharpError` if the disk is full."""
         if self._file is not None:
             self._write({"part": part, "first": first, "values": values})
             self._holds_points |= part != "together"
 
     def close(self) -> None:
-        """Close the file and leave it for a later run, unless it holds no points."""
+        """Close the file and keep it for a later run if it has points."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -125,14 +127,14 @@ class Journal:
                 self.path.unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Remove the file: the result is where it belongs."""
+        """Close and remove the file, once the result is saved."""
         self.close()
         if self.path is not None:
             self.path.unlink(missing_ok=True)
 
     @property
     def folder(self) -> Path:
-        """Where the file stands, or the nearest folder above that there is."""
+        """The file's folder, or the nearest existing folder above it."""
         if self._output is not None:
             return self._output.parent
         return next(place for place in (cache_folder(), *cache_folder().parents) if place.is_dir())
@@ -144,7 +146,7 @@ class Journal:
         return cache_folder() / f"{name}.partial"
 
     def _refuse_foreign(self, content: bytes) -> None:
-        """Never write over a file that is not a (possibly just begun) file of points."""
+        """Raise `SharpError` if the file is not a (possibly just begun) file of points."""
         if content[: len(_BEGINNING)] != _BEGINNING[: len(content)]:
             raise SharpError(
                 f"{self.path}: does not hold the finished points of a run",
@@ -152,7 +154,7 @@ class Journal:
             )
 
     def _read(self, lines: list[bytes], header: Mapping[str, Any]) -> bool:
-        """Take over what is finished; whether the file is this run's. One without points may go."""
+        """Read finished points. False for another run's file without points, error for one with."""
         try:
             found, *records = map(json.loads, lines)
             if found["format"] != _FORMAT:
@@ -197,9 +199,9 @@ class Journal:
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """In what two headers differ, a sentence each.
+    """The differences of two headers, one sentence each.
 
-    Another command's settings are all different: it is named alone.
+    If the commands differ, only these are named, since all settings differ then.
     """
     if found.get("kind") != wanted.get("kind"):
         return [f"the command was sharp {found.get('kind')} and is sharp {wanted.get('kind')}"]
@@ -210,7 +212,7 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
 
 
 def _unequal(found: Any, wanted: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
-    """Every value that differs, as its place in the header, what it was and what it is."""
+    """Every value that differs: its key in the header, its old and its new value."""
     if isinstance(found, Mapping) and isinstance(wanted, Mapping):
         for name in [*wanted, *(n for n in found if n not in wanted)]:
             place = f"{key}.{name}" if key else str(name)
@@ -236,7 +238,7 @@ def _sentence(key: str, found: Any, wanted: Any) -> str:
 
 
 def _about(key: str) -> str:
-    """What else there is in a header, in words."""
+    """A description of a header's key that is not an option."""
     kind, _, name = key.partition(".")
     words = {"checkpoints": "checkpoint", "trajectories": setting("trajectories")}
     return f"{words[kind]} {name}" if kind in words else key

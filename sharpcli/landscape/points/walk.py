@@ -1,4 +1,4 @@
-"""Every point of a line, a plane or a path evaluated once, kept as it is found."""
+"""Evaluate every point of a line, a plane or a path once, and store it at once."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from sharpcli.runtime.progress import Begin, readable_time, silent
 
 __all__ = ["Walk", "Watch"]
 
-# What a point takes while the grid is held and its document is made, and in the file: measured on
-# two splits with loss and accuracy.
+# Memory per point for the grid and its document, and space in the file; measured on two splits with
+# loss and accuracy.
 _BYTES_A_POINT = 2000
 _FILE_BYTES_A_POINT = 200
-# Seconds after which the time left can be told (the first points are slower), and the least that is
-# worth a sentence.
+# Seconds before the remaining time is estimated (the first points are slower), and the shortest
+# remaining time that is worth a message.
 _PATIENCE, _LONG = 1.0, 10.0
 
 
 @dataclass(frozen=True)
 class Watch:
-    """What a run tells and keeps while it works: progress, sentences, finished points."""
+    """Receives a run's progress, messages and finished points."""
 
     begin: Begin = lambda _: silent
     say: Callable[[str], None] = lambda _: None
@@ -41,9 +41,9 @@ class Watch:
 
 @dataclass
 class Walk:
-    """Evaluates points in order, from where a former run stopped; Ctrl-C ends it with what it has.
+    """Evaluates points in order, after those of an earlier run; Ctrl-C keeps finished points.
 
-    `interrupted` says after how many of a part's points, None where all were finished.
+    `interrupted` says after how many points a part was interrupted; None if all are finished.
     """
 
     surface: Surface
@@ -53,10 +53,12 @@ class Walk:
     def values(
         self, part: str, anchors: Anchors, points: Sequence[Point], weights: WeightsOf
     ) -> list[Values | None]:
-        """The values of all points, None for those that an interruption left out.
+        """The values of all points; None for points that were not reached before Ctrl-C.
 
-        `part` names these points in the journal. Raises `SharpError` where the journal cannot be
-        written, with every finished point kept. Cost: as `Surface.at`, a point.
+        `part` names these points in the journal. A `SharpError` says that the journal cannot be
+        written; finished points are kept.
+
+        Cost: that of `Surface.at` for each point.
         """
         found: list[Values | None] = [None] * len(points)
         if self.interrupted:
@@ -98,9 +100,12 @@ class Walk:
         self.watch.say(f"{points} more points: about {readable_time(seconds)}{where}")
 
     def check_size(self, shape: Sequence[int], anchors: Anchors, weights: WeightsOf) -> None:
-        """Refuse a grid that does not fit, saying how long it would take and how large it is.
+        """Check that a grid fits in memory and on disk.
 
-        Cost: nothing, or one point where it is refused. Raises `UsageError`.
+        Raises:
+            UsageError: it does not; the message gives its size and the time it would take.
+
+        Cost: nothing, or one point if it does not fit.
         """
         count = math.prod(shape)
         memory, file = count * _BYTES_A_POINT, count * _FILE_BYTES_A_POINT
@@ -124,7 +129,7 @@ class Walk:
     def _choose_together(
         self, anchors: Anchors, points: Sequence[Point], weights: WeightsOf
     ) -> None:
-        """Take over how many points a former run took at once: it decides how sums are rounded."""
+        """Use the `together` of an earlier run, since it decides how sums are rounded."""
         if not self.watch.journal:
             return
         kept = share(self.watch.journal.finished("together"))

@@ -1,5 +1,5 @@
-"""The built-in tasks: every module here is one, by the module's name.
+"""The built-in tasks: every module here is a task of the same name.
 
-A module defines what a task file does. `SUMMARY` says in one line what the task is, `PACKAGE` which
-package its data come from. It imports torch in its functions only, so that `sharp tasks` is fast.
+A module defines the functions of a task file, `SUMMARY` (one line) and `PACKAGE` (the package that
+has its data). It imports torch only inside its functions, so that `sharp tasks` is fast.
 """

@@ -1,7 +1,7 @@
 """The built-in task `digits`: real handwritten digits that come with scikit-learn.
 
-1,797 images of 8x8 grey levels (0 to 16, scaled to [0, 1]) in ten classes. Of each class every
-fifth image, in the data set's order, is in the test split: 1,442 train, 355 test, always the same.
+1,797 images of 8x8 grey levels (0 to 16, scaled to [0, 1]) in ten classes. Every fifth image of
+each class, in the data set's order, is in the test split: always the same 1,442 train, 355 test.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PACKAGE = "scikit-learn"
 CLASSES = 10
 SIDE = 8
 TEST_EVERY = 5
-MOST = 10**9  # of a width and a depth: more than any machine has room for
+MOST = 10**9  # limit on width and depth, beyond any machine's memory
 
 
 def model(
@@ -36,7 +36,7 @@ def model(
 
     if not (1 <= width <= MOST and 1 <= depth <= MOST):
         raise SharpError(
-            f"digits: width {width} and depth {depth} must be 1 or more, up to {MOST:,}",
+            f"digits: width {width} and depth {depth} must be between 1 and {MOST:,}",
             f"{setting('options.width', 64)} {setting('options.depth', 2)}",
         )
     check_room("digits", SIDE * SIDE, width, depth, 9 if model == "cnn" else 1)
@@ -48,7 +48,7 @@ def model(
 
 
 def data(split: str) -> tuple[Tensor, Tensor]:
-    """Images (N, 1, 8, 8) in float32 and classes (N,) of one split."""
+    """Images (N, 1, 8, 8) in float32 and classes (N,) in int64 of one split."""
     import torch
 
     try:

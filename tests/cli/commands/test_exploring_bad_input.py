@@ -113,7 +113,7 @@ def test_checkpoints_of_different_tasks(folder):
         given = ("-O", f"width={width}", "-O", "depth=1", "--epochs", "1", "--quiet")
         run("train", "digits", *given, "--output", f"{name}.safetensors")
     stderr = refused("interpolate", "wide.safetensors", "narrow.safetensors", code=2)
-    assert "wide.safetensors and narrow.safetensors are of different tasks (digits" in stderr
+    assert "wide.safetensors and narrow.safetensors belong to different tasks (digits" in stderr
     assert "width=6" in stderr
     assert "width=4" in stderr
     assert "they are not points of one parameter space" in stderr

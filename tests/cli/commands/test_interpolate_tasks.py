@@ -191,7 +191,7 @@ def test_which_points_are_on_a_line(given, expected):
             f"drawn at {', '.join(f'{alpha:g}' for alpha in expected)}\n"
         )
     if not ends:
-        notes += f"note: no barrier can be told: 0 or 1 is not on the line ({option})\n"
+        notes += f"note: no barrier: 0 or 1 is not on the line ({option})\n"
     assert done.stderr == notes
     shown = run("interpolate", *SMALL, *given)
     assert (shown.exit_code, shown.stderr) == (0, done.stderr)
@@ -235,7 +235,7 @@ def test_ends_that_are_not_finite_have_no_barrier(folder):
     assert found["barrier"] == {}
     assert found["curves"]["train"]["loss"] == [None] * 4
     assert found["curves"]["train"]["accuracy"] != [None] * 4
-    assert "note: no barrier can be told: the loss is not finite at A or B\n" in done.stderr
+    assert "note: no barrier: the loss is not finite at A or B\n" in done.stderr
     assert "warning: the train loss is not finite at 4 of 4 points of the line: " in done.stderr
     assert run("interpolate", *SMALL, "--points", "4").exit_code == 0
 

@@ -43,7 +43,7 @@ def broken_checkpoints():
     yield (
         "cut.safetensors",
         lambda path: path.write_bytes(whole(path)[:100]),
-        "bytes, the file has 100",
+        "bytes, but the file has 100",
     )
     yield (
         "short.safetensors",
@@ -60,7 +60,7 @@ def broken_checkpoints():
     yield (
         "huge.safetensors",
         lambda path: path.write_bytes(struct.pack("<Q", 10**18) + whole(path)[8:]),
-        "the safetensors header is promised 1000000000000000000 bytes",
+        "the safetensors header claims 1000000000000000000 bytes",
     )
     yield (
         "hostile.pt",
@@ -158,7 +158,7 @@ BAD_TASKS = {
         TASK.replace("(split):\n", "(split):\n    if split == 'test': raise OSError('no disk')\n"),
         1,
         "data('test') raised OSError: no disk\n  hint: correct the task's code; python -i on the "
-        "file helps to see why; where there are no test data, return None",
+        "file helps to find the cause; if there are no test data, return None",
     ),
     "row raises": (
         TASK + "\nclass Rows:\n    __len__ = lambda self: 9\n"
@@ -192,7 +192,7 @@ BAD_FUNCTIONS = {
         "def loss(outputs, batch): return nn.functional.cross_entropy(outputs, batch[1])",
         "task.py: loss gave a single number for a batch of 8 examples",
     ),
-    "metrics": ("def metrics(outputs, batch): return 3", "gave an int, not a dict"),
+    "metrics": ("def metrics(outputs, batch): return 3", "returned an int, not a dict"),
     "a metric": (
         "def metrics(outputs, batch): return {'f1': 3}",
         "task.py: metric 'f1' gave a value of type int for a batch of 48 examples",

@@ -67,7 +67,7 @@ TASKS = {
         "def data(split): return numbers()[0], numbers(7)[1]",
         ["tensors of unequal length: 40, 7"],
     ),
-    "texts": (ROWS % "'a text', 1", ["must be Tensor, not list", "let data() give tensors"]),
+    "texts": (ROWS % "'a text', 1", ["must be Tensor, not list", "let data() return tensors"]),
     "objects": (ROWS % "object(), 1", ["do not make a batch", "make tensors of what a row holds"]),
     "ragged rows": (ROWS % "torch.ones(5 + index), 1", ["do not make a batch", "pad"]),
     "a row that fails": (ROWS % "[][index]", ["row 0 of data('train') raised IndexError"]),
@@ -93,7 +93,7 @@ TASKS = {
     ),
     "a column of targets": (
         "def data(split): return numbers()[0], numbers()[1][:, None]",
-        ["targets (8, 1) int64", "give class targets of shape (N,), as by .squeeze(1)"],
+        ["targets (8, 1) int64", "make the class targets of shape (N,), as by .squeeze(1)"],
     ),
     "numbers as targets": (
         "def data(split): return numbers()[0], numbers()[1].float()",
@@ -105,7 +105,7 @@ TASKS = {
     ),
     "predict without return": (
         "def predict(model, batch): model(batch[0])",
-        ["predict(model, batch) gave None", "is `return` missing"],
+        ["predict(model, batch) returned None", "is `return` missing"],
     ),
     "a mean": (
         LOSS % "nn.functional.cross_entropy(outputs, batch[1])",
@@ -120,7 +120,7 @@ TASKS = {
     "texts as a pair": (LOSS % "('a', 'b')", ["a pair of a value of type str"]),
     "a module as the loss": (
         "loss = nn.CrossEntropyLoss()",
-        ["argument 'target'", "predict, loss and metrics are given the whole batch"],
+        ["argument 'target'", "predict, loss and metrics get the whole batch"],
     ),
     "arguments of the loss": (
         "def loss(outputs): return outputs",
@@ -133,7 +133,7 @@ TASKS = {
     ),
     "metrics without names": (
         "def metrics(outputs, batch): return [1]",
-        ["metrics(outputs, batch) gave a list, not a dict"],
+        ["metrics(outputs, batch) returned a list, not a dict"],
     ),
     "an error of the task": (
         "def predict(model, batch): return model(batch[0]).summ()",

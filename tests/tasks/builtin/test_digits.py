@@ -48,7 +48,7 @@ def test_sizes():
 
 @pytest.mark.parametrize("option", [{"width": "0"}, {"depth": "0"}])
 def test_a_network_has_a_size(option):
-    with pytest.raises(SharpError, match="must be 1 or more"):
+    with pytest.raises(SharpError, match="must be between 1 and"):
         load_task("digits", option).model()
 
 
