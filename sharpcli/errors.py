@@ -1,4 +1,4 @@
-"""What can go wrong, said to a person: what happened, where, and what to do next."""
+"""Errors that tell the user what happened, where, and what to do next."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ __all__ = ["SharpError", "UsageError", "counted", "did_you_mean"]
 
 
 class SharpError(Exception):
-    """A failure a person can act on; exit code 1.
+    """An error that the user can act on; exit code 1.
 
-    `message` says what happened and where (file, key, option), `hint` what to do next.
+    `message` says what happened and where (file, key, option); `hint` says what to do next.
     """
 
     exit_code = 1
@@ -26,19 +26,19 @@ class SharpError(Exception):
 
 
 class UsageError(SharpError):
-    """The request itself cannot be carried out as it stands; exit code 2."""
+    """The request cannot be carried out as given; exit code 2."""
 
     exit_code = 2
 
 
 def counted(number: int | None, noun: str, plural: str | None = None) -> str:
-    """`1 epoch`, `1,442 epochs`, `2 axes`: a number with its noun, `?` where it is not known."""
+    """A number with its noun: `1 epoch`, `1,442 epochs`, `2 axes`; `?` for an unknown number."""
     shown = f"{number:,}" if isinstance(number, int) else "?"
     return f"{shown} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`did you mean 'x'?`, or the list of what there is where nothing is near."""
+    """`did you mean 'x'?`, or the list of known names if none is similar."""
     options = list(known)
     near = difflib.get_close_matches(name, options, n=1)
     if near:
