@@ -461,7 +461,7 @@ def test_a_group_with_an_unreliable_sampling_error_is_marked(document: Make) -> 
     members = [number(f"{x}.pt", replace(UNRELIABLE, value=x)) for x in (4.0, 5.0)]
     found = compared(document(members), by=["x"])
     assert shown(found, sheet=0) == ["4.5(4)±0.7?"]
-    assert "?: takes in a sampling error that is unreliable" in compare_page(found).legend
+    assert "?: includes an unreliable sampling error" in compare_page(found).legend
 
 
 def test_an_unreliable_number_without_a_sampling_error_has_no_known_error(document: Make) -> None:
@@ -536,7 +536,7 @@ def test_the_table_says_where_a_column_has_fewer_than_its_group(document: Make) 
     assert found["results"][1]["measures"]["gradient.norm"]["n"] == 2
     assert [cell.endswith(" n=2") for cell in shown(found, "‖∇L‖", 0)] == [False, True]
     assert not any("n=" in cell for cell in shown(found, sheet=0))
-    assert "n=4: only so many of the row's n checkpoints have the number" in (
+    assert "n=4: only 4 of the row's n checkpoints have the number" in (
         compare_page(found).legend
     )
 
