@@ -68,7 +68,7 @@ def format_uncertain(
     The larger of the two determines the digits; an error below a tenth of the spread is not shown.
     `rounding` keeps bounds valid, see `bound_rounding`.
 
-    >>> format_uncertain(12.308, error=0.035), format_uncertain(15.23, spread=0.68)
+    >>> format_uncertain(12.312, error=0.036), format_uncertain(15.23, spread=0.68)
     ('12.31(4)', '15.2±0.7')
     """
     exact = _exact(value)
