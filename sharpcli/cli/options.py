@@ -231,7 +231,7 @@ def curvature_options(command: Command) -> Command:
 
 
 def parameters_option(command: Command) -> Command:
-    """Add --parameters beside `run_options`, which hands it on as `run.parameters`."""
+    """Add --parameters; `run_options` passes it on as `run.parameters`."""
     return _decorate(
         command,
         click.option(
@@ -298,7 +298,7 @@ def output_options(command: Command) -> Command:
 
 
 def plot_option(command: Command) -> Command:
-    """Add --plot beside `output_options`, which hands its files on as `output.plot`.
+    """Add --plot; `output_options` passes its files on as `output.plot`.
 
     Suffix, folder and drawing library are checked before the command's body runs.
     """

@@ -536,9 +536,7 @@ def test_the_table_says_where_a_column_has_fewer_than_its_group(document: Make) 
     assert found["results"][1]["measures"]["gradient.norm"]["n"] == 2
     assert [cell.endswith(" n=2") for cell in shown(found, "‖∇L‖", 0)] == [False, True]
     assert not any("n=" in cell for cell in shown(found, sheet=0))
-    assert "n=4: only 4 of the row's n checkpoints have the number" in (
-        compare_page(found).legend
-    )
+    assert "n=4: only 4 of the row's n checkpoints have the number" in (compare_page(found).legend)
 
 
 def test_between_groups_the_measurement_error_stays_beside_welchs(document: Make) -> None:
