@@ -217,7 +217,7 @@ class Difference:
     ] = absent()
     sampling_status: Annotated[
         Literal["unreliable"],
-        "unreliable: the sampling error of a member of either side says too little; absent where "
+        "unreliable: the sampling error of a member of either side may be too small; absent if "
         "it can be trusted.",
     ] = absent()
 
@@ -251,8 +251,7 @@ class Summary:
     sampling_bias: Annotated[float, "Mean of the members'; absent where there is none."] = absent()
     sampling_status: Annotated[
         Literal["unreliable"],
-        "unreliable: the sampling error of a member says too little; absent where it can be "
-        "trusted.",
+        "unreliable: the sampling error of a member may be too small; absent if it can be trusted.",
     ] = absent()
 
 

@@ -1,6 +1,6 @@
-"""How sharp is a trained network's minimum, and what lies between two of them.
+"""Measure how sharp a trained network's minimum is, and the loss between two minima.
 
-The command line is `sharp`; from Python, each name below is loaded when it is first used:
+The command line is `sharp`. In Python, each name below is imported when it is first used:
 
     report = sharpcli.measure_model(model, train=(images, classes))
     document = sharpcli.to_document(report)
@@ -91,7 +91,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from where it lives."""
+    """Import a public name from its module at first use."""
     if name not in _HOMES:
         raise AttributeError(f"module 'sharpcli' has no attribute '{name}'")
     from importlib import import_module

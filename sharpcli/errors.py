@@ -22,7 +22,7 @@ __all__ = [
 class SharpError(Exception):
     """A failure a person can act on.
 
-    `message` says what happened and where (file, key, option), `hint` what to do next.
+    `message` says what happened and where (file, key, option); `hint` says what to do next.
     """
 
     def __init__(self, message: str, hint: str | None = None) -> None:
@@ -70,7 +70,7 @@ _write: ContextVar[Callable[[str, Any], str]] = ContextVar("_write", default=_in
 
 
 def counted(number: int | None, noun: str, plural: str | None = None) -> str:
-    """`1 epoch`, `1,442 epochs`, `2 axes`: a number with its noun, `?` where it is not known."""
+    """A number with its noun: `1 epoch`, `1,442 epochs`, `2 axes`; `?` for an unknown number."""
     shown = f"{number:,}" if isinstance(number, int) else "?"
     return f"{shown} {noun if number == 1 else plural or f'{noun}s'}"
 
@@ -82,7 +82,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`did you mean 'x'?`, or the list of what there is where nothing is near."""
+    """`did you mean 'x'?`, or the list of known names if none is similar."""
     options = list(known)
     if near := nearest(name, options):
         return near

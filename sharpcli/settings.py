@@ -1,4 +1,4 @@
-"""What a run is asked to do, one frozen dataclass a concern. Knows neither Click nor torch."""
+"""The settings of a run, one frozen dataclass per concern. Imports neither Click nor torch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _ARE = {1: "is one", 2: "are two"}
 
 
 class Keywords(dict[str, Any]):
-    """Keywords of JSON Schema in an annotation, from which docs/schema.json is made."""
+    """JSON Schema keywords in an annotation; docs/schema.json is generated from them."""
 
     __hash__ = object.__hash__  # type: ignore[assignment]
 
@@ -58,22 +58,23 @@ ProductMode = Literal[
 
 @dataclass(frozen=True)
 class RunSettings:
-    """On which data, in which arithmetic and where a checkpoint is measured.
+    """The data, the arithmetic and the device of a measurement.
 
-    `samples` is a seeded subset of the split (None: all of it), of each split where both are
-    measured; `batch_size` bounds memory and never changes the answer (None: chosen by itself).
-    `fixed_batch` declares a loss that is defined on batches of so many consecutive examples.
-    `parameters` are patterns of the shell over the names of parameters: θ holds those that match
-    one, the rest stays as it is (none: θ holds all). `tf32` lets a GPU make float32 products with
-    factors of three digits.
+    Attributes:
+        samples: Size of a seeded subset of each measured split; None for all of it.
+        batch_size: Bounds memory and never changes the answer; None: chosen automatically.
+        fixed_batch: The loss is defined on batches of this many consecutive examples.
+        parameters: Shell patterns over parameter names. θ holds the parameters that match one, and
+            the others stay fixed; empty: θ holds all.
+        tf32: Allow TF32 for float32 products on a GPU (about three significant digits).
     """
 
-    split: Annotated[Split, "The data that is measured on."] = "train"
+    split: Annotated[Split, "The data that the measurement uses."] = "train"
     samples: Annotated[int | None, "Size of the seeded subset; null for all.", _SOME] = None
     batch_size: Annotated[
-        int | None, "Bounds memory, never changes the answer; null: chosen by itself.", _SOME
+        int | None, "Bounds memory, never changes the answer; null: automatic.", _SOME
     ] = None
-    device: Annotated[str, "As asked for."] = "auto"
+    device: Annotated[str, "As requested."] = "auto"
     dtype: Annotated[Literal["float32", "float64", "bfloat16"], "The arithmetic."] = "float32"
     mode: Annotated[Literal["eval", "train"], "Mode of the model's layers."] = "eval"
     seed: Annotated[int, "The seed of everything random."] = 0
@@ -82,13 +83,13 @@ class RunSettings:
     ] = ()
     tf32: Annotated[
         bool,
-        "Whether a GPU was let make float32 products with factors of three digits.",
+        "Whether TF32 (about three significant digits) was allowed for float32 products.",
         _OPTIONAL,
     ] = False
     fixed_batch: Annotated[
         int | None,
-        "Examples in the batches on which a loss is defined that couples the examples of a batch; "
-        "null: each example's loss is its own.",
+        "Batch size of a loss that couples the examples of a batch; null: the loss is a mean over "
+        "independent examples.",
         Keywords(minimum=1, optional=True),
     ] = None
 
@@ -114,11 +115,11 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class CurvatureSettings:
-    """Which matrix stands for the curvature, and how its products are made.
+    """The curvature matrix and how its products are computed.
 
-    `hvp` is the mode of differentiation of a Hessian product, "auto" the fastest on the model at
-    hand. `memory` bounds the bytes that a measurement takes beside model, checkpoint and data: kept
-    graphs, the basis of eigenvectors, microbatches (None: what is free).
+    `hvp` is the differentiation mode of Hessian-vector products; "auto" picks the fastest for the
+    model. `memory` bounds the bytes that a measurement uses in addition to model, checkpoint and
+    data: kept graphs, the eigenvector basis, microbatches (None: what is free).
     """
 
     operator: Operator = "hessian"
@@ -126,7 +127,7 @@ class CurvatureSettings:
     memory: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a mode of a product that there is not; raises `UsageError`."""
+        """Raise `UsageError` for an HVP mode with an operator that has no Hessian product."""
         if self.operator != "hessian" and self.hvp != "auto":
             raise UsageError(
                 f"{setting('hvp', self.hvp)}: is a way to a Hessian product, and "
@@ -138,21 +139,24 @@ class CurvatureSettings:
 
 @dataclass(frozen=True)
 class MeasureSettings:
-    """Which measures, and how far each is driven.
+    """The measures to compute and how precise each must be.
 
-    `measures` are names of the registry, empty for the default set. ε-sharpness is measured for
-    every one of `epsilons` in every one of `subspaces` (None is the full space, p the mean over
-    `draws` random subspaces of p dimensions). `tol` bounds an eigenvalue's residual as a share of
-    λ1, `relative_error` the trace's standard error as a share of the trace. Samples of the data
-    grow until `sampling_error` bounds what they leave unknown, as a share (None: they do not). `by`
-    "layer": each layer's block of the parameters is measured too. `options` are those that measures
-    bring themselves, by name.
+    Attributes:
+        measures: Names in the registry; empty for the default set.
+        epsilons: ε-sharpness is measured for each ε in each of `subspaces`.
+        subspaces: None: the full space; p: the mean over `draws` random p-dimensional subspaces.
+        tol: Bound on an eigenvalue's residual, as a fraction of λ1.
+        relative_error: Bound on the trace's standard error, as a fraction of the trace.
+        sampling_error: The data sample grows until its relative sampling error is below this; None:
+            the sample does not grow.
+        by: "layer" also measures each layer's block of the parameters.
+        options: Options that measures define themselves, by name.
     """
 
     measures: tuple[str, ...] = ()
     epsilons: tuple[float, ...] = (1e-3, 5e-4)  # both of Keskar et al. 2017
     subspaces: tuple[int | None, ...] = (None,)
-    draws: int = 5  # a standard error of the mean that is itself known to about a third
+    draws: int = 5  # gives the standard error of the mean to within about a third
     maximizer: Literal["lbfgsb", "corner", "both", "raw"] = "both"
     iterations: int = 10  # Keskar et al. 2017
     top: int = 5
@@ -167,18 +171,18 @@ class MeasureSettings:
 
 @dataclass(frozen=True)
 class SpectrumSettings:
-    """How finely and how surely a spectral density is drawn.
+    """Probes and Lanczos steps of a spectral density.
 
-    `probes` random directions (None: as many as the size asks for), `steps` Lanczos steps from
-    each; two probes at least, or copies of an eigenvalue could not be told.
+    `probes` random directions (None: depends on the model's size), `steps` Lanczos steps from each.
+    Repeated eigenvalues can only be detected with at least two probes.
     """
 
     probes: Annotated[
-        int | None, "Random starts; null: as many as the size asks for.", Keywords(minimum=2)
+        int | None, "Random starts; null: depends on the model's size.", Keywords(minimum=2)
     ] = None
     steps: Annotated[int, "Lanczos steps from each.", Keywords(minimum=5)] = 80
     curvature: Annotated[
-        CurvatureSettings, "Which matrix, and how its products are made.", Keywords(type="object")
+        CurvatureSettings, "The matrix and how its products are made.", Keywords(type="object")
     ] = CurvatureSettings()
 
     def __post_init__(self) -> None:
@@ -194,16 +198,16 @@ class SpectrumSettings:
 
 @dataclass(frozen=True)
 class GridSettings:
-    """Which points of a line or a plane; a single entry holds for every axis."""
+    """The grid points of a line or a plane; a single entry applies to every axis."""
 
     points: Annotated[
         tuple[Annotated[int, _SOME], ...],
-        "Points along each axis; one number holds for all.",
+        "Points along each axis; one number applies to all.",
         Keywords(minItems=1, maxItems=2),
     ] = (25,)  # Keskar et al. 2017, figure 3
     ranges: Annotated[
         tuple[tuple[float, float], ...],
-        "From where to where along each axis; empty: chosen by what is drawn.",
+        "Start and end of each axis; empty: depends on what is drawn.",
         Keywords(maxItems=2),
     ] = ()
 
@@ -229,45 +233,45 @@ class GridSettings:
 
 @dataclass(frozen=True)
 class BatchNormSettings:
-    """What running statistics are at a point between checkpoints."""
+    """How batch-norm running statistics are set at a point between checkpoints."""
 
     mode: Annotated[
         BatchNormMode,
-        "recalibrate: taken anew on training data; interpolate: summed from the checkpoints'; "
-        "batch: those of the data evaluated on.",
+        "recalibrate: recomputed on training data; interpolate: interpolated between the "
+        "checkpoints; batch: those of the evaluated batch.",
     ] = "recalibrate"
     examples: Annotated[
         int | None,
-        "Training examples for recalibration; null: as many as go in one pass.",
+        "Training examples for recalibration; null: as many as fit in one pass.",
         Keywords(minimum=2),
     ] = None
 
 
 @dataclass(frozen=True)
 class DirectionSettings:
-    """The axes around one checkpoint, of a kind of `runs.direction_kinds`."""
+    """The axes around one checkpoint; `kind` is one of `runs.direction_kinds`."""
 
     kind: Annotated[str, Keywords({"$ref": "#/$defs/direction_kind"})] = "random"
     dimensions: Annotated[Literal[1, 2], "A line or a plane."] = 2
     normalize: Annotated[
         Literal["filter", "layer", "none"] | None,
-        "As asked for; null: filter for random axes, none for others.",
+        "As requested; null: filter for random axes, none for others.",
     ] = None
     tol: Annotated[
         float,
-        "Hessian axes: residual at which an eigenvalue has converged, as a share of the largest.",
+        "Hessian axes: residual at which an eigenvalue has converged, relative to the largest.",
         Keywords(exclusiveMinimum=0),
     ] = 1e-3
     max_products: Annotated[
         int | None,
-        "Hessian axes: the most Hessian-vector products; null: no limit of its own.",
+        "Hessian axes: the most Hessian-vector products; null: no separate limit.",
         _SOME,
     ] = None
 
 
 @dataclass(frozen=True)
 class OutputSettings:
-    """Where the result goes and in which form; `plot` are files of figures and exports of it."""
+    """Where the result goes and in which format; `plot` lists files for figures and exports."""
 
     format: str = "table"  # of render.formats
     output: Path | None = None
@@ -279,9 +283,9 @@ class OutputSettings:
 
 @dataclass(frozen=True)
 class FigureSettings:
-    """How a figure looks: the loss's axis, the width in inches, what is drawn of a plane.
+    """How a figure looks: the loss axis, the width in inches, the metric drawn on a plane.
 
-    None stands for the width that fits the panels, and for the loss.
+    `width` None fits the panels; `metric` None is the loss.
     """
 
     scale: Literal["auto", "linear", "log"] = "auto"
@@ -291,17 +295,18 @@ class FigureSettings:
 
 @dataclass(frozen=True)
 class PathSettings:
-    """How the bend of a curved path between two checkpoints is trained."""
+    """How a curved path between two checkpoints is trained."""
 
     kind: Annotated[PathKind, "bezier: quadratic; chain: two segments."] = "bezier"
     steps: Annotated[int, "Training steps.", _SOME] = 1000
     batch_size: Annotated[int, "Examples a step.", _SOME] = 128
     lr: Annotated[
         float,
-        "The first step in each parameter, as a share of the ends' root mean square distance.",
+        "The first step in each parameter, as a fraction of the root mean square distance between "
+        "the ends.",
         Keywords(exclusiveMinimum=0),
     ] = 0.1
-    seed: Annotated[int, "The seed of batches and places."] = 0
+    seed: Annotated[int, "The seed of the batches and of the points on the path."] = 0
 
     def __post_init__(self) -> None:
         """Refuse what no path can be trained with; raises `UsageError` naming the setting."""
@@ -322,17 +327,17 @@ class PathSettings:
 
 @dataclass(frozen=True)
 class InterpolateSettings:
-    """What is drawn between checkpoints; beside a line, B aligned with A and a curved path."""
+    """What is computed between checkpoints: a line, optionally B aligned with A, a curved path."""
 
     grid: GridSettings = GridSettings()
     batch_norm: BatchNormSettings = BatchNormSettings()
     align: Annotated[bool, "Whether B is also aligned with A."] = False
-    path: Annotated[PathSettings | None, "How a curved path is trained; null: none is."] = None
+    path: Annotated[PathSettings | None, "How a curved path is trained; null: no path."] = None
 
 
 @dataclass(frozen=True)
 class LandscapeSettings:
-    """What is drawn around a checkpoint."""
+    """What is computed around a checkpoint."""
 
     grid: GridSettings = GridSettings()
     batch_norm: BatchNormSettings = BatchNormSettings()

@@ -1,1 +1,1 @@
-"""The command line. The only place that knows Click and the names of options."""
+"""The command line. Only this package uses Click and knows the options' names."""

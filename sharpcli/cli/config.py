@@ -1,6 +1,6 @@
-"""sharp.toml, and [tool.sharp] in pyproject.toml, as the defaults of a command's options.
+"""Read defaults of a command's options from sharp.toml and [tool.sharp] in pyproject.toml.
 
-    task = "task.py"           # an option of any command that has it
+    task = "task.py"           # for every command with this option
     device = "cuda"
 
     [options]                  # the task's own options, as -O name=value
@@ -9,14 +9,13 @@
     [measure]                  # an option of one command
     epsilon = [1e-3, 5e-4]
 
-Keys are the long options' names, with `-` or `_`. What counts is, from strong to weak: the command
-line, the environment, sharp.toml, pyproject.toml, the option's own default. Within a file a
-command's table counts for more than the top. A path to a task file is relative to the file that
-holds it.
+Keys are the long options' names, with `-` or `_`. The order of precedence is: command line,
+environment, sharp.toml, pyproject.toml, the option's own default. Within a file a command's table
+overrides the top level. A path to a task file is relative to the file that contains it.
 
-Each file is looked for in the working directory and its parents up to the root of the repository
-or the home directory, whichever comes first; outside both only in the working directory, since a
-task file is code and a shared folder such as /tmp is anybody's.
+Each file is searched in the working directory and its parents, up to the root of the repository or
+the home directory, whichever comes first. Outside both only the working directory is searched,
+because a task file is code and anybody can write to a shared folder such as /tmp.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ PAIRS = "option_pairs"  # the parameter that -O fills
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """One file's settings: `where` is what errors call it, `folder` what paths are relative to."""
+    """One file's settings; errors call it `where`, and its paths are relative to `folder`."""
 
     where: str
     folder: Path
@@ -47,10 +46,11 @@ class ConfigFile:
 
 
 def command_defaults(name: str, group: click.Group, context: click.Context) -> dict[str, Any]:
-    """The defaults of the command `name` (parameter → value) that the configuration files give.
+    """The defaults of the command `name` (parameter → value) from the configuration files.
 
-    Raises `UsageError` that names file and key, for a key that is no option and for a value that
-    the option does not take.
+    Raises:
+        UsageError: A key is not an option, or its option does not accept the value; the message
+            names file and key.
     """
     defaults: dict[str, Any] = {}
     pairs: dict[str, str] = {}
@@ -59,13 +59,13 @@ def command_defaults(name: str, group: click.Group, context: click.Context) -> d
         for table in tables - {TASK_OPTIONS, *group.list_commands(context)}:
             known = [*group.list_commands(context), TASK_OPTIONS]
             raise UsageError(
-                f"{file.where}: [{table}] is no command: {did_you_mean(table, known)}",
-                "a table holds the options of one command, [options] those of the task",
+                f"{file.where}: [{table}] is not a command: {did_you_mean(table, known)}",
+                "a table holds the options of one command, and [options] those of the task",
             )
         own = file.settings.get(name, {})
         if not isinstance(own, Mapping):
             raise UsageError(
-                f"{file.where}: {name} is a command, so a table", f"write it as [{name}]"
+                f"{file.where}: {name} is a command and needs a table", f"write it as [{name}]"
             )
         shared = {key: value for key, value in file.settings.items() if key not in tables}
         command = _command(group, context, name)
@@ -95,7 +95,7 @@ def command_defaults(name: str, group: click.Group, context: click.Context) -> d
 
 
 def find_files(start: Path, home: Path) -> list[ConfigFile]:
-    """The files that hold for the folder `start`, the weaker first: pyproject.toml, sharp.toml."""
+    """The files that apply to the folder `start`, weakest first: pyproject.toml, sharp.toml."""
     folders = _searched(start, home)
     found = []
     for folder in folders:
@@ -143,7 +143,7 @@ def _command(group: click.Group, context: click.Context, name: str) -> click.Com
 
 
 def _options(command: click.Command) -> dict[str, click.Option]:
-    """A command's options by long name (`batch-size`), without -O, which has a table."""
+    """A command's options by long name (`batch-size`), except -O, which has its own table."""
     return {
         name.removeprefix("--"): parameter
         for parameter in command.params
@@ -158,19 +158,19 @@ def _spelt(key: str) -> str:
 
 
 def _refuse_unknown(file: ConfigFile, key: str, group: click.Group, context: click.Context) -> None:
-    """Raise, unless the key is an option of another command."""
+    """Raise `UsageError` unless the key is an option of another command."""
     known: set[str] = set()
     for name in group.list_commands(context):
         known |= set(_options(_command(group, context, name)))
     if _spelt(key) not in known:
         raise UsageError(
-            f"{file.where}: {key}: is no option: {did_you_mean(_spelt(key), sorted(known))}",
+            f"{file.where}: {key}: is not an option: {did_you_mean(_spelt(key), sorted(known))}",
             "keys are the names of long options, as in batch-size = 64",
         )
 
 
 def _checked(file: ConfigFile, key: str, value: Any, parameter: click.Option) -> Any:
-    """The value as Click takes it; raises `UsageError` where the option does not take it."""
+    """The value as Click takes it; raises `UsageError` if the option does not accept it."""
     several = parameter.multiple or parameter.nargs != 1
     values = value if isinstance(value, list) else [value]
     problem = None
@@ -194,7 +194,7 @@ def _checked(file: ConfigFile, key: str, value: Any, parameter: click.Option) ->
 
 
 def _problem(value: Any, parameter: click.Option) -> str | None:
-    """Why the option does not take this one value, None where it does."""
+    """Why the option does not accept this value; None if it does."""
     if isinstance(value, bool | Mapping | list):
         return "is not a single value"
     try:
@@ -205,11 +205,11 @@ def _problem(value: Any, parameter: click.Option) -> str | None:
 
 
 def _pairs(file: ConfigFile, settings: Mapping[str, Any]) -> dict[str, str]:
-    """The task's options in a table, as -O gives them."""
+    """The task's options in the table [options], in the form that -O gives."""
     table = settings.get(TASK_OPTIONS, {})
     if not isinstance(table, Mapping):
         raise UsageError(
-            f"{file.where}: {TASK_OPTIONS} is a table", f"write it as [{TASK_OPTIONS}]"
+            f"{file.where}: {TASK_OPTIONS} must be a table", f"write it as [{TASK_OPTIONS}]"
         )
     for key, value in table.items():
         if isinstance(value, Mapping | list):
@@ -221,7 +221,7 @@ def _pairs(file: ConfigFile, settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _relative_to(file: ConfigFile, task: str) -> str:
-    """The task, a path to a file made relative to the folder of the file that names it."""
+    """The task; a path to a file is resolved from the folder of the file that names it."""
     path = file.folder / task
     return str(path) if task.endswith(".py") or path.is_file() else task
 

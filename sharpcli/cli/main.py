@@ -1,4 +1,4 @@
-"""The command line: `sharp`, and `python -m sharpcli`, which is what torchrun starts."""
+"""The command line: `sharp`, and `python -m sharpcli`, which torchrun starts."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from sharpcli.runtime.text import folded, visible, visible_lines
 
 __all__ = ["COMMANDS", "main", "sharp"]
 
-# name → (module, attribute, one-line help). The help stands here too, so that `sharp --help`
-# imports no command; a test holds each line against the command's own.
+# name → (module, attribute, one-line help). The help is repeated here so that `sharp --help`
+# imports no command; a test compares each line with the command's own.
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "measure": (
         "sharpcli.cli.commands.measure",
@@ -87,10 +87,10 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command when it is used, reads sharp.toml for it, and says errors."""
+    """A group that imports a command on use, reads sharp.toml for it, and prints errors."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (Click's signature)
-        """The commands' names, in the order a newcomer meets them."""
+        """The commands' names, in the order in which a newcomer needs them."""
         return list(COMMANDS)
 
     def get_command(
@@ -98,7 +98,7 @@ class LazyGroup(click.Group):
         ctx: click.Context,  # noqa: ARG002 (Click's signature)
         cmd_name: str,
     ) -> click.Command | None:
-        """Import and return one command, None where there is no such."""
+        """Import and return one command; None if it does not exist."""
         if cmd_name not in COMMANDS:
             return None
         module, attribute, _ = COMMANDS[cmd_name]
@@ -110,14 +110,14 @@ class LazyGroup(click.Group):
         ctx: click.Context,  # noqa: ARG002 (Click's signature)
         formatter: click.HelpFormatter,
     ) -> None:
-        """Write the list of commands from the table, importing none of them."""
+        """Write the list of commands from the table, without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command, and put what the configuration files say under its defaults."""
+        """Find the command, and set its defaults from the configuration files."""
         if args[0] not in COMMANDS and not args[0].startswith("-"):
             raise click.UsageError(
                 f"there is no command '{args[0]}': {did_you_mean(args[0], COMMANDS)}", ctx
@@ -138,7 +138,7 @@ class LazyGroup(click.Group):
         standalone_mode: bool = True,
         **extra: Any,
     ) -> Any:
-        """Run the command line; ends the process with the documented exit code."""
+        """Run the command line and end the process with the documented exit code."""
         run = functools.partial(
             super().main, args, prog_name, complete_var, standalone_mode=False, **extra
         )
@@ -159,7 +159,7 @@ class LazyGroup(click.Group):
 
 
 def _say_why(error: BaseException) -> int | None:
-    """Say on stderr what ended the run, and return the exit code; None where it is a bug."""
+    """Print on stderr what ended the run, and return the exit code; None for a bug."""
     if isinstance(error, click.Abort) or interruption.caused(error):
         if is_first():
             click.echo("Interrupted.", err=True)
@@ -179,7 +179,7 @@ def _say_why(error: BaseException) -> int | None:
         click.echo(f"Error: standard output: cannot be written: {error.strerror}", err=True)
         return ExitCode.FAILED
     if _is_out_of_memory(error):
-        # What has notes passed through the task's code, which says in them where it was.
+        # An error from the task's code has notes that say where it happened.
         where = getattr(error, "__notes__", ["out of memory"])[0]
         reason = str(error).splitlines()[0]
         _say(visible_lines(f"{_process()}Error: {where}: {reason}\n  {_LESS_MEMORY}"))
@@ -199,7 +199,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _stdout_fails() -> bool:
-    """Whether what is still to be printed cannot be."""
+    """Whether the remaining output cannot be printed."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -219,20 +219,20 @@ Examples:
 
 \b
 Exit codes: 0 done, 1 something failed, 2 misuse,
-3 with --strict some number did not converge.""",
+3 some number did not converge (with --strict).""",
 )
 @click.version_option(__version__, prog_name="sharp", message="%(prog)s %(version)s")
 def sharp() -> None:
-    """Say how sharp a trained network's minimum is, and how sure that number is."""
+    """Measure how sharp a trained network's minimum is, with error bars."""
 
 
-# Seconds for which a process other than the first keeps its error back: what all of them found is
-# said once by the first, and torchrun then ends the others.
+# Seconds for which a process other than the first delays its error. The first one prints an error
+# that all share, and torchrun then ends the others.
 _GRACE = 3.0
 
 
 def _process() -> str:
-    """Which of several processes speaks, "" for the first."""
+    """The prefix that names the process in a message; "" for the first."""
     if is_first():
         return ""
     time.sleep(_GRACE)
@@ -240,14 +240,14 @@ def _process() -> str:
 
 
 def _shown(error: click.ClickException) -> str:
-    """What Click says of an error, with the words of the command line in it made safe."""
+    """Click's message of an error, with the quoted command line made safe."""
     shown, message = io.StringIO(), error.format_message()
     error.show(shown)
     return shown.getvalue().rstrip("\n").replace(message, visible_lines(message))
 
 
 def _say(text: str) -> None:
-    """Print safe text on stderr, wrapped at blanks where that is a terminal."""
+    """Print safe text on stderr, wrapped at blanks if that is a terminal."""
     import shutil
 
     width = shutil.get_terminal_size().columns
@@ -271,7 +271,7 @@ def _say_how_to_report(
     python = ".".join(map(str, sys.version_info[:3]))
     click.echo(
         f"\nThis is a bug in sharp {__version__} (Python {python}, {sys.platform}). Please report "
-        "it to the project with the lines above and the command that led here.",
+        "it to the project with the lines above and the command that you ran.",
         err=True,
     )
 

@@ -1,4 +1,4 @@
-"""The options that commands share, each group handed to the command as one value.
+"""Options that several commands share; a command gets each group as one value.
 
 `@task_options` passes `task` and `task_options`, `@run_options` passes `run: RunSettings`,
 whose `parameters` `@parameters_option` fills, `@curvature_options` passes
@@ -69,7 +69,7 @@ def task_options(command: Command) -> Command:
             metavar="TASK",
             envvar="SHARP_TASK",
             show_envvar=True,
-            help="What to measure on: a file (task.py), an object (package.module:name) or a "
+            help="The model and data: a file (task.py), an object (package.module:name) or a "
             "built-in task's name (see `sharp tasks`).",
         ),
         click.option(
@@ -79,20 +79,20 @@ def task_options(command: Command) -> Command:
             multiple=True,
             type=NAME_VALUE,
             metavar="NAME=VALUE",
-            help="An option of the task, such as -O width=128. Again for more.",
+            help="An option of the task, such as -O width=128. Repeatable.",
         ),
     )
 
 
 def task_argument(command: Command) -> Command:
-    """`task_options`, where the task may also be named by the first argument."""
+    """`task_options` for commands whose first argument may name the task."""
     return _decorate(
         task_options(command), click.argument("task_argument", metavar="[TASK]", required=False)
     )
 
 
 def run_options(command: Command) -> Command:
-    """Add the options that say on what and how to measure; the command gets `run: RunSettings`."""
+    """Add the options of data, arithmetic and device; the command gets `run: RunSettings`."""
     return _run_options(
         command,
         click.option(
@@ -106,7 +106,7 @@ def run_options(command: Command) -> Command:
 
 
 def exploring_run_options(command: Command) -> Command:
-    """As `run_options`, for commands that draw both splits unless one is asked for."""
+    """`run_options` for commands that draw both splits by default."""
     return _run_options(
         command,
         click.option(
@@ -135,21 +135,21 @@ def _run_options(command: Command, split: Callable[[Command], Command]) -> Comma
             "--samples",
             type=POSITIVE,
             metavar="N",
-            help="Measure on N examples, drawn by the seed; the result then carries its sampling "
-            "error. Default: all.",
+            help="Measure on N random examples, chosen by the seed; the result then includes its "
+            "sampling error. Default: all.",
         ),
         click.option(
             "--batch-size",
             type=POSITIVE,
             metavar="N",
-            help="Examples in memory at once; never changes the answer. Default: chosen by itself.",
+            help="Examples in memory at once; never changes the answer. Default: automatic.",
         ),
         click.option(
             "--fixed-batch",
             type=POSITIVE,
             metavar="N",
-            help="For a loss that couples the examples of a batch: it is defined on consecutive "
-            "batches of N, which the result states. Default: each example's loss is its own.",
+            help="For a loss that couples the examples of a batch: define it on consecutive "
+            "batches of N, which the result states. Default: a mean over independent examples.",
         ),
         click.option(
             "--device",
@@ -169,15 +169,15 @@ def _run_options(command: Command, split: Callable[[Command], Command]) -> Comma
         click.option(
             "--tf32",
             is_flag=True,
-            help="On a GPU, float32 products of factors with three digits: faster, and no more "
-            "exact than that. Default: off, whatever PyTorch is set to.",
+            help="On a GPU, allow TF32 for float32 products: faster, about three significant "
+            "digits. Default: off, regardless of PyTorch's setting.",
         ),
         click.option(
             "--mode",
             type=click.Choice(["eval", "train"]),
             default=default.mode,
             show_default=True,
-            help="The model's mode; train uses batch statistics and dropout.",
+            help="The mode of the model's layers; train uses batch statistics and dropout.",
         ),
         click.option(
             "--seed",
@@ -207,8 +207,8 @@ def curvature_options(command: Command) -> Command:
             type=click.Choice(get_args(Operator)),
             default=default.operator,
             show_default=True,
-            help="The matrix that stands for the curvature: the Hessian, the generalized "
-            "Gauss-Newton matrix, the model's Fisher, or that of the data's own gradients.",
+            help="The curvature matrix: the Hessian, the generalized Gauss-Newton matrix, the "
+            "model's Fisher, or the empirical Fisher (from the gradients of the data).",
         ),
         click.option(
             "--hvp",
@@ -217,21 +217,21 @@ def curvature_options(command: Command) -> Command:
             default=default.hvp,
             show_default=True,
             help="How a Hessian-vector product is differentiated: "
-            f"{', '.join(get_args(ProductMode))}. auto takes the fastest on the model; "
+            f"{', '.join(get_args(ProductMode))}. auto takes the fastest for the model; "
             "finite-difference is for models without second derivatives.",
         ),
         click.option(
             "--memory",
             type=SIZE,
             metavar="SIZE",
-            help="Memory to take beside the model and the data, such as 500MB or 2GB: kept graphs, "
-            "eigenvectors and batches are made to fit. Default: what is free.",
+            help="Memory to use in addition to model and data, such as 500MB or 2GB: kept graphs, "
+            "eigenvectors and batches are sized to fit. Default: what is free.",
         ),
     )
 
 
 def parameters_option(command: Command) -> Command:
-    """Add --parameters beside `run_options`, which hands it on as `run.parameters`."""
+    """Add --parameters; `run_options` passes it on as `run.parameters`."""
     return _decorate(
         command,
         click.option(
@@ -239,13 +239,13 @@ def parameters_option(command: Command) -> Command:
             multiple=True,
             metavar="PATTERN",
             help="Only the parameters whose names match, such as 'layer4.*' (quote it); the others "
-            "stay as they are. Again for more. Default: all.",
+            "stay fixed. Repeatable. Default: all.",
         ),
     )
 
 
 def output_options(command: Command) -> Command:
-    """Add the options that say where the result goes; the command gets `output`."""
+    """Add the options of the result's file and format; the command gets `output`."""
 
     @functools.wraps(command)
     def with_output(*args: Any, **kwargs: Any) -> Any:
@@ -287,20 +287,20 @@ def output_options(command: Command) -> Command:
             "output_file",
             type=click.Path(dir_okay=False, path_type=Path),
             metavar="FILE",
-            help="Write the result to FILE, whole or not at all, instead of to the screen.",
+            help="Write the result to FILE instead of to the screen, completely or not at all.",
         ),
         click.option("--quiet", is_flag=True, help="No progress and no notes on stderr."),
         click.option(
-            "--strict", is_flag=True, help="Exit with 3 where some number did not converge."
+            "--strict", is_flag=True, help="Exit with code 3 if some number did not converge."
         ),
-        click.option("--verbose", is_flag=True, help="Say more on stderr about what is done."),
+        click.option("--verbose", is_flag=True, help="Print more details on stderr."),
     )
 
 
 def plot_option(command: Command) -> Command:
-    """Add --plot beside `output_options`, which hands its files on as `output.plot`.
+    """Add --plot; `output_options` passes its files on as `output.plot`.
 
-    They are checked before the command's body runs: suffix, folder, drawing library.
+    Suffix, folder and drawing library are checked before the command's body runs.
     """
     drawn = ", ".join(suffix for suffix, needed in FIGURES.items() if needed)
     drawn = drawn.replace(".html", ".html (interactive)")
@@ -314,15 +314,15 @@ def plot_option(command: Command) -> Command:
             type=click.Path(path_type=Path),
             metavar="FILE",
             help=f"Draw the result to FILE too: {drawn}, or {exported} to "
-            "draw it elsewhere. Again for more.",
+            "draw it elsewhere. Repeatable.",
         ),
     )
 
 
 def given(names: Collection[str]) -> list[str]:
-    """The options of these parameters that the command line itself gives, as they are written.
+    """The options of these parameters that the command line itself gives, as written there.
 
-    Values in sharp.toml are for other runs too, and do not count.
+    Values in sharp.toml do not count, because they apply to other runs too.
     """
     context = click.get_current_context()
     return [
@@ -334,25 +334,32 @@ def given(names: Collection[str]) -> list[str]:
 
 
 def refuse_unread(names: Collection[str], why: str, hint: str) -> None:
-    """Refuse options of these parameters that the command line gives and nothing will read.
+    """Raise `UsageError` if the command line gives one of these options, which have no effect here.
 
-    `why` says what they lack or contradict.
+    `why` completes the sentence "has no effect".
+
+    Raises:
+        UsageError: One of the options is given.
     """
     for option in given(names):
         raise UsageError(f"{option}: has no effect {why}", hint)
 
 
 def refuse_overwriting(*outputs: tuple[str, Path | None]) -> None:
-    """Refuse to write a file that the command reads, or that is named twice; raises `UsageError`.
+    """Refuse to write a file that the command also reads, or that is named twice.
 
-    `outputs` are the options that name a file to write, with their paths.
+    Args:
+        outputs: Pairs of an option that names a file to write, and its path.
+
+    Raises:
+        UsageError: A file would be overwritten.
     """
     context = click.get_current_context()
     taken = {
         os.path.realpath(path): f"{path}, which is read here"
         for name in _READ
         for path in _texts(context.params.get(name))
-        if os.path.isfile(path)  # noqa: PTH113 (a task may be named, and hold what no path does)
+        if os.path.isfile(path)  # noqa: PTH113 (a task's name may not be a valid path)
     }
     for option, path in outputs:
         if path is None or is_special(path):
@@ -363,11 +370,11 @@ def refuse_overwriting(*outputs: tuple[str, Path | None]) -> None:
                 f"{option} {path}: would overwrite {taken[target]}",
                 "name another file to write",
             )
-        taken[target] = f"the file of {option}, which is written too"
+        taken[target] = f"the file of {option}, which is also written"
 
 
 def _refuse_replacing_a_checkpoint(*outputs: tuple[str, Path | None]) -> None:
-    """Refuse to write a result where a checkpoint seems to be; raises `UsageError`."""
+    """Raise `UsageError` if a result would replace what looks like a checkpoint."""
     for option, path in outputs:
         if path is None or is_special(path) or not os.path.exists(path):  # noqa: PTH110 (never raises)
             continue
@@ -380,7 +387,7 @@ def _refuse_replacing_a_checkpoint(*outputs: tuple[str, Path | None]) -> None:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """The texts in a parameter's value: one, a tuple, or a tuple of tuples."""
+    """The strings in a parameter's value: one, a tuple, or a tuple of tuples."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, tuple):
@@ -388,7 +395,7 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(each)
 
 
-# The parameters of commands that name files to read.
+# The parameters that name files to read.
 _READ = (
     *("checkpoints", "checkpoint", "results", "result"),
     *("mark", "trajectory", "task", "task_argument"),
@@ -403,7 +410,7 @@ def _decorate(command: Command, *options: Callable[[Command], Command]) -> Comma
 
 @contextlib.contextmanager
 def _naming_the_source(context: click.Context) -> Iterator[None]:
-    """Add to the error of a missing task file what names it, where the command line does not."""
+    """Add to a missing task file's error where its name comes from, if not the command line."""
     by = {
         ParameterSource.ENVIRONMENT: "SHARP_TASK",
         ParameterSource.DEFAULT_MAP: "the configuration file",
@@ -425,9 +432,12 @@ def _naming_the_source(context: click.Context) -> Iterator[None]:
 def _as_dict(
     pairs: tuple[tuple[str, str], ...], context: click.Context, task: str | None
 ) -> dict[str, str]:
-    """The task's options: those of the configuration file, and above them those given with -O.
+    """The task's options from the configuration file, overridden by those given with -O.
 
-    The file's options belong to the file's task: they are left out where another one was named.
+    The file's options belong to the file's task; they are dropped if another task is named.
+
+    Raises:
+        UsageError: An option is given twice.
     """
     defaults = context.default_map or {}
     in_file = [NAME_VALUE.convert(text, None, None) for text in defaults.get("option_pairs", ())]
@@ -443,9 +453,12 @@ def _as_dict(
 
 
 def _chosen_format(chosen: Any, as_json: bool, output: Path | None) -> Any:
-    """The format, where --json counts for as much as a --format given in the same place.
+    """The output format; --json has the same priority as a --format given in the same place.
 
-    Without either, the suffix of the file to write says it.
+    Without either, the suffix of the file to write decides.
+
+    Raises:
+        UsageError: Both are given and differ.
     """
     context = click.get_current_context()
     if not as_json and context.get_parameter_source("output_format") is ParameterSource.DEFAULT:

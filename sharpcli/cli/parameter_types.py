@@ -1,4 +1,4 @@
-"""The parameter types that commands use."""
+"""Click parameter types of the commands."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class NameValueType(ParameterType):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, str]:
-        """Split at the first `=`; fails where there is none or no name before it."""
+        """Split at the first `=`; fails without one or without a name before it."""
         if isinstance(value, tuple):
             return value
         name, equals, given = str(value).partition("=")
@@ -60,17 +60,17 @@ class NamesType(ParameterType):
         if "" in names:
             self.fail(f"'{value}' is not a list such as optimizer,batch_size", param, ctx)
         if len(set(names)) < len(names):
-            self.fail(f"'{value}' names something twice", param, ctx)
+            self.fail(f"'{value}' contains a name twice", param, ctx)
         return names
 
 
 class DeviceType(ParameterType):
-    """The name of a device. Whether this machine has it is found out later, by torch."""
+    """The name of a device; torch checks later whether this machine has it."""
 
     name = "auto|cpu|cuda[:i]|mps"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Fails on any other name, with the nearest one."""
+        """The name; fails on an unknown one and suggests the nearest."""
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", str(value)):
             near = did_you_mean(str(value), ["auto", "cpu", "cuda", "cuda:0", "mps"])
             self.fail(f"'{value}' is not a device: {near}", param, ctx)
@@ -83,7 +83,7 @@ class SizeType(ParameterType):
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The number of bytes; fails where it is none, or less than one."""
+        """The number of bytes; fails on anything else and below one."""
         if isinstance(value, int):
             return value
         found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([kKMGT]?)(i?)[bB]?\s*", str(value))
@@ -97,7 +97,7 @@ class SizeType(ParameterType):
 
 
 class _Ranged(ParameterType):
-    """A finite number within bounds; `open_` leaves the lower one out."""
+    """A finite number within bounds; `open_` excludes the lower bound."""
 
     def __init__(
         self, low: float | None = None, high: float | None = None, *, open_: bool = False
@@ -114,7 +114,7 @@ class _Ranged(ParameterType):
         return number
 
     def _wanted(self) -> str:
-        """What is taken, in words: `a whole number from 1 to 2`."""
+        """The accepted values in words: `a whole number from 1 to 2`."""
         low, high = self.low, self.high
         if low is None:
             return f"a finite {self.name}"
@@ -126,7 +126,7 @@ class _Ranged(ParameterType):
 
 
 class WholeType(_Ranged):
-    """A whole number within bounds."""
+    """An integer within bounds."""
 
     name = "whole number"
 
@@ -161,4 +161,4 @@ NAMES: Final = NamesType()
 DEVICE: Final = DeviceType()
 POSITIVE: Final = WholeType(1)
 SIZE: Final = SizeType()
-SEED: Final = WholeType(0, 2**32 - 1)  # what NumPy takes, for tasks that seed it
+SEED: Final = WholeType(0, 2**32 - 1)  # the range that NumPy accepts, for tasks that seed it

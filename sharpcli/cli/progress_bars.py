@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar for each piece of work, with its count and the time left."""
+"""Progress bars on stderr, with counts and the time left, and notes."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from sharpcli.settings import OutputSettings
 
 __all__ = ["notes_of", "progress_bars"]
 
-# Seconds before a bar is shown: shorter work is over before it is read.
+# Seconds before a bar is shown; shorter work ends before anyone reads it.
 _PATIENCE = 2.0
 
 
 @contextlib.contextmanager
 def progress_bars(*, quiet: bool = False) -> Iterator[Begin]:
-    """Give `begin(description)`, which opens a bar and closes the one before.
+    """Yield `begin(description)`, which opens a bar and closes the previous one.
 
-    Bars show on a terminal only, and only once the whole takes longer than two seconds. What the
-    task's code prints meanwhile goes to stderr: standard output is the result's.
+    Bars appear only on a terminal and only after two seconds in total. Meanwhile, output that the
+    task's code prints goes to stderr, because standard output is for the result.
     """
     console = error_console()
     bars = Bars(
@@ -64,6 +64,6 @@ def progress_bars(*, quiet: bool = False) -> Iterator[Begin]:
 
 
 def notes_of(output: OutputSettings) -> Notes:
-    """Notes on stderr unless the output is to be quiet, details where it is to be verbose."""
+    """Notes on stderr unless the output is quiet; details only if it is verbose."""
     silent = Notes()
     return Notes(silent.note if output.quiet else say, say if output.verbose else silent.detail)

@@ -1,4 +1,4 @@
-"""What the `sharp` script imports: a signal during the imports that follow ends it quietly."""
+"""Entry point of the `sharp` script; a signal during its imports ends it quietly."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def _end(number: int, frame: object) -> None:  # noqa: ARG001 (a signal handler'
         os._exit(128 + number)
 
 
-# Importing this module is what starts the program, so it may set handlers. They are replaced by
-# those of `interruption`, whose own imports take longer than a fast Ctrl-C.
+# Importing this module starts the program, so it may set handlers. `interruption` replaces them
+# later; its own imports take longer than a fast Ctrl-C.
 for _name in ("SIGINT", "SIGTERM", "SIGHUP"):
     if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) != signal.SIG_IGN:
         signal.signal(getattr(signal, _name), _end)

@@ -1,1 +1,1 @@
-"""Results as JSON documents: their types, labels, environment and comparison. Knows no torch."""
+"""Results as JSON documents: types, labels, environment, comparison. Does not import torch."""

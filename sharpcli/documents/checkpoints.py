@@ -33,44 +33,44 @@ class StoredTensor:
     name: Annotated[str, "Its key."]
     shape: Annotated[Sequence[Annotated[int, _COUNT]], "Its sizes."]
     dtype: Annotated[str, "As stored."]
-    norm: Annotated[Number | None, "Euclidean; null where not finite."] = absent()
+    norm: Annotated[Number | None, "Euclidean; null if not finite."] = absent()
     min: Annotated[Number | None, "Smallest entry."] = absent()
     max: Annotated[Number | None, "Largest entry."] = absent()
 
 
 @dataclass(frozen=True)
 class InspectedCheckpoint:
-    """The checkpoint; each storage is counted once."""
+    """The checkpoint; shared storage counts once."""
 
-    path: Annotated[Path | str, "As it was given."]
+    path: Annotated[Path | str, "As given."]
     sha256: Sha256 | None = absent()
-    elements: Annotated[int | None, "Numbers in it.", _COUNT] = absent()
-    bytes: Annotated[int | None, "Bytes of them.", _COUNT] = absent()
+    elements: Annotated[int | None, "Number of elements.", _COUNT] = absent()
+    bytes: Annotated[int | None, "Bytes of the elements.", _COUNT] = absent()
     metadata: Metadata | None = absent()
     notes: Notes | None = absent()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inspected:
-    """A result of `inspect`."""
+    """One result of `inspect`."""
 
     checkpoint: InspectedCheckpoint
     status: Literal[Outcome.OK] = Outcome.OK
     tensors: Annotated[Sequence[StoredTensor], "In the file's order."]
     optimizer: Annotated[
         Mapping[str, Any] | None,
-        "Settings and size of the optimizer's state; null where there is none.",
+        "Settings and size of the optimizer's state; null if there is none.",
     ]
     warnings: Sentences = absent(())
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedResult:
-    """A result of `train`."""
+    """One result of `train`."""
 
     checkpoint: MeasuredCheckpoint
     status: Literal[Outcome.OK] = Outcome.OK
     epochs: Annotated[int, "Passes over the data.", _COUNT]
     steps: Annotated[int, "Updates.", _COUNT]
     loss: Annotated[Mapping[str, Scalar], "Mean loss at the end.", _TRAINED]
-    seconds: Annotated[float, "Wall time from model and data in memory to the answer.", _COUNT]
+    seconds: Annotated[float, "Wall time, after model and data were loaded.", _COUNT]

@@ -1,4 +1,4 @@
-"""Where and with what a document was made."""
+"""Software versions, machine and date that a document records."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["environment"]
 
 
 def environment(device: torch.device | None = None) -> dict[str, Any]:
-    """The `environment` of a document: versions, machine, date, and what computed.
+    """The `environment` of a document: versions, machine, date and device.
 
-    Imports nothing: torch is named where the command has loaded it, `device` where one computed.
+    Imports nothing: torch is listed only if it is already loaded.
     """
     found: dict[str, Any] = {
         "sharpcli": __version__,

@@ -1,4 +1,4 @@
-"""The results of `sharp interpolate` and `sharp landscape`: a line or plane and what is on it."""
+"""The results of `sharp interpolate` and `sharp landscape`: values on a line or plane."""
 
 from __future__ import annotations
 
@@ -44,26 +44,26 @@ _AXES = Keywords(minItems=1, maxItems=2)
 
 Curve = Annotated[
     Mapping[str, Sequence[float | None]],
-    "Values of one split by name: the loss and the task's metrics, one a point; null: not finite, "
-    "or not reached.",
+    "Values of one split by name: the loss and the task's metrics, one per point; null: not "
+    "finite, or not reached.",
     Keywords(required=["loss"]),
 ]
 Curves = Annotated[
     Mapping[str, Curve],
-    "Values at the points, by split; empty where no point was reached.",
+    "Values at the points, by split; empty if no point was reached.",
     _SPLITS,
 ]
 SamplingCurves = Annotated[
     Mapping[str, Mapping[str, Sequence[float | None]]],
-    "Standard errors from having measured a sample, by split and name, one a point.",
+    "Standard errors from sampling the data, by split and name, one per point.",
     Keywords(minProperties=1, **_SPLITS),
 ]
 BySplit = Annotated[
-    Mapping[str, Scalar], "One number a split.", Keywords(minProperties=1, **_SPLITS)
+    Mapping[str, Scalar], "One number per split.", Keywords(minProperties=1, **_SPLITS)
 ]
 Unseen = Annotated[
     Number,
-    "Share of its distance from the origin that lies off the line or plane; null where its weights "
+    "Fraction of its distance from the origin that lies off the line or plane; null if its weights "
     "are not finite.",
     _SHARE,
 ]
@@ -79,7 +79,7 @@ class Place:
 
 @dataclass(frozen=True)
 class ProjectedPlace:
-    """Coordinates of a checkpoint, by least squares; null where its weights are not finite."""
+    """Coordinates of a checkpoint, by least squares; null if its weights are not finite."""
 
     alpha: Annotated[Number, "Along the first axis."]
     beta: Annotated[Number | None, "Along the second axis; absent on a line."] = absent()
@@ -94,17 +94,17 @@ class PathPlace:
 
 @dataclass(frozen=True, kw_only=True)
 class Rise(Scalar):
-    """The highest rise and its place."""
+    """The highest rise and where it is."""
 
-    alpha: Annotated[float | None, "Where, on a line."] = absent()
-    t: Annotated[float | None, "Where, on a curved path.", _ON_PATH] = absent()
+    alpha: Annotated[float | None, "Its place on a line."] = absent()
+    t: Annotated[float | None, "Its place on a curved path.", _ON_PATH] = absent()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Barrier(Rise):
-    """Max over [0, 1] of L(α) − ((1−α)L_A + αL_B) (Entezari et al. 2022), at the points there are.
+    """Max over [0, 1] of L(α) − ((1−α)L_A + αL_B), at the computed points (Entezari et al. 2022).
 
-    Its `value` is the highest rise above the straight line between the losses of the ends.
+    `value` is the highest rise above the straight line between the losses of the ends.
     """
 
     above_mean: Annotated[Rise, "Max over [0, 1] of L(α) − (L_A + L_B)/2 (Frankle et al. 2020)."]
@@ -112,7 +112,7 @@ class Barrier(Rise):
 
 Barriers = Annotated[
     Mapping[str, Barrier],
-    "By split; a split whose ends were not reached or are not finite is left out.",
+    "By split; a split is left out if its ends were not reached or are not finite.",
     _SPLITS,
 ]
 
@@ -122,13 +122,13 @@ class Axis:
     """One axis."""
 
     name: Annotated[str, "Its name.", Keywords(enum=["alpha", "beta"])]
-    meaning: Annotated[str, "What it is."]
+    meaning: Annotated[str, "What the axis is."]
     eigenvalue: Annotated[Scalar | None, "Of the Hessian; Hessian axes only."] = absent()
-    values: Annotated[Sequence[float], "Its places on the grid, ascending.", _AT_LEAST_ONE]
+    values: Annotated[Sequence[float], "Its grid values, ascending.", _AT_LEAST_ONE]
     norm: Annotated[float, "Weight distance of one unit.", _COUNT]
     explained_variance: Annotated[
         Number | None,
-        "Share of the paths' variance about the origin that it shows alone; with trajectories.",
+        "Fraction of the paths' variance about the origin along this axis; with trajectories.",
         _SHARE,
     ] = absent()
 
@@ -141,7 +141,7 @@ class _ValuesFirst:
 
 @dataclass(frozen=True, kw_only=True)
 class AnchoredAxis(Axis, _ValuesFirst):
-    """An axis through checkpoints, of which a document gives the values first."""
+    """An axis through checkpoints; the document lists its values first."""
 
 
 @dataclass(frozen=True)
@@ -149,39 +149,39 @@ class ExploredCheckpoint:
     """A checkpoint on the line or plane."""
 
     name: Annotated[str, "A, B, C, or M1, M2, … for marked ones."]
-    path: Annotated[str, "As it was given."]
+    path: Annotated[str, "As given."]
     sha256: Sha256
-    parameters: Annotated[int, "How many numbers were measured, tied ones once.", _COUNT]
+    parameters: Annotated[int, "Number of measured parameters, tied ones once.", _COUNT]
     metadata: Metadata
     notes: Notes
     role: Annotated[
         Literal["anchor", "center", "marked"],
-        "anchor: spans the line or plane; center: at 0; marked: put on it.",
+        "anchor: spans the line or plane; center: at 0; marked: shown at its projection.",
     ]
     coordinates: Annotated[ProjectedPlace, "Its place on the line or plane, by least squares."]
     unseen: Unseen
     measures: Annotated[
         Mapping[str, BySplit] | None,
-        "At the checkpoint itself, with its own buffers, as `sharp measure` gives; absent after an "
+        "At the checkpoint itself, with its own buffers, as in `sharp measure`; absent after an "
         "interruption.",
         Keywords(required=["loss"]),
     ] = absent()
     on_surface: Annotated[
         Mapping[str, BySplit] | None,
-        "At its place on the line or plane, with running statistics as there.",
+        "At its place on the line or plane, with the running statistics used there.",
         Keywords(required=["loss"]),
     ] = absent()
     parameters_in_all: Annotated[
-        int | None, "How many there are, measured or not; with parameters chosen.", _COUNT
+        int | None, "Number of all parameters, measured or not; with parameters chosen.", _COUNT
     ] = absent()
 
 
 @dataclass(frozen=True)
 class TrajectoryPoint:
-    """A checkpoint of it."""
+    """One checkpoint of a trajectory."""
 
-    path: Annotated[str, "As it was given."]
-    coordinates: Annotated[ProjectedPlace, "Where it falls, by least squares."]
+    path: Annotated[str, "As given."]
+    coordinates: Annotated[ProjectedPlace, "Its projection, by least squares."]
     unseen: Unseen
 
 
@@ -189,22 +189,22 @@ class TrajectoryPoint:
 class Trajectory:
     """An optimizer's path."""
 
-    name: Annotated[str, "What the path is called."]
+    name: Annotated[str, "The label of the path."]
     points: Annotated[Sequence[TrajectoryPoint], "In the order given.", _AT_LEAST_ONE]
 
 
 @dataclass(frozen=True)
 class Aligned:
-    """The line from A to B with its hidden units permuted; at the same coordinates."""
+    """The line from A to B after permuting B's hidden units, at the same coordinates."""
 
     curves: Curves
     barrier: Barriers
     norm: Annotated[float, "Weight distance from A to the permuted B.", _COUNT]
     groups: Annotated[int, "Groups of hidden units that can be permuted.", Keywords(minimum=1)]
-    moved: Annotated[int, "Units that changed their place.", _COUNT]
+    moved: Annotated[int, "Units that changed position.", _COUNT]
     function_difference: Annotated[
         float | None,
-        "How far outputs differ from B's in float64, relative to the largest.",
+        "Difference of the outputs from B's in float64, relative to the largest.",
         _COUNT,
     ]
 
@@ -231,19 +231,19 @@ class _Drawing:
     dimensions: Annotated[Literal[1, 2], "1: a line; 2: a plane."]
     batch_norm: Annotated[
         Literal["recalibrate", "interpolate", "batch"] | None,
-        "How running statistics were found; null: the model has none.",
+        "How running statistics were set; null: the model has none.",
     ]
     batch_norm_examples: Annotated[
         int | None,
-        "Training examples that they were taken of; with recalibrate.",
+        "Training examples that they were computed from; with recalibrate.",
         Keywords(minimum=1),
     ] = absent()
-    cosine: Annotated[float | None, "Of the angle between the two axes.", _COSINE] = absent()
+    cosine: Annotated[float | None, "Cosine between the two axes.", _COSINE] = absent()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Points:
-    """What is at the points of a line or plane, and the checkpoints on it."""
+    """The points of a line or plane, and the checkpoints on it."""
 
     checkpoints: Annotated[
         Sequence[ExploredCheckpoint],
@@ -262,7 +262,7 @@ class Points:
     ] = absent(())
     explained_variance: Annotated[
         Number | None,
-        "Share of the paths' variance about the origin that the axes show together.",
+        "Fraction of the paths' variance about the origin along both axes together.",
         _SHARE,
     ] = absent()
 

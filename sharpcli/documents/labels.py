@@ -1,4 +1,4 @@
-"""What a row is called: the shortest path parts that tell checkpoints apart, and their metadata."""
+"""Labels of rows: the shortest path parts that distinguish checkpoints, and their metadata."""
 
 from __future__ import annotations
 
@@ -25,15 +25,17 @@ __all__ = [
 ]
 
 CHECKPOINT_SUFFIXES = {".safetensors", ".pt", ".pth", ".ckpt", ".bin"}
-_MOST_NAMES = 3  # in a sentence; "and 7 more" stands for the rest
-_LONGEST_TEXT = 40  # of a piece of metadata in a table; the JSON and the CSV have all of it
+_MOST_NAMES = 3  # in a sentence; the rest becomes "and 7 more"
+_LONGEST_TEXT = 40  # characters of a metadata value in a table; JSON and CSV have all of it
 
 
 def short_labels(paths: Sequence[str]) -> list[str]:
-    """A label for each path: its shortest ending that no other shares, less what all share.
+    """A label for each path: its shortest unique ending, without the parts that all share.
 
-    `runs/sgd/model.safetensors` beside `runs/adam/model.safetensors` is `sgd`. A path given twice
-    is numbered: `sgd (1)`, `sgd (2)`.
+    A path given twice is numbered.
+
+    >>> short_labels(["runs/sgd/model.pt", "runs/adam/model.pt", "runs/adam/model.pt"])
+    ['sgd', 'adam (1)', 'adam (2)']
     """
     distinct = list(dict.fromkeys(paths))
     by_path = dict(zip(distinct, _endings(distinct), strict=True))
@@ -47,11 +49,10 @@ def short_labels(paths: Sequence[str]) -> list[str]:
 
 
 def path_labels(paths: Sequence[Sequence[str]]) -> list[str]:
-    """A label for each optimizer's path: what its checkpoints' names begin with, less their number.
+    """A label for each optimizer's path: the common start of its checkpoints' names, no number.
 
-    `adam-01.pt`, `adam-02.pt` beside `sgd-01.pt`, `sgd-02.pt` are `adam` and `sgd`; so they are
-    where these are folders. Where names do not tell them apart: `path 1`, `path 2`; a lone one is
-    `path`.
+    `adam-01.pt`, `adam-02.pt` and `sgd-01.pt`, `sgd-02.pt` give `adam` and `sgd`, also if these are
+    folders. Paths without distinct names are `path 1`, `path 2`; a single one is `path`.
     """
     if len(paths) == 1:
         return ["path"]
@@ -64,9 +65,9 @@ def path_labels(paths: Sequence[Sequence[str]]) -> list[str]:
 
 
 def differing_metadata(metadata: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys whose values are not the same in every row, in the order they first appear.
+    """The keys whose values are not the same in every row, in order of first appearance.
 
-    A loss that training noted down is left out: it is measured, and stands beside.
+    A training loss in the metadata is left out, because the table shows the measured one.
     """
     return [key for key in _keys(metadata) if key != "train_loss" and not _same(metadata, key)]
 
@@ -77,7 +78,7 @@ def common_metadata(metadata: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def clean(value: Any) -> str:
-    """A value from a file as one short line of plain text: nothing in it can steer a terminal."""
+    """A value from a file as one short line of plain text, without terminal control codes."""
     if value is None:
         return "–"
     text = f"{value:g}" if isinstance(value, float) else str(value)
@@ -97,12 +98,12 @@ def named(labels: Sequence[str]) -> str:
 
 
 def natural_order(value: Any) -> tuple[Any, ...]:
-    """A sort key: numbers by size, then text with its numbers by size, then what is missing."""
+    """A sort key: numbers by size, then text with its numbers by size, then missing values."""
     if value is None:
         return (2,)
     if isinstance(value, int | float):
         return (0, value)
-    pieces = re.split(r"(\d{1,4000})", str(value))  # longer ones Python does not convert
+    pieces = re.split(r"(\d{1,4000})", str(value))  # Python does not convert longer ones
     return (1, *((int(piece), "") if piece.isdecimal() else (-1, piece) for piece in pieces))
 
 
@@ -134,7 +135,7 @@ def _endings(paths: Sequence[str]) -> list[str]:
 
 
 def _without_shared(endings: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """The same tuples less the places at which all agree, where all are equally long."""
+    """The same tuples without the positions at which all agree, if all have the same length."""
     if len({len(e) for e in endings}) > 1:
         return list(endings)
     told = [i for i in range(len(endings[0])) if len({e[i] for e in endings}) > 1]
@@ -146,7 +147,7 @@ def _shared_start(texts: Sequence[str]) -> str:
 
 
 def _shared_places(texts: Sequence[Sequence[str]]) -> int:
-    """At how many places from the first on all agree."""
+    """The length of the common start."""
     alike = itertools.takewhile(lambda each: len({*each}) == 1, zip(*texts, strict=False))
     return sum(1 for _ in alike)
 

@@ -1,4 +1,4 @@
-"""Saved results read back, as far as they keep the contract. Knows no torch."""
+"""Read saved results and check them against the schema. Does not import torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,20 @@ _SAVED = "pass a file that sharp wrote as JSON"
 
 
 def load_document(path: str | Path) -> Document:
-    """Read a saved result; raises `SharpError` naming the file where it is none."""
+    """Read a saved result and check it against the schema.
+
+    Raises:
+        SharpError: The file cannot be read or is not a result; the message names it.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> from sharpcli.documents import environment, results
+        >>> report = results.Report("inspect", {}, environment.environment(), {}, [])
+        >>> file = Path(mkdtemp(), "result.json")
+        >>> _ = file.write_text(results.dumps(results.to_document(report)))
+        >>> load_document(file)["kind"]
+        'inspect'
+    """
     try:
         text = Path(path).read_bytes()
     except OSError as error:
@@ -32,19 +45,24 @@ def load_document(path: str | Path) -> Document:
 def parse_document(text: str | bytes, name: str) -> Document:
     """Read a result from JSON text or its bytes.
 
-    Errors call it `name`: a path, or "standard input".
+    Args:
+        text: The JSON document.
+        name: What errors call it: a path, or "standard input".
+
+    Raises:
+        SharpError: The text is empty, not JSON, or not a result of this version.
     """
     if not text.strip():
         raise SharpError(
             f"{name}: is empty",
-            "the command that was to write it said on stderr why it did not: run it again",
+            "the command that should have written it printed the reason on stderr: run it again",
         )
     try:
         document = json.loads(
             text, parse_int=_integer, parse_constant=_refused, object_pairs_hook=_once
         )
     except RecursionError as error:
-        raise SharpError(f"{name}: is not a result: lists in lists without end", _SAVED) from error
+        raise SharpError(f"{name}: is not a result: lists nested too deeply", _SAVED) from error
     except ValueError as error:
         raise SharpError(f"{name}: is not JSON ({error})", _SAVED) from error
     found = document.get("schema") if isinstance(document, dict) else None
@@ -60,19 +78,19 @@ def parse_document(text: str | bytes, name: str) -> Document:
 
 
 def _refused(constant: str) -> None:
-    raise ValueError(f"{constant} is no number of JSON")
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def _integer(digits: str) -> float:
-    """A whole number; what float64 cannot hold is infinite, and refused with its place."""
+    """An integer; one too large for float64 becomes infinite and is refused later, by its key."""
     return int(digits) if len(digits) <= sys.float_info.max_10_exp else float(digits)
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> Document:
-    """An object of JSON; two values of one key would hide one of them."""
+    """A JSON object; a repeated key is an error, because one of its values would be lost."""
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {json.dumps(twice)[:80]} is there twice")
+        raise ValueError(f"the key {json.dumps(twice)[:80]} appears twice")
     return found

@@ -1,11 +1,11 @@
-"""Results as frozen dataclasses and as the JSON document `sharpcli/1`. Knows no torch.
+"""Results as frozen dataclasses and as the JSON document `sharpcli/1`. Does not import torch.
 
-Commands build a `Report`; `to_document` turns it into the plain document that is the contract.
-Everything downstream (tables, comparisons, plots) reads documents only, so a result that was just
-computed and one that was saved last year take the same path.
+Commands build a `Report`, and `to_document` turns it into the plain JSON document. Tables,
+comparisons and plots read only documents, so a fresh result and one saved last year take the same
+path.
 
-docs/schema.json is made from these classes by `python docs/write_reference.py`: the text in an
-annotation is the key's description, the mapping beside it holds further keywords of JSON Schema.
+`python docs/write_reference.py` makes docs/schema.json from these classes. The text in an
+annotation is the key's description; `Keywords` next to it holds more JSON Schema keywords.
 """
 
 from __future__ import annotations
@@ -52,65 +52,65 @@ SCHEMA = "sharpcli/1"
 ErrorKind = Literal["residual", "standard_error", "rounding", "lower_bound", "upper_bound"]
 Document = dict[str, Any]
 
-Number = Annotated[float, Keywords(type=["number", "null"])]  # null where it is not finite
+Number = Annotated[float, Keywords(type=["number", "null"])]  # null if not finite
 Sentences = Annotated[
-    Sequence[str], "Sentences for a person; absent where there are none.", Keywords(minItems=1)
+    Sequence[str], "Sentences for the user; absent if there are none.", Keywords(minItems=1)
 ]
-Notes = Annotated[Sequence[str], "What was undone to read it, such as a removed prefix."]
-Sha256 = Annotated[str, "Of its bytes.", Keywords(pattern="^[0-9a-f]{64}$")]
+Notes = Annotated[Sequence[str], "Changes made to read it, such as a removed prefix."]
+Sha256 = Annotated[str, "SHA-256 of its bytes.", Keywords(pattern="^[0-9a-f]{64}$")]
 Metadata = Annotated[
     Mapping[str, str | float | bool | None],
-    "What the checkpoint says of how it was made; null where a number is not finite.",
+    "How the checkpoint was made, as stored in it; null for a number that is not finite.",
 ]
 _COUNT = Keywords(minimum=0)
 
 
 def absent(empty: Any = None) -> Any:
-    """The default of a field whose key a document leaves out while there is nothing in it."""
+    """The default of a field; the document leaves out its key if the value is empty."""
     return field(default=empty, metadata={"absent": True})
 
 
 @dataclass(frozen=True)
 class Scalar:
-    """A number that a person may quote, with how far it may be off and why."""
+    """A number with its error, the kind of the error, and a status."""
 
-    value: Annotated[float | None, "The number; null where it is not finite."]
+    value: Annotated[float | None, "The number; null if it is not finite."]
     error: Annotated[
         float | None,
-        "How far it may be off, in the value's own unit; null where it is exact up to rounding or "
-        "only bounded.",
+        "The error, in the unit of the value; null if the value is exact up to rounding or only a "
+        "bound.",
         Keywords(minimum=0),
     ] = None
     error_kind: Annotated[
         ErrorKind | None,
         "residual: a bound, ‖Hv − λv‖ for an eigenvalue; standard_error: of a random estimate; "
         "rounding: of the run's arithmetic, measured against another precision; lower_bound: the "
-        "true maximum is the value or more; upper_bound: the true minimum is the value or less.",
+        "true maximum is at least the value; upper_bound: the true minimum is at most the value.",
     ] = None
     status: Annotated[
         Status,
         "converged; lower_bound: the largest found; upper_bound: the smallest found; max_products: "
         "the limit was reached before the tolerance; precision: rounding keeps the error above the "
         "tolerance, or hides how the loss rises; suspect: the second derivatives failed their "
-        "self-check; unresolved: the method cannot tell; not_finite: there is no value.",
+        "self-check; unresolved: the method cannot decide; not_finite: there is no value.",
     ] = Status.CONVERGED
     advice: Annotated[str | None, "What to do where it did not converge."] = absent()
     sampling_error: Annotated[
         float | None,
-        "Standard error from having measured a sample of the data, such that ±1.96 of it are a "
-        "95 % interval; absent where all of it was measured.",
+        "Standard error from sampling the data; ±1.96 times this is a 95 % interval; absent if all "
+        "data were measured.",
         Keywords(minimum=0),
     ] = absent()
     sampling_bias: Annotated[
         float | None,
-        "How much higher the value is on the sample than on all of the data, as far as is known: "
-        "the interval is value − sampling_bias ± 1.96·sampling_error.",
+        "How much higher the value is on the sample than on all data, as far as known: the "
+        "interval is value − sampling_bias ± 1.96·sampling_error.",
         Keywords(minimum=0),
     ] = absent()
     sampling_status: Annotated[
         SamplingStatus | None,
-        "unreliable: the sampling error says too little, since few examples carry the number or "
-        "the sample may lack kinds of example that matter; absent where it can be trusted.",
+        "unreliable: the sampling error may be too small, because few examples dominate the number "
+        "or the sample may lack important kinds of example; absent if it is reliable.",
     ] = absent()
 
 
@@ -125,33 +125,33 @@ class Failure:
 
 @dataclass(frozen=True)
 class MeasuredCheckpoint:
-    """The checkpoint that a result is about."""
+    """The checkpoint of a result."""
 
-    path: Annotated[str, "As it was given."]
+    path: Annotated[str, "As given."]
     sha256: Sha256 | None = absent()
     metadata: Metadata | None = absent()
-    parameters: Annotated[int | None, "How many numbers were measured, tied ones once.", _COUNT] = (
+    parameters: Annotated[int | None, "Number of measured parameters, tied ones once.", _COUNT] = (
         absent()
     )
     parameters_in_all: Annotated[
-        int | None, "How many there are, measured or not; with parameters chosen.", _COUNT
+        int | None, "Number of all parameters, measured or not; with parameters chosen.", _COUNT
     ] = absent()
     notes: Notes | None = absent()
     examples: Annotated[
         int | None,
-        "How many examples of the split were measured; with samples or sampling_error.",
+        "Number of measured examples of the split; with samples or sampling_error.",
         Keywords(minimum=1),
     ] = absent()
     examples_in_all: Annotated[
         int | None,
-        "How many the split has; absent where all of them were measured.",
+        "Number of examples in the split; absent if all were measured.",
         Keywords(minimum=1),
     ] = absent()
 
 
 @dataclass(frozen=True, kw_only=True)
 class FailedResult:
-    """A result in the place of a checkpoint that failed."""
+    """The result of a checkpoint that failed."""
 
     checkpoint: MeasuredCheckpoint
     status: Literal[Outcome.FAILED] = Outcome.FAILED
@@ -160,15 +160,15 @@ class FailedResult:
 
 @dataclass(frozen=True)
 class LayerResult:
-    """A layer's block of the parameters; all others stay as they are."""
+    """The measures of one layer's block of the parameters; the others stay fixed."""
 
     layer: Annotated[str, "The module that owns the parameters."]
     parameters: Annotated[
-        int, "How many numbers the block has, tied ones once.", Keywords(minimum=1)
+        int, "Number of parameters in the block, tied ones once.", Keywords(minimum=1)
     ]
     measures: Annotated[
         Mapping[str, Any],
-        "As of the whole, without what is the same for every layer; empty where it failed.",
+        "As for all parameters, without what is the same for every layer; empty if it failed.",
         Keywords({"$ref": "#/$defs/measures"}),
     ] = field(default_factory=dict)
     error: Failure | None = absent()
@@ -176,10 +176,10 @@ class LayerResult:
 
 @dataclass(frozen=True)
 class CheckpointResult:
-    """A result of `measure`.
+    """One result of `measure`.
 
-    `measures` maps each measure's JSON key to its numbers (`Scalar`s, lists and mappings of them,
-    plain counts and times).
+    `measures` maps each measure's JSON key to its numbers: `Scalar`s, lists and mappings of them,
+    plain counts and times.
     """
 
     checkpoint: Annotated[Mapping[str, Any], Keywords({"$ref": "#/$defs/measured_checkpoint"})]
@@ -199,21 +199,19 @@ class CheckpointResult:
 
 @dataclass(frozen=True)
 class Report:
-    """One run of a command: its settings, where it ran, and a result for each checkpoint.
+    """One run of a command: its settings, its environment, and a result for each checkpoint.
 
-    `notes` say what is good to know, `warnings` what makes a number mean less than it seems to.
+    `notes` are useful facts; `warnings` say why a number may mean less than it seems to.
     """
 
     kind: Annotated[str, "The command that wrote it."]
-    settings: Annotated[
-        Mapping[str, Any], "All that the command was asked to do and that changes its answer."
-    ]
+    settings: Annotated[Mapping[str, Any], "All settings of the command that change its answer."]
     environment: Mapping[str, Any]
     task: Mapping[str, Any]
     results: Annotated[
         Sequence[Any],
-        "One entry a checkpoint, in the order they were given; for `compare` one a group, for "
-        "`interpolate` and `landscape` one in all.",
+        "One entry per checkpoint, in the given order; for `compare` one per group, for "
+        "`interpolate` and `landscape` a single one.",
     ]
     correlations: Annotated[
         Sequence[Any],
@@ -224,12 +222,17 @@ class Report:
 
 
 def to_document(report: Report) -> Document:
-    """The report as JSON's own types; a float that is not finite becomes null with a status."""
+    """The report in JSON types; a float that is not finite becomes null with a status.
+
+    >>> report = Report("measure", {}, {}, {}, [{"loss": Scalar(float("inf"))}])
+    >>> to_document(report)["results"][0]["loss"]["status"]
+    'not_finite'
+    """
     return {"schema": SCHEMA, **_plain(report)}
 
 
 def is_interrupted(document: Document) -> bool:
-    """Whether a run ended before all that it was asked for was computed."""
+    """Whether the run was interrupted before it was complete."""
     return any(
         part.get("status") == Outcome.INTERRUPTED or _ended_by_a_signal(part.get("error") or {})
         for result in document["results"]
@@ -238,12 +241,12 @@ def is_interrupted(document: Document) -> bool:
 
 
 def dumps(document: Document) -> str:
-    """Strict JSON text of a document: never NaN or Infinity, characters escaped as `json_text`."""
+    """Strict JSON text of a document, without NaN or Infinity, escaped by `json_text`."""
     return json_text(document)
 
 
 def scalar_fields(scalar: Scalar, **others: Any) -> dict[str, Any]:
-    """A `Scalar`'s fields with others beside them, as list entries of a document are written."""
+    """A `Scalar`'s fields and others in one mapping, like a list entry of a document."""
     return {**{f.name: getattr(scalar, f.name) for f in fields(scalar)}, **others}
 
 
@@ -253,10 +256,10 @@ def is_scalar(node: Any) -> bool:
 
 
 def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Each scalar and each plain value below `node` with its flat key, in the document's order.
+    """Yield each scalar and plain value below `node` with its flat key, in document order.
 
     `hessian.eigenvalues[0]`, `epsilon_sharpness[1e-3]` and `epsilon_sharpness[1e-3,p=100]` are
-    scalars (mappings); what stands beside a scalar's own fields follows it, as in
+    scalars (mappings). A scalar's extra fields follow it, as in
     `epsilon_sharpness[1e-3].loss_at_maximum`.
     """
     if is_scalar(node):
@@ -273,17 +276,17 @@ def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def flat_scalars(measures: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The scalars of one result's `measures` by flat key, as `leaves` names them.
+    """The scalars of one result's `measures`, by flat key as in `leaves`.
 
-    They may be those of a document or, as `Scalar`s, of a report.
+    The scalars are mappings for a document and `Scalar`s for a report.
     """
     return {key: leaf for key, leaf in leaves(_plain(measures)) if is_scalar(leaf)}
 
 
 def with_sampling_errors(node: Any, errors: Mapping[str, float], key: str = "") -> Any:
-    """Measures as they are, the sampling errors of some scalars replaced by flat key.
+    """The measures with the sampling errors of some scalars replaced, by flat key.
 
-    Where the sampling error was all the error there is, it is that again.
+    If a scalar's error equals its sampling error, both are replaced.
     """
     if isinstance(node, Scalar):
         return replace(node, **_replaced(vars(node), errors[key])) if key in errors else node
@@ -302,7 +305,7 @@ def with_sampling_errors(node: Any, errors: Mapping[str, float], key: str = "") 
 
 
 def unconverged(document: Document) -> list[str]:
-    """`path: flat key` of each number that did not converge; a bound is what it says."""
+    """`path: flat key` of each number that did not converge; bounds do not count."""
     return [
         f"{result['checkpoint']['path']}: {key}" if "checkpoint" in result else key
         for result in document["results"]
@@ -320,7 +323,7 @@ def _parts(result: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
 
 
 def short_power(value: float) -> str:
-    """A setting such as ε as a person writes it: 1e-3, 5e-4, 0.05, 2."""
+    """A setting such as ε in short form: 1e-3, 5e-4, 0.05, 2."""
     if value == 0 or abs(value) >= 0.01:
         return f"{value:g}"
     mantissa, exponent = f"{value:.5e}".split("e")
@@ -364,12 +367,12 @@ def _plain(node: Any) -> Any:
 
 
 def _left_out(of: Field[Any], value: Any) -> bool:
-    """Whether a document leaves a field out: where it is empty, and its default says so."""
+    """Whether a document leaves a field out: it is empty and its default is `absent`."""
     return "absent" in of.metadata and (value is None or (of.default == () and not value))
 
 
 def _checked(plain: Document) -> Document:
-    """A scalar without a value never claims to have converged, and carries no empty advice."""
+    """Make a scalar without a value `not_finite` instead of converged, and drop empty advice."""
     if not is_scalar(plain):
         return plain
     if plain["value"] is None and plain["status"] in SOUND:

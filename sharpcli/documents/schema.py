@@ -1,8 +1,8 @@
-"""Whether a document keeps the contract: checked once, where saved results come in.
+"""Check a saved result against docs/schema.json, once, when it is read.
 
-The contract is docs/schema.json. `schema.json` beside this file is the same without its
-descriptions, written by `python docs/write_reference.py`. JSON Schema cannot say that two lists
-are equally long; `_lengths` does.
+`python docs/write_reference.py` writes `schema.json` in this folder, which is docs/schema.json
+without its descriptions. JSON Schema cannot require two lists to have the same length; `_lengths`
+checks that.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Schema = Mapping[str, Any]
 
 @dataclass
 class _Misfit:
-    """What is wrong, and where: keys and indices from the innermost outwards."""
+    """A problem and its place, as keys and indices from the innermost outwards."""
 
     message: str
     inside: list[str | int] = field(default_factory=list)
@@ -52,10 +52,12 @@ class _Misfit:
 
 
 def problem_of(document: Any) -> str | None:
-    """What first breaks the contract, as `results[0].status: expected …, found …`; None if nothing.
+    """The first problem, as `results[0].status: expected …, found …`; None for a valid document.
 
-    Keys that the contract does not name are allowed. Cost: reads every value twice, about 0.5 s
-    for a plane of 201 × 201 points with two splits and two metrics.
+    Unknown keys are allowed.
+
+    Cost: reads every value twice, about 0.5 s for a plane of 201 × 201 points with two splits and
+    two metrics.
     """
     misfit = _unreadable(document, 0) or _misfit(_contract(), document)
     misfit = misfit or next(_lengths(document), None)
@@ -84,7 +86,7 @@ def _short(text: str) -> str:
 
 
 def _named(value: Any) -> str:
-    """A value as a message says it: `null`, `the number 3`, `the text "0.1"`, `a list`."""
+    """A value in a message: `null`, `the number 3`, `the text "0.1"`, `a list`."""
     if isinstance(value, Mapping | list):
         return _NAMES["object" if isinstance(value, Mapping) else "array"]
     if isinstance(value, str):
@@ -95,10 +97,10 @@ def _named(value: Any) -> str:
 
 
 def _unreadable(node: Any, depth: int) -> _Misfit | None:
-    """A number that float64 does not hold, or lists and objects too deep inside each other."""
+    """A problem if a number does not fit in float64, or lists and objects are nested too deeply."""
     kind = type(node)
     if kind is float or kind is int:
-        # The reader turns what is larger into an infinity.
+        # The reader turns larger numbers into infinity.
         finite = math.isfinite(node) if kind is float else -_LARGEST <= node <= _LARGEST
         return None if finite else _Misfit("expected a number that float64 can hold")
     if kind is not list and kind is not dict:
@@ -114,10 +116,10 @@ def _unreadable(node: Any, depth: int) -> _Misfit | None:
 
 
 def _misfit(schema: Schema, node: Any) -> _Misfit | None:
-    """The first thing in `node` that `schema` does not allow; None where all of it is allowed.
+    """The first problem in `node` by `schema`; None if there is none.
 
-    Reads the keywords that the contract uses. `false`, `not` and whatever else forbids keys is
-    left out, since later releases may add keys.
+    Only the keywords that docs/schema.json uses are supported. `false`, `not` and other keywords
+    that forbid keys are ignored, because later releases may add keys.
     """
     for keyword, check in _KEYWORDS.items():
         if keyword in schema and (misfit := check(schema, node)):
@@ -199,7 +201,7 @@ def _of_pattern(schema: Schema, node: Any) -> _Misfit | None:
 
 def _of_required(schema: Schema, node: Any) -> _Misfit | None:
     missing = [
-        key  # "addedLater" names those that documents of earlier releases lack
+        key  # "addedLater" lists keys that documents of earlier releases lack
         for key in (schema["required"] if isinstance(node, dict) else ())
         if key not in node and key not in schema.get("addedLater", ())
     ]
@@ -250,7 +252,7 @@ def _of_all(schema: Schema, node: Any) -> _Misfit | None:
 
 
 def _of_any(schema: Schema, node: Any) -> _Misfit | None:
-    """`oneOf` is read as `anyOf`: what fits two may have got a key more."""
+    """Treat `oneOf` like `anyOf`, because a later key may make a value match two schemas."""
     choices = schema["anyOf"] if "anyOf" in schema else schema["oneOf"]
     misfits = []
     for choice in choices:
@@ -297,7 +299,7 @@ _KEYWORDS: dict[str, Callable[[Schema, Any], _Misfit | None]] = {
 
 
 def _lengths(document: Mapping[str, Any]) -> Iterator[_Misfit]:
-    """Lists of one document that have to agree, and names that have to be known, but do not."""
+    """Problems of lists with different lengths, and of unknown names, in one document."""
     check = {
         "interpolate": _lengths_of_grid,
         "landscape": _lengths_of_grid,
@@ -344,7 +346,7 @@ def _lengths_of_grid(result: Mapping[str, Any]) -> Iterator[_Misfit]:
 
 
 def _curves(found: Mapping[str, Any], points: int) -> Iterator[_Misfit]:
-    """Curves and their errors that have not one value a point, or errors of what has no curve."""
+    """Problems of curves or errors without one value per point, and of errors without a curve."""
     metrics: dict[str, None] = {}
     for split, curves in found["curves"].items():
         metrics = metrics or dict.fromkeys(curves)
@@ -359,7 +361,7 @@ def _curves(found: Mapping[str, Any], points: int) -> Iterator[_Misfit]:
 
 
 def _barriers(found: Mapping[str, Any], place: str) -> Iterator[_Misfit]:
-    """Barriers of splits without a curve, or that do not say where they are."""
+    """Problems of barriers without a curve of their split, or without a place."""
     for split, barrier in found.get("barrier", {}).items():
         if split not in found["curves"]:
             yield _Misfit("expected a curve of this split").at(split).at("barrier")
@@ -376,7 +378,7 @@ def _placed(found: Sequence[Mapping[str, Any]], names: Sequence[str], key: str) 
 
 
 def _places(found: Sequence[Mapping[str, Any]], names: Sequence[str], key: str) -> Any:
-    """Coordinates that lack one of the axes."""
+    """Problems of coordinates that lack one of the axes."""
     for index, place in enumerate(found):
         for name in names:
             if name not in place:

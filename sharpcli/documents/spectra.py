@@ -30,8 +30,7 @@ class SpectralNumbers:
     smallest: Annotated[Scalar, "The smallest eigenvalue."]
     bulk_edge: Annotated[
         Scalar,
-        "The largest eigenvalue below the deepest wide gap; the largest of all where there is "
-        "none.",
+        "The largest eigenvalue below the deepest wide gap; without a gap, the largest of all.",
     ]
     outliers: Outliers
     moments: Annotated[
@@ -45,11 +44,11 @@ class SpectralNumbers:
     ]
     grid: Annotated[
         Sequence[float],
-        "Eigenvalues at which the density is given, ascending and unevenly spread.",
+        "Eigenvalues at which the density is given, ascending, unevenly spaced.",
     ]
     density: Annotated[
         Sequence[Annotated[float, _COUNT]],
-        "The spectral density there; its integral by the trapezoidal rule is 1.",
+        "The spectral density on the grid; its integral by the trapezoidal rule is 1.",
     ]
 
 
@@ -61,12 +60,12 @@ class _About:
 
 @dataclass(frozen=True, kw_only=True)
 class Spectrum(SpectralNumbers, _About):
-    """A result of `spectrum`."""
+    """One result of `spectrum`."""
 
     operator: Annotated[str, "The matrix whose spectrum this is."]
     size: Annotated[int, "Rows of the matrix.", Keywords(minimum=1)]
     probes: Annotated[int, "Random starts; 0 where all eigenvalues were computed.", _COUNT]
     steps: Annotated[int, "Lanczos steps from each; 0 where all eigenvalues were computed.", _COUNT]
     products: Annotated[int, "Matrix-vector products used.", _COUNT]
-    seconds: Annotated[float, "From model and data in memory to the quadrature.", _COUNT]
+    seconds: Annotated[float, "Wall time, after model and data were loaded.", _COUNT]
     warnings: Sentences = absent(())

@@ -1,4 +1,4 @@
-"""Results for people and programs: `emit` prints or writes a document; `say` talks on stderr."""
+"""Render results: `emit` prints or writes a document; `say` prints a message on stderr."""
 
 from sharpcli.render.console import console, error_console, say, say_written
 from sharpcli.render.emit import emit, report_problems

@@ -1,4 +1,4 @@
-"""The consoles of stdout and stderr, and what is said on stderr."""
+"""The consoles of stdout and stderr, and messages on stderr."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 __all__ = ["console", "error_console", "say", "say_written"]
 
-# No line is wrapped by Rich, and square brackets and :names: in text mean nothing.
+# Rich wraps no lines and gives square brackets and :names: no meaning.
 _AS_TEXT: dict[str, Any] = {"highlight": False, "soft_wrap": True, "markup": False, "emoji": False}
 
 
 def console(*, plain: bool = False) -> Console:
-    """The console of stdout; respects NO_COLOR, COLUMNS and a pipe; `plain` is never styled."""
+    """The console of stdout; respects NO_COLOR, COLUMNS and pipes; `plain` has no styles."""
     from rich.console import Console
 
     return Console(**_AS_TEXT, color_system=None if plain else "auto")
 
 
 def error_console() -> Console:
-    """The console of stderr, where progress, notes and warnings go.
+    """The console of stderr, for progress, notes and warnings.
 
-    It is one for all, so that a note appears above a progress bar and not in the middle of it.
+    All share one console, so that a note appears above a progress bar and not inside it.
     """
-    # While a bar is shown, Rich puts a stand-in in the place of sys.stderr.
+    # While a bar is shown, Rich replaces sys.stderr.
     return _console_on(getattr(sys.stderr, "rich_proxied_file", sys.stderr))
 
 
@@ -44,7 +44,7 @@ def _console_on(stream: IO[str]) -> Console:
 
 
 def say(text: str, kind: str = "note", style: str = "dim") -> None:
-    """Print a note, warning or failure on stderr, wrapped at blanks where that is a terminal."""
+    """Print a note, warning or failure on stderr, wrapped at blanks if that is a terminal."""
     from rich.text import Text
 
     stderr = error_console()
@@ -55,6 +55,6 @@ def say(text: str, kind: str = "note", style: str = "dim") -> None:
 
 
 def say_written(path: Path, *, quiet: bool) -> None:
-    """Say on stderr that a file was written; nothing of a device such as /dev/null."""
+    """Print on stderr that a file was written; nothing for a device such as /dev/null."""
     if not quiet and path.is_file():
         error_console().print(visible_lines(f"wrote {path}"), style="dim")

@@ -1,4 +1,4 @@
-"""Results on stdout or in a file, with what failed and what is to be known on stderr."""
+"""Print or write results, with failures, warnings and notes on stderr."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ __all__ = ["emit", "report_problems"]
 
 
 def emit(document: Document, output: OutputSettings, *, metric: str | None = None) -> None:
-    """Print a document, or write it to `output.output`, in the format asked for.
+    """Print a document, or write it to `output.output`, in the requested format.
 
-    The result alone goes to stdout; what failed, warnings and (unless quiet) notes go to stderr.
-    Its pictures and exports (`output.plot`) are written after it. `metric` is what a plane's maps
-    show in place of the loss. An interrupted run's document is written beside a file that is there
-    already, and is not drawn. What cannot be written or printed is kept in the user's cache folder,
-    and `SharpError` says where. Interrupts wait until all is written. Of several processes only the
-    first one prints and writes.
+    Only the result goes to stdout; failures, warnings and (unless quiet) notes go to stderr. Then
+    figures and exports (`output.plot`) are written. A plane's maps show `metric` instead of the
+    loss. The document of an interrupted run is not drawn and does not replace an existing file; it
+    gets a name next to it. A result that cannot be written or printed is saved in the user's cache
+    folder, and a `SharpError` names the place. Interrupts wait until everything is written. Of
+    several processes only the first one prints and writes.
     """
     if not is_first():
         return
@@ -55,20 +55,20 @@ def emit(document: Document, output: OutputSettings, *, metric: str | None = Non
 
 
 def _deliver(document: Document, output: OutputSettings, metric: str | None) -> list[SharpError]:
-    """Write or print the document itself; what went wrong."""
+    """Write or print the document itself; returns the errors."""
     try:
         form = format_of(output.format)
         text = form.text(document, metric, output.output is not None)
     except Exception:
         kept = rescue(f"{document['kind']}.json", dumps(document) + "\n")
-        say(f"the result is kept in {kept}")
+        say(f"the result is saved in {kept}")
         raise
     path = output.output
     if path is None:
         return _failure(lambda: _print(text, form, document))
     if is_interrupted(document) and path.exists() and not is_special(path):
         kept, path = path, beside(path)
-        say(f"interrupted: {kept} stays as it is; this run's result is in {path}")
+        say(f"interrupted: {kept} is unchanged; this run's result is in {path}")
     failed = _failure(lambda: save(path, text))
     if not failed:
         say_written(path, quiet=output.quiet)
@@ -84,7 +84,7 @@ def _failure(work: Callable[[], None]) -> list[SharpError]:
 
 
 def report_problems(document: Document, *, quiet: bool = False) -> None:
-    """Print each failure, warning and note of a document once on stderr, with what it is about."""
+    """Print each failure, warning and note of a document once on stderr, with its subject."""
     from sharpcli.documents.labels import named
     from sharpcli.render.pages.measurements import labels_of
 
@@ -112,7 +112,7 @@ def report_problems(document: Document, *, quiet: bool = False) -> None:
 
 
 def _print(text: str, form: Format, document: Document) -> None:
-    """Write to stdout, with what its encoding lacks written otherwise."""
+    """Write to stdout, with substitutes for characters that its encoding lacks."""
     encoding = sys.stdout.encoding or "utf-8"
     try:
         text.encode(encoding)
@@ -120,8 +120,8 @@ def _print(text: str, form: Format, document: Document) -> None:
         text = form.encodable(text, encoding, document)
     try:
         sys.stdout.write(text)
-        # Now, so that a warning does not come out in the middle of a line where both streams
-        # share one terminal or file.
+        # Flush now, so that a warning does not end up inside a line if both streams share one
+        # terminal or file.
         sys.stdout.flush()
     except OSError as error:
         drop_stdout()

@@ -1,4 +1,4 @@
-"""The output formats: how a document becomes text, and what a poor encoding makes of it."""
+"""The output formats: how a document becomes text, also in a limited encoding."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ __all__ = ["FORMATS", "Format", "format_of"]
 class Format:
     """One format: the suffix of its files and its text.
 
-    `text(document, metric, to_file)` is the result; `encodable(text, encoding, document)` is the
-    text again, with other words for characters that an encoding lacks.
+    `text(document, metric, to_file)` is the result. `encodable(text, encoding, document)` is the
+    text with substitutes for characters that an encoding lacks.
     """
 
     suffix: str
@@ -33,14 +33,14 @@ class Format:
 
 
 def format_of(name: str) -> Format:
-    """The format of this name; raises `UsageError` where there is none."""
+    """The format of this name; raises `UsageError` if there is none."""
     if name not in FORMATS:
         raise UsageError(f"there is no format '{name}'", did_you_mean(name, FORMATS))
     return FORMATS[name]
 
 
 def _table(document: Document, metric: str | None, to_file: bool) -> str:
-    """The page as a terminal shows it, with charts or maps where the kind has them."""
+    """The page as shown in a terminal, with charts or maps if the kind has them."""
     from sharpcli.render.terminal.table import page_lines
 
     kind, screen, written = kind_of(document), console(plain=to_file), io.StringIO()

@@ -1,4 +1,4 @@
-"""The kinds of result: what a person reads of each, its CSV and its figures, loaded when used."""
+"""The registry of result kinds: page, CSV rows and figures of each, loaded when used."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ __all__ = ["FIGURES", "KINDS", "Kind", "kind_of", "load", "read_drawing"]
 
 @dataclass(frozen=True)
 class Kind:
-    """What is made of a document of one kind; functions are named `module:function`, for `load`.
+    """How documents of one kind are rendered; functions are named `module:function`, for `load`.
 
-    `page` makes the page, `lines` what a terminal shows in its place, `rows` those of the CSV.
-    `drawing` reads what the writers in `figures` (by suffix) draw. `curves`: it holds curves by
-    split and metric, of which one can be asked for. `cheap`: a reader who has left (`| head`) need
-    not be sent the result.
+    Attributes:
+        page: Makes the page.
+        lines: Makes the lines that a terminal shows instead of the page.
+        rows: Makes the CSV rows.
+        drawing: Reads what the writers in `figures` (by suffix) draw.
+        curves: The document has curves by split and metric, and one of them can be requested.
+        cheap: The result need not be saved if the reader closes the pipe (`| head`).
     """
 
     page: str
@@ -32,7 +35,7 @@ class Kind:
     cheap: bool = False
 
 
-# The library that a figure needs and the extra that brings it, None for what is always there.
+# The library that a figure needs and the extra that installs it; None for a dependency.
 FIGURES: dict[str, tuple[str, str] | None] = {
     ".png": ("matplotlib", "plot"),
     ".svg": ("matplotlib", "plot"),
@@ -76,7 +79,7 @@ KINDS: dict[str, Kind] = {
 
 
 def kind_of(document: Document) -> Kind:
-    """The kind of a document; raises `UsageError` for one that only its JSON can show."""
+    """The kind of a document; raises `UsageError` for one that can only be shown as JSON."""
     if document["kind"] not in KINDS:
         raise UsageError(
             f'a result of kind "{document["kind"]}" has no table',
@@ -86,7 +89,7 @@ def kind_of(document: Document) -> Kind:
 
 
 def read_drawing(document: Document) -> Any:
-    """What figures of a document are drawn from; raises `SharpError` where there is nothing."""
+    """The data from which figures are drawn; raises `SharpError` for a kind without figures."""
     kind = KINDS.get(document["kind"])
     if kind is None or not kind.drawing:
         drawn = ", ".join(name for name, each in KINDS.items() if each.drawing)
@@ -97,6 +100,6 @@ def read_drawing(document: Document) -> Any:
 
 
 def load(name: str) -> Any:
-    """The function of `module:function`, from a module of this package."""
+    """The function named `module:function`, from a module of this package."""
     module, _, function = name.partition(":")
     return getattr(import_module(f"sharpcli.render.{module}"), function)

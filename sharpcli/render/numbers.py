@@ -1,11 +1,11 @@
-"""Numbers with their errors, as short as their errors allow.
+"""Format numbers with their errors, as short as the errors allow.
 
-One notation throughout: `12.31(4)` is 12.31 ± 0.04 where the error is the computation's own (a
-residual bound, the standard error of a random estimate); `15.2±0.7` where it is a spread of the
-data (the sampling error of a subset, a standard deviation over a group); `≥17.2` is a lower bound,
-`≤0.1` an upper one; a `?` behind it says that the spread is unreliable. What is printed never
-claims more than was computed: an error in parentheses is rounded up and takes in the rounding of
-the value, a lower bound is rounded down, an upper one up.
+There is one notation. `12.31(4)` is 12.31 ± 0.04 with the computation's own error (a residual
+bound, the standard error of a random estimate). `15.2±0.7` shows a spread of the data (the sampling
+error of a subset, a standard deviation over a group). `≥17.2` is a lower bound, `≤0.1` an upper
+one. A `?` at the end means that the spread is unreliable. Rounding never claims more than was
+computed: an error in parentheses is rounded up and includes the rounding of the value, a lower
+bound is rounded down, an upper bound up.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ __all__ = [
 NOT_FINITE = "not finite"
 UNKNOWN = "unknown"
 
-_EXACT_DIGITS = 4  # of a number without an error: enough to tell two checkpoints apart
-_MOST_DIGITS = 5  # however small the error: the JSON has the rest
-_BOUND_DIGITS = 3  # of a bound: the search for an extreme is not more repeatable than that
-_BOUNDS = {"lower_bound": "≥", "upper_bound": "≤"}  # by error_kind, which may be a status too
+_EXACT_DIGITS = 4  # of a number without an error: enough to distinguish two checkpoints
+_MOST_DIGITS = 5  # even for a tiny error: the JSON has the rest
+_BOUND_DIGITS = 3  # of a bound: the search for an extreme is no more repeatable than that
+_BOUNDS = {"lower_bound": "≥", "upper_bound": "≤"}  # by error_kind, which may also be a status
 _FIXED = (-3, 6)  # decades written without an exponent: 0.001 up to 999999
 _TWO_DIGITS_BELOW = Decimal(
     "3.55"
-)  # an error of .12 keeps two digits, .4 one (Particle Data Group)
+)  # an error of .12 keeps two digits, one of .4 keeps one (Particle Data Group)
 
 
 def format_number(
     value: float, digits: int = _EXACT_DIGITS, rounding: str = ROUND_HALF_EVEN
 ) -> str:
-    """`value` to that many significant digits: 0.6931, 1.523e-05, 18.10, 123457."""
+    """`value` with `digits` significant digits: 0.6931, 1.523e-05, 18.10, 123457."""
     exact = _exact(value)
     if exact == 0:
         return "0"
     unit = _decade(exact) - digits + 1
     decade = _decade(_round(exact, unit, rounding))
     if decade < _FIXED[1]:
-        unit = min(unit, 0)  # whole numbers are written whole
+        unit = min(unit, 0)  # integers keep all their digits
     if decade > _decade(exact):
         unit += 1
     return _written(exact, unit, None, None, rounding)
@@ -63,10 +63,13 @@ def format_uncertain(
     spread: float | None = None,
     rounding: str = ROUND_HALF_EVEN,
 ) -> str:
-    """`value` with the computation's `error` in parentheses and the data's `spread` behind ±.
+    """`value` with the computation's `error` in parentheses and the data's `spread` after ±.
 
-    The digits follow the larger of the two; an error below a tenth of the spread is not shown.
-    A bound is rounded as `bound_rounding` says.
+    The larger of the two determines the digits; an error below a tenth of the spread is not shown.
+    `rounding` keeps bounds valid, see `bound_rounding`.
+
+    >>> format_uncertain(12.312, error=0.036), format_uncertain(15.23, spread=0.68)
+    ('12.31(4)', '15.2±0.7')
     """
     exact = _exact(value)
     error_, spread_ = (_exact(x) if x else None for x in (error, spread))
@@ -82,14 +85,14 @@ def format_uncertain(
 
 
 def format_cells(rows: Sequence[Mapping[str, Any]], key: str) -> list[str]:
-    """One scalar of each row, by its flat key; a dash where a row lacks it."""
+    """One scalar of each row, by its flat key; a dash if a row lacks it."""
     return [format_scalar(row[key]) if key in row else "–" for row in rows]
 
 
 def format_scalar(scalar: Mapping[str, Any]) -> str:
-    """A document's scalar; one that did not converge ends in `!`, one without a value says so.
+    """A document's scalar as text, or words if it has no value.
 
-    A `?` at the end says that the sampling error is unreliable.
+    It ends in `!` if it did not converge, and in `?` if its sampling error is unreliable.
     """
     value, error, spread = (scalar.get(key) for key in ("value", "error", "sampling_error"))
     mark = "!" if scalar.get("status") in NOT_CONVERGED else ""
@@ -101,26 +104,26 @@ def format_scalar(scalar: Mapping[str, Any]) -> str:
         own = error if scalar.get("error_kind") == "standard_error" else None
         return f"{sign}{_format_bound(value, own, spread, rounding)}{mark}"
     if scalar.get("error_kind") == "standard_error" and error == spread:
-        error = None  # the sampling error is all the error there is
+        error = None  # there is only the sampling error
     if scalar.get("error_kind") == "rounding" and error is not None and not _shows(value, error):
         error = None
     return format_uncertain(value, error, spread) + mark
 
 
 def _shows(value: float, error: float) -> bool:
-    """Whether an error reaches the digits that are shown of a number without one."""
+    """Whether an error affects the digits that a number without an error shows."""
     exact = _exact(value)
     return _exact(error) >= Decimal(1).scaleb(_decade(exact) - _EXACT_DIGITS)
 
 
 def bound_sign(scalar: Mapping[str, Any]) -> str:
-    """`≥` where the true value is this or more, `≤` where it is this or less, else nothing."""
+    """`≥` for a lower bound, `≤` for an upper bound, else the empty string."""
     kinds = (scalar.get("status"), scalar.get("error_kind"))
     return next((_BOUNDS[kind] for kind in kinds if kind in _BOUNDS), "")
 
 
 def bound_rounding(sign: str) -> str:
-    """How the number behind a `≥` or a `≤` is rounded, so that it stays a bound."""
+    """The rounding mode that keeps the number after a `≥` or a `≤` a bound."""
     return {"≥": ROUND_FLOOR, "≤": ROUND_CEILING}.get(sign, ROUND_HALF_EVEN)
 
 
@@ -130,7 +133,7 @@ def format_signed(
     spread: float | None = None,
     rounding: str = ROUND_HALF_EVEN,
 ) -> str:
-    """As `format_uncertain`, with a sign in front whichever it is: +1.2, (+6±7)e-04."""
+    """`format_uncertain` with an explicit sign: +1.2, (+6±7)e-04."""
     text = format_uncertain(value, error, spread, rounding)
     bracket = "(" if text.startswith("(") else ""
     number = text.removeprefix(bracket)
@@ -138,7 +141,7 @@ def format_signed(
 
 
 def _format_bound(value: float, error: float | None, spread: float | None, rounding: str) -> str:
-    """A bound, with the standard `error` of a mean of bounds, and the data's `spread`."""
+    """A bound with the standard `error` of a mean of bounds and the data's `spread`."""
     exact = _exact(value)
     error_, around = (_exact(x) if x else None for x in (error, spread))
     largest = max((x for x in (error_, around) if x is not None), default=None)
@@ -149,7 +152,7 @@ def _format_bound(value: float, error: float | None, spread: float | None, round
 
 
 def _unit_of(error: Decimal) -> int:
-    """Return the decade of the last digit that an error of this size leaves standing."""
+    """The decade of the last digit to show for an error of this size."""
     decade = _decade(error)
     return decade - 1 if error.scaleb(-decade) < _TWO_DIGITS_BELOW else decade
 
@@ -169,7 +172,7 @@ def _round(value: Decimal, unit: int, rounding: str) -> Decimal:
 def _written(
     value: Decimal, unit: int, error: Decimal | None, spread: Decimal | None, rounding: str
 ) -> str:
-    """All of it in whole units of 10**unit, with one exponent where the decade asks for it."""
+    """Value, error and spread in units of 10**unit, with one exponent if the decade needs it."""
     shown = _round(value, unit, rounding) or Decimal(0)  # never -0
     off = abs(value - shown)
     bound = None if error is None else _round(error + off, unit, ROUND_CEILING)

@@ -1,4 +1,4 @@
-"""What figures and exports read of a document: arrays on a line or plane, and what lies there."""
+"""Read a document for figures and exports: arrays on a line or plane, and the checkpoints there."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ Array = NDArray[np.float64]
 Values = Mapping[str, Mapping[str, Array]]  # by split, then by metric
 
 _SYMBOLS = {"alpha": "α", "beta": "β"}
-_MOST_UNEQUAL = {"interpolate": 4.0, "landscape": 2.0}  # sides: a longer plane is stretched
-# A logarithmic axis may put its next tick as many decades beyond the data as these span.
+_MOST_UNEQUAL = {"interpolate": 4.0, "landscape": 2.0}  # ratio of sides; beyond it, stretch
+# The next tick of a logarithmic axis may lie as many decades beyond the data as the data span.
 _LARGEST, _SMALLEST = 1e100, 1e-100
 _FARTHEST = 1e100
-_UNIT = 1e-6  # of a distance: less is rounding
+_UNIT = 1e-6  # relative to a distance; smaller differences are rounding
 _NORMALIZED = ("filter", "layer")
 _STRAIGHT, _ALIGNED = "straight line", "aligned"
 _PATHS = {"bezier": "Bézier path", "chain": "chain"}
@@ -45,7 +45,7 @@ _PATHS = {"bezier": "Bézier path", "chain": "chain"}
 
 @dataclass(frozen=True)
 class Axis:
-    """One coordinate: its places, and what an axis of a figure says about it, at length or not."""
+    """One coordinate: its grid values, and a long and a short label."""
 
     name: str
     values: Array
@@ -56,10 +56,10 @@ class Axis:
 
 @dataclass(frozen=True)
 class Curve:
-    """Numbers at places: (n,) along a line, (n_beta, n_alpha) on a plane; NaN: not finite there.
+    """Values on a line (n,) or a plane (n_beta, n_alpha); NaN where not finite.
 
-    `barriers` maps a split to its scalar of the document, with the place of the maximum. A `bent`
-    curve leaves the line: its places are its own t from 0 to 1.
+    `barriers` maps a split to its scalar in the document, with the place of the maximum. A `bent`
+    curve leaves the line; its places are its own t from 0 to 1.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Mark:
-    """A checkpoint: its place (d,), the share of its distance not shown, its own numbers."""
+    """A checkpoint: its place (d,), the fraction of its distance not shown, its own values."""
 
     name: str
     path: str
@@ -84,7 +84,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Places (n, d) of the checkpoints of one run, in their order."""
+    """Places (n, d) of the checkpoints of one run, in order."""
 
     name: str
     at: Array
@@ -92,7 +92,7 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Scene:
-    """All that is drawn of a document; `grid` is the line or plane, `others` more curves."""
+    """Everything that is drawn: `grid` is the line or plane, `others` are more curves."""
 
     kind: str
     axes: tuple[Axis, ...]
@@ -108,27 +108,27 @@ class Scene:
 
     @property
     def metrics(self) -> list[str]:
-        """The names of what was measured, the loss first."""
+        """The names of the measured quantities, the loss first."""
         return list(next(iter(self.grid.values.values())))
 
     @property
     def is_plane(self) -> bool:
-        """Whether both coordinates vary: a grid of one row or column is a line."""
+        """Whether both coordinates vary; a grid of one row or column is a line."""
         return len(self.axes) == 2 and all(len(axis.values) > 1 for axis in self.axes)
 
     @property
     def along(self) -> int:
-        """Which axis a line runs along."""
+        """The index of the axis that a line runs along."""
         return 1 if len(self.axes) == 2 and len(self.axes[0].values) == 1 else 0
 
 
 def drawable(values: Array) -> Array:
-    """Values for a drawing library, whose arithmetic overflows near the ends of the doubles."""
+    """Values clipped for drawing libraries, whose arithmetic overflows near the largest double."""
     return np.where(np.abs(values) < _SMALLEST, 0.0, np.clip(values, -_LARGEST, _LARGEST))
 
 
 def shown_marks(scene: Scene) -> list[Mark]:
-    """The checkpoints that lie on the part of the line or plane that was measured."""
+    """The checkpoints within the measured part of the line or plane."""
     shown = []
     for mark in scene.marks:
         slack = [1e-6 * (float(np.ptp(axis.values)) or 1.0) for axis in scene.axes]
@@ -142,21 +142,22 @@ def shown_marks(scene: Scene) -> list[Mark]:
 
 
 def read_scene(document: Document) -> Scene:
-    """Read an `interpolate` or `landscape` document; raises `SharpError` where it has no point."""
+    """Read an `interpolate` or `landscape` document; raises `SharpError` if it has no point."""
     kind, results = document["kind"], document["results"]
     if not results or not results[0].get("curves"):
         raise SharpError(
-            f"this {kind} result holds no point: there is nothing to draw",
-            "run the command again: it goes on from where it was interrupted",
+            f"this {kind} result has no point: there is nothing to draw",
+            "run the command again: it continues where it was interrupted",
         )
     return _scene(kind, results[0])
 
 
 def is_log(metric: str, values: Array, scale: str, *, plane: bool = False) -> bool:
-    """Whether values go on a logarithmic scale: as `scale` says, or under "auto" as they are.
+    """Whether values are drawn on a logarithmic scale, by `scale` or, for "auto", by their range.
 
-    They do where none is negative and the largest is 30 times the smallest positive one, on a
-    plane, whose levels are to be told apart, 4 times; a share such as the accuracy does not.
+    "auto" is logarithmic if no value is negative and the largest is 30 times the smallest positive
+    one; on a plane, where levels must be distinguishable, 4 times. A metric such as the accuracy is
+    always linear.
     """
     ratio = 4.0 if plane else 30.0
     finite = values[np.isfinite(values)]
@@ -168,9 +169,9 @@ def is_log(metric: str, values: Array, scale: str, *, plane: bool = False) -> bo
 
 
 def is_true_to_scale(scene: Scene) -> bool:
-    """Whether a plane is drawn with one unit as long on both axes.
+    """Whether a plane is drawn with the same unit length on both axes.
 
-    Its units have to be as long in weights, and one side may not be many times the other.
+    This needs units of equal weight distance, and sides that are not too different.
     """
     first, second = (float(np.ptp(axis.values)) for axis in scene.axes)
     near = max(first, second) <= _MOST_UNEQUAL[scene.kind] * min(first, second)
@@ -179,13 +180,13 @@ def is_true_to_scale(scene: Scene) -> bool:
 
 
 def line_label(scene: Scene) -> str:
-    """What the axis of a line means, also for a curve that does not run along it."""
+    """The label of a line's axis, also for a curve that does not run along it."""
     bent = [curve.name for curve in scene.others if curve.bent]
     return scene.axes[scene.along].label + (f"; t along the {bent[0]}" if bent else "")
 
 
 def named_curve(name: str, curve: Curve, split: str) -> str:
-    """`aligned, train: barrier ≥0.12`, without a barrier where none was measured."""
+    """`aligned, train: barrier ≥0.12`, without a barrier if none was measured."""
     barrier = curve.barriers.get(split)
     return f"{name}, {split}" + (f": barrier {format_scalar(barrier)}" if barrier else "")
 
@@ -253,7 +254,7 @@ def _curve(name: str, at: Array, found: Mapping[str, Any], shape: tuple[int, ...
 
 
 def _values(found: Mapping[str, Any], shape: tuple[int, ...]) -> Values:
-    """Every split's metrics as arrays, train and the loss first."""
+    """Every split's metrics as arrays, with train and the loss first."""
     return {
         split: {
             metric: _array(found[split][metric]).reshape(shape)
@@ -291,7 +292,7 @@ def _places(points: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Array:
 
 
 def _drawn(places: Array) -> Array:
-    """Places so near that distances between them, and their squares, are numbers."""
+    """Places clipped so that distances between them, and their squares, are finite."""
     return np.clip(places, -_FARTHEST, _FARTHEST)
 
 

@@ -1,1 +1,1 @@
-"""Processes, memory, progress and random states: what every run needs from the machine."""
+"""What every run needs from the machine: files, processes, memory, progress, random states."""

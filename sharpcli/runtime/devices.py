@@ -11,14 +11,17 @@ __all__ = ["resolve_device"]
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device called `name`; `auto` is the first GPU, else the CPU. Raises `UsageError`.
+    """The device called `name`; `auto` is the first GPU, else the CPU.
 
-    Under torchrun it meets the other processes, and each has a GPU of its own.
+    Under torchrun this joins the process group, and each process gets its own GPU.
+
+    Raises:
+        UsageError: The name is unknown, or this machine has no such device.
     """
     auto = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(auto if name == "auto" else name)
-    except RuntimeError as error:  # a name that torch does not know, or a number too large for it
+    except RuntimeError as error:  # torch does not know the name, or the number is too large
         raise UsageError(
             f"{setting('device', name)}: {str(error).splitlines()[0]}",
             "use auto, cpu, cuda, cuda:1 or mps",

@@ -1,9 +1,9 @@
-"""The one place that writes files: whole or not at all, by one run at a time, and never in vain.
+"""Write files atomically, by one run at a time. All other modules write through this one.
 
-A run reserves its output files before it works. The reservation is a locked file beside the target,
-`.NAME.sharp.part`: making it proves that the folder can be written, its lock keeps other runs off,
-and it later takes the new content and replaces the target in one step. What a killed run leaves
-behind is that file without its lock, and the next run in the folder removes it.
+A run reserves its output files before it computes anything. The reservation is a locked file next
+to the target, `.NAME.sharp.part`. Creating it proves that the folder is writable, and its lock
+keeps other runs out. Later it receives the new content and replaces the target in one step. A
+killed run leaves this file behind without its lock; the next run in the folder removes it.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ __all__ = [
 ]
 
 _SUFFIX = ".sharp.part"
-_LONGEST_NAME = 255  # bytes of a file's name on common file systems
-# Seconds for which a lock may be held by a run that only looks whether this part is in use.
+_LONGEST_NAME = 255  # bytes in a file name on common file systems
+# Seconds for which another run may hold the lock just to check whether this part is in use.
 _PATIENCE = 0.3
-# What file systems without locks, or without fsync, answer.
+# Errors of file systems without locks or without fsync.
 _UNSUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.EINVAL, errno.ENOLCK)
 
 _reserved: dict[Path, int] = {}  # target → descriptor of its part
@@ -55,12 +55,11 @@ Content = str | bytes | Sequence[bytes | memoryview]
 
 @contextlib.contextmanager
 def reserved(*paths: Path | None) -> Iterator[None]:
-    """Keep these files for this run: what cannot be written is said now, before any work.
+    """Reserve these files for this run, so that unwritable ones fail before any work.
 
-    Raises `SharpError` for a folder that is missing or read-only, a full disk, a target that is no
-    file, and a file that another run is writing. A path of None is skipped.
-    Devices, pipes and the process's own streams are checked and not reserved. Of several processes
-    only the first one reserves.
+    A missing or read-only folder, a full disk, a target that is not a file, or a file that another
+    run is writing gives a `SharpError`. A path of None is skipped. Devices, pipes and the process's
+    own streams are checked but not reserved. Of several processes only the first one reserves.
     """
     taken: list[Path] = []
     try:
@@ -76,9 +75,9 @@ def reserved(*paths: Path | None) -> Iterator[None]:
 
 
 def write_whole(path: Path, content: Content) -> None:
-    """Write text or bytes to `path`, whole or not at all; raises `SharpError` naming the file.
+    """Write text or bytes to `path` atomically; a failure is a `SharpError` that names the file.
 
-    A link is followed; a device, a pipe or a stream of the process (`/dev/stdout`) is written to,
+    Links are followed. A device, a pipe or a stream of the process (`/dev/stdout`) is written to,
     never replaced. The file keeps its permissions. An interrupt waits until the file is written.
     """
     taken: list[Path] = []
@@ -91,10 +90,12 @@ def write_whole(path: Path, content: Content) -> None:
 
 
 def save(path: Path, content: Content) -> None:
-    """`write_whole` for what took work to find: where it fails, the content is kept elsewhere.
+    """`write_whole` for an expensive result: if it fails, the content is saved elsewhere.
 
-    In the user's cache folder, else among temporary files, else, if it is text, on standard output.
-    Raises `SharpError` that says why the file could not be written, and where its content is.
+    The places are the user's cache folder, the temporary folder and, for text, standard output.
+
+    Raises:
+        SharpError: Why the file could not be written, and where its content is.
     """
     try:
         write_whole(path, content)
@@ -111,10 +112,9 @@ def save(path: Path, content: Content) -> None:
 
 
 def rescue(name: str, content: Content) -> Path | None:
-    """Write a result that has no other place to a new file in the user's cache folder.
+    """Write a result to a new file in the user's cache folder, or else in the temporary folder.
 
-    Where that cannot be written, among temporary files. Gives its path, or None where neither
-    takes it.
+    Returns its path, or None if neither folder can be written.
     """
     places: tuple[Callable[[], Path], ...] = (
         lambda: cache_folder() / "rescued",
@@ -130,7 +130,7 @@ def rescue(name: str, content: Content) -> Path | None:
                 _write_all(handle, _pieces(content))
             finally:
                 os.close(handle)
-        except OSError:  # the next place is tried; the caller still has the content
+        except OSError:  # try the next place; the caller still has the content
             if path is not None:
                 path.unlink(missing_ok=True)
             continue
@@ -139,12 +139,12 @@ def rescue(name: str, content: Content) -> Path | None:
 
 
 def beside(path: Path) -> Path:
-    """A name beside `path` that no file has, for an incomplete result: `r.interrupted.json`."""
+    """An unused name next to `path` for an incomplete result: `r.interrupted.json`."""
     return next(name for name in _names(path, ".interrupted") if not os.path.lexists(name))
 
 
 def cache_folder() -> Path:
-    """The user's cache folder, where freedesktop.org's base directories put it."""
+    """The user's cache folder, by freedesktop.org's base directory specification."""
     chosen = os.environ.get("XDG_CACHE_HOME")
     if chosen:
         return Path(chosen) / "sharpcli"
@@ -155,7 +155,7 @@ def cache_folder() -> Path:
 
 
 def problem_of(path: Path) -> str | None:
-    """Why `path` cannot be written as far as a look at it tells, None where it can."""
+    """Why `path` cannot be written, as far as its metadata show; None if it seems writable."""
     number = _descriptor(path)
     if number is not None:
         return _problem_of_stream(number)
@@ -178,7 +178,7 @@ def problem_of(path: Path) -> str | None:
     if not folder.is_dir():
         return f"there is no folder {folder}"
     if not os.access(folder, os.W_OK | os.X_OK):
-        return f"the folder {folder} may not be written to"
+        return f"the folder {folder} is not writable"
     return None
 
 
@@ -192,11 +192,11 @@ def _problem_of_stream(number: int) -> str | None:
     except ImportError:  # Windows
         return None
     readable_only = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
-    return "the stream is closed, or is for reading" if readable_only else None
+    return "the stream is closed, or only for reading" if readable_only else None
 
 
 def _named(path: Path, work: Callable[[], None]) -> None:
-    """Do `work`, with `path` named in what goes wrong."""
+    """Do `work`; an `OSError` becomes a `SharpError` that names `path`."""
     try:
         work()
     except OSError as error:
@@ -204,7 +204,7 @@ def _named(path: Path, work: Callable[[], None]) -> None:
 
 
 def _begin(path: Path, taken: list[Path]) -> None:
-    """Check and reserve one file; its target is noted in `taken`."""
+    """Check and reserve one file, and append its target to `taken`."""
     problem = problem_of(path)
     if problem:
         raise _unwritable(path, problem)
@@ -216,7 +216,7 @@ def _begin(path: Path, taken: list[Path]) -> None:
 
 
 def _write(path: Path, pieces: Sequence[memoryview], taken: list[Path]) -> None:
-    """Write to one file; what is reserved for this alone is noted in `taken`."""
+    """Write to one file; a reservation made only for this is appended to `taken`."""
     if _target(path) not in _reserved:
         _begin(path, taken)
     if is_special(path):
@@ -244,7 +244,7 @@ def _is_printed(text: str) -> bool:
 def _unwritable(path: Path, problem: str) -> SharpError:
     return SharpError(
         f"{path}: cannot be written: {problem}",
-        "name a file in a folder that exists, may be written to and has room",
+        "name a file in a folder that exists, is writable and has free space",
     )
 
 
@@ -255,9 +255,9 @@ def _reason(error: OSError) -> str:
 
 
 def _descriptor(path: Path) -> int | None:
-    """The number of the process's stream that `path` names (`/dev/stdout` is 1), None for others.
+    """The number of the process's stream that `path` names (`/dev/stdout` is 1), else None.
 
-    Such a path is never resolved to the file behind it: the stream has its own place in that file.
+    Such a path is never resolved to its file, because the stream has its own position in that file.
     """
     own = {Path("/dev/fd"), _target(Path("/proc/self/fd"))}
     name = Path.cwd() / path
@@ -271,12 +271,12 @@ def _descriptor(path: Path) -> int | None:
 
 
 def _target(path: Path) -> Path:
-    """The file that a link leads to; never raises for one that leads nowhere."""
+    """The file that a link points to; a dangling link does not raise."""
     return Path(os.path.realpath(path))
 
 
 def is_special(path: Path) -> bool:
-    """Whether the path is a device, a pipe or a stream, which is written to and never replaced."""
+    """Whether the path is a device, a pipe or a stream; these are written to, never replaced."""
     if _descriptor(path) is not None:
         return True
     target = _target(path)
@@ -286,10 +286,10 @@ def is_special(path: Path) -> bool:
 def _write_special(path: Path, pieces: Sequence[memoryview]) -> None:
     number = _descriptor(path)
     if number is not None:
-        sys.stdout.flush()  # what was printed before comes before
+        sys.stdout.flush()  # keeps the order: earlier output first
         handle = os.dup(number)
     else:
-        # Without O_NONBLOCK a named pipe that nobody reads would hold the run for ever.
+        # Without O_NONBLOCK a named pipe without a reader would block the run forever.
         handle = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
         os.set_blocking(handle, True)
     try:
@@ -313,7 +313,7 @@ def _part_of(target: Path) -> Path:
 
 
 def _reserve(target: Path, path: Path) -> None:
-    """Make and lock the part of a target; raises `OSError`, and `SharpError` where a run has it."""
+    """Create and lock the part of a target; raises `OSError`, or `SharpError` if a run holds it."""
     part, until = _part_of(target), time.monotonic() + _PATIENCE
     while True:
         handle = os.open(part, os.O_RDWR | os.O_CREAT | _NO_FOLLOW, 0o666)
@@ -321,9 +321,9 @@ def _reserve(target: Path, path: Path) -> None:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 raise OSError(errno.EEXIST, f"{part} is in the way")
             lock(handle)
-            if os.fstat(handle).st_nlink:  # else it was a dead run's, and has just been removed
+            if os.fstat(handle).st_nlink:  # else it belonged to a dead run and was just removed
                 os.ftruncate(handle, 0)
-                # This takes a block of the disk, so that a full one shows before the work.
+                # Writing allocates a disk block, so a full disk fails before the work.
                 try:
                     _write_all(handle, _pieces(f"{os.getpid()} on {socket.gethostname()}"))
                 except OSError:
@@ -341,7 +341,7 @@ def _reserve(target: Path, path: Path) -> None:
 
 
 def _held(path: Path, holder: bytes) -> SharpError:
-    """Another run has the file; `holder` is what it wrote about itself."""
+    """The error that another run holds the file; `holder` is what that run wrote about itself."""
     known = re.fullmatch(rb"\d+ on [\w.-]+", holder)
     process = f" (process {holder.decode()})" if known else ""
     return SharpError(
@@ -351,12 +351,12 @@ def _held(path: Path, holder: bytes) -> SharpError:
 
 
 def _replace(target: Path, pieces: Sequence[memoryview]) -> None:
-    """Put the content into the reserved part, and the part in the target's place."""
+    """Write the content into the reserved part and rename the part to the target."""
     handle, part = _reserved[target], _part_of(target)
     os.lseek(handle, 0, os.SEEK_SET)
     os.ftruncate(handle, 0)
     _write_all(handle, pieces)
-    with contextlib.suppress(FileNotFoundError):  # a new file has what the umask leaves it
+    with contextlib.suppress(FileNotFoundError):  # a new file gets its permissions from the umask
         part.chmod(stat.S_IMODE(target.stat().st_mode))
     try:
         os.fsync(handle)  # network file systems report a full disk here
@@ -369,10 +369,10 @@ def _replace(target: Path, pieces: Sequence[memoryview]) -> None:
 
 
 def _release(target: Path) -> None:
-    """Give a reservation back, if it has not become the target."""
+    """Release a reservation unless it has become the target."""
     handle = _reserved.pop(target, None)
     if handle is not None:
-        with contextlib.suppress(OSError):  # the folder has become read-only, or is gone
+        with contextlib.suppress(OSError):  # the folder has become read-only or was removed
             _part_of(target).unlink()
         os.close(handle)
 
@@ -386,14 +386,14 @@ interruption.before_leaving(_release_all)
 
 
 def _clean(folder: Path) -> None:
-    """Remove the parts of dead runs: those that nobody has locked."""
+    """Remove the parts of dead runs, that is, the unlocked ones."""
     own = {_part_of(target) for target in _reserved}
     with os.scandir(folder) as entries:
         parts = [Path(entry.path) for entry in entries if entry.name.endswith(_SUFFIX)]
     for part in parts:
         if part in own:
             continue
-        with contextlib.suppress(OSError):  # another user's, or locked by a run that is alive
+        with contextlib.suppress(OSError):  # another user's, or locked by a live run
             handle = os.open(part, os.O_RDWR | os.O_NONBLOCK | _NO_FOLLOW)
             try:
                 lock(handle, must=True)
@@ -406,17 +406,21 @@ _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
 
 def lock(handle: int, *, must: bool = False) -> None:
-    """Lock a file for this process alone, until it ends however it does or closes the file.
+    """Lock a file for this process until the process ends or closes the file.
 
-    Raises `BlockingIOError` where another process has the lock. On a file system without locks
-    nothing is locked, unless it `must` be.
+    On a file system without locks nothing is locked.
+
+    Raises:
+        BlockingIOError: Another process has the lock.
+        OSError: The file cannot be locked for another reason, or with `must`, at all.
     """
     try:
         import fcntl
-    except ImportError:  # Windows lets nobody remove a file that is open
+    except ImportError:  # on Windows an open file cannot be removed anyway
         return
     try:
-        # Of the process, not of the open file: children that outlive a killed run do not hold it.
+        # lockf locks per process, not per open file: children that outlive a killed run do not
+        # hold the lock.
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
@@ -426,7 +430,7 @@ def lock(handle: int, *, must: bool = False) -> None:
 
 
 def _new_file(path: Path) -> tuple[Path, int]:
-    """Make and open a file of this name, or of one with a number where that is taken."""
+    """Create and open a file of this name; if the name is taken, a number is added to it."""
     for name in _names(path):
         with contextlib.suppress(FileExistsError):
             return name, os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

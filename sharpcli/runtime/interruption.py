@@ -1,12 +1,12 @@
-"""Ctrl-C, SIGTERM and a terminal that is closed: what is finished is kept, the rest ends at once.
+"""Handle Ctrl-C, SIGTERM and a closed terminal: keep finished results, stop everything else.
 
-The command line calls `install` first of all, and `begin` once it handles `KeyboardInterrupt`.
-Until then each of these signals ends the process at once. From then on it raises
-`KeyboardInterrupt` wherever the program is, with two exceptions. In the middle of an import it ends
-the process at once, since packages turn the exception into an error of their own. Where something
-finished has yet to be printed or written (`deferred`, `hold`) it waits for the next piece of work
+The command line calls `install` first, and `begin` once it handles `KeyboardInterrupt`. Before
+`begin`, each of these signals ends the process at once. After it, a signal raises
+`KeyboardInterrupt` wherever the program is, with two exceptions. During an import it ends the
+process at once, because packages turn the exception into an error of their own. While a finished
+result has yet to be printed or written (`deferred`, `hold`), it waits for the next piece of work
 (`interruptible`) or for the end; a second signal does not wait. Without `install`, as in a
-notebook, nothing here changes what Ctrl-C does.
+notebook, Ctrl-C behaves as usual.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ _IMPORTS = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_exter
 _SOON = 0.01  # seconds
 
 _installed = False
-_process = 0  # the one that installed: its forks share the handlers, and have nothing to keep
+_process = 0  # the process that installed; its forks share the handlers but keep no results
 _begun = False
 _deferring = False
 _finished = False
-_waiting = False  # a signal came while deferring, and nothing has ended for it yet
+_waiting = False  # a signal came while deferring and has not been acted on yet
 _received: int | None = None
 _last_steps: list[Callable[[], None]] = []
 
 
 def install() -> None:
-    """Handle the signals in this process; one that its parent had it ignore stays ignored."""
+    """Handle the signals in this process; signals that its parent ignores stay ignored."""
     global _installed, _process
     if _installed:
         return
@@ -62,28 +62,28 @@ def install() -> None:
 
 
 def begin() -> None:
-    """From here on the caller handles `KeyboardInterrupt`."""
+    """Raise `KeyboardInterrupt` from now on; the caller handles it."""
     global _begun
     _begun = True
 
 
 def before_leaving(step: Callable[[], None]) -> None:
-    """Have `step` called where the process ends without unwinding."""
+    """Call `step` before the process ends without unwinding."""
     _last_steps.append(step)
 
 
 def received() -> bool:
-    """Whether one of the signals has come."""
+    """Whether one of the signals has arrived."""
     return _received is not None
 
 
 def exit_code() -> int:
-    """What shells give a program that such a signal ended: 130 for Ctrl-C, 143 for SIGTERM."""
+    """The exit code that shells use for such a signal: 130 for Ctrl-C, 143 for SIGTERM."""
     return 128 + (_received or int(signal.SIGINT))
 
 
 def caused(error: BaseException) -> bool:
-    """Whether an interrupt was turned into this error by code in between."""
+    """Whether code in between turned an interrupt into this error."""
     seen: BaseException | None = error
     for _ in range(100):  # exceptions may refer to each other in a circle
         if seen is None or isinstance(seen, KeyboardInterrupt):
@@ -93,14 +93,14 @@ def caused(error: BaseException) -> bool:
 
 
 def hold() -> None:
-    """From here on there is something to lose: signals wait for `interruptible` or the end."""
+    """From now on there is a result to lose: signals wait for `interruptible` or the end."""
     global _deferring
     _deferring = _installed
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Let signals wait while something finished is written."""
+    """Make signals wait while a finished result is written."""
     global _deferring
     before, _deferring = _deferring, _installed
     try:
@@ -113,7 +113,7 @@ def deferred() -> Iterator[None]:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Let signals end what is in here with `KeyboardInterrupt`, also one that has waited."""
+    """Let signals, also a waiting one, end this block with `KeyboardInterrupt`."""
     global _deferring
     before, _deferring = _deferring, False
     try:
@@ -124,9 +124,9 @@ def interruptible() -> Iterator[None]:
 
 
 def finish() -> int | None:
-    """All is written: signals end the process at once. The exit code of one that waited, or None.
+    """Let signals end the process at once; return the exit code of one that waited, else None.
 
-    Whatever ends after this, such as the threads of libraries, is not worth a traceback.
+    Everything is written by now, so library threads that are interrupted need no traceback.
     """
     global _finished
     _finished = True
@@ -137,7 +137,7 @@ def leave() -> NoReturn:
     """End the process as interrupted, without unwinding."""
     for step in _last_steps:
         step()
-    with contextlib.suppress(OSError):  # stderr is closed: nobody reads it
+    with contextlib.suppress(OSError):  # stderr is closed
         os.write(2, b"Interrupted.\n")
     os._exit(exit_code())
 
@@ -169,7 +169,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 def _send_again_or(
     otherwise: Callable[[sys.UnraisableHookArgs], object],
 ) -> Callable[[sys.UnraisableHookArgs], object]:
-    """Python drops what is raised in `__del__` or a weak reference's callback: signal again."""
+    """Signal again if Python dropped the exception in `__del__` or a weak reference's callback."""
 
     def handle(dropped: sys.UnraisableHookArgs) -> None:
         if _received is None or not issubclass(dropped.exc_type, KeyboardInterrupt):
@@ -177,7 +177,7 @@ def _send_again_or(
             return
         import threading
 
-        # A little later, since what is raised in here is dropped as well.
+        # A little later, because an exception raised here would be dropped as well.
         again = threading.Timer(_SOON, os.kill, (os.getpid(), _received))
         again.daemon = True
         again.start()

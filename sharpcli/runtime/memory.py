@@ -1,4 +1,4 @@
-"""How much memory there is, what graphs take of it, and what a failed allocation looks like."""
+"""Free memory, the memory that graphs take, and how to recognize a failed allocation."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def readable_size(size: float) -> str:
-    """Bytes as a person says them: 1.5 GB."""
+    """Bytes in readable form: 1.5 GB."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.3g} {unit}"
@@ -54,10 +54,14 @@ def readable_size(size: float) -> str:
 
 
 def bytes_saved(work: Callable[[], Any], own: Collection[int]) -> int:
-    """Bytes of the storages that the graphs of what `work` gives save, each once.
+    """Bytes of the storages saved by the graphs of the result of `work`, each counted once.
 
-    Those at the places `own`, as `Tensor.data_ptr` says them, are left out. Where `work` uses what
-    forbids to look at them (`torch.func.grad`), everything that is computed counts.
+    Storages whose `data_ptr` is in `own` are left out. If `work` uses `torch.func.grad`, which
+    forbids saved-tensor hooks, everything that is computed counts.
+
+    Raises:
+        RuntimeError: `work` raised it.
+        SharpError: `work` raised it.
     """
     seen: dict[int, int] = {}
 
@@ -65,7 +69,7 @@ def bytes_saved(work: Callable[[], Any], own: Collection[int]) -> int:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             seen[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()  # the tensor itself would hold its own graph, for ever
+        return tensor.detach()  # the tensor itself would keep its own graph alive forever
 
     try:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -74,7 +78,7 @@ def bytes_saved(work: Callable[[], Any], own: Collection[int]) -> int:
         if "saved tensor hooks" not in str(error):  # torch has no class of its own for this
             raise
     else:
-        del result  # it holds the storages, whose places nothing else may take before
+        del result  # kept until here so that no new storage reuses an address
         return sum(seen.values())
     computed = _Computed()
     with computed:
@@ -83,7 +87,7 @@ def bytes_saved(work: Callable[[], Any], own: Collection[int]) -> int:
 
 
 class _Computed(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    """Counts the bytes of all tensors that are computed inside the block, views left out."""
+    """Counts the bytes of all tensors computed inside the block, without views."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -92,7 +96,7 @@ class _Computed(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Run the operation, and count what it gives."""
+        """Run the operation and count its results."""
         found = function(*args, **(kwargs or {}))
         for each in found if isinstance(found, tuple | list) else [found]:
             if isinstance(each, Tensor) and not each._is_view():

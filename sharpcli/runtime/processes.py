@@ -1,7 +1,7 @@
-"""Several processes on one run: torchrun's ranks, each with its share of every pass over the data.
+"""One run on several processes: each of torchrun's ranks takes a share of every data pass.
 
-All ranks run the same program on the same data set and make the same decisions; a pass over the
-data is divided between them and its sums are added up. Only the first rank prints and writes.
+All ranks run the same program on the same data set and make the same decisions. A pass over the
+data is divided between them and their sums are added. Only the first rank prints and writes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def rank() -> int:
-    """The number of this process, 0 where there is only one."""
+    """The number of this process; 0 if there is only one."""
     return int(os.environ.get("RANK", "0")) if size() > 1 else 0
 
 
@@ -42,7 +42,7 @@ def is_first() -> bool:
 
 
 def join(device: torch.device) -> torch.device:
-    """Meet the other processes, once; gives this one's device (a GPU each, by local rank).
+    """Join the process group, once; returns this process's device (its own GPU, by local rank).
 
     Gloo connects CPUs, NCCL connects GPUs.
     """
@@ -68,7 +68,7 @@ def share_of(count: int) -> tuple[int, int]:
 def add_up(tensor: torch.Tensor) -> torch.Tensor:
     """The sum of all processes' tensors, in place; every process gets the same bits.
 
-    Raises `SharpError` where another process has ended.
+    If another process has ended, this is a `SharpError`.
     """
     if size() > 1:
         from torch import distributed
@@ -78,9 +78,9 @@ def add_up(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def share(value: T) -> T:
-    """The first process's value, for what is decided by timing or read from a file.
+    """The first process's value, for decisions by timing and for what is read from a file.
 
-    `value` is one of plain types; other processes' own is dropped. Raises as `add_up`.
+    `value` has plain types; the other processes' values are dropped. Raises like `add_up`.
     """
     if size() == 1:
         return value

@@ -1,4 +1,4 @@
-"""What numerics say while they work: a callback that the command owns."""
+"""Callbacks through which long computations report progress, notes and time estimates."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ __all__ = ["UNSAID", "Begin", "Notes", "Progress", "Say", "foretelling", "readab
 
 # Seconds of work that are foretold to all, not only to those who ask for details.
 _LONG = 120
-# Work that turns out to be more than this many times what was foretold is foretold again.
+# A new estimate is shown if the work grows to more than this many times the last one.
 _LONGER = 1.5
-# When this part of the work is done, or two or four times as much, it shows whether its steps take
-# longer and longer.
+# After 1/8, 1/4 and 1/2 of the work, check whether the steps are getting slower.
 _GROWING = 8
 
 Progress = Callable[[int, int | None], None]
-"""Called with (units done, units in all or None where that is not known yet)."""
+"""Called with (units done, total units or None if not yet known)."""
 
 Begin = Callable[[str], Progress]
-"""Called with what begins ("a.safetensors: hessian"); gives the callback for its progress."""
+"""Called with what begins ("a.safetensors: hessian"); returns the callback for its progress."""
 
 
 Say = Callable[[str], None]
-"""Called with a line for a person."""
+"""Called with a line for the user."""
 
 
 def _unsaid(text: str) -> None:
@@ -41,7 +40,7 @@ class Notes:
     detail: Say = _unsaid
 
     def about(self, name: str) -> Notes:
-        """The same, with what they are about before each line."""
+        """The same, with `name` in front of each line."""
         return Notes(
             lambda text: self.note(f"{name}: {text}"), lambda text: self.detail(f"{name}: {text}")
         )
@@ -55,12 +54,12 @@ def silent(done: int, total: int | None) -> None:
 
 
 def foretelling(progress: Progress, notes: Notes, beside: str) -> Progress:
-    """The progress of products, that says early how long all may take.
+    """Wrap `progress` so that it also reports early how long all products may take.
 
-    The first ones set up what the others use, so their pace is not theirs: it is told after the
-    second, and again where there are many more than told, or where, once an eighth, a quarter or
-    half is done, each is seen to take longer than the one before. `beside` is said along. To all
-    where it is long, else as a detail.
+    The first product also builds the graphs, so the time estimate starts with the second. A new
+    estimate follows if many more products are needed than announced, or if, after an eighth, a
+    quarter or half of them, each takes longer than the one before. `beside` is added to the line.
+    A long estimate is a note, a short one a detail.
     """
     times: list[tuple[int, float]] = []
     told, foretold, share = 0, 0.0, 1 / _GROWING
@@ -90,10 +89,10 @@ def foretelling(progress: Progress, notes: Notes, beside: str) -> Progress:
 
 
 def _remaining(times: list[tuple[int, float]], total: int) -> float:
-    """Seconds until `total` units are done, from the times at which others were.
+    """Seconds until `total` units are done, extrapolated from the (count, time) pairs in `times`.
 
-    Each may take longer than the one before it, in proportion to how many are done: so it is with
-    vectors that are made orthogonal to all that came before.
+    The time per unit may grow linearly with the number done, as it does when each new vector is
+    made orthogonal to all earlier ones.
     """
     (start, begun), (done, now) = times[0], times[-1]
     half, then = min(times, key=lambda each: abs(each[0] - (start + done) / 2))
@@ -107,7 +106,7 @@ def _remaining(times: list[tuple[int, float]], total: int) -> float:
 
 
 def readable_time(seconds: float) -> str:
-    """Seconds as a person says them: 12 s, 4 min, 2.5 h, 40 days."""
+    """Seconds in readable form: 12 s, 4 min, 2.5 h, 40 days."""
     for limit, unit, name in ((90, 1, "s"), (5400, 60, "min"), (172800, 3600, "h")):
         if seconds < limit:
             return f"{seconds / unit:.2g} {name}"

@@ -1,4 +1,4 @@
-"""The global random states, which no run may disturb."""
+"""Random generators of our own, and a guard that leaves the global random states unchanged."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["global_random_state_kept", "own_generator"]
 
 
 def own_generator(purpose: str, seed: int) -> torch.Generator:
-    """Random numbers that no data set, and no network's weights, were drawn from by the same seed.
+    """A generator whose numbers no data set or network weights share, even with the same seed.
 
-    A task that seeds PyTorch with 0 and a start that does too draw the same numbers: on one network
-    a start was so near the data that its mean curvature was 7.98 where 2.1 is true.
+    If a task and a start vector both seed PyTorch with 0, they draw the same numbers. On one
+    network the start was so close to the data that its mean curvature was 7.98 instead of 2.1.
     """
     digest = hashlib.sha256(f"{purpose} {seed}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
@@ -25,10 +25,9 @@ def own_generator(purpose: str, seed: int) -> torch.Generator:
 
 @contextlib.contextmanager
 def global_random_state_kept() -> Iterator[None]:
-    """Leave the global random states (torch's on every device, Python's, NumPy's) as they were.
+    """Restore the global random states of torch (all devices), Python and NumPy on exit.
 
-    NumPy's is read only where NumPy is loaded by the time of entry; its legacy global state is
-    what user code seeds.
+    NumPy's legacy global state, which user code seeds, is saved only if NumPy is already loaded.
     """
     numpy = sys.modules.get("numpy")
     torch_state, python_state = torch.get_rng_state(), random.getstate()

@@ -1,4 +1,4 @@
-"""The command line's standard streams: closed and full ones, and a sign of life on a terminal."""
+"""The command line's standard streams: closed or full ones, and a startup line on a terminal."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def prepare(sign: str | None = None) -> None:
 
 
 def clear_sign() -> None:
-    """Take the sign of life off the terminal, if it is there."""
+    """Erase the startup line from the terminal, if it is shown."""
     global _sign_shown
     if _sign_shown:
         _sign_shown = False
@@ -44,7 +44,7 @@ def clear_sign() -> None:
 
 
 def drop_stdout() -> None:
-    """Give standard output somewhere to go once it has failed: Python flushes it again at exit."""
+    """Point a failed standard output to the null device, because Python flushes it at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -56,10 +56,10 @@ def _show_sign(text: str) -> None:
 
 
 def _open_closed_streams() -> None:
-    """Stand in for streams that whoever started this has closed.
+    """Replace streams that the parent process has closed.
 
-    Else the next file that is opened would be taken for one of them. Standard output is opened
-    for reading, so that a result printed there is an error and not lost.
+    Otherwise the next opened file would get the number of one of them. Standard output is opened
+    for reading, so that printing a result there is an error instead of losing it.
     """
     for number, name, flags in (
         (0, "stdin", os.O_RDONLY),
@@ -75,14 +75,14 @@ def _open_closed_streams() -> None:
 
 
 class _Stdout(io.TextIOWrapper):
-    """A standard stream before which the sign of life is taken off the terminal."""
+    """A standard stream that erases the startup line before it writes."""
 
     _around: io.TextIOWrapper
-    failed = False  # whether something could not be written
+    failed = False  # whether a write failed
 
     @classmethod
     def around(cls, stream: Any) -> Any:
-        """`stream` with its encoding, or itself where it is not an ordinary one."""
+        """A wrapper of `stream` with its encoding, or `stream` itself if it is no ordinary one."""
         if type(stream) is not io.TextIOWrapper:
             return stream
         made = cls(
@@ -92,11 +92,11 @@ class _Stdout(io.TextIOWrapper):
             line_buffering=stream.line_buffering,
             write_through=stream.write_through,
         )
-        made._around = stream  # which would close the buffer when nothing else holds it
+        made._around = stream  # a collected stream would close the buffer
         return made
 
     def write(self, text: str) -> int:
-        """Write text, on a line of its own."""
+        """Erase the startup line and write text."""
         clear_sign()
         try:
             return super().write(text)
@@ -105,7 +105,7 @@ class _Stdout(io.TextIOWrapper):
             raise
 
     def flush(self) -> None:
-        """Flush, and remember a failure: what is larger than the buffer is not tried again."""
+        """Flush and remember a failure, because output larger than the buffer is not retried."""
         try:
             super().flush()
         except OSError:
@@ -114,15 +114,15 @@ class _Stdout(io.TextIOWrapper):
 
 
 class _Stderr(_Stdout):
-    """Standard error, where a note that nobody can read ends no run."""
+    """Standard error; a failed write of a note does not end the run."""
 
     def write(self, text: str) -> int:
-        """Write text where that is possible."""
+        """Write text if possible."""
         with contextlib.suppress(OSError):
             return super().write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Flush where that is possible."""
+        """Flush if possible."""
         with contextlib.suppress(OSError):
             super().flush()

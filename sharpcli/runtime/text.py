@@ -1,4 +1,4 @@
-r"""Text from files and arguments, made safe for where it is shown. Nothing else escapes text.
+r"""Make text from files and arguments safe to show. All escaping is in this module.
 
 Names, paths, metadata and messages come from files that anyone may have written, and from file
 names that need not even be text. What is not printable (control characters, half characters,
@@ -24,38 +24,38 @@ __all__ = [
     "visible_lines",
 ]
 
-_LONGEST_LABEL = 120  # characters; a longer one leaves a figure no room
+_LONGEST_LABEL = 120  # characters; a longer one leaves no room for the figure
 _NOT_ASCII = r"[^ -~\n]"
-# What spreadsheets take for the beginning of a formula (OWASP, "CSV injection"), with the
-# full-width forms that some of them read alike.
+# Characters that begin a formula in spreadsheets (OWASP, "CSV injection"), with the full-width
+# forms that some of them accept too.
 _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
-# One way only to match each text: with two, a long one takes the square of its length.
+# Each text matches in one way only; with two, long text would take quadratic time.
 _NUMBER = r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?"
-# Markdown: characters that always mean something, and those that do in some places: underscores
-# at the edge of a word, an entity, an address that GitHub links to, an emoji's name.
+# Markdown: characters that are always markup, and those that are in some places: underscores at
+# the edge of a word, an entity, an address that GitHub links, an emoji's name.
 _MARKDOWN = r"(?i)[\\|*`<>\[\]~$]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)|:(?=//|[\w+-]+:)|(?<=www)\."
 # At the beginning of a line: a heading, a quotation, a list, a rule.
 _MARKDOWN_BLOCK = r"^(\s*\d*)([#>=+-]|(?<=\d)[.)])"
 
 
 def visible(text: str) -> str:
-    r"""`text` in one line: what is not printable is spelled out (`\x1b`, `\n`, `\udcff`)."""
+    r"""`text` on one line, with unprintable characters escaped (`\x1b`, `\n`, `\udcff`)."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else _spelled(c) for c in text)
 
 
 def visible_lines(text: str) -> str:
-    """The same for text of several lines. Later lines are indented, so none passes for a new one.
+    """The same for several lines; later lines are indented.
 
-    A message that quotes a name with a line break in it cannot imitate another message.
+    So a message that quotes a name with a line break in it cannot imitate another message.
     """
     first, *rest = (visible(line.expandtabs(4)) for line in text.split("\n"))
     return "\n".join([first, *(f"  {line}" if line[:1].strip() else line for line in rest)])
 
 
 def folded(text: str, width: int) -> str:
-    """Lines wrapped at blanks to `width` columns; a word that is longer is left whole."""
+    """Lines wrapped at blanks to `width` columns; longer words are not broken."""
     import textwrap
 
     lines = text.split("\n")
@@ -77,10 +77,10 @@ def folded(text: str, width: int) -> str:
 
 
 def json_text(document: Any, *, ascii_only: bool = False) -> str:
-    r"""Strict JSON of `document`: what is not printable is escaped as `\uXXXX`, no NaN.
+    r"""Strict JSON of `document`, with unprintable characters escaped as `\uXXXX`.
 
-    Reading it gives the same strings back. With `ascii_only` all that is not ASCII is escaped.
-    Raises `ValueError` for a number that is not finite.
+    Reading it gives the same strings back. With `ascii_only` every non-ASCII character is escaped.
+    A number that is not finite is a `ValueError`.
     """
     import json
 
@@ -97,9 +97,9 @@ def json_text(document: Any, *, ascii_only: bool = False) -> str:
 
 
 def csv_cell(value: Any) -> Any:
-    """A cell of a CSV file; text that a spreadsheet would run as a formula gets a `'` before it.
+    """A CSV cell; text that a spreadsheet would run as a formula gets a leading `'`.
 
-    Numbers, also where they are written as text, stay as they are.
+    Numbers, also those written as text, stay as they are.
     """
     if not isinstance(value, str):
         return value
@@ -109,23 +109,23 @@ def csv_cell(value: Any) -> Any:
 
 
 def markdown_text(text: str, *, begins_line: bool = False) -> str:
-    """Text in GitHub's markdown, where nothing in it is markup, HTML, a link or mathematics.
+    """Text escaped for GitHub's markdown: no markup, HTML, links or mathematics.
 
-    Text that begins a line must not become a heading or a list either.
+    With `begins_line` it cannot become a heading or a list either.
     """
     safe = re.sub(_MARKDOWN, lambda found: "\\" + found[0], visible(text))
     return re.sub(_MARKDOWN_BLOCK, r"\1\\\2", safe, count=1) if begins_line else safe
 
 
 def html_text(text: str) -> str:
-    """Text between HTML tags or in a quoted attribute."""
+    """Text escaped for HTML content or a quoted attribute."""
     import html
 
     return html.escape(visible(text))
 
 
 def plotly_text(text: str) -> str:
-    """Text for plotly, which reads tags, entities and `%{…}` in labels, and `$…$` with MathJax."""
+    """Text for plotly, which interprets tags, entities and `%{…}`, and `$…$` with MathJax."""
     import html
 
     safe = html.escape(_label(text), quote=False)
@@ -133,19 +133,19 @@ def plotly_text(text: str) -> str:
 
 
 def figure_text(text: str) -> str:
-    """Text for matplotlib, which reads formulas between dollars and hides labels with `_` first."""
+    """Text for matplotlib, which reads `$…$` as formulas and hides labels that begin with `_`."""
     safe = _label(text).replace("$", r"\$")
     return f" {safe}" if safe.startswith("_") else safe
 
 
 def _label(text: str) -> str:
-    """One line that is short enough to stand in a drawing."""
+    """One line that is short enough for a figure."""
     short = text if len(text) <= _LONGEST_LABEL else text[: _LONGEST_LABEL - 1] + "…"
     return visible(short)
 
 
 def _spelled(character: str) -> str:
-    """A blank for any kind of blank, else the character's escape."""
+    """A space for any kind of blank, else the character's escape."""
     import unicodedata
 
     return " " if unicodedata.category(character) == "Zs" else ascii(character)[1:-1]

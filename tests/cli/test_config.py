@@ -144,9 +144,9 @@ def test_where_files_are_found(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("devise = 'cpu'", "devise: is no option: did you mean 'device'?"),
+        ("devise = 'cpu'", "devise: is not an option: did you mean 'device'?"),
         ("[tasks]\nsampels = 1", "[tasks] sampels: `sharp tasks` has no such option: did you mean"),
-        ("[mesure]\nx = 1", "[mesure] is no command: did you mean 'measure'?"),
+        ("[mesure]\nx = 1", "[mesure] is not a command: did you mean 'measure'?"),
         ("device = 'cudaa'", "device = 'cudaa': 'cudaa' is not a device: did you mean 'cuda'?"),
         ("samples = 1.5", "samples = 1.5: '1.5' is not a whole number"),
         ("samples = true", "samples = true: is not a single value"),
@@ -154,8 +154,8 @@ def test_where_files_are_found(tmp_path):
         ("strict = 1", "strict = 1: is true or false"),
         ("betas = [0.9]", "betas = [0.9]: takes a list of 2 values"),
         ("epsilon = ['x']", "epsilon = ['x']: 'x' is not a valid float"),
-        ("options = 3", "options is a table"),
-        ("tasks = 3", "tasks is a command, so a table"),
+        ("options = 3", "options must be a table"),
+        ("tasks = 3", "tasks is a command and needs a table"),
         ("[options]\nwidth = [1]", "[options] width = [1]: is not a single value"),
         ("a b", "is not TOML"),
         ("a = " + 9000 * "[" + 9000 * "]", "nested too deeply"),
@@ -172,7 +172,7 @@ def test_bad_files_are_named_with_the_key(folder, probe, text, said):
 
 def test_errors_in_pyproject_name_the_table(folder, probe):
     (folder / "pyproject.toml").write_text("[tool.sharp]\ndevise = 1\n")
-    assert "pyproject.toml [tool.sharp]: devise: is no option" in probe().stderr
+    assert "pyproject.toml [tool.sharp]: devise: is not an option" in probe().stderr
 
 
 def test_help_comes_even_where_the_file_is_bad(folder, probe):

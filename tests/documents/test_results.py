@@ -99,10 +99,10 @@ def test_epsilon_is_written_as_people_write_it(value: float, text: str) -> None:
         ("[1]", 'x.json: is not a sharpcli/1 document ("schema" is null)'),
         ('{"schema": "other/2"}', '"schema" is "other/2"'),
         ('{"schema": "sharpcli/1", "kind": "measure"}', 'x.json: the document: lacks "settings"'),
-        ('{"schema": NaN}', "NaN is no number of JSON"),
-        ('{"schema": 1, "schema": 2}', 'x.json: is not JSON (the key "schema" is there twice)'),
+        ('{"schema": NaN}', "NaN is not a JSON number"),
+        ('{"schema": 1, "schema": 2}', 'x.json: is not JSON (the key "schema" appears twice)'),
         (b"\xff\xfe\xff", "x.json: is not JSON"),
-        ("[" * 100_000, "x.json: is not a result: lists in lists without end"),
+        ("[" * 100_000, "x.json: is not a result: lists nested too deeply"),
     ],
 )
 def test_what_is_no_result_is_refused(text: str | bytes, message: str) -> None:

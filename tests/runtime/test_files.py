@@ -196,7 +196,7 @@ def test_a_reservation_becomes_the_file_or_goes(folder):
 def test_a_stream_for_reading_is_no_output(folder):
     with open(os.devnull, "rb") as stream:  # noqa: PTH123
         path = Path(f"/dev/fd/{stream.fileno()}")
-        with pytest.raises(SharpError, match="is for reading"), reserved(path):
+        with pytest.raises(SharpError, match="only for reading"), reserved(path):
             pytest.fail("the work has begun")
 
 

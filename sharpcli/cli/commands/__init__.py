@@ -1,1 +1,1 @@
-"""One thin file a subcommand: parse, one call into `runs`, render."""
+"""One short file per subcommand: parse the options, call `runs` once, render the result."""

@@ -1,4 +1,4 @@
-"""`sharp compare`: saved results in one table."""
+"""`sharp compare`: compare saved results in one table."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def compare(
 ) -> int:
     """Compare saved results in one table.
 
-    RESULT.json is what `sharp measure --json` wrote, `-` reads it from a pipe. Shows groups over
-    seeds, differences to a baseline, and the rank correlation of each measure with the
+    RESULT.json is a file written by `sharp measure --json`; `-` reads it from a pipe. Shows groups
+    over seeds, differences to a baseline, and the rank correlation of each measure with the
     generalization gap. Needs no torch, no task and no checkpoint.
     """
     from sharpcli.documents import comparison
@@ -62,7 +62,7 @@ def compare(
 
 
 def read_result(name: str) -> tuple[str, Document]:
-    """A saved result and what to call it; `-` reads standard input."""
+    """A saved result and its name in messages; `-` reads standard input."""
     if name != "-":
         return name, load_document(name)
     piped = "standard input"

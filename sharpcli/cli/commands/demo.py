@@ -1,4 +1,4 @@
-"""`sharp demo`: the whole story in about a minute, on real data that come with scikit-learn."""
+"""`sharp demo`: train, measure and compare in about a minute, on real data from scikit-learn."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Examples:
     type=click.Path(file_okay=False, path_type=Path),
     default="sharp-demo",
     show_default=True,
-    help="Where the four checkpoints go.",
+    help="The folder for the four checkpoints.",
 )
 @click.option(
     "--seed",
@@ -47,9 +47,9 @@ Examples:
 def demo(folder: Path, seed: int, quiet: bool) -> None:
     """Train and measure small- and large-batch minima.
 
-    Trains a small network on real handwritten digits four times (SGD and Adam, small and large
-    batches, to one training loss), measures how sharp the four minima are, says what that shows,
-    prints the commands that repeat each step, and draws the loss between two of the minima.
+    Trains a small network on real handwritten digits four times: with SGD and Adam, with small and
+    large batches, to the same training loss. Measures how sharp the four minima are and summarizes
+    the result. Prints the commands that repeat each step, and draws the loss between two minima.
     """
     from sharpcli.cli.progress_bars import progress_bars
     from sharpcli.render import console, emit, error_console
@@ -80,22 +80,22 @@ def demo(folder: Path, seed: int, quiet: bool) -> None:
 
 
 def checkpoint_paths(folder: Path) -> list[Path]:
-    """Where the checkpoint of each setup goes; makes the folder."""
+    """The checkpoint path of each setup; creates the folder."""
     from sharpcli.runs.demo import SETUPS
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         dangling = os.path.islink(folder)  # noqa: PTH114 (never raises)
-        reason = "it is a link that leads nowhere" if dangling else error.strerror
+        reason = "it is a link to a missing target" if dangling else error.strerror
         raise SharpError(
-            f"{folder}: cannot be made: {reason}", "name another with --folder"
+            f"{folder}: cannot be created: {reason}", "name another with --folder"
         ) from error
     return [folder / f"{it.optimizer}-batch-{it.batch_size}.safetensors" for it in SETUPS]
 
 
 def train_command(setting: TrainSettings, path: Path) -> str:
-    """The `sharp train` command that makes this checkpoint."""
+    """The `sharp train` command that produces this checkpoint."""
     from sharpcli.runs.demo import TASK, TASK_OPTIONS
 
     options = [word for name, value in TASK_OPTIONS.items() for word in ("-O", f"{name}={value}")]

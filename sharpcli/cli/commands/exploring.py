@@ -1,4 +1,4 @@
-"""What `sharp interpolate` and `sharp landscape` share: their options, and how a run ends."""
+"""Options and the run shared by `sharp interpolate` and `sharp landscape`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 _FARTHEST = 1e30  # distances beyond overflow in float32
-_BETWEEN = "\0"  # no path holds it
+_BETWEEN = "\0"  # no path contains it
 _TAKEN = (
     "--mark and --trajectory take all files that follow them: name other checkpoints before them, "
     "or behind a --"
@@ -39,7 +39,7 @@ class GatheringCommand(click.Command):
     """A command whose `--mark` and `--trajectory` take all the files that follow them."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put the files behind such an option into one argument, up to the next option."""
+        """Join the files after such an option, up to the next option, into one argument."""
         gathered: list[str] = []
         rest = iter(args)
         pending: str | None = next(rest, None)
@@ -57,7 +57,7 @@ class GatheringCommand(click.Command):
                 )
             if files:
                 gathered.append(_BETWEEN.join(files))
-        took = {"--mark", "--trajectory"} & {*gathered}  # which Click empties
+        took = {"--mark", "--trajectory"} & {*gathered}  # before Click empties the list
         try:
             return super().parse_args(ctx, gathered)
         except click.MissingParameter as error:
@@ -112,7 +112,7 @@ class RangesType(ParameterType):
 
 
 class FilesType(ParameterType):
-    """The files that `GatheringCommand` has put together."""
+    """The files that `GatheringCommand` has joined."""
 
     name = "CKPT..."
 
@@ -134,10 +134,10 @@ FILES: Final = FilesType()
 
 
 def exploring_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add what both commands take: `grid`, `batch_norm`, `marks`, `trajectories` and `resume`.
+    """Add the shared options: `grid`, `batch_norm`, `marks`, `trajectories` and `resume`.
 
-    `trajectories` are paths of checkpoints: an option with several files is a path of its own,
-    those with a single one make up one path together.
+    `trajectories` are lists of checkpoints. An option with several files is one trajectory; options
+    with a single file form one trajectory together.
     """
 
     @functools.wraps(command)
@@ -183,7 +183,7 @@ _OPTIONS = (
         "ranges",
         type=RANGES,
         metavar="LOW:HIGH",
-        help="From where to where along each axis: -1:2, or -1:1,0:3 for two.",
+        help="Start and end of each axis: -1:2, or -1:1,0:3 for two.",
     ),
     click.option(
         "--batch-norm",
@@ -191,34 +191,35 @@ _OPTIONS = (
         type=click.Choice(["recalibrate", "interpolate", "batch"]),
         default=BatchNormSettings().mode,
         show_default=True,
-        help="Running statistics at each point: taken anew on training data, summed from the "
-        "checkpoints', or those of the data evaluated on.",
+        help="Running statistics at each point: recomputed on training data, interpolated between "
+        "the checkpoints, or those of the evaluated batch.",
     ),
     click.option(
         "--batch-norm-examples",
         type=WholeType(2),
         metavar="N",
-        help="Training examples for recalibration. Default: as many as go in one pass.",
+        help="Training examples for recalibration. Default: as many as fit in one pass.",
     ),
     click.option(
         "--mark",
         multiple=True,
         type=FILES,
         metavar="CKPT...",
-        help="Further checkpoints to put on the picture, where they project to.",
+        help="More checkpoints to show, at their projections.",
     ),
     click.option(
         "--trajectory",
         multiple=True,
         type=FILES,
         metavar="CKPT...",
-        help="The checkpoints of an optimizer's path, to project. Again with several for another.",
+        help="The checkpoints of an optimizer's path, to project. Repeat with several for another "
+        "path.",
     ),
     click.option(
         "--resume/--no-resume",
         default=True,
         show_default=True,
-        help="Go on from the finished points of a run that was killed, or start over.",
+        help="Continue from the finished points of a killed run, or start over.",
     ),
 )
 
@@ -226,9 +227,9 @@ _OPTIONS = (
 def run_exploration(
     explore: Callable[[Watch], Report], output: OutputSettings, *, resume: bool
 ) -> int:
-    """Run `explore` with progress and a journal, print its document, and give the exit code.
+    """Run `explore` with progress and a journal, print its document, and return the exit code.
 
-    The journal is removed once the document is where it belongs.
+    The journal is removed once the document is written.
     """
     from sharpcli.cli.progress_bars import notes_of, progress_bars
     from sharpcli.documents.results import is_interrupted, to_document
@@ -253,13 +254,16 @@ def beside_of(marks: Sequence[str], trajectories: Sequence[Sequence[str]]) -> An
 
 
 def check_paths(paths: Sequence[str], *, least: int = 1, gathered: bool = False) -> None:
-    """Refuse an empty path, and too few where options have `gathered` files; raises `UsageError`.
+    """Refuse an empty path, and fewer than `least` paths if options have `gathered` files.
 
-    Where none have, whoever explores says how many there must be.
+    If none have, the exploring function checks the number itself.
+
+    Raises:
+        UsageError: A path is empty, or there are too few.
     """
     if len(paths) < least and gathered:
         raise UsageError(
-            f"{counted(len(paths), 'checkpoint')} to explore, and it takes {least}", _TAKEN
+            f"{counted(len(paths), 'checkpoint')} to explore, but it takes {least}", _TAKEN
         )
     if "" in paths:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""`sharp init`: a task file to start from."""
+"""`sharp init`: write a task file to start from."""
 
 from __future__ import annotations
 
@@ -29,19 +29,21 @@ Examples:
     type=click.Choice(TEMPLATES),
     default="plain",
     show_default=True,
-    help="What the file starts from.",
+    help="The template of the file.",
 )
-@click.option("--force", is_flag=True, help="Overwrite FILE if it is there.")
+@click.option("--force", is_flag=True, help="Overwrite FILE if it exists.")
 def init(file: Path, template: str, force: bool) -> None:
     """Write a task file to start from.
 
-    FILE (task.py by default) is a commented task that works as it is, on made-up data: put your
-    own model, data and loss in.
+    FILE (task.py by default) is a commented task that works as it is, on synthetic data. Replace
+    its model, data and loss with your own.
     """
     if not file.name:
         raise UsageError("FILE is empty", "name a file such as task.py")
     if file.suffix != ".py":
-        raise UsageError(f"{file}: a task file ends in .py", f"write to {file.with_suffix('.py')}")
+        raise UsageError(
+            f"{file}: a task file must end in .py", f"write to {file.with_suffix('.py')}"
+        )
     text = template_text(template, file)
     with reserved(file):
         if os.path.lexists(file) and not force:
@@ -54,6 +56,6 @@ def init(file: Path, template: str, force: bool) -> None:
 
 
 def template_text(template: str, file: Path) -> str:
-    """The text of a template, naming `file` in its examples."""
+    """The text of a template, with `file` in its examples."""
     source = resources.files("sharpcli.tasks") / "templates" / f"{template}.py.txt"
     return source.read_text("utf-8").format(file=file)

@@ -1,4 +1,4 @@
-"""`sharp inspect`: what is in a checkpoint, without a task."""
+"""`sharp inspect`: show what is in a checkpoint, without a task."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Examples:
 def inspect(checkpoints: tuple[str, ...], output: OutputSettings) -> int:
     """Show what is in a checkpoint.
 
-    Its tensors with shape, dtype, norm and range; the settings that are stored with them; the
+    Shows its tensors with shape, dtype, norm and range, the settings stored with them, and the
     optimizer's state. CKPT is a safetensors file, a torch file (.pt, .pth, .ckpt, .bin), a sharded
-    index or a folder in Hugging Face's layout. No task is needed, and no code in the file runs.
+    index or a folder in Hugging Face's layout. Needs no task, and runs no code from the file.
     """
     from sharpcli.render import emit
     from sharpcli.runs.inspect import inspect_checkpoints

@@ -1,4 +1,4 @@
-"""`sharp interpolate`: what lies between two checkpoints, or on the plane through three."""
+"""`sharp interpolate`: the loss between two checkpoints, or on the plane through three."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ Examples:
 @click.option(
     "--align",
     is_flag=True,
-    help="Also the line to B with its hidden units permuted to match A's (weight matching).",
+    help="Also the line to B after its hidden units are permuted to match A's (weight matching).",
 )
 @click.option(
     "--path",
@@ -103,9 +103,10 @@ def interpolate(
 ) -> int:
     """Draw the loss between checkpoints.
 
-    On the line through A and B (α = 0 at A, 1 at B) or the plane through A, B and C, in true weight
-    distance: loss and metrics on training and test data, and how high a barrier lies between the
-    two. Finished points are kept as they come: a run that is killed goes on where it stopped.
+    Computes loss and metrics on training and test data, on the line through A and B (α = 0 at A, 1
+    at B) or the plane through A, B and C, in true weight distance. A line also gives the height of
+    the barrier between A and B. Finished points are saved at once, so a killed run continues where
+    it stopped.
     """
     check_paths(checkpoints, least=2, gathered=bool(marks or trajectories))
     path = None

@@ -63,7 +63,7 @@ Examples:
 @click.option(
     "--normalize",
     type=click.Choice(["filter", "layer", "none"]),
-    help="Scale the axes to the norm of the weights, filter by filter or layer by layer. "
+    help="Scale the axes to the norms of the weights, filter by filter or layer by layer. "
     f"Default: {', '.join(f'{k.normalize} ({k.name})' for k in DIRECTION_KINDS.values())}.",
 )
 @click.option(
@@ -72,13 +72,13 @@ Examples:
     metavar="T",
     default=DEFAULT.tol,
     show_default=True,
-    help="Hessian axes: largest residual as a share of λ1.",
+    help="Hessian axes: largest residual as a fraction of λ1.",
 )
 @click.option(
     "--max-products",
     type=POSITIVE,
     metavar="N",
-    help="Hessian axes: stop after so many products. Default: chosen by what is asked.",
+    help="Hessian axes: stop after this many products. Default: depends on the axes.",
 )
 @parameters_option
 @exploring_options
@@ -105,10 +105,10 @@ def landscape(
 ) -> int:
     """Draw the loss surface around a checkpoint.
 
-    Loss and metrics on training and test data along one or two axes through the checkpoint, which
-    is at 0. Random axes are as long as the weights, filter by filter (Li et al. 2018), so that
-    pictures of two networks can be compared. Finished points are kept as they come: a run that is
-    killed goes on where it stopped.
+    Computes loss and metrics on training and test data along one or two axes through the
+    checkpoint, which is at 0. Random axes are scaled to the weights, filter by filter (Li et al.
+    2018), so that pictures of two networks can be compared. Finished points are saved at once, so a
+    killed run continues where it stopped.
     """
     check_paths([checkpoint])
     for kind in DIRECTION_KINDS.values():

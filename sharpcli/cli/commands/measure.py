@@ -1,4 +1,4 @@
-"""`sharp measure`: the measures of each checkpoint, a row each."""
+"""`sharp measure`: the measures of each checkpoint, one row each."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Command = Callable[..., Any]
 
 
 class SubspaceType(ParameterType):
-    """`full`, or the dimensions of a random subspace."""
+    """`full`, or the dimension of a random subspace."""
 
     name = "full|P"
 
@@ -54,7 +54,7 @@ DEFAULT = MeasureSettings()
 
 
 def options_of_measures(command: Command) -> Command:
-    """Add the options that measures bring themselves; the command gets them as `options`."""
+    """Add the options that measures define themselves; the command gets them as `options`."""
     brought = {
         option.name: (measure.name, option)
         for measure in known_measures().values()
@@ -80,7 +80,7 @@ def options_of_measures(command: Command) -> Command:
 
 
 def _type_of(option: Option) -> Any:
-    """The Click type of an option that a measure brings."""
+    """The Click type of an option that a measure defines."""
     if option.choices:
         return click.Choice(option.choices)
     ranged = {float: NumberType, int: WholeType}.get(type(option.default))
@@ -104,12 +104,12 @@ Examples:
     "measures",
     multiple=True,
     metavar="NAME",
-    help="A measure, or all. Again for more. Default: "
+    help="A measure, or all. Repeatable. Default: "
     f"{', '.join(name for name, known in known_measures().items() if known.default)}. --list says "
     "what there is.",
 )
 @click.option(
-    "--list", "list_measures", is_flag=True, help="Print the measures there are, and end."
+    "--list", "list_measures", is_flag=True, help="Print the available measures and exit."
 )
 @click.option(
     "--epsilon",
@@ -119,7 +119,7 @@ Examples:
     metavar="E",
     default=DEFAULT.epsilons,
     show_default=True,
-    help="ε-sharpness: the size of the box. Again for more.",
+    help="ε-sharpness: the size of the box. Repeatable.",
 )
 @click.option(
     "--subspace",
@@ -129,7 +129,7 @@ Examples:
     metavar="P",
     default=("full",),
     show_default=True,
-    help="ε-sharpness: dimensions of a random subspace, or full. Again for more.",
+    help="ε-sharpness: dimension of a random subspace, or full. Repeatable.",
 )
 @click.option(
     "--draws",
@@ -137,7 +137,7 @@ Examples:
     metavar="N",
     default=DEFAULT.draws,
     show_default=True,
-    help="ε-sharpness: how many random subspaces of each size. φ is their mean, with its standard "
+    help="ε-sharpness: number of random subspaces of each size. φ is their mean, with its standard "
     "error.",
 )
 @click.option(
@@ -145,8 +145,8 @@ Examples:
     type=click.Choice(["lbfgsb", "corner", "both", "raw"]),
     default=DEFAULT.maximizer,
     show_default=True,
-    help="ε-sharpness: how the maximum is sought. raw is SciPy's L-BFGS-B on the unscaled problem, "
-    "for comparing with published numbers.",
+    help="ε-sharpness: how to search for the maximum. raw is SciPy's L-BFGS-B on the unscaled "
+    "problem, for comparison with published numbers.",
 )
 @click.option(
     "--top",
@@ -155,7 +155,7 @@ Examples:
     metavar="K",
     default=DEFAULT.top,
     show_default=True,
-    help="hessian: how many of the largest eigenvalues.",
+    help="hessian: number of largest eigenvalues.",
 )
 @click.option(
     "--tol",
@@ -163,7 +163,7 @@ Examples:
     metavar="T",
     default=DEFAULT.tol,
     show_default=True,
-    help="hessian: largest residual as a share of λ1.",
+    help="hessian: largest residual as a fraction of λ1.",
 )
 @click.option(
     "--relative-error",
@@ -183,12 +183,12 @@ Examples:
     "--max-products",
     type=WholeType(1),
     metavar="N",
-    help="hessian, trace: stop after so many products. Default: chosen by what is asked.",
+    help="hessian, trace: stop after this many products. Default: depends on the measures.",
 )
 @click.option(
     "--by",
     type=click.Choice(["layer"]),
-    help="Measure each layer's block of the parameters too: a run a layer.",
+    help="Also measure each layer's block of the parameters, one run per layer.",
 )
 @options_of_measures
 @parameters_option
@@ -220,8 +220,8 @@ def measure(
     """Measure how sharp the minimum of each checkpoint is.
 
     Prints a row for each checkpoint: loss and generalization gap, Keskar's ε-sharpness, the
-    gradient's norm, both ends of the Hessian's spectrum and its trace, every number with its
-    error. A checkpoint that fails is said in its place and the others are still measured.
+    gradient's norm, both ends of the Hessian's spectrum and its trace, each with its error. A
+    failure is shown in its row, and the other checkpoints are still measured.
     """
     from sharpcli.cli.progress_bars import notes_of, progress_bars
     from sharpcli.render import emit
@@ -272,7 +272,7 @@ def run_measure(
     begin: Begin | None = None,
     notes: Notes | None = None,
 ) -> Document:
-    """Measure checkpoints and give the document: what `sharp measure` and `sharp demo` share."""
+    """Measure checkpoints and return the document; `sharp measure` and `sharp demo` share this."""
     from sharpcli.documents.results import to_document
     from sharpcli.runs.measure import measure_checkpoints
     from sharpcli.runtime.progress import Notes, silent
@@ -290,7 +290,7 @@ def run_measure(
 
 
 def _note_unread(settings: MeasureSettings, notes: Notes) -> None:
-    """Say which options are given that none of the measures asked for reads."""
+    """Note which given options none of the requested measures uses."""
     for name, measures in readers(choose(settings.measures)).items():
         if name == "relative_error" and settings.sampling_error is not None:
             continue  # with --samples it is the sample's

@@ -1,4 +1,4 @@
-"""`sharp plot`: the figure of a saved result."""
+"""`sharp plot`: draw a saved result."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ Examples:
 )
 @click.argument("result", metavar="RESULT.json")
 @click.option(
-    "--split", type=click.Choice(["train", "test"]), help="Draw this split. Default: all there are."
+    "--split", type=click.Choice(["train", "test"]), help="Draw only this split. Default: all."
 )
 @click.option(
     "--metric",
     metavar="NAME",
-    help="On a plane, draw this in place of the loss; on a line, beside it.",
+    help="Draw this metric: on a plane instead of the loss, on a line next to it.",
 )
 @click.option(
     "--scale",
     type=click.Choice(["auto", "linear", "log"]),
     default=FigureSettings().scale,
     show_default=True,
-    help="The scale of the loss or the density in a file; auto is log where it spans decades.",
+    help="The scale of the loss or the density in a file; auto is log if it spans decades.",
 )
 @click.option(
     "--width",
@@ -60,9 +60,9 @@ def plot(
 ) -> int:
     """Draw a saved line, plane, landscape or spectrum.
 
-    RESULT.json is what `sharp interpolate`, `landscape` or `spectrum` wrote with --json, `-` reads
-    it from a pipe. Draws in the terminal, or to the files of --plot. Needs no torch, no task and no
-    checkpoint.
+    RESULT.json is a file written by `sharp interpolate`, `landscape` or `spectrum` with --json; `-`
+    reads it from a pipe. Draws in the terminal, or to the files of --plot. Needs no torch, no task
+    and no checkpoint.
     """
     from sharpcli.render import emit, say_written
     from sharpcli.render.files.plotting import draw, narrowed
@@ -85,7 +85,7 @@ def plot(
 
 
 def _check(document: Document, name: str) -> None:
-    """Raise `SharpError` with the file's name where a document cannot be drawn."""
+    """Raise `SharpError` with the file's name if a document cannot be drawn."""
     from sharpcli.render.kinds import read_drawing
 
     try:

@@ -35,8 +35,8 @@ Examples:
     "--probes",
     type=WholeType(2),
     metavar="N",
-    help="Random directions that the density is estimated from. Default: 2 for a large model, more "
-    "for a small one.",
+    help="Random directions for estimating the density. Default: 2 for a large model, more for a "
+    "small one.",
 )
 @click.option(
     "--steps",
@@ -44,7 +44,7 @@ Examples:
     metavar="N",
     default=DEFAULT.steps,
     show_default=True,
-    help="Lanczos steps from each: how finely the spectrum is resolved.",
+    help="Lanczos steps from each; more steps resolve the spectrum more finely.",
 )
 @parameters_option
 @curvature_options
@@ -64,10 +64,10 @@ def spectrum(
 ) -> int:
     """Draw the spectral density of each checkpoint's Hessian.
 
-    Stochastic Lanczos quadrature: how the eigenvalues are spread, from a few hundred Hessian-vector
-    products. Prints a chart, and for each checkpoint both ends of the spectrum, where the bulk
-    ends, how many outliers lie beyond, and the moments, each with its error. Of a model with fewer
-    parameters than that, all eigenvalues.
+    Stochastic Lanczos quadrature estimates the distribution of the eigenvalues from a few hundred
+    Hessian-vector products. Prints a chart, and for each checkpoint both ends of the spectrum, the
+    bulk's edge, the number of outliers beyond it, and the moments, each with its error. A model
+    with fewer parameters than that gets all its eigenvalues.
     """
     from sharpcli.cli.progress_bars import notes_of, progress_bars
     from sharpcli.documents.results import to_document

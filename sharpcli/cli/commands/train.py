@@ -62,7 +62,7 @@ Examples:
     type=click.Choice(list(OPTIMIZERS)),
     default=_DEFAULT.optimizer,
     show_default=True,
-    help="What takes the steps.",
+    help="The optimizer.",
 )
 @click.option(
     "--lr",
@@ -77,14 +77,14 @@ Examples:
     metavar="N",
     default=_DEFAULT.batch_size,
     show_default=True,
-    help="Examples in a step.",
+    help="Examples per step.",
 )
 @click.option(
     "--fixed-batch",
     type=POSITIVE,
     metavar="N",
-    help="For a loss that couples the examples of a batch: steps and the train loss are of batches "
-    "of N. Default: each example's loss is its own.",
+    help="For a loss that couples the examples of a batch: steps and the training loss use batches "
+    "of N. Default: a mean over independent examples.",
 )
 @click.option(
     "--epochs",
@@ -92,14 +92,14 @@ Examples:
     metavar="N",
     default=_DEFAULT.epochs,
     show_default=True,
-    help="Passes over the data, at most.",
+    help="Most passes over the data.",
 )
 @_hyperparameter_options
 @click.option(
     "--until-loss",
     type=NumberType(),
     metavar="X",
-    help="Stop after the first epoch that ends with a loss on all training data of at most X.",
+    help="Stop after the first epoch whose final loss on all training data is at most X.",
 )
 @click.option(
     "--seed",
@@ -115,7 +115,7 @@ Examples:
     metavar="FILE",
     default="model.safetensors",
     show_default=True,
-    help="Where the checkpoint goes.",
+    help="The file of the checkpoint.",
 )
 @click.option(
     "--json", "as_json", is_flag=True, help="Print a JSON document on stdout instead of a line."
@@ -132,8 +132,8 @@ def train(
     """Train a task's model and save a checkpoint.
 
     TASK is a built-in task's name, a task file or an object (package.module:name). The checkpoint
-    is a safetensors file whose metadata hold the settings, which `sharp measure` shows beside
-    what it measures.
+    is a safetensors file whose metadata hold the settings, which `sharp measure` shows with its
+    results.
     """
     from sharpcli.cli.progress_bars import progress_bars
     from sharpcli.render import emit, say

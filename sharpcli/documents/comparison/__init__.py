@@ -1,7 +1,7 @@
-"""Saved measurements side by side: groups, differences to a baseline, rank correlations.
+"""Compare saved measurements: groups, differences to a baseline, rank correlations.
 
-Works on documents alone, in plain Python: no torch, no numpy. A row of the comparison is a group;
-without `by` every checkpoint is a group of its own.
+Reads only documents, in plain Python without torch or numpy. Each row of the comparison is a
+group; without `by` each checkpoint is its own group.
 """
 
 from __future__ import annotations
@@ -46,11 +46,16 @@ def compare(
     baseline: str | None = None,
     exact: Collection[str] = (),
 ) -> Report:
-    """Put `measure` documents, each with its name, into one report of kind "compare".
+    """Compare `measure` documents in one report of kind "compare".
 
-    `exact` are JSON keys of measures whose numbers, where they state no error, are exact up to
-    rounding. Raises `SharpError` where a document is not a measurement or nothing in it was
-    measured, and `UsageError` where `by` or `baseline` names what there is not.
+    A document that is not a measurement, or documents without a measured checkpoint, give a
+    `SharpError`; an unknown key in `by` or an unknown `baseline` gives a `UsageError`.
+
+    Args:
+        documents: Pairs of a name, for messages, and a document.
+        by: Metadata keys that define the groups.
+        baseline: A row's label, a path or `key=value,…`.
+        exact: JSON keys of measures whose numbers are exact up to rounding if they state no error.
     """
     members, notes = read_members(documents, exact)
     groups = group_members(members, by)
@@ -83,7 +88,7 @@ def compare(
 def _correlations(members: Sequence[Member]) -> tuple[list[Document], list[str]]:
     """Kendall's tau-b of every measure with the generalization gap, over the checkpoints.
 
-    Test values and gaps are left out: they are what the gap is made of.
+    Test values and gaps are left out, because the gap is computed from them.
     """
     having_gap = [m for m in members if _value(m, _GAP) is not None]
     n = len(having_gap)
@@ -93,7 +98,7 @@ def _correlations(members: Sequence[Member]) -> tuple[list[Document], list[str]]
         )
         return [], [
             "no rank correlations with the generalization gap (test loss minus training loss): "
-            f"they need {_FEWEST_CORRELATED} checkpoints with a gap, and {found}"
+            f"they need {_FEWEST_CORRELATED} checkpoints with a gap, but {found}"
         ]
     correlations = []
     for key in dict.fromkeys(key for member in having_gap for key in member.scalars):
@@ -112,8 +117,8 @@ def _correlations(members: Sequence[Member]) -> tuple[list[Document], list[str]]
                 }
             )
     return correlations, [
-        f"rank correlations are over {n} checkpoints: the smallest p-value that is possible is "
-        f"{smallest_p_value(n):.2g}, and each p is for one measure looked at alone"
+        f"rank correlations are over {n} checkpoints: the smallest possible p-value is "
+        f"{smallest_p_value(n):.2g}, and each p is for one measure alone"
     ]
 
 
@@ -134,10 +139,10 @@ def _summary(group: Group) -> Document:
 
 
 def _statistics(group: Group, key: str) -> Document:
-    """Mean and standard deviation of those that have a value; errors are the means of theirs.
+    """Mean and standard deviation of the members with a value, and the mean of their errors.
 
-    The mean of the errors bounds the error of the mean, whether they are independent or not. There
-    is no error where a part of any is not known.
+    The mean of the errors bounds the error of the mean, whether they are independent or not. If
+    part of a member's error is unknown, there is no error.
     """
     scalars = [member.scalars[key] for member in group.members if key in member.scalars]
     finite = [scalar for scalar in scalars if scalar["value"] is not None]
@@ -168,7 +173,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _deviation(values: Sequence[float]) -> float | None:
-    """With n − 1 in the denominator; None for fewer than two values."""
+    """The standard deviation, with n − 1 in the denominator; None for fewer than two values."""
     if len(values) < 2:
         return None
     mean = sum(value / len(values) for value in values)
@@ -176,7 +181,7 @@ def _deviation(values: Sequence[float]) -> float | None:
 
 
 def _differences(group: Group, summary: Document, base: Group, of_base: Document) -> Document:
-    """A group's summary with the difference to the baseline in each of its measures."""
+    """A group's summary, with the difference to the baseline added to each measure."""
     return {
         **summary,
         "measures": {
@@ -195,7 +200,7 @@ def _differences(group: Group, summary: Document, base: Group, of_base: Document
 
 
 def _uncertainty(group: Group, key: str) -> Uncertainty | None:
-    """Of a measure's mean over a group, None where a part of it is not known."""
+    """The uncertainty of a measure's mean over a group; None if a part of it is unknown."""
     finite = [(m, m.scalars[key]) for m in group.members if _value(m, key) is not None]
     if not finite:
         return None
@@ -211,11 +216,11 @@ def _uncertainty(group: Group, key: str) -> Uncertainty | None:
 def _difference(
     own: Document, base: Document | None, of_own: Uncertainty | None, of_base: Uncertainty | None
 ) -> Document | None:
-    """To the baseline, with all that is known of its error.
+    """The difference to the baseline, with its errors.
 
     Between two single checkpoints `error` is that of both measurements. Between groups it is
-    Welch's standard error over the seeds, and that of the measurements stays beside it. Between
-    a single one and a group it is not known, as that one has no deviation over seeds.
+    Welch's standard error over the seeds, and the measurements' error is given separately. Between
+    a single checkpoint and a group it is unknown, because one has no deviation over seeds.
     """
     if base is None or own["mean"] is None or base["mean"] is None:
         return None
@@ -275,7 +280,7 @@ def _welch(own: Document, base: Document) -> Document:
 
 
 def _baseline(text: str, groups: Sequence[Group]) -> int:
-    """The index of the one group that a label, a path or `key=value,…` means."""
+    """The index of the single group that matches a label, a path or `key=value,…`."""
     matching = [
         index
         for index, group in enumerate(groups)
@@ -291,16 +296,16 @@ def _baseline(text: str, groups: Sequence[Group]) -> int:
     if len(matching) == 1:
         return matching[0]
     found = (
-        f"fits {len(matching)} rows: {named([groups[index].label for index in matching])}"
+        f"matches {len(matching)} rows: {named([groups[index].label for index in matching])}"
         if matching
-        else "fits no row"
+        else "matches no row"
     )
     rows = "; ".join(group.label for group in groups[:10]) + ("; …" if len(groups) > 10 else "")
     raise UsageError(f"{setting('baseline', text)}: {found}", f"name one of the rows: {rows}")
 
 
 def _means(text: str, group: Group, key: str) -> bool:
-    """Whether every member's metadata has this value, however the number is spelt."""
+    """Whether every member's metadata has this value, in any spelling of a number."""
     for member in group.members:
         value = member.metadata.get(key)
         if str(value) == text:

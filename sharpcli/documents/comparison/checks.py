@@ -1,4 +1,4 @@
-"""What makes compared numbers mean less than they seem to, said in sentences."""
+"""Warnings and notes about what limits a comparison."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from sharpcli.errors import counted, setting
 __all__ = ["comparability_warnings", "grouping_notes", "same_task", "training_loss_warning"]
 
 _LOSS_RATIO = 2.0
-_NOT_A_CHOICE = {"seed", "epochs", "steps", "train_loss"}  # what came out, not what was tried
+_NOT_A_CHOICE = {"seed", "epochs", "steps", "train_loss"}  # seeds and outcomes, not settings
 _WITHOUT_EFFECT = re.compile(
     r"settings\.(run\.(device|batch_size)$|measure\.by$|output\b|checkpoints\b|paths\b)"
 )
 
 
 def training_loss_warning(losses: Mapping[str, float | None]) -> str | None:
-    """A sentence where the training losses of what is compared differ by more than 2×.
+    """A warning if the training losses of the rows differ by more than 2×, else None.
 
-    `losses` by row label; one that is None or not finite is passed over.
+    `losses` maps row labels to losses; a loss that is None or not finite is ignored.
     """
     known = {row: x for row, x in losses.items() if x is not None and math.isfinite(x)}
     if len(known) < 2:
@@ -48,7 +48,7 @@ def comparability_warnings(
     *,
     grouped: bool,
 ) -> list[str]:
-    """All that should be known before two rows of the comparison are set against each other."""
+    """All warnings that matter when two rows are compared."""
     loss_warning = training_loss_warning({g.label: _mean_training_loss(g) for g in groups})
     return [
         *_different_settings(documents),
@@ -63,7 +63,7 @@ def comparability_warnings(
 def grouping_notes(
     members: Sequence[Member], groups: Sequence[Group], by: Sequence[str]
 ) -> list[str]:
-    """Which checkpoints lack a key of `by`; without `by`, which keys would group over seeds."""
+    """Notes on checkpoints that lack a key of `by`; without `by`, on keys that group over seeds."""
     if by:
         lacking = {key: [m.label for m in members if key not in m.metadata] for key in by}
         return [
@@ -87,7 +87,7 @@ def grouping_notes(
 
 
 def same_task(documents: Sequence[tuple[str, Document]]) -> bool:
-    """Whether all documents measured on the same task, options and data."""
+    """Whether all documents have the same task, options and data."""
     return all(document["task"] == documents[0][1]["task"] for _, document in documents)
 
 
@@ -109,7 +109,7 @@ def _different_settings(documents: Sequence[tuple[str, Document]]) -> list[str]:
             names.setdefault(settings.get(key, "not set"), []).append(name)
         if len(names) > 1:
             found = "; ".join(f"{value} in {named(files)}" for value, files in names.items())
-            warnings.append(f"not measured alike: {key} is {found}")
+            warnings.append(f"settings differ: {key} is {found}")
     return warnings
 
 
@@ -117,7 +117,7 @@ def _lone_members(groups: Sequence[Group]) -> list[str]:
     lone = [group.label for group in groups if len(group.members) == 1]
     if not lone:
         return []
-    return [f"one member alone, so no standard deviation: {'; '.join(lone)}"]
+    return [f"only one member, so no standard deviation: {'; '.join(lone)}"]
 
 
 def _given_twice(members: Sequence[Member]) -> list[str]:
@@ -135,11 +135,11 @@ def _given_twice(members: Sequence[Member]) -> list[str]:
 def _not_converged(members: Sequence[Member]) -> list[str]:
     """One warning for each set of rows that share what did not converge or has no value."""
     told: dict[str, str] = {
-        Status.MAX_PRODUCTS: "did not converge: taken in as found",
-        Status.PRECISION: "rounding keeps the error above the tolerance: taken in as found",
-        Status.SUSPECT: "wrong second derivatives are suspected: taken in as found",
-        Status.UNRESOLVED: "the method cannot tell: taken in as found",
-        Status.NOT_FINITE: "not finite: in no mean and no correlation",
+        Status.MAX_PRODUCTS: "did not converge: included as computed",
+        Status.PRECISION: "rounding keeps the error above the tolerance: included as computed",
+        Status.SUSPECT: "wrong second derivatives are suspected: included as computed",
+        Status.UNRESOLVED: "the method cannot decide: included as computed",
+        Status.NOT_FINITE: "not finite: left out of means and correlations",
     }
     rows: dict[tuple[str, str], list[str]] = {}
     for member in members:
@@ -150,14 +150,14 @@ def _not_converged(members: Sequence[Member]) -> list[str]:
     for (key, status), labels in rows.items():
         keys.setdefault((status, tuple(labels)), []).append(key)
     return [
-        f"{told.get(status, f'{clean(status)}: taken in as found')}: "
+        f"{told.get(status, f'{clean(status)}: included as computed')}: "
         f"{named(measures)} of {named(labels)}"
         for (status, labels), measures in keys.items()
     ]
 
 
 def _unreliable(members: Sequence[Member]) -> list[str]:
-    """One warning that names the rows with sampling errors that say too little."""
+    """One warning that names the rows with unreliable sampling errors."""
     rows = [
         member.label
         for member in members
@@ -166,7 +166,7 @@ def _unreliable(members: Sequence[Member]) -> list[str]:
     if not rows:
         return []
     return [
-        f"sampling errors of {named(rows)} are unreliable, and with them those of differences and "
+        f"sampling errors of {named(rows)} are unreliable, and so are those of differences and "
         f"ratios (marked ?): measure with more {setting('samples')}, or on all of the data"
     ]
 

@@ -1,4 +1,4 @@
-"""The checkpoints of saved measurements, and how they go together."""
+"""The checkpoints of saved measurements, and their groups."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["Group", "Member", "group_members", "read_members"]
 
 @dataclass(frozen=True)
 class Member:
-    """One measured checkpoint of one document; `sampled` where a sample of its data was taken.
+    """One measured checkpoint of one document; `sampled` if measured on a sample of the data.
 
-    A number of the measures in `exact` (JSON keys) that states no error is exact up to rounding.
+    Numbers of the measures in `exact` (JSON keys) without an error are exact up to rounding.
     """
 
     source: str
@@ -34,7 +34,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """The members that agree on the metadata in `values`."""
+    """The members that share the metadata in `values`."""
 
     label: str
     values: Mapping[str, Any]
@@ -46,7 +46,8 @@ def read_members(
 ) -> tuple[list[Member], list[str]]:
     """The measured checkpoints of named documents, and a note for each that failed.
 
-    Raises `SharpError` naming the document that is not a measurement.
+    Raises:
+        SharpError: A document is not a measurement, or no checkpoint was measured.
     """
     found: list[tuple[str, Mapping[str, Any]]] = []
     notes = []
@@ -62,7 +63,7 @@ def read_members(
             else:
                 found.append((name, result))
         if parameters := (document["settings"].get("run") or {}).get("parameters"):
-            notes.append(f"{name}: of the parameters {', '.join(map(str, parameters))} alone")
+            notes.append(f"{name}: only of the parameters {', '.join(map(str, parameters))}")
         if any(result.get("layers") for result in document["results"]):
             notes.append(f"{name}: layers are not compared, only all parameters together")
     if not found:
@@ -86,7 +87,7 @@ def read_members(
 
 
 def _sampled(result: Mapping[str, Any]) -> bool:
-    """Whether fewer examples were measured than there are; a sample of all of them is none."""
+    """Whether fewer examples were measured than the split has."""
     checkpoint = result["checkpoint"]
     return "examples_in_all" in checkpoint or any(
         scalar.get("sampling_error") is not None or scalar.get("sampling_status")
@@ -105,9 +106,9 @@ def _check_keys(by: Sequence[str], members: Sequence[Member]) -> None:
 
 
 def group_members(members: Sequence[Member], by: Sequence[str]) -> list[Group]:
-    """Groups in the order of their metadata; without `by`, one a member.
+    """Groups in the order of their metadata; without `by`, one per member.
 
-    Raises `UsageError` for a key that no checkpoint's metadata has, listing those there are.
+    A key that no checkpoint's metadata has is a `UsageError`.
     """
     _check_keys(by, members)
     if not by:

@@ -1,4 +1,4 @@
-"""Kendall's rank correlation in plain Python, so that `sharp compare` starts at once."""
+"""Kendall's rank correlation in plain Python, so that `sharp compare` starts fast."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Literal
 
 __all__ = ["Correlation", "kendall", "smallest_p_value"]
 
-_ENUMERATED_UP_TO = 7  # 7! = 5040 orders are looked at one by one where there are ties
+_ENUMERATED_UP_TO = 7  # with ties, 7! = 5040 orders are enumerated
 
 
 @dataclass(frozen=True)
 class Correlation:
     """Kendall's tau-b of `n` pairs and its two-sided p-value under independence.
 
-    Both are None where one side is constant. `method` says how the p-value was found: "exact"
-    counts all orders; "normal" is the approximation with the tie-corrected variance.
+    Both are None if one side is constant. The p-value's `method` is "exact", which counts all
+    orders, or "normal", the approximation with the tie-corrected variance.
     """
 
     tau: float | None
@@ -30,7 +30,14 @@ class Correlation:
 
 
 def kendall(x: Sequence[float], y: Sequence[float]) -> Correlation:
-    """Kendall's tau-b of two equally long sequences (Kendall 1945); cost n² comparisons."""
+    """Kendall's tau-b of two sequences of the same length.
+
+    >>> kendall([1, 2, 3, 4], [1, 2, 4, 3]).tau
+    0.6666666666666666
+
+    Cost: n² comparisons.
+    Source: Kendall 1945.
+    """
     n = len(x)
     pairs = n * (n - 1) // 2
     ties_x, ties_y = _ties(x), _ties(y)
@@ -49,7 +56,7 @@ def kendall(x: Sequence[float], y: Sequence[float]) -> Correlation:
 
 
 def smallest_p_value(n: int) -> float:
-    """The least two-sided p-value that n untied pairs can give: 2/n!."""
+    """The smallest two-sided p-value of n pairs without ties: 2/n!."""
     return min(1.0, 2 / math.factorial(min(n, 170)))
 
 
@@ -62,7 +69,7 @@ def _score(x: Sequence[float], y: Sequence[float]) -> int:
 
 
 def _exact(n: int, score: int) -> float:
-    """P(|S| ≥ |score|) over all n! orders: S is the number of pairs less twice the inversions."""
+    """P(|S| ≥ |score|) over all n! orders; S is the number of pairs minus twice the inversions."""
     counts = _inversions(n)
     most = (n * (n - 1) // 2 - abs(score)) // 2
     return min(1.0, 2 * sum(counts[: most + 1]) / math.factorial(n))
@@ -70,7 +77,7 @@ def _exact(n: int, score: int) -> float:
 
 @lru_cache(maxsize=8)
 def _inversions(n: int) -> tuple[int, ...]:
-    """How many of the n! orders have 0, 1, 2, … inversions."""
+    """The number of the n! orders with 0, 1, 2, … inversions."""
     counts = [1]
     for size in range(2, n + 1):
         counts = list(_times_ones(counts, size))
@@ -78,7 +85,7 @@ def _inversions(n: int) -> tuple[int, ...]:
 
 
 def _times_ones(counts: Sequence[int], size: int) -> Iterator[int]:
-    """The polynomial `counts` times 1 + q + … + q^(size-1): a running sum over a window."""
+    """The polynomial `counts` times 1 + q + … + q^(size-1), by a running sum over a window."""
     window = 0
     for index in range(len(counts) + size - 1):
         window += counts[index] if index < len(counts) else 0
@@ -95,7 +102,7 @@ def _pairs(ties: Sequence[int]) -> int:
 
 
 def _variance(n: int, ties_x: Sequence[int], ties_y: Sequence[int]) -> float:
-    """Of the score under independence, given the ties (Kendall 1970, chapter 4)."""
+    """The variance of the score under independence, given the ties (Kendall 1970, chapter 4)."""
     spread = n * (n - 1) * (2 * n + 5) - sum(
         t * (t - 1) * (2 * t + 5) for ties in (ties_x, ties_y) for t in ties
     )

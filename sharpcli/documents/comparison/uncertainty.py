@@ -1,8 +1,8 @@
-"""How sure differences and ratios of measured numbers are. Plain Python.
+"""Errors of differences and ratios of measured numbers, in plain Python.
 
-A number may be off in three ways, which add up differently. A residual is a limit: limits add up.
-The standard errors of a random estimate and of a sample of the data are independent: their squares
-add up. What a sample adds to a maximum on average (`sampling_bias`) is taken off.
+Three kinds of error combine differently. Residuals are limits, so they add. The standard errors of
+a random estimate and of a data sample are independent, so their squares add. The average excess of
+a maximum on a sample (`sampling_bias`) is subtracted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WITHIN = 1.96  # standard errors: an interval of nominally 95 %
 
 Bound = Literal["lower_bound", "upper_bound", "two_bounds"]
 
-# Losses and metrics, means over examples: what has no error there is exact up to rounding.
+# Losses and metrics are means over examples; without an error they are exact up to rounding.
 _MEAN = re.compile(r"[^.\[]+\.(train|test|gap)")
 
 
@@ -40,8 +40,8 @@ _MEAN = re.compile(r"[^.\[]+\.(train|test|gap)")
 class Uncertainty:
     """The parts of a number's error: `limit` is never exceeded, the others are standard errors.
 
-    `over_seeds` is the standard error of a mean over a group's members. `stated` says whether any
-    of them was; a number without is exact up to rounding.
+    `over_seeds` is the standard error of a mean over a group's members. `stated` says whether the
+    document states any error; without one the number is exact up to rounding.
     """
 
     limit: float = 0.0
@@ -53,21 +53,21 @@ class Uncertainty:
 
     @property
     def standard(self) -> float:
-        """All standard errors together."""
+        """The combined standard error."""
         return math.hypot(self.random, self.sampling, self.over_seeds)
 
     @property
     def measurement(self) -> float | None:
-        """The error of the measuring alone, limits and standard errors added; None if exact."""
+        """The measurement's own error, limits and standard errors added; None if exact."""
         return self.limit + math.hypot(self.random, self.sampling) if self.stated else None
 
     @property
     def half_width(self) -> float:
-        """Of an interval of nominally 95 %."""
+        """Half the width of the nominal 95 % interval."""
         return self.limit + WITHIN * self.standard
 
     def minus(self, other: Uncertainty) -> Uncertainty:
-        """Of this number less another, measured independently."""
+        """The uncertainty of this number minus another one, measured independently."""
         return Uncertainty(
             self.limit + other.limit,
             math.hypot(self.random, other.random),
@@ -79,10 +79,10 @@ class Uncertainty:
 
     @staticmethod
     def of_mean(parts: Sequence[Uncertainty], over_seeds: float) -> Uncertainty:
-        """Of the mean of several numbers: the mean of each part, as if they erred together.
+        """The uncertainty of a mean: the mean of each part, as for fully correlated errors.
 
-        Checkpoints that were measured on one sample of the data do, and their spread over seeds
-        then has nothing of it.
+        Checkpoints measured on the same data sample have correlated errors, which their spread over
+        seeds then does not include.
         """
         names = [field.name for field in fields(Uncertainty) if field.name != "stated"]
         means = {name: sum(getattr(p, name) / len(parts) for p in parts) for name in names}
@@ -93,13 +93,16 @@ class Uncertainty:
 def uncertainty_of(
     key: str, scalar: Mapping[str, Any], *, sampled: bool, exact: Collection[str] = ()
 ) -> Uncertainty | None:
-    """The errors of one scalar of a document, None where some part of them is not known.
+    """The errors of one scalar of a document; None if some part of them is unknown.
 
-    `sampled` says that its checkpoint was measured on a sample of the data: all numbers then have
-    a sampling error, and one that states none has one that is not known. A loss or metric is the
-    exception, as one of its splits may have been read whole. An error of 0, as of an accuracy of 1,
-    is one that a sample cannot tell. A number of a measure whose JSON key is in `exact` is exact up
-    to rounding where it states no error.
+    Args:
+        key: The scalar's flat key.
+        scalar: Its fields.
+        sampled: Its checkpoint was measured on a data sample. Then every number has a sampling
+            error, which is unknown if it is not stated. A loss or metric is the exception, because
+            one of its splits may have been measured completely. A sampling error of 0, as for an
+            accuracy of 1, is unknown too.
+        exact: JSON keys of measures that are exact up to rounding if they state no error.
     """
     error, kind = scalar.get("error"), scalar.get("error_kind")
     sampling = scalar.get("sampling_error")
@@ -110,7 +113,7 @@ def uncertainty_of(
     if unknown or sampling == 0 or (of_a_sample and sampling is None):
         return None
     if kind == "standard_error" and error == sampling:
-        error = None  # one and the same error, stated twice
+        error = None  # the same error, stated twice
     own = 0.0 if error is None else float(error)
     random = kind == "standard_error"
     return Uncertainty(
@@ -123,9 +126,9 @@ def uncertainty_of(
 
 
 def worst_status(statuses: Sequence[str]) -> str:
-    """The status of what is made of several numbers: what is wrong with any is wrong with all.
+    """The status of a number computed from several: the worst of theirs.
 
-    Lower bounds together with upper ones are a bound of nothing: "unresolved".
+    Lower and upper bounds together give "unresolved", because the result is no bound.
     """
     wrong = sorted({*statuses} - {*SOUND}, key=lambda status: (status != Status.NOT_FINITE, status))
     if wrong:
@@ -135,7 +138,7 @@ def worst_status(statuses: Sequence[str]) -> str:
 
 
 def bound_of(scalar: Mapping[str, Any]) -> Bound | None:
-    """Whether a scalar or summary is a bound: by its status, or by the kind of its error."""
+    """The kind of bound that a scalar or summary is, by its status or error kind, else None."""
     for kind in (scalar.get("status"), scalar.get("error_kind")):
         if kind == "lower_bound" or kind == "upper_bound":
             return "lower_bound" if kind == "lower_bound" else "upper_bound"
@@ -143,19 +146,19 @@ def bound_of(scalar: Mapping[str, Any]) -> Bound | None:
 
 
 def difference_bound(a: Bound | None, b: Bound | None) -> Bound | None:
-    """What a − b is where these are bounds; "two_bounds" where it may be off either way."""
+    """The kind of bound that a − b is; "two_bounds" if the true value may lie on either side."""
     return _together(_signs(a), -_signs(b))
 
 
 def ratio_bound(a: Bound | None, b: Bound | None, above: float, below: float) -> Bound | None:
-    """What a/b is where these are bounds, at the values `above` and `below`."""
+    """The kind of bound that a/b is, at the values `above` and `below`."""
     if b is not None and (_signs(b) > 0) != (below > 0):
-        return "two_bounds"  # b may be 0, or have the other sign
+        return "two_bounds"  # b may be 0 or have the opposite sign
     return _together(_signs(a) * _sign(below), -_signs(b) * _sign(above))
 
 
 def _signs(bound: Bound | None) -> int:
-    """Whether the true value may be above (1) or below (-1)."""
+    """1 if the true value may be above, -1 if below, 0 otherwise."""
     return {"lower_bound": 1, "upper_bound": -1}.get(bound or "", 0)
 
 
@@ -171,7 +174,7 @@ def _together(*ways: int) -> Bound | None:
 
 
 def ratio_error(above: float, below: float, of_a: Uncertainty, of_b: Uncertainty) -> float:
-    """The error of above/below to first order, limits and standard errors added."""
+    """The first-order error of above/below, limits and standard errors added."""
     ratio = abs(above / below)
     limit = of_a.limit + ratio * of_b.limit
     return (limit + math.hypot(of_a.standard, ratio * of_b.standard)) / abs(below)
@@ -180,9 +183,9 @@ def ratio_error(above: float, below: float, of_a: Uncertainty, of_b: Uncertainty
 def ratio_interval(
     above: float, below: float, of_a: Uncertainty, of_b: Uncertainty
 ) -> tuple[float, float] | None:
-    """All r for which above − r·below is 0 within its errors; None where that has no end.
+    """The interval of all r with above − r·below = 0 within errors; None if it is unbounded.
 
-    Biases are taken off. Without limits it is the interval of Fieller (1954).
+    Biases are subtracted. Without limits this is the interval of Fieller (1954).
     """
     above, below = above - of_a.bias, below - of_b.bias
     if not abs(below) > of_b.half_width:

@@ -1,4 +1,4 @@
-"""The contours of a plane by matplotlib, as in Li et al. 2018 and Garipov et al. 2018."""
+"""Contour plots of a plane with matplotlib, as in Li et al. 2018 and Garipov et al. 2018."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["contour_levels", "plane_figure"]
 
 _COLORS = "viridis"
 _WIDTHS = (4.2, 7.0)  # inches, for one panel and for two
-_ROUND = (  # what levels are multiplied from, coarse to fine
+_ROUND = (  # mantissas of levels, coarse to fine
     (1.0,),
     (1.0, 3.0),
     (1.0, 2.0, 5.0),
@@ -41,16 +41,16 @@ _ROUND = (  # what levels are multiplied from, coarse to fine
     (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0),
 )
 _FEWEST, _MOST = 13, 20  # levels
-_HALO = [withStroke(linewidth=1.8, foreground="white")]  # around text on any colour
+_HALO = [withStroke(linewidth=1.8, foreground="white")]  # makes text readable on any colour
 _RUNS = ("white", "#E69F00", "#56B4E9", "#CC79A7")  # Okabe and Ito's, bright on viridis
 _LEVEL = "level"  # marks the texts that label a line
 _LONG_LABEL = 36  # letters
-_FLAT = 1e-6  # of the value: a smaller range is rounding
-_UNSEEN = 0.01  # of a checkpoint's distance: above it, its label says how much
+_FLAT = 1e-6  # relative to the value: a smaller range is rounding
+_UNSEEN = 0.01  # fraction of a checkpoint's distance from which its label shows it
 
 
 def plane_figure(scene: Scene, settings: FigureSettings) -> Figure:
-    """A panel for each split, on one scale of colours."""
+    """A panel for each split, on one colour scale."""
     metric = settings.metric or scene.metrics[0]
     splits = scene.splits
     surfaces = [drawable(scene.grid.values[split][metric]) for split in splits]
@@ -75,7 +75,7 @@ def plane_figure(scene: Scene, settings: FigureSettings) -> Figure:
             axes.set_title(split)
     _draw_colors(drawn, panels, levels, figure_text(metric), logarithmic=logarithmic)
     _name_runs(drawn, panels[0], scene)
-    drawn.draw_without_rendering()  # which lays it out
+    drawn.draw_without_rendering()  # lays out the figure
     for axes in panels:
         for name in _names(axes):
             _turn_inwards(name, axes)
@@ -84,18 +84,18 @@ def plane_figure(scene: Scene, settings: FigureSettings) -> Figure:
 
 
 def _names(axes: Axes) -> list[Annotation]:
-    """The checkpoints' names, without the labels of the lines."""
+    """The annotations with checkpoints' names, without the lines' labels."""
     return [text for text in axes.texts if isinstance(text, Annotation)]
 
 
 def _turn_inwards(name: Annotation, axes: Axes) -> None:
-    """Put a name that leaves its axes on the best side of its checkpoint.
+    """Move a name that leaves its axes to the best side of its checkpoint, then inside.
 
-    What then still leaves them is moved in. Works on a figure that has been laid out.
+    The figure must be laid out.
     """
 
     def put(side: tuple[float, float]) -> tuple[float, float]:
-        """Offer a side; return how far, in pixels, the name has to be moved from there."""
+        """Try a side; return the remaining shift in pixels."""
         x, y = side
         name.set(ha="left" if x > 0 else "right", va="bottom" if y > 0 else "top")
         name.xyann = side
@@ -113,21 +113,21 @@ def _turn_inwards(name: Annotation, axes: Axes) -> None:
 
 
 def _in_lines(label: str) -> str:
-    """A long label with what is in parentheses on a line of its own."""
+    """A long label with the part in parentheses on its own line."""
     return label if len(label) <= _LONG_LABEL else label.replace(" (", "\n(")
 
 
 def _name_runs(drawn: Figure, axes: Axes, scene: Scene) -> None:
-    """A legend of several runs, below: they often begin at one place, where names would meet."""
+    """A legend of several runs below the panels, because runs often start at the same place."""
     if len(scene.trajectories) > 1:
         handles = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
         drawn.legend(handles=handles, loc="outside lower center", ncols=4, handlelength=1.6)
 
 
 def contour_levels(values: Array, *, logarithmic: bool) -> Array:
-    """Round levels between the least and the largest value: 13 to 20 where the range has them.
+    """Round levels between the smallest and the largest value, 13 to 20 if possible.
 
-    Empty where nothing is finite; the one value where all are equal.
+    Empty if nothing is finite; a single level if all values are equal.
     """
     finite = values[np.isfinite(values)]
     if logarithmic:
@@ -153,7 +153,7 @@ def contour_levels(values: Array, *, logarithmic: bool) -> Array:
 
 
 def _sized(scene: Scene, settings: FigureSettings, panels: int) -> Figure:
-    """A figure as high as its panels are at that width, with room for the scale of colours."""
+    """A figure with the height that its panels need at that width, and room for the colour bar."""
     width = settings.width or _WIDTHS[min(panels, 2) - 1]
     sides = [float(np.ptp(axis.values)) for axis in scene.axes]
     shape = sides[1] / sides[0] if is_true_to_scale(scene) else 0.85
@@ -163,7 +163,7 @@ def _sized(scene: Scene, settings: FigureSettings, panels: int) -> Figure:
 def _draw_surface(
     axes: Axes, scene: Scene, surface: Array, levels: Array, *, logarithmic: bool
 ) -> None:
-    """Filled bands and labelled lines between them; hatched where there is no value."""
+    """Draw filled bands with labelled lines between them; hatched where there is no value."""
     alpha, beta = (axis.values for axis in scene.axes)
     corner, size = (alpha[0], beta[0]), (np.ptp(alpha), np.ptp(beta))
     axes.add_patch(
@@ -186,7 +186,7 @@ def _draw_surface(
 
 
 def _scaled(surface: Array, levels: Array, *, logarithmic: bool) -> tuple[Array, Array]:
-    """Masked values and levels, or their logarithms; a loss of zero counts as the least."""
+    """Masked values and levels, or their logarithms; a zero loss counts as the smallest."""
     shown = np.ma.masked_invalid(surface)
     if not logarithmic:
         return shown, levels
@@ -212,9 +212,9 @@ def _label_lines(axes: Axes, lines: QuadContourSet, *, logarithmic: bool) -> Non
 
 
 def _thin_out(axes: Axes, scene: Scene) -> None:
-    """Remove the lines' labels that would lie on a name, on a checkpoint or on another label.
+    """Remove lines' labels that would cover a name, a checkpoint or another label.
 
-    Works on a figure that has been laid out: it compares places on the page.
+    The figure must be laid out, because this compares positions on the page.
     """
     taken = [name.get_window_extent() for name in _names(axes)]
     spots = [mark.at for mark in shown_marks(scene)] + [
@@ -238,7 +238,7 @@ def _written(level: float, *, logarithmic: bool) -> str:
 
 
 def _draw_what_lies_there(axes: Axes, scene: Scene) -> None:
-    """Runs as paths with their points, then checkpoints with their names."""
+    """Draw runs as paths with points, then checkpoints with names."""
     for run, color in zip(scene.trajectories, cycle(_RUNS), strict=False):
         outline = [withStroke(linewidth=2.0, foreground="k")]
         axes.plot(*run.at.T, "-", color=color, linewidth=1.0, path_effects=outline)
@@ -269,7 +269,7 @@ def _draw_what_lies_there(axes: Axes, scene: Scene) -> None:
             fontweight="bold",
             path_effects=_HALO,
             zorder=5,
-            in_layout=False,  # the axes do not make room for a name, which is put inside
+            in_layout=False,  # names are moved inside, so the axes need no extra room
         )
 
 
@@ -278,7 +278,7 @@ def _middle(marks: Sequence[Mark]) -> Array:
 
 
 def _label(mark: Mark) -> str:
-    """The name, and how much of the checkpoint's distance the plane does not show."""
+    """The name, with the fraction of the checkpoint's distance that is off the plane."""
     off = f" ({100 * mark.unseen:.0f} % off the plane)" if mark.unseen >= _UNSEEN else ""
     return mark.name + off
 
@@ -286,7 +286,7 @@ def _label(mark: Mark) -> str:
 def _draw_colors(
     drawn: Figure, panels: Sequence[Axes], levels: Array, name: str, *, logarithmic: bool
 ) -> None:
-    """The scale of colours, of the same bands as the panels."""
+    """Draw the colour bar, with the same bands as the panels."""
     if len(levels) < 2:
         text = f"{name} {levels[0]:.4g} everywhere" if len(levels) else f"no finite {name}"
         drawn.suptitle(text, fontsize=8)

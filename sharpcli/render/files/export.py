@@ -1,4 +1,4 @@
-"""A line or plane for other programs: NumPy's .npz, and .vts for ParaView."""
+"""Export a line or plane to NumPy's .npz, or to .vts for ParaView."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ __all__ = ["exported"]
 def exported(scene: Scene, suffix: str, _settings: FigureSettings | None = None) -> bytes:
     """The bytes of a ".npz" or ".vts" file.
 
-    What is not finite is NaN. A .vts file holds the grid's points (alpha, beta, 0) with an array
-    for each split and metric; .npz also holds checkpoints, trajectories, aligned and curved paths.
+    Values that are not finite are NaN. A .vts file holds the grid points (alpha, beta, 0) with an
+    array for each split and metric. An .npz file also holds checkpoints, trajectories, aligned and
+    curved paths.
     """
     return {".npz": _npz, ".vts": _vts}[suffix](scene)
 
@@ -65,12 +66,12 @@ def _named(values: Values) -> dict[str, Array]:
 
 
 def _key(split: str, metric: str) -> str:
-    """`train_loss`; what no program takes in a name becomes an underscore."""
+    """`train_loss`; characters that some program rejects in a name become underscores."""
     return re.sub(r"[^0-9A-Za-z_.-]", "_", f"{split}_{metric}")
 
 
 def _point_data(scene: Scene) -> Iterator[tuple[str, Array]]:
-    """Each array with its name, and the decimal logarithm beside a loss."""
+    """Each array with its name; a loss also as its decimal logarithm."""
     for split, metrics in scene.grid.values.items():
         for metric, values in metrics.items():
             yield _key(split, metric), values.ravel()
@@ -80,7 +81,7 @@ def _point_data(scene: Scene) -> Iterator[tuple[str, Array]]:
 
 
 def _points(scene: Scene) -> tuple[tuple[int, int], Array]:
-    """The grid's shape (n_alpha, n_beta) and its points (n, 3), alpha running fastest."""
+    """The grid's shape (n_alpha, n_beta) and points (n, 3), with alpha running fastest."""
     alpha = scene.axes[0].values
     beta = scene.axes[1].values if len(scene.axes) == 2 else np.zeros(1)
     across, along = np.meshgrid(beta, alpha, indexing="ij")

@@ -1,4 +1,4 @@
-"""Figures for a paper by matplotlib: lines as in Keskar et al. 2017, planes from `contours`."""
+"""Figures for a paper with matplotlib: lines as in Keskar et al. 2017, planes by `contours`."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ _STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.2,
     "hatch.linewidth": 0.4,
     "savefig.dpi": 300,
-    "pdf.fonttype": 42,  # TrueType: journals refuse type 3
-    "svg.hashsalt": "sharpcli",  # the same names inside for the same document
+    "pdf.fonttype": 42,  # TrueType, because journals reject type 3
+    "svg.hashsalt": "sharpcli",  # makes internal names reproducible
 }
 # No date, so that the same document gives the same bytes.
 _METADATA: dict[str, dict[str, Any]] = {
@@ -56,15 +56,15 @@ _METADATA: dict[str, dict[str, Any]] = {
     "svg": {"Date": None},
     "pdf": {"CreationDate": None},
 }
-# Okabe and Ito's colours: told apart in grey and by eyes that see no red or no green.
+# Okabe and Ito's colours: distinguishable in grey and by colour-blind readers.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES = {"train": "-", "test": (0, (3.5, 1.5))}
-_WIDTH = 4.6  # inches; a column of most papers takes it at 75 % or whole
-_TWO_COLUMNS, _LINE = 4.0, 0.14  # inches: what two columns of the legend take; one line of it
-_MOST_DOTS = 80  # points of a curve; more are drawn as a line alone
+_WIDTH = 4.6  # inches; fits a column of most papers at 75 % or full size
+_TWO_COLUMNS, _LINE = 4.0, 0.14  # inches: width of two legend columns, height of a legend line
+_MOST_DOTS = 80  # points of a curve; with more, only the line is drawn
 _GREY = "0.45"
-_BESIDE = 1.2  # inches beside the axes
-_WORD, _WORD_AND_NUMBER = 0.65, 1.0  # inches from A to B that leave room between their names
+_BESIDE = 1.2  # inches left and right of the axes
+_WORD, _WORD_AND_NUMBER = 0.65, 1.0  # least inches from A to B with room between their names
 _ARROW = {
     "arrowstyle": "<|-|>,head_width=0.12,head_length=0.3",
     "linewidth": 0.8,
@@ -82,14 +82,14 @@ def figure(scene: Scene, suffix: str, settings: FigureSettings) -> bytes:
 
 
 def written(make: Callable[[], Figure], suffix: str) -> bytes:
-    """The bytes of a file of the figure that `make` gives.
+    """The bytes of a file with the figure that `make` returns.
 
-    Uses neither pyplot nor a window, and matplotlib's own defaults whatever the user's are: the
-    settings are put back afterwards.
+    This uses no pyplot and no window. It uses matplotlib's own defaults and restores the user's
+    settings afterwards.
     """
     kind = suffix.removeprefix(".")
     with mpl.rc_context(), warnings.catch_warnings():
-        # Names may have characters that the font lacks, or leave no room: it is drawn all the same.
+        # Names may be too long or have characters that the font lacks; draw the figure anyway.
         warnings.filterwarnings("ignore", r"Glyph|constrained_layout", UserWarning)
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
@@ -103,7 +103,7 @@ def written(make: Callable[[], Figure], suffix: str) -> bytes:
 
 
 def _line_figure(scene: Scene, settings: FigureSettings) -> Figure:
-    """Loss left and the next metric right; with several curves one above the other."""
+    """The loss on the left axis and the next metric on the right; two panels for several curves."""
     width = settings.width or _WIDTH
     first, *more = scene.metrics
     stacked = bool(scene.others) and bool(more)
@@ -147,7 +147,7 @@ def _draw_metric(
     *,
     labelled: bool = True,
 ) -> None:
-    """Every curve of one metric: a colour each, train solid and test dashed."""
+    """Draw every curve of one metric, each in its colour, train solid and test dashed."""
     at = scene.axes[scene.along].values
     shown = []
     for curve, color in zip([scene.grid, *scene.others], colors, strict=False):
@@ -195,7 +195,7 @@ def _draw_metric(
 def _draw_band(
     axes: Axes, curve: Curve, places: Array, values: Array, split: str, metric: str, color: str
 ) -> None:
-    """One standard error of the sample to each side."""
+    """Draw a band of one sampling standard error to each side."""
     error = curve.errors.get(split, {}).get(metric)
     if error is not None:
         error = error.ravel()
@@ -205,7 +205,7 @@ def _draw_band(
 
 
 def _mark_checkpoints(axes: Axes, scene: Scene, *, named: bool = True) -> None:
-    """A thin line at each checkpoint of the line; those at one place share a name."""
+    """Draw a thin line at each checkpoint; checkpoints at one place share a label."""
     values = scene.axes[scene.along].values
     reach = float(np.ptp(values)) or 2.0
     together: list[tuple[float, list[Mark]]] = []
@@ -228,7 +228,7 @@ def _mark_checkpoints(axes: Axes, scene: Scene, *, named: bool = True) -> None:
 
 
 def _mark_barrier(axes: Axes, scene: Scene, metric: str, width: float) -> None:
-    """An arrow from the straight line between the ends' losses up to the highest point."""
+    """Draw an arrow from the straight line between the ends' losses up to the highest point."""
     barriers = {s: b for s, b in scene.grid.barriers.items() if s in scene.splits}
     if metric != "loss" or not barriers:
         return
@@ -241,14 +241,14 @@ def _mark_barrier(axes: Axes, scene: Scene, metric: str, width: float) -> None:
     place, rise = float(barrier["alpha"]), float(barrier["value"])
     low = start + (stop - start) * place
     if low + rise <= low + 1e-3 * float(np.nanmax(loss) - np.nanmin(loss)):
-        return  # nothing to point at
+        return  # no barrier to mark
     between = np.linspace(0, 1, 65)
     axes.plot(between, start + (stop - start) * between, ":", color=_GREY, linewidth=0.9)
     axes.annotate("", (place, low + rise), (place, low), arrowprops=_ARROW)
     room = (width - _BESIDE) / float(np.ptp(at))
     if room >= _WORD:
         told = room >= _WORD_AND_NUMBER
-        beside = (_WORD_AND_NUMBER if told else _WORD) / 2 / room  # free of the names A and B
+        beside = (_WORD_AND_NUMBER if told else _WORD) / 2 / room  # clear of the names A and B
         axes.annotate(
             "barrier" + (f" {format_scalar(barrier)}" if told else ""),
             (min(max(place, beside), 1 - beside), 1.0),

@@ -12,15 +12,15 @@ from sharpcli.settings import FigureSettings
 
 __all__ = ["line_traces", "listed"]
 
-_COLORS = ("#0072B2", "#D55E00", "#009E73")  # as in a figure: told apart without red or green
+_COLORS = ("#0072B2", "#D55E00", "#009E73")  # as in `figure`, for colour-blind readers too
 _FRAME = {"showline": True, "linecolor": "#222", "mirror": False, "ticks": "outside"}
 _DASHES = {"train": "solid", "test": "dash"}
 
 
 def line_traces(scene: Scene, settings: FigureSettings) -> tuple[list[Any], dict[str, Any]]:
-    """The curves of the first metric and, on an axis of its own, of the second: (traces, layout).
+    """The curves of the first two metrics, each on its own axis: (traces, layout).
 
-    Right of one curve, below several.
+    The second axis is on the right for one curve, and below for several.
     """
     metrics = scene.metrics[:2]
     stacked = bool(scene.others) and len(metrics) > 1
@@ -64,7 +64,7 @@ def line_traces(scene: Scene, settings: FigureSettings) -> tuple[list[Any], dict
         values = np.concatenate([_floats(trace["y"]) for trace in drawn])
         scale = settings.scale if rank == 0 else "auto"
         vertical = {"title": {"text": plotly_text(metric)}, "zeroline": False, **_FRAME}
-        # Ticks of its own: plotly would set those of a second axis beside the first one's.
+        # Explicit ticks; plotly would place a second axis's ticks next to the first one's.
         vertical |= _log_axis(values) if is_log(metric, values, scale) else {"tickmode": "auto"}
         if stacked:
             vertical["domain"] = [0.0, 0.34] if rank else [0.4, 1.0]
@@ -77,7 +77,7 @@ def line_traces(scene: Scene, settings: FigureSettings) -> tuple[list[Any], dict
 
 
 def _curves(scene: Scene, metric: str, rank: int, *, named: bool) -> list[dict[str, Any]]:
-    """Every curve of one metric; where they are not `named` in the legend, the loss's name is."""
+    """Every curve of one metric; if not `named`, the legend only has the names of the loss."""
     traces: list[dict[str, Any]] = []
     for number, curve in enumerate((scene.grid, *scene.others)):
         color = _COLORS[number % len(_COLORS)] if scene.others else _COLORS[rank]
@@ -110,7 +110,7 @@ def _curves(scene: Scene, metric: str, rank: int, *, named: bool) -> list[dict[s
 
 
 def _log_axis(values: Array) -> dict[str, Any]:
-    """Every power of ten, 2 and 5 between them where there are few, every few where many."""
+    """An axis with ticks at powers of ten: with 2 and 5 if there are few, fewer if many."""
     known = np.log10(values[np.isfinite(values) & (values > 0)])
     decades = float(np.ptp(known))
     if decades < 3:
@@ -123,7 +123,7 @@ def _floats(values: list[float | None]) -> Array:
 
 
 def listed(values: Array) -> list[Any]:
-    """Nested lists; None, which leaves a gap, for what is not finite."""
+    """Nested lists, with None, which leaves a gap, for values that are not finite."""
     found = values.astype(object)
     found[~np.isfinite(values)] = None
     rows: list[Any] = found.tolist()

@@ -1,4 +1,4 @@
-"""Files drawn from a document: figures, interactive pages, and exports for other programs."""
+"""Draw a document to files: figures, interactive pages, and exports for other programs."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ __all__ = ["check_plot", "draw", "narrowed"]
 
 
 def check_plot(path: Path, kind: str = "") -> None:
-    """Raise where `path` cannot become a figure, before anything is computed for it.
+    """Check that `path` can become a figure, before anything is computed for it.
 
-    `UsageError` for an unknown suffix, and for one that a result of `kind` is not drawn as;
-    `SharpError` for a folder that is missing or read-only and for a drawing library that is not
-    installed. Cost: imports nothing.
+    Raises:
+        UsageError: The suffix is unknown, or a result of `kind` has no such figure.
+        SharpError: The folder is missing or read-only, or the drawing library is not installed.
+
+    Cost: imports nothing.
     """
     suffix = path.suffix.lower()
     if suffix not in FIGURES:
@@ -49,10 +51,10 @@ def check_plot(path: Path, kind: str = "") -> None:
 
 
 def draw(document: Document, path: Path, settings: FigureSettings | None = None) -> None:
-    """Draw a document to `path`, whole or not at all.
+    """Draw a document to `path`, atomically.
 
-    The suffix says the kind of file. The same document gives the same bytes. Raises as
-    `check_plot`, and `SharpError` for a document that has no figure.
+    The suffix determines the file format. The same document gives the same bytes. Raises like
+    `check_plot`, and `SharpError` for a document without a figure.
     """
     check_plot(path, document["kind"])
     drawing, suffix = read_drawing(document), path.suffix.lower()
@@ -61,9 +63,9 @@ def draw(document: Document, path: Path, settings: FigureSettings | None = None)
 
 
 def narrowed(document: Document, split: str | None, metric: str | None) -> Document:
-    """The document with the curves of one split and metric alone, for those that are named.
+    """The document with only the curves of the given split and metric; None keeps all.
 
-    The loss stays beside the metric. Raises `UsageError` for one that was not measured.
+    The loss is kept with the metric. A split or metric that was not measured is a `UsageError`.
     """
     (result,) = document["results"]
     curves = result["curves"]
@@ -86,7 +88,7 @@ def _check(what: str, name: str | None, known: Mapping[str, Any]) -> None:
 def _narrowed(
     part: Mapping[str, Any], splits: tuple[str, ...], metrics: tuple[str, ...] | None
 ) -> dict[str, Any]:
-    """One line or plane with these splits and metrics (None: all)."""
+    """One line or plane with only these splits and metrics (None: all)."""
     kept = dict(part)
     for key in ("curves", "sampling_errors"):
         if key in part:

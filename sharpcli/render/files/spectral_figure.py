@@ -1,4 +1,4 @@
-"""Spectral densities for a paper and for other programs: log density over the eigenvalue."""
+"""Figures and exports of spectral densities: log density over the eigenvalue."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from sharpcli.settings import FigureSettings
 
 __all__ = ["spectral_file"]
 
-_WIDTH, _SHAPE = 4.6, 0.62  # inches; the height as a share of it
-_BINS = 500  # of the axis: about as many as a print of that width tells apart
-_ROW = 0.024  # of the height: between the rows of outliers above the axes
-_STYLES = ("-", (0, (3.5, 1.5)))  # of the lines, when the colours begin again
+_WIDTH, _SHAPE = 4.6, 0.62  # inches; height divided by width
+_BINS = 500  # of the axis: about the resolution of a print of that width
+_ROW = 0.024  # distance of the outliers' rows above the axes, relative to the height
+_STYLES = ("-", (0, (3.5, 1.5)))  # of the lines, each for one round of colours
 _TRIANGLE: dict[str, Any] = {
     "linestyle": "none",
     "marker": "v",
@@ -38,7 +38,7 @@ def spectral_file(spectra: Sequence[Spectrum], suffix: str, settings: FigureSett
 
 
 def _figure(spectra: Sequence[Spectrum], settings: FigureSettings) -> Any:
-    """All densities over one axis as in Ghorbani, Krishnan & Xiao 2019; a triangle an outlier."""
+    """All densities on one axis as in Ghorbani, Krishnan & Xiao 2019; triangles are outliers."""
     from matplotlib.figure import Figure
 
     from sharpcli.render.files.figure import COLORS
@@ -82,7 +82,7 @@ def _figure(spectra: Sequence[Spectrum], settings: FigureSettings) -> Any:
 
 
 def _arrays(spectra: Sequence[Spectrum]) -> bytes:
-    """What each document's spectrum holds, under `0_grid`, `0_density`, … in the order given."""
+    """An .npz file with each spectrum's arrays as `0_grid`, `0_density`, … in the given order."""
     arrays: dict[str, Any] = {"names": np.array([s.name for s in spectra], dtype=np.str_)}
     arrays["paths"] = np.array([str(s.result["checkpoint"]["path"]) for s in spectra], np.str_)
     for index, spectrum in enumerate(spectra):

@@ -1,4 +1,4 @@
-"""A document as CSV: a row a checkpoint, group, tensor or grid point; flat keys, all digits."""
+"""Documents as CSV: one row per checkpoint, group, tensor or grid point; flat keys, all digits."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _OF_A_DIFFERENCE = (
 
 
 def result_rows(document: Document) -> list[dict[str, Any]]:
-    """A flat mapping for each checkpoint: what it is, its metadata, then all numbers.
+    """A flat mapping for each checkpoint: the checkpoint, its metadata, then all numbers.
 
-    Where layers were measured, a mapping for each follows its checkpoint's, which has no `layer`.
+    If layers were measured, a mapping for each follows its checkpoint's, which has no `layer`.
 
-    A scalar's value has its flat key for a name (`hessian.eigenvalues[0]`), with `.error`,
-    `.error_kind`, `.status` and, for a sample of the data, `.sampling_error`, `.sampling_bias`
-    and `.sampling_status` behind it.
+    A scalar's value is under its flat key (`hessian.eigenvalues[0]`). The keys with `.error`,
+    `.error_kind`, `.status` and, for a sample of the data, `.sampling_error`, `.sampling_bias` and
+    `.sampling_status` follow.
     """
     results = document["results"]
     if not any(result.get("layers") for result in results):
@@ -43,7 +43,7 @@ def result_rows(document: Document) -> list[dict[str, Any]]:
 
 
 def group_rows(document: Document) -> list[dict[str, Any]]:
-    """A flat mapping for each row of a comparison: its metadata, then each mean and the rest."""
+    """A flat mapping for each row of a comparison: its metadata, then each measure's numbers."""
     rows = []
     for result in document["results"]:
         row: dict[str, Any] = {"label": result["label"], "n": result["n"]}
@@ -60,7 +60,7 @@ def group_rows(document: Document) -> list[dict[str, Any]]:
 
 
 def _difference_cells(name: str, difference: Mapping[str, Any], part: str) -> dict[str, Any]:
-    """One cell, two for an interval: `….interval.low` and `….interval.high`."""
+    """One cell, or two for an interval: `….interval.low` and `….interval.high`."""
     value = difference.get(part)
     if not part.endswith("interval"):
         return {name: value}
@@ -69,7 +69,7 @@ def _difference_cells(name: str, difference: Mapping[str, Any], part: str) -> di
 
 
 def tensor_rows(document: Document) -> list[dict[str, Any]]:
-    """A flat mapping for each tensor of each inspected checkpoint; one for each that failed."""
+    """A flat mapping for each tensor of each inspected checkpoint, and for each failure."""
     rows: list[dict[str, Any]] = []
     for result in document["results"]:
         about = {
@@ -85,8 +85,8 @@ def tensor_rows(document: Document) -> list[dict[str, Any]]:
 def point_rows(document: Document) -> list[dict[str, Any]]:
     """A flat mapping for each point of a line or plane: `alpha[, beta]`, `train.loss`, ….
 
-    An aligned line's values stand beside the line's (`aligned.train.loss`); the points of a path
-    follow in rows of their own, by `t` (`path.train.loss`). What is not finite is left empty.
+    An aligned line's values are in the same rows (`aligned.train.loss`). A path's points follow in
+    their own rows, by `t` (`path.train.loss`). Values that are not finite are empty.
     """
     rows = []
     for result in document["results"]:
@@ -103,14 +103,14 @@ def point_rows(document: Document) -> list[dict[str, Any]]:
 
 
 def spectrum_rows(document: Document) -> list[dict[str, Any]]:
-    """A flat mapping for each checkpoint, as `result_rows`, without the curves."""
+    """A flat mapping for each checkpoint, like `result_rows`, without the curves."""
     curves = ("nodes", "weights", "grid", "density")
     kept = [{k: v for k, v in r.items() if k not in curves} for r in document["results"]]
     return result_rows({**document, "results": kept})
 
 
 def rows_as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as CSV text, cells as `csv_cell`; what a row lacks is left empty."""
+    """Rows as CSV text, with cells by `csv_cell`; missing cells are empty."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -120,7 +120,7 @@ def rows_as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _layer_results(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A result's layers as results of their own."""
+    """A result's layers as separate results."""
     return [
         {
             **layer,

@@ -1,7 +1,7 @@
-"""An interactive page by plotly: a plane as a surface to turn, a line as a chart to zoom into.
+"""Interactive pages with plotly: a plane as a rotatable surface, a line as a zoomable chart.
 
-The script is inlined and the page forbids itself every address, so that it opens from disk and
-tells nobody what was measured.
+The script is inlined and the page's security policy blocks all requests, so the page opens from
+disk and sends nothing.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ __all__ = ["page"]
 
 _FONT = {"family": "sans-serif", "size": 13, "color": "#222"}
 _RUNS = ("#222", "#E69F00", "#56B4E9", "#CC79A7")  # Okabe and Ito's, bright on viridis
-_HEIGHT = 0.75  # of a surface, to its longer side
-_LIFT = 0.02  # of the height: what lies on a surface is drawn above it, a large dot twice
+_HEIGHT = 0.75  # of a surface, relative to its longer side
+_LIFT = 0.02  # of the height, by which points are drawn above the surface; large dots twice that
 _MOST_TICKS = 8
-_STEPS = 4  # of a way in each cell that it crosses
+_STEPS = 4  # points of a path in each cell that it crosses
 _CONFIG = {
     "displaylogo": False,
     "responsive": True,
-    # A button that would send the numbers to plotly's service.
+    # This button would send the numbers to plotly's service.
     "showSendToCloud": False,
     "modeBarButtonsToRemove": ["sendChartToCloud", "sendDataToCloud"],
 }
@@ -72,7 +72,7 @@ body > div {{ flex: 1; min-height: 380px; }}
 
 
 def page(scene: Scene, _suffix: str, settings: FigureSettings) -> str:
-    """The whole page, about 5 MB: plotly's script and the numbers."""
+    """The complete page, about 5 MB: plotly's script and the numbers."""
     traces, layout = (_plane if scene.is_plane else line_traces)(scene, settings)
     layout |= {"font": _FONT, "paper_bgcolor": "white", "plot_bgcolor": "rgba(0,0,0,0)"}
     layout |= {"width": round(96 * settings.width)} if settings.width else {}
@@ -104,7 +104,7 @@ def _title(scene: Scene, settings: FigureSettings) -> str:
 
 
 def _said(scene: Scene) -> list[str]:
-    """On a plane what the axes mean, what the checkpoints are, what there is nothing to see of."""
+    """Lines about a plane's axes and checkpoints, and about metrics without a finite value."""
     where = "plane" if len(scene.axes) == 2 else "line"
     marks = [
         " ".join(filter(None, [mark.name, mark.path]))
@@ -121,9 +121,9 @@ def _said(scene: Scene) -> list[str]:
 
 
 def _plane(scene: Scene, settings: FigureSettings) -> tuple[list[Any], dict[str, Any]]:
-    """A surface for each split with what lies on it, and a button to show each.
+    """A surface for each split with its runs and checkpoints, and a button to show each.
 
-    All on one scale of heights and of colours.
+    All surfaces share one scale of heights and colours.
     """
     metric = settings.metric or scene.metrics[0]
     surfaces = {split: drawable(scene.grid.values[split][metric]) for split in scene.splits}
@@ -135,7 +135,7 @@ def _plane(scene: Scene, settings: FigureSettings) -> tuple[list[Any], dict[str,
     labels: dict[str, list[Any]] = {}
     for split, surface in surfaces.items():
         shown, labels[split] = _on_surface(scene, metric, split, surface, heights, log=log)
-        # Plotly fails at a surface of holes alone: it is never shown.
+        # Plotly fails on a surface without a finite value, so it is never shown.
         owner = split if np.isfinite(surface).any() else None
         for trace in shown:
             traces.append(trace | {"visible": owner == scene.splits[0]})
@@ -186,9 +186,9 @@ def _plane(scene: Scene, settings: FigureSettings) -> tuple[list[Any], dict[str,
 
 
 def _heights(values: Array, *, log: bool) -> tuple[float, float]:
-    """The least and the largest value, their logarithms under `log`.
+    """The smallest and the largest value, or their logarithms with `log`.
 
-    Where all are equal, something to each side of it; where none is finite, 0 and 1.
+    Equal values get a margin on each side; without a finite value the range is 0 to 1.
     """
     known = values[np.isfinite(values)]
     known = np.log10(known[known > 0]) if log else known
@@ -210,10 +210,10 @@ def _on_surface(
     *,
     log: bool,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The surface of one split, the runs on it and its checkpoints; the checkpoints' names."""
+    """The surface of one split with runs and checkpoints, and the checkpoints' names."""
     low, high = heights
     least = 10.0**low if log else -np.inf
-    # A loss of zero has no logarithm: it counts as the least that is above.
+    # A zero loss has no logarithm, so it counts as the smallest positive one.
     height = np.where(np.isfinite(surface), np.maximum(surface, least), np.nan)
     name = plotly_text(f"{metric}, {split}")
     lift = _LIFT * (high - low)
@@ -236,7 +236,7 @@ def _on_surface(
     ]
 
     def points(places: Array, lift: float) -> dict[str, Any]:
-        """Places above the surface; those beside it are left out."""
+        """Points slightly above the surface; those outside it are left out."""
         values = _interpolated(scene, np.log10(height) if log else height, places)
         return {
             "type": "scatter3d",
@@ -266,7 +266,7 @@ def _on_surface(
     style = {"color": "#D55E00", "size": 7, "line": {"color": "white", "width": 1.5}}
     spots |= {"mode": "markers", "name": "checkpoints", "showlegend": False, "marker": style}
     shown.append(spots | {"text": [plotly_text(mark.name) for mark in marks]})
-    # A label over the picture: a letter in it is dark on the dark bottom, or behind a ridge.
+    # Labels are drawn over the picture, because text inside it may be dark on dark or hidden.
     label = {"showarrow": False, "yshift": 24, "bgcolor": "rgba(255,255,255,0.85)", "borderpad": 2}
     labels = [
         {
@@ -284,7 +284,7 @@ def _on_surface(
 
 
 def _fine(scene: Scene, run: Trajectory) -> Array:
-    """The way of a run in steps so small that it follows the surface and does not cut through."""
+    """A run's path with enough points to follow the surface without cutting through it."""
     cells = [np.ptp(axis.values) / (axis.values.size - 1) for axis in scene.axes]
     pieces = []
     for start, stop in zip(run.at[:-1], run.at[1:], strict=True):
@@ -295,7 +295,7 @@ def _fine(scene: Scene, run: Trajectory) -> Array:
 
 
 def _interpolated(scene: Scene, surface: Array, places: Array) -> Array:
-    """The surface at places (n, 2), between its four nearest points; NaN outside."""
+    """The surface at places (n, 2), interpolated between four grid points; NaN outside."""
     cells, shares, inside = [], [], np.ones(len(places), dtype=bool)
     for axis, at in zip(scene.axes, places.T, strict=True):
         cell = np.clip(np.searchsorted(axis.values, at, side="right") - 1, 0, axis.values.size - 2)
@@ -303,7 +303,7 @@ def _interpolated(scene: Scene, surface: Array, places: Array) -> Array:
         shares.append((at - axis.values[cell]) / (axis.values[cell + 1] - axis.values[cell]))
         inside &= (at >= axis.values[0]) & (at <= axis.values[-1])
     (i, j), (a, b) = cells, shares
-    # A corner of no weight may be a hole in the surface.
+    # A corner with zero weight may be a hole in the surface.
     corners = [
         ((1 - b) * (1 - a), j, i),
         ((1 - b) * a, j, i + 1),
@@ -315,7 +315,7 @@ def _interpolated(scene: Scene, surface: Array, places: Array) -> Array:
 
 
 def _ticks(heights: tuple[float, float], *, log: bool, bar: bool = False) -> dict[str, Any]:
-    """Round ticks of heights: of an axis, or of the colours, which are logarithms under `log`."""
+    """Round ticks of a height axis or of the colour `bar`, which has logarithms with `log`."""
     if not log:
         return {}
     ends = [10.0**height for height in heights]

@@ -1,1 +1,1 @@
-"""From a document to a page: sheets of labelled rows with what has to be said about them."""
+"""Turn a document into a page: sheets of labelled rows, with context, footnotes and a legend."""

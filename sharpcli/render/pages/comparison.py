@@ -1,4 +1,4 @@
-"""What a `compare` document looks like to a person."""
+"""The page of a `compare` document."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ def compare_page(document: Mapping[str, Any]) -> Page:
 
 
 def _mean(summary: Mapping[str, Any] | None, members: int) -> str:
-    """One member's number with its own error, several members' mean ± standard deviation.
+    """One member's number with its own error, or several members' mean ± standard deviation.
 
-    A group's measurement error is in parentheses, where it is not small against the deviation.
-    `n=4` follows where not all members have the number.
+    A group's measurement error is in parentheses if it is not small compared with the deviation.
+    `n=4` follows if not all members have the number.
     """
     if summary is None:
         return "–"
@@ -87,7 +87,7 @@ def _mean(summary: Mapping[str, Any] | None, members: int) -> str:
 
 
 def _measurement(summary: Mapping[str, Any]) -> float | None:
-    """All of a mean's measurement error, None where some of it is not known."""
+    """A mean's complete measurement error; None if some of it is unknown."""
     own, sampling = summary["error"], summary.get("sampling_error")
     known = [float(error) for error in {own, sampling} if error is not None]
     random = summary["error_kind"] == "standard_error"
@@ -113,10 +113,10 @@ def _difference(summary: Mapping[str, Any] | None) -> str:
 
 
 def _error_and_spread(difference: Mapping[str, Any]) -> tuple[float | None, float | None]:
-    """What stands in parentheses and what behind ±: neither where the error is not known.
+    """The numbers in parentheses and after ±; both None if the error is unknown.
 
-    Between single checkpoints that is the computation's error, and all of it where the data were
-    sampled; between groups the measurement's, and Welch's.
+    Between single checkpoints these are the computation's error and, for sampled data, the complete
+    error; between groups, the measurement error and Welch's standard error.
     """
     error, sampling = difference["error"], difference.get("sampling_error")
     if difference["error_kind"] == "standard_error":
@@ -173,20 +173,20 @@ def _legend(
         about = {
             "15.2±0.7": "12.3±0.4: mean ± standard deviation over the group; in differences, ± is "
             "Welch's standard error",
-            "15.2±0.7?": "?: takes in a sampling error that is unreliable",
-            "12.31(4)": "12.31(4): 12.31 ± 0.04, how far the measurement may be off",
+            "15.2±0.7?": "?: includes an unreliable sampling error",
+            "12.31(4)": "12.31(4): 12.31 ± 0.04, the error of the measurement",
         }
         lines = [about.get(line.split(":")[0], line) for line in lines]
     elif any("±" in cell for sheet in sheets[1:] for c in sheet.columns for cell in c.cells):
-        lines.append("in differences and ratios, ± is the whole error: sampling and computation")
+        lines.append("in differences and ratios, ± is the complete error: sampling and computation")
     if any("!" in cell for cell in cells):
-        lines.insert(0, "!: takes in a number that did not converge")
+        lines.insert(0, "!: includes a number that did not converge")
     if any("≷" in cell for cell in cells):
-        lines.append("≷: of two bounds, so it may be off either way")
+        lines.append("≷: from two bounds, so the true value may be higher or lower")
     if any("×?" in cell for cell in cells):
-        lines.append("×?: within its error the baseline may be 0, so the ratio says nothing")
+        lines.append("×?: within its error the baseline may be 0, so there is no ratio")
     if any(" n=" in cell for column in numbers for cell in column.cells):
-        lines.append("n=4: only so many of the row's n checkpoints have the number")
+        lines.append("n=4: only 4 of the row's n checkpoints have the number")
     if document.get("correlations"):
         lines.append("τ, p: Kendall's tau-b over the checkpoints and its two-sided p-value")
     return lines

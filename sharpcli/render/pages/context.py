@@ -1,4 +1,4 @@
-"""The first line above a table: the task, the data that were really used, the device."""
+"""The first line above a table: the task, the data actually used, the device."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["run_lines", "task_name"]
 
 
 def run_lines(document: Mapping[str, Any], splits: Sequence[str] | None = None) -> list[str]:
-    """`digits (model=mlp) · a sample of 256 train examples · float32 on cpu`, or none.
+    """`digits (model=mlp) · a sample of 256 train examples · float32 on cpu`, or no line.
 
-    `splits` are those whose data were used, by default that of the run's settings. Without a task
-    nothing is said of data.
+    `splits` are those whose data were used, by default the split of the run's settings. Without a
+    task the line leaves out the data.
     """
     task, run = document.get("task") or {}, (document.get("settings") or {}).get("run") or {}
     checkpoints = _checkpoints(document)
@@ -34,7 +34,7 @@ def run_lines(document: Mapping[str, Any], splits: Sequence[str] | None = None) 
 
 
 def task_name(task: Mapping[str, Any]) -> str:
-    """`digits (model=mlp)`, empty where the task has no name."""
+    """`digits (model=mlp)`; empty if the task has no name."""
     if not task.get("name"):
         return ""
     options = pairs(task.get("options") or {})
@@ -42,13 +42,13 @@ def task_name(task: Mapping[str, Any]) -> str:
 
 
 def _checkpoints(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Those of a document with a row for each, or with all of them in one picture."""
+    """The checkpoints of a document, one per result or all in one result."""
     rows = [each["checkpoint"] for each in document["results"] if "checkpoint" in each]
     return rows + [c for each in document["results"] for c in each.get("checkpoints") or ()]
 
 
 def _batches(task: Mapping[str, Any], splits: Sequence[str]) -> str:
-    """The batches that the loss is defined on, empty where each example's loss is its own."""
+    """The batches on which the loss is defined; empty if the examples are independent."""
     sizes = [str(n) for split, n in (task.get("fixed_batch") or {}).items() if split in splits]
     return f"in fixed batches of {' and '.join(dict.fromkeys(sizes))}" if sizes else ""
 
@@ -59,11 +59,11 @@ def _data(
     splits: Sequence[str],
     checkpoints: Sequence[Mapping[str, Any]],
 ) -> str:
-    """How many examples of each split were used, and which of them are a sample of more.
+    """The number of examples used from each split, and which splits were sampled.
 
-    A checkpoint that was measured on a sample says so itself. The task's count is of those that
-    were used: it is the size that was asked for where a sample was taken, less where there are no
-    more, and more on a split that was read whole.
+    A checkpoint that was measured on a sample has its own counts. The task counts the examples
+    used: this equals the requested size for a sample, is smaller if the split has fewer, and larger
+    for a split that was used completely.
     """
     own = sorted({about["examples"] for about in checkpoints if "examples_in_all" in about})
     if own:

@@ -1,4 +1,4 @@
-"""What `sharp inspect` found, as a page: each checkpoint's tensors, settings and optimizer."""
+"""The page of an `inspect` document: each checkpoint's tensors, settings and optimizer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
 def inspection_page(document: Mapping[str, Any]) -> Page:
-    """Lay out an `inspect` document: up to three sheets a checkpoint, a failed one in its place."""
+    """Lay out an `inspect` document: up to three sheets per checkpoint, or its failure."""
     sheets = [sheet for result in document["results"] for sheet in _sheets(result)]
     return Page(context=(), sheets=sheets)
 
@@ -41,7 +41,7 @@ def _sheets(result: Mapping[str, Any]) -> list[Sheet]:
     metadata = checkpoint["metadata"]
     if metadata:
         sheets.append(_facts("metadata", metadata))
-    # most of an optimizer's settings were taken into the metadata, and are shown there
+    # most of an optimizer's settings are in the metadata and are shown there
     optimizer = result["optimizer"] or {}
     own = {name: value for name, value in optimizer.items() if metadata.get(name) != value}
     if own:
@@ -65,7 +65,7 @@ def _fact(value: object) -> str:
 
 
 def _number(tensor: Mapping[str, Any], key: str) -> str:
-    """A dash where the dtype has no such number, a word where it is NaN or infinite."""
+    """A dash if the dtype has no such number, a word if it is NaN or infinite."""
     if key not in tensor:
         return "–"
     value = tensor[key]

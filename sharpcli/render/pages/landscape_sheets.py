@@ -27,12 +27,12 @@ __all__ = [
     "trajectory_sheet",
 ]
 
-_SEEN = 1e-4  # a smaller share off the plane is rounding
+_SEEN = 1e-4  # a smaller fraction off the plane is rounding
 _MOST_POINTS = 20  # of a trajectory in a table
 
 
 def checkpoint_sheet(result: Mapping[str, Any]) -> Sheet:
-    """Where each is and what it reaches by itself, and where that differs, at its place here."""
+    """Each checkpoint's place and own values, and if they differ, the values at its place here."""
     checkpoints = result["checkpoints"]
     labels = short_labels([str(c["path"]) for c in checkpoints])
     own = [flat_scalars(c.get("measures") or {}) for c in checkpoints]
@@ -61,12 +61,12 @@ def _differ(one: Mapping[str, Any], other: Mapping[str, Any], key: str) -> bool:
 
 
 def shape_of(result: Mapping[str, Any]) -> str:
-    """What the points lie on: `line` or `plane`."""
+    """`line` or `plane`."""
     return "line" if result["dimensions"] == 1 else "plane"
 
 
 def _places(points: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> list[Column]:
-    """Coordinates, and where any of it is, what the line or plane does not show."""
+    """Coordinates, and the fraction off the line or plane if there is any."""
     columns = [
         Column(SYMBOLS[axis["name"]], [_coordinate(p, axis) for p in points])
         for axis in result["axes"]
@@ -77,7 +77,7 @@ def _places(points: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> l
 
 
 def barrier_sheets(result: Mapping[str, Any]) -> list[Sheet]:
-    """A row for each way and split; none where no barrier was asked for."""
+    """A row for each way and split; no sheet without a barrier."""
     found = [(way, split) for way in ways(result) for split in way.barrier]
     if not found:
         return []
@@ -111,7 +111,7 @@ def barrier_sheets(result: Mapping[str, Any]) -> list[Sheet]:
 
 
 def extreme_sheet(result: Mapping[str, Any], quantity: str) -> Sheet:
-    """The lowest and the highest value of the grid, and how many points have none."""
+    """The lowest and highest value on the grid, and the number of points without one."""
     found = result["curves"].items()
     curves = {split: known[quantity] for split, known in found if quantity in known}
     columns = []
@@ -140,7 +140,7 @@ def _at(result: Mapping[str, Any], values: Sequence[float | None], value: float 
 
 
 def trajectory_sheet(result: Mapping[str, Any], trajectory: Mapping[str, Any]) -> Sheet:
-    """Where the points of a path are; of a long one every few, and the last."""
+    """The places of a path's points; for a long path a selection, with the last."""
     points = trajectory["points"]
     labels = short_labels([str(point["path"]) for point in points])
     every = -(-len(points) // _MOST_POINTS)
@@ -156,9 +156,9 @@ def trajectory_sheet(result: Mapping[str, Any], trajectory: Mapping[str, Any]) -
 
 
 def _coordinate(point: Mapping[str, Any], axis: Mapping[str, Any]) -> str:
-    """To a thousandth of the axis' range."""
+    """A coordinate, rounded to a thousandth of the axis range."""
     exact, range_ = point["coordinates"][axis["name"]], max(map(abs, axis["values"])) or 1.0
-    if exact is None:  # of a checkpoint whose weights are not finite
+    if exact is None:  # the checkpoint's weights are not finite
         return "–"
     value = round(exact, 3 - math.floor(math.log10(range_)))
     return f"{value + 0.0:.6g}"  # never -0
@@ -170,7 +170,7 @@ def tidy(value: float) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share as `41.2 %`."""
+    """A fraction as `41.2 %`."""
     if share is None:
         return "–"
     return "0 %" if share <= _SEEN else f"{100 * share:.3g} %"

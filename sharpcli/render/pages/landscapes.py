@@ -1,4 +1,4 @@
-"""What an `interpolate` or `landscape` document looks like to a person."""
+"""The page of an `interpolate` or `landscape` document."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ _LEGEND = {
 def landscape_lines(
     document: Mapping[str, Any], width: int, *, colour: bool, metric: str | None = None
 ) -> Iterator[Text]:
-    """The page with its charts or maps below the context, as lines of at most `width` cells.
+    """The page with charts or maps below the context, as lines of at most `width` cells.
 
-    `colour`: whether the terminal shows colours enough for a heat map (256 or more). `metric` is
-    shown of a plane in place of the loss.
+    `colour`: whether the terminal has enough colours for a heat map (256 or more). A plane's maps
+    show `metric` instead of the loss.
     """
     page = landscape_page(document, metric)
     yield from page_lines(Page(page.context, []), width)
@@ -64,9 +64,9 @@ def landscape_lines(
 
 
 def landscape_page(document: Mapping[str, Any], metric: str | None = None) -> Page:
-    """What was looked at, the checkpoints with their places, then barriers, extremes and paths.
+    """Context, the checkpoints with their places, then barriers, extremes and paths.
 
-    The extremes are those of the loss, on a plane of `metric` where that is named.
+    The extremes are those of the loss, or on a plane those of `metric` if it is given.
     """
     result = document["results"][0]
     sheets = [checkpoint_sheet(result), *barrier_sheets(result)]
@@ -141,7 +141,7 @@ def _axes(result: Mapping[str, Any]) -> list[str]:
 
 
 def _ways(result: Mapping[str, Any]) -> list[str]:
-    """What was done for the aligned line and the path."""
+    """How the aligned line and the path were made."""
     lines = []
     if aligned := result.get("aligned"):
         change = aligned.get("function_difference")
@@ -161,7 +161,7 @@ def _ways(result: Mapping[str, Any]) -> list[str]:
 
 
 def _footnotes(result: Mapping[str, Any]) -> list[str]:
-    """What to do about each number that did not come out; which checkpoints are off the picture."""
+    """Advice for numbers that did not converge, and checkpoints outside the picture."""
     found = [
         *((c["name"], flat_scalars(c.get("measures") or {})) for c in result["checkpoints"]),
         *((f"the {way.name}", flat_scalars({"barrier": way.barrier})) for way in ways(result)),

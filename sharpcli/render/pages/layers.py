@@ -1,4 +1,4 @@
-"""Which parameters were measured, to a person: a subset's size, and a sheet with a row a layer."""
+"""The measured parameters on a page: a subset's size, and a sheet with one row per layer."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Titles = Callable[[Iterable[str]], Mapping[str, str]]
 def layer_sheets(
     results: Sequence[Mapping[str, Any]], labels: Sequence[str], titles_of: Titles
 ) -> list[Sheet]:
-    """A sheet for each result with layers; `titles_of` heads columns by flat key.
+    """A sheet for each result with layers; `titles_of` gives column headers by flat key.
 
-    Below the layers stands the whole, of which they are blocks.
+    The last row is for all parameters together.
     """
     return [
         _sheet(result, label, titles_of)
@@ -34,7 +34,7 @@ def layer_sheets(
 def layer_rows(
     results: Sequence[Mapping[str, Any]], labels: Sequence[str]
 ) -> list[tuple[str, Mapping[str, Mapping[str, Any]]]]:
-    """Each layer's name, with its checkpoint's where there are several, and its scalars."""
+    """Each layer's name, with its checkpoint's label if there are several, and its scalars."""
     return [
         (
             layer["layer"] if len(results) == 1 else f"{label} {layer['layer']}",
@@ -48,9 +48,9 @@ def layer_rows(
 def measured_parameters(
     checkpoints: Sequence[Mapping[str, Any]], run: Mapping[str, Any]
 ) -> str | None:
-    """`layer4.* (40 of 67 parameters)`, without the numbers where checkpoints differ in them.
+    """`layer4.* (40 of 67 parameters)`, without the numbers if checkpoints differ in them.
 
-    None where a run measured all parameters.
+    None if the run measured all parameters.
     """
     patterns = run.get("parameters")
     if not patterns:

@@ -1,4 +1,4 @@
-"""What a `measure` or `train` document looks like to a person."""
+"""The pages of `measure` and `train` documents."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ MATRICES = {
 
 _NOTATION = {
     r"\d\(": "12.31(4): 12.31 ± 0.04, the error of the computation",
-    r"±": "15.2±0.7: ± is the standard error of having measured a sample of the data",
-    r"(?<!×)\?": "15.2±0.7?: the sampling error is unreliable, so the number of all data may lie "
-    "beyond",
+    r"±": "15.2±0.7: ± is the standard error from measuring a sample of the data",
+    r"(?<!×)\?": "15.2±0.7?: the sampling error is unreliable, so the value on all data may lie "
+    "outside",
     r"≥": "≥17.2: the largest value found; the true maximum is this or more",
     r"≤": "≤0.1: the smallest value found; the true minimum is this or less",
 }
 
 
 def measure_page(document: Mapping[str, Any]) -> Page:
-    """One row a checkpoint: the metadata that differ, then the measures with their errors.
+    """One row per checkpoint: the metadata that differ, then the measures with their errors.
 
-    Where layers were measured, a sheet for each checkpoint follows.
+    If layers were measured, a sheet for each checkpoint follows.
     """
     results = document["results"]
     labels = labels_of(results)
@@ -90,7 +90,7 @@ def measure_page(document: Mapping[str, Any]) -> Page:
 
 
 def train_page(document: Mapping[str, Any]) -> Page:
-    """One row a trained checkpoint: its settings, how long it took and where it arrived."""
+    """One row per trained checkpoint: its settings, its training time and its final values."""
     results = document["results"]
     metadata = [metadata_of(result) for result in results]
     known = [metadata_of(r) for r in results if r.get("status") != Outcome.FAILED] or metadata
@@ -114,20 +114,20 @@ def labels_of(results: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def metadata_of(result: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the checkpoint says of how it was made."""
+    """The checkpoint's metadata, which say how it was made."""
     metadata: Mapping[str, Any] = result["checkpoint"].get("metadata") or {}
     return metadata
 
 
 def curvature_name(document: Mapping[str, Any]) -> str:
-    """The matrix whose eigenvalues a document tells, in words."""
+    """The name of the matrix whose eigenvalues a document has."""
     settings = document.get("settings") or {}
     curvature = (settings.get(document["kind"]) or {}).get("curvature") or {}
     return MATRICES[curvature.get("operator", "hessian")]
 
 
 def legend(columns: Sequence[Column], keys: Iterable[str] = ()) -> list[str]:
-    """What the symbols mean that these columns of numbers with flat `keys` show, one line each."""
+    """One line for each symbol in these columns of numbers with flat `keys`, with its meaning."""
     headers = " ".join(column.header for column in columns)
     return notation(columns) + [
         text
@@ -138,7 +138,7 @@ def legend(columns: Sequence[Column], keys: Iterable[str] = ()) -> list[str]:
 
 
 def notation(columns: Sequence[Column]) -> list[str]:
-    """How the numbers in these columns are to be read, one line each."""
+    """One line for each notation of numbers in these columns, with its meaning."""
     cells = " ".join(cell for column in columns if column.numeric for cell in column.cells)
     return [text for pattern, text in _NOTATION.items() if re.search(pattern, cells)]
 
@@ -148,9 +148,9 @@ def footnotes(
     scalars: Sequence[Mapping[str, Mapping[str, Any]]],
     titles: Mapping[str, str],
 ) -> list[str]:
-    """One line for each advice: which numbers of which rows did not converge.
+    """One line per piece of advice: which numbers of which rows did not converge.
 
-    `scalars` are each row's by flat key; only those that `titles` names are told.
+    `scalars` has each row's scalars by flat key; only those in `titles` are listed.
     """
     marked: dict[str, dict[str, list[str]]] = {}
     for label, row in zip(labels, scalars, strict=True):
@@ -190,7 +190,7 @@ def _in_common(metadata: Sequence[Mapping[str, Any]]) -> list[str]:
 def _metadata_columns(
     metadata: Sequence[Mapping[str, Any]], known: Sequence[Mapping[str, Any]]
 ) -> Iterator[Column]:
-    """What differs between the checkpoints whose metadata are known."""
+    """Columns for the metadata that differ between the checkpoints with known metadata."""
     for key in differing_metadata(known):
         numbers = all(isinstance(row.get(key), int | float | None) for row in known)
         yield Column(clean(key), [clean(row.get(key)) for row in metadata], numbers)

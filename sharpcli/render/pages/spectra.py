@@ -1,4 +1,4 @@
-"""A `spectrum` document in a terminal: its densities in one chart, a table below."""
+"""The page of a `spectrum` document: all densities in one chart, with a table below."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _STYLES: tuple[tuple[str, Dash], ...] = (
     ("green", "dash-dotted"),
 )
 _HEIGHT = 15
-_LEAST = 0.3  # of one eigenvalue in a bin: where a curve runs that has none
+_LEAST = 0.3  # eigenvalues in an empty bin, for a log scale
 _TITLES = {
     "largest": "λ1",
     "smallest": "λmin",
@@ -50,7 +50,7 @@ _LEGEND = (
 
 @dataclass(frozen=True)
 class Spectrum:
-    """One checkpoint's density on its grid, and what was read off it."""
+    """One checkpoint's density on its grid, and the numbers derived from it."""
 
     name: str
     size: int
@@ -62,10 +62,7 @@ class Spectrum:
 
 
 def read_spectra(document: Mapping[str, Any]) -> list[Spectrum]:
-    """The spectra of a document's checkpoints that have one.
-
-    Raises `SharpError` where there is none.
-    """
+    """The spectra of a document's checkpoints; raises `SharpError` if all of them failed."""
     results = document["results"]
     names = labels_of(results)
     found = [
@@ -97,9 +94,9 @@ def _values(scalars: Sequence[Mapping[str, Any]]) -> list[float | None]:
 
 
 def binned(spectrum: Spectrum, low: float, high: float, bins: int) -> list[float]:
-    """The density in even bins from `low` to `high`: mass by width.
+    """The density in equal bins from `low` to `high`: mass divided by width.
 
-    Where there is none stands a little less than one eigenvalue would make, for a log scale.
+    An empty bin gets a little less than one eigenvalue, for a log scale.
     """
     grid, density = spectrum.grid, spectrum.density
     intervals = zip(pairwise(grid), pairwise(density), strict=True)
@@ -120,7 +117,7 @@ def binned(spectrum: Spectrum, low: float, high: float, bins: int) -> list[float
 
 
 def span_of(spectra: Sequence[Spectrum]) -> tuple[float, float]:
-    """The ends of an axis that shows all of them, a little apart from their outermost masses."""
+    """The ends of an axis that shows all spectra, with a small margin."""
     low, high = min(s.grid[0] for s in spectra), max(s.grid[-1] for s in spectra)
     room = 0.01 * (high - low) or 1.0
     return low - room, high + room
@@ -138,7 +135,7 @@ def spectrum_lines(document: Mapping[str, Any], width: int) -> Iterator[Text]:
 
 
 def spectrum_page(document: Mapping[str, Any]) -> Page:
-    """One row a checkpoint: both ends, the bulk's edge and what is beyond, the moments."""
+    """One row per checkpoint: both ends, the bulk's edge, the outliers, the moments."""
     results = document["results"]
     labels = labels_of(results)
     scalars = [flat_scalars({k: v for k, v in r.items() if k != "checkpoint"}) for r in results]
@@ -182,7 +179,7 @@ def _context(document: Mapping[str, Any]) -> list[str]:
 
 
 def _chart(spectra: Sequence[Spectrum], width: int) -> list[Text]:
-    """All densities in one chart, as many as there are kinds of line."""
+    """The densities in one chart, at most one per kind of line."""
     shown = spectra[: len(_STYLES)]
     low, high = span_of(shown)
     bins = 2 * max(20, width - 8)

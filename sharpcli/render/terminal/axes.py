@@ -1,4 +1,4 @@
-"""Scales, ticks and axes in characters: what charts and maps share."""
+"""Scales, ticks and axes in characters, for charts and maps."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from sharpcli.render.numbers import format_number
 __all__ = ["Scale", "beside", "finite", "scale_of", "x_axis"]
 
 _STEPS = (1.0, 2.0, 2.5, 5.0)  # between ticks, times a power of ten
-_LARGEST = 1e307  # anything beyond is drawn there: differences stay finite
-_FLAT = 1e-5  # of the value: a smaller range is rounding, and is drawn as one value
-_ASIDE = 4  # cells that a mark's name may be off its place, where another is too near
+_LARGEST = 1e307  # larger values are clipped to this, so that differences stay finite
+_FLAT = 1e-5  # relative to the value: a smaller range is rounding and is drawn as one value
+_ASIDE = 4  # cells by which a mark's name may move away from another one
 _PLAIN = (-3, 6)  # decades of ticks written without an exponent
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Values from `low` to `high`, evenly or by their logarithms, and the ticks between them.
+    """A linear or logarithmic scale from `low` to `high`, with ticks.
 
-    `flat`: there is one value only, in the middle, and the ends mean nothing.
+    `flat`: there is only one value, drawn in the middle, and the ends have no meaning.
     """
 
     low: float
@@ -35,7 +35,7 @@ class Scale:
     flat: bool = False
 
     def place(self, value: float) -> float:
-        """Where a value stands: 0 at `low`, 1 at `high`."""
+        """The position of a value: 0 at `low`, 1 at `high`."""
         low, high, value = (_clamped(x) for x in (self.low, self.high, value))
         if self.log:
             low, high, value = (math.log10(x) for x in (low, high, value))
@@ -43,7 +43,7 @@ class Scale:
 
 
 def finite(values: Iterable[float | None]) -> list[float]:
-    """The values that are there and finite."""
+    """The finite values; None is skipped."""
     return [x for x in values if x is not None and math.isfinite(x)]
 
 
@@ -54,9 +54,9 @@ def scale_of(
     log_from: float | None = None,
     extend: bool = True,
 ) -> Scale | None:
-    """A scale that shows all the finite values; None where there are none.
+    """A scale that shows all finite values; None if there are none.
 
-    It is logarithmic where all are positive and span more than `log_from` decades (None: never).
+    It is logarithmic if all are positive and span more than `log_from` decades (None: never).
     `extend` moves its ends out to the next tick.
     """
     known = [_clamped(x) for x in finite(values)]
@@ -76,9 +76,9 @@ def scale_of(
 def x_axis(
     ticks: Sequence[tuple[int, str]], marks: Sequence[tuple[int, str]], name: str, width: int
 ) -> list[str]:
-    """The line below a picture `width` cells wide, its tick labels, and the marks with the name.
+    """The lines below a picture `width` cells wide: axis, tick labels, marks and the axis name.
 
-    Ticks are pairs of a cell and a label, those that matter first: one without room is left out.
+    Ticks are pairs of a cell and a label, the important ones first; one without room is left out.
     """
     labels, shown = _row_of(ticks, width)
     rule = "".join("┴" if cell in shown else "─" for cell in range(width))
@@ -91,7 +91,7 @@ def x_axis(
 
 
 def beside(blocks: Sequence[Sequence[Text]], apart: int) -> list[Text]:
-    """Blocks of lines side by side, each beginning `apart` cells after the one before."""
+    """Blocks of lines side by side, each starting `apart` cells after the previous one."""
     lines = []
     for index in range(max(map(len, blocks))):
         line = Text()
@@ -104,7 +104,7 @@ def beside(blocks: Sequence[Sequence[Text]], apart: int) -> list[Text]:
 
 
 def _linear(low: float, high: float, most: int, extend: bool) -> Scale:
-    """Of the round steps the one that leaves little room unused and has enough ticks."""
+    """A scale with the round step that wastes little room and has enough ticks."""
     span, wanted = high - low, math.ceil(0.7 * most) if extend else most
     power = math.floor(math.log10(span))
     choices = []
@@ -120,7 +120,7 @@ def _linear(low: float, high: float, most: int, extend: bool) -> Scale:
             unused = abs((last - first) * step - span) / span if extend else 0.0
             if 2 <= count <= max(most, 3):
                 choices.append((unused + 0.08 * abs(count - wanted), step, first, last))
-    if not choices:  # a range between two round numbers, and room for no finer ones
+    if not choices:  # no round number in the range, and no room for finer steps
         ticks, step = [low, high], span
     else:
         _, step, first, last = min(choices)
@@ -130,7 +130,7 @@ def _linear(low: float, high: float, most: int, extend: bool) -> Scale:
 
 
 def _labels(ticks: Sequence[float], step: float) -> list[str]:
-    """All ticks with the same decimals, as many as the step needs."""
+    """The ticks with as many decimals as the step needs."""
     largest = _decade(max(map(abs, ticks)))
     places = next(d for d in range(18) if d == 17 or _round_at(step, _decade(step) - d))
     if _PLAIN[0] <= largest < _PLAIN[1]:
@@ -141,7 +141,7 @@ def _labels(ticks: Sequence[float], step: float) -> list[str]:
 
 
 def _logarithmic(low: float, high: float, most: int, extend: bool) -> Scale:
-    """Ticks at 1, 2 and 5, at 1 and 3, at each power of ten, or at every few of them."""
+    """A scale with ticks at 1, 2 and 5, at 1 and 3, at powers of ten, or at every few of them."""
     bottom, top = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
     plans = [((1, 2, 5), 1), ((1, 3), 1), *(((1,), every) for every in (1, 2, 3, 5, 10, 20, 50))]
 
@@ -159,9 +159,9 @@ def _logarithmic(low: float, high: float, most: int, extend: bool) -> Scale:
 
 
 def _row_of(texts: Sequence[tuple[int, str]], width: int, aside: int = 0) -> tuple[str, set[int]]:
-    """Texts centred on their cells, or up to `aside` cells off, the first ones first.
+    """A row of texts centred on their cells or up to `aside` cells off, in order of priority.
 
-    Also which cells got theirs.
+    Also returns the cells whose text had room.
     """
     row, shown = [" "] * width, set()
     for cell, text in texts:
@@ -178,7 +178,7 @@ def _row_of(texts: Sequence[tuple[int, str]], width: int, aside: int = 0) -> tup
 
 
 def _merged(marks: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
-    """Marks of one cell as one text: `A,B`."""
+    """Marks with those in the same cell joined: `A,B`."""
     cells = dict.fromkeys(cell for cell, _ in marks)
     return [(cell, ",".join(text for c, text in marks if c == cell)) for cell in cells]
 

@@ -15,9 +15,9 @@ __all__ = ["Chart", "Dash", "Rise", "Series", "chart_lines", "sparkline"]
 
 Dash = Literal["solid", "dashed", "dotted", "dash-dotted"]
 
-_LOG_FROM = 2.0  # decades that the values span before a log scale shows more than an even one
+_LOG_FROM = 2.0  # decades of values from which a log scale shows more than a linear one
 _BITS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # of a dot: row, column
-# What each kind of line is called in a legend, and which of its dots are drawn, again and again.
+# Each kind of line with its sample in the legend and its repeating pattern of dots.
 _DASHES: dict[Dash, tuple[str, str]] = {
     "solid": ("⠒⠒⠒", "#"),
     "dashed": ("⠒ ⠒", "#####...."),
@@ -30,9 +30,9 @@ _MISSING = "×"
 
 @dataclass(frozen=True)
 class Series:
-    """A curve: its values by x (None: not finite there), in a colour and a kind of line.
+    """A curve: its values by x (None: not finite), in a colour and a kind of line.
 
-    The kind tells curves apart where there are no colours.
+    The kind distinguishes curves without colours.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Rise:
-    """A height to point out, from `low` to `high` at `x`."""
+    """A height to mark, from `low` to `high` at `x`."""
 
     x: float
     low: float
@@ -54,12 +54,13 @@ class Rise:
 
 @dataclass(frozen=True)
 class Chart:
-    """What a chart shows: curves, marked places on the x axis, a rise.
+    """The contents of a chart: curves, marked places on the x axis, a rise.
 
-    `log` allows a log scale, taken where the values span more than two decades; `also` are values
-    that the y axis has room for without showing them (those of a chart to compare with). Without
-    `keys` the legend leaves the curves out, where a chart above has named them. `missing`
-    is what a None means.
+    Attributes:
+        log: Use a log scale if the values span more than two decades.
+        also: Values that the y axis includes without showing them, those of another chart.
+        keys: Name the curves in the legend; not needed if a chart above names them.
+        missing: The meaning of None.
     """
 
     title: str
@@ -79,8 +80,11 @@ Cells = dict[tuple[int, int], tuple[str, str]]  # (row, column) → character, s
 def chart_lines(chart: Chart, width: int, height: int, *, header: int = 1) -> list[Text]:
     """The chart as styled lines: title and legend, `height` lines of curves, the x axis.
 
-    No line is wider than `width`. The first series is drawn above the others. Title and legend
-    take `header` lines or more.
+    No line is wider than `width`. The first series is drawn on top. Title and legend take at least
+    `header` lines.
+
+    Raises:
+        ValueError: A series has different numbers of x and y values.
     """
     values = [y for series in chart.series for y in series.y]
     log_from = _LOG_FROM if chart.log else None
@@ -137,9 +141,9 @@ def chart_lines(chart: Chart, width: int, height: int, *, header: int = 1) -> li
 def sparkline(
     values: Sequence[float | None], among: Sequence[float | None] = (), most: int = 30
 ) -> str:
-    """One bar a value, `▁▃█`, on a scale that takes in those of `among`; × is not finite.
+    """One bar per value, `▁▃█`, on a scale that also includes `among`; × is not finite.
 
-    Of more than `most` values each bar is the largest of a few. The scale is chosen as a chart's.
+    With more than `most` values each bar is the largest of a few. The scale is chosen as in charts.
     """
     scale = scale_of([*values, *among], 2, log_from=_LOG_FROM, extend=False)
     every = max(1, math.ceil(len(values) / most))
@@ -198,7 +202,7 @@ def _dot(cells: Cells, x: int, y: int, series: Series) -> None:
 def _draw_rise(
     cells: Cells, rise: Rise, across: Scale, up: Scale, columns: int, height: int
 ) -> str:
-    """A bar where there is room between the two heights, else an arrow onto the upper one."""
+    """A bar between the two heights if there is room, else an arrow to the upper one."""
     column = _cell(across, rise.x, columns)
     low, high = (
         4 * height - 1 if up.log and y <= 0 else round((1 - up.place(y)) * (4 * height - 1))

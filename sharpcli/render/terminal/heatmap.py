@@ -1,4 +1,4 @@
-"""Heat maps of a plane: two pixels a character in colour, a shade a character without."""
+"""Heat maps of a plane: two pixels per character in colour, one shade per character without."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from sharpcli.render.terminal.axes import Scale, finite, scale_of, x_axis
 
 __all__ = ["HeatMap", "colour_scale", "heat_map_lines"]
 
-# Viridis (van der Walt and Smith 2015) at ten even places: lightness rises evenly, and those who
-# cannot tell red from green read it as well.
+# Viridis (van der Walt and Smith 2015) at ten equal steps: lightness rises evenly, and red-green
+# colour-blind readers can read it.
 _PALETTE = (
     (68, 1, 84),
     (72, 40, 120),
@@ -31,21 +31,21 @@ _PALETTE = (
     (180, 222, 44),
     (253, 231, 37),
 )
-_GREYS = ((60, 60, 60), (120, 120, 120))  # of the pixels that are not finite, in turn
+_GREYS = ((60, 60, 60), (120, 120, 120))  # alternating, for pixels that are not finite
 _BLACK, _WHITE = Color.from_rgb(0, 0, 0), Color.from_rgb(255, 255, 255)
 _SHADES = " ░▒▓█"
 _NO_SHADE = "╱"
-_LOG_FROM = 1.0  # decades: colours tell fewer values apart than heights do
-_LONGEST_SIDE = 3.0  # of the picture, as a multiple of the other, whatever the ranges are
-_LARGEST_BLOCK = 10  # pixels a side that a point of a small grid is drawn with
-_NARROWEST = 4  # cells of the picture, whatever is beside it
+_LOG_FROM = 1.0  # decades: colours distinguish fewer values than heights do
+_LONGEST_SIDE = 3.0  # of the picture, as a multiple of the other side, for any ranges
+_LARGEST_BLOCK = 10  # most pixels per side of a point in a small grid
+_NARROWEST = 4  # least width of the picture in cells
 
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Values on a grid (alpha runs fastest; None: `missing`), and places to mark on it.
+    """Values on a grid (alpha runs fastest; None: `missing`), with a path and marks.
 
-    `path` is drawn as dots, `marks` as their names, both at coordinates (alpha, beta).
+    `path` is drawn as dots and `marks` as names, both at coordinates (alpha, beta).
     """
 
     title: str
@@ -67,7 +67,7 @@ class _Side:
     indices: tuple[int, ...]
 
     def pixel(self, value: float) -> int | None:
-        """The pixel that a coordinate lies in; None outside the picture."""
+        """The pixel of a coordinate; None outside the picture."""
         place = (value - self.low) / (self.high - self.low)
         if not -1e-9 <= place <= 1 + 1e-9:
             return None
@@ -75,25 +75,25 @@ class _Side:
 
 
 def colour_scale(values: Sequence[float | None], rows: int) -> Scale | None:
-    """The scale of a map's colours: logarithmic where the values span more than a decade."""
+    """The scale of a map's colours; logarithmic if the values span more than a decade."""
     return scale_of(values, max(3, rows // 3), log_from=_LOG_FROM, extend=False)
 
 
 def heat_map_lines(
     heat: HeatMap, width: int, rows: int, *, scale: Scale | None = None, colour: bool = True
 ) -> list[Text]:
-    """The map as styled lines: a title, about `rows` lines of it with axes and legend.
+    """The map as styled lines: a title and about `rows` lines with axes and legend.
 
-    No line is wider than `width`. Each point of the grid is a block of pixels of one colour (where
-    the picture has fewer pixels than the grid has points, the nearest point is shown); beta runs
-    up. `scale` is that of the colours where several maps share one.
+    No line is wider than `width`. Each grid point is a block of pixels of one colour; with fewer
+    pixels than points, each pixel shows the nearest point. Beta runs up. `scale` is the colour
+    scale that several maps share.
     """
     scale = scale or colour_scale(heat.values, rows)
     if scale is None:
         return [Text(heat.title, "bold"), Text(f"{heat.missing} at any point", "dim")]
     holes = len(finite(heat.values)) < len(heat.values)
     most, room = _LARGEST_BLOCK * max(len(heat.alphas), len(heat.betas)), width
-    while True:  # the axis and the legend are as wide as the picture's height makes them
+    while True:  # the widths of the axis and the legend depend on the picture's height
         across, up = _sides(heat, min(room, most), min(2 * rows, most))
         height = math.ceil(up.pixels / 2)
         ticks = _ticks(heat.betas, up, height // 3)
@@ -125,9 +125,9 @@ Body = list[list[tuple[str, Style]]]  # rows of characters with their styles
 
 
 def _sides(heat: HeatMap, most_columns: int, pixels: int) -> tuple[_Side, _Side]:
-    """Of the pictures with whole blocks of pixels the one nearest to the ranges' shape and size.
+    """The sides of the picture whose shape and size match the ranges best.
 
-    Where not all points fit, of all pictures.
+    If all points fit, only pictures with blocks of equal size are considered.
     """
     (a_low, a_high), (b_low, b_high) = _range(heat.alphas), _range(heat.betas)
     shape = (b_high - b_low) / (a_high - a_low)
@@ -156,12 +156,12 @@ def _sides(heat: HeatMap, most_columns: int, pixels: int) -> tuple[_Side, _Side]
 
 
 def _lengths(points: int, most: int) -> range:
-    """The lengths of a side that give each of its points as many pixels."""
+    """The lengths of a side that give each of its points the same number of pixels."""
     return range(points, most + 1, points)
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
-    """From half a step before the first to half a step behind the last."""
+    """The range from half a step before the first value to half a step after the last."""
     if len(values) == 1:
         return values[0] - 0.5, values[0] + 0.5
     return (
@@ -178,7 +178,7 @@ def _nearest(values: Sequence[float], low: float, high: float, pixels: int) -> t
 
 
 def _coloured(heat: HeatMap, scale: Scale, across: _Side, up: _Side) -> Body:
-    """Half blocks: the upper pixel is the character's colour, the lower one its background's."""
+    """Half blocks; the upper pixel is the character's colour, the lower one its background."""
     body: Body = []
     for top in range(up.pixels - 1 + up.pixels % 2, 0, -2):
         row = []
@@ -198,7 +198,7 @@ def _coloured(heat: HeatMap, scale: Scale, across: _Side, up: _Side) -> Body:
 
 
 def _shaded(heat: HeatMap, scale: Scale, across: _Side, up: _Side) -> Body:
-    """More ink is a larger value; each character stands for the larger of its two pixels."""
+    """Shades; more ink is a larger value, and a character shows the larger of its two pixels."""
     body: Body = []
     for top in range(up.pixels - 1 + up.pixels % 2, 0, -2):
         row = []
@@ -212,7 +212,7 @@ def _shaded(heat: HeatMap, scale: Scale, across: _Side, up: _Side) -> Body:
 
 
 def _mark(body: Body, heat: HeatMap, across: _Side, up: _Side) -> None:
-    """The path as dots, then the names, each beside what is already named there."""
+    """Draw the path as dots, then the names, each next to those already there."""
     taken: set[tuple[int, int]] = set()
     for (alpha, beta), text in (*((place, "•") for place in heat.path), *heat.marks):
         column, pixel = across.pixel(alpha), up.pixel(beta)
@@ -237,7 +237,7 @@ def _mark(body: Body, heat: HeatMap, across: _Side, up: _Side) -> None:
 
 
 def _ticks(values: Sequence[float], side: _Side, most: int) -> list[tuple[int, str]]:
-    """Pixels and labels of an axis' ticks, 0 first."""
+    """Pixels and labels of an axis's ticks, 0 first."""
     scale = scale_of(values, most, extend=False)
     if scale is None:
         return []
@@ -246,7 +246,7 @@ def _ticks(values: Sequence[float], side: _Side, most: int) -> list[tuple[int, s
 
 
 def _bar(scale: Scale, height: int, colour: bool, missing: str | None) -> list[Text]:
-    """The legend: each line's colour or shade, and values at its ends and ticks."""
+    """The legend: each line's colour or shade, with values at the ends and ticks."""
     top = 2 if missing and height > 4 else 0
     height -= top
     labels = {0: format_number(scale.high, 3), height - 1: format_number(scale.low, 3)}
@@ -289,7 +289,7 @@ def _colour(heat: HeatMap, scale: Scale, alpha: int, beta: int, odd: int) -> Col
 
 
 def _at(share: float) -> Color:
-    """The palette's colour at a place from 0 to 1."""
+    """The palette's colour at a position from 0 to 1."""
     place = min(1.0, max(0.0, share)) * (len(_PALETTE) - 1)
     index = min(int(place), len(_PALETTE) - 2)
     pair = zip(_PALETTE[index], _PALETTE[index + 1], strict=True)

@@ -1,4 +1,4 @@
-"""The charts and maps of an `interpolate` or `landscape` result in a terminal."""
+"""Charts and maps of `interpolate` and `landscape` results in a terminal."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ __all__ = ["SYMBOLS", "Way", "barrier_place", "picture_lines", "ways"]
 SYMBOLS = {"alpha": "α", "beta": "β", "t": "t"}
 
 _STYLES: dict[str, tuple[str, Dash]] = {"train": ("cyan", "solid"), "test": ("magenta", "dashed")}
-_WIDE = 110  # columns from which two pictures stand side by side
-_NARROWEST_PAIR = 72  # the same for small ones
+_WIDE = 110  # columns from which two pictures are side by side
+_NARROWEST_PAIR = 72  # the same for small pictures
 _GAP = 4
 _TALL, _LOW = 13, 9  # lines of a chart
-_LOW_MAP, _TALL_MAP = 25, 32  # lines of a map, and where the screen is wide
+_LOW_MAP, _TALL_MAP = 25, 32  # lines of a map, on a normal and a wide screen
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way from A to B, or one line through a landscape: coordinates and what was found."""
+    """One way from A to B, or one line through a landscape: coordinates, values and barriers."""
 
     name: str
     coordinate: str
@@ -40,7 +40,7 @@ class Way:
 
 
 def ways(result: Mapping[str, Any]) -> list[Way]:
-    """The line, then what is drawn beside it: the aligned line, the trained path."""
+    """The line, then the aligned line and the trained path if there are any."""
     x = [point["alpha"] for point in result["coordinates"]]
     marks = [
         (c["coordinates"]["alpha"], clean(c["name"]))
@@ -68,10 +68,10 @@ def barrier_place(barrier: Mapping[str, Any], coordinate: str) -> str:
 def picture_lines(
     result: Mapping[str, Any], width: int, *, colour: bool, metric: str | None = None
 ) -> Iterator[Text]:
-    """Charts of a line, the heat maps of a plane; no line is wider than `width`.
+    """Charts of a line or heat maps of a plane; no line is wider than `width`.
 
-    A plane's maps are of `metric`, by default of the loss. Nothing of a run that was interrupted
-    before its first point.
+    A plane's maps show `metric`, by default the loss. A run that was interrupted before its first
+    point has no pictures.
     """
     if not result["curves"]:
         return
@@ -88,7 +88,7 @@ def _missing(result: Mapping[str, Any]) -> str:
 
 
 def _charts(found: Sequence[Way], width: int, missing: str) -> Iterator[Text]:
-    """A row of charts for each way: the loss, and the first of the task's metrics beside it."""
+    """A row of charts for each way: the loss, and next to it the task's first metric."""
     known = dict.fromkeys(name for curves in found[0].curves.values() for name in curves)
     quantities = ["loss", *(name for name in known if name != "loss")][:2]
     pairs = width >= (_NARROWEST_PAIR if len(found) > 1 else _WIDE) and len(quantities) > 1
@@ -110,7 +110,7 @@ def _charts(found: Sequence[Way], width: int, missing: str) -> Iterator[Text]:
 
 
 def _chart(way: Way, quantity: str, among: Sequence[Way], missing: str) -> Chart:
-    """The chart of one quantity along one way; all ways have the same range of it."""
+    """The chart of one quantity along one way; all ways share the same range."""
     alone, loss = len(among) == 1, quantity == "loss"
     series = [
         Series(split, way.x, curves[quantity], *_STYLES.get(split, ("", "dashed")))
@@ -131,7 +131,7 @@ def _chart(way: Way, quantity: str, among: Sequence[Way], missing: str) -> Chart
 
 
 def _rise(way: Way) -> Rise | None:
-    """The barrier of the first split that has one, from the straight line up to the curve."""
+    """The barrier of the first split with one, from the straight line up to the curve."""
     for split, barrier in way.barrier.items():
         at, value = barrier.get(way.coordinate), barrier.get("value")
         if at is None or not value or value <= 0:
@@ -148,7 +148,7 @@ def _rise(way: Way) -> Rise | None:
 def _maps(
     result: Mapping[str, Any], width: int, colour: bool, quantity: str, missing: str
 ) -> Iterator[Text]:
-    """A map for each split on one scale of colours, side by side where there is room."""
+    """A map for each split on one colour scale, side by side if there is room."""
     splits = [split for split, curves in result["curves"].items() if quantity in curves]
     wide = width >= _WIDE
     pairs, rows = wide and len(splits) > 1, _TALL_MAP if wide else _LOW_MAP
@@ -187,6 +187,6 @@ def _map(result: Mapping[str, Any], split: str, quantity: str, missing: str) -> 
 
 
 def _places(point: Mapping[str, Any]) -> list[tuple[float, float]]:
-    """Where a checkpoint is; nowhere where its weights are not finite."""
+    """A checkpoint's place, in a list; empty if its weights are not finite."""
     alpha, beta = point["coordinates"]["alpha"], point["coordinates"]["beta"]
     return [] if alpha is None or beta is None else [(alpha, beta)]

@@ -1,4 +1,4 @@
-"""What stands for the characters of charts and tables where an encoding lacks them."""
+"""Substitutes for characters of charts and tables that an encoding lacks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ROWS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # of a braille
 
 
 def plainer(text: str, encoding: str) -> str:
-    """`text` with drawn characters that the encoding lacks in ASCII; others become escapes."""
+    """`text` with ASCII for drawing characters that the encoding lacks, and escapes for others."""
     swaps = {}
     for character in set(text):
         try:
@@ -41,7 +41,7 @@ def plainer(text: str, encoding: str) -> str:
 
 
 def _stroke(character: str) -> str:
-    """A braille pattern as the ASCII character that looks most like it; any other as it is."""
+    """The ASCII character most like a braille pattern; other characters stay unchanged."""
     bits = ord(character) - 0x2800
     if not 0 < bits <= 0xFF:
         return " " if bits == 0 else character

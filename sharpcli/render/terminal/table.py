@@ -1,8 +1,8 @@
 """Sheets of labelled rows, laid out to fit a width or written as GitHub tables.
 
-A `Page` is what a person reads: a line of context, sheets, footnotes and a legend. The terminal
-and markdown show the same page. Too wide a sheet becomes several, one below the other, each with
-its labels; a number is never cut and never wrapped.
+A `Page` has a line of context, sheets, footnotes and a legend. The terminal and markdown show the
+same page. A sheet that is too wide is split into several, one below the other, each with its
+labels. Numbers are never cut or wrapped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NARROWEST_LABEL = 12
 
 @dataclass(frozen=True)
 class Column:
-    """One column: a header (spaces are where it may break), a cell a row, numbers to the right."""
+    """One column: a header that may break at spaces, one cell per row, numbers right-aligned."""
 
     header: str
     cells: Sequence[str]
@@ -32,7 +32,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A row's label, and the message that stands in its place where there are no numbers."""
+    """A row's label, and a message that replaces missing numbers."""
 
     label: str
     failure: str | None = None
@@ -40,7 +40,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Rows by columns under a title; `caption` heads the labels."""
+    """Rows and columns under a title; `caption` is the header of the labels."""
 
     rows: Sequence[Row]
     columns: Sequence[Column]
@@ -50,7 +50,7 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Page:
-    """All that is printed on stdout for one document."""
+    """Everything that is printed on stdout for one document."""
 
     context: Sequence[str]
     sheets: Sequence[Sheet]
@@ -104,7 +104,7 @@ def markdown(page: Page) -> str:
 
 
 def _visible(page: Page) -> Page:
-    """Return the page as text that steers no terminal: names come from files."""
+    """The page without terminal control codes, because names come from files."""
     sheets = [
         Sheet(
             [Row(visible(row.label), row.failure and visible(row.failure)) for row in sheet.rows],
@@ -120,7 +120,7 @@ def _visible(page: Page) -> Page:
 
 
 def _fitted(sheet: Sheet, width: int) -> Iterator[Sheet]:
-    """The sheet, its columns dealt out to as few sheets as fit the width."""
+    """The sheet, split by columns into as few sheets as fit the width."""
     label = _label_width(sheet, width)
     left = list(sheet.columns)
     while True:
@@ -168,7 +168,7 @@ def _line(
 
 
 def _label_width(sheet: Sheet, width: int) -> int:
-    """All of the longest label where that leaves room; a longer one is folded."""
+    """The width of the longest label if that leaves room; longer labels are wrapped."""
     longest = max(cell_len(text) for text in (sheet.caption, *(row.label for row in sheet.rows)))
     widest = max((_width(column) for column in sheet.columns), default=0)
     most = max(_NARROWEST_LABEL, min(2 * width // 5, width - widest - _GAP))
@@ -192,7 +192,7 @@ def _shortened(text: str, width: int) -> str:
 
 
 def _folded(line: str, width: int, style: str) -> Iterator[Text]:
-    """A sentence wrapped at blanks, its continuation indented."""
+    """A sentence wrapped at blanks, with indented continuation lines."""
     words, current = line.split(" "), ""
     for word in words:
         trial = f"{current} {word}" if current else word

@@ -86,7 +86,7 @@ def test_a_hundred_checkpoints_fit_eighty_columns(
     [
         (["nowhere.json"], 1, "nowhere.json: cannot be read: No such file or directory"),
         (["--by", "nothing"], 2, "--by nothing: no checkpoint has metadata of that name"),
-        (["--baseline", "nothing"], 2, "--baseline nothing: fits no row"),
+        (["--baseline", "nothing"], 2, "--baseline nothing: matches no row"),
         (["--output", "/nowhere/out.json"], 1, "/nowhere/out.json: cannot be written"),
         (["--by", "a,,b"], 2, "'a,,b' is not a list"),
     ],
@@ -132,5 +132,5 @@ def test_what_is_not_compared_of_a_result_is_said(
     path.write_text(dumps(saved), "utf-8")
     found = run(str(path))
     assert found.exit_code == 0
-    assert f"note: {path}: of the parameters layer4.* alone" in found.stderr
+    assert f"note: {path}: only of the parameters layer4.*" in found.stderr
     assert f"note: {path}: layers are not compared, only all parameters together" in found.stderr

@@ -42,7 +42,7 @@ def test_a_folder_that_cannot_be_made(short):
     (short / "file").write_text("")
     done = CliRunner().invoke(sharp, ["demo", "--folder", "file/below"])
     assert done.exit_code == 1
-    assert "file/below: cannot be made: Not a directory" in done.stderr
+    assert "file/below: cannot be created: Not a directory" in done.stderr
 
 
 def test_the_whole_story(short, monkeypatch):

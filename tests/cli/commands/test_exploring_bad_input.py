@@ -153,10 +153,10 @@ def test_three_that_span_no_plane(folder, paths, said):
         (("interpolate", A, B), "no task: a checkpoint has tensors only"),
         (
             ("interpolate", *T, "--trajectory", C, A, B),
-            "0 checkpoints to explore, and it takes 2\n  hint: --mark and --trajectory "
+            "0 checkpoints to explore, but it takes 2\n  hint: --mark and --trajectory "
             "take all files that follow them: name other checkpoints before them, or behind a --",
         ),
-        (("interpolate", *T, A, "--mark", B), "1 checkpoint to explore, and it takes 2"),
+        (("interpolate", *T, A, "--mark", B), "1 checkpoint to explore, but it takes 2"),
         (("landscape", *T, "--mark", C, A), "there is no checkpoint A\n  hint: --mark and --traj"),
         ((*SURFACE, "--trajectory", "--json"), "--trajectory names no checkpoint"),
         ((*LINE, "--mark"), "--mark names no checkpoint"),
@@ -283,7 +283,7 @@ def test_a_line_of_too_many_points_is_refused_at_once(folder):
 def test_an_output_folder_that_does_not_exist(folder, arguments):
     stderr = refused(*arguments, "--output", "none/out.json")
     assert stderr.startswith("Error: none/out.json: cannot be written: there is no folder none\n")
-    assert "hint: name a file in a folder that exists, may be written to and has room" in stderr
+    assert "hint: name a file in a folder that exists, is writable and has free space" in stderr
     stderr = refused(*arguments, "--plot", "none/out.png")
     assert "--plot none/out.png: there is no folder " in stderr
 
@@ -295,7 +295,7 @@ def test_an_output_folder_that_may_not_be_written_to(folder, monkeypatch):
         os, "access", lambda path, mode: "closed" not in str(path) and allowed(path, mode)
     )
     stderr = refused(*LINE, "--output", "closed/out.json")
-    assert "closed/out.json: cannot be written: the folder closed may not be written to" in stderr
+    assert "closed/out.json: cannot be written: the folder closed is not writable" in stderr
     assert nothing_kept(folder)
 
 

@@ -88,7 +88,7 @@ def test_a_file_is_not_overwritten(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["task"], 2, "task: a task file ends in .py\n  hint: write to task.py"),
+        (["task"], 2, "task: a task file must end in .py\n  hint: write to task.py"),
         (["none/task.py"], 1, "none/task.py: cannot be written: there is no folder "),
         (["--template", "imagee"], 2, "'plain', 'image', 'causal-lm', 'lightning'"),
     ],

@@ -248,7 +248,7 @@ COMMANDS = [
     ("train task.py --lr nan", 2, "nan is not a finite number"),
     ("train task.py --output task.py", 2, "would overwrite task.py, which is read here"),
     (f"train task.py --output {'x' * 300}", 1, "File name too long"),
-    ("demo --folder dangling", 1, "dangling: cannot be made: it is a link that leads nowhere"),
+    ("demo --folder dangling", 1, "dangling: cannot be created: it is a link to a missing target"),
     ("compare result.json", 1, "result.json"),
     ("compare result.json --output result.json", 2, "would overwrite result.json"),
 ]

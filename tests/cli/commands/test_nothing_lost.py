@@ -80,7 +80,7 @@ def test_an_interrupted_run_writes_beside_an_earlier_result(folder):
     process.send_signal(signal.SIGTERM)
     stdout, stderr = process.communicate()
     assert (process.returncode, stdout) == (143, "")
-    assert "out.json stays as it is; this run's result is in out.interrupted.json\n" in stderr
+    assert "out.json is unchanged; this run's result is in out.interrupted.json\n" in stderr
     assert Path("out.json").read_text() == "earlier"
     results = strict(Path("out.interrupted.json").read_text("utf-8"))["results"]
     assert [result["status"] for result in results] == ["ok", "failed"]

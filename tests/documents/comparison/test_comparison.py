@@ -117,11 +117,11 @@ def test_a_baseline_is_a_label_a_path_or_metadata(sweep: Document, baseline: str
     [
         (
             "optimizer=sgd",
-            'baseline="optimizer=sgd": fits 6 rows: sgd-32-0, sgd-32-1, sgd-32-2 and',
+            'baseline="optimizer=sgd": matches 6 rows: sgd-32-0, sgd-32-1, sgd-32-2 and',
         ),
-        ("optimizer=lion", 'baseline="optimizer=lion": fits no row'),
-        ("momentum=0.9", 'baseline="momentum=0.9": fits no row'),
-        ("nothing", 'baseline="nothing": fits no row'),
+        ("optimizer=lion", 'baseline="optimizer=lion": matches no row'),
+        ("momentum=0.9", 'baseline="momentum=0.9": matches no row'),
+        ("nothing", 'baseline="nothing": matches no row'),
     ],
 )
 def test_a_baseline_must_be_one_row(sweep: Document, baseline: str, message: str) -> None:
@@ -187,7 +187,7 @@ def test_the_loss_warning_knows_zero_and_one() -> None:
 def test_a_lone_member_is_warned_of_only_in_groups(result: Make, document: Make) -> None:
     measured = document([result(f"{x}.pt", {"x": x[0]}) for x in ("a", "b1", "b2")])
     (warning,) = compared(measured, by=["x"])["warnings"]
-    assert warning == "one member alone, so no standard deviation: x=a"
+    assert warning == "only one member, so no standard deviation: x=a"
     assert "warnings" not in compared(measured)
 
 
@@ -197,9 +197,9 @@ def test_documents_that_were_not_measured_alike_say_in_what(result: Make, docume
     other["task"] = {**other["task"], "fingerprint": "cd34"}
     found = compared(one, other)
     assert found["warnings"] == [
-        "not measured alike: task.fingerprint is ab12 in a.json; cd34 in b.json",
-        "not measured alike: settings.run.samples is not set in a.json; 100 in b.json",
-        "not measured alike: settings.run.dtype is float32 in a.json; float64 in b.json",
+        "settings differ: task.fingerprint is ab12 in a.json; cd34 in b.json",
+        "settings differ: settings.run.samples is not set in a.json; 100 in b.json",
+        "settings differ: settings.run.dtype is float32 in a.json; float64 in b.json",
     ]
     assert found["task"] == {}
 
@@ -215,7 +215,7 @@ def test_unconverged_numbers_are_taken_in_and_named(result: Make, document: Make
     measured = document([result("a.pt", {"x": 1}), result("b.pt", {"x": 1}, converged=False)])
     found = compared(measured, by=["x"])
     assert found["warnings"] == [
-        "did not converge: taken in as found: hessian.eigenvalues[0], hessian.eigenvalues[1], "
+        "did not converge: included as computed: hessian.eigenvalues[0], hessian.eigenvalues[1], "
         "hessian.eigenvalues[2] and 3 more of b"
     ]
     assert found["results"][0]["measures"]["hessian.eigenvalues[0]"]["status"] == "max_products"
@@ -228,7 +228,7 @@ def test_a_value_that_is_not_finite_enters_no_mean(result: Make, document: Make)
     found = compared(measured, by=["x"])
     trace = found["results"][0]["measures"]["trace"]
     assert (trace["mean"], trace["n"], trace["status"]) == (153.0, 1, "not_finite")
-    assert found["warnings"] == ["not finite: in no mean and no correlation: trace of b"]
+    assert found["warnings"] == ["not finite: left out of means and correlations: trace of b"]
 
 
 def test_enormous_values_do_not_overflow(result: Make, document: Make) -> None:
@@ -262,7 +262,7 @@ def test_three_checkpoints_are_too_few_to_correlate(result: Make, document: Make
     found = compared(document([result(f"{i}.pt") for i in range(3)]))
     assert "correlations" not in found
     assert (
-        "they need 4 checkpoints with a gap, and 3 of these 3 checkpoints have one"
+        "they need 4 checkpoints with a gap, but 3 of these 3 checkpoints have one"
         in (found["notes"][-1])
     )
 
@@ -461,7 +461,7 @@ def test_a_group_with_an_unreliable_sampling_error_is_marked(document: Make) -> 
     members = [number(f"{x}.pt", replace(UNRELIABLE, value=x)) for x in (4.0, 5.0)]
     found = compared(document(members), by=["x"])
     assert shown(found, sheet=0) == ["4.5(4)±0.7?"]
-    assert "?: takes in a sampling error that is unreliable" in compare_page(found).legend
+    assert "?: includes an unreliable sampling error" in compare_page(found).legend
 
 
 def test_an_unreliable_number_without_a_sampling_error_has_no_known_error(document: Make) -> None:
@@ -500,7 +500,7 @@ def test_what_did_not_converge_is_marked_wherever_it_enters(document: Make, stat
     assert together["results"][1]["measures"]["trace"]["difference"]["status"] == status
     assert shown(together, sheet=0)[1].endswith("!")
     assert "! ×" in shown(together)[0]
-    assert any("taken in as found: trace of bad" in text for text in together["warnings"])
+    assert any("included as computed: trace of bad" in text for text in together["warnings"])
 
 
 def test_a_correlation_that_takes_in_what_did_not_converge_is_marked(
@@ -536,9 +536,7 @@ def test_the_table_says_where_a_column_has_fewer_than_its_group(document: Make) 
     assert found["results"][1]["measures"]["gradient.norm"]["n"] == 2
     assert [cell.endswith(" n=2") for cell in shown(found, "‖∇L‖", 0)] == [False, True]
     assert not any("n=" in cell for cell in shown(found, sheet=0))
-    assert "n=4: only so many of the row's n checkpoints have the number" in (
-        compare_page(found).legend
-    )
+    assert "n=4: only 4 of the row's n checkpoints have the number" in (compare_page(found).legend)
 
 
 def test_between_groups_the_measurement_error_stays_beside_welchs(document: Make) -> None:

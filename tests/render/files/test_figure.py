@@ -274,8 +274,8 @@ def test_names_from_a_file_are_text():
     ("change", "said"),
     [
         (lambda d: d.update(kind="measure"), 'a result of kind "measure" has no figure'),
-        (lambda d: d.update(results=[]), "holds no point"),
-        (lambda d: d["results"][0].update(curves={}), "holds no point"),
+        (lambda d: d.update(results=[]), "has no point"),
+        (lambda d: d["results"][0].update(curves={}), "has no point"),
     ],
 )
 def test_what_cannot_be_drawn_says_why(change, said):

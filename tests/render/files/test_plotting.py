@@ -50,7 +50,7 @@ def test_a_folder_that_is_missing_or_closed_is_named(tmp_path, monkeypatch):
     with pytest.raises(SharpError, match=r'folder\.png": it is a folder'):
         check_plot(tmp_path / "folder.png")
     monkeypatch.setattr("os.access", lambda path, mode: False)
-    with pytest.raises(SharpError, match="may not be written to"):
+    with pytest.raises(SharpError, match="is not writable"):
         check_plot(tmp_path / "a.png")
 
 
