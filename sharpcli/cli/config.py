@@ -71,19 +71,19 @@ def command_defaults(name: str, group: click.Group, context: click.Context) -> d
         command = _command(group, context, name)
         pairs |= _pairs(file, file.settings) | _pairs(file, own)
         for key, value in shared.items():
-            parameter = _options(command).get(_spelt(key))
+            parameter = _option(command, context, key)
             if parameter is not None:
                 defaults[str(parameter.name)] = _checked(file, key, value, parameter)
             else:
                 _refuse_unknown(file, key, group, context)
         for key, value in own.items():
-            parameter = _options(command).get(_spelt(key))
+            parameter = _option(command, context, key)
             if key == TASK_OPTIONS:
                 continue
             if parameter is None:
                 raise UsageError(
                     f"{file.where}: [{name}] {key}: `sharp {name}` has no such option: "
-                    f"{did_you_mean(_spelt(key), _options(command))}",
+                    f"{did_you_mean(_spelt(key), _options(command.params))}",
                     f"`sharp {name} --help` lists them",
                 )
             defaults[str(parameter.name)] = _checked(file, f"[{name}] {key}", value, parameter)
@@ -142,11 +142,17 @@ def _command(group: click.Group, context: click.Context, name: str) -> click.Com
     return command
 
 
-def _options(command: click.Command) -> dict[str, click.Option]:
-    """A command's options by long name (`batch-size`), except -O, which has its own table."""
+def _option(command: click.Command, context: click.Context, key: str) -> click.Option | None:
+    """A command's option of this name; those of packages, which take an import, come last."""
+    found = _options(command.params).get(_spelt(key))
+    return found or _options(command.get_params(context)).get(_spelt(key))
+
+
+def _options(parameters: Iterable[click.Parameter]) -> dict[str, click.Option]:
+    """Options by long name (`batch-size`), except -O, which has its own table."""
     return {
         name.removeprefix("--"): parameter
-        for parameter in command.params
+        for parameter in parameters
         if isinstance(parameter, click.Option) and parameter.name != PAIRS
         for name in parameter.opts
         if name.startswith("--")
@@ -159,9 +165,10 @@ def _spelt(key: str) -> str:
 
 def _refuse_unknown(file: ConfigFile, key: str, group: click.Group, context: click.Context) -> None:
     """Raise `UsageError` unless the key is an option of another command."""
-    known: set[str] = set()
-    for name in group.list_commands(context):
-        known |= set(_options(_command(group, context, name)))
+    commands = [_command(group, context, name) for name in group.list_commands(context)]
+    if any(_spelt(key) in _options(command.params) for command in commands):
+        return
+    known = {name for command in commands for name in _options(command.get_params(context))}
     if _spelt(key) not in known:
         raise UsageError(
             f"{file.where}: {key}: is not an option: {did_you_mean(_spelt(key), sorted(known))}",

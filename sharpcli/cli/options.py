@@ -327,7 +327,7 @@ def given(names: Collection[str]) -> list[str]:
     context = click.get_current_context()
     return [
         option.opts[0]
-        for option in context.command.params
+        for option in context.command.get_params(context)
         if option.name in names
         and context.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE
     ]

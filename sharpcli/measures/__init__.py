@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 from sharpcli.errors import SharpError, UsageError, did_you_mean, setting
@@ -50,7 +50,7 @@ def _where_all_eigenvalues_are(keys: Collection[str]) -> list[str]:
 
 
 _CURVATURE = ("operator", "hvp", "max_products")
-_BUILT_IN = (
+_MEASURES = (
     Measure(
         name="loss",
         meaning="loss and metrics on train and test, and their gap",
@@ -158,28 +158,45 @@ _BUILT_IN = (
 )
 
 
-def known_measures(among: Collection[str] | None = None) -> dict[str, Measure]:
+BUILT_IN: Mapping[str, Measure] = {measure.name: measure for measure in _MEASURES}
+
+
+def known_measures(
+    among: Collection[str] | None = None, *, strict: bool = True
+) -> dict[str, Measure]:
     """Every measure by name: the built-in ones, then those of installed packages.
 
     `among` restricts the latter to those whose name, with underscores, is one of these JSON keys.
+    Unless `strict`, packages that cannot be used are left out.
 
     Raises:
-        SharpError: if a package's entry point is not a `Measure`.
+        SharpError: if a package's entry point cannot be imported or is not a `Measure`.
     """
-    known = {measure.name: measure for measure in _BUILT_IN}
-    entries = entry_points(group="sharpcli.measures") if among is None or among else ()
-    for entry in entries:
+    known = dict(BUILT_IN)
+    for entry in entry_points(group="sharpcli.measures") if among is None or among else ():
         if among is not None and entry.name.replace("-", "_") not in among:
             continue
-        found = entry.load()
-        if not isinstance(found, Measure):
-            raise SharpError(
-                f"the entry point '{entry.name}' of sharpcli.measures ({entry.value}) is not a "
-                "sharpcli.measures.Measure",
-                "fix or uninstall the package that brings it",
-            )
-        known.setdefault(entry.name, found)
+        try:
+            known.setdefault(entry.name, _loaded(entry))
+        except SharpError:
+            if strict:
+                raise
     return known
+
+
+def _loaded(entry: EntryPoint) -> Measure:
+    """The measure of a package's entry point; raises `SharpError` if there is none."""
+    where = f"the entry point '{entry.name}' of sharpcli.measures ({entry.value})"
+    hint = "fix or uninstall the package that brings it"
+    try:
+        found = entry.load()
+    except Exception as error:  # whatever the package's own code raises
+        raise SharpError(
+            f"{where} cannot be imported: {type(error).__name__}: {error}", hint
+        ) from error
+    if not isinstance(found, Measure):
+        raise SharpError(f"{where} is not a sharpcli.measures.Measure", hint)
+    return found
 
 
 def choose(names: Sequence[str]) -> list[Measure]:
@@ -199,7 +216,7 @@ def choose(names: Sequence[str]) -> list[Measure]:
                 if all(part in known for part in parts)
                 else did_you_mean(name, [*known, "all"])
             )
-            raise UsageError(f"{setting('measure', name)}: there is no such measure", hint)
+            raise UsageError(f"{setting('measures', [name])}: there is no such measure", hint)
     if "all" in names:
         return list(known.values())
     return [m for m in known.values() if (m.name in names if names else m.default)]
@@ -211,7 +228,7 @@ def readers(measures: Sequence[Measure]) -> dict[str, list[str]]:
         return {}
     read = {name for measure in measures for name in _read_by(measure)}
     unread: dict[str, list[str]] = {}
-    for known in known_measures().values():
+    for known in known_measures(strict=False).values():
         for name in _read_by(known):
             if name not in read:
                 unread.setdefault(name, []).append(known.name)
@@ -228,7 +245,8 @@ def options_of(measures: Sequence[Measure], given: Mapping[str, Any]) -> dict[st
     Raises:
         UsageError: if no measure has an option of that name.
     """
-    known = {option.name for measure in known_measures().values() for option in measure.options}
+    every = known_measures(strict=False).values()
+    known = {option.name for measure in every for option in measure.options}
     for name in given:
         if name not in known:
             raise UsageError(f"{name}: no measure has this option", did_you_mean(name, known))

@@ -22,7 +22,7 @@ _PLACE_OF_METRICS = 10
 
 def in_tables(keys: Iterable[str] = ()) -> list[Measure]:
     """The measures in the order of tables: built-in ones and those with numbers among `keys`."""
-    known = known_measures(among={_first_part(key) for key in keys})
+    known = known_measures(among={_first_part(key) for key in keys}, strict=False)
     return sorted(known.values(), key=lambda measure: measure.place)
 
 

@@ -71,12 +71,12 @@ def interpolate_checkpoints(
     if run is not None and run.parameters:
         raise UsageError(
             f"{setting('parameters')}: between checkpoints all parameters move",
-            "sharp landscape draws the parameters that match around one checkpoint",
+            "a landscape draws the parameters that match around one checkpoint",
         )
     if len(paths) not in (2, 3):
         raise UsageError(
             f"{counted(len(paths), 'checkpoint')}: a line leads through two, a plane through three",
-            "sharp interpolate a.safetensors b.safetensors",
+            "name two or three",
         )
     if len(paths) == 3 and (settings.align or settings.path):
         option = setting("align" if settings.align else "path")

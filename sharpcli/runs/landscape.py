@@ -63,7 +63,7 @@ def landscape_checkpoint(
     if kind.needs_path and not any(beside.trajectories):
         raise UsageError(
             f"{setting('directions', kind.name)} needs the path whose axes are to be drawn",
-            f"name its checkpoints, A as the last: {setting('trajectories', 'step-*.safetensors')}",
+            f"name its checkpoints by {setting('trajectories')}, A as the last",
         )
     settings.grid.limits((_AROUND,) * directions.dimensions)
     with exploring(task, task_options, run, watch) as studies:

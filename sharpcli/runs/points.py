@@ -148,8 +148,8 @@ def _trajectories(this: Exploration, frame: Frame) -> tuple[list[Trajectory], Pr
         this.warnings.append(
             f"the {('line', 'plane')[frame.dimensions - 1]} shows "
             f"{shown.explained_together:.0%} of the path's variance: where its points lie is "
-            "mostly not to be seen here (sharp landscape "
-            f"{setting('directions', 'trajectory')} shows the most)"
+            "mostly not to be seen here (a landscape with "
+            f"{setting('directions.kind', 'trajectory')} shows the most)"
         )
     return found, shown
 

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from networks import CASES, context
 
 from sharpcli import measures
+from sharpcli.cli.commands.measure import MeasureCommand, own_options
 from sharpcli.cli.commands.measure import measure as command
-from sharpcli.cli.commands.measure import options_of_measures
 from sharpcli.documents.results import Scalar
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.measures import (
@@ -44,8 +44,10 @@ def installed(monkeypatch):
             for name, it in found.items()
         ]
         monkeypatch.setattr(measures, "entry_points", lambda group: entries)
+        own_options.cache_clear()
 
-    return install
+    yield install
+    own_options.cache_clear()
 
 
 def names(chosen):
@@ -72,7 +74,7 @@ def test_the_order_is_the_registrys_and_nothing_comes_twice():
 
 
 def test_an_unknown_measure_is_misuse_with_the_nearest_name():
-    with pytest.raises(UsageError, match='measure="hesian": there is no such measure') as caught:
+    with pytest.raises(UsageError, match=r"measures=\['hesian'\]: there is no such") as caught:
         choose(("loss", "hesian"))
     assert caught.value.hint == "did you mean 'hessian'?"
     with pytest.raises(UsageError) as caught:
@@ -205,8 +207,7 @@ def test_options_of_measures_are_options_of_the_command(installed):
     )
     installed(mine=described(options=brought))
 
-    @click.command()
-    @options_of_measures
+    @click.command(cls=MeasureCommand)
     def asked(options):
         click.echo(json.dumps(options))
 

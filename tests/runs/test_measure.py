@@ -418,7 +418,7 @@ def test_two_minima_at_different_losses_are_warned_of(written):
     ("settings", "said"),
     [
         (replace(QUICK, top=162), "top=162: the model has only 161 parameters"),
-        (replace(QUICK, measures=("hesian",)), 'measure="hesian": there is no such measure'),
+        (replace(QUICK, measures=("hesian",)), r"measures=\['hesian'\]: there is no such"),
         (replace(QUICK, subspaces=(162,)), "subspaces=162: the model has only 161 parameters"),
     ],
 )

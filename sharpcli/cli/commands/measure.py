@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from sharpcli.cli.options import (
 )
 from sharpcli.cli.parameter_types import NumberType, ParameterType, WholeType
 from sharpcli.errors import UsageError
-from sharpcli.measures import Option, choose, known_measures, readers
+from sharpcli.measures import BUILT_IN, Option, choose, known_measures, readers
 from sharpcli.settings import CurvatureSettings, MeasureSettings, OutputSettings, RunSettings
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from sharpcli.runtime.progress import Begin, Notes
 
 __all__ = ["measure", "run_measure"]
-
-Command = Callable[..., Any]
 
 
 class SubspaceType(ParameterType):
@@ -53,30 +51,38 @@ class SubspaceType(ParameterType):
 DEFAULT = MeasureSettings()
 
 
-def options_of_measures(command: Command) -> Command:
-    """Add the options that measures define themselves; the command gets them as `options`."""
-    brought = {
-        option.name: (measure.name, option)
-        for measure in known_measures().values()
-        for option in measure.options
-    }
+class MeasureCommand(click.Command):
+    """A command that also has the options that measures define, and gets them as `options`.
 
-    @functools.wraps(command)
-    def with_options(*args: Any, **kwargs: Any) -> Any:
-        return command(*args, options={name: kwargs.pop(name) for name in brought}, **kwargs)
+    Packages with measures are imported when the options are needed, not when this module is.
+    """
 
-    added: Command = with_options
-    for name, option in reversed(brought.values()):
-        added = click.option(
-            f"--{option.name.replace('_', '-')}",
-            option.name,
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The command's own parameters, and those of measures."""
+        *own, help_option = super().get_params(ctx)
+        return [*own, *own_options().values(), help_option]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, with the values of the measures' options in one mapping."""
+        ctx.params["options"] = {name: ctx.params.pop(name) for name in own_options()}
+        return super().invoke(ctx)
+
+
+@functools.cache
+def own_options() -> dict[str, click.Option]:
+    """The options that measures define, by the name of their parameter."""
+    return {
+        option.name: click.Option(
+            [f"--{option.name.replace('_', '-')}", option.name],
             type=_type_of(option),
             is_flag=isinstance(option.default, bool),
             default=option.default,
             show_default=True,
-            help=f"{name}: {option.help}",
-        )(added)
-    return added
+            help=f"{measure.name}: {option.help}",
+        )
+        for measure in known_measures(strict=False).values()
+        for option in measure.options
+    }
 
 
 def _type_of(option: Option) -> Any:
@@ -88,6 +94,7 @@ def _type_of(option: Option) -> Any:
 
 
 @click.command(
+    cls=MeasureCommand,
     epilog="""\b
 Examples:
   sharp measure sgd.safetensors adam.safetensors --task task.py
@@ -95,7 +102,7 @@ Examples:
   sharp measure a.pt -m epsilon-sharpness --subspace full --subspace 100
   sharp measure a.safetensors -t digits -m hessian -m trace --by layer
   sharp measure a.pt -t task.py -m loss -m hessian --sampling-error 0.1
-  sharp measure run-*/model.safetensors --json > result.json"""
+  sharp measure run-*/model.safetensors --json > result.json""",
 )
 @click.argument("checkpoints", nargs=-1, metavar="CKPT...")
 @click.option(
@@ -105,7 +112,7 @@ Examples:
     multiple=True,
     metavar="NAME",
     help="A measure, or all. Repeatable. Default: "
-    f"{', '.join(name for name, known in known_measures().items() if known.default)}. --list says "
+    f"{', '.join(name for name, known in BUILT_IN.items() if known.default)}. --list says "
     "what there is.",
 )
 @click.option(
@@ -190,7 +197,6 @@ Examples:
     type=click.Choice(["layer"]),
     help="Also measure each layer's block of the parameters, one run per layer.",
 )
-@options_of_measures
 @parameters_option
 @curvature_options
 @task_options

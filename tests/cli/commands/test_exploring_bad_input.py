@@ -189,7 +189,7 @@ def test_three_that_span_no_plane(folder, paths, said):
         (
             (*SURFACE, "--directions", "trajectory"),
             "--directions trajectory needs the path whose axes are to be drawn\n  hint: name its "
-            "checkpoints, A as the last: --trajectory step-*.safetensors",
+            "checkpoints by --trajectory, A as the last",
         ),
         (
             (*LINE, "--points", "3", "--range=-1:2"),

@@ -170,7 +170,7 @@ def test_a_path_that_the_plane_does_not_show_is_said(folder, mlps):
     done = run("landscape", paths[0], "--points", "2", "--trajectory", *paths[1:])
     assert done.exit_code == 0
     assert "warning: the plane shows 1% of the path's variance: " in done.stderr
-    assert "(sharp landscape --directions trajectory shows the most)" in done.stderr
+    assert "(a landscape with --directions trajectory shows the most)" in done.stderr
     assert "unseen" in done.stdout
 
 
