@@ -14,14 +14,11 @@ from typing import Any
 import click
 
 from sharpcli import __version__
-from sharpcli.cli.exit_codes import ExitCode, of_error
 from sharpcli.cli.option_names import as_option
 from sharpcli.cli.sign_of_life import sign_of_life
 from sharpcli.errors import SharpError, did_you_mean, settings_written_by
 from sharpcli.runtime import interruption
-from sharpcli.runtime.processes import is_first, rank, size
 from sharpcli.runtime.streams import drop_stdout, prepare
-from sharpcli.runtime.text import folded, visible, visible_lines
 
 __all__ = ["COMMANDS", "main", "sharp"]
 
@@ -160,6 +157,10 @@ class LazyGroup(click.Group):
 
 def _say_why(error: BaseException) -> int | None:
     """Print on stderr what ended the run, and return the exit code; None for a bug."""
+    from sharpcli.cli.exit_codes import ExitCode, of_error
+    from sharpcli.runtime.processes import is_first
+    from sharpcli.runtime.text import visible_lines
+
     if isinstance(error, click.Abort) or interruption.caused(error):
         if is_first():
             click.echo("Interrupted.", err=True)
@@ -233,6 +234,8 @@ _GRACE = 3.0
 
 def _process() -> str:
     """The prefix that names the process in a message; "" for the first."""
+    from sharpcli.runtime.processes import is_first, rank, size
+
     if is_first():
         return ""
     time.sleep(_GRACE)
@@ -241,6 +244,8 @@ def _process() -> str:
 
 def _shown(error: click.ClickException) -> str:
     """Click's message of an error, with the quoted command line made safe."""
+    from sharpcli.runtime.text import visible_lines
+
     shown, message = io.StringIO(), error.format_message()
     error.show(shown)
     return shown.getvalue().rstrip("\n").replace(message, visible_lines(message))
@@ -249,6 +254,8 @@ def _shown(error: click.ClickException) -> str:
 def _say(text: str) -> None:
     """Print safe text on stderr, wrapped at blanks if that is a terminal."""
     import shutil
+
+    from sharpcli.runtime.text import folded
 
     width = shutil.get_terminal_size().columns
     click.echo(folded(text, width) if sys.stderr.isatty() else text, err=True)
@@ -265,6 +272,8 @@ def _say_how_to_report(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
     import traceback
+
+    from sharpcli.runtime.text import visible
 
     lines = "".join(traceback.format_exception(kind, error, trace)).split("\n")
     click.echo("\n".join(map(visible, lines)), err=True, nl=False)
