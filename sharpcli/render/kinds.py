@@ -61,6 +61,22 @@ KINDS: dict[str, Kind] = {
     "inspect": Kind(
         "pages.inspection:inspection_page", "files.spreadsheet:tensor_rows", cheap=True
     ),
+    "schedule": Kind(
+        page="pages.schedules:schedule_page",
+        rows="files.spreadsheet:schedule_rows",
+        lines="pages.schedules:schedule_lines",
+        drawing="pages.schedules:read_schedules",
+        figures=dict.fromkeys(
+            (".png", ".svg", ".pdf", ".npz"), "files.schedule_figure:schedule_file"
+        ),
+        cheap=True,
+    ),
+    "policies": Kind(
+        "pages.schedules:policies_page",
+        "files.spreadsheet:policy_rows",
+        "pages.schedules:policies_lines",
+        cheap=True,
+    ),
     "interpolate": _PLACES,
     "landscape": _PLACES,
     "spectrum": Kind(

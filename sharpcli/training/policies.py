@@ -163,10 +163,12 @@ def _cyclic(name: str, wave: _Wave) -> list[Policy]:
         return k0 + (k1 - k0) * wave.value(t, length)
 
     def halving(t: float, k0: float, k1: float, length: float) -> float:
-        return k0 + (k1 - k0) * wave.value(t, length) * 2.0 ** -wave.halved(t, length)
+        part: float = 2.0 ** -wave.halved(t, length)
+        return k0 + (k1 - k0) * wave.value(t, length) * part
 
     def decaying(t: float, k0: float, k1: float, gamma: float, length: float) -> float:
-        return k0 + (k1 - k0) * wave.value(t, length) * gamma**t
+        part: float = gamma**t
+        return k0 + (k1 - k0) * wave.value(t, length) * part
 
     def problem(k0: float, k1: float, gamma: float, _length: float) -> str:
         falls = gamma > 1 and k1 < k0
@@ -223,12 +225,12 @@ def _warm_up_fits(_rate: float, steps: float, warmup: float, *_: float) -> str:
     return f"warmup is more than steps ({steps:g})" if warmup > steps else ""
 
 
-def _wsd_fits(_rate: float, steps: float, warmup: float, decay: float, _end: float) -> str:
+def _wsd_fits(_rate: float, steps: float, decay: float, warmup: float, _end: float) -> str:
     more = warmup + decay > steps
     return f"warmup and decay are more than steps ({steps:g})" if more else ""
 
 
-def _wsd(t: float, rate: float, steps: float, warmup: float, decay: float, end: float) -> float:
+def _wsd(t: float, rate: float, steps: float, decay: float, warmup: float, end: float) -> float:
     if t < warmup:
         return rate * t / warmup
     return _ramp(max(t - (steps - decay), 0.0), rate, end, decay) if t > steps - decay else rate
@@ -301,8 +303,8 @@ _ENTRIES = (
     ),
     Policy(
         "wsd",
-        "rate·t/warmup, then rate, then a line to end over the last decay of steps",
-        (_RATE, _STEPS, _WARMUP, _DECAY, _END),
+        "rate·t/warmup, then rate, then a line to end over the last decay steps of steps",
+        (_RATE, _STEPS, _DECAY, _WARMUP, _END),
         _wsd,
         _wsd_fits,
     ),

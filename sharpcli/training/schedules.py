@@ -79,6 +79,10 @@ class Schedule:
             )
         return value
 
+    def batch_size_at(self, step: int) -> int:
+        """The value at `step` as a batch size: the nearest whole number, at least 1."""
+        return max(1, round(self.at(step)))
+
     @functools.cached_property
     def _ends(self) -> list[int]:
         """The step at which each part with a length ends."""
