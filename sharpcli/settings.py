@@ -351,7 +351,9 @@ class ScheduleSettings:
     batch_size: Annotated[int | None, "Examples an update.", _SOME] = None
     batch_schedule: Annotated[str | None, "The same by step, in place of batch_size."] = None
     examples: Annotated[int | None, "Examples of the training data.", _SOME] = None
-    momentum: Annotated[float, Keywords(minimum=0, exclusiveMaximum=1)] = 0.0
+    momentum: Annotated[
+        float, "The optimizer's momentum.", Keywords(minimum=0, exclusiveMaximum=1)
+    ] = 0.0
     rewrite: Annotated[
         Rewriting | None,
         "batch-size: the rate's decay as a growing batch; linear-scaling: to another batch size; "

@@ -61,6 +61,17 @@ KINDS: dict[str, Kind] = {
     "inspect": Kind(
         "pages.inspection:inspection_page", "files.spreadsheet:tensor_rows", cheap=True
     ),
+    "interpolate": _PLACES,
+    "landscape": _PLACES,
+    "spectrum": Kind(
+        page="pages.spectra:spectrum_page",
+        rows="files.spreadsheet:spectrum_rows",
+        lines="pages.spectra:spectrum_lines",
+        drawing="pages.spectra:read_spectra",
+        figures=dict.fromkeys(
+            (".png", ".svg", ".pdf", ".npz"), "files.spectral_figure:spectral_file"
+        ),
+    ),
     "schedule": Kind(
         page="pages.schedules:schedule_page",
         rows="files.spreadsheet:schedule_rows",
@@ -76,17 +87,6 @@ KINDS: dict[str, Kind] = {
         "files.spreadsheet:policy_rows",
         "pages.schedules:policies_lines",
         cheap=True,
-    ),
-    "interpolate": _PLACES,
-    "landscape": _PLACES,
-    "spectrum": Kind(
-        page="pages.spectra:spectrum_page",
-        rows="files.spreadsheet:spectrum_rows",
-        lines="pages.spectra:spectrum_lines",
-        drawing="pages.spectra:read_spectra",
-        figures=dict.fromkeys(
-            (".png", ".svg", ".pdf", ".npz"), "files.spectral_figure:spectral_file"
-        ),
     ),
 }
 

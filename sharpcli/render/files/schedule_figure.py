@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sharpcli.render.pages.schedules import QUANTITIES, Drawn
+from sharpcli.render.scene import Array, drawable
 from sharpcli.runtime.text import figure_text
 from sharpcli.settings import FigureSettings
 
@@ -38,15 +39,17 @@ def _figure(drawn: Sequence[Drawn], settings: FigureSettings) -> Any:
     figure = Figure((width, width * (0.16 + _PANEL * len(known))), layout="constrained")
     panels = figure.subplots(len(known), sharex=True, squeeze=False)[:, 0]
     for panel, key in zip(panels, known, strict=True):
-        values = [each.values[key] for each in drawn if key in each.values]
+        values = []
         for index, each in enumerate(drawn):
             if key in each.values:
+                values.append(drawable(np.array(each.values[key], dtype=np.float64)))
                 panel.plot(
-                    each.x,
-                    each.values[key],
+                    drawable(np.array(each.x, dtype=np.float64)),
+                    values[-1],
                     color=COLORS[index % len(COLORS)],
                     linestyle="-" if index == 0 else (0, (3.5, 1.5)),
                     linewidth=0.9,
+                    drawstyle="steps-post",  # a rate stays until the next update
                     label=figure_text(each.name),
                 )
         if settings.scale == "log" or (settings.scale == "auto" and _spans_decades(values)):
@@ -58,9 +61,9 @@ def _figure(drawn: Sequence[Drawn], settings: FigureSettings) -> Any:
     return figure
 
 
-def _spans_decades(values: Sequence[Sequence[float]]) -> bool:
-    low, high = min(map(min, values)), max(map(max, values))
-    return low > 0 and high > _DECADES * low
+def _spans_decades(values: Sequence[Array]) -> bool:
+    low, high = min(each.min() for each in values), max(each.max() for each in values)
+    return bool(low > 0 and high > _DECADES * low)
 
 
 def _arrays(drawn: Sequence[Drawn]) -> bytes:

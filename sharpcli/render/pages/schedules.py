@@ -11,7 +11,7 @@ from typing import Any
 from rich.text import Text
 
 from sharpcli.documents.labels import clean
-from sharpcli.errors import counted
+from sharpcli.errors import SharpError, counted
 from sharpcli.render.numbers import format_number
 from sharpcli.render.terminal.chart import Chart, Dash, Series, chart_lines
 from sharpcli.render.terminal.table import Column, Page, Row, Sheet, page_lines
@@ -49,8 +49,13 @@ class Drawn:
 
 
 def read_schedules(document: Mapping[str, Any]) -> list[Drawn]:
-    """What is drawn of a document: its schedules over one axis."""
+    """What is drawn of a document: its schedules over one axis.
+
+    Raises `SharpError` where there is none.
+    """
     results, examples = document["results"], document["settings"]["examples"]
+    if not results:
+        raise SharpError("this result holds no schedule", "see its settings, and run again")
     together = len(results) > 1 and all(r["batch_size"] is not None for r in results)
     found = []
     for result in results:
