@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict
 
 from sharpcli.documents.environment import environment
@@ -132,11 +133,14 @@ def _notes(plan: Plan, new: Plan, settings: ScheduleSettings, most: int) -> list
     """Where the batch may grow no more, and the rate goes on in its place."""
     if settings.rewrite == "linear-scaling" or most not in new.batch_size:
         return []
-    kept = max(plan.lr)
+    # the rate without a limit: as high as ever before, or with another momentum the plan's own
+    grows = settings.rewrite == "batch-size"
+    free = itertools.accumulate(new.lr, max) if grows else [max(plan.lr)] * len(new.lr)
+    lowered = grows or max(new.lr) < max(plan.lr)
     limited = [
         update
-        for update, (lr, batch) in enumerate(zip(new.lr, new.batch_size, strict=True))
-        if batch == most and lr < kept
+        for update, (lr, batch, kept) in enumerate(zip(new.lr, new.batch_size, free, strict=True))
+        if lowered and batch == most and lr < kept
     ]
     if not limited:
         return []

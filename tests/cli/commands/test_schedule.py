@@ -127,6 +127,9 @@ def test_a_batch_that_may_grow_no_more_is_said():
     assert "note: the batch is at most 1,000: from update 361 on the rate makes up" in done.stderr
     assert "--max-batch sets the largest batch" in done.stderr
     assert schedule(STEPS, *GROWING).stderr == ""
+    warm = schedule("cosine(0.1, steps=900, warmup=90)", *GROWING, "--max-batch", 128)
+    # ½(1 + cos(π(t − 90)/810)) = 0.99 at t = 141.6: until then a batch of 128 is within 1 %
+    assert "from update 142 on the rate" in warm.stderr
 
 
 def test_linear_scaling_and_momentum():
