@@ -30,6 +30,7 @@ from sharpcli.documents.results import (
     Report,
     Scalar,
 )
+from sharpcli.documents.schedules import ListedPolicy, Scheduled
 from sharpcli.documents.spectra import Spectrum
 from sharpcli.documents.statuses import NOT_CONVERGED, Outcome
 from sharpcli.runs.direction_kinds import DIRECTION_KINDS
@@ -37,6 +38,7 @@ from sharpcli.settings import (
     InterpolateSettings,
     LandscapeSettings,
     RunSettings,
+    ScheduleSettings,
     SpectrumSettings,
 )
 
@@ -80,6 +82,8 @@ _KINDS = {
     "compare": _Kind((Group,), _hints(CompareSettings)),
     "inspect": _Kind((Inspected, FailedResult)),
     "train": _Kind((TrainedResult, FailedResult)),
+    "schedule": _Kind((Scheduled,), _hints(ScheduleSettings)),
+    "policies": _Kind((ListedPolicy,)),
     "interpolate": _Kind(
         (Interpolated,),
         {"run": RunSettings, **_hints(InterpolateSettings)},

@@ -1,7 +1,7 @@
 """Write what the code itself knows into the pages: `python docs/write_reference.py`.
 
-docs/cli.md is the real --help of every command; docs/measures.md holds the registry's table;
-docs/schema.json is made from the dataclasses of results and settings, and
+docs/cli.md is the real --help of every command; docs/measures.md and docs/schedules.md hold tables
+of their registries; docs/schema.json is made from the dataclasses of results and settings, and
 sharpcli/documents/schema.json is the same without its descriptions: what `sharp` checks saved
 results against. A test fails where one of them is out of date.
 """
@@ -9,6 +9,7 @@ results against. A test fails where one of them is out of date.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from schema_of import contract
 
 from sharpcli.cli.main import COMMANDS, sharp
 from sharpcli.measures import known_measures
+from sharpcli.training.policies import POLICIES
 
 DOCS = Path(__file__).parent
 BEGIN, END = "<!-- from the registry -->", "<!-- until here -->"
@@ -53,7 +55,22 @@ def measures_page(page: str) -> str:
             known.source,
             known.warns,
         )
-        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        rows.append(_row(cells))
+    return _with_table(page, rows)
+
+
+def schedules_page(page: str) -> str:
+    """`page` with the table of policies between its marks made anew."""
+    rows = ["| policy | value at step t |", "|---" * 2 + "|"]
+    rows += [_row((f"`{policy.usage}`", policy.formula)) for policy in POLICIES.values()]
+    return _with_table(page, rows)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _with_table(page: str, rows: Sequence[str]) -> str:
     before, _, rest = page.partition(BEGIN)
     return "\n".join([f"{before}{BEGIN}", *rows, f"{END}{rest.partition(END)[2]}"])
 
@@ -80,8 +97,9 @@ def shipped_schema() -> str:
 def main() -> None:
     """Write the pages and the shipped schema."""
     (DOCS / "cli.md").write_text(cli_page(), "utf-8")
-    measures = DOCS / "measures.md"
-    measures.write_text(measures_page(measures.read_text("utf-8")), "utf-8")
+    for name, made_anew in (("measures.md", measures_page), ("schedules.md", schedules_page)):
+        page = DOCS / name
+        page.write_text(made_anew(page.read_text("utf-8")), "utf-8")
     (DOCS / "schema.json").write_text(schema_page(), "utf-8")
     (DOCS.parent / "sharpcli" / "documents" / "schema.json").write_text(shipped_schema(), "utf-8")
 

@@ -12,11 +12,18 @@ from click.testing import CliRunner
 
 from sharpcli.cli.main import COMMANDS, sharp
 from sharpcli.measures import known_measures
+from sharpcli.training.schedules import parse_schedule
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS))
-from write_reference import cli_page, measures_page, schema_page, shipped_schema  # noqa: E402 (a script beside the pages)
+from write_reference import (  # noqa: E402 (a script beside the pages)
+    cli_page,
+    measures_page,
+    schedules_page,
+    schema_page,
+    shipped_schema,
+)
 
 sys.path.remove(str(DOCS))
 
@@ -146,6 +153,15 @@ def test_the_command_reference_is_fresh():
     assert words_of((DOCS / "cli.md").read_text("utf-8")) == words_of(cli_page()), hint
     for name in COMMANDS:
         assert f"## sharp {name}" in (DOCS / "cli.md").read_text("utf-8")
+
+
+def test_the_schedules_page_has_every_policy_and_its_schedules_are_read():
+    page = (DOCS / "schedules.md").read_text("utf-8")
+    assert page == schedules_page(page), "run `python docs/write_reference.py`"
+    written = re.findall(r"^    (\S.*\))$", page, re.MULTILINE)
+    assert len(written) >= 4
+    for spec in written:
+        parse_schedule(spec)
 
 
 def test_the_measures_page_has_the_registry_and_a_section_for_each():

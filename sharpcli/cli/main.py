@@ -65,6 +65,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "train",
         "Train a task's model and save a checkpoint.",
     ),
+    "schedule": (
+        "sharpcli.cli.commands.schedule",
+        "schedule",
+        "List learning-rate policies, draw one, or rewrite it.",
+    ),
     "demo": (
         "sharpcli.cli.commands.demo",
         "demo",

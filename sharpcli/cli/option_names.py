@@ -16,6 +16,7 @@ _OPTIONS = {
     "path.kind": "--path",
     "path.seed": "--seed",
     "ranges": "--range",
+    "rewrite": "--as",
     "subspaces": "--subspace",
     "task.name": "--task",
     "trajectories": "--trajectory",

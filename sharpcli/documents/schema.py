@@ -303,6 +303,7 @@ def _lengths(document: Mapping[str, Any]) -> Iterator[_Misfit]:
     check = {
         "interpolate": _lengths_of_grid,
         "landscape": _lengths_of_grid,
+        "schedule": _lengths_of_schedule,
         "spectrum": _lengths_of_spectrum,
     }.get(document["kind"])
     for index, result in enumerate(document["results"] if check else ()):
@@ -396,6 +397,15 @@ def _lengths_of_spectrum(result: Mapping[str, Any]) -> Iterator[_Misfit]:
             yield _Misfit("expected increasing numbers").at(places)
     if len(result["grid"]) < 2:
         yield _Misfit(f"expected at least 2 entries, found {len(result['grid'])}").at("grid")
+
+
+def _lengths_of_schedule(result: Mapping[str, Any]) -> Iterator[_Misfit]:
+    steps = len(result["steps"])
+    if not steps:
+        yield _Misfit("expected at least 1 entries, found 0").at("steps")
+    for key in ("lr", "batch_size", "noise_scale"):
+        if result[key] is not None and len(result[key]) != steps:
+            yield _counted(steps, "steps", result[key]).at(key)
 
 
 def _increase(values: Sequence[float], *, to_a_width: bool = True) -> bool:

@@ -75,6 +75,22 @@ KINDS: dict[str, Kind] = {
             (".png", ".svg", ".pdf", ".npz"), "files.spectral_figure:spectral_file"
         ),
     ),
+    "schedule": Kind(
+        page="pages.schedules:schedule_page",
+        rows="files.spreadsheet:schedule_rows",
+        lines="pages.schedules:schedule_lines",
+        drawing="pages.schedules:read_schedules",
+        figures=dict.fromkeys(
+            (".png", ".svg", ".pdf", ".npz"), "files.schedule_figure:schedule_file"
+        ),
+        cheap=True,
+    ),
+    "policies": Kind(
+        "pages.schedules:policies_page",
+        "files.spreadsheet:policy_rows",
+        "pages.schedules:policies_lines",
+        cheap=True,
+    ),
 }
 
 

@@ -31,6 +31,7 @@ import maximum
 import memory
 import processes
 import product
+import schedules
 import skewed
 import spectra_attack
 import startup
@@ -67,6 +68,7 @@ _BENCHMARKS = (
     faithful,
     forged,
     documents,
+    schedules,
 )
 
 

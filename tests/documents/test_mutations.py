@@ -8,6 +8,7 @@ import time
 
 import pytest
 import scenes
+import schedule_documents
 import spectra
 from mutations import mutated, runs
 
@@ -24,10 +25,15 @@ def spectral():
     return [spectra.document(spectra.made_up("a.pt"))]
 
 
-@pytest.mark.parametrize("kind", ["explored", "measured"])
+def schedules():
+    return [schedule_documents.scheduled(), schedule_documents.rewritten()]
+
+
+@pytest.mark.parametrize("kind", ["explored", "measured", "schedules"])
 def test_no_change_of_a_document_ends_in_a_traceback(kind, result, document, tmp_path):
     measured = [document([result("a.pt", {"lr": 0.1}), result("b.pt", {"lr": 0.2})])]
-    documents = explored() if kind == "explored" else measured + spectral()
+    documents = {"explored": explored, "schedules": schedules}.get(kind, list)()
+    documents = documents or measured + spectral()
     chance, started = random.Random(7), time.perf_counter()
     path, tried = tmp_path / "changed.json", 0
     while time.perf_counter() - started < _SECONDS:

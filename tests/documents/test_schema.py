@@ -12,6 +12,7 @@ from jsonschema import Draft202012Validator
 from sharpcli.checkpoint import save_checkpoint
 from sharpcli.documents.comparison import compare
 from sharpcli.documents.results import SCHEMA, Scalar, scalar_fields, to_document
+from sharpcli.documents.schema import problem_of
 from sharpcli.landscape.points.walk import Watch
 from sharpcli.runs.exploration import Beside
 from sharpcli.runs.interpolate import interpolate_checkpoints
@@ -119,6 +120,17 @@ def test_spectra_fit() -> None:
     for key in ("moments", "grid", "outliers", "products"):
         broken = of_spectra({k: v for k, v in made_up("a.pt").items() if k != key})
         assert not validator.is_valid(broken), key
+
+
+def test_schedules_fit() -> None:
+    from schedule_documents import policies, rewritten, scheduled
+
+    for document in (policies(), rewritten(), scheduled(), scheduled(batch_size=3)):
+        validator.validate(document)
+        assert problem_of(document) is None
+    broken = rewritten()
+    del broken["results"][1]["lr"][-1]
+    assert problem_of(broken) == "results[1].lr: expected 26 entries, as steps says, found 25"
 
 
 def test_a_spectrum_of_a_task_fits(dense: tuple[Task, Paths]) -> None:

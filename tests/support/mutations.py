@@ -57,7 +57,10 @@ NUMBERS = (
 )
 _TOKENS = ("NaN", "Infinity", "-Infinity", "1e999", "-1e400", "9" * 400, "9" * 5000, "1E", "0x1")
 _OTHERS: tuple[Any, ...] = (None, True, False, [], {}, [[]], [None], {"value": 1}, "0.1", [1, "a"])
-_KINDS = ("measure", "compare", "inspect", "train", "interpolate", "landscape", "spectrum", "tasks")
+_KINDS = (
+    *("measure", "compare", "inspect", "train", "schedule", "policies"),
+    *("interpolate", "landscape", "spectrum", "tasks"),
+)
 PLOTS = (".png", ".svg", ".pdf", ".html", ".npz", ".vts")
 FORMATS = ("table", "json", "csv", "markdown")
 

@@ -11,7 +11,16 @@ from sharpcli.documents.results import Document, is_scalar, leaves
 from sharpcli.documents.statuses import Outcome
 from sharpcli.runtime.text import csv_cell
 
-__all__ = ["group_rows", "point_rows", "result_rows", "rows_as_csv", "spectrum_rows", "tensor_rows"]
+__all__ = [
+    "group_rows",
+    "point_rows",
+    "policy_rows",
+    "result_rows",
+    "rows_as_csv",
+    "schedule_rows",
+    "spectrum_rows",
+    "tensor_rows",
+]
 
 _OF_A_SCALAR = {"value": "", "error": ".error", "error_kind": ".error_kind", "status": ".status"}
 _TOLD = ("checkpoint", "status", "error", "warnings", "layers", "layer", "parameters")
@@ -107,6 +116,27 @@ def spectrum_rows(document: Document) -> list[dict[str, Any]]:
     curves = ("nodes", "weights", "grid", "density")
     kept = [{k: v for k, v in r.items() if k not in curves} for r in document["results"]]
     return result_rows({**document, "results": kept})
+
+
+def schedule_rows(document: Document) -> list[dict[str, Any]]:
+    """A flat mapping for each step of each schedule."""
+    columns = {
+        "steps": "step",
+        "lr": "lr",
+        "batch_size": "batch_size",
+        "noise_scale": "noise_scale",
+    }
+    rows = []
+    for result in document["results"]:
+        known = {name: result[key] for key, name in columns.items() if result[key] is not None}
+        for values in zip(*known.values(), strict=True):
+            rows.append({"schedule": result["name"], **dict(zip(known, values, strict=True))})
+    return rows
+
+
+def policy_rows(document: Document) -> list[dict[str, Any]]:
+    """A flat mapping for each policy of schedules."""
+    return [{**row, "parameters": " ".join(row["parameters"])} for row in document["results"]]
 
 
 def rows_as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
