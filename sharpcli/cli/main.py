@@ -68,6 +68,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "train",
         "Train a task's model and save a checkpoint.",
     ),
+    "sweep": (
+        "sharpcli.cli.commands.sweep",
+        "sweep",
+        "Train every run of a sweep file.",
+    ),
     "demo": (
         "sharpcli.cli.commands.demo",
         "demo",

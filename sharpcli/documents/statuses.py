@@ -36,3 +36,6 @@ class Outcome(StrEnum):
     OK = "ok"
     FAILED = "failed"
     INTERRUPTED = "interrupted"
+    DIVERGED = "diverged"  # the kind of a failure
+    RUNNING = "running"
+    WAITING = "waiting"

@@ -11,7 +11,15 @@ from sharpcli.documents.results import Document, is_scalar, leaves
 from sharpcli.documents.statuses import Outcome
 from sharpcli.runtime.text import csv_cell
 
-__all__ = ["group_rows", "point_rows", "result_rows", "rows_as_csv", "spectrum_rows", "tensor_rows"]
+__all__ = [
+    "group_rows",
+    "point_rows",
+    "result_rows",
+    "rows_as_csv",
+    "run_rows",
+    "spectrum_rows",
+    "tensor_rows",
+]
 
 _OF_A_SCALAR = {"value": "", "error": ".error", "error_kind": ".error_kind", "status": ".status"}
 _TOLD = ("checkpoint", "status", "error", "warnings", "layers", "layer", "parameters")
@@ -79,6 +87,19 @@ def tensor_rows(document: Document) -> list[dict[str, Any]]:
         }
         tensors = result.get("tensors") or [{}]
         rows += [{**about, **{key: _flat(tensor[key]) for key in tensor}} for tensor in tensors]
+    return rows
+
+
+def run_rows(document: Document) -> list[dict[str, Any]]:
+    """A flat mapping for each run of a sweep, as `result_rows`, with its settings once."""
+    beside = ("settings", "options", "fingerprint")
+    rows = []
+    for result in document["results"]:
+        settings = {f"settings.{key}": _words(value) for key, value in result["settings"].items()}
+        options = {f"options.{key}": value for key, value in result["options"].items()}
+        found = _row({k: v for k, v in result.items() if k not in beside})
+        found = {k: v for k, v in found.items() if not k.startswith("metadata.")}
+        rows.append({"run": result["run"], **found, **settings, **options})
     return rows
 
 
@@ -156,6 +177,10 @@ def _add_curves(rows: Sequence[dict[str, Any]], prefix: str, found: Mapping[str,
             for name, values in by_name.items():
                 for row, value in zip(rows, values, strict=True):
                     row[f"{prefix}{split}.{name}{suffix}"] = value
+
+
+def _words(value: Any) -> Any:
+    return " ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _flat(value: Any) -> Any:
