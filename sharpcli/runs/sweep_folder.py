@@ -46,12 +46,12 @@ INTERRUPTED = {"status": Outcome.INTERRUPTED}
 
 
 class SweepFolder:
-    """The folder of a sweep; `tasks` are its tasks by the options that runs give them."""
+    """The folder of a sweep; `tasks` are those of its runs, for who writes `sweep.json`."""
 
-    def __init__(self, path: Path, sweep: Sweep, tasks: Sequence[Task]) -> None:
+    def __init__(self, path: Path, sweep: Sweep, tasks: Sequence[Task] = ()) -> None:
         self.path = path
         self.sweep = sweep
-        self._tasks = tasks  # in the order of the runs
+        self._tasks = tasks
         self._known: dict[str, dict[str, Any]] = {}
         self._environment = environment()
 

@@ -9,7 +9,7 @@ from sweeps import FOUR, NAMES, TASK, checkpoints, write
 from sharpcli.checkpoint import load_checkpoint
 from sharpcli.documents.reading import load_document
 from sharpcli.errors import UsageError
-from sharpcli.runs import sweep as module
+from sharpcli.runs import sweep_run as module
 from sharpcli.runs.sweep import Watch, sweep
 
 
@@ -193,6 +193,30 @@ def test_shards_train_their_own_runs_to_the_same_bytes(tmp_path, out, trained):
     assert set(statuses(second).values()) == {"ok"}
     assert trained[4:] == [*NAMES[::2], *NAMES[1::2]]
     assert checkpoints(parts) == checkpoints(out)
+
+
+DYING = TASK.replace(
+    "def model(width: int = 4):",
+    "def model(width: int = 4):\n    import os, signal\n"
+    "    if torch.initial_seed() == 7: os.kill(os.getpid(), signal.SIGKILL)",
+)
+THREE = FOUR.replace('["sgd", "adam"]', '["sgd"]').replace("[0, 1]", "[0, 7, 2]")
+
+
+def test_processes_train_to_the_same_bytes_and_one_that_dies_is_marked(tmp_path, out):
+    one_by_one = THREE.replace("[0, 7, 2]", "[0, 2]")
+    sweep(write(tmp_path, one_by_one, DYING), out)
+    ended, progress = [], []
+    watch = Watch(ended=lambda name, _: ended.append(name), progress=lambda *x: progress.append(x))
+    file, together = write(tmp_path, THREE, DYING), tmp_path / "jobs"
+    document = sweep(file, together, jobs=2, watch=watch)
+    assert statuses(document) == {"seed=0": "ok", "seed=7": "failed", "seed=2": "ok"}
+    error = document["results"][1]["error"]
+    assert error["message"] == "the process that trained it was ended by SIGKILL"
+    assert "jobs" in error["hint"]
+    assert checkpoints(together) == checkpoints(out)
+    assert sorted(ended) == ["seed=0", "seed=2", "seed=7"]
+    assert ("seed=0", 1, 1) in progress
 
 
 def test_a_moved_folder_goes_on(tmp_path, out, trained):

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from sharpcli.cli.exit_codes import exit_code
-from sharpcli.cli.parameter_types import ParameterType
+from sharpcli.cli.parameter_types import POSITIVE, ParameterType
 from sharpcli.render.formats import FORMATS
 from sharpcli.settings import OutputSettings
 
@@ -36,7 +36,7 @@ class ShardType(ParameterType):
 @click.command(
     epilog="""\b
 Examples:
-  sharp sweep optimizers.toml --output runs
+  sharp sweep optimizers.toml --output runs --jobs 4
   sharp sweep optimizers.toml --output runs --shard $SLURM_ARRAY_TASK_ID/4"""
 )
 @click.argument("file", metavar="FILE.toml", type=click.Path(path_type=Path))
@@ -46,6 +46,14 @@ Examples:
     metavar="DIR",
     required=True,
     help="The sweep's folder: sweep.json, and RUN/model.safetensors for each run.",
+)
+@click.option(
+    "--jobs",
+    type=POSITIVE,
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="Runs that are trained at once, each by a process with one thread.",
 )
 @click.option(
     "--shard",
@@ -67,6 +75,7 @@ Examples:
 def sweep(
     file: Path,
     output: Path,
+    jobs: int,
     shard: tuple[int, int],
     output_format: str,
     as_json: bool,
@@ -83,7 +92,7 @@ def sweep(
     from sharpcli.runs.sweep import sweep as train_all
 
     with sweep_progress(quiet=quiet) as watch:
-        document = train_all(file, output, shard=shard, watch=watch)
+        document = train_all(file, output, jobs=jobs, shard=shard, watch=watch)
     emit(document, OutputSettings(format="json" if as_json else output_format, quiet=quiet))
     mine = document["results"][shard[0] - 1 :: shard[1]]
     return exit_code({**document, "results": mine})
