@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -59,6 +59,13 @@ ProductMode = Literal[
 ]
 
 
+def _check(settings: object, name: str, holds: Callable[[Any], bool], hint: str) -> None:
+    """Raise `UsageError` where a setting is out of range."""
+    value = getattr(settings, name)
+    if not holds(value):
+        raise UsageError(f"{setting(name, value)}: is out of range", hint)
+
+
 @dataclass(frozen=True)
 class RunSettings:
     """On which data, in which arithmetic and where a checkpoint is measured.
@@ -96,7 +103,13 @@ class RunSettings:
     ] = None
 
     def __post_init__(self) -> None:
-        """Refuse what contradicts a fixed batch; raises `UsageError` naming the setting."""
+        """Refuse numbers out of range, and what contradicts a fixed batch.
+
+        Raises `UsageError` naming the setting.
+        """
+        for name in ("samples", "batch_size", "fixed_batch"):
+            _check(self, name, lambda x: x is None or x >= 1, "give 1 or more")
+        _check(self, "seed", lambda x: 0 <= x < 2**32, "a seed is 0 to 4294967295")
         if self.fixed_batch is None:
             return
         if self.samples is not None:
@@ -166,6 +179,18 @@ class MeasureSettings:
     curvature: CurvatureSettings = CurvatureSettings()
     by: Literal["layer"] | None = None
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        """Refuse numbers out of range; raises `UsageError` naming the setting."""
+        for name in ("draws", "iterations", "top", "max_products"):
+            _check(self, name, lambda x: x is None or x >= 1, "give 1 or more")
+        for name in ("relative_error", "sampling_error"):
+            _check(self, name, lambda x: x is None or x > 0, "a share is above 0")
+        _check(self, "tol", lambda x: 0 < x <= 1, "a share of λ1 is above 0 and at most 1")
+        _check(self, "epsilons", lambda all_: all(x > 0 for x in all_), "each ε is above 0")
+        _check(
+            self, "subspaces", lambda all_: all(x is None or x >= 1 for x in all_), "give 1 or more"
+        )
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 from sharpcli.documents.results import Document
 from sharpcli.errors import SharpError
 from sharpcli.runs.sweep_folder import INTERRUPTED, SweepFolder
+from sharpcli.runs.sweep_measures import read_measure
 from sharpcli.runs.sweep_run import Tasks, train_run
 from sharpcli.runs.sweep_workers import train_in_processes
 from sharpcli.runtime import interruption
@@ -69,6 +70,7 @@ def sweep(
     """
     watch = watch or Watch()
     plan = read_sweep(file)
+    read_measure(plan)  # a mistake in it is found before hours of training
     tasks = Tasks(plan)
     folder = SweepFolder(output, plan, [tasks.of(run) for run in plan.runs])
     watch.added(folder.open())

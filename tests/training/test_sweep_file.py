@@ -70,7 +70,7 @@ def test_a_fixed_batch_is_the_batch_size(tmp_path):
         ('task = "digits"\n[fixed]\nepochs = 0\n', "epochs = 0: is out of range"),
         ('task = "digits"\n[grid]\nlr = [0.1, -1.0]\n', "lr = -1.0: is out of range"),
         ('task = "digits"\n[fixed]\nseed = -1\n', "seed = -1: is out of range"),
-        ('task = "digits"\n[fixed]\nbetas = [0.9]\n', "betas = [0.9]: is not a list of 2"),
+        ('task = "digits"\n[fixed]\nbetas = 0.9\n', "betas = 0.9: is not a list"),
         ('task = "digits"\n[fixed]\nlr = { a = 1 }\n', "[fixed] lr: is a table"),
         ('task = "digits"\n[fixed]\nseed = 1\n[grid]\nseed = [2]\n', "both in [grid] and fixed"),
         ('task = "digits"\n[grid]\nseed = [0, 0]\n', "two runs have the name"),

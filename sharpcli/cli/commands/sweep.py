@@ -10,6 +10,7 @@ import click
 
 from sharpcli.cli.exit_codes import exit_code
 from sharpcli.cli.parameter_types import POSITIVE, ParameterType
+from sharpcli.documents.results import is_interrupted
 from sharpcli.render.formats import FORMATS
 from sharpcli.settings import OutputSettings
 
@@ -85,14 +86,27 @@ def sweep(
 
     FILE.toml names a task, settings of `sharp train` for all runs ([fixed]), values of which every
     combination is trained ([grid]), and single runs ([[list]]). A run that is trained already is
-    not trained again, so a sweep that was killed goes on where it stopped.
+    not trained again, so a sweep that was killed goes on where it stopped. With a [measure] table
+    all runs are measured at the end, and `sharp compare DIR` shows the result.
     """
+    from sharpcli.cli.progress_bars import notes_of, progress_bars
     from sharpcli.cli.sweep_progress import sweep_progress
-    from sharpcli.render import emit
+    from sharpcli.render import emit, report_problems, say_written
     from sharpcli.runs.sweep import sweep as train_all
+    from sharpcli.runs.sweep_measures import MEASURES, measure_sweep
 
+    printed = OutputSettings(format="json" if as_json else output_format, quiet=quiet)
     with sweep_progress(quiet=quiet) as watch:
         document = train_all(file, output, jobs=jobs, shard=shard, watch=watch)
-    emit(document, OutputSettings(format="json" if as_json else output_format, quiet=quiet))
+    emit(document, printed)
     mine = document["results"][shard[0] - 1 :: shard[1]]
-    return exit_code({**document, "results": mine})
+    code = exit_code({**document, "results": mine})
+    if is_interrupted(document):
+        return code
+    with progress_bars(quiet=quiet) as begin:
+        measured = measure_sweep(file, output, begin=begin, notes=notes_of(printed))
+    if measured is None:
+        return code
+    report_problems(measured, quiet=quiet)
+    say_written(output / MEASURES, quiet=quiet)
+    return code or exit_code(measured)
