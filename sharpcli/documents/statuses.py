@@ -37,5 +37,4 @@ class Outcome(StrEnum):
     FAILED = "failed"
     INTERRUPTED = "interrupted"
     DIVERGED = "diverged"  # the kind of a failure
-    RUNNING = "running"
     WAITING = "waiting"

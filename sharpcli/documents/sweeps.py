@@ -23,9 +23,9 @@ class SweptRun:
     run: Annotated[str, "Its name, which is that of its folder."]
     checkpoint: MeasuredCheckpoint
     status: Annotated[
-        Literal[Outcome.OK, Outcome.FAILED, Outcome.INTERRUPTED, Outcome.RUNNING, Outcome.WAITING],
+        Literal[Outcome.OK, Outcome.FAILED, Outcome.INTERRUPTED, Outcome.WAITING],
         "ok: trained; failed: `error` says why, with the kind diverged where the loss is not "
-        "finite; interrupted, running, waiting: not trained yet.",
+        "finite; interrupted, waiting: not trained yet.",
     ] = Outcome.WAITING
     settings: Annotated[Mapping[str, Any], "Settings of the training."]
     options: Annotated[Mapping[str, str], "Options of the task that the sweep gives."]

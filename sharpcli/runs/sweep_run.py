@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
@@ -37,9 +38,11 @@ class Tasks:
         if key not in self._loaded:
             try:
                 with settings_written_by(as_key):
-                    self._loaded[key] = load_task(self._plan.task, run.options)
+                    task = load_task(self._plan.task_path, run.options)
             except UsageError as error:
                 raise UsageError(f"{self._plan.path}: {error.message}", error.hint) from error
+            # Checkpoints name the task; from where the sweep is started is not to change them.
+            self._loaded[key] = replace(task, name=self._plan.task)
         return self._loaded[key]
 
 

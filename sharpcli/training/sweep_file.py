@@ -52,10 +52,14 @@ class SweepRun:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep file asks for; `measure` is its table, None where there is none."""
+    """What a sweep file asks for; `measure` is its table, None where there is none.
+
+    `task` is as the file has it, `task_path` where a path in it leads from here.
+    """
 
     path: Path
     task: str
+    task_path: str
     runs: tuple[SweepRun, ...]
     measure: Mapping[str, Any] | None = None
 
@@ -89,7 +93,7 @@ def read_sweep(path: Path) -> Sweep:
     fixed |= _flat(path, "fixed", content.get("fixed", {}))
     given = [*_grid(path, content, fixed), *_list(path, content, fixed)]
     runs = [_run(path, values) for values in given] or [_run(path, fixed)]
-    return Sweep(path, _relative(path, task), _named(path, runs), content.get("measure"))
+    return Sweep(path, task, _relative(path, task), _named(path, runs), content.get("measure"))
 
 
 def as_key(name: str, value: Any = ...) -> str:

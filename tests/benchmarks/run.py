@@ -34,6 +34,7 @@ import product
 import skewed
 import spectra_attack
 import startup
+import sweeps
 import torch
 import unwritable
 from problem import Setting
@@ -59,6 +60,7 @@ _BENCHMARKS = (
     spectra_attack,
     startup,
     killed,
+    sweeps,
     interrupted,
     unwritable,
     processes,

@@ -1,5 +1,8 @@
 """Sweep files: which runs they ask for, and what is wrong with them."""
 
+import re
+from pathlib import Path
+
 import pytest
 from sweeps import FOUR, NAMES, write
 
@@ -14,7 +17,7 @@ def names(tmp_path, content):
 def test_a_grid_is_every_combination(tmp_path):
     plan = read_sweep(write(tmp_path))
     assert [run.name for run in plan.runs] == NAMES
-    assert plan.task == str(tmp_path / "task.py")
+    assert (plan.task, plan.task_path) == ("task.py", str(tmp_path / "task.py"))
     last = plan.runs[-1]
     assert (last.settings.optimizer, last.settings.seed, last.settings.epochs) == ("adam", 1, 1)
     assert last.options == {"width": "3"}
@@ -35,6 +38,16 @@ def test_options_of_the_task_can_vary(tmp_path):
         ("width=8", {"width": "8"}),
         ("width=16", {"width": "16"}),
     ]
+
+
+def test_the_file_of_the_guide(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "guide.md").read_text("utf-8")
+    (content,) = (each for each in re.findall(r"```toml\n(.*?)```", page, re.S) if "[grid]" in each)
+    plan = read_sweep(write(tmp_path, content))
+    assert len(plan.runs) == 13
+    assert "optimizer=sgd,batch_size=16,seed=0" in [run.name for run in plan.runs]
+    assert plan.runs[-1].name == "hot"
+    assert plan.measure == {"measures": ["loss", "hessian"]}
 
 
 def test_one_run_needs_no_grid(tmp_path):

@@ -11,6 +11,8 @@ import click
 from sharpcli.cli.exit_codes import exit_code
 from sharpcli.cli.parameter_types import POSITIVE, ParameterType
 from sharpcli.documents.results import is_interrupted
+from sharpcli.documents.statuses import Outcome
+from sharpcli.errors import counted
 from sharpcli.render.formats import FORMATS
 from sharpcli.settings import OutputSettings
 
@@ -91,7 +93,7 @@ def sweep(
     """
     from sharpcli.cli.progress_bars import notes_of, progress_bars
     from sharpcli.cli.sweep_progress import sweep_progress
-    from sharpcli.render import emit, report_problems, say_written
+    from sharpcli.render import emit, report_problems, say, say_written
     from sharpcli.runs.sweep import sweep as train_all
     from sharpcli.runs.sweep_measures import MEASURES, measure_sweep
 
@@ -102,6 +104,11 @@ def sweep(
     mine = document["results"][shard[0] - 1 :: shard[1]]
     code = exit_code({**document, "results": mine})
     if is_interrupted(document):
+        trained = sum(result["status"] == Outcome.OK for result in document["results"])
+        say(
+            f"interrupted: {trained} of {counted(len(document['results']), 'run')} trained and "
+            "kept; the same command goes on from there"
+        )
         return code
     with progress_bars(quiet=quiet) as begin:
         measured = measure_sweep(file, output, begin=begin, notes=notes_of(printed))
