@@ -14,7 +14,7 @@ from report import Bar, Section
 sys.path.append(str(Path(__file__).parents[1] / "support"))
 
 import sweep_kills
-from sweeps import checkpoints
+from tiny_sweeps import checkpoints
 
 NAME = "sweeps"
 _MOMENTS = 20

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from sweeps import FOUR, NAMES, TASK, checkpoints, write
+from tiny_sweeps import FOUR, NAMES, TASK, checkpoints, write
 
 from sharpcli.checkpoint import load_checkpoint
 from sharpcli.documents.reading import load_document

@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweeps import checkpoints
+from tiny_sweeps import checkpoints
 
 ROOT = Path(__file__).parents[2]
 TASK = """

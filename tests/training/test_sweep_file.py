@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from sweeps import FOUR, NAMES, write
+from tiny_sweeps import FOUR, NAMES, write
 
 from sharpcli.errors import UsageError
 from sharpcli.training.sweep_file import read_sweep

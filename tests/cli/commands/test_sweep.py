@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from jsonschema import Draft202012Validator
-from sweeps import FOUR, NAMES, write
+from tiny_sweeps import FOUR, NAMES, write
 
 from sharpcli.cli.main import sharp
 

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 import sweep_kills
-from sweeps import checkpoints
+from tiny_sweeps import checkpoints
 
 from sharpcli.runs.sweep import sweep
 
