@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import schema_shapes
-from schema_shapes import CompareSettings, Correlation, Environment, Group, Measures, Task
+from schema_shapes import (
+    CompareSettings,
+    Correlation,
+    Environment,
+    Group,
+    Measures,
+    SweepSettings,
+    Task,
+)
 
 from sharpcli.documents import grids, results
 from sharpcli.documents.checkpoints import Inspected, TrainedResult
@@ -33,6 +41,7 @@ from sharpcli.documents.results import (
 from sharpcli.documents.schedules import ListedPolicy, Scheduled
 from sharpcli.documents.spectra import Spectrum
 from sharpcli.documents.statuses import NOT_CONVERGED, Outcome
+from sharpcli.documents.sweeps import SweptRun
 from sharpcli.runs.direction_kinds import DIRECTION_KINDS
 from sharpcli.settings import (
     InterpolateSettings,
@@ -84,6 +93,7 @@ _KINDS = {
     "train": _Kind((TrainedResult, FailedResult)),
     "schedule": _Kind((Scheduled,), _hints(ScheduleSettings)),
     "policies": _Kind((ListedPolicy,)),
+    "sweep": _Kind((SweptRun,), _hints(SweepSettings)),
     "interpolate": _Kind(
         (Interpolated,),
         {"run": RunSettings, **_hints(InterpolateSettings)},

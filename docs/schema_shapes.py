@@ -40,6 +40,16 @@ class Environment:
 
 
 @dataclass(frozen=True)
+class SweepSettings:
+    """What a sweep file asks for beside its runs."""
+
+    task: Annotated[str, "The task that is trained."]
+    measure: Annotated[
+        Mapping[str, Any] | None, "What is measured of each run at the end; null: nothing."
+    ]
+
+
+@dataclass(frozen=True)
 class Task:
     """The task that was measured on."""
 

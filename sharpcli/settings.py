@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import types
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from sharpcli.errors import UsageError, counted, setting
 
@@ -30,6 +32,7 @@ __all__ = [
     "ScheduleSettings",
     "SpectrumSettings",
     "Split",
+    "typed",
 ]
 
 Split = Literal["train", "test", "both"]
@@ -57,6 +60,13 @@ ProductMode = Literal[
     "reverse-over-forward",
     "finite-difference",
 ]
+
+
+def _check(settings: object, name: str, holds: Callable[[Any], bool], hint: str) -> None:
+    """Raise `UsageError` where a setting is out of range."""
+    value = getattr(settings, name)
+    if not holds(value):
+        raise UsageError(f"{setting(name, value)}: is out of range", hint)
 
 
 @dataclass(frozen=True)
@@ -97,7 +107,10 @@ class RunSettings:
     ] = None
 
     def __post_init__(self) -> None:
-        """Refuse what contradicts a fixed batch; raises `UsageError` naming the setting."""
+        """Refuse numbers out of range, and contradictions; raises `UsageError`."""
+        for name in ("samples", "batch_size", "fixed_batch"):
+            _check(self, name, lambda x: x is None or x >= 1, "give 1 or more")
+        _check(self, "seed", lambda x: 0 <= x < 2**32, "a seed is 0 to 4294967295")
         if self.fixed_batch is None:
             return
         if self.samples is not None:
@@ -170,6 +183,18 @@ class MeasureSettings:
     curvature: CurvatureSettings = CurvatureSettings()
     by: Literal["layer"] | None = None
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        """Refuse numbers out of range; raises `UsageError` naming the setting."""
+        for name in ("draws", "iterations", "top", "max_products"):
+            _check(self, name, lambda x: x is None or x >= 1, "give 1 or more")
+        for name in ("relative_error", "sampling_error"):
+            _check(self, name, lambda x: x is None or x > 0, "a share is above 0")
+        _check(self, "tol", lambda x: 0 < x <= 1, "a share of λ1 is above 0 and at most 1")
+        _check(self, "epsilons", lambda all_: all(x > 0 for x in all_), "each ε is above 0")
+        _check(
+            self, "subspaces", lambda all_: all(x is None or x >= 1 for x in all_), "give 1 or more"
+        )
 
 
 @dataclass(frozen=True)
@@ -409,3 +434,64 @@ class ScheduleSettings:
                     f"{setting(name, size)}: is all of the data ({self.examples:,} examples)",
                     "a batch with a noise scale is smaller than the data",
                 )
+
+
+def typed(kind: Any, value: Any) -> Any:
+    """A value of a TOML or JSON file as an annotation of a setting has it: lists become tuples.
+
+    Raises:
+        ValueError: The text says what is wanted: `a whole number`.
+    """
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return typed(arguments[0], value)
+    if origin in (Union, types.UnionType):
+        wanted = []
+        for each in (each for each in arguments if each is not type(None)):
+            try:
+                return typed(each, value)
+            except ValueError as error:
+                wanted.append(str(error))
+        raise ValueError(" or ".join(wanted))
+    if origin is Literal:
+        if value in arguments:
+            return value
+        raise ValueError("one of " + ", ".join(map(str, arguments)))
+    if origin is tuple:
+        return _typed_items(arguments, value)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        if isinstance(value, Mapping):
+            return {name: typed(arguments[1], each) for name, each in value.items()}
+        raise ValueError("a table")
+    if kind is Any:
+        return value
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if kind is float and (whole or (isinstance(value, float) and math.isfinite(value))):
+        return float(value)
+    if kind is int and whole:
+        return value
+    if kind in (bool, str) and isinstance(value, kind):
+        return value
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise ValueError(_WANTED.get(kind, f"a {getattr(kind, '__name__', kind)}"))
+
+
+_WANTED = {
+    float: "a finite number",
+    int: "a whole number",
+    bool: "true or false",
+    str: "a text",
+    Path: "a path",
+}
+
+
+def _typed_items(arguments: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
+    """The items of a list, each as its own annotation has it."""
+    if not isinstance(value, list | tuple):
+        raise ValueError("a list")
+    if arguments[-1:] == (...,):
+        return tuple(typed(arguments[0], each) for each in value)
+    if len(value) != len(arguments):
+        raise ValueError(f"a list of {len(arguments)}")
+    return tuple(typed(each, item) for each, item in zip(arguments, value, strict=True))

@@ -70,6 +70,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "schedule",
         "List learning-rate policies, draw one, or rewrite it.",
     ),
+    "sweep": (
+        "sharpcli.cli.commands.sweep",
+        "sweep",
+        "Train every run of a sweep file.",
+    ),
     "demo": (
         "sharpcli.cli.commands.demo",
         "demo",

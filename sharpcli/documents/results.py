@@ -120,7 +120,13 @@ class Failure:
 
     message: Annotated[str, "What happened and where."]
     hint: Annotated[str | None, "What to do."] = None
-    kind: Annotated[Literal[Outcome.INTERRUPTED], "Where Ctrl-C is the cause."] | None = absent()
+    kind: (
+        Annotated[
+            Literal[Outcome.INTERRUPTED, Outcome.DIVERGED],
+            "interrupted: by Ctrl-C; diverged: the loss of a training is not finite.",
+        ]
+        | None
+    ) = absent()
 
 
 @dataclass(frozen=True)

@@ -36,3 +36,5 @@ class Outcome(StrEnum):
     OK = "ok"
     FAILED = "failed"
     INTERRUPTED = "interrupted"
+    DIVERGED = "diverged"  # the kind of a failure
+    WAITING = "waiting"

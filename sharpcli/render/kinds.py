@@ -60,6 +60,7 @@ _PLACES = Kind(
 KINDS: dict[str, Kind] = {
     "measure": Kind("pages.measurements:measure_page"),
     "train": Kind("pages.measurements:train_page"),
+    "sweep": Kind("pages.sweeps:sweep_page", "files.spreadsheet:run_rows"),
     "compare": Kind("pages.comparison:compare_page", "files.spreadsheet:group_rows", cheap=True),
     "inspect": Kind(
         "pages.inspection:inspection_page", "files.spreadsheet:tensor_rows", cheap=True

@@ -29,7 +29,7 @@ from sharpcli.runtime.randomness import global_random_state_kept
 from sharpcli.settings import MeasureSettings, RunSettings
 from sharpcli.tasks import Task, defaults
 
-__all__ = ["measure_checkpoints", "measure_model"]
+__all__ = ["as_settings", "measure_checkpoints", "measure_model"]
 
 
 def measure_checkpoints(
@@ -93,7 +93,7 @@ def measure_checkpoints(
         )
     return Report(
         kind="measure",
-        settings=_as_settings(run, settings),
+        settings=as_settings(run, settings),
         environment=environment(device),
         task=list(sized.values())[-1].description() if sized else studies_of(first).description(),
         results=results,
@@ -176,14 +176,14 @@ def measure_model(
         result = _grown(settings, run, notes.about(name), at)
     return Report(
         kind="measure",
-        settings=_as_settings(run, settings),
+        settings=as_settings(run, settings),
         environment=environment(device),
         task=studies[-1].description(),
         results=[result],
     )
 
 
-def _as_settings(run: RunSettings, settings: MeasureSettings) -> dict[str, Any]:
+def as_settings(run: RunSettings, settings: MeasureSettings) -> dict[str, Any]:
     """The document's settings, with measures' own options only if there are some."""
     measure = asdict(settings)
     if not measure["options"]:

@@ -29,6 +29,7 @@ from sharpcli.runtime.processes import is_first
 from sharpcli.runtime.streams import drop_stdout
 
 __all__ = [
+    "InUseError",
     "beside",
     "cache_folder",
     "is_special",
@@ -48,6 +49,10 @@ _PATIENCE = 0.3
 _UNSUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.EINVAL, errno.ENOLCK)
 
 _reserved: dict[Path, int] = {}  # target → descriptor of its part
+
+
+class InUseError(SharpError):
+    """Another run is writing to the file."""
 
 
 Content = str | bytes | Sequence[bytes | memoryview]
@@ -344,7 +349,7 @@ def _held(path: Path, holder: bytes) -> SharpError:
     """The error that another run holds the file; `holder` is what that run wrote about itself."""
     known = re.fullmatch(rb"\d+ on [\w.-]+", holder)
     process = f" (process {holder.decode()})" if known else ""
-    return SharpError(
+    return InUseError(
         f"{path}: another run is writing to it{process}",
         f"wait for it to end, or write to another {setting('output')}",
     )

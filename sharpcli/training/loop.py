@@ -22,9 +22,13 @@ from sharpcli.runtime.randomness import global_random_state_kept
 from sharpcli.tasks import Task
 from sharpcli.training.optimizers import OPTIMIZERS, TrainSettings
 
-__all__ = ["Trained", "train"]
+__all__ = ["DivergedError", "Trained", "train"]
 
 EVALUATION_BATCH = 1024  # bounds memory only; the loss does not depend on it
+
+
+class DivergedError(SharpError):
+    """The training loss is not finite, and the data are."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,7 @@ def _not_finite(
     said = f"{task.name}: the training loss is {loss} at step {step}"
     if bad := rows.not_finite():
         return SharpError(f"{said}: {bad}", MEND_DATA)
-    return SharpError(
+    return DivergedError(
         said,
         f"lower the learning rate ({setting('lr')} is {settings.step_size:g})",
     )

@@ -35,6 +35,7 @@ import schedules
 import skewed
 import spectra_attack
 import startup
+import sweeps
 import torch
 import unwritable
 from problem import Setting
@@ -60,6 +61,7 @@ _BENCHMARKS = (
     spectra_attack,
     startup,
     killed,
+    sweeps,
     interrupted,
     unwritable,
     processes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
@@ -12,6 +13,7 @@ from sharpcli.cli.parameter_types import NAMES
 from sharpcli.documents.reading import load_document, parse_document
 from sharpcli.documents.results import Document
 from sharpcli.documents.statuses import NOT_CONVERGED
+from sharpcli.errors import SharpError
 from sharpcli.settings import OutputSettings
 
 __all__ = ["compare", "read_result"]
@@ -22,7 +24,8 @@ __all__ = ["compare", "read_result"]
     epilog="""\b
 Examples:
   sharp compare sgd.json adam.json --by batch_size --baseline batch_size=8
-  sharp measure *.safetensors --json | sharp compare -""",
+  sharp measure *.safetensors --json | sharp compare -
+  sharp sweep sweep.toml --output runs && sharp compare runs --by optimizer""",
 )
 @click.argument("results", nargs=-1, required=True, metavar="RESULT.json...")
 @click.option(
@@ -43,8 +46,9 @@ def compare(
 ) -> int:
     """Compare saved results in one table.
 
-    RESULT.json is a file written by `sharp measure --json`; `-` reads it from a pipe. Shows groups
-    over seeds, differences to a baseline, and the rank correlation of each measure with the
+    RESULT.json is a file written by `sharp measure --json`, or the folder of a sweep that measured
+    its runs; `-` reads it from a pipe. Shows groups over seeds, differences to a baseline, and the
+    rank correlation of each measure with the
     generalization gap. Needs no torch, no task and no checkpoint.
     """
     from sharpcli.documents import comparison
@@ -64,9 +68,24 @@ def compare(
 def read_result(name: str) -> tuple[str, Document]:
     """A saved result and its name in messages; `-` reads standard input."""
     if name != "-":
-        return name, load_document(name)
+        return name, load_document(_file_of(name))
     piped = "standard input"
     return piped, parse_document(sys.stdin.buffer.read(), piped)
+
+
+def _file_of(name: str) -> Path:
+    """The file of saved results; of a sweep's folder what it measured at the end."""
+    path = Path(name)
+    if not path.is_dir():
+        return path
+    measures = path / "measures.json"
+    if not measures.exists():
+        raise SharpError(
+            f"{name}: is a folder without measures.json",
+            "a sweep measures its runs where its file has a [measure] table: add one, and run "
+            "`sharp sweep` again",
+        )
+    return measures
 
 
 def _took_in_unconverged(document: Document) -> bool:

@@ -17,6 +17,7 @@ __all__ = [
     "policy_rows",
     "result_rows",
     "rows_as_csv",
+    "run_rows",
     "schedule_rows",
     "spectrum_rows",
     "tensor_rows",
@@ -88,6 +89,19 @@ def tensor_rows(document: Document) -> list[dict[str, Any]]:
         }
         tensors = result.get("tensors") or [{}]
         rows += [{**about, **{key: _flat(tensor[key]) for key in tensor}} for tensor in tensors]
+    return rows
+
+
+def run_rows(document: Document) -> list[dict[str, Any]]:
+    """A flat mapping for each run of a sweep, as `result_rows`, with its settings once."""
+    beside = ("settings", "options", "fingerprint")
+    rows = []
+    for result in document["results"]:
+        settings = {f"settings.{key}": _words(value) for key, value in result["settings"].items()}
+        options = {f"options.{key}": value for key, value in result["options"].items()}
+        found = _row({k: v for k, v in result.items() if k not in beside})
+        found = {k: v for k, v in found.items() if not k.startswith("metadata.")}
+        rows.append({"run": result["run"], **found, **settings, **options})
     return rows
 
 
@@ -186,6 +200,10 @@ def _add_curves(rows: Sequence[dict[str, Any]], prefix: str, found: Mapping[str,
             for name, values in by_name.items():
                 for row, value in zip(rows, values, strict=True):
                     row[f"{prefix}{split}.{name}{suffix}"] = value
+
+
+def _words(value: Any) -> Any:
+    return " ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _flat(value: Any) -> Any:

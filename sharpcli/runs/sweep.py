@@ -1,0 +1,117 @@
+"""Train every run of a sweep file into a folder: the work of `sharp sweep`."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sharpcli.documents.results import Document
+from sharpcli.errors import SharpError
+from sharpcli.runs.sweep_folder import INTERRUPTED, SweepFolder
+from sharpcli.runs.sweep_measures import read_measure
+from sharpcli.runs.sweep_run import Tasks, train_run
+from sharpcli.runs.sweep_workers import train_in_processes
+from sharpcli.runtime import interruption
+from sharpcli.training.sweep_file import SweepRun, read_sweep
+
+__all__ = ["Watch", "sweep"]
+
+_BETWEEN = 2.0  # seconds between two writings of sweep.json while runs are trained
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What is called while a sweep works.
+
+    Attributes:
+        added: runs that the file has more than the sweep that the folder holds.
+        planned: the runs of this process, and the names of those that are finished already.
+        began: a run that is being trained.
+        progress: a run's name, how much of it is done, and of how much.
+        ended: what is known of a run that has ended, as `sweep.json` has it.
+    """
+
+    added: Callable[[Sequence[str]], None] = lambda *_: None
+    planned: Callable[[Sequence[SweepRun], Sequence[str]], None] = lambda *_: None
+    began: Callable[[str], None] = lambda *_: None
+    progress: Callable[[str, int, int | None], None] = lambda *_: None
+    ended: Callable[[str, Mapping[str, Any]], None] = lambda *_: None
+
+
+def sweep(
+    file: Path,
+    output: Path,
+    *,
+    jobs: int = 1,
+    shard: tuple[int, int] = (1, 1),
+    watch: Watch | None = None,
+) -> Document:
+    """Train the runs of a sweep file that are not finished yet.
+
+    A run that fails or diverges is kept as failed, and the others go on. Ctrl-C ends the sweep with
+    what is finished. Each run takes one thread, so that its weights do not depend on how many are
+    trained at once.
+
+    Args:
+        file: the sweep file.
+        output: the folder, which gets `sweep.json` and a folder for each run.
+        jobs: how many processes train at once.
+        shard: (i, n) trains every n-th run from the i-th on, the others are left to other calls.
+        watch: is called on the way.
+
+    Returns:
+        The document of kind `sweep`, which `sweep.json` holds. A mistake in the file, and a folder
+        that holds something else, are `UsageError`s.
+
+    Raises:
+        RuntimeError: for a bug; the state of the sweep is written first.
+        SharpError: if a worker or the folder fails; the state of the sweep is written first.
+    """
+    watch = watch or Watch()
+    plan = read_sweep(file)
+    read_measure(plan)  # a mistake in it is found before hours of training
+    tasks = Tasks(plan)
+    folder = SweepFolder(output, plan, [tasks.of(run) for run in plan.runs])
+    watch.added(folder.open())
+    index, count = shard
+    mine = plan.runs[index - 1 :: count]
+    waiting = [run for run in mine if not folder.is_finished(run)]
+    watch.planned(mine, [run.name for run in mine if run not in waiting])
+    states: dict[str, Mapping[str, Any]] = {}
+    written = time.monotonic()
+
+    def began(run: SweepRun) -> None:
+        states[run.name] = INTERRUPTED  # unless it ends
+        watch.began(run.name)
+
+    def ended(run: SweepRun) -> None:
+        nonlocal written
+        del states[run.name]
+        watch.ended(run.name, folder.state(run))
+        if time.monotonic() - written > _BETWEEN:
+            folder.write()
+            written = time.monotonic()
+
+    try:
+        if min(jobs, len(waiting)) > 1:
+            train_in_processes(
+                folder, waiting, jobs, began=began, progress=watch.progress, ended=ended
+            )
+        else:
+            for run in waiting:
+                began(run)
+                with interruption.interruptible():
+                    train_run(folder, run, tasks, functools.partial(watch.progress, run.name))
+                interruption.hold()
+                ended(run)
+    except KeyboardInterrupt:
+        pass  # the sweep ends with what is finished
+    except (SharpError, RuntimeError) as error:
+        if not interruption.caused(error):
+            folder.write()
+            raise
+    return folder.write(states)

@@ -1,0 +1,306 @@
+"""A sweep file, read and checked: which runs it asks for. Imports no torch.
+
+    task = "digits"
+    options = { width = 32 }          # the task's own
+    [fixed]                           # for every run
+    steps = 200
+    [grid]                            # every combination
+    optimizer = ["sgd", "AdamW"]
+    seed = [0, 1]
+    [[list]]                          # one more run; `name` names it
+    optimizer = "sgd"
+    lr = 0.5
+    [measure]                         # what to measure of each at the end
+    measures = ["loss", "hessian"]
+
+Keys of runs are the fields of `TrainSettings`, and `options.NAME` for an option of the task.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_origin, get_type_hints
+
+from sharpcli.errors import UsageError, did_you_mean, settings_written_by
+from sharpcli.settings import typed
+from sharpcli.training.optimizers import TrainSettings
+
+__all__ = ["Sweep", "SweepRun", "as_key", "read_sweep"]
+
+_TABLES = ("fixed", "grid", "list", "measure")
+_TOP = ("task", "options", *_TABLES)
+_LONGEST_NAME = 120  # of a run's folder; file systems take 255 bytes
+_SEEDS = 2**32  # as many as NumPy takes
+_RESERVED = ("sweep.json", "measures.json")
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """One training of a sweep: the name of its folder, its settings, the task's options as text."""
+
+    name: str
+    settings: TrainSettings
+    options: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep file asks for; `measure` is its table, None where there is none.
+
+    `task` is as the file has it, `task_path` where a path in it leads from here.
+    """
+
+    path: Path
+    task: str
+    task_path: str
+    runs: tuple[SweepRun, ...]
+    measure: Mapping[str, Any] | None = None
+
+
+def read_sweep(path: Path) -> Sweep:
+    """The runs that a sweep file asks for.
+
+    A path to a task file is relative to the sweep file's folder.
+
+    Raises:
+        UsageError: names the file and the key, for what is no TOML, for a key that does not exist,
+            for a value of the wrong type or out of range, and for runs whose names collide.
+    """
+    content = _parse(path)
+    for key in content:
+        if key not in _TOP:
+            settings = [field.name for field in dataclasses.fields(TrainSettings)]
+            hint = f"keys of the file: {', '.join(_TOP)}"
+            if key in settings:
+                hint = f"settings of all runs go into [fixed], those that vary into [grid]; {hint}"
+            raise UsageError(f"{path}: {key}: {did_you_mean(key, _TOP)}", hint)
+    task = content.get("task")
+    if not isinstance(task, str) or not task:
+        raise UsageError(
+            f'{path}: task = "…" is missing', 'name the task: task = "digits", or a task file'
+        )
+    for table in ("options", "fixed", "grid", "measure"):
+        if not isinstance(content.get(table, {}), dict):
+            raise UsageError(f"{path}: {table} is a table", f"write it as [{table}]")
+    fixed = _flat(path, "fixed", {"options": content.get("options", {})})
+    fixed |= _flat(path, "fixed", content.get("fixed", {}))
+    given = [*_grid(path, content, fixed), *_list(path, content, fixed)]
+    runs = [_run(path, values) for values in given] or [_run(path, fixed)]
+    return Sweep(path, task, _relative(path, task), _named(path, runs), content.get("measure"))
+
+
+def as_key(name: str, value: Any = ...) -> str:
+    """A setting as a sweep file writes it, for messages: `lr = 0.1`."""
+    return name if value is ... else f"{name} = {_as_toml(value)}"
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: is not TOML: {error}", "correct the line") from error
+    except RecursionError as error:
+        raise UsageError(
+            f"{path}: its tables are nested too deeply", "docs/guide.md shows a sweep file"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(
+            f"{path}: cannot be read: {reason}", "name a TOML file in UTF-8"
+        ) from error
+
+
+def _relative(path: Path, task: str) -> str:
+    """The task; a path to a file is made relative to the sweep file's folder."""
+    file = path.parent / task
+    return str(file) if task.endswith(".py") or file.is_file() else task
+
+
+def _flat(path: Path, where: str, table: Mapping[str, Any]) -> dict[str, Any]:
+    """A table's settings by flat key: `options.width`; unknown keys are refused."""
+    hints = get_type_hints(TrainSettings)
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if key != "options" and key not in hints:
+            raise UsageError(
+                f"{path}: [{where}] {key}: is no setting of a training: "
+                f"{did_you_mean(key, [*hints, 'options'])}",
+                f"settings: {', '.join(hints)}; options.NAME is an option of the task",
+            )
+        if not isinstance(value, dict):
+            if key == "options":
+                raise UsageError(
+                    f"{path}: [{where}] options is a table", "write options.width = 32"
+                )
+            flat[key] = value
+        elif key == "options" or _takes_a_table(hints[key]):
+            flat |= {f"{key}.{name}": each for name, each in value.items()}
+        else:
+            raise UsageError(f"{path}: [{where}] {key}: is a table", f"write {key} = VALUE")
+    return flat
+
+
+def _takes_a_table(kind: Any) -> bool:
+    kinds = [kind, *getattr(kind, "__args__", ())]
+    return any(
+        isinstance(get_origin(k), type) and issubclass(get_origin(k), Mapping) for k in kinds
+    )
+
+
+def _grid(path: Path, content: Mapping[str, Any], fixed: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every combination of the grid's values; the last key varies fastest."""
+    if "grid" not in content:
+        return []
+    grid = _flat(path, "grid", content["grid"])
+    for key, values in grid.items():
+        if not isinstance(values, list) or not values:
+            raise UsageError(
+                f"{path}: [grid] {key} = {_as_toml(values)}: is not a list of values",
+                f"write {key} = [{_as_toml(values)}]"
+                if not isinstance(values, list)
+                else "give at least one value, or remove the line",
+            )
+        if key in fixed:
+            raise UsageError(
+                f"{path}: {key} is both in [grid] and fixed for every run", "remove one of the two"
+            )
+    return [
+        fixed | dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
+    ]
+
+
+def _list(path: Path, content: Mapping[str, Any], fixed: dict[str, Any]) -> list[dict[str, Any]]:
+    """The runs that the file names one by one."""
+    tables = content.get("list", [])
+    if not isinstance(tables, list) or not all(isinstance(each, dict) for each in tables):
+        raise UsageError(
+            f"{path}: list is not a list of tables", "write a table for each run: [[list]]"
+        )
+    runs = []
+    for table in tables:
+        own = {key: value for key, value in table.items() if key != "name"}
+        named = {"name": table["name"]} if "name" in table else {}
+        runs.append(fixed | _flat(path, "[list]", own) | named)
+    return runs
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A run before it has a name: what the file gives, and what comes of it."""
+
+    given: Mapping[str, Any]
+    settings: TrainSettings
+    options: Mapping[str, str]
+
+
+def _run(path: Path, values: Mapping[str, Any]) -> _Asked:
+    """A run's settings; raises `UsageError` for a value of the wrong type or out of range."""
+    hints = get_type_hints(TrainSettings)
+    settings: dict[str, Any] = {}
+    options: dict[str, str] = {}
+    for key, value in values.items():
+        group, _, own = key.partition(".")
+        if group == "options":
+            if isinstance(value, list | dict):
+                raise UsageError(
+                    f"{path}: {key} = {_as_toml(value)}: is not a single value",
+                    "an option of the task is a text, a number or true/false",
+                )
+            options[own] = str(value).lower() if isinstance(value, bool) else str(value)
+        elif own:
+            settings.setdefault(group, {})[own] = value
+        elif key != "name":
+            settings[key] = value
+    for key, value in settings.items():
+        try:
+            settings[key] = typed(hints[key], value)
+        except ValueError as error:
+            raise UsageError(
+                f"{path}: {key} = {_as_toml(value)}: is not {error}", "correct the line"
+            ) from error
+    if not 0 <= settings.get("seed", 0) < _SEEDS:
+        raise UsageError(
+            f"{path}: seed = {settings['seed']}: is out of range", f"a seed is 0 to {_SEEDS - 1}"
+        )
+    if settings.get("fixed_batch") is not None:
+        settings.setdefault("batch_size", settings["fixed_batch"])
+    try:
+        with settings_written_by(as_key):
+            return _Asked(values, TrainSettings(**settings), options)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error.message}", error.hint) from error
+
+
+def _named(path: Path, asked: Sequence[_Asked]) -> tuple[SweepRun, ...]:
+    """The runs with names that say what varies: `optimizer=sgd,batch_size=16,seed=0`."""
+    keys = dict.fromkeys(key for each in asked for key in each.given if key != "name")
+    varying = [key for key in keys if len({repr(each.given.get(key)) for each in asked}) > 1]
+    short = [key.rpartition(".")[2] for key in varying]
+    labels = {
+        key: key if short.count(own) > 1 else own for key, own in zip(varying, short, strict=True)
+    }
+    runs: dict[str, SweepRun] = {}
+    for each in asked:
+        own = [f"{labels[key]}={_text(each.given[key])}" for key in varying if key in each.given]
+        name = _own_name(path, each) if "name" in each.given else _safe(",".join(own) or "run")
+        # File systems may take upper and lower case for the same.
+        if name.casefold() in runs:
+            raise UsageError(
+                f"{path}: two runs have the name '{name}'",
+                'let them differ in a setting, or name them: [[list]] name = "…"',
+            )
+        runs[name.casefold()] = SweepRun(name, each.settings, each.options)
+    return tuple(runs.values())
+
+
+def _own_name(path: Path, asked: _Asked) -> str:
+    name = asked.given["name"]
+    if (
+        not isinstance(name, str)
+        or name != _safe(name)
+        or name.startswith(".")
+        or name.casefold() in _RESERVED
+    ):
+        raise UsageError(
+            f"{path}: [[list]] name = {_as_toml(name)}: is no name of a folder",
+            "use letters, digits and . _ = + , ( ) -",
+        )
+    return name
+
+
+def _safe(name: str) -> str:
+    """A name that any file system takes; a long one is cut, and ends in a digest of all of it."""
+    safe = re.sub(r"[^\w.=+,()-]+", "-", name, flags=re.ASCII)
+    if len(safe) <= _LONGEST_NAME:
+        return safe
+    return f"{safe[:_LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _text(value: Any) -> str:
+    """A value in a run's name: `0.9-0.99` for a pair."""
+    if isinstance(value, list):
+        return "-".join(map(_text, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _as_toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, list | tuple):
+        return f"[{_joined(map(_as_toml, value))}]"
+    if isinstance(value, dict):
+        return f"{{ {_joined(f'{key} = {_as_toml(each)}' for key, each in value.items())} }}"
+    return str(value)
+
+
+def _joined(texts: Iterable[str]) -> str:
+    return ", ".join(texts)

@@ -1,0 +1,109 @@
+"""Runs of `sharp sweep` that are ended from outside, and what the same command makes of the rest.
+
+The task writes a line to a log for each training that begins, with the training's seed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tiny_sweeps import checkpoints
+
+ROOT = Path(__file__).parents[2]
+TASK = """
+import os
+import time
+import torch
+
+def model():
+    file = os.open(os.environ["SHARP_TEST_LOG"], os.O_APPEND | os.O_CREAT | os.O_WRONLY)
+    os.write(file, f"{torch.initial_seed()}\\n".encode())
+    os.close(file)
+    return torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 2))
+
+def data(split):
+    x = torch.randn(64, 8, generator=torch.Generator().manual_seed(1))
+    return x, (x[:, 0] > 0).long()
+
+def predict(model, batch):
+    time.sleep(float(os.environ.get("SHARP_TEST_SLEEP", "0")))
+    return model(batch[0])
+"""
+
+
+def prepare(folder: Path, runs: int) -> None:
+    """Write the task and a sweep of so many seeds."""
+    (folder / "task.py").write_text(TASK, "utf-8")
+    seeds = [*range(runs)]
+    text = f'task = "task.py"\n[fixed]\nepochs = 5\nbatch_size = 8\n[grid]\nseed = {seeds}\n'
+    (folder / "sweep.toml").write_text(text, "utf-8")
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """What came of a sweep that was killed and repeated."""
+
+    finished: int  # runs with a checkpoint when it was killed
+    again: int  # those of them that were trained once more
+    checkpoints: dict[str, bytes]  # at the end
+
+
+def begin(folder: Path, *arguments: str, sleep: float = 0.0) -> subprocess.Popen[str]:
+    """Start `sharp sweep` in the folder, in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "sharpcli", "sweep", "sweep.toml", *arguments],
+        cwd=folder,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "SHARP_TEST_LOG": str(folder / "log"),
+            "SHARP_TEST_SLEEP": str(sleep),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(folder: Path, process: subprocess.Popen[str], count: int) -> None:
+    """Wait until so many runs of the sweep in `folder` are trained."""
+    while len([*folder.glob("*/model.safetensors")]) < count and process.poll() is None:
+        time.sleep(0.005)
+
+
+def killed(
+    folder: Path, moment: float, *arguments: str, sleep: float = 0.0, after: int = 0
+) -> Repeated:
+    """Kill the sweep so many seconds after its first training began, then let it end.
+
+    With `after` it is so many seconds after that many runs are trained.
+    """
+    shutil.rmtree(folder / "killed", ignore_errors=True)
+    log = folder / "log"
+    log.unlink(missing_ok=True)
+    process = begin(folder, "--output", "killed", *arguments, sleep=sleep)
+    while not log.exists() and process.poll() is None:
+        time.sleep(0.005)
+    wait_for(folder / "killed", process, after)
+    time.sleep(moment)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()  # which ends when the workers have closed its streams
+    before = checkpoints(folder / "killed")
+    log.unlink(missing_ok=True)
+    again = begin(folder, "--output", "killed", *arguments)
+    _, said = again.communicate()
+    assert again.returncode == 0, said
+    finished = {name.removeprefix("seed=") for name in before}
+    trained = log.read_text("utf-8").split() if log.exists() else []
+    twice = len(trained) - len(set(trained)) + len(finished & set(trained))
+    found = checkpoints(folder / "killed")
+    assert all(found[name] == content for name, content in before.items())
+    return Repeated(len(before), twice, found)
