@@ -63,11 +63,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Builtin:
-    """A task that comes with sharp: what it is, its module, and the package its data come from."""
+    """A task that comes with sharp: what it is, its module, and the package its data come from.
+
+    `package` is None where the data are part of Python.
+    """
 
     name: str
     summary: str
-    package: str
+    package: str | None
     module: ModuleType
 
     def options(self) -> tuple[Option, ...]:
