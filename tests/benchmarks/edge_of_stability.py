@@ -1,0 +1,80 @@
+"""Full-batch gradient descent on digits: does λ1 rise to 2/η, the edge of stability?
+
+`python tests/benchmarks/edge_of_stability.py`. Slow: every point of the path is a training of its
+own, from the same seed, so that the loop and the measurement are those of `sharp train` and
+`sharp measure` as they are.
+
+Source: Cohen et al., Gradient Descent on Neural Networks Typically Occurs at the Edge of
+Stability, 2021. Below 2/η gradient descent moves into ever sharper places (progressive
+sharpening); at 2/η it cannot follow the sharpest direction any further, and λ1 stays about there
+while the loss goes on falling.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sharpcli import MeasureSettings, measure_model
+from sharpcli.settings import EigenSettings
+from sharpcli.tasks import Task, load_task
+from sharpcli.training.loop import train
+from sharpcli.training.optimizers import TrainSettings
+
+OPTIONS = {"activation": "tanh"}  # smooth, as most networks of the paper
+STEPS = (50, 100, 200, 400, 800, 1200)
+RATE = 0.5
+TOLERANCE = 0.2  # of 2/η
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a training of `steps` steps ended: its loss, and the largest eigenvalue there."""
+
+    steps: int
+    loss: float
+    largest: float
+
+
+def path(task: Task, rate: float, steps: Sequence[int], seed: int = 0) -> list[Point]:
+    """The points of one path of full-batch gradient descent, which `seed` sets."""
+    data = task.data("train")
+    settings = MeasureSettings(measures=("hessian",), eigen=EigenSettings(top=1))
+    points = []
+    for count in steps:
+        asked = TrainSettings(lr=rate, batch_size=len(data[0]), epochs=count, seed=seed)
+        trained = train(task, asked)
+        model = task.model()
+        model.load_state_dict(trained.tensors)
+        (measured,) = measure_model(model, data, settings=settings).results
+        value = measured.measures["hessian"]["eigenvalues"][0].value
+        points.append(Point(trained.steps, trained.train_loss, value))
+    return points
+
+
+def at_the_edge(points: Sequence[Point], rate: float) -> bool:
+    """Whether λ1 rose to 2/η from below and the last point is within the tolerance of it."""
+    edge = 2 / rate
+    rose = points[0].largest < (1 - TOLERANCE) * edge
+    return rose and abs(points[-1].largest - edge) <= TOLERANCE * edge
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--lr", type=float, default=RATE)
+    parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS))
+    chosen = parser.parse_args()
+    edge = 2 / chosen.lr
+    points = path(load_task("digits", OPTIONS), chosen.lr, chosen.steps)
+    print(f"full-batch gradient descent on digits, η = {chosen.lr:g}, 2/η = {edge:g}")
+    print("| steps | loss | λ1 | λ1·η/2 |\n| --- | --- | --- | --- |")
+    for point in points:
+        share = point.largest / edge
+        print(f"| {point.steps} | {point.loss:.4g} | {point.largest:.4g} | {share:.3f} |")
+    met = at_the_edge(points, chosen.lr)
+    print(f"λ1 rose to within {TOLERANCE:.0%} of 2/η: {'met' if met else 'missed'}")
+
+
+if __name__ == "__main__":
+    main()
