@@ -13,18 +13,19 @@ while the loss goes on falling.
 from __future__ import annotations
 
 import argparse
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sharpcli import MeasureSettings, measure_model
-from sharpcli.settings import EigenSettings
 from sharpcli.tasks import Task, load_task
 from sharpcli.training.loop import train
 from sharpcli.training.optimizers import TrainSettings
 
-OPTIONS = {"activation": "tanh"}  # smooth, as most networks of the paper
-STEPS = (50, 100, 200, 400, 800, 1200)
-RATE = 0.5
+# Smooth, as most networks of the paper, and deep: with two layers λ1 does not reach 2/η.
+OPTIONS = {"activation": "tanh", "depth": "6", "width": "32"}
+STEPS = (25, 50, 100, 200, 300, 400, 500, 600, 800)
+RATE = 0.2
 TOLERANCE = 0.2  # of 2/η
 
 
@@ -40,7 +41,7 @@ class Point:
 def path(task: Task, rate: float, steps: Sequence[int], seed: int = 0) -> list[Point]:
     """The points of one path of full-batch gradient descent, which `seed` sets."""
     data = task.data("train")
-    settings = MeasureSettings(measures=("hessian",), eigen=EigenSettings(top=1))
+    settings = MeasureSettings(measures=("hessian",), top=1)
     points = []
     for count in steps:
         asked = TrainSettings(lr=rate, batch_size=len(data[0]), epochs=count, seed=seed)
@@ -53,11 +54,13 @@ def path(task: Task, rate: float, steps: Sequence[int], seed: int = 0) -> list[P
     return points
 
 
-def at_the_edge(points: Sequence[Point], rate: float) -> bool:
-    """Whether λ1 rose to 2/η from below and the last point is within the tolerance of it."""
-    edge = 2 / rate
-    rose = points[0].largest < (1 - TOLERANCE) * edge
-    return rose and abs(points[-1].largest - edge) <= TOLERANCE * edge
+def after_the_rise(points: Sequence[Point], edge: float) -> list[Point]:
+    """The points from the first on whose λ1 is at least 1 − tolerance of 2/η; none without a rise.
+
+    A path that begins there has not risen to it.
+    """
+    high = [point.largest >= (1 - TOLERANCE) * edge for point in points]
+    return list(points[high.index(True) :]) if True in high and not high[0] else []
 
 
 def main() -> None:
@@ -72,8 +75,16 @@ def main() -> None:
     for point in points:
         share = point.largest / edge
         print(f"| {point.steps} | {point.loss:.4g} | {point.largest:.4g} | {share:.3f} |")
-    met = at_the_edge(points, chosen.lr)
-    print(f"λ1 rose to within {TOLERANCE:.0%} of 2/η: {'met' if met else 'missed'}")
+    later = [point.largest for point in after_the_rise(points, edge)]
+    if not later:
+        print("λ1 did not rise to 2/η: missed")
+        return
+    middle = statistics.median(later)
+    met = abs(middle - edge) <= TOLERANCE * edge
+    print(
+        f"λ1 after it rises: median {middle / edge:.2f} of 2/η ({min(later) / edge:.2f} to "
+        f"{max(later) / edge:.2f}); asked: within {TOLERANCE:.0%}: {'met' if met else 'missed'}"
+    )
 
 
 if __name__ == "__main__":
