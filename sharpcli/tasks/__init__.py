@@ -62,11 +62,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Builtin:
-    """A task that comes with sharp: a summary, its module, and the package that has its data."""
+    """A task that comes with sharp: a summary, its module, and the package that has its data.
+
+    `package` is None if the data are part of Python.
+    """
 
     name: str
     summary: str
-    package: str
+    package: str | None
     module: ModuleType
 
     def options(self) -> tuple[Option, ...]:

@@ -310,7 +310,7 @@ def _from_object(spec: str) -> Source:
 
 def _from_builtin(builtin: Builtin) -> Source:
     try:
-        version = importlib.metadata.version(builtin.package)
+        version = importlib.metadata.version(builtin.package) if builtin.package else ""
     except importlib.metadata.PackageNotFoundError:
         version = "absent"  # `data` raises an error that says how to install it
     text = f"{builtin.name} {builtin.package} {version}".encode()

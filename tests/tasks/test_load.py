@@ -229,7 +229,7 @@ def test_a_syntax_error_in_a_neighbour_names_the_neighbour():
 
 
 def test_builtin_tasks_are_named():
-    assert list(builtin_tasks()) == ["digits"]
+    assert list(builtin_tasks()) == ["digits", "mnist", "text"]
 
 
 def test_a_module_beside_them_is_a_builtin_task(tmp_path, monkeypatch):
@@ -238,7 +238,7 @@ def test_a_module_beside_them_is_a_builtin_task(tmp_path, monkeypatch):
     monkeypatch.setattr(builtin, "__path__", [*builtin.__path__, str(tmp_path)])
     builtin_tasks.cache_clear()
     try:
-        assert sorted(builtin_tasks()) == ["digits", "points_task"]
+        assert sorted(builtin_tasks()) == ["digits", "mnist", "points_task", "text"]
         assert builtin_tasks()["points_task"].summary == "two points"
         assert load_task("points_task", {}).name == "points_task"
         assert task_from_metadata({"task": "points_task"}) == ("points_task", {})

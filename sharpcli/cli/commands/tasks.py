@@ -23,7 +23,8 @@ def tasks(as_json: bool) -> None:
         return
     for task in builtin_tasks().values():
         click.echo(f"{task.name}: {task.summary}")
-        click.echo(f"  (data from {task.package}; pip install 'sharpcli[demo]')")
+        source = f"data from {task.package}; pip install 'sharpcli[demo]'"
+        click.echo(f"  ({source if task.package else 'data are part of Python'})")
         for option in task.options():
             click.echo(f"  -O {option}")
 

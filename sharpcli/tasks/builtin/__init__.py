@@ -1,5 +1,6 @@
 """The built-in tasks: every module here is a task of the same name.
 
 A module defines the functions of a task file, `SUMMARY` (one line) and `PACKAGE` (the package that
-has its data). It imports torch only inside its functions, so that `sharp tasks` is fast.
+has its data, None if they are part of Python). It imports torch only inside its functions, so that
+`sharp tasks` is fast.
 """

@@ -11,13 +11,18 @@ def test_the_list():
     done = CliRunner().invoke(sharp, ["tasks"])
     assert done.exit_code == 0
     assert "digits: 8x8 images" in done.stdout
-    assert "-O model: mlp|cnn = mlp" in done.stdout
+    assert "data from scikit-learn; pip install 'sharpcli[demo]'" in done.stdout
+    assert "-O model: mlp|cnn|resnet = mlp" in done.stdout
+    assert "mnist: 28x28 images" in done.stdout
+    assert "text: the language reference" in done.stdout
+    assert "data are part of Python" in done.stdout
     assert "-O batch_norm: bool = false" in done.stdout
 
 
 def test_json():
     document = json.loads(CliRunner().invoke(sharp, ["tasks", "--json"]).stdout)
     assert document["kind"] == "tasks"
-    (task,) = document["tasks"]
-    assert task["name"] == "digits"
-    assert {"name": "width", "type": "int", "default": 64} in task["options"]
+    tasks = {task["name"]: task for task in document["tasks"]}
+    assert list(tasks) == ["digits", "mnist", "text"]
+    assert {"name": "width", "type": "int", "default": 64} in tasks["digits"]["options"]
+    assert [task["package"] for task in tasks.values()] == ["scikit-learn", "mlxtend", None]

@@ -46,6 +46,13 @@ def test_sizes():
     assert parameters(model="cnn", width="4", depth="1") == 36 + 4 + 10 * 4 * 16 + 10
 
 
+def test_a_resnet_needs_a_width_that_its_stages_divide():
+    with pytest.raises(SharpError) as caught:
+        load_task("digits", {"model": "resnet", "width": "6"}).model()
+    assert caught.value.message.startswith("digits: width 6 is not a multiple of 4")
+    assert caught.value.hint == "take options.width=4"
+
+
 @pytest.mark.parametrize("option", [{"width": "0"}, {"depth": "0"}])
 def test_a_network_has_a_size(option):
     with pytest.raises(SharpError, match="must be between 1 and"):
@@ -53,7 +60,7 @@ def test_a_network_has_a_size(option):
 
 
 def test_options_are_typed():
-    with pytest.raises(UsageError, match=r'digits: options.model="rnn": is not mlp\|cnn'):
+    with pytest.raises(UsageError, match=r'digits: options.model="rnn": is not mlp\|cnn\|resnet'):
         load_task("digits", {"model": "rnn"})
 
 
@@ -67,7 +74,14 @@ def test_without_scikit_learn(monkeypatch):
 
 @pytest.mark.parametrize(
     "options",
-    [{"width": 10**6}, {"depth": 10**8}, {"width": 10**400}, {"model": "cnn", "width": 10**6}],
+    [
+        {"width": 10**6},
+        {"depth": 10**8},
+        {"width": 10**400},
+        {"model": "cnn", "width": 10**6},
+        {"model": "resnet", "width": 10**6},
+        {"model": "resnet", "width": 4, "depth": 10**8},
+    ],
 )
 def test_a_network_that_no_memory_holds_is_refused_before_it_is_built(options):
     with pytest.raises(SharpError, match=r"width .* and depth"):
