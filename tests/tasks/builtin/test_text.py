@@ -88,7 +88,7 @@ def test_a_python_without_the_text(monkeypatch):
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ({"layers": 0}, "layers 0, heads 4, width 64 and context 32 must be 1 or more"),
+        ({"layers": 0}, "layers 0, heads 4, width 64 and context 32 must be between 1 and"),
         ({"heads": 3}, "width 64 is not a multiple of heads 3"),
         ({"dropout": 1.0}, "dropout 1 must be 0 or more, below 1"),
         ({"dropout": float("nan")}, "dropout nan must be 0 or more"),
@@ -106,8 +106,8 @@ def test_options_of_the_network_are_checked(option, said):
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ({"context": 0}, "context 0 and examples 1024 must be 1 or more"),
-        ({"examples": 0}, "examples 0 must be 1 or more"),
+        ({"context": 0}, "context 0 and examples 1024 must be between 1 and"),
+        ({"examples": 0}, "examples 0 must be between 1 and"),
         ({"context": 10**6}, "no topic of the train split has more than 1000000 bytes"),
     ],
 )
