@@ -18,7 +18,7 @@ from sharpcli.runtime.progress import Progress, silent
 from sharpcli.tasks import Task
 from sharpcli.tasks.arguments import as_text
 from sharpcli.training.loop import Trained, train
-from sharpcli.training.optimizers import OPTIMIZERS, TrainSettings
+from sharpcli.training.optimizers import TrainSettings
 
 __all__ = ["notes", "report", "summary", "train_and_save"]
 
@@ -40,7 +40,7 @@ def metadata(task: Task, settings: TrainSettings, trained: Trained) -> Mapping[s
         "lr": settings.step_size,
         "batch_size": settings.batch_size,
         "fixed_batch": settings.fixed_batch,
-        **OPTIMIZERS[settings.optimizer].metadata(settings),
+        **settings.kind.metadata(settings),
         "epochs": trained.epochs,
         "steps": trained.steps,
         "seed": settings.seed,

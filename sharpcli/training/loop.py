@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from sharpcli.objective.rows import Rows
 from sharpcli.runtime.progress import Progress, silent
 from sharpcli.runtime.randomness import global_random_state_kept
 from sharpcli.tasks import Task
-from sharpcli.training.optimizers import OPTIMIZERS, TrainSettings
+from sharpcli.training.build import at_evaluated_weights, take_step
+from sharpcli.training.optimizers import TrainSettings
 
 __all__ = ["Trained", "train"]
 
@@ -84,7 +86,7 @@ def train(task: Task, settings: TrainSettings, progress: Progress = silent) -> T
             check_pass(network, model, model.state_dict(), some_rows(rows, settings.seed))
             check_deterministic(untrained, theta)
             check_coupling({"train": untrained}, theta, seed=settings.seed)
-        optimizer = OPTIMIZERS[settings.optimizer].build(trainable, settings)
+        optimizer = settings.kind.build(trainable, settings)
         order = torch.Generator().manual_seed(settings.seed)
         steps, first_loss = 0, loss_over_all()
         check_finite(untrained, first_loss, theta)
@@ -95,21 +97,25 @@ def train(task: Task, settings: TrainSettings, progress: Progress = silent) -> T
                 shuffled = shuffled[: rows.count - rows.count % settings.fixed_batch]
             for chosen in torch.split(shuffled, settings.batch_size):
                 steps += 1
-                loss = untrained.mean_loss_of(model, rows.take(chosen).batch, len(chosen))
+                batch = rows.take(chosen).batch
+                loss_of_batch = functools.partial(untrained.mean_loss_of, model, batch, len(chosen))
+                loss = loss_of_batch()
                 value = loss.item()
                 if not math.isfinite(value):
                     raise _not_finite(task, rows, value, steps, settings)
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-                optimizer.step()
-            train_loss = loss_over_all()
+                take_step(optimizer, loss_of_batch, loss)
+            with at_evaluated_weights(optimizer):
+                train_loss = loss_over_all()
             if not math.isfinite(train_loss):
                 raise _not_finite(task, rows, train_loss, steps, settings)
             progress(*_how_far(settings, epoch, first_loss, train_loss))
             reached = settings.until_loss is None or train_loss <= settings.until_loss
             if reached and settings.until_loss is not None:
                 break
-        tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        with at_evaluated_weights(optimizer):
+            tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         return Trained(tensors, train_loss, epoch, steps, reached)
 
 
@@ -131,7 +137,5 @@ def _not_finite(
     said = f"{task.name}: the training loss is {loss} at step {step}"
     if bad := rows.not_finite():
         return SharpError(f"{said}: {bad}", MEND_DATA)
-    return SharpError(
-        said,
-        f"lower the learning rate ({setting('lr')} is {settings.step_size:g})",
-    )
+    rate = "" if settings.step_size is None else f" ({setting('lr')} is {settings.step_size:g})"
+    return SharpError(said, f"lower the learning rate{rate}")
