@@ -38,9 +38,10 @@ def metadata(task: Task, settings: TrainSettings, trained: Trained) -> Mapping[s
     return {
         "optimizer": settings.optimizer,
         "lr": settings.step_size,
-        "batch_size": settings.batch_size,
+        "batch_size": settings.first_batch,
         "fixed_batch": settings.fixed_batch,
         **settings.kind.metadata(settings),
+        **settings.extras,
         "epochs": trained.epochs,
         "steps": trained.steps,
         "seed": settings.seed,
@@ -75,7 +76,7 @@ def notes(settings: TrainSettings, trained: Trained) -> list[str]:
         return []
     return [
         f"the loss did not reach {settings.until_loss:g} in {counted(trained.epochs, 'epoch')}\n"
-        "  hint: train for more epochs, or with another learning rate"
+        "  hint: train for longer, or with another learning rate"
     ]
 
 

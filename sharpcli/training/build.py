@@ -68,21 +68,18 @@ def _by_shape(parameters: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]
     return matrices, [each for each in parameters if each.ndim != 2]
 
 
-def take_step(optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor], first: Tensor) -> None:
-    """A step; the gradients of the loss `first` are in place, and `loss` computes it again.
+def take_step(
+    optimizer: torch.optim.Optimizer, gradient: Callable[[], Tensor], loss: Tensor
+) -> None:
+    """A step, where the gradient of the batch's `loss` is in place; `gradient` puts it there again.
 
     Raises `SharpError` naming the optimizer where it cannot take one.
     """
     name = type(optimizer).__name__
-    known = [first] if name in _EVALUATING else []
+    known = [loss] if name in _EVALUATING else []
 
     def again() -> Tensor:
-        if known:
-            return known.pop()
-        optimizer.zero_grad()
-        value = loss()
-        value.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        return value
+        return known.pop() if known else gradient()
 
     try:
         if name in _PERTURBING + _EVALUATING:

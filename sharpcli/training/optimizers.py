@@ -9,6 +9,7 @@ imported when an optimizer is built or its options are read, not before.
 from __future__ import annotations
 
 import functools
+import math
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from sharpcli.training.catalogue import (
     place_of,
     read_options,
 )
+from sharpcli.training.schedules import parse_schedule
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +39,8 @@ __all__ = [
     "TrainSettings",
     "find_optimizer",
 ]
+
+EPOCHS = 20  # where neither epochs nor steps are given
 
 
 @dataclass(frozen=True)
@@ -174,12 +178,18 @@ def find_optimizer(name: str, base: str | None = None) -> Optimizer:
 class TrainSettings:
     """How to train.
 
+    A training ends after `epochs` or `steps`, whichever comes first (without both, 20 epochs), or
+    where `until_loss` is given after the first epoch at whose end the loss on all training data, in
+    eval mode, is at most this.
+
     `lr` None is the optimizer's usual one, and so are the shared hyperparameters; one that the
     optimizer does not have is refused. `optimizer_options` are further arguments of its
-    constructor. `until_loss` ends the training after the first epoch at whose end the loss on all
-    training data, in eval mode, is at most this; `epochs` ends it in any case. `fixed_batch`, if
-    given, is the `batch_size`: the loss couples the examples of a batch and is defined on batches
-    of so many.
+    constructor. `schedule` gives the learning rate by step in place of `lr`, and `batch_schedule`
+    the batch size in place of `batch_size`. `fixed_batch`, if given, is the `batch_size`: the loss
+    couples the examples of a batch and is defined on batches of so many.
+
+    `clip_norm` shortens longer gradients. `accumulate` takes a step's batch in so many parts. `ema`
+    is the decay of an exponential average of the weights, which is then what is saved.
 
     >>> TrainSettings("AdamW", betas=(0.9, 0.99)).optimizer
     'adamw'
@@ -188,7 +198,7 @@ class TrainSettings:
     optimizer: str = "sgd"
     lr: float | None = None
     batch_size: int = 32
-    epochs: int = 20
+    epochs: int | None = None
     momentum: float | None = None
     betas: tuple[float, ...] | None = None
     weight_decay: float | None = None
@@ -196,10 +206,18 @@ class TrainSettings:
     seed: int = 0
     fixed_batch: int | None = None
     optimizer_options: Mapping[str, Any] = field(default_factory=dict)
+    steps: int | None = None
+    schedule: str | None = None
+    batch_schedule: str | None = None
+    clip_norm: float | None = None
+    accumulate: int = 1
+    ema: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what the optimizer cannot use; raises `UsageError` naming the setting."""
         self._settle_optimizer()
+        if self.epochs is None and self.steps is None:
+            self._set("epochs", EPOCHS)
         limits = {
             "lr": (self.lr is None or self.lr > 0, "a learning rate is above 0"),
             "batch_size": (self.batch_size >= 1, "a batch has at least one example"),
@@ -207,7 +225,21 @@ class TrainSettings:
                 self.fixed_batch in (None, self.batch_size),
                 f"it is what each step takes, so {setting('batch_size')} is the same",
             ),
-            "epochs": (self.epochs >= 1, "train for at least one epoch"),
+            "epochs": (self.epochs is None or self.epochs >= 1, "train for at least one epoch"),
+            "steps": (self.steps is None or self.steps >= 1, "train for at least one step"),
+            "clip_norm": (
+                self.clip_norm is None or 0 < self.clip_norm < math.inf,
+                "the longest gradient is above 0",
+            ),
+            "accumulate": (
+                self.accumulate >= 1 and (self.accumulate == 1 or self.fixed_batch is None),
+                f"a batch has at least one part, and with {setting('fixed_batch')} only one",
+            ),
+            "ema": (self.ema is None or 0 <= self.ema < 1, "a decay is at least 0 and below 1"),
+            "batch_schedule": (
+                self.batch_schedule is None or self.fixed_batch is None,
+                f"{setting('fixed_batch')} is the batch size of every step",
+            ),
             "until_loss": (
                 self.until_loss is None or self.until_loss > 0,
                 "the loss to reach is above 0",
@@ -220,6 +252,8 @@ class TrainSettings:
             if not holds:
                 raise UsageError(f"{setting(name, getattr(self, name))}: is out of range", range_)
         self._refuse_unused()
+        if self.batch_schedule is not None:
+            parse_schedule(self.batch_schedule)
 
     def _settle_optimizer(self) -> None:
         """Put the name in one spelling, options in their types, and shared ones in their fields."""
@@ -249,6 +283,20 @@ class TrainSettings:
                     f"its options: {options_text(self.kind.arguments)}",
                 )
 
+        if self.schedule is None:
+            return
+        if self.lr is not None:
+            raise UsageError(
+                f"{setting('lr', self.lr)}: has no effect with {setting('schedule')}",
+                "give one of them; a schedule has its own rates",
+            )
+        if not self.kind.takes("lr"):
+            raise UsageError(
+                f"{setting('schedule', self.schedule)}: {self.optimizer} has no learning rate",
+                "leave it out",
+            )
+        parse_schedule(self.schedule)
+
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
@@ -258,6 +306,27 @@ class TrainSettings:
         return find_optimizer(self.optimizer, self.optimizer_options.get(BASE))
 
     @property
+    def extras(self) -> dict[str, Any]:
+        """What else made the weights, where it is not the default, as a checkpoint keeps it."""
+        given = {
+            "schedule": self.schedule,
+            "batch_schedule": self.batch_schedule,
+            "clip_norm": self.clip_norm,
+            "accumulate": None if self.accumulate == 1 else self.accumulate,
+            "ema": self.ema,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def first_batch(self) -> int:
+        """The batch size of the first step."""
+        if self.batch_schedule is None:
+            return self.batch_size
+        return max(1, round(parse_schedule(self.batch_schedule).at(0)))
+
+    @property
     def step_size(self) -> float | None:
-        """The learning rate that is used; None where the optimizer has none."""
+        """The learning rate of the first step; None where the optimizer has none."""
+        if self.schedule is not None:
+            return parse_schedule(self.schedule).at(0)
         return self.kind.default_lr if self.lr is None else self.lr

@@ -43,6 +43,32 @@ def test_torch_optimizers_against_their_formulas():
     check(found, plain.adam(constant, decay=0.1, decoupled=True, eps=1e-3))
 
 
+def falling(step):
+    return 0.05 * 0.98**step
+
+
+@pytest.mark.usefixtures("in_float64")
+def test_schedules_against_the_formulas(monkeypatch):
+    plain.with_schedule(monkeypatch, falling)
+    rates = [falling(step) for step in range(STEPS)]
+    found = weights(schedule="any", momentum=0.9, weight_decay=0.1)
+    check(found, plain.sgd(rates, 0.9, 0.1))
+    check(weights(optimizer="adam", schedule="any"), plain.adam(rates))
+    found = weights(optimizer="adamw", schedule="any", weight_decay=0.1)
+    check(found, plain.adam(rates, decay=0.1, decoupled=True))
+
+
+@pytest.mark.usefixtures("in_float64")
+def test_clipping_and_averaging_against_their_formulas():
+    check(weights(lr=0.03, clip_norm=0.5), plain.sgd([0.03] * STEPS, clip=0.5))
+    check(weights(lr=0.03, ema=0.9), plain.sgd([0.03] * STEPS, average=0.9))
+
+
+@pytest.mark.usefixtures("in_float64")
+def test_a_batch_in_parts_is_the_same_batch():
+    check(weights(lr=0.03, accumulate=5), weights(lr=0.03), 1e-12)
+
+
 @pytest.mark.usefixtures("in_float64")
 def test_ademamix_against_its_formula():
     pytest.importorskip("pytorch_optimizer")

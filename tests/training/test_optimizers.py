@@ -30,6 +30,12 @@ def built(settings):
         ({"optimizer_options": {"nesterow": True}}, "did you mean 'nesterov'?"),
         ({"optimizer": "NAdam", "optimizer_options": {"eps": "x"}}, 'eps="x": is not of its type'),
         ({"momentum": 0.5, "optimizer_options": {"momentum": 0.6}}, "are the same"),
+        ({"steps": 0}, "steps=0"),
+        ({"ema": 1.0}, "ema=1.0"),
+        ({"clip_norm": 0.0}, "clip_norm=0.0"),
+        ({"accumulate": 2, "fixed_batch": 32}, "accumulate=2"),
+        ({"schedule": "FIX(k0=0.1)", "lr": 0.1}, "lr=0.1: has no effect with schedule"),
+        ({"schedule": "FIXX(k0=0.1)"}, "schedule 'FIXX"),
     ],
 )
 def test_settings_out_of_range(setting, said):

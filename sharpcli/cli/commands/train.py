@@ -104,16 +104,45 @@ Examples:
     "--epochs",
     type=POSITIVE,
     metavar="N",
-    default=_DEFAULT.epochs,
-    show_default=True,
-    help="Passes over the data, at most.",
+    help=f"Passes over the data, at most. Default: {_DEFAULT.epochs}, without --steps.",
 )
+@click.option("--steps", type=POSITIVE, metavar="N", help="Updates of the weights, at most.")
 @_hyperparameter_options
 @click.option(
     "--until-loss",
     type=NumberType(),
     metavar="X",
     help="Stop after the first epoch that ends with a loss on all training data of at most X.",
+)
+@click.option(
+    "--schedule",
+    metavar="SPEC",
+    help="The learning rate by step, in place of --lr, such as 'FIX(k0=0.1)'.",
+)
+@click.option(
+    "--batch-schedule",
+    metavar="SPEC",
+    help="The batch size by step, in place of --batch-size: the same policies.",
+)
+@click.option(
+    "--clip-norm",
+    type=NumberType(0, open_=True),
+    metavar="X",
+    help="Scale a gradient that is longer than X down to X.",
+)
+@click.option(
+    "--accumulate",
+    type=POSITIVE,
+    metavar="N",
+    default=_DEFAULT.accumulate,
+    show_default=True,
+    help="Parts in which a step's batch goes through the model, to need less memory.",
+)
+@click.option(
+    "--ema",
+    type=NumberType(0, 1),
+    metavar="D",
+    help="Save an average of the weights instead: after a step, D of it and 1 - D of the weights.",
 )
 @click.option(
     "--seed",
