@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sharpcli.documents.checkpoints import TrainingCurves
 from sharpcli.errors import SharpError, setting
 from sharpcli.objective.checks import MEND_DATA, check_deterministic, check_finite
 from sharpcli.objective.coupling import check_coupling, coupling_named
@@ -20,8 +22,10 @@ from sharpcli.objective.reading import read_rows
 from sharpcli.runtime.progress import Progress, silent
 from sharpcli.runtime.randomness import global_random_state_kept
 from sharpcli.tasks import Task
+from sharpcli.training.curves import Recorder
 from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.order import Order, Pace
+from sharpcli.training.state import StateFile, description, optimizer_state, restore_optimizer
 from sharpcli.training.stepper import Stepper
 
 __all__ = ["DivergedError", "Trained", "train"]
@@ -40,7 +44,7 @@ class Trained:
 
     `train_loss` is the mean loss over all training data in eval mode, without weight decay.
     `epochs` are those that were begun. `reached` says whether the loss is at most `until_loss`
-    (True where none was asked for).
+    (True where none was asked for). `problem` is why no state could be kept on the way.
     """
 
     tensors: dict[str, Tensor]
@@ -48,18 +52,33 @@ class Trained:
     epochs: int
     steps: int
     reached: bool
+    curves: TrainingCurves | None = None
+    problem: str | None = None
 
 
-def train(task: Task, settings: TrainSettings, progress: Progress = silent) -> Trained:
+def train(
+    task: Task,
+    settings: TrainSettings,
+    progress: Progress = silent,
+    state: StateFile | None = None,
+) -> Trained:
     """Train the task's model from its initial weights, on the CPU, in torch's default dtype.
 
     The same settings and seed give the same tensors on one machine; the global random state is
     left as it was.
 
+    Args:
+        task: the model, the data and the loss.
+        settings: how to train.
+        progress: called with what is done.
+        state: where the training keeps its state every few seconds. A training whose state is
+            there goes on from it, and gives the same tensors as one that was never interrupted.
+
     Raises:
         SharpError: where the loss is not finite, naming the step; for a loss that cannot be
             measured (a mean over the batch, or one whose examples are coupled, unless by batches
-            of `fixed_batch`); for an optimizer that cannot take a step.
+            of `fixed_batch`); for an optimizer that cannot take a step; for a state of another
+            training.
         UsageError: for a schedule that leaves its range, naming the step.
 
     Cost: a gradient of the batch a step, and the loss on all data at the end (with `until_loss`
@@ -70,17 +89,17 @@ def train(task: Task, settings: TrainSettings, progress: Progress = silent) -> T
         # generator, so that it does not depend on how many numbers the model draws.
         torch.manual_seed(settings.seed)
         random.seed(settings.seed)
-        run = _Run(task, settings)
-        run.check()
+        run = _Run(task, settings, state)
+        run.begin()
         return run.trained(progress)
 
 
 class _Run:
     """A training that has begun: the data, the model, and what takes the steps."""
 
-    def __init__(self, task: Task, settings: TrainSettings) -> None:
+    def __init__(self, task: Task, settings: TrainSettings, file: StateFile | None) -> None:
         cpu, dtype = torch.device("cpu"), torch.get_default_dtype()
-        self.task, self.settings = task, settings
+        self.task, self.settings, self.file = task, settings, file
         data = task.data("train")
         rows = read_rows(data, name=f"train data of {task.name}", collate=task.collate)
         self.rows = rows.to(cpu, dtype).with_fixed_batch(settings.fixed_batch)
@@ -95,9 +114,26 @@ class _Run:
         self.untrained, self.theta = self._objective()
         self.pace = Pace(settings, self.rows.count)
         self.order = Order(self.rows.count, settings.seed, settings.fixed_batch)
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.stepper = Stepper(settings, parameters, self.pace)
+        self.recorder = Recorder()
         self.steps, self.first_loss = 0, math.nan
 
-    def check(self) -> None:
+    def begin(self) -> None:
+        """Go on from the state that an earlier training left, or check all before the first step.
+
+        Raises `SharpError` for what cannot be trained, and for the state of another training.
+        """
+        found = None
+        if self.file is not None:
+            about = description(self.task, asdict(self.settings), self.rows.digest())
+            found = self.file.begin(about)
+        if found is None:
+            self._check()
+        else:
+            self._restore(found)
+
+    def _check(self) -> None:
         """Refuse a model, data and settings that cannot be trained or measured."""
         untrained, theta, seed = self.untrained, self.theta, self.settings.seed
         with coupling_named(untrained, theta):
@@ -112,8 +148,6 @@ class _Run:
     def trained(self, progress: Progress) -> Trained:
         """Take all steps."""
         settings, order = self.settings, self.order
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.stepper = Stepper(settings, parameters, self.pace)
         self.model.train()
         reached = settings.until_loss is None
         ended = False
@@ -130,15 +164,49 @@ class _Run:
             if order.ended or ended or (settings.steps and self.steps % _SHOWN == 0):
                 known = loss if settings.until_loss is not None and order.ended else None
                 progress(*self._how_far(known))
+            if self.file is not None and not ended and self.file.due:
+                self.file.write(self._state())
         with self.stepper.at_evaluated_weights():
             state = self.model.state_dict()
             tensors = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
-        return Trained(tensors, loss, order.epoch, self.steps, reached)
+        curves = self.recorder.curves()
+        problem = None if self.file is None else self.file.problem
+        return Trained(tensors, loss, order.epoch, self.steps, reached, curves, problem)
 
     def _step(self) -> None:
         chosen = self.order.take(self.pace.batch_size(self.steps))
-        self.stepper.step(self.steps, functools.partial(self._gradient, chosen))
+        noted = self.recorder.wants(self.steps)
+        gradient = functools.partial(self._gradient, chosen)
+        loss = self.stepper.step(self.steps, gradient, with_norm=noted)
+        if noted and self.stepper.norm is not None:
+            rate, norm = self.stepper.rate, self.stepper.norm
+            self.recorder.add(self.steps, loss.item(), rate, len(chosen), norm)
         self.steps += 1
+
+    def _state(self) -> dict[str, Any]:
+        """All that the steps to come depend on."""
+        averages = self.stepper.averages
+        return {
+            "steps": self.steps,
+            "first_loss": self.first_loss,
+            "model": dict(self.model.state_dict()),
+            "averages": averages,
+            "optimizer": optimizer_state(self.stepper.optimizer),
+            "order": self.order.state(),
+            "recorder": self.recorder.state(),
+            "torch": torch.get_rng_state(),
+            "python": random.getstate(),
+        }
+
+    def _restore(self, found: dict[str, Any]) -> None:
+        self.steps, self.first_loss = found["steps"], found["first_loss"]
+        self.model.load_state_dict(found["model"])
+        restore_optimizer(self.stepper.optimizer, found["optimizer"])
+        self.stepper.averages = found["averages"]
+        self.order.restore(found["order"])
+        self.recorder.restore(found["recorder"])
+        torch.set_rng_state(found["torch"])
+        random.setstate(found["python"])
 
     def _gradient(self, chosen: Tensor) -> Tensor:
         """The mean loss of a batch, with its gradient in the parameters."""

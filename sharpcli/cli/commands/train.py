@@ -161,6 +161,12 @@ Examples:
     help="Where the checkpoint goes.",
 )
 @click.option(
+    "--resume/--no-resume",
+    default=True,
+    show_default=True,
+    help="Go on from the state that a killed training left beside FILE; or start over.",
+)
+@click.option(
     "--json", "as_json", is_flag=True, help="Print a JSON document on stdout instead of a line."
 )
 @click.option("--quiet", is_flag=True, help="No progress and no notes on stderr.")
@@ -168,6 +174,7 @@ def train(
     task: str | None,
     task_options: dict[str, str],
     output: Path,
+    resume: bool,
     as_json: bool,
     quiet: bool,
     optimizer_options: tuple[tuple[str, str], ...],
@@ -177,7 +184,8 @@ def train(
 
     TASK is a built-in task's name, a task file or an object (package.module:name). The checkpoint
     is a safetensors file whose metadata hold the settings, which `sharp measure` shows beside
-    what it measures.
+    what it measures. Loss, rate, batch size and gradient norm by step go to FILE.curves.json. While it trains, FILE.state holds what a training that is killed goes on
+    from: the same command again gives the same weights.
     """
     from sharpcli.cli.progress_bars import progress_bars
     from sharpcli.render import emit, say
@@ -197,7 +205,8 @@ def train(
     with reserved(output), progress_bars(quiet=quiet) as begin:
         loaded = load_task(task, task_options)
         started = time.perf_counter()
-        trained = train_and_save(loaded, settings, output, begin(f"training {loaded.name}"))
+        training = begin(f"training {loaded.name}")
+        trained = train_and_save(loaded, settings, output, training, resume=resume)
     seconds = time.perf_counter() - started
     if as_json:
         found = report(loaded, settings, output, trained, seconds)
