@@ -13,6 +13,7 @@ _OPTIONS = {
     "epsilons": "--epsilon",
     "marks": "--mark",
     "measures": "-m",
+    "optimizer_options": "-P",
     "path.kind": "--path",
     "path.seed": "--seed",
     "ranges": "--range",
@@ -25,9 +26,10 @@ _OPTIONS = {
 
 def as_option(name: str, value: Any = ...) -> str:
     """What `sharpcli.errors.setting` gives on the command line: `--max-products`, `-O width=64`."""
-    _, of_the_task, own = name.partition("options.")
-    if of_the_task:
-        return f"-O {own}" if value is ... else f"-O {own}={value}"
+    for group, short in (("optimizer_options.", "-P"), ("options.", "-O")):
+        _, of_it, own = name.partition(group)
+        if of_it:
+            return f"{short} {own}" if value is ... else f"{short} {own}={value}"
     group, _, own = name.rpartition(".")
     if (name, value) == ("format", "json"):
         return "--json"

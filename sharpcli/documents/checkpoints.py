@@ -20,7 +20,7 @@ from sharpcli.documents.results import (
 from sharpcli.documents.statuses import Outcome
 from sharpcli.settings import Keywords
 
-__all__ = ["Inspected", "InspectedCheckpoint", "StoredTensor", "TrainedResult"]
+__all__ = ["Inspected", "InspectedCheckpoint", "StoredTensor", "TrainedResult", "TrainingCurves"]
 
 _COUNT = Keywords(minimum=0)
 _TRAINED = Keywords(required=["train"], propertyNames={"enum": ["train", "test", "gap"]})
@@ -64,6 +64,19 @@ class Inspected:
     warnings: Sentences = absent(())
 
 
+@dataclass(frozen=True)
+class TrainingCurves:
+    """Numbers at some steps of a training, in lists of one length."""
+
+    step: Annotated[Sequence[Annotated[int, Keywords(minimum=1)]], "Updates, from 1."]
+    loss: Annotated[Sequence[Number], "Mean loss of the step's batch, before the update."]
+    lr: Annotated[Sequence[Number], "Learning rate; null where the optimizer has none."]
+    batch_size: Annotated[Sequence[Annotated[int, Keywords(minimum=1)]], "Examples in the batch."]
+    gradient_norm: Annotated[
+        Sequence[Number], "Of the batch's gradient, before clipping; null if not finite."
+    ]
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainedResult:
     """One result of `train`."""
@@ -73,4 +86,9 @@ class TrainedResult:
     epochs: Annotated[int, "Passes over the data.", _COUNT]
     steps: Annotated[int, "Updates.", _COUNT]
     loss: Annotated[Mapping[str, Scalar], "Mean loss at the end.", _TRAINED]
-    seconds: Annotated[float, "Wall time, after model and data were loaded.", _COUNT]
+    seconds: Annotated[
+        float | None, "Wall time from model and data in memory to the answer.", _COUNT
+    ] = absent()
+    curves: Annotated[
+        TrainingCurves | None, "At most 2000 steps, evenly spaced from the first one."
+    ] = absent()

@@ -198,10 +198,15 @@ class Objective:
 
         A loss without a gradient is refused.
         """
+        total, weight = self.sums_of(model, batch, count)
+        return total / weight
+
+    def sums_of(self, model: nn.Module, batch: Batch, count: int) -> tuple[Tensor, Tensor]:
+        """Sum and weight of the loss that `mean_loss_of` gives."""
         outputs = self.network.task.predict(model, batch)
         total, weight = self.network.losses(outputs, batch, count)
         _check_gradient(total, "and run neither under torch.no_grad()")
-        return total.sum() / weight.sum()
+        return total.sum(), weight.sum()
 
     def differentiable_sum(
         self, leaves: list[Tensor], batch: Batch, count: int, power: float = 1.0

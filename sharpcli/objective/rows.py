@@ -95,6 +95,10 @@ class Rows:
         rows.places = indices.cpu() if self.places is None else self.places[indices.cpu()]
         return rows
 
+    def batch_of(self, indices: Tensor) -> Batch:
+        """The batch of the rows of `indices`, copied. Cheaper than `take`, which keeps places."""
+        return self._late(map_leaves(self._batch, lambda leaf: pick(leaf, indices)))
+
     def not_finite(self, row: int | None = None) -> str | None:
         """The first NaN or infinity in the data, in words; None if all data are finite.
 
@@ -220,6 +224,10 @@ class CollatedRows(Rows):
         rows = self._of([self._items[index] for index in indices.tolist()])
         rows.places = indices.cpu() if self.places is None else self.places[indices.cpu()]
         return rows
+
+    def batch_of(self, indices: Tensor) -> Batch:
+        """The batch of the rows of `indices`, made by collate."""
+        return self.take(indices).batch
 
     def with_fixed_batch(self, size: int | None) -> Rows:
         """The same rows, with losses defined on consecutive batches of `size` rows."""

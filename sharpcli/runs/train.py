@@ -11,25 +11,40 @@ from sharpcli import __version__
 from sharpcli.checkpoint import load_checkpoint, save_checkpoint
 from sharpcli.documents.checkpoints import TrainedResult
 from sharpcli.documents.environment import environment
-from sharpcli.documents.results import MeasuredCheckpoint, Report, Scalar
+from sharpcli.documents.results import MeasuredCheckpoint, Report, Scalar, dumps, to_document
 from sharpcli.errors import counted
 from sharpcli.runtime import interruption
+from sharpcli.runtime.files import save
 from sharpcli.runtime.progress import Progress, silent
 from sharpcli.tasks import Task
 from sharpcli.tasks.arguments import as_text
 from sharpcli.training.loop import Trained, train
-from sharpcli.training.optimizers import OPTIMIZERS, TrainSettings
+from sharpcli.training.optimizers import TrainSettings
+from sharpcli.training.state import StateFile
 
 __all__ = ["notes", "report", "summary", "train_and_save"]
 
 
 def train_and_save(
-    task: Task, settings: TrainSettings, output: Path, progress: Progress = silent
+    task: Task,
+    settings: TrainSettings,
+    output: Path,
+    progress: Progress = silent,
+    *,
+    resume: bool = True,
 ) -> Trained:
-    """Train, and save the tensors to `output` with all settings as metadata."""
-    trained = train(task, settings, progress)
+    """Train, and write the tensors to `output` with all settings as metadata.
+
+    The curves go to `OUTPUT.curves.json`. While it trains, `OUTPUT.state` holds the training's
+    state; where one is there, the training goes on from it, unless `resume` is False.
+    """
+    state = StateFile(output, resume=resume)
+    trained = train(task, settings, progress, state)
     with interruption.deferred():  # the training may have taken hours
         save_checkpoint(output, trained.tensors, metadata(task, settings, trained))
+        curves = to_document(report(task, settings, output, trained))
+        save(output.with_name(f"{output.name}.curves.json"), dumps(curves) + "\n")
+        state.remove()
     return trained
 
 
@@ -38,9 +53,10 @@ def metadata(task: Task, settings: TrainSettings, trained: Trained) -> Mapping[s
     return {
         "optimizer": settings.optimizer,
         "lr": settings.step_size,
-        "batch_size": settings.batch_size,
+        "batch_size": settings.first_batch,
         "fixed_batch": settings.fixed_batch,
-        **OPTIMIZERS[settings.optimizer].metadata(settings),
+        **settings.kind.metadata(settings),
+        **settings.extras,
         "epochs": trained.epochs,
         "steps": trained.steps,
         "seed": settings.seed,
@@ -52,7 +68,11 @@ def metadata(task: Task, settings: TrainSettings, trained: Trained) -> Mapping[s
 
 
 def report(
-    task: Task, settings: TrainSettings, output: Path, trained: Trained, seconds: float
+    task: Task,
+    settings: TrainSettings,
+    output: Path,
+    trained: Trained,
+    seconds: float | None = None,
 ) -> Report:
     """A report of kind "train", with the metadata of the checkpoint at `output`."""
     saved = load_checkpoint(output)
@@ -62,6 +82,7 @@ def report(
         steps=trained.steps,
         loss={"train": Scalar(trained.train_loss)},
         seconds=seconds,
+        curves=trained.curves,
     )
     about = {"name": task.name, "options": task.options, "fingerprint": task.fingerprint}
     asked = {"train": asdict(settings)}
@@ -70,13 +91,20 @@ def report(
 
 
 def notes(settings: TrainSettings, trained: Trained) -> list[str]:
-    """A note if the training ended before it reached `until_loss`."""
-    if trained.reached:
-        return []
-    return [
-        f"the loss did not reach {settings.until_loss:g} in {counted(trained.epochs, 'epoch')}\n"
-        "  hint: train for more epochs, or with another learning rate"
-    ]
+    """Notes on a training that did not reach its loss, or could not have gone on if killed."""
+    said = []
+    if not trained.reached:
+        said.append(
+            f"the loss did not reach {settings.until_loss:g} in "
+            f"{counted(trained.epochs, 'epoch')}\n"
+            "  hint: train for longer, or with another learning rate"
+        )
+    if trained.problem is not None:
+        said.append(
+            f"a killed training would have begun anew: the state of {settings.optimizer} cannot be "
+            f"kept ({trained.problem})"
+        )
+    return said
 
 
 def summary(trained: Trained) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from sharpcli.documents.checkpoints import TrainingCurves
 from sharpcli.errors import SharpError, setting
 from sharpcli.objective.checks import MEND_DATA, check_deterministic, check_finite
 from sharpcli.objective.coupling import check_coupling, coupling_named
@@ -16,15 +19,19 @@ from sharpcli.objective.network import Network, give_shapes
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.passes import check_pass, some_rows
 from sharpcli.objective.reading import read_rows
-from sharpcli.objective.rows import Rows
 from sharpcli.runtime.progress import Progress, silent
 from sharpcli.runtime.randomness import global_random_state_kept
 from sharpcli.tasks import Task
-from sharpcli.training.optimizers import OPTIMIZERS, TrainSettings
+from sharpcli.training.curves import Recorder
+from sharpcli.training.optimizers import TrainSettings
+from sharpcli.training.order import Order, Pace
+from sharpcli.training.state import StateFile, description, optimizer_state, restore_optimizer
+from sharpcli.training.stepper import Stepper
 
 __all__ = ["DivergedError", "Trained", "train"]
 
 EVALUATION_BATCH = 1024  # bounds memory only; the loss does not depend on it
+_SHOWN = 32  # steps between two reports of progress where steps are counted
 
 
 class DivergedError(SharpError):
@@ -36,7 +43,8 @@ class Trained:
     """A trained model's tensors (on the CPU), and the outcome of the training.
 
     `train_loss` is the mean loss over all training data in eval mode, without weight decay.
-    `reached` says whether it is at most `until_loss` (True if no `until_loss` was given).
+    `epochs` are those that were begun. `reached` says whether the loss is at most `until_loss`
+    (True where none was asked for). `problem` is why no state could be kept on the way.
     """
 
     tensors: dict[str, Tensor]
@@ -44,103 +52,225 @@ class Trained:
     epochs: int
     steps: int
     reached: bool
+    curves: TrainingCurves | None = None
+    problem: str | None = None
 
 
-def train(task: Task, settings: TrainSettings, progress: Progress = silent) -> Trained:
+def train(
+    task: Task,
+    settings: TrainSettings,
+    progress: Progress = silent,
+    state: StateFile | None = None,
+) -> Trained:
     """Train the task's model from its initial weights, on the CPU, in torch's default dtype.
 
     The same settings and seed give the same tensors on one machine. The global random state does
-    not change.
+    not change. `SharpError` names the step at which the loss is not finite, and says why a loss
+    cannot be measured, an optimizer cannot take a step, or a state belongs to another training.
+    `UsageError` names the step at which a schedule leaves its range.
 
-    Raises:
-        SharpError: the loss is not finite (the message names the step), the model has no
-            parameters, or the loss cannot be measured: it is a mean over the batch, or couples
-            the examples other than in batches of `fixed_batch`.
+    Args:
+        task: the model, the data and the loss.
+        settings: how to train.
+        progress: called with what is done.
+        state: where the training keeps its state every few seconds. A training whose state is
+            there goes on from it, and gives the same tensors as one that was never interrupted.
+
+    Cost: a gradient of the batch a step, and the loss on all data at the end (with `until_loss`
+    after each epoch).
     """
     with global_random_state_kept():
         # Weights, dropout and batches follow the seed. The order of the batches has its own
         # generator, so that it does not depend on how many numbers the model draws.
         torch.manual_seed(settings.seed)
         random.seed(settings.seed)
+        run = _Run(task, settings, state)
+        run.begin()
+        return run.trained(progress)
+
+
+class _Run:
+    """A training that has begun: the data, the model, and what takes the steps."""
+
+    def __init__(self, task: Task, settings: TrainSettings, file: StateFile | None) -> None:
         cpu, dtype = torch.device("cpu"), torch.get_default_dtype()
+        self.task, self.settings, self.file = task, settings, file
         data = task.data("train")
         rows = read_rows(data, name=f"train data of {task.name}", collate=task.collate)
-        rows = rows.to(cpu, dtype).with_fixed_batch(settings.fixed_batch)
+        self.rows = rows.to(cpu, dtype).with_fixed_batch(settings.fixed_batch)
         model = task.model()
-        give_shapes(model, task, rows)
-        model = model.to(cpu, dtype)
-        trainable = [p for p in model.parameters() if p.requires_grad]
-        if not trainable:
+        give_shapes(model, task, self.rows)
+        self.model: nn.Module = model.to(cpu, dtype)
+        if not any(p.requires_grad for p in self.model.parameters()):
             raise SharpError(
                 f"{task.name}: the model has no parameters to train", "see model() in the task"
             )
-        network = Network(model, task, device=cpu, dtype=dtype)
+        self.network = Network(self.model, task, device=cpu, dtype=dtype)
+        self.untrained, self.theta = self._objective()
+        self.pace = Pace(settings, self.rows.count)
+        self.order = Order(self.rows.count, settings.seed, settings.fixed_batch)
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.stepper = Stepper(settings, parameters, self.pace)
+        self.recorder = Recorder()
+        self.steps, self.first_loss = 0, math.nan
 
-        def objective() -> tuple[Objective, Tensor]:
-            tensors = model.state_dict()
-            fixed = network.fixed(tensors)
-            own = Objective(network, rows, fixed, batch_size=EVALUATION_BATCH)
-            return own, network.flatten(tensors)
+    def begin(self) -> None:
+        """Go on from the state that an earlier training left, or check all before the first step.
 
-        def loss_over_all() -> float:
-            own, theta = objective()
-            return own.loss(theta)
+        Raises `SharpError` for what cannot be trained, and for the state of another training.
+        """
+        found = None
+        if self.file is not None:
+            about = description(self.task, asdict(self.settings), self.rows.digest())
+            found = self.file.begin(about)
+        if found is None:
+            self._check()
+        else:
+            self._restore(found)
 
-        untrained, theta = objective()
+    def _check(self) -> None:
+        """Refuse a model, data and settings that cannot be trained or measured."""
+        untrained, theta, seed = self.untrained, self.theta, self.settings.seed
         with coupling_named(untrained, theta):
-            check_pass(network, model, model.state_dict(), some_rows(rows, settings.seed))
+            tensors = self.model.state_dict()
+            check_pass(self.network, self.model, tensors, some_rows(self.rows, seed))
             check_deterministic(untrained, theta)
-            check_coupling({"train": untrained}, theta, seed=settings.seed)
-        optimizer = OPTIMIZERS[settings.optimizer].build(trainable, settings)
-        order = torch.Generator().manual_seed(settings.seed)
-        steps, first_loss = 0, loss_over_all()
-        check_finite(untrained, first_loss, theta)
-        for epoch in range(1, settings.epochs + 1):
-            model.train()
-            shuffled = torch.randperm(rows.count, generator=order)
-            if settings.fixed_batch is not None and rows.count > settings.fixed_batch:
-                shuffled = shuffled[: rows.count - rows.count % settings.fixed_batch]
-            for chosen in torch.split(shuffled, settings.batch_size):
-                steps += 1
-                loss = untrained.mean_loss_of(model, rows.take(chosen).batch, len(chosen))
-                value = loss.item()
-                if not math.isfinite(value):
-                    diverged = _not_finite(task, rows, value, steps, settings)
-                    raise diverged
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-                optimizer.step()
-            train_loss = loss_over_all()
-            if not math.isfinite(train_loss):
-                diverged = _not_finite(task, rows, train_loss, steps, settings)
-                raise diverged
-            progress(*_how_far(settings, epoch, first_loss, train_loss))
-            reached = settings.until_loss is None or train_loss <= settings.until_loss
-            if reached and settings.until_loss is not None:
-                break
-        tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-        return Trained(tensors, train_loss, epoch, steps, reached)
+            check_coupling({"train": untrained}, theta, seed=seed)
+        self.first_loss = self._loss()
+        check_finite(untrained, self.first_loss, theta)
+        self.pace.check()
 
+    def trained(self, progress: Progress) -> Trained:
+        """Take all steps."""
+        settings, order = self.settings, self.order
+        self.model.train()
+        reached = settings.until_loss is None
+        ended = False
+        while not ended:
+            self._step()
+            ended = self.steps == settings.steps or (order.ended and order.epoch == settings.epochs)
+            if (order.ended and settings.until_loss is not None) or ended:
+                with self.stepper.at_evaluated_weights():
+                    loss = self._finite(self._loss())
+                self.model.train()
+                if settings.until_loss is not None:
+                    reached = loss <= settings.until_loss
+                    ended |= reached
+            if order.ended or ended or (settings.steps and self.steps % _SHOWN == 0):
+                known = loss if settings.until_loss is not None and order.ended else None
+                progress(*self._how_far(known))
+            if self.file is not None and not ended and self.file.due:
+                self.file.write(self._state())
+        with self.stepper.at_evaluated_weights():
+            state = self.model.state_dict()
+            tensors = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+        curves = self.recorder.curves()
+        problem = None if self.file is None else self.file.problem
+        return Trained(tensors, loss, order.epoch, self.steps, reached, curves, problem)
 
-def _how_far(settings: TrainSettings, epoch: int, first: float, loss: float) -> tuple[int, int]:
-    """The progress and its end: in epochs, or in percent if a loss ends the training.
+    def _step(self) -> None:
+        chosen = self.order.take(self.pace.batch_size(self.steps))
+        noted = self.recorder.wants(self.steps)
+        gradient = functools.partial(self._gradient, chosen)
+        loss = self.stepper.step(self.steps, gradient, with_norm=noted)
+        if noted and self.stepper.norm is not None:
+            rate, norm = self.stepper.rate, self.stepper.norm
+            self.recorder.add(self.steps, loss.item(), rate, len(chosen), norm)
+        self.steps += 1
 
-    The percentage assumes that the logarithm of the loss falls at an even pace.
-    """
-    goal = settings.until_loss
-    if goal is None or not loss < first or goal >= first:
-        return epoch, settings.epochs
-    share = math.log(first / loss) / math.log(first / goal) if loss > 0 else 1.0
-    return min(100, round(100 * max(share, epoch / settings.epochs))), 100
+    def _state(self) -> dict[str, Any]:
+        """All that the steps to come depend on."""
+        averages = self.stepper.averages
+        return {
+            "steps": self.steps,
+            "first_loss": self.first_loss,
+            "model": dict(self.model.state_dict()),
+            "averages": averages,
+            "optimizer": optimizer_state(self.stepper.optimizer),
+            "order": self.order.state(),
+            "recorder": self.recorder.state(),
+            "torch": torch.get_rng_state(),
+            "python": random.getstate(),
+        }
 
+    def _restore(self, found: dict[str, Any]) -> None:
+        self.steps, self.first_loss = found["steps"], found["first_loss"]
+        self.model.load_state_dict(found["model"])
+        restore_optimizer(self.stepper.optimizer, found["optimizer"])
+        self.stepper.averages = found["averages"]
+        self.order.restore(found["order"])
+        self.recorder.restore(found["recorder"])
+        torch.set_rng_state(found["torch"])
+        random.setstate(found["python"])
 
-def _not_finite(
-    task: Task, rows: Rows, loss: float, step: int, settings: TrainSettings
-) -> SharpError:
-    said = f"{task.name}: the training loss is {loss} at step {step}"
-    if bad := rows.not_finite():
-        return SharpError(f"{said}: {bad}", MEND_DATA)
-    return DivergedError(
-        said,
-        f"lower the learning rate ({setting('lr')} is {settings.step_size:g})",
-    )
+    def _gradient(self, chosen: Tensor) -> Tensor:
+        """The mean loss of a batch, with its gradient in the parameters."""
+        if self.settings.accumulate > 1:
+            return self._gradient_in_parts(chosen)
+        batch = self.rows.batch_of(chosen)
+        loss = self.untrained.mean_loss_of(self.model, batch, len(chosen))
+        self._check_loss(loss)
+        self.stepper.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return loss
+
+    def _gradient_in_parts(self, chosen: Tensor) -> Tensor:
+        """The same, by a part of the batch after the other."""
+        self.stepper.optimizer.zero_grad()
+        sums = weights = torch.zeros(())
+        for part in torch.chunk(chosen, self.settings.accumulate):
+            batch = self.rows.batch_of(part)
+            total, weight = self.untrained.sums_of(self.model, batch, len(part))
+            total.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            sums, weights = sums + total.detach(), weights + weight
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        torch._foreach_div_(gradients, weights)
+        loss = sums / weights
+        self._check_loss(loss)
+        return loss
+
+    def _check_loss(self, loss: Tensor) -> None:
+        """Refuse the loss of a batch that is not finite."""
+        value = loss.item()
+        if not math.isfinite(value):
+            raise self._not_finite(value, self.steps + 1)
+
+    def _finite(self, loss: float) -> float:
+        if not math.isfinite(loss):
+            raise self._not_finite(loss, self.steps)
+        return loss
+
+    def _objective(self) -> tuple[Objective, Tensor]:
+        tensors = self.model.state_dict()
+        fixed = self.network.fixed(tensors)
+        objective = Objective(self.network, self.rows, fixed, batch_size=EVALUATION_BATCH)
+        return objective, self.network.flatten(tensors)
+
+    def _loss(self) -> float:
+        """The mean loss over all training data, in eval mode."""
+        objective, theta = self._objective()
+        return objective.loss(theta)
+
+    def _how_far(self, loss: float | None) -> tuple[int, int]:
+        """How much is done, of how much: epochs or steps, or percent where a loss is the end.
+
+        On the way to a loss, the logarithm of the loss goes down about evenly. `loss` is the last
+        one that is known.
+        """
+        settings, first = self.settings, self.first_loss
+        parts = [(self.order.epoch, settings.epochs), (self.steps, settings.steps)]
+        limits = [(done, most) for done, most in parts if most is not None]
+        done, most = max(limits, key=lambda part: part[0] / part[1])
+        goal = settings.until_loss
+        if goal is None or loss is None or not loss < first or goal >= first:
+            return done, most
+        share = math.log(first / loss) / math.log(first / goal) if loss > 0 else 1.0
+        return min(100, round(100 * max(share, done / most))), 100
+
+    def _not_finite(self, loss: float, step: int) -> SharpError:
+        said = f"{self.task.name}: the training loss is {loss} at step {step}"
+        if bad := self.rows.not_finite():
+            return SharpError(f"{said}: {bad}", MEND_DATA)
+        size = self.settings.step_size
+        rate = "" if size is None else f" ({setting('lr')} is {size:g})"
+        return DivergedError(said, f"lower the learning rate{rate}")

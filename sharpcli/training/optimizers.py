@@ -1,64 +1,129 @@
 """The optimizers, their hyperparameters, and the settings of a training.
 
-To add an optimizer, add it to `OPTIMIZERS`. To add a hyperparameter, add it to `HYPERPARAMETERS`
-and to the fields of `TrainSettings`. Options, their help and ranges, and the metadata of
-checkpoints follow from these. Torch is only imported when an optimizer is built.
+`OPTIMIZERS` are those with defaults of sharp's own. Every other one is looked up in `catalogue`,
+with what its constructor says. A setting that many optimizers share, such as the momentum, is an
+entry in `HYPERPARAMETERS` and a field of `TrainSettings`; its option and its help follow. Torch is
+imported when an optimizer is built or its options are read, not before.
 """
 
 from __future__ import annotations
 
+import functools
+import math
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sharpcli.errors import UsageError, setting
+from sharpcli.training.catalogue import (
+    BASE,
+    IMPLEMENTATION,
+    Argument,
+    arguments_of,
+    class_of,
+    options_text,
+    place_of,
+    read_options,
+)
+from sharpcli.training.schedules import parse_schedule
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["HYPERPARAMETERS", "OPTIMIZERS", "Hyperparameter", "Optimizer", "TrainSettings"]
+__all__ = [
+    "HYPERPARAMETERS",
+    "OPTIMIZERS",
+    "Hyperparameter",
+    "Optimizer",
+    "TrainSettings",
+    "find_optimizer",
+]
+
+EPOCHS = 20  # where neither epochs nor steps are given
 
 
 @dataclass(frozen=True)
 class Hyperparameter:
-    """A setting of optimizers other than the learning rate: its range, as text and as a test."""
+    """A setting that many optimizers share: its values, in words and as a test; sharp's default."""
 
     range: str
     accepts: Callable[[Any], bool]
+    default: Any
 
 
 HYPERPARAMETERS: Mapping[str, Hyperparameter] = {
-    "momentum": Hyperparameter("momentum is at least 0 and below 1", lambda x: 0 <= x < 1),
+    "momentum": Hyperparameter("momentum is at least 0 and below 1", lambda x: 0 <= x < 1, 0.0),
     "betas": Hyperparameter(
-        "each beta is at least 0 and below 1", lambda x: all(0 <= beta < 1 for beta in x)
+        "each beta is at least 0 and below 1",
+        lambda x: all(0 <= beta < 1 for beta in x),
+        (0.9, 0.999),
     ),
-    "weight_decay": Hyperparameter("weight decay is at least 0", lambda x: x >= 0),
+    "weight_decay": Hyperparameter("weight decay is at least 0", lambda x: x >= 0, 0.0),
 }
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """An optimizer: its class as `module:name`, and the hyperparameters that it uses.
+    """An optimizer: its class as `module:name`, its usual learning rate, and what it takes.
 
-    `roles` maps the class's arguments to what each one does in this optimizer.
+    `roles` says what each of `HYPERPARAMETERS` does in an optimizer of `OPTIMIZERS`. It is None for
+    all others: their constructor has the defaults. `base` is the name of the optimizer that takes
+    the steps of one that changes gradients, such as SAM.
     """
 
     kind: str
-    default_lr: float
-    roles: Mapping[str, str]
+    default_lr: float | None
+    roles: Mapping[str, str] | None
+    base: str | None = None
+
+    @functools.cached_property
+    def type(self) -> Callable[..., torch.optim.Optimizer]:
+        """The class."""
+        found: Callable[..., torch.optim.Optimizer] = pkgutil.resolve_name(self.kind)
+        return found
+
+    @functools.cached_property
+    def arguments(self) -> Mapping[str, Argument]:
+        """What its constructor takes, and that of its base."""
+        own = arguments_of(self.type)
+        return own if self.base is None else {**find_optimizer(self.base).arguments, **own}
+
+    def takes(self, name: str) -> bool:
+        """Whether it has this argument."""
+        return name in (self.arguments if self.roles is None else (*self.roles, "lr"))
 
     def values(self, settings: TrainSettings) -> dict[str, Any]:
-        """The values of the hyperparameters that it uses, by name."""
-        return {name: getattr(settings, name) for name in self.roles}
+        """The values of the shared settings that it uses, by name."""
+        given = {
+            name: getattr(settings, name)
+            for name in (HYPERPARAMETERS if self.roles is None else self.roles)
+        }
+        if self.roles is None:
+            return {name: value for name, value in given.items() if value is not None}
+        return {
+            name: HYPERPARAMETERS[name].default if value is None else value
+            for name, value in given.items()
+        }
 
     def metadata(self, settings: TrainSettings) -> dict[str, Any]:
-        """These values as stored in a checkpoint: `betas` become `beta1` and `beta2`."""
+        """The optimizer's own fields as a checkpoint keeps them: `betas` are `beta1` and `beta2`.
+
+        Of an optimizer of `OPTIMIZERS`, the shared settings and the options that were given; of
+        every other one, all that its constructor takes.
+        """
+        values = {**self.values(settings), **settings.optimizer_options}
+        if self.roles is None:
+            left_out = {*IMPLEMENTATION, "lr", *values}
+            values |= {
+                name: each.default
+                for name, each in self.arguments.items()
+                if name not in left_out and not each.needed
+            }
         kept: dict[str, Any] = {}
-        for name, value in self.values(settings).items():
-            if isinstance(value, tuple):
-                singular = name.removesuffix("s")
-                kept |= {f"{singular}{i}": each for i, each in enumerate(value, start=1)}
+        for name, value in values.items():
+            if name == "betas":
+                kept |= {f"beta{i}": each for i, each in enumerate(value, start=1)}
             else:
                 kept[name] = value
         return kept
@@ -66,9 +131,19 @@ class Optimizer:
     def build(
         self, parameters: Iterable[torch.Tensor], settings: TrainSettings
     ) -> torch.optim.Optimizer:
-        """PyTorch's optimizer over `parameters`."""
-        kind: Callable[..., torch.optim.Optimizer] = pkgutil.resolve_name(self.kind)
-        return kind(parameters, lr=settings.step_size, **self.values(settings))
+        """The optimizer over `parameters`; raises `UsageError` for values that it refuses."""
+        from sharpcli.training.build import build_optimizer
+
+        values = {**self.values(settings), **settings.optimizer_options}
+        if settings.step_size is not None:
+            values["lr"] = settings.step_size
+        base = None if self.base is None else find_optimizer(self.base).type
+        try:
+            return build_optimizer(self.type, list(parameters), values, base)
+        except (ValueError, TypeError, AssertionError) as error:
+            raise UsageError(
+                f"{settings.optimizer}: {error}", f"its options: {options_text(self.arguments)}"
+            ) from error
 
 
 _MEMORY = "memory of the gradient and of its square"
@@ -79,33 +154,67 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
 }
 
 
+def find_optimizer(name: str, base: str | None = None) -> Optimizer:
+    """The optimizer of a name in any case; `UsageError` for one that does not exist or work here.
+
+    Args:
+        name: one of `OPTIMIZERS`, or a class of torch.optim or pytorch-optimizer.
+        base: the optimizer that takes the steps, where the named one only changes gradients.
+    """
+    if name.lower() in OPTIMIZERS:
+        return OPTIMIZERS[name.lower()]
+    own = arguments_of(class_of(name))
+    if BASE not in own:
+        rate = own["lr"].default if "lr" in own else None
+        return Optimizer(place_of(name), rate, None)
+    stepping = find_optimizer(base or "sgd")
+    return Optimizer(place_of(name), stepping.default_lr, None, (base or "sgd").lower())
+
+
 @dataclass(frozen=True)
 class TrainSettings:
-    """How to train. A hyperparameter that the optimizer does not have is not used.
+    """How to train.
 
-    `lr=None` uses the optimizer's default. `until_loss` ends the training after the first epoch
-    with at most this loss on all training data, in eval mode; `epochs` ends it in any case.
-    `fixed_batch` says that the loss couples the examples of a batch and is defined on batches of
-    this size; it must equal `batch_size`.
+    A training ends after `epochs` or `steps`, whichever comes first (without both, 20 epochs), or
+    where `until_loss` is given after the first epoch at whose end the loss on all training data, in
+    eval mode, is at most this.
+
+    `lr` None is the optimizer's usual one, and so are the shared hyperparameters; one that the
+    optimizer does not have is refused. `optimizer_options` are further arguments of its
+    constructor. `schedule` gives the learning rate by step in place of `lr`, and `batch_schedule`
+    the batch size in place of `batch_size`. `fixed_batch`, if given, is the `batch_size`: the loss
+    couples the examples of a batch and is defined on batches of so many.
+
+    `clip_norm` shortens longer gradients. `accumulate` takes a step's batch in so many parts. `ema`
+    is the decay of an exponential average of the weights, which is then what is saved.
+
+    >>> TrainSettings("AdamW", betas=(0.9, 0.99)).optimizer
+    'adamw'
     """
 
     optimizer: str = "sgd"
     lr: float | None = None
     batch_size: int = 32
-    epochs: int = 20
-    momentum: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.0
+    epochs: int | None = None
+    momentum: float | None = None
+    betas: tuple[float, ...] | None = None
+    weight_decay: float | None = None
     until_loss: float | None = None
     seed: int = 0
     fixed_batch: int | None = None
+    optimizer_options: Mapping[str, Any] = field(default_factory=dict)
+    steps: int | None = None
+    schedule: str | None = None
+    batch_schedule: str | None = None
+    clip_norm: float | None = None
+    accumulate: int = 1
+    ema: float | None = None
 
     def __post_init__(self) -> None:
-        """Check the ranges; raises `UsageError` naming the setting."""
-        if self.optimizer not in OPTIMIZERS:
-            raise UsageError(
-                f"there is no optimizer '{self.optimizer}'", f"there are: {', '.join(OPTIMIZERS)}"
-            )
+        """Refuse what the optimizer cannot use; raises `UsageError` naming the setting."""
+        self._settle_optimizer()
+        if self.epochs is None and self.steps is None:
+            self._set("epochs", EPOCHS)
         limits = {
             "lr": (self.lr is None or self.lr > 0, "a learning rate is above 0"),
             "batch_size": (self.batch_size >= 1, "a batch has at least one example"),
@@ -113,19 +222,108 @@ class TrainSettings:
                 self.fixed_batch in (None, self.batch_size),
                 f"it is what each step takes, so {setting('batch_size')} is the same",
             ),
-            "epochs": (self.epochs >= 1, "train for at least one epoch"),
+            "epochs": (self.epochs is None or self.epochs >= 1, "train for at least one epoch"),
+            "steps": (self.steps is None or self.steps >= 1, "train for at least one step"),
+            "clip_norm": (
+                self.clip_norm is None or 0 < self.clip_norm < math.inf,
+                "the longest gradient is above 0",
+            ),
+            "accumulate": (
+                self.accumulate >= 1 and (self.accumulate == 1 or self.fixed_batch is None),
+                f"a batch has at least one part, and with {setting('fixed_batch')} only one",
+            ),
+            "ema": (self.ema is None or 0 <= self.ema < 1, "a decay is at least 0 and below 1"),
+            "batch_schedule": (
+                self.batch_schedule is None or self.fixed_batch is None,
+                f"{setting('fixed_batch')} is the batch size of every step",
+            ),
             "until_loss": (
                 self.until_loss is None or self.until_loss > 0,
                 "the loss to reach is above 0",
             ),
         }
         for name, each in HYPERPARAMETERS.items():
-            limits[name] = each.accepts(getattr(self, name)), each.range
+            value = getattr(self, name)
+            limits[name] = value is None or each.accepts(value), each.range
         for name, (holds, range_) in limits.items():
             if not holds:
                 raise UsageError(f"{setting(name, getattr(self, name))}: is out of range", range_)
+        self._refuse_unused()
+        if self.batch_schedule is not None:
+            parse_schedule(self.batch_schedule)
+
+    def _settle_optimizer(self) -> None:
+        """Put the name in one spelling, options in their types, and shared ones in their fields."""
+        own = self.kind
+        name = self.optimizer.lower()
+        self._set("optimizer", name if name in OPTIMIZERS else own.kind.partition(":")[2])
+        options = dict(self.optimizer_options)
+        if options:
+            options = read_options(own.type.__name__, own.arguments, options)
+        for name in ("lr", *HYPERPARAMETERS):
+            if name in options:
+                if getattr(self, name) is not None:
+                    raise UsageError(
+                        f"{setting(name)} and {setting(f'optimizer_options.{name}')} are the same",
+                        "give one of them",
+                    )
+                self._set(name, options.pop(name))
+        if own.base is not None:
+            options[BASE] = own.base
+        self._set("optimizer_options", options)
+
+    def _refuse_unused(self) -> None:
+        for name in ("lr", *HYPERPARAMETERS):
+            if getattr(self, name) is not None and not self.kind.takes(name):
+                raise UsageError(
+                    f"{setting(name, getattr(self, name))}: {self.optimizer} has no such argument",
+                    f"its options: {options_text(self.kind.arguments)}",
+                )
+
+        if self.schedule is None:
+            return
+        if self.lr is not None:
+            raise UsageError(
+                f"{setting('lr', self.lr)}: has no effect with {setting('schedule')}",
+                "give one of them; a schedule has its own rates",
+            )
+        if not self.kind.takes("lr"):
+            raise UsageError(
+                f"{setting('schedule', self.schedule)}: {self.optimizer} has no learning rate",
+                "leave it out",
+            )
+        parse_schedule(self.schedule)
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
 
     @property
-    def step_size(self) -> float:
-        """The learning rate that is used."""
-        return OPTIMIZERS[self.optimizer].default_lr if self.lr is None else self.lr
+    def kind(self) -> Optimizer:
+        """The optimizer that takes the steps."""
+        return find_optimizer(self.optimizer, self.optimizer_options.get(BASE))
+
+    @property
+    def extras(self) -> dict[str, Any]:
+        """What else made the weights, where it is not the default, as a checkpoint keeps it."""
+        given = {
+            "schedule": self.schedule,
+            "batch_schedule": self.batch_schedule,
+            "clip_norm": self.clip_norm,
+            "accumulate": None if self.accumulate == 1 else self.accumulate,
+            "ema": self.ema,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def first_batch(self) -> int:
+        """The batch size of the first step."""
+        if self.batch_schedule is None:
+            return self.batch_size
+        return max(1, round(parse_schedule(self.batch_schedule).at(0)))
+
+    @property
+    def step_size(self) -> float | None:
+        """The learning rate of the first step; None where the optimizer has none."""
+        if self.schedule is not None:
+            return parse_schedule(self.schedule).at(0)
+        return self.kind.default_lr if self.lr is None else self.lr

@@ -89,7 +89,7 @@ def test_a_checkpoint_without_its_record_is_enough(tmp_path, out, trained):
         ("width = 3", "width = 5", "options.width was 3, is 5 (4 runs)"),
         ("seed = [0, 1]", "seed = [1, 2]", "runs that are gone: optimizer=adam,seed=0"),
         ('"sgd", "adam"', '"adam", "adamw"', "runs that are new: optimizer=adamw,seed=0"),
-        ("seed = [0, 1]", "momentum = [0.1, 0.2]", "holds another sweep"),
+        ("seed = [0, 1]", "weight_decay = [0.1, 0.2]", "holds another sweep"),
     ],
 )
 def test_a_changed_file_says_what_differs(tmp_path, out, trained, old, new, message):

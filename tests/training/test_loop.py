@@ -7,10 +7,11 @@ from itertools import pairwise
 import numpy
 import pytest
 import torch
+from plain_loops import with_schedule
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from sharpcli.errors import SharpError
+from sharpcli.errors import SharpError, UsageError
 from sharpcli.tasks import Task, defaults
 from sharpcli.training import OPTIMIZERS, TrainSettings
 from sharpcli.training.loop import train
@@ -57,6 +58,50 @@ def test_it_stops_at_the_loss():
     assert trained.reached
     assert trained.epochs < 500
     assert trained.steps == trained.epochs  # 30 rows are one batch of 32
+
+
+def test_steps_end_a_training_within_an_epoch():
+    told = []
+    settings = TrainSettings(batch_size=8, steps=70)
+    trained = train(task(), settings, lambda done, total: told.append((done, total)))
+    assert (trained.steps, trained.epochs) == (70, 18)  # of 4 steps
+    assert told[-1] == (70, 70)
+    assert settings.epochs is None
+    settings = TrainSettings(batch_size=8, steps=70, epochs=2)
+    assert (train(task(), settings).steps, TrainSettings().epochs) == (8, 20)
+
+
+def test_as_many_steps_as_epochs_give_the_same_weights():
+    by_epochs = train(task(), TrainSettings(batch_size=8, epochs=3)).tensors
+    by_steps = train(task(), TrainSettings(batch_size=8, steps=12)).tensors
+    assert all(torch.equal(by_epochs[name], by_steps[name]) for name in by_steps)
+
+
+def test_a_schedule_of_batch_sizes(monkeypatch):
+    sizes = []
+
+    def loss(outputs, batch):
+        sizes.append(len(outputs))
+        return nn.functional.cross_entropy(outputs, batch[1], reduction="none")
+
+    with_schedule(monkeypatch, lambda step: 4 + 4.4 * step)
+    train(task(loss=loss), TrainSettings(batch_schedule="any", steps=5))
+    taken = [4, 8, 13, 5, 22]  # 30 examples an epoch, the fourth step has what is left of them
+    assert sizes[-6:-1] == taken
+
+
+@pytest.mark.parametrize(
+    ("settings", "at", "message"),
+    [
+        ({"schedule": "EXP(k0=1, gamma=1e300)"}, None, "step 2"),
+        ({"batch_schedule": "any"}, lambda step: 8 * 2**step, "is 32 at step 2, of 30 examples"),
+    ],
+)
+def test_a_schedule_out_of_range_names_the_step(monkeypatch, settings, at, message):
+    if at is not None:
+        with_schedule(monkeypatch, at)
+    with pytest.raises(UsageError, match=message):
+        train(task(), TrainSettings(steps=1000, **settings))
 
 
 def test_it_says_that_the_loss_was_not_reached():

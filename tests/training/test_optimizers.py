@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sharpcli.errors import UsageError
+from sharpcli.training import catalogue
 from sharpcli.training.optimizers import HYPERPARAMETERS, OPTIMIZERS, Optimizer, TrainSettings
 
 
@@ -22,7 +23,19 @@ def built(settings):
         ({"weight_decay": -1.0}, "weight_decay=-1.0"),
         ({"until_loss": 0.0}, "until_loss=0.0"),
         ({"lr": float("nan")}, "lr=nan"),
-        ({"optimizer": "lion"}, "there is no optimizer 'lion'"),
+        ({"optimizer": "lyon"}, "there is no optimizer 'lyon'"),
+        ({"optimizer": "SparseAdam"}, "SparseAdam cannot be used: it takes sparse gradients"),
+        ({"momentum": 0.5, "optimizer": "adam"}, "momentum=0.5: adam has no such argument"),
+        ({"optimizer": "Rprop", "weight_decay": 0.1}, "weight_decay=0.1: Rprop has no such"),
+        ({"optimizer_options": {"nesterow": True}}, "did you mean 'nesterov'?"),
+        ({"optimizer": "NAdam", "optimizer_options": {"eps": "x"}}, 'eps="x": is not of its type'),
+        ({"momentum": 0.5, "optimizer_options": {"momentum": 0.6}}, "are the same"),
+        ({"steps": 0}, "steps=0"),
+        ({"ema": 1.0}, "ema=1.0"),
+        ({"clip_norm": 0.0}, "clip_norm=0.0"),
+        ({"accumulate": 2, "fixed_batch": 32}, "accumulate=2"),
+        ({"schedule": "FIX(k0=0.1)", "lr": 0.1}, "lr=0.1: has no effect with schedule"),
+        ({"schedule": "FIXX(k0=0.1)"}, "schedule 'FIXX"),
     ],
 )
 def test_settings_out_of_range(setting, said):
@@ -59,12 +72,70 @@ def test_every_hyperparameter_is_a_setting_that_some_optimizer_uses():
     assert all(hasattr(TrainSettings(), name) for name in used)
 
 
+def of_torch():
+    classes = [each for each in vars(torch.optim).values() if isinstance(each, type)]
+    kinds = [each for each in classes if issubclass(each, torch.optim.Optimizer)]
+    return sorted(each.__name__ for each in kinds if each is not torch.optim.Optimizer)
+
+
+@pytest.mark.parametrize("name", [name for name in of_torch() if name != "SparseAdam"])
+def test_every_optimizer_of_torch_is_there_in_any_case_with_its_own_defaults(name):
+    for spelling in (name, name.lower(), name.upper()):
+        settings = TrainSettings(spelling)
+        assert settings.optimizer == (name.lower() if name.lower() in OPTIMIZERS else name)
+        assert settings.kind.type is getattr(torch.optim, name)
+    if name.lower() in OPTIMIZERS:
+        return
+    expected = getattr(torch.optim, name)([torch.zeros(2, 2, requires_grad=True)])
+    optimizer = settings.kind.build([torch.zeros(2, 2, requires_grad=True)], settings)
+    for key, value in expected.defaults.items():
+        assert optimizer.param_groups[0][key] == value
+    stored = settings.kind.metadata(settings)
+    assert stored.keys() - {"beta1", "beta2"} <= expected.defaults.keys()
+
+
+def test_options_are_typed_by_the_constructor():
+    given = {"eps": "none,1e-2", "beta2_decay": "-0.5", "maximize": "false"}
+    settings = TrainSettings("adafactor", optimizer_options=given)
+    expected = {"eps": (None, 0.01), "beta2_decay": -0.5, "maximize": False}
+    assert settings.optimizer_options == expected
+    values = {"eps": [None, 0.01], "beta2_decay": -0.5, "maximize": False}
+    assert TrainSettings("Adafactor", optimizer_options=values) == settings
+    with pytest.raises(UsageError, match=r"option is eps: float\|none,float = none,0.001"):
+        TrainSettings("adafactor", optimizer_options={"eps": "1"})
+
+
+def test_shared_settings_may_be_given_as_options_of_the_optimizer():
+    options = {"lr": "0.3", "weight_decay": 0.1, "betas": "0.8,0.9"}
+    same = TrainSettings("NAdam", lr=0.3, weight_decay=0.1, betas=(0.8, 0.9))
+    assert TrainSettings("nadam", optimizer_options=options) == same
+
+
+def test_a_value_that_the_constructor_refuses():
+    settings = TrainSettings("sgd", optimizer_options={"nesterov": True})
+    with pytest.raises(UsageError, match="sgd: Nesterov momentum requires") as caught:
+        built(settings)
+    assert "dampening: float = 0" in caught.value.hint
+
+
+def test_a_missing_library_names_the_line_that_installs_it(monkeypatch):
+    monkeypatch.setattr(catalogue, "LIBRARY", "no_such_library")
+    catalogue.names.cache_clear()
+    try:
+        with pytest.raises(UsageError) as caught:
+            TrainSettings("SAM")
+    finally:
+        catalogue.names.cache_clear()
+    assert "pip install 'sharpcli[optimizers]'" in caught.value.hint
+
+
 def test_metadata_hold_what_the_optimizer_uses_and_no_more():
-    settings = TrainSettings("sgd", momentum=0.5, betas=(0.8, 0.9), weight_decay=0.1)
+    settings = TrainSettings("sgd", momentum=0.5, weight_decay=0.1)
     assert OPTIMIZERS["sgd"].metadata(settings) == {"momentum": 0.5, "weight_decay": 0.1}
-    expected = {"beta1": 0.8, "beta2": 0.9, "weight_decay": 0.1}
-    assert OPTIMIZERS["adamw"].metadata(settings) == expected
     without = Optimizer("torch.optim:Rprop", 0.01, {})
     assert without.metadata(settings) == {}
     weights = [torch.zeros(1, requires_grad=True)]
     assert isinstance(without.build(weights, settings), torch.optim.Rprop)
+    settings = TrainSettings("adamw", betas=(0.8, 0.9), weight_decay=0.1)
+    expected = {"beta1": 0.8, "beta2": 0.9, "weight_decay": 0.1}
+    assert OPTIMIZERS["adamw"].metadata(settings) == expected

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from sharpcli.cli.options import refuse_overwriting, task_argument
-from sharpcli.cli.parameter_types import POSITIVE, SEED, NumberType
+from sharpcli.cli.parameter_types import NAME_VALUE, POSITIVE, SEED, NumberType
 from sharpcli.documents.results import to_document
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.runtime.files import is_special, reserved
@@ -32,20 +32,22 @@ def _by_optimizer(texts: Mapping[str, str]) -> str:
 
 
 def _hyperparameter_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add an option for each hyperparameter of an optimizer."""
-    for name in reversed(list(HYPERPARAMETERS)):
-        default = getattr(_DEFAULT, name)
-        numbers = range(1, len(default) + 1) if isinstance(default, tuple) else ()
-        roles = {of: it.roles[name] for of, it in OPTIMIZERS.items() if name in it.roles}
+    """Add an option for each setting that many optimizers share."""
+    for name, each in reversed(list(HYPERPARAMETERS.items())):
+        numbers = range(1, len(each.default) + 1) if isinstance(each.default, tuple) else ()
+        roles = {
+            of: it.roles[name] for of, it in OPTIMIZERS.items() if it.roles and name in it.roles
+        }
         role = _by_optimizer(roles)
+        usual = " ".join(map(str, each.default)) if numbers else each.default
         command = click.option(
             f"--{name.replace('_', '-')}",
             type=NumberType(),
             nargs=len(numbers) or 1,
             metavar=" ".join(f"{name[0].upper()}{number}" for number in numbers) or "X",
-            default=default,
-            show_default=True,
-            help=f"{role[0].upper()}{role[1:]}.",
+            default=None,
+            help=f"{role[0].upper()}{role[1:]}. Default: {usual} of these, else the optimizer's "
+            "own.",
         )(command)
     return command
 
@@ -54,22 +56,34 @@ def _hyperparameter_options(command: Callable[..., Any]) -> Callable[..., Any]:
     epilog="""\b
 Examples:
   sharp train digits --optimizer adam --epochs 9 --output adam.safetensors
+  sharp train digits --optimizer SAM -P rho=0.05 -P base_optimizer=adamw
   sharp train task.py -O width=128 --lr 0.05 --epochs 50 --until-loss 0.01"""
 )
 @task_argument
 @click.option(
     "--optimizer",
-    type=click.Choice(list(OPTIMIZERS)),
+    metavar="NAME",
     default=_DEFAULT.optimizer,
     show_default=True,
-    help="The optimizer.",
+    help=f"What takes the steps: {', '.join(OPTIMIZERS)}, any other class of torch.optim (RMSprop, "
+    "NAdam, LBFGS, Muon, …), or of pytorch-optimizer (Lion, AdEMAMix, SAM, ScheduleFreeAdamW, …).",
+)
+@click.option(
+    "--optimizer-option",
+    "-P",
+    "optimizer_options",
+    multiple=True,
+    type=NAME_VALUE,
+    metavar="NAME=VALUE",
+    help="An option of the optimizer, such as -P nesterov=true. Again for more.",
 )
 @click.option(
     "--lr",
     type=NumberType(),
     metavar="X",
     help="Learning rate. Default: "
-    f"{_by_optimizer({name: f'{it.default_lr:g}' for name, it in OPTIMIZERS.items()})}.",
+    f"{_by_optimizer({name: f'{it.default_lr:g}' for name, it in OPTIMIZERS.items()})}, "
+    "else the optimizer's own.",
 )
 @click.option(
     "--batch-size",
@@ -90,16 +104,45 @@ Examples:
     "--epochs",
     type=POSITIVE,
     metavar="N",
-    default=_DEFAULT.epochs,
-    show_default=True,
-    help="Most passes over the data.",
+    help=f"Passes over the data, at most. Default: {_DEFAULT.epochs}, without --steps.",
 )
+@click.option("--steps", type=POSITIVE, metavar="N", help="Updates of the weights, at most.")
 @_hyperparameter_options
 @click.option(
     "--until-loss",
     type=NumberType(),
     metavar="X",
     help="Stop after the first epoch whose final loss on all training data is at most X.",
+)
+@click.option(
+    "--schedule",
+    metavar="SPEC",
+    help="The learning rate by step, in place of --lr, such as 'FIX(k0=0.1)'.",
+)
+@click.option(
+    "--batch-schedule",
+    metavar="SPEC",
+    help="The batch size by step, in place of --batch-size: the same policies.",
+)
+@click.option(
+    "--clip-norm",
+    type=NumberType(0, open_=True),
+    metavar="X",
+    help="Scale a gradient that is longer than X down to X.",
+)
+@click.option(
+    "--accumulate",
+    type=POSITIVE,
+    metavar="N",
+    default=_DEFAULT.accumulate,
+    show_default=True,
+    help="Parts in which a step's batch goes through the model, to need less memory.",
+)
+@click.option(
+    "--ema",
+    type=NumberType(0, 1),
+    metavar="D",
+    help="Save an average of the weights instead: after a step, D of it and 1 - D of the weights.",
 )
 @click.option(
     "--seed",
@@ -118,6 +161,12 @@ Examples:
     help="The file of the checkpoint.",
 )
 @click.option(
+    "--resume/--no-resume",
+    default=True,
+    show_default=True,
+    help="Go on from the state that a killed training left beside FILE; or start over.",
+)
+@click.option(
     "--json", "as_json", is_flag=True, help="Print a JSON document on stdout instead of a line."
 )
 @click.option("--quiet", is_flag=True, help="No progress and no notes on stderr.")
@@ -125,15 +174,19 @@ def train(
     task: str | None,
     task_options: dict[str, str],
     output: Path,
+    resume: bool,
     as_json: bool,
     quiet: bool,
+    optimizer_options: tuple[tuple[str, str], ...],
     **given: Any,
 ) -> None:
     """Train a task's model and save a checkpoint.
 
     TASK is a built-in task's name, a task file or an object (package.module:name). The checkpoint
     is a safetensors file whose metadata hold the settings, which `sharp measure` shows with its
-    results.
+    results. Loss, rate, batch size and gradient norm by step go to FILE.curves.json. While it
+    trains, FILE.state holds its state: after a kill, the same command goes on from there and gives
+    the same weights.
     """
     from sharpcli.cli.progress_bars import progress_bars
     from sharpcli.render import emit, say
@@ -146,14 +199,15 @@ def train(
         )
     if given["fixed_batch"] is not None:
         given["batch_size"] = given["fixed_batch"]
-    settings = TrainSettings(**given)
+    settings = TrainSettings(**given, optimizer_options=_options(optimizer_options))
     refuse_overwriting(("--output", output))
     if is_special(output) and not output.is_dir():
         raise SharpError(f"{output}: a checkpoint is a file, not a device or a pipe", "name a file")
     with reserved(output), progress_bars(quiet=quiet) as begin:
         loaded = load_task(task, task_options)
         started = time.perf_counter()
-        trained = train_and_save(loaded, settings, output, begin(f"training {loaded.name}"))
+        training = begin(f"training {loaded.name}")
+        trained = train_and_save(loaded, settings, output, training, resume=resume)
     seconds = time.perf_counter() - started
     if as_json:
         found = report(loaded, settings, output, trained, seconds)
@@ -162,3 +216,12 @@ def train(
     click.echo(visible(f"{output}: {summary(trained)}"))
     for note in [] if quiet else notes(settings, trained):
         say(note)
+
+
+def _options(pairs: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """The optimizer's options by name; raises `UsageError` for one that is given twice."""
+    names = [name for name, _ in pairs]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UsageError(f"-P {twice[0]} is given twice", "give each option once")
+    return dict(pairs)

@@ -1,6 +1,8 @@
 """`sharp train`: a checkpoint with the settings that made it."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -117,7 +119,12 @@ def test_the_task_may_come_from_sharp_toml(tmp_path):
         (["task.py", "-O", "widht=3"], 2, "has no option 'widht': did you mean 'width'?"),
         (["task.py", "--lr", "0"], 2, "--lr 0.0: is out of range"),
         (["task.py", "--betas", "0.9", "1"], 2, "--betas (0.9, 1.0): is out of range"),
-        (["task.py", "--optimizer", "sdg"], 2, "'sgd', 'adam', 'adamw'"),
+        (["task.py", "--optimizer", "sdg"], 2, "no optimizer 'sdg': did you mean 'sgd'?"),
+        (["task.py", "--betas", "0.9", "0.9"], 2, "--betas (0.9, 0.9): sgd has no such argument"),
+        (["task.py", "-P", "nesterow=true"], 2, "no option 'nesterow': did you mean 'nesterov'?"),
+        (["task.py", "-P", "nesterov=perhaps"], 2, "-P nesterov=perhaps: is not of its type"),
+        (["task.py", "-P", "nesterov=true"], 2, "Nesterov momentum requires a momentum"),
+        (["task.py", "-P", "a=1", "-P", "a=2"], 2, "-P a is given twice"),
         (["task.py", "--lr", "1e30", "--batch-size", "4"], 1, "the training loss is "),
         (["task.py", "--epochs", "1", "--output", "none/m.safetensors"], 1, "none"),
     ],
@@ -205,3 +212,20 @@ def test_training_and_measuring_take_the_options_of_the_loss(tmp_path):
     assert document["task"]["options"] == {"width": 4, "smoothing": 0.5}
     measured = document["results"][0]["measures"]["loss"]["train"]["value"]
     assert measured == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_options_of_any_optimizer_are_its_own_fields():
+    arguments = ("--optimizer", "rmsPROP", "-P", "alpha=0.9", "--momentum", "0.5", "--epochs", "1")
+    done = run("task.py", *arguments)
+    assert done.exit_code == 0, done.output
+    stored = load_checkpoint("model.safetensors").metadata
+    made_by = {name: stored[name] for name in ("optimizer", "lr", "alpha", "momentum", "eps")}
+    expected = {"optimizer": "RMSprop", "lr": 0.01, "alpha": 0.9, "momentum": 0.5, "eps": 1e-8}
+    assert made_by == expected
+    assert not {"foreach", "capturable", "beta1"} & stored.keys()
+
+
+def test_help_needs_no_torch():
+    code = "import sys; from sharpcli.cli.commands import train; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

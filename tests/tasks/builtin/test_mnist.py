@@ -38,7 +38,7 @@ def test_an_mlp_without_options():
 
 
 def test_sizes_are_checked():
-    with pytest.raises(SharpError, match="mnist: width 0 and depth 2 must be 1 or more"):
+    with pytest.raises(SharpError, match="mnist: width 0 and depth 2 must be between 1 and"):
         mnist.model(width=0)
     with pytest.raises(SharpError, match="mnist: width 1000000 and depth 2 make a model of"):
         mnist.model(width=10**6)

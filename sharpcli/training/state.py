@@ -1,0 +1,226 @@
+"""A training's state on disk, so that a training that is killed goes on where it stopped.
+
+The file has tensors and JSON (safetensors): reading it runs no code.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from sharpcli import __version__
+from sharpcli.checkpoint.safetensors_file import read_safetensors
+from sharpcli.errors import SharpError, setting
+from sharpcli.runtime.files import write_whole
+
+__all__ = ["StateFile", "decoded", "encoded", "optimizer_state", "restore_optimizer"]
+
+_FORMAT = "sharpcli-training/1"
+SECONDS = 5.0  # between two writes, at least
+_SHARE = 50  # times what the last write took: writing takes at most 2 % of the time
+_SHOWN = 3  # differences that a message names
+_KEY = "training"
+
+
+class StateFile:
+    """The file of one training, `FILE.state` beside its checkpoint.
+
+    `resume` False starts over, whatever the file holds. `problem` is why nothing can be kept.
+    """
+
+    def __init__(self, output: Path, *, resume: bool = True) -> None:
+        self.path = output.with_name(f"{output.name}.state")
+        self._resume = resume
+        self._run: Any = {}
+        self._next = time.monotonic() + SECONDS
+        self.problem: str | None = None
+
+    def begin(self, run: Mapping[str, Any]) -> Any:
+        """The state to go on from, None where there is none; `run` describes this training.
+
+        Raises:
+            SharpError: for a file of another training (naming what differs), and for one that
+                cannot be read.
+        """
+        self._run = json.loads(json.dumps({"format": _FORMAT, **run}))
+        if not self._resume or not self.path.exists():
+            return None
+        again = f"start over with {setting('resume', False)}"
+        file = read_safetensors(self.path)
+        try:
+            header = json.loads(str(file.metadata[_KEY]))
+            found = header["run"]
+            differences = _differences(found, self._run)
+            if not differences:
+                return decoded(header["state"], file.tensors)
+        except (KeyError, ValueError, TypeError) as error:
+            raise SharpError(f"{self.path}: does not hold a training's state", again) from error
+        shown = differences[:_SHOWN]
+        shown += [f"and {len(differences) - _SHOWN} more"] if len(differences) > _SHOWN else []
+        raise SharpError(
+            f"{self.path}: holds the state of another training: {'; '.join(shown)}",
+            f"repeat that training's command to finish it, write to another {setting('output')}, "
+            f"or {again}",
+        )
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to write."""
+        return time.monotonic() >= self._next
+
+    def write(self, state: Any) -> None:
+        """Replace the file by this state; raises `SharpError` where it cannot be written.
+
+        Where the state has something that is neither a tensor nor a plain value, nothing is
+        written, now or later, and `problem` says what.
+        """
+        begun = time.monotonic()
+        tensors: dict[str, Tensor] = {}
+        try:
+            header = {"run": self._run, "state": encoded(state, tensors)}
+        except TypeError as error:
+            self.problem, self._next = str(error), math.inf
+            return
+        write_whole(self.path, save(tensors, metadata={_KEY: json.dumps(header)}))
+        self._next = time.monotonic() + max(SECONDS, _SHARE * (time.monotonic() - begun))
+
+    def remove(self) -> None:
+        """Remove the file: the checkpoint is where it belongs."""
+        self.path.unlink(missing_ok=True)
+
+
+def encoded(node: Any, tensors: dict[str, Tensor]) -> Any:
+    """A nest of tensors and plain values as JSON; its tensors go to `tensors` by number.
+
+    Raises:
+        TypeError: for what is neither.
+    """
+    if isinstance(node, Tensor):
+        # Kept in the order of its memory, on which the rounding of later products depends.
+        name, plain = str(len(tensors)), node.detach().cpu()
+        order = sorted(range(plain.ndim), key=plain.stride().__getitem__, reverse=True)
+        tensors[name] = plain.permute(order).contiguous().clone()
+        return {"tensor": [name, order]}
+    if isinstance(node, tuple):
+        return {"tuple": [encoded(each, tensors) for each in node]}
+    if isinstance(node, Mapping):
+        return {"map": [[encoded(k, tensors), encoded(v, tensors)] for k, v in node.items()]}
+    if isinstance(node, list):
+        return [encoded(each, tensors) for each in node]
+    if node is None or isinstance(node, bool | int | float | str):
+        return node
+    raise TypeError(f"{type(node).__name__} is no plain value")
+
+
+def decoded(node: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """What `encoded` was given."""
+    if isinstance(node, list):
+        return [decoded(each, tensors) for each in node]
+    if not isinstance(node, dict):
+        return node
+    ((kind, value),) = node.items()
+    if kind == "tensor":
+        name, order = value
+        return tensors[name].permute([order.index(axis) for axis in range(len(order))])
+    if kind == "tuple":
+        return tuple(decoded(each, tensors) for each in value)
+    return {decoded(k, tensors): decoded(v, tensors) for k, v in value}
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> Any:
+    """All that an optimizer remembers, with parameters by their number."""
+    groups = optimizer.param_groups
+    parameters = [each for group in groups for each in group["params"]]
+    return {
+        "state": [dict(optimizer.state.get(each, {})) for each in parameters],
+        "groups": [
+            {k: v for k, v in group.items() if k != "params" and _is_plain(v)} for group in groups
+        ],
+        "shared": {k: v for k, v in optimizer.state.items() if isinstance(k, str)},
+        "own": {k: v for k, v in vars(optimizer).items() if _is_own(k, v)},
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, found: Any) -> None:
+    """Let an optimizer go on from `optimizer_state`."""
+    groups = optimizer.param_groups
+    parameters = [each for group in groups for each in group["params"]]
+    for parameter, state in zip(parameters, found["state"], strict=True):
+        if state:
+            optimizer.state[parameter] = {k: _moved(v, parameter) for k, v in state.items()}
+    for group, state in zip(groups, found["groups"], strict=True):
+        group.update(state)
+    for name, value in found["shared"].items():
+        optimizer.state[name] = value
+    for name, value in found["own"].items():
+        setattr(optimizer, name, value)
+
+
+def _moved(value: Any, parameter: Tensor) -> Any:
+    """A tensor of the state where the parameter is; counters of steps stay on the CPU."""
+    if isinstance(value, Tensor) and value.ndim:
+        return value.to(parameter.device)
+    if isinstance(value, list):
+        return [_moved(each, parameter) for each in value]
+    return value
+
+
+def _is_own(name: str, value: Any) -> bool:
+    """Whether it is an attribute in which an optimizer counts or remembers."""
+    private = name.startswith("_") or name in ("state", "param_groups", "defaults")
+    return not private and _is_plain(value)
+
+
+def _is_plain(value: Any) -> bool:
+    try:
+        encoded(value, {})
+    except TypeError:
+        return False
+    return True
+
+
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """In what two trainings differ, a clause each."""
+    said = []
+    for key in dict.fromkeys([*wanted, *found]):
+        was, now = found.get(key), wanted.get(key)
+        if key in ("settings", "options") and isinstance(was, dict) and isinstance(now, dict):
+            prefix = "options." if key == "options" else ""
+            said += [
+                f"{setting(prefix + name)} was {_short(was.get(name))} and is "
+                f"{_short(now.get(name))}"
+                for name in dict.fromkeys([*now, *was])
+                if was.get(name) != now.get(name)
+            ]
+        elif was != now:
+            said.append(f"{_NAMES.get(key, key)} was {_short(was)} and is {_short(now)}")
+    return said
+
+
+_NAMES = {"data": "the data's digest", "fingerprint": "the task's fingerprint", "torch": "PyTorch"}
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:12]}…"
+
+
+def description(task: Any, settings: Any, digest: str) -> dict[str, Any]:
+    """What makes two trainings the same one: all that their weights depend on."""
+    return {
+        "task": task.name,
+        "options": task.options,
+        "fingerprint": task.fingerprint,
+        "settings": settings,
+        "data": digest,
+        "torch": torch.__version__,
+        "sharpcli": __version__,
+    }

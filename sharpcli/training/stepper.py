@@ -1,0 +1,78 @@
+"""One update of the weights: the rate, the gradient, its norm, the optimizer, the average."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from sharpcli.training.build import at_evaluated_weights, take_step
+from sharpcli.training.optimizers import TrainSettings
+from sharpcli.training.order import Pace
+
+__all__ = ["Stepper"]
+
+
+class Stepper:
+    """Takes the steps of a training over `parameters`.
+
+    `norm` is the gradient's norm at the last step for which it was asked, before clipping.
+    """
+
+    def __init__(self, settings: TrainSettings, parameters: Sequence[Tensor], pace: Pace) -> None:
+        self._settings, self._pace, self._parameters = settings, pace, list(parameters)
+        self.optimizer = settings.kind.build(self._parameters, settings)
+        if hasattr(self.optimizer, "train"):  # schedule-free ones begin in evaluation
+            self.optimizer.train()
+        self._shares = self._shares_of_rate()
+        self.averages: list[Tensor] | None = None
+        if settings.ema is not None:
+            self.averages = [each.detach().clone() for each in self._parameters]
+        self.norm: Tensor | None = None
+
+    def step(self, step: int, gradient: Callable[[], Tensor], *, with_norm: bool = False) -> Tensor:
+        """Take a step, from 0; the loss of its batch.
+
+        `gradient` puts the gradient of the batch into the parameters and gives the loss.
+        """
+        if self._pace.changes_rate:
+            rate = self._pace.rate(step)
+            for group, share in zip(self.optimizer.param_groups, self._shares, strict=True):
+                group["lr"] = rate * share
+        loss = gradient()
+        clip = self._settings.clip_norm
+        if with_norm or clip is not None:
+            gradients = [each.grad for each in self._parameters if each.grad is not None]
+            self.norm = torch.nn.utils.get_total_norm(gradients)
+            if clip is not None:
+                torch.nn.utils.clip_grads_with_norm_(self._parameters, clip, self.norm)
+        take_step(self.optimizer, gradient, loss)
+        if self.averages is not None and self._settings.ema is not None:
+            with torch.no_grad():
+                torch._foreach_lerp_(self.averages, self._parameters, 1 - self._settings.ema)
+        return loss
+
+    @property
+    def rate(self) -> float | None:
+        """The learning rate of the last step; None where the optimizer has none."""
+        rate = self.optimizer.param_groups[0].get("lr")
+        return None if rate is None else float(rate)
+
+    @contextlib.contextmanager
+    def at_evaluated_weights(self) -> Iterator[None]:
+        """While active, the model has the weights that are evaluated and saved."""
+        with at_evaluated_weights(self.optimizer), torch.no_grad():
+            if self.averages is not None:
+                trained = [each.clone() for each in self._parameters]
+                torch._foreach_copy_(self._parameters, self.averages)
+            yield
+            if self.averages is not None:
+                torch._foreach_copy_(self._parameters, trained)
+
+    def _shares_of_rate(self) -> list[float]:
+        """Each group's rate as a share of the learning rate: some groups have one of their own."""
+        base = self._settings.step_size
+        groups = self.optimizer.param_groups
+        return [group["lr"] / base if base and group.get("lr") != base else 1.0 for group in groups]

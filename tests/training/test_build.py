@@ -1,0 +1,166 @@
+"""Optimizers against plain float64 loops, and those that need more than one gradient a step."""
+
+import math
+
+import numpy as np
+import plain_loops as plain
+import pytest
+import torch
+from torch import nn
+
+from sharpcli.errors import SharpError, UsageError
+from sharpcli.training import TrainSettings, catalogue
+from sharpcli.training.loop import train
+
+STEPS = 100
+
+
+@pytest.fixture
+def in_float64():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+def weights(**settings):
+    trained = train(plain.task(), TrainSettings(batch_size=24, epochs=STEPS, **settings))
+    return trained.tensors["weight"][0].numpy()
+
+
+def check(found, expected, tolerance=1e-9):
+    assert np.linalg.norm(expected - plain.START) > 0.1
+    assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
+
+
+@pytest.mark.usefixtures("in_float64")
+def test_torch_optimizers_against_their_formulas():
+    constant = [0.03] * STEPS
+    check(weights(lr=0.03, momentum=0.9, weight_decay=0.1), plain.sgd(constant, 0.9, 0.1))
+    found = weights(optimizer="adam", lr=0.03, betas=(0.8, 0.95), weight_decay=0.1)
+    check(found, plain.adam(constant, (0.8, 0.95), 0.1))
+    found = weights(optimizer="AdamW", lr=0.03, weight_decay=0.1, optimizer_options={"eps": 1e-3})
+    check(found, plain.adam(constant, decay=0.1, decoupled=True, eps=1e-3))
+
+
+def falling(step):
+    return 0.05 * 0.98**step
+
+
+@pytest.mark.usefixtures("in_float64")
+def test_schedules_against_the_formulas(monkeypatch):
+    plain.with_schedule(monkeypatch, falling)
+    rates = [falling(step) for step in range(STEPS)]
+    found = weights(schedule="any", momentum=0.9, weight_decay=0.1)
+    check(found, plain.sgd(rates, 0.9, 0.1))
+    check(weights(optimizer="adam", schedule="any"), plain.adam(rates))
+    found = weights(optimizer="adamw", schedule="any", weight_decay=0.1)
+    check(found, plain.adam(rates, decay=0.1, decoupled=True))
+
+
+@pytest.mark.usefixtures("in_float64")
+def test_clipping_and_averaging_against_their_formulas():
+    check(weights(lr=0.03, clip_norm=0.5), plain.sgd([0.03] * STEPS, clip=0.5))
+    check(weights(lr=0.03, ema=0.9), plain.sgd([0.03] * STEPS, average=0.9))
+
+
+@pytest.mark.usefixtures("in_float64")
+def test_a_batch_in_parts_is_the_same_batch():
+    check(weights(lr=0.03, accumulate=5), weights(lr=0.03), 1e-12)
+
+
+@pytest.mark.usefixtures("in_float64")
+def test_ademamix_against_its_formula():
+    pytest.importorskip("pytorch_optimizer")
+    shared = {"optimizer": "AdEMAMix", "lr": 0.01, "weight_decay": 0.1}
+    options = {"betas": "0.9,0.99,0.999", "alpha": 2, "weight_decouple": True}
+    found = weights(**shared, optimizer_options=options)
+    check(found, plain.ademamix([0.01] * STEPS, (0.9, 0.99, 0.999), 2.0, 0.1))
+    found = weights(**shared, optimizer_options={**options, "t_alpha_beta3": STEPS})
+    check(found, plain.ademamix([0.01] * STEPS, (0.9, 0.99, 0.999), 2.0, 0.1, over=STEPS))
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.usefixtures("in_float64")
+def test_sam_against_its_formula(adaptive):
+    pytest.importorskip("pytorch_optimizer")
+    options = {"rho": 0.2, "adaptive": adaptive}
+    found = weights(optimizer="SAM", lr=0.005, momentum=0.5, optimizer_options=options)
+    # pytorch-optimizer computes the norm of the gradient in float32. Where the gradient vanishes
+    # its direction, and so the step, depends on that; these steps end before.
+    check(found, plain.sam([0.005] * STEPS, 0.2, 0.5, adaptive=adaptive), 1e-7)
+
+
+@pytest.mark.usefixtures("in_float64")
+def test_lbfgs_evaluates_the_loss_itself():
+    trained = train(plain.task(), TrainSettings("LBFGS", batch_size=24, epochs=5))
+    solution = np.linalg.lstsq(plain.INPUTS, plain.TARGETS, rcond=None)[0]
+    assert np.abs(trained.tensors["weight"][0].numpy() - solution).max() < 1e-5
+
+
+def test_muon_takes_matrices_and_adamw_the_rest():
+    torch.manual_seed(0)
+    ours = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+    theirs = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+    theirs.load_state_dict(ours.state_dict())
+    settings = TrainSettings("muon", lr=0.01, weight_decay=0.2, optimizer_options={"ns_steps": 3})
+    both = settings.kind.build(ours.parameters(), settings)
+    parts = (
+        torch.optim.Muon(
+            [theirs[0].weight, theirs[2].weight], lr=0.01, weight_decay=0.2, ns_steps=3
+        ),
+        torch.optim.AdamW([theirs[0].bias, theirs[2].bias], lr=0.01, weight_decay=0.2),
+    )
+    inputs = torch.randn(30, 4)
+    for _ in range(5):
+        for model, optimizers in ((ours, (both,)), (theirs, parts)):
+            model.zero_grad()
+            model(inputs).square().mean().backward()
+            for optimizer in optimizers:
+                optimizer.step()
+        for group in (*both.param_groups, *(p.param_groups[0] for p in parts)):
+            group["lr"] *= 0.5
+    pairs = zip(ours.parameters(), theirs.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert len(both.state) == 4
+
+
+def test_schedule_free_weights_are_those_to_evaluate():
+    library = pytest.importorskip("pytorch_optimizer")
+    settings = TrainSettings("ScheduleFreeSGD", lr=0.1, batch_size=24, epochs=9)
+    weight = nn.Parameter(torch.tensor(plain.START, dtype=torch.float32)[None])
+    optimizer = library.ScheduleFreeSGD([weight], lr=0.1)
+    optimizer.train()
+    inputs, targets = torch.tensor(plain.INPUTS).float(), torch.tensor(plain.TARGETS).float()
+    for _ in range(9):
+        weight.grad = None
+        ((inputs @ weight[0] - targets).square() / 2).mean().backward()
+        optimizer.step()
+    optimizer.eval()
+    found = train(plain.task(), settings).tensors["weight"]
+    assert torch.allclose(found, weight, rtol=1e-5)
+
+
+NEEDED = {"bsam": {"num_data": 24}, "ranger21": {"num_iterations": 100}}
+
+
+@pytest.mark.parametrize("name", catalogue.names())
+def test_every_optimizer_takes_steps_or_says_why_it_cannot(name):
+    if catalogue.names()[name].partition(":")[2] in catalogue.REFUSED:
+        with pytest.raises(UsageError, match="cannot be used: it "):
+            TrainSettings(name)
+        return
+    settings = TrainSettings(name, batch_size=8, epochs=5, optimizer_options=NEEDED.get(name, {}))
+    try:
+        found = train(plain.task(), settings)
+    except SharpError as error:
+        assert "cannot take a step on this model" in error.message
+        return
+    assert math.isfinite(found.train_loss)
+    assert not torch.equal(found.tensors["weight"][0], torch.tensor(plain.START).float())
+
+
+def test_an_option_that_an_optimizer_needs():
+    pytest.importorskip("pytorch_optimizer")
+    with pytest.raises(UsageError, match=r"BSAM: .*num_data"):
+        train(plain.task(), TrainSettings("bsam"))

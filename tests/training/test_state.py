@@ -1,0 +1,233 @@
+"""A training that is interrupted and goes on gives the same weights and curves, bit for bit."""
+
+import copy
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import plain_loops as plain
+import pytest
+import torch
+from torch import nn
+
+from sharpcli.errors import SharpError
+from sharpcli.runs.train import notes
+from sharpcli.tasks import Task, defaults
+from sharpcli.training import TrainSettings, catalogue
+from sharpcli.training.build import take_step
+from sharpcli.training.loop import train
+from sharpcli.training.state import (
+    StateFile,
+    decoded,
+    encoded,
+    optimizer_state,
+    restore_optimizer,
+)
+
+
+class StoppedError(Exception):
+    """The process ends here."""
+
+
+class Stopping(StateFile):
+    """Keeps the state of every step, and stops after some."""
+
+    left = 0
+
+    @property
+    def due(self):
+        return True
+
+    def write(self, state):
+        if not self.left:
+            raise StoppedError
+        self.left -= 1
+        super().write(state)
+
+
+def interrupted(task, settings, output, after):
+    """A training that is stopped after so many steps, again and again, until it ends."""
+    while True:
+        file = Stopping(output)
+        file.left = after
+        try:
+            return train(task, settings, state=file)
+        except StoppedError:
+            assert file.path.exists()
+
+
+def same(first, other):
+    pairs = zip(first.tensors.items(), other.tensors.items(), strict=True)
+    tensors = all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+    assert tensors
+    assert first.curves == other.curves
+    assert (first.train_loss, first.steps) == (other.train_loss, other.steps)
+
+
+def noisy():
+    """Dropout, batch normalisation, and random numbers of Python's."""
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.norm = nn.Linear(4, 8), nn.BatchNorm1d(8)
+            self.drop, self.last = nn.Dropout(0.3), nn.Linear(8, 2)
+
+        def forward(self, inputs):
+            scale = 1 + 0.1 * random.random() if self.training else 1.0
+            return self.last(self.drop(self.norm(self.first(inputs)).relu())) * scale
+
+    inputs = torch.randn(48, 4, generator=torch.Generator().manual_seed(0))
+    data = inputs, (inputs.sum(1) > 0).long()
+    return Task(
+        "noisy", {}, "", Model, lambda _: data, defaults.predict, defaults.loss_for("noisy")
+    )
+
+
+@pytest.mark.parametrize("after", [1, 7])
+def test_the_same_wherever_it_stops(tmp_path, after):
+    settings = TrainSettings("adam", batch_size=8, steps=9, ema=0.9, clip_norm=0.5, accumulate=2)
+    whole = train(noisy(), settings)
+    same(whole, interrupted(noisy(), settings, tmp_path / "a.safetensors", after))
+
+
+NEEDED = {"bsam": {"num_data": 24}, "ranger21": {"num_iterations": 100}}
+
+
+OBJECTS = ("adashift", "conda", "fira", "galore", "scalableshampoo")  # in their state
+
+
+def runnable():
+    names = catalogue.names()
+    return [name for name in names if names[name].partition(":")[2] not in catalogue.REFUSED]
+
+
+@pytest.mark.parametrize("name", runnable())
+def test_every_optimizer_goes_on_as_it_was(name):
+    """Two copies of one network: the second one's optimizer is made anew after three steps."""
+    settings = TrainSettings(name, optimizer_options=NEEDED.get(name, {}))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2))
+    inputs = torch.randn(12, 4)
+
+    def steps(model, optimizer):
+        def gradient():
+            optimizer.zero_grad()
+            loss = model(inputs).square().sum(1).mean()
+            loss.backward()
+            return loss
+
+        for _ in range(3):
+            take_step(optimizer, gradient, gradient())
+
+    def built(model):
+        optimizer = settings.kind.build(model.parameters(), settings)
+        if hasattr(optimizer, "train"):
+            optimizer.train()
+        return optimizer
+
+    optimizer = built(model)
+    try:
+        steps(model, optimizer)
+    except SharpError as error:
+        assert "cannot take a step" in error.message
+        return
+    tensors = {}
+    try:
+        kept = json.loads(json.dumps(encoded(optimizer_state(optimizer), tensors)))
+    except TypeError:
+        assert name in OBJECTS
+        return
+    again = copy.deepcopy(model)
+    other = built(again)
+    restore_optimizer(other, decoded(kept, tensors))
+    random_state = torch.get_rng_state()
+    steps(model, optimizer)
+    torch.set_rng_state(random_state)
+    steps(again, other)
+    assert all(map(torch.equal, model.parameters(), again.parameters()))
+
+
+def test_another_training_is_refused_naming_what_differs(tmp_path):
+    output, settings = tmp_path / "a.safetensors", TrainSettings(batch_size=8, steps=9)
+    file = Stopping(output)
+    file.left = 2
+    with pytest.raises(StoppedError):
+        train(plain.task(), settings, state=file)
+    other = TrainSettings("sgd", batch_size=4, steps=9, lr=0.2)
+    with pytest.raises(SharpError, match=r"another training: lr was null and is 0\.2") as e:
+        train(plain.task(), other, state=StateFile(output))
+    assert "batch_size was 8 and is 4" in e.value.message
+    assert "start over with resume=False" in e.value.hint
+    fresh = train(plain.task(), other, state=StateFile(output, resume=False))
+    same(fresh, train(plain.task(), other))
+
+
+def test_what_cannot_be_kept_is_said(tmp_path):
+    pytest.importorskip("pytorch_optimizer")
+    settings = TrainSettings("adashift", batch_size=8, steps=15)
+    file = Stopping(tmp_path / "a.safetensors")
+    file.left = 99
+    trained = train(plain.task(), settings, state=file)
+    assert not file.path.exists()
+    assert trained.problem == "deque is no plain value"
+    (note,) = notes(settings, trained)
+    assert "adashift" in note.lower()
+
+
+def test_a_damaged_state_is_said(tmp_path):
+    (tmp_path / "a.safetensors.state").write_bytes(b"no state")
+    with pytest.raises(SharpError, match=r"a\.safetensors\.state"):
+        train(plain.task(), TrainSettings(steps=2), state=StateFile(tmp_path / "a.safetensors"))
+
+
+TASK = """
+import time
+import torch
+def model():
+    return torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Dropout(0.2), torch.nn.Linear(5, 2))
+def data(split):
+    x = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
+    return x, (x[:, 0] > 0).long()
+def predict(model, batch):
+    time.sleep(0.001)
+    return model(batch[0])
+"""
+COMMAND = """
+import sharpcli.training.state as state
+state.SECONDS, state._SHARE = 0.0, 0
+from sharpcli.cli.main import sharp
+sharp(["train", "task.py", "--optimizer", "adam", "--batch-size", "8", "--steps", "120"])
+"""
+
+
+def test_a_killed_command_goes_on_and_writes_the_same_bytes(tmp_path):
+    (tmp_path / "task.py").write_text(TASK)
+    command = [sys.executable, "-c", COMMAND]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    files = [tmp_path / name for name in ("model.safetensors", "model.safetensors.curves.json")]
+
+    def written():
+        return files[0].read_bytes(), json.loads(files[1].read_text("utf-8"))["results"]
+
+    expected = written()
+    for file in files:
+        file.unlink()
+    state = tmp_path / "model.safetensors.state"
+    assert not state.exists()
+    for wait in (0.0, 0.05):
+        process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
+        before = state.read_bytes() if state.exists() else None
+        while not state.exists() or state.read_bytes() == before:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.005)
+        time.sleep(wait)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert not files[0].exists()
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert written() == expected
+    assert not state.exists()
