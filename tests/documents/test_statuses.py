@@ -25,7 +25,10 @@ def test_they_are_those_of_the_contract():
         Outcome.OK,
         Outcome.INTERRUPTED,
     }
-    assert {*PARTS["failure"]["properties"]["kind"]["enum"]} == {Outcome.INTERRUPTED}
+    assert {*PARTS["failure"]["properties"]["kind"]["enum"]} == {
+        Outcome.INTERRUPTED,
+        Outcome.DIVERGED,
+    }
 
 
 def test_each_is_sound_or_did_not_converge():

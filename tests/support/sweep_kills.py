@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from minima import hear_interrupts
 from tiny_sweeps import checkpoints
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +71,7 @@ def begin(folder: Path, *arguments: str, sleep: float = 0.0) -> subprocess.Popen
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=hear_interrupts,
     )
 
 

@@ -24,7 +24,8 @@ def test_a_grid_is_every_combination(tmp_path):
 
 
 def test_a_list_adds_single_runs_which_may_have_names(tmp_path):
-    more = '[[list]]\noptimizer = "sgd"\nlr = 0.5\n[[list]]\nname = "best"\noptimizer = "adam"\nbetas = [0.8, 0.9]\n'
+    best = '[[list]]\nname = "best"\noptimizer = "adam"\nbetas = [0.8, 0.9]\n'
+    more = '[[list]]\noptimizer = "sgd"\nlr = 0.5\n' + best
     plan = read_sweep(write(tmp_path, FOUR + more))
     assert [run.name for run in plan.runs] == [*NAMES, "optimizer=sgd,lr=0.5", "best"]
     assert plan.runs[-1].settings.betas == (0.8, 0.9)
