@@ -75,7 +75,7 @@ def epsilon_sharpness(context: Context) -> dict[str, Any]:
 def vanished(entries: list[dict[str, Any]], split: str | None, advice: str) -> Any:
     """Mark the entries whose box does not reach points where the loss is large enough."""
     return [
-        marked(entry, split, f"{advice}, or take a larger {setting('epsilons')}")
+        marked(entry, split, f"{advice}, or take larger {setting('epsilons')}")
         if entry["loss_at_maximum"] < SMALLEST_SOUND
         else entry
         for entry in entries
@@ -214,7 +214,7 @@ def _entry(
 
 def _advice(dtype: torch.dtype) -> str:
     if dtype == torch.float64:
-        return f"the loss rises by no more than its rounding: use a larger {setting('epsilons')}"
+        return f"the loss rises by no more than its rounding: use larger {setting('epsilons')}"
     name = str(dtype).removeprefix("torch.")
     return (
         f"{name} does not resolve how the loss rises in this box: use {setting('dtype', 'float64')}"

@@ -531,7 +531,7 @@ def test_losses_that_float32_rounds_to_zero_are_searched_in_float64():
 def test_in_float64_a_box_below_rounding_is_marked():
     found = entry(CASES["tanh"], epsilon=1e-16)
     assert found["status"] == "precision"
-    assert "use a larger epsilons" in found["advice"]
+    assert "use larger epsilons" in found["advice"]
 
 
 def test_a_loss_that_does_not_depend_on_the_parameters_has_none_and_is_not_marked():

@@ -236,5 +236,5 @@ def test_numbers_of_a_loss_at_the_end_of_float64_are_marked_by_their_measure():
     boxes = [{"value": 1.0, "status": "lower_bound", "loss_at_maximum": x} for x in (1e-14, 1e-3)]
     small, large = known["epsilon-sharpness"].vanished(boxes, "train", "too small")
     assert small["status"] == "precision"
-    assert small["advice"] == "too small, or take a larger epsilons"
+    assert small["advice"] == "too small, or take larger epsilons"
     assert large == boxes[1]
