@@ -14,7 +14,6 @@ from typing import Any
 import click
 
 from sharpcli import __version__
-from sharpcli.cli.option_names import as_option
 from sharpcli.cli.sign_of_life import sign_of_life
 from sharpcli.errors import SharpError, did_you_mean, settings_written_by
 from sharpcli.runtime import interruption
@@ -93,6 +92,12 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 }
 
 
+def _as_option(name: str, value: Any) -> str:
+    from sharpcli.cli.option_names import as_option  # which only messages need
+
+    return as_option(name, value)
+
+
 class LazyGroup(click.Group):
     """A group that imports a command on use, reads sharp.toml for it, and prints errors."""
 
@@ -136,7 +141,7 @@ class LazyGroup(click.Group):
             ctx.default_map = {name: command_defaults(name, self, ctx)}
         return name, command, rest
 
-    @settings_written_by(as_option)
+    @settings_written_by(_as_option)
     def main(
         self,
         args: Sequence[str] | None = None,
