@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,10 +22,9 @@ from sharpcli.measures import BUILT_IN, Option, choose, known_measures, readers
 from sharpcli.settings import CurvatureSettings, MeasureSettings, OutputSettings, RunSettings
 
 if TYPE_CHECKING:
-    from sharpcli.documents.results import Document
-    from sharpcli.runtime.progress import Begin, Notes
+    from sharpcli.runtime.progress import Notes
 
-__all__ = ["measure", "run_measure"]
+__all__ = ["measure"]
 
 
 class SubspaceType(ParameterType):
@@ -230,6 +227,7 @@ def measure(
     failure is shown in its row, and the other checkpoints are still measured.
     """
     from sharpcli.cli.progress_bars import notes_of, progress_bars
+    from sharpcli.documents.results import to_document
     from sharpcli.render import emit
 
     if list_measures:
@@ -261,38 +259,14 @@ def measure(
     notes = notes_of(output)
     _note_unread(settings, notes)
     with progress_bars(quiet=output.quiet) as begin:
-        document = run_measure(
+        from sharpcli.runs.measure import measure_checkpoints  # loads torch
+
+        report = measure_checkpoints(
             checkpoints, task, task_options, run, settings, begin=begin, notes=notes
         )
+    document = to_document(report)
     emit(document, output)
     return exit_code(document, strict=output.strict)
-
-
-def run_measure(
-    paths: Sequence[str | Path],
-    task: str | None,
-    task_options: dict[str, str],
-    run: RunSettings,
-    settings: MeasureSettings = DEFAULT,
-    *,
-    begin: Begin | None = None,
-    notes: Notes | None = None,
-) -> Document:
-    """Measure checkpoints and return the document; `sharp measure` and `sharp demo` share this."""
-    from sharpcli.documents.results import to_document
-    from sharpcli.runs.measure import measure_checkpoints
-    from sharpcli.runtime.progress import Notes, silent
-
-    report = measure_checkpoints(
-        paths,
-        task,
-        task_options,
-        run,
-        settings,
-        begin=begin or (lambda _: silent),
-        notes=notes or Notes(),
-    )
-    return to_document(report)
 
 
 def _note_unread(settings: MeasureSettings, notes: Notes) -> None:
