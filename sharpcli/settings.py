@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from sharpcli.errors import UsageError, counted, setting
 
 __all__ = [
+    "SEEDS",
+    "SEEDS_HINT",
     "BatchNormMode",
     "BatchNormSettings",
     "CurvatureSettings",
@@ -38,6 +40,9 @@ __all__ = [
 Split = Literal["train", "test", "both"]
 PathKind = Literal["bezier", "chain"]
 T = TypeVar("T")
+
+SEEDS = range(2**32)  # those that NumPy accepts, for tasks that seed it
+SEEDS_HINT = f"a seed is 0 to {SEEDS.stop - 1}"
 _ARE = {1: "is one", 2: "are two"}
 
 
@@ -110,7 +115,7 @@ class RunSettings:
         """Refuse numbers out of range, and contradictions; raises `UsageError`."""
         for name in ("samples", "batch_size", "fixed_batch"):
             _check(self, name, lambda x: x is None or x >= 1, "give 1 or more")
-        _check(self, "seed", lambda x: 0 <= x < 2**32, "a seed is 0 to 4294967295")
+        _check(self, "seed", SEEDS.__contains__, SEEDS_HINT)
         if self.fixed_batch is None:
             return
         if self.samples is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from sharpcli.errors import did_you_mean
+from sharpcli.settings import SEEDS
 
 __all__ = [
     "DEVICE",
@@ -161,4 +162,4 @@ NAMES: Final = NamesType()
 DEVICE: Final = DeviceType()
 POSITIVE: Final = WholeType(1)
 SIZE: Final = SizeType()
-SEED: Final = WholeType(0, 2**32 - 1)  # the range that NumPy accepts, for tasks that seed it
+SEED: Final = WholeType(SEEDS.start, SEEDS.stop - 1)

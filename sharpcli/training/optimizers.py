@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sharpcli.errors import UsageError, setting
+from sharpcli.settings import SEEDS, SEEDS_HINT
 from sharpcli.training.catalogue import (
     BASE,
     IMPLEMENTATION,
@@ -237,6 +238,7 @@ class TrainSettings:
                 self.batch_schedule is None or self.fixed_batch is None,
                 f"{setting('fixed_batch')} is the batch size of every step",
             ),
+            "seed": (self.seed in SEEDS, SEEDS_HINT),
             "until_loss": (
                 self.until_loss is None or self.until_loss > 0,
                 "the loss to reach is above 0",

@@ -37,7 +37,6 @@ __all__ = ["Sweep", "SweepRun", "as_key", "read_sweep"]
 _TABLES = ("fixed", "grid", "list", "measure")
 _TOP = ("task", "options", *_TABLES)
 _LONGEST_NAME = 120  # of a run's folder; file systems take 255 bytes
-_SEEDS = 2**32  # as many as NumPy takes
 _RESERVED = ("sweep.json", "measures.json")
 
 
@@ -225,10 +224,6 @@ def _run(path: Path, values: Mapping[str, Any]) -> _Asked:
             raise UsageError(
                 f"{path}: {key} = {_as_toml(value)}: is not {error}", "correct the line"
             ) from error
-    if not 0 <= settings.get("seed", 0) < _SEEDS:
-        raise UsageError(
-            f"{path}: seed = {settings['seed']}: is out of range", f"a seed is 0 to {_SEEDS - 1}"
-        )
     if settings.get("fixed_batch") is not None:
         settings.setdefault("batch_size", settings["fixed_batch"])
     try:
