@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -28,6 +28,7 @@ from sharpcli.settings import CurvatureSettings, Operator, OutputSettings, Produ
 
 __all__ = [
     "curvature_options",
+    "each_once",
     "exploring_run_options",
     "given",
     "output_options",
@@ -436,20 +437,29 @@ def _as_dict(
 
     The file's options belong to the file's task; they are dropped if another task is named.
 
-    Raises:
-        UsageError: An option is given twice.
+    An option that is given twice is a `UsageError`.
     """
     defaults = context.default_map or {}
     in_file = [NAME_VALUE.convert(text, None, None) for text in defaults.get("option_pairs", ())]
     if not given(["option_pairs"]):
         pairs = ()
+    own = each_once("-O", pairs, "give each option of the task once")
+    if "task" in defaults and task != defaults["task"]:
+        in_file = []
+    return {**dict(in_file), **own}
+
+
+def each_once(option: str, pairs: Sequence[tuple[str, str]], hint: str) -> dict[str, str]:
+    """The values by name that an option like -O gives.
+
+    Raises:
+        UsageError: A name is given twice.
+    """
     names = [name for name, _ in pairs]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
-        raise UsageError(f"-O {twice[0]} is given twice", "give each option of the task once")
-    if "task" in defaults and task != defaults["task"]:
-        in_file = []
-    return {**dict(in_file), **dict(pairs)}
+        raise UsageError(f"{option} {twice[0]} is given twice", hint)
+    return dict(pairs)
 
 
 def _chosen_format(chosen: Any, as_json: bool, output: Path | None) -> Any:

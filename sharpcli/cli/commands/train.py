@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from sharpcli.cli.options import refuse_overwriting, task_argument
+from sharpcli.cli.options import each_once, refuse_overwriting, task_argument
 from sharpcli.cli.parameter_types import NAME_VALUE, POSITIVE, SEED, NumberType
 from sharpcli.documents.results import to_document
 from sharpcli.errors import SharpError, UsageError
@@ -199,7 +199,8 @@ def train(
         )
     if given["fixed_batch"] is not None:
         given["batch_size"] = given["fixed_batch"]
-    settings = TrainSettings(**given, optimizer_options=_options(optimizer_options))
+    options = each_once("-P", optimizer_options, "give each option once")
+    settings = TrainSettings(**given, optimizer_options=options)
     refuse_overwriting(("--output", output))
     if is_special(output) and not output.is_dir():
         raise SharpError(f"{output}: a checkpoint is a file, not a device or a pipe", "name a file")
@@ -216,12 +217,3 @@ def train(
     click.echo(visible(f"{output}: {summary(trained)}"))
     for note in [] if quiet else notes(settings, trained):
         say(note)
-
-
-def _options(pairs: tuple[tuple[str, str], ...]) -> dict[str, str]:
-    """The optimizer's options by name; raises `UsageError` for one that is given twice."""
-    names = [name for name, _ in pairs]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise UsageError(f"-P {twice[0]} is given twice", "give each option once")
-    return dict(pairs)
