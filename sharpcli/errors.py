@@ -76,7 +76,7 @@ def counted(number: int | None, noun: str, plural: str | None = None) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """`did you mean 'x'?`, None where nothing is near."""
-    import difflib  # takes a tenth of the time of `sharp --help`
+    import difflib  # slow to import, and only errors need it
 
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean '{near[0]}'?" if near else None

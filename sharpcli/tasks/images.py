@@ -53,11 +53,12 @@ def classifier(
     }
     layers = 6 * depth if model == "resnet" else depth
     check_room(task, sizes, weights[model], layers)
-    if model == "mlp":
-        return mlp(side**2, CLASSES, width, depth, activation, batch_norm)
-    if model == "cnn":
-        return cnn(1, side, CLASSES, width, depth, activation, batch_norm)
-    return resnet(1, CLASSES, width, depth, activation, batch_norm)
+    networks = {
+        "mlp": lambda: mlp(side**2, CLASSES, width, depth, activation, batch_norm),
+        "cnn": lambda: cnn(1, side, CLASSES, width, depth, activation, batch_norm),
+        "resnet": lambda: resnet(1, CLASSES, width, depth, activation, batch_norm),
+    }
+    return networks[model]()
 
 
 def part(images: Tensor, classes: Tensor, split: str) -> tuple[Tensor, Tensor]:
