@@ -34,8 +34,8 @@ _MOMENTUM = NumberType(0, 1)
 Examples:
   sharp schedule
   sharp schedule 'TRI(k0=0.001, k1=0.1, l=200)' --steps 1000
-  sharp schedule 'cosine(0.1, steps=900):900, 0.001' --steps 1000 --plot rate.svg
-  sharp schedule 'STEP(0.1, gamma=0.2, l=300)' --as batch-size --batch-size 128 --examples 50000""",
+  sharp schedule 'cosine(0.1, steps=900):900, 0.001' --plot rate.svg
+  sharp schedule 'EXP(0.1, 0.99)' --as batch-size --batch-size 64 --examples 9000""",
 )
 @click.argument("spec", required=False, metavar="[SPEC]")
 @click.option(
