@@ -35,7 +35,7 @@ Examples:
   sharp schedule
   sharp schedule 'TRI(k0=0.001, k1=0.1, l=200)' --steps 1000
   sharp schedule 'cosine(0.1, steps=900):900, 0.001' --plot rate.svg
-  sharp schedule 'EXP(0.1, 0.99)' --as batch-size --batch-size 64 --examples 9000""",
+  sharp schedule 'EXP(1, 0.99)' --as batch-size --batch-size 9 --examples 900""",
 )
 @click.argument("spec", required=False, metavar="[SPEC]")
 @click.option(
