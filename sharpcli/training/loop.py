@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.order import Order, Pace
 from sharpcli.training.state import StateFile, description, optimizer_state, restore_optimizer
 from sharpcli.training.stepper import Stepper
+from sharpcli.training.watchers import Moment, Watcher
 
 __all__ = ["DivergedError", "Trained", "train"]
 
@@ -61,6 +63,7 @@ def train(
     settings: TrainSettings,
     progress: Progress = silent,
     state: StateFile | None = None,
+    watchers: Sequence[Watcher] = (),
 ) -> Trained:
     """Train the task's model from its initial weights, on the CPU, in torch's default dtype.
 
@@ -75,6 +78,7 @@ def train(
         progress: called with what is done.
         state: where the training keeps its state every few seconds. A training whose state is
             there goes on from it, and gives the same tensors as one that was never interrupted.
+        watchers: look at it between its steps.
 
     Cost: a gradient of the batch a step, and the loss on all data at the end (with `until_loss`
     after each epoch).
@@ -84,7 +88,7 @@ def train(
         # generator, so that it does not depend on how many numbers the model draws.
         torch.manual_seed(settings.seed)
         random.seed(settings.seed)
-        run = _Run(task, settings, state)
+        run = _Run(task, settings, state, watchers)
         run.begin()
         return run.trained(progress)
 
@@ -92,7 +96,13 @@ def train(
 class _Run:
     """A training that has begun: the data, the model, and what takes the steps."""
 
-    def __init__(self, task: Task, settings: TrainSettings, file: StateFile | None) -> None:
+    def __init__(
+        self,
+        task: Task,
+        settings: TrainSettings,
+        file: StateFile | None,
+        watchers: Sequence[Watcher],
+    ) -> None:
         cpu, dtype = torch.device("cpu"), torch.get_default_dtype()
         self.task, self.settings, self.file = task, settings, file
         data = task.data("train")
@@ -112,6 +122,7 @@ class _Run:
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.stepper = Stepper(settings, parameters, self.pace)
         self.recorder = Recorder()
+        self.watchers = watchers
         self.steps, self.first_loss = 0, math.nan
 
     def begin(self) -> None:
@@ -139,6 +150,7 @@ class _Run:
         self.first_loss = self._loss()
         check_finite(untrained, self.first_loss, theta)
         self.pace.check()
+        self._watch(ended=False)
 
     def trained(self, progress: Progress) -> Trained:
         """Take all steps."""
@@ -156,6 +168,7 @@ class _Run:
                 if settings.until_loss is not None:
                     reached = loss <= settings.until_loss
                     ended |= reached
+            self._watch(ended=ended)
             if order.ended or ended or (settings.steps and self.steps % _SHOWN == 0):
                 known = loss if settings.until_loss is not None and order.ended else None
                 progress(*self._how_far(known))
@@ -178,6 +191,31 @@ class _Run:
             self.recorder.add(self.steps, loss.item(), rate, len(chosen), norm)
         self.steps += 1
 
+    def _watch(self, *, ended: bool) -> None:
+        """Let those look that want to."""
+        epoch_ended = self.steps > 0 and self.order.ended
+        wanting = [
+            each
+            for each in self.watchers
+            if each.wants(self.steps, epoch_ended=epoch_ended, ended=ended)
+        ]
+        if not wanting:
+            return
+        with global_random_state_kept(), self.stepper.at_evaluated_weights():
+            moment = Moment(
+                self.steps,
+                self.order.epoch,
+                epoch_ended,
+                ended,
+                self.model,
+                self.network,
+                self.rows,
+                self.stepper.optimizer,
+            )
+            for each in wanting:
+                each.look(moment)
+        self.model.train()
+
     def _state(self) -> dict[str, Any]:
         """All that the steps to come depend on."""
         averages = self.stepper.averages
@@ -189,6 +227,7 @@ class _Run:
             "optimizer": optimizer_state(self.stepper.optimizer),
             "order": self.order.state(),
             "recorder": self.recorder.state(),
+            "watchers": {each.name: each.state() for each in self.watchers},
             "torch": torch.get_rng_state(),
             "python": random.getstate(),
         }
@@ -200,6 +239,8 @@ class _Run:
         self.stepper.averages = found["averages"]
         self.order.restore(found["order"])
         self.recorder.restore(found["recorder"])
+        for each in self.watchers:
+            each.restore(found["watchers"][each.name])
         torch.set_rng_state(found["torch"])
         random.setstate(found["python"])
 
