@@ -112,9 +112,11 @@ def resnet(
     A 3x3 convolution; three stages of `depth` blocks of two convolutions, with width/4, width/2
     and width channels, the side halved before the second and the third; the mean over places and
     one linear layer: 6·depth + 2 layers. Where a block changes the shape, its input passes a 1x1
-    convolution to be added. `batch_norm` as in `mlp`.
+    convolution to be added. `batch_norm` as in `mlp`. Convolutions are drawn as in the paper.
+    Without `batch_norm` the last one of each block begins at zero, or training is not stable.
 
-    Source: He et al., Deep Residual Learning for Image Recognition, 2016, section 4.2.
+    Source: He et al., Deep Residual Learning for Image Recognition, 2016, section 4.2; Zhang et
+    al., Fixup Initialization, 2019.
     """
     layers = [*_convolution(channels, width // 4, 3, 1, batch_norm), ACTIVATIONS[activation]()]
     before = width // 4
@@ -131,6 +133,7 @@ def _convolution(
 ) -> list[nn.Module]:
     """A convolution that keeps the side but for its stride, normalised where asked for."""
     layer = nn.Conv2d(before, after, size, stride, padding=size // 2, bias=not batch_norm)
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     return [layer, nn.BatchNorm2d(after)] if batch_norm else [layer]
 
 
@@ -146,6 +149,8 @@ class _ResidualBlock(nn.Module):
             ACTIVATIONS[activation](),
             *_convolution(after, after, 3, 1, batch_norm),
         )
+        if not batch_norm:
+            nn.init.zeros_(self.branch[-1].weight)
         changed = stride != 1 or before != after
         self.shortcut = nn.Sequential(
             *(_convolution(before, after, 1, stride, batch_norm) if changed else [])

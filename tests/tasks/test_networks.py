@@ -85,3 +85,11 @@ def test_dropout_is_for_training():
     assert not torch.equal(network(tokens), network(tokens))
     network.eval()
     assert torch.equal(network(tokens), network(tokens))
+
+
+def test_blocks_without_normalisation_begin_with_their_input_alone():
+    network = resnet(1, 2, 8, 2, "relu", batch_norm=False)
+    branches = [module.branch for module in network.modules() if hasattr(module, "branch")]
+    assert len(branches) == 6
+    assert not any(branch[-1].weight.any() for branch in branches)
+    assert all(branch[0].weight.any() for branch in branches)
