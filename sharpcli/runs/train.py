@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ def train_and_save(
     state = StateFile(output, resume=resume)
     trained = train(task, settings, progress, state)
     with interruption.deferred():  # the training may have taken hours
-        save_checkpoint(output, trained.tensors, metadata(task, settings, trained))
+        saved = save_checkpoint(output, trained.tensors, metadata(task, settings, trained))
+        trained = replace(trained, saved=saved)
         curves = to_document(report(task, settings, output, trained))
         save(output.with_name(f"{output.name}.curves.json"), dumps(curves) + "\n")
         state.remove()
@@ -75,7 +76,7 @@ def report(
     seconds: float | None = None,
 ) -> Report:
     """A report of kind "train", with the metadata of the checkpoint at `output`."""
-    saved = load_checkpoint(output)
+    saved = trained.saved or load_checkpoint(output)
     result = TrainedResult(
         checkpoint=MeasuredCheckpoint(str(output), saved.sha256, saved.metadata),
         epochs=trained.epochs,

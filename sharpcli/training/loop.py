@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sharpcli.checkpoint import Checkpoint
 from sharpcli.documents.checkpoints import TrainingCurves
 from sharpcli.errors import SharpError, setting
 from sharpcli.objective.checks import MEND_DATA, check_deterministic, check_finite
@@ -46,7 +47,8 @@ class Trained:
 
     `train_loss` is the mean loss over all training data in eval mode, without weight decay.
     `epochs` are those that were begun. `reached` says whether the loss is at most `until_loss`
-    (True where none was asked for). `problem` is why no state could be kept on the way.
+    (True where none was asked for). `problem` is why no state could be kept on the way. `saved` is
+    the checkpoint that holds it, once it is written.
     """
 
     tensors: dict[str, Tensor]
@@ -56,6 +58,7 @@ class Trained:
     reached: bool
     curves: TrainingCurves | None = None
     problem: str | None = None
+    saved: Checkpoint | None = None
 
 
 def train(
