@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,14 +14,17 @@ from sharpcli.documents.checkpoints import TrainedResult
 from sharpcli.documents.environment import environment
 from sharpcli.documents.results import MeasuredCheckpoint, Report, Scalar, dumps, to_document
 from sharpcli.errors import counted
+from sharpcli.runs.saved_path import SavedPath, saved_steps
+from sharpcli.runs.training_files import TrainingFiles
 from sharpcli.runtime import interruption
 from sharpcli.runtime.files import save
-from sharpcli.runtime.progress import Progress, silent
+from sharpcli.runtime.progress import UNSAID, Notes, Progress, silent
 from sharpcli.tasks import Task
 from sharpcli.tasks.arguments import as_text
 from sharpcli.training.loop import Trained, train
 from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.state import StateFile
+from sharpcli.training.watchers import Watcher
 
 __all__ = ["notes", "report", "summary", "train_and_save"]
 
@@ -32,19 +36,30 @@ def train_and_save(
     progress: Progress = silent,
     *,
     resume: bool = True,
+    own_folder: bool = False,
+    notes: Notes = UNSAID,
 ) -> Trained:
     """Train, and write the tensors to `output` with all settings as metadata.
 
-    The curves go to `OUTPUT.curves.json`. While it trains, `OUTPUT.state` holds the training's
-    state; where one is there, the training goes on from it, unless `resume` is False.
+    The curves go to `OUTPUT.curves.json`, and with `save_every` the weights along the way to
+    `OUTPUT.path/`. In a folder of the training's own these are `curves.json` and `path/`. While it
+    trains, `OUTPUT.state` holds the training's state; where one is there, the training goes on from
+    it, unless `resume` is False.
     """
+    files = TrainingFiles.in_folder(output) if own_folder else TrainingFiles.beside(output)
     state = StateFile(output, resume=resume)
-    trained = train(task, settings, progress, state)
+    watchers: list[Watcher] = []
+    if settings.save_every is not None:
+        facts = functools.partial(metadata, task, settings)
+        watchers.append(SavedPath(files.path, settings.save_every, facts, notes.note))
+    elif saved_steps(files.path):
+        notes.note(f"{files.path}: holds checkpoints of an earlier training, not of this one")
+    trained = train(task, settings, progress, state, watchers)
     with interruption.deferred():  # the training may have taken hours
         saved = save_checkpoint(output, trained.tensors, metadata(task, settings, trained))
         trained = replace(trained, saved=saved)
         curves = to_document(report(task, settings, output, trained))
-        save(output.with_name(f"{output.name}.curves.json"), dumps(curves) + "\n")
+        save(files.curves, dumps(curves) + "\n")
         state.remove()
     return trained
 

@@ -214,6 +214,7 @@ class _Run:
                 self.network,
                 self.rows,
                 self.stepper.optimizer,
+                self._loss,
             )
             for each in wanting:
                 each.look(moment)

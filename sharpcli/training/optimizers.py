@@ -13,7 +13,7 @@ import math
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sharpcli.errors import UsageError, setting
 from sharpcli.settings import SEEDS, SEEDS_HINT
@@ -210,6 +210,7 @@ class TrainSettings:
     clip_norm: float | None = None
     accumulate: int = 1
     ema: float | None = None
+    save_every: int | Literal["log"] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what the optimizer cannot use; raises `UsageError` naming the setting."""
@@ -237,6 +238,11 @@ class TrainSettings:
             "batch_schedule": (
                 self.batch_schedule is None or self.fixed_batch is None,
                 f"{setting('fixed_batch')} is the batch size of every step",
+            ),
+            "save_every": (
+                self.save_every in (None, "log")
+                or (isinstance(self.save_every, int) and self.save_every >= 1),
+                "give a number of steps, or log: after 1, 2, 4, 8, … steps",
             ),
             "seed": (self.seed in SEEDS, SEEDS_HINT),
             "until_loss": (

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from sharpcli.cli.options import each_once, refuse_overwriting, task_argument
-from sharpcli.cli.parameter_types import NAME_VALUE, POSITIVE, SEED, NumberType
+from sharpcli.cli.parameter_types import EVERY, NAME_VALUE, POSITIVE, SEED, NumberType
 from sharpcli.documents.results import to_document
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.runtime.files import is_special, reserved
@@ -145,6 +145,13 @@ Examples:
     help="Save an average of the weights instead: after a step, D of it and 1 - D of the weights.",
 )
 @click.option(
+    "--save-every",
+    type=EVERY,
+    metavar="N|log",
+    help="Save the weights along the way as well, in FILE.path/step-*.safetensors: the initial "
+    "ones, those after every N steps, or after 1, 2, 4, 8, … (log), and the last ones.",
+)
+@click.option(
     "--seed",
     type=SEED,
     metavar="N",
@@ -188,7 +195,7 @@ def train(
     trains, FILE.state holds its state: after a kill, the same command goes on from there and gives
     the same weights.
     """
-    from sharpcli.cli.progress_bars import progress_bars
+    from sharpcli.cli.progress_bars import notes_of, progress_bars
     from sharpcli.render import emit, say
     from sharpcli.runs.train import notes, report, summary, train_and_save
     from sharpcli.tasks import load_task
@@ -199,6 +206,7 @@ def train(
         )
     if given["fixed_batch"] is not None:
         given["batch_size"] = given["fixed_batch"]
+    shown = OutputSettings(format="json" if as_json else "table", quiet=quiet)
     options = each_once("-P", optimizer_options, "give each option once")
     settings = TrainSettings(**given, optimizer_options=options)
     refuse_overwriting(("--output", output))
@@ -208,11 +216,13 @@ def train(
         loaded = load_task(task, task_options)
         started = time.perf_counter()
         training = begin(f"training {loaded.name}")
-        trained = train_and_save(loaded, settings, output, training, resume=resume)
+        trained = train_and_save(
+            loaded, settings, output, training, resume=resume, notes=notes_of(shown)
+        )
     seconds = time.perf_counter() - started
     if as_json:
         found = report(loaded, settings, output, trained, seconds)
-        emit(to_document(found), OutputSettings(format="json", quiet=quiet))
+        emit(to_document(found), shown)
         return
     click.echo(visible(f"{output}: {summary(trained)}"))
     for note in [] if quiet else notes(settings, trained):
