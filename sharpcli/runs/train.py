@@ -24,6 +24,7 @@ from sharpcli.tasks.arguments import as_text
 from sharpcli.training.loop import Trained, train
 from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.state import StateFile
+from sharpcli.training.warm_start import Init, OptimizerKeeper, read_init
 from sharpcli.training.watchers import Watcher
 
 __all__ = ["notes", "report", "summary", "train_and_save"]
@@ -37,6 +38,7 @@ def train_and_save(
     *,
     resume: bool = True,
     own_folder: bool = False,
+    inits: Path | None = None,
     notes: Notes = UNSAID,
 ) -> Trained:
     """Train, and write the tensors to `output` with all settings as metadata.
@@ -44,19 +46,25 @@ def train_and_save(
     The curves go to `OUTPUT.curves.json`, and with `save_every` the weights along the way to
     `OUTPUT.path/`. In a folder of the training's own these are `curves.json` and `path/`. While it
     trains, `OUTPUT.state` holds the training's state; where one is there, the training goes on from
-    it, unless `resume` is False.
+    it, unless `resume` is False. With `save_optimizer`, `OUTPUT.optimizer` gets the optimizer's
+    state. A relative path of `init` begins in the folder `inits`.
     """
+    init = read_init(settings, inits)
     files = TrainingFiles.in_folder(output) if own_folder else TrainingFiles.beside(output)
     state = StateFile(output, resume=resume)
     watchers: list[Watcher] = []
     if settings.save_every is not None:
-        facts = functools.partial(metadata, task, settings)
+        facts = functools.partial(metadata, task, settings, init=init)
         watchers.append(SavedPath(files.path, settings.save_every, facts, notes.note))
     elif saved_steps(files.path):
         notes.note(f"{files.path}: holds checkpoints of an earlier training, not of this one")
-    trained = train(task, settings, progress, state, watchers)
+    keeper = OptimizerKeeper(settings)
+    watchers += [keeper] if settings.save_optimizer else []
+    trained = train(task, settings, progress, state, watchers, init)
     with interruption.deferred():  # the training may have taken hours
-        saved = save_checkpoint(output, trained.tensors, metadata(task, settings, trained))
+        saved = save_checkpoint(output, trained.tensors, metadata(task, settings, trained, init))
+        if settings.save_optimizer:
+            keeper.write(saved)
         trained = replace(trained, saved=saved)
         curves = to_document(report(task, settings, output, trained))
         save(files.curves, dumps(curves) + "\n")
@@ -64,7 +72,9 @@ def train_and_save(
     return trained
 
 
-def metadata(task: Task, settings: TrainSettings, trained: Trained) -> Mapping[str, Any]:
+def metadata(
+    task: Task, settings: TrainSettings, trained: Trained, init: Init | None = None
+) -> Mapping[str, Any]:
     """A checkpoint's metadata: the settings and the outcome of the training."""
     return {
         "optimizer": settings.optimizer,
@@ -73,6 +83,9 @@ def metadata(task: Task, settings: TrainSettings, trained: Trained) -> Mapping[s
         "fixed_batch": settings.fixed_batch,
         **settings.kind.metadata(settings),
         **settings.extras,
+        "init": settings.init,
+        "init_sha256": None if init is None else init.checkpoint.sha256,
+        "init_optimizer": settings.init_optimizer or None,
         "epochs": trained.epochs,
         "steps": trained.steps,
         "seed": settings.seed,

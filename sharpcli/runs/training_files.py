@@ -1,11 +1,11 @@
-"""Where the files of a training go: its checkpoint, curves, path and optimizer state."""
+"""Where the files of a training go: its checkpoint, its curves and its path."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["TrainingFiles", "optimizer_file"]
+__all__ = ["TrainingFiles"]
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,3 @@ class TrainingFiles:
     def in_folder(cls, output: Path) -> TrainingFiles:
         """The files of a training that has a folder of its own, such as a run of a sweep."""
         return cls(output, output.with_name("curves.json"), output.with_name("path"))
-
-    @property
-    def optimizer(self) -> Path:
-        """The optimizer's state at the end."""
-        return optimizer_file(self.checkpoint)
-
-
-def optimizer_file(checkpoint: Path) -> Path:
-    """Where the optimizer's state of a checkpoint is kept.
-
-    It is no `.safetensors` by name, so that a pattern of a shell does not take it for a checkpoint.
-    """
-    return checkpoint.with_name(f"{checkpoint.name}.optimizer")

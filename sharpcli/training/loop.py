@@ -29,6 +29,7 @@ from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.order import Order, Pace
 from sharpcli.training.state import StateFile, description, optimizer_state, restore_optimizer
 from sharpcli.training.stepper import Stepper
+from sharpcli.training.warm_start import Init, read_init
 from sharpcli.training.watchers import Moment, Watcher
 
 __all__ = ["DivergedError", "Trained", "train"]
@@ -67,6 +68,7 @@ def train(
     progress: Progress = silent,
     state: StateFile | None = None,
     watchers: Sequence[Watcher] = (),
+    init: Init | None = None,
 ) -> Trained:
     """Train the task's model from its initial weights, on the CPU, in torch's default dtype.
 
@@ -82,6 +84,8 @@ def train(
         state: where the training keeps its state every few seconds. A training whose state is
             there goes on from it, and gives the same tensors as one that was never interrupted.
         watchers: look at it between its steps.
+        init: what it starts from, in place of reading `settings.init`. The order of the batches and
+            the schedules begin anew.
 
     Cost: a gradient of the batch a step, and the loss on all data at the end (with `until_loss`
     after each epoch).
@@ -91,7 +95,7 @@ def train(
         # generator, so that it does not depend on how many numbers the model draws.
         torch.manual_seed(settings.seed)
         random.seed(settings.seed)
-        run = _Run(task, settings, state, watchers)
+        run = _Run(task, settings, state, watchers, init or read_init(settings))
         run.begin()
         return run.trained(progress)
 
@@ -105,6 +109,7 @@ class _Run:
         settings: TrainSettings,
         file: StateFile | None,
         watchers: Sequence[Watcher],
+        init: Init | None,
     ) -> None:
         cpu, dtype = torch.device("cpu"), torch.get_default_dtype()
         self.task, self.settings, self.file = task, settings, file
@@ -118,12 +123,17 @@ class _Run:
             raise SharpError(
                 f"{task.name}: the model has no parameters to train", "see model() in the task"
             )
+        self.init = init
+        if init is not None:
+            init.give_weights(self.model)
         self.network = Network(self.model, task, device=cpu, dtype=dtype)
         self.untrained, self.theta = self._objective()
         self.pace = Pace(settings, self.rows.count)
         self.order = Order(self.rows.count, settings.seed, settings.fixed_batch)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.stepper = Stepper(settings, parameters, self.pace)
+        if init is not None:
+            init.give_memory(self.stepper.optimizer, settings, self.model)
         self.recorder = Recorder()
         self.watchers = watchers
         self.steps, self.first_loss = 0, math.nan
@@ -136,6 +146,7 @@ class _Run:
         found = None
         if self.file is not None:
             about = description(self.task, asdict(self.settings), self.rows.digest())
+            about |= {} if self.init is None else self.init.about
             found = self.file.begin(about)
         if found is None:
             self._check()

@@ -211,6 +211,9 @@ class TrainSettings:
     accumulate: int = 1
     ema: float | None = None
     save_every: int | Literal["log"] | None = None
+    save_optimizer: bool = False
+    init: str | None = None
+    init_optimizer: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what the optimizer cannot use; raises `UsageError` naming the setting."""
@@ -257,6 +260,11 @@ class TrainSettings:
             if not holds:
                 raise UsageError(f"{setting(name, getattr(self, name))}: is out of range", range_)
         self._refuse_unused()
+        if self.init_optimizer and self.init is None:
+            raise UsageError(
+                f"{setting('init_optimizer', True)}: there is no checkpoint to take it from",
+                f"name the checkpoint that training starts from: {setting('init')}",
+            )
         if self.batch_schedule is not None:
             parse_schedule(self.batch_schedule)
 

@@ -205,7 +205,13 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
     return said
 
 
-_NAMES = {"data": "the data's digest", "fingerprint": "the task's fingerprint", "torch": "PyTorch"}
+_NAMES = {
+    "data": "the data's digest",
+    "fingerprint": "the task's fingerprint",
+    "init": "the digest of the initial weights",
+    "init_optimizer": "the digest of the optimizer's initial state",
+    "torch": "PyTorch",
+}
 
 
 def _short(value: Any) -> str:

@@ -152,6 +152,21 @@ Examples:
     "ones, those after every N steps, or after 1, 2, 4, 8, … (log), and the last ones.",
 )
 @click.option(
+    "--save-optimizer",
+    is_flag=True,
+    help="Save the optimizer's state as well, in FILE.optimizer, for --init-optimizer.",
+)
+@click.option(
+    "--init",
+    metavar="CKPT",
+    help="Start from a checkpoint's weights. Batches and schedules begin anew.",
+)
+@click.option(
+    "--init-optimizer",
+    is_flag=True,
+    help="Take up the optimizer's state beside CKPT, with the rate and the options given here.",
+)
+@click.option(
     "--seed",
     type=SEED,
     metavar="N",
