@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -22,11 +21,23 @@ from sharpcli.objective.objective import Objective
 from sharpcli.objective.passes import check_pass, some_rows
 from sharpcli.objective.reading import read_rows
 from sharpcli.runtime.progress import Progress, silent
-from sharpcli.runtime.randomness import global_random_state_kept
+from sharpcli.runtime.randomness import (
+    global_random_state_kept,
+    random_state,
+    restore_random_state,
+    seed_all,
+)
 from sharpcli.tasks import Task
 from sharpcli.training.curves import Recorder
 from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.order import Order, Pace
+from sharpcli.training.precision import (
+    autocast,
+    device_of,
+    dtype_of,
+    model_of_device,
+    repeatable,
+)
 from sharpcli.training.state import StateFile, description, optimizer_state, restore_optimizer
 from sharpcli.training.stepper import Stepper
 from sharpcli.training.warm_start import Init, read_init
@@ -70,7 +81,7 @@ def train(
     watchers: Sequence[Watcher] = (),
     init: Init | None = None,
 ) -> Trained:
-    """Train the task's model from its initial weights, on the CPU, in torch's default dtype.
+    """Train the task's model from its initial weights, or from those of a checkpoint.
 
     The same settings and seed give the same tensors on one machine. The global random state does
     not change. `SharpError` names the step at which the loss is not finite, and says why a loss
@@ -90,12 +101,12 @@ def train(
     Cost: a gradient of the batch a step, and the loss on all data at the end (with `until_loss`
     after each epoch).
     """
-    with global_random_state_kept():
+    device = device_of(settings)
+    with global_random_state_kept(), repeatable(device):
         # Weights, dropout and batches follow the seed. The order of the batches has its own
         # generator, so that it does not depend on how many numbers the model draws.
-        torch.manual_seed(settings.seed)
-        random.seed(settings.seed)
-        run = _Run(task, settings, state, watchers, init or read_init(settings))
+        seed_all(settings.seed)
+        run = _Run(task, settings, device, state, watchers, init or read_init(settings))
         run.begin()
         return run.trained(progress)
 
@@ -107,18 +118,20 @@ class _Run:
         self,
         task: Task,
         settings: TrainSettings,
+        device: torch.device,
         file: StateFile | None,
         watchers: Sequence[Watcher],
         init: Init | None,
     ) -> None:
-        cpu, dtype = torch.device("cpu"), torch.get_default_dtype()
+        dtype = dtype_of(settings)
+        self.device, self.autocast = device, autocast(settings, device)
         self.task, self.settings, self.file = task, settings, file
         data = task.data("train")
         rows = read_rows(data, name=f"train data of {task.name}", collate=task.collate)
-        self.rows = rows.to(cpu, dtype).with_fixed_batch(settings.fixed_batch)
+        self.rows = rows.to(device, dtype).with_fixed_batch(settings.fixed_batch)
         model = task.model()
         give_shapes(model, task, self.rows)
-        self.model: nn.Module = model.to(cpu, dtype)
+        self.model: nn.Module = model.to(device, dtype)
         if not any(p.requires_grad for p in self.model.parameters()):
             raise SharpError(
                 f"{task.name}: the model has no parameters to train", "see model() in the task"
@@ -126,7 +139,7 @@ class _Run:
         self.init = init
         if init is not None:
             init.give_weights(self.model)
-        self.network = Network(self.model, task, device=cpu, dtype=dtype)
+        self.network = Network(self.model, task, device=device, dtype=dtype)
         self.untrained, self.theta = self._objective()
         self.pace = Pace(settings, self.rows.count)
         self.order = Order(self.rows.count, settings.seed, settings.fixed_batch)
@@ -147,7 +160,8 @@ class _Run:
         if self.file is not None:
             about = description(self.task, asdict(self.settings), self.rows.digest())
             about |= {} if self.init is None else self.init.about
-            found = self.file.begin(about)
+            about["device"] = model_of_device(self.device)
+            found = self.file.begin(about, self.device)
         if found is None:
             self._check()
         else:
@@ -243,8 +257,7 @@ class _Run:
             "order": self.order.state(),
             "recorder": self.recorder.state(),
             "watchers": {each.name: each.state() for each in self.watchers},
-            "torch": torch.get_rng_state(),
-            "python": random.getstate(),
+            "random": random_state(self.device),
         }
 
     def _restore(self, found: dict[str, Any]) -> None:
@@ -256,15 +269,15 @@ class _Run:
         self.recorder.restore(found["recorder"])
         for each in self.watchers:
             each.restore(found["watchers"][each.name])
-        torch.set_rng_state(found["torch"])
-        random.setstate(found["python"])
+        restore_random_state(found["random"], self.device)
 
     def _gradient(self, chosen: Tensor) -> Tensor:
         """The mean loss of a batch, with its gradient in the parameters."""
         if self.settings.accumulate > 1:
             return self._gradient_in_parts(chosen)
         batch = self.rows.batch_of(chosen)
-        loss = self.untrained.mean_loss_of(self.model, batch, len(chosen))
+        with self.autocast:
+            loss = self.untrained.mean_loss_of(self.model, batch, len(chosen))
         self._check_loss(loss)
         self.stepper.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -276,7 +289,8 @@ class _Run:
         sums = weights = torch.zeros(())
         for part in torch.chunk(chosen, self.settings.accumulate):
             batch = self.rows.batch_of(part)
-            total, weight = self.untrained.sums_of(self.model, batch, len(part))
+            with self.autocast:
+                total, weight = self.untrained.sums_of(self.model, batch, len(part))
             total.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             sums, weights = sums + total.detach(), weights + weight
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]

@@ -214,6 +214,8 @@ class TrainSettings:
     save_optimizer: bool = False
     init: str | None = None
     init_optimizer: bool = False
+    device: str = "cpu"
+    dtype: Literal["float32", "float64", "bfloat16"] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what the optimizer cannot use; raises `UsageError` naming the setting."""
@@ -246,6 +248,10 @@ class TrainSettings:
                 self.save_every in (None, "log")
                 or (isinstance(self.save_every, int) and self.save_every >= 1),
                 "give a number of steps, or log: after 1, 2, 4, 8, … steps",
+            ),
+            "dtype": (
+                self.dtype in (None, "float32", "float64", "bfloat16"),
+                "the arithmetic is float32, float64 or bfloat16",
             ),
             "seed": (self.seed in SEEDS, SEEDS_HINT),
             "until_loss": (
@@ -327,6 +333,7 @@ class TrainSettings:
             "clip_norm": self.clip_norm,
             "accumulate": None if self.accumulate == 1 else self.accumulate,
             "ema": self.ema,
+            "dtype": None if self.dtype == "float32" else self.dtype,
         }
         return {name: value for name, value in given.items() if value is not None}
 

@@ -17,6 +17,7 @@ from sharpcli.checkpoint.safetensors_file import read_safetensors
 from sharpcli.errors import SharpError, setting
 from sharpcli.runtime import files
 from sharpcli.training.optimizers import TrainSettings
+from sharpcli.training.precision import device_of
 from sharpcli.training.state import decoded, encoded, optimizer_state, restore_optimizer
 from sharpcli.training.watchers import Moment
 
@@ -110,7 +111,7 @@ def read_init(settings: TrainSettings, folder: Path | None = None) -> Init | Non
     file = read_safetensors(path)
     try:
         header = json.loads(str(file.metadata[_KEY]))
-        kept, of = decoded(header[_FORMAT], file.tensors), header["checkpoint"]
+        kept, of = decoded(header[_FORMAT], file.tensors, device_of(settings)), header["checkpoint"]
     except (KeyError, ValueError, TypeError) as error:
         raise SharpError(
             f"{path}: does not hold an optimizer's state", "train the checkpoint again"

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from sharpcli.cli.options import each_once, refuse_overwriting, task_argument
-from sharpcli.cli.parameter_types import EVERY, NAME_VALUE, POSITIVE, SEED, NumberType
+from sharpcli.cli.parameter_types import DEVICE, EVERY, NAME_VALUE, POSITIVE, SEED, NumberType
 from sharpcli.documents.results import to_document
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.runtime.files import is_special, reserved
@@ -165,6 +165,22 @@ Examples:
     "--init-optimizer",
     is_flag=True,
     help="Take up the optimizer's state beside CKPT, with the rate and the options given here.",
+)
+@click.option(
+    "--device",
+    type=DEVICE,
+    metavar="NAME",
+    default=_DEFAULT.device,
+    show_default=True,
+    help="auto (the first GPU, else the CPU), cpu, cuda, cuda:1 or mps.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float64", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="The arithmetic. bfloat16: of the passes of steps (autocast); weights, optimizer and "
+    "losses that are reported stay float32.",
 )
 @click.option(
     "--seed",
