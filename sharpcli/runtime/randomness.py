@@ -71,14 +71,14 @@ def random_state(device: torch.device) -> dict[str, Any]:
     """
     import numpy as np
 
-    kind, keys, *rest = np.random.get_state()
-    numpy_state = (str(kind), torch.from_numpy(keys.astype("int64")), *rest)
+    state: Any = np.random.get_state()
+    kind, keys, *rest = state
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         "mps": torch.mps.get_rng_state() if device.type == "mps" else None,
         "python": random.getstate(),
-        "numpy": numpy_state,
+        "numpy": (kind, torch.from_numpy(keys.astype("int64")), *rest),
     }
 
 

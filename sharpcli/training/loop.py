@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sharpcli.checkpoint import Checkpoint
 from sharpcli.documents.checkpoints import TrainingCurves
-from sharpcli.errors import SharpError, setting
+from sharpcli.errors import SharpError, UsageError, setting
 from sharpcli.objective.checks import MEND_DATA, check_deterministic, check_finite
 from sharpcli.objective.coupling import check_coupling, coupling_named
 from sharpcli.objective.network import Network, give_shapes
@@ -28,6 +28,7 @@ from sharpcli.runtime.randomness import (
     seed_all,
 )
 from sharpcli.tasks import Task
+from sharpcli.training.augmentation import Augmenter
 from sharpcli.training.curves import Recorder
 from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.order import Order, Pace
@@ -141,6 +142,8 @@ class _Run:
             init.give_weights(self.model)
         self.network = Network(self.model, task, device=device, dtype=dtype)
         self.untrained, self.theta = self._objective()
+        self.of_steps = self._objective_of_steps()
+        self.augmenter = Augmenter(task, settings.seed) if settings.augment else None
         self.pace = Pace(settings, self.rows.count)
         self.order = Order(self.rows.count, settings.seed, settings.fixed_batch)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
@@ -212,6 +215,8 @@ class _Run:
     def _step(self) -> None:
         chosen = self.order.take(self.pace.batch_size(self.steps))
         noted = self.recorder.wants(self.steps)
+        if self.augmenter is not None:
+            self.augmenter.next_step()
         gradient = functools.partial(self._gradient, chosen)
         loss = self.stepper.step(self.steps, gradient, with_norm=noted)
         if noted and self.stepper.norm is not None:
@@ -258,6 +263,7 @@ class _Run:
             "recorder": self.recorder.state(),
             "watchers": {each.name: each.state() for each in self.watchers},
             "random": random_state(self.device),
+            "augmenter": None if self.augmenter is None else self.augmenter.state(),
         }
 
     def _restore(self, found: dict[str, Any]) -> None:
@@ -270,14 +276,18 @@ class _Run:
         for each in self.watchers:
             each.restore(found["watchers"][each.name])
         restore_random_state(found["random"], self.device)
+        if self.augmenter is not None:
+            self.augmenter.restore(found["augmenter"])
 
     def _gradient(self, chosen: Tensor) -> Tensor:
         """The mean loss of a batch, with its gradient in the parameters."""
+        if self.augmenter is not None:
+            self.augmenter.again()
         if self.settings.accumulate > 1:
             return self._gradient_in_parts(chosen)
-        batch = self.rows.batch_of(chosen)
+        batch = self._batch(chosen)
         with self.autocast:
-            loss = self.untrained.mean_loss_of(self.model, batch, len(chosen))
+            loss = self.of_steps.mean_loss_of(self.model, batch, len(chosen))
         self._check_loss(loss)
         self.stepper.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -288,9 +298,9 @@ class _Run:
         self.stepper.optimizer.zero_grad()
         sums = weights = torch.zeros(())
         for part in torch.chunk(chosen, self.settings.accumulate):
-            batch = self.rows.batch_of(part)
+            batch = self._batch(part)
             with self.autocast:
-                total, weight = self.untrained.sums_of(self.model, batch, len(part))
+                total, weight = self.of_steps.sums_of(self.model, batch, len(part))
             total.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             sums, weights = sums + total.detach(), weights + weight
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
@@ -298,6 +308,10 @@ class _Run:
         loss = sums / weights
         self._check_loss(loss)
         return loss
+
+    def _batch(self, chosen: Tensor) -> Any:
+        batch = self.rows.batch_of(chosen)
+        return batch if self.augmenter is None else self.augmenter.augmented(batch)
 
     def _check_loss(self, loss: Tensor) -> None:
         """Refuse the loss of a batch that is not finite."""
@@ -315,6 +329,20 @@ class _Run:
         fixed = self.network.fixed(tensors)
         objective = Objective(self.network, self.rows, fixed, batch_size=EVALUATION_BATCH)
         return objective, self.network.flatten(tensors)
+
+    def _objective_of_steps(self) -> Objective:
+        """The objective whose gradient the steps follow: with label smoothing, another one."""
+        smoothing, smoothed = self.settings.label_smoothing, self.task.smoothed_loss
+        if not smoothing:
+            return self.untrained
+        if smoothed is None:
+            raise UsageError(
+                f"{setting('label_smoothing', smoothing)}: {self.task.name} has a loss of its own, "
+                "and only the default cross-entropy can be smoothed by itself",
+                "define smoothed_loss(outputs, batch, smoothing) in the task, or leave it out",
+            )
+        network = self.network.with_loss(lambda out, batch: smoothed(out, batch, smoothing))
+        return Objective(network, self.rows, self.untrained.fixed, batch_size=EVALUATION_BATCH)
 
     def _loss(self) -> float:
         """The mean loss over all training data, in eval mode."""

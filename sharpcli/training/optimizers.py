@@ -214,6 +214,8 @@ class TrainSettings:
     save_optimizer: bool = False
     init: str | None = None
     init_optimizer: bool = False
+    label_smoothing: float = 0.0
+    augment: bool = False
     device: str = "cpu"
     dtype: Literal["float32", "float64", "bfloat16"] | None = None
 
@@ -248,6 +250,10 @@ class TrainSettings:
                 self.save_every in (None, "log")
                 or (isinstance(self.save_every, int) and self.save_every >= 1),
                 "give a number of steps, or log: after 1, 2, 4, 8, … steps",
+            ),
+            "label_smoothing": (
+                0 <= self.label_smoothing < 1,
+                "the share of all other classes is at least 0 and below 1",
             ),
             "dtype": (
                 self.dtype in (None, "float32", "float64", "bfloat16"),
@@ -333,6 +339,8 @@ class TrainSettings:
             "clip_norm": self.clip_norm,
             "accumulate": None if self.accumulate == 1 else self.accumulate,
             "ema": self.ema,
+            "label_smoothing": self.label_smoothing or None,
+            "augment": self.augment or None,
             "dtype": None if self.dtype == "float32" else self.dtype,
         }
         return {name: value for name, value in given.items() if value is not None}

@@ -145,6 +145,21 @@ Examples:
     help="Save an average of the weights instead: after a step, D of it and 1 - D of the weights.",
 )
 @click.option(
+    "--label-smoothing",
+    type=NumberType(0, 1),
+    metavar="X",
+    default=_DEFAULT.label_smoothing,
+    show_default=True,
+    help="In steps, give a share X of each target to all classes alike. Losses that are reported "
+    "are without it.",
+)
+@click.option(
+    "--augment",
+    is_flag=True,
+    help="In steps, change the batches at random as the task says; digits and mnist shift images "
+    "by a pixel.",
+)
+@click.option(
     "--save-every",
     type=EVERY,
     metavar="N|log",
