@@ -18,7 +18,7 @@ from sharpcli.runs.saved_path import SavedPath, saved_steps
 from sharpcli.runs.training_files import TrainingFiles
 from sharpcli.runtime import interruption
 from sharpcli.runtime.files import save
-from sharpcli.runtime.progress import UNSAID, Notes, Progress, silent
+from sharpcli.runtime.progress import UNSAID, Latest, Notes, Progress, silent
 from sharpcli.tasks import Task
 from sharpcli.tasks.arguments import as_text
 from sharpcli.training.loop import Trained, train
@@ -40,6 +40,7 @@ def train_and_save(
     own_folder: bool = False,
     inits: Path | None = None,
     notes: Notes = UNSAID,
+    latest: Latest | None = None,
 ) -> Trained:
     """Train, and write the tensors to `output` with all settings as metadata.
 
@@ -60,7 +61,7 @@ def train_and_save(
         notes.note(f"{files.path}: holds checkpoints of an earlier training, not of this one")
     keeper = OptimizerKeeper(settings)
     watchers += [keeper] if settings.save_optimizer else []
-    trained = train(task, settings, progress, state, watchers, init)
+    trained = train(task, settings, progress, state, watchers, init, latest)
     with interruption.deferred():  # the training may have taken hours
         saved = save_checkpoint(output, trained.tensors, metadata(task, settings, trained, init))
         if settings.save_optimizer:

@@ -20,7 +20,7 @@ from sharpcli.objective.network import Network, give_shapes
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.passes import check_pass, some_rows
 from sharpcli.objective.reading import read_rows
-from sharpcli.runtime.progress import Progress, silent
+from sharpcli.runtime.progress import Latest, Progress, silent
 from sharpcli.runtime.randomness import (
     global_random_state_kept,
     random_state,
@@ -81,6 +81,7 @@ def train(
     state: StateFile | None = None,
     watchers: Sequence[Watcher] = (),
     init: Init | None = None,
+    latest: Latest | None = None,
 ) -> Trained:
     """Train the task's model from its initial weights, or from those of a checkpoint.
 
@@ -98,6 +99,7 @@ def train(
         watchers: look at it between its steps.
         init: what it starts from, in place of reading `settings.init`. The order of the batches and
             the schedules begin anew.
+        latest: gets the loss and the rate of the last step, for whoever shows them.
 
     Cost: a gradient of the batch a step, and the loss on all data at the end (with `until_loss`
     after each epoch).
@@ -108,6 +110,8 @@ def train(
         # generator, so that it does not depend on how many numbers the model draws.
         seed_all(settings.seed)
         run = _Run(task, settings, device, state, watchers, init or read_init(settings))
+        if latest is not None:
+            latest.text = run.latest
         run.begin()
         return run.trained(progress)
 
@@ -152,7 +156,7 @@ class _Run:
             init.give_memory(self.stepper.optimizer, settings, self.model)
         self.recorder = Recorder()
         self.watchers = watchers
-        self.steps, self.first_loss = 0, math.nan
+        self.steps, self.first_loss, self.batch_loss = 0, math.nan, math.nan
 
     def begin(self) -> None:
         """Go on from the state that an earlier training left, or check all before the first step.
@@ -315,7 +319,7 @@ class _Run:
 
     def _check_loss(self, loss: Tensor) -> None:
         """Refuse the loss of a batch that is not finite."""
-        value = loss.item()
+        self.batch_loss = value = loss.item()
         if not math.isfinite(value):
             raise self._not_finite(value, self.steps + 1)
 
@@ -348,6 +352,13 @@ class _Run:
         """The mean loss over all training data, in eval mode."""
         objective, theta = self._objective()
         return objective.loss(theta)
+
+    def latest(self) -> str:
+        """The loss of the last step's batch, and its rate."""
+        rate = self.stepper.rate
+        if not self.steps:
+            return ""
+        return f"loss {self.batch_loss:.3g}" + ("" if rate is None else f" · lr {rate:.3g}")
 
     def _how_far(self, loss: float | None) -> tuple[int, int]:
         """How much is done, of how much: epochs or steps, or percent where a loss is the end.

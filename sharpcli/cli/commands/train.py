@@ -14,6 +14,7 @@ from sharpcli.cli.parameter_types import DEVICE, EVERY, NAME_VALUE, POSITIVE, SE
 from sharpcli.documents.results import to_document
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.runtime.files import is_special, reserved
+from sharpcli.runtime.progress import Latest
 from sharpcli.runtime.text import visible
 from sharpcli.settings import OutputSettings
 from sharpcli.training.optimizers import HYPERPARAMETERS, OPTIMIZERS, TrainSettings
@@ -261,9 +262,13 @@ def train(
     with reserved(output), progress_bars(quiet=quiet) as begin:
         loaded = load_task(task, task_options)
         started = time.perf_counter()
-        training = begin(f"training {loaded.name}")
+        latest = Latest()
+        training = begin(f"training {loaded.name}", latest)
         trained = train_and_save(
-            loaded, settings, output, training, resume=resume, notes=notes_of(shown)
+            *(loaded, settings, output, training),
+            resume=resume,
+            notes=notes_of(shown),
+            latest=latest,
         )
     seconds = time.perf_counter() - started
     if as_json:
