@@ -73,8 +73,11 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     >>> folder = tempfile.TemporaryDirectory()
     >>> path = f"{folder.name}/model.safetensors"
     >>> tensors = {"weight": torch.ones(2, 3), "bias": torch.zeros(2)}
-    >>> save_checkpoint(path, tensors, {"optimizer": "adam", "lr": 0.001, "betas": (0.9, 0.999)})
+    >>> facts = {"optimizer": "adam", "lr": 0.001, "betas": (0.9, 0.999)}
+    >>> saved = save_checkpoint(path, tensors, facts)
     >>> checkpoint = load_checkpoint(path)
+    >>> checkpoint.sha256 == saved.sha256
+    True
     >>> {name: tuple(tensor.shape) for name, tensor in sorted(checkpoint.tensors.items())}
     {'bias': (2,), 'weight': (2, 3)}
     >>> checkpoint.metadata

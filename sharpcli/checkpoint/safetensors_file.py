@@ -107,7 +107,7 @@ def read_safetensors(path: Path) -> Checkpoint:
 
 def save_checkpoint(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
-) -> None:
+) -> Checkpoint:
     """Write a safetensors file atomically.
 
     Each tensor is stored under its own name, tied ones in full, so that any reader can load the
@@ -120,14 +120,23 @@ def save_checkpoint(
         metadata: values become text (True → "true", a sequence → "0.9,0.999"; None is left out);
             `load_checkpoint` turns numbers back into numbers.
 
+    Returns:
+        The checkpoint with the digest and the metadata that `load_checkpoint` reads from the file,
+        and the tensors as given.
+
     Cost: the tensors' size in memory.
     """
     from safetensors.torch import save
 
     target = Path(path)
     facts = {str(key): _text(value) for key, value in metadata.items() if value is not None}
-    written = save(_separate(tensors), metadata={**facts, "format": "pt"})
-    files.save(target, _in_fixed_order(written))
+    written = _in_fixed_order(save(_separate(tensors), metadata={**facts, "format": "pt"}))
+    files.save(target, written)
+    digest = hashlib.sha256()
+    for piece in written:
+        digest.update(piece)
+    read, _ = _split_metadata(dict(sorted(facts.items())), tensors)
+    return Checkpoint(target, dict(tensors), read, digest.hexdigest())
 
 
 def _read_header(path: Path, file: BufferedReader, size: int) -> tuple[bytes, dict[str, Any]]:

@@ -399,7 +399,7 @@ def _texts(value: Any) -> Iterator[str]:
 # The parameters that name files to read.
 _READ = (
     *("checkpoints", "checkpoint", "results", "result"),
-    *("mark", "trajectory", "task", "task_argument"),
+    *("mark", "trajectory", "task", "task_argument", "init"),
 )
 
 

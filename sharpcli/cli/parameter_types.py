@@ -13,6 +13,7 @@ from sharpcli.settings import SEEDS
 
 __all__ = [
     "DEVICE",
+    "EVERY",
     "NAMES",
     "NAME_VALUE",
     "POSITIVE",
@@ -76,6 +77,22 @@ class DeviceType(ParameterType):
             near = did_you_mean(str(value), ["auto", "cpu", "cuda", "cuda:0", "mps"])
             self.fail(f"'{value}' is not a device: {near}", param, ctx)
         return str(value)
+
+
+class EveryType(ParameterType):
+    """A number of steps, or `log`."""
+
+    name = "n|log"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str:
+        """The number as an integer; fails on anything else and below one."""
+        if value == "log":
+            return "log"
+        if not re.fullmatch(r"[1-9]\d{0,17}", str(value)):
+            self.fail(f"'{value}' is neither a number of steps nor log", param, ctx)
+        return int(value)
 
 
 class SizeType(ParameterType):
@@ -159,6 +176,7 @@ class NumberType(_Ranged):
 
 NAME_VALUE: Final = NameValueType()
 NAMES: Final = NamesType()
+EVERY: Final = EveryType()
 DEVICE: Final = DeviceType()
 POSITIVE: Final = WholeType(1)
 SIZE: Final = SizeType()

@@ -7,11 +7,19 @@ import sys
 import time
 from collections.abc import Iterator
 
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bars
+from rich.text import Text
 
 from sharpcli.render import error_console, say
-from sharpcli.runtime.progress import Begin, Notes, Progress
+from sharpcli.runtime.progress import BeginBar, Latest, Notes, Progress
 from sharpcli.runtime.text import visible
 from sharpcli.settings import OutputSettings
 
@@ -21,9 +29,22 @@ __all__ = ["notes_of", "progress_bars"]
 _PATIENCE = 2.0
 
 
+class _LatestColumn(ProgressColumn):
+    """The latest numbers of a bar's work."""
+
+    max_refresh = 0.25  # seconds: faster than anyone reads
+
+    def render(self, task: Task) -> Text:
+        """The text, empty where the work gives none."""
+        latest: Latest | None = task.fields["latest"]
+        return Text("" if latest is None else visible(latest.text()), no_wrap=True)
+
+
 @contextlib.contextmanager
-def progress_bars(*, quiet: bool = False) -> Iterator[Begin]:
+def progress_bars(*, quiet: bool = False) -> Iterator[BeginBar]:
     """Yield `begin(description)`, which opens a bar and closes the previous one.
+
+    With `begin(description, latest)` the bar also shows the latest numbers of the work.
 
     Bars appear only on a terminal and only after two seconds in total. Meanwhile, output that the
     task's code prints goes to stderr, because standard output is for the result.
@@ -34,6 +55,7 @@ def progress_bars(*, quiet: bool = False) -> Iterator[Begin]:
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
+        _LatestColumn(),
         console=console,
         transient=True,
         disable=quiet or not console.is_terminal,
@@ -41,10 +63,10 @@ def progress_bars(*, quiet: bool = False) -> Iterator[Begin]:
     started = time.monotonic()
     shown = False
 
-    def begin(description: str) -> Progress:
+    def begin(description: str, latest: Latest | None = None) -> Progress:
         for task in bars.tasks:
             bars.remove_task(task.id)
-        row = bars.add_task(visible(description), total=None)
+        row = bars.add_task(visible(description), total=None, latest=latest)
 
         def progress(done: int, total: int | None) -> None:
             nonlocal shown

@@ -67,9 +67,11 @@ def path_labels(paths: Sequence[Sequence[str]]) -> list[str]:
 def differing_metadata(metadata: Sequence[Mapping[str, Any]]) -> list[str]:
     """The keys whose values are not the same in every row, in order of first appearance.
 
-    A training loss in the metadata is left out, because the table shows the measured one.
+    A training loss in the metadata is left out, because the table shows the measured one, and so is
+    the digest of the weights that a training started from, because `init` names them.
     """
-    return [key for key in _keys(metadata) if key != "train_loss" and not _same(metadata, key)]
+    keys = (key for key in _keys(metadata) if key not in ("train_loss", "init_sha256"))
+    return [key for key in keys if not _same(metadata, key)]
 
 
 def common_metadata(metadata: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

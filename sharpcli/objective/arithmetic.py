@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sharpcli.objective.eager import eager
 
-__all__ = ["exact_arithmetic"]
+__all__ = ["exact_arithmetic", "without_tf32"]
 
 # Whether the process is in exact arithmetic; the switches also belong to the process.
 _exact = False
@@ -43,6 +43,19 @@ def exact_arithmetic(*, tf32: bool = False) -> Iterator[None]:
     finally:
         _exact = False
         torch.backends.mha.set_fastpath_enabled(fastpath)
+        for where, name, before, _ in switches:
+            setattr(where, name, before)
+
+
+@contextlib.contextmanager
+def without_tf32() -> Iterator[None]:
+    """A block in which a GPU's float32 products have all their digits, whatever is set outside."""
+    switches = _tf32_switches(False)
+    for where, name, _, wanted in switches:
+        setattr(where, name, wanted)
+    try:
+        yield
+    finally:
         for where, name, before, _ in switches:
             setattr(where, name, before)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import pickle
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -122,6 +123,12 @@ class Network:
         """The network in another floating-point precision. The skeleton is shared."""
         part = copy.copy(self)
         part.dtype = part.compute = kind
+        return part
+
+    def with_loss(self, loss: Callable[[Any, Batch], Any]) -> Network:
+        """The network with another loss. The skeleton is shared."""
+        part = copy.copy(self)
+        part.task = dataclasses.replace(self.task, loss=loss)
         return part
 
     def with_channels_last(self) -> Network:

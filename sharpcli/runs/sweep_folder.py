@@ -145,7 +145,7 @@ class SweepFolder:
 
     def keep_trained(self, run: SweepRun, trained: Trained, seconds: float) -> None:
         """Write what came of a training beside its checkpoint."""
-        saved = load_checkpoint(self.checkpoint(run))
+        saved = trained.saved or load_checkpoint(self.checkpoint(run))
         self._write(
             run,
             {

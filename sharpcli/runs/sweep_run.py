@@ -65,7 +65,14 @@ def train_run(folder: SweepFolder, run: SweepRun, tasks: Tasks, progress: Progre
             started = time.perf_counter()
             task = tasks.of(run)
             with settings_written_by(as_key), _one_thread():
-                trained = train_and_save(task, run.settings, target, progress)
+                trained = train_and_save(
+                    task,
+                    run.settings,
+                    target,
+                    progress,
+                    own_folder=True,
+                    inits=folder.sweep.path.parent,
+                )
             folder.keep_trained(run, trained, time.perf_counter() - started)
     except InUseError:
         return

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,18 @@ from sharpcli.documents.checkpoints import TrainedResult
 from sharpcli.documents.environment import environment
 from sharpcli.documents.results import MeasuredCheckpoint, Report, Scalar, dumps, to_document
 from sharpcli.errors import counted
+from sharpcli.runs.saved_path import SavedPath, saved_steps
+from sharpcli.runs.training_files import TrainingFiles
 from sharpcli.runtime import interruption
 from sharpcli.runtime.files import save
-from sharpcli.runtime.progress import Progress, silent
+from sharpcli.runtime.progress import UNSAID, Latest, Notes, Progress, silent
 from sharpcli.tasks import Task
 from sharpcli.tasks.arguments import as_text
 from sharpcli.training.loop import Trained, train
 from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.state import StateFile
+from sharpcli.training.warm_start import Init, OptimizerKeeper, read_init
+from sharpcli.training.watchers import Watcher
 
 __all__ = ["notes", "report", "summary", "train_and_save"]
 
@@ -32,23 +37,45 @@ def train_and_save(
     progress: Progress = silent,
     *,
     resume: bool = True,
+    own_folder: bool = False,
+    inits: Path | None = None,
+    notes: Notes = UNSAID,
+    latest: Latest | None = None,
 ) -> Trained:
     """Train, and write the tensors to `output` with all settings as metadata.
 
-    The curves go to `OUTPUT.curves.json`. While it trains, `OUTPUT.state` holds the training's
-    state; where one is there, the training goes on from it, unless `resume` is False.
+    The curves go to `OUTPUT.curves.json`, and with `save_every` the weights along the way to
+    `OUTPUT.path/`. In a folder of the training's own these are `curves.json` and `path/`. While it
+    trains, `OUTPUT.state` holds the training's state; where one is there, the training goes on from
+    it, unless `resume` is False. With `save_optimizer`, `OUTPUT.optimizer` gets the optimizer's
+    state. A relative path of `init` begins in the folder `inits`.
     """
+    init = read_init(settings, inits)
+    files = TrainingFiles.in_folder(output) if own_folder else TrainingFiles.beside(output)
     state = StateFile(output, resume=resume)
-    trained = train(task, settings, progress, state)
+    watchers: list[Watcher] = []
+    if settings.save_every is not None:
+        facts = functools.partial(metadata, task, settings, init=init)
+        watchers.append(SavedPath(files.path, settings.save_every, facts, notes.note))
+    elif saved_steps(files.path):
+        notes.note(f"{files.path}: holds checkpoints of an earlier training, not of this one")
+    keeper = OptimizerKeeper(settings)
+    watchers += [keeper] if settings.save_optimizer else []
+    trained = train(task, settings, progress, state, watchers, init, latest)
     with interruption.deferred():  # the training may have taken hours
-        save_checkpoint(output, trained.tensors, metadata(task, settings, trained))
+        saved = save_checkpoint(output, trained.tensors, metadata(task, settings, trained, init))
+        if settings.save_optimizer:
+            keeper.write(saved)
+        trained = replace(trained, saved=saved)
         curves = to_document(report(task, settings, output, trained))
-        save(output.with_name(f"{output.name}.curves.json"), dumps(curves) + "\n")
+        save(files.curves, dumps(curves) + "\n")
         state.remove()
     return trained
 
 
-def metadata(task: Task, settings: TrainSettings, trained: Trained) -> Mapping[str, Any]:
+def metadata(
+    task: Task, settings: TrainSettings, trained: Trained, init: Init | None = None
+) -> Mapping[str, Any]:
     """A checkpoint's metadata: the settings and the outcome of the training."""
     return {
         "optimizer": settings.optimizer,
@@ -57,6 +84,9 @@ def metadata(task: Task, settings: TrainSettings, trained: Trained) -> Mapping[s
         "fixed_batch": settings.fixed_batch,
         **settings.kind.metadata(settings),
         **settings.extras,
+        "init": settings.init,
+        "init_sha256": None if init is None else init.checkpoint.sha256,
+        "init_optimizer": settings.init_optimizer or None,
         "epochs": trained.epochs,
         "steps": trained.steps,
         "seed": settings.seed,
@@ -75,7 +105,7 @@ def report(
     seconds: float | None = None,
 ) -> Report:
     """A report of kind "train", with the metadata of the checkpoint at `output`."""
-    saved = load_checkpoint(output)
+    saved = trained.saved or load_checkpoint(output)
     result = TrainedResult(
         checkpoint=MeasuredCheckpoint(str(output), saved.sha256, saved.metadata),
         epochs=trained.epochs,

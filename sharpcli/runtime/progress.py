@@ -5,10 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from sharpcli.errors import counted
 
-__all__ = ["UNSAID", "Begin", "Notes", "Progress", "Say", "foretelling", "readable_time", "silent"]
+__all__ = [
+    "UNSAID",
+    "Begin",
+    "BeginBar",
+    "Latest",
+    "Notes",
+    "Progress",
+    "Say",
+    "foretelling",
+    "readable_time",
+    "silent",
+]
 
 # Seconds of work that are foretold to all, not only to those who ask for details.
 _LONG = 120
@@ -22,6 +34,23 @@ Progress = Callable[[int, int | None], None]
 
 Begin = Callable[[str], Progress]
 """Called with what begins ("a.safetensors: hessian"); returns the callback for its progress."""
+
+
+class Latest:
+    """The latest numbers of long work, such as its loss, for whoever shows its progress.
+
+    The work sets `text`, which is called only when something is shown, perhaps in another thread.
+    """
+
+    def __init__(self) -> None:
+        self.text: Callable[[], str] = str
+
+
+class BeginBar(Protocol):
+    """A `Begin` whose bar also shows `latest`."""
+
+    def __call__(self, description: str, /, latest: Latest | None = None) -> Progress:
+        """Begin."""
 
 
 Say = Callable[[str], None]

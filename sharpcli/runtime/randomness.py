@@ -7,10 +7,17 @@ import hashlib
 import random
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
-__all__ = ["global_random_state_kept", "own_generator"]
+__all__ = [
+    "global_random_state_kept",
+    "own_generator",
+    "random_state",
+    "restore_random_state",
+    "seed_all",
+]
 
 
 def own_generator(purpose: str, seed: int) -> torch.Generator:
@@ -42,3 +49,48 @@ def global_random_state_kept() -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda)
         if numpy:
             numpy.random.set_state(numpy_state)
+
+
+def seed_all(seed: int) -> None:
+    """Seed the global random states of torch (all devices), Python and NumPy."""
+    import numpy as np  # its random module is not loaded with torch
+
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """The global random states of torch, `device`, Python and NumPy, as tensors and plain values.
+
+    >>> before = random_state(torch.device("cpu"))
+    >>> drawn = torch.rand(1), random.random()
+    >>> restore_random_state(before, torch.device("cpu"))
+    >>> drawn == (torch.rand(1), random.random())
+    True
+    """
+    import numpy as np
+
+    state: Any = np.random.get_state()
+    kind, keys, *rest = state
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "mps": torch.mps.get_rng_state() if device.type == "mps" else None,
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(keys.astype("int64")), *rest),
+    }
+
+
+def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Go on where `random_state` was taken."""
+    import numpy as np
+
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"], device)
+    if state["mps"] is not None:
+        torch.mps.set_rng_state(state["mps"])
+    random.setstate(state["python"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype("uint32"), *rest))

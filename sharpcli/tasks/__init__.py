@@ -1,8 +1,8 @@
 """Tasks: the model, the data and the loss that a checkpoint is measured with.
 
 A task is a Python file (`task.py`), an importable object (`package.module:name`) or a built-in
-task (`digits`). It defines `model` and `data`, and may define `predict`, `loss`, `metrics` and
-`collate`:
+task (`digits`). It defines `model` and `data`, and may define `predict`, `loss`, `metrics`,
+`collate`, and two that only training uses:
 
     def model(): ...                 # -> nn.Module, built without weights
     def data(split): ...             # "train" | "test" -> map-style Dataset or tuple of tensors;
@@ -11,6 +11,8 @@ task (`digits`). It defines `model` and `data`, and may define `predict`, `loss`
     def loss(outputs, batch): ...    # -> one loss per example, or (sum, weight) per example
     def metrics(outputs, batch): ... # -> {"accuracy": per-example values, or (sum, weight)}
     def collate(rows): ...           # -> batch
+    def smoothed_loss(outputs, batch, smoothing): ...  # -> as loss, with label smoothing
+    def augment(batch, generator): ...                 # -> a new batch, at random
 
 Each of them may take further keyword arguments: the task's options.
 """
@@ -30,7 +32,7 @@ from sharpcli.errors import SharpError, did_you_mean, setting
 from sharpcli.tasks import builtin
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Generator, Tensor, nn
 
     from sharpcli.tasks.arguments import Option
 
@@ -58,6 +60,8 @@ class Task:
     loss: Callable[[Any, Batch], Tensor | tuple[Tensor, Tensor]]
     metrics: Callable[[Any, Batch], Mapping[str, Any]] | None = None
     collate: Callable[[list[Any]], Batch] | None = None
+    smoothed_loss: Callable[[Any, Batch, float], Tensor | tuple[Tensor, Tensor]] | None = None
+    augment: Callable[[Batch, Generator], Batch] | None = None
 
 
 @dataclass(frozen=True)

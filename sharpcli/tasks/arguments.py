@@ -16,7 +16,16 @@ from sharpcli.errors import UsageError, did_you_mean, setting
 __all__ = ["POSITIONAL", "Option", "as_text", "bind_options", "declared_options"]
 
 # A task's functions, and the number of positional arguments that sharp passes to each.
-POSITIONAL = {"model": 0, "data": 1, "predict": 2, "loss": 2, "metrics": 2, "collate": 1}
+POSITIONAL = {
+    "model": 0,
+    "data": 1,
+    "predict": 2,
+    "loss": 2,
+    "metrics": 2,
+    "collate": 1,
+    "smoothed_loss": 3,
+    "augment": 2,
+}
 
 _LONGEST = 80  # characters of an option that a message repeats
 _TRUE = {"true", "yes", "on", "1"}

@@ -31,19 +31,21 @@ def build_task(source: Source, given: Mapping[str, str]) -> Task:
                 "a task needs model() and data(split); `sharp init` writes one to start from",
             )
     for name, function in functions.items():
-        if not callable(function) and not (name in ("metrics", "collate") and function is None):
+        if not callable(function) and not (name in _MAY_BE_NONE and function is None):
             raise SharpError(
                 f"{source.where}: `{name}` is not a function but {_described(function)}",
                 f"write `def {name}(…): …`" + (" returning it" if name == "model" else ""),
             )
     bound, resolved = bind_options(functions, given, source.where)
+    smoothed = {} if "loss" in functions else {"smoothed_loss": defaults.smoothed_for(source.where)}
     own = {
+        **smoothed,
         "predict": defaults.predict,
         "loss": defaults.loss_for(source.where),
         "metrics": defaults.metrics,
         **functions,
     }
-    predict, loss, metrics, collate = (
+    predict, loss, metrics, collate, smoothed_loss, augment = (
         _guarded(
             source,
             call,
@@ -63,6 +65,8 @@ def build_task(source: Source, given: Mapping[str, str]) -> Task:
         loss=loss,
         metrics=None if metrics is None else _named(source, metrics),
         collate=collate,
+        smoothed_loss=smoothed_loss,
+        augment=augment,
     )
 
 
@@ -71,7 +75,10 @@ _CALLS = {
     "loss": "loss(outputs, batch)",
     "metrics": "metrics(outputs, batch)",
     "collate": "collate(rows)",
+    "smoothed_loss": "smoothed_loss(outputs, batch, smoothing)",
+    "augment": "augment(batch, generator)",
 }
+_MAY_BE_NONE = ("metrics", "collate", "smoothed_loss", "augment")
 # Hints for failures in the defaults of functions that the task does not define.
 _OF_DEFAULTS = {
     "predict": "the task defines no predict(model, batch), so the model is called as model(inputs) "

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from sharpcli.errors import SharpError, counted
 
-__all__ = ["IGNORED", "loss_for", "metrics", "predict"]
+__all__ = ["IGNORED", "loss_for", "metrics", "predict", "smoothed_for"]
 
 IGNORED = -100  # the target with which PyTorch and Hugging Face mark ignored tokens
 
@@ -37,6 +37,15 @@ def loss_for(where: str) -> Callable[[Any, Any], Values]:
 
     loss.exponential_family = True  # type: ignore[attr-defined]  # the logits are natural parameters
     return loss
+
+
+def smoothed_for(where: str) -> Callable[[Any, Any, float], Values]:
+    """The default loss with label smoothing s: 1 − s of it, and s of the mean over all classes."""
+
+    def smoothed_loss(outputs: Any, batch: Any, smoothing: float) -> Values:
+        return _cross_entropy(where, outputs, batch, smoothing)
+
+    return smoothed_loss
 
 
 def metrics(outputs: Any, batch: Any) -> dict[str, Values]:
@@ -61,7 +70,7 @@ def metrics(outputs: Any, batch: Any) -> dict[str, Values]:
 _FEW_CLASSES = 32
 
 
-def _cross_entropy(where: str, outputs: Any, batch: Any) -> Values:
+def _cross_entropy(where: str, outputs: Any, batch: Any, smoothing: float = 0.0) -> Values:
     """Cross-entropy in nats: each example's sum and weight, both (N,), in float64.
 
     Targets (N,) with outputs (N, C) have weight 1. Token targets (N, T) with outputs (N, T, V) give
@@ -92,7 +101,9 @@ def _cross_entropy(where: str, outputs: Any, batch: Any) -> Values:
         scores, targets = scores.T.contiguous().unsqueeze(0), targets.unsqueeze(0)
     elif kind == "tokens":
         scores = scores.transpose(1, 2)
-    losses = functional.cross_entropy(scores, targets, reduction="none", ignore_index=IGNORED)
+    losses = functional.cross_entropy(
+        scores, targets, reduction="none", ignore_index=IGNORED, label_smoothing=smoothing
+    )
     if first:
         losses, targets = losses.squeeze(0), targets.squeeze(0)
     weights = (targets != IGNORED).to(losses.dtype)

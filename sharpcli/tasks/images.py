@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Literal
 from sharpcli.errors import SharpError, setting
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Generator, Tensor, nn
 
-__all__ = ["CLASSES", "Activation", "Kind", "classifier", "part"]
+__all__ = ["CLASSES", "Activation", "Kind", "augment", "classifier", "part"]
 
 CLASSES = 10
 TEST_EVERY = 5
@@ -59,6 +59,20 @@ def classifier(
         "resnet": lambda: resnet(1, CLASSES, width, depth, activation, batch_norm),
     }
     return networks[model]()
+
+
+def augment(batch: tuple[Tensor, Tensor], generator: Generator) -> tuple[Tensor, Tensor]:
+    """Each image shifted by −1, 0 or 1 pixels, up or down and to the side; black moves in."""
+    import torch
+
+    images, classes = batch
+    count, _, height, width = images.shape
+    up, left = torch.randint(0, 3, (2, count, 1, 1), generator=generator).to(images.device)
+    rows = up + torch.arange(height, device=images.device)[:, None]
+    columns = left + torch.arange(width, device=images.device)
+    framed = torch.nn.functional.pad(images, (1, 1, 1, 1))[:, 0]
+    which = torch.arange(count, device=images.device)[:, None, None]
+    return framed[which, rows, columns][:, None], classes
 
 
 def part(images: Tensor, classes: Tensor, split: str) -> tuple[Tensor, Tensor]:

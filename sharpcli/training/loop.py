@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,22 +11,37 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sharpcli.checkpoint import Checkpoint
 from sharpcli.documents.checkpoints import TrainingCurves
-from sharpcli.errors import SharpError, setting
+from sharpcli.errors import SharpError, UsageError, setting
 from sharpcli.objective.checks import MEND_DATA, check_deterministic, check_finite
 from sharpcli.objective.coupling import check_coupling, coupling_named
 from sharpcli.objective.network import Network, give_shapes
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.passes import check_pass, some_rows
 from sharpcli.objective.reading import read_rows
-from sharpcli.runtime.progress import Progress, silent
-from sharpcli.runtime.randomness import global_random_state_kept
+from sharpcli.runtime.progress import Latest, Progress, silent
+from sharpcli.runtime.randomness import (
+    global_random_state_kept,
+    random_state,
+    restore_random_state,
+    seed_all,
+)
 from sharpcli.tasks import Task
+from sharpcli.training.augmentation import Augmenter
 from sharpcli.training.curves import Recorder
 from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.order import Order, Pace
+from sharpcli.training.precision import (
+    autocast,
+    device_of,
+    dtype_of,
+    model_of_device,
+    repeatable,
+)
 from sharpcli.training.state import StateFile, description, optimizer_state, restore_optimizer
 from sharpcli.training.stepper import Stepper
+from sharpcli.training.warm_start import Init, read_init
 from sharpcli.training.watchers import Moment, Watcher
 
 __all__ = ["DivergedError", "Trained", "train"]
@@ -46,7 +60,8 @@ class Trained:
 
     `train_loss` is the mean loss over all training data in eval mode, without weight decay.
     `epochs` are those that were begun. `reached` says whether the loss is at most `until_loss`
-    (True where none was asked for). `problem` is why no state could be kept on the way.
+    (True where none was asked for). `problem` is why no state could be kept on the way. `saved` is
+    the checkpoint that holds it, once it is written.
     """
 
     tensors: dict[str, Tensor]
@@ -56,6 +71,7 @@ class Trained:
     reached: bool
     curves: TrainingCurves | None = None
     problem: str | None = None
+    saved: Checkpoint | None = None
 
 
 def train(
@@ -64,8 +80,10 @@ def train(
     progress: Progress = silent,
     state: StateFile | None = None,
     watchers: Sequence[Watcher] = (),
+    init: Init | None = None,
+    latest: Latest | None = None,
 ) -> Trained:
-    """Train the task's model from its initial weights, on the CPU, in torch's default dtype.
+    """Train the task's model from its initial weights, or from those of a checkpoint.
 
     The same settings and seed give the same tensors on one machine. The global random state does
     not change. `SharpError` names the step at which the loss is not finite, and says why a loss
@@ -79,16 +97,21 @@ def train(
         state: where the training keeps its state every few seconds. A training whose state is
             there goes on from it, and gives the same tensors as one that was never interrupted.
         watchers: look at it between its steps.
+        init: what it starts from, in place of reading `settings.init`. The order of the batches and
+            the schedules begin anew.
+        latest: gets the loss and the rate of the last step, for whoever shows them.
 
     Cost: a gradient of the batch a step, and the loss on all data at the end (with `until_loss`
     after each epoch).
     """
-    with global_random_state_kept():
+    device = device_of(settings)
+    with global_random_state_kept(), repeatable(device):
         # Weights, dropout and batches follow the seed. The order of the batches has its own
         # generator, so that it does not depend on how many numbers the model draws.
-        torch.manual_seed(settings.seed)
-        random.seed(settings.seed)
-        run = _Run(task, settings, state, watchers)
+        seed_all(settings.seed)
+        run = _Run(task, settings, device, state, watchers, init or read_init(settings))
+        if latest is not None:
+            latest.text = run.latest
         run.begin()
         return run.trained(progress)
 
@@ -100,30 +123,40 @@ class _Run:
         self,
         task: Task,
         settings: TrainSettings,
+        device: torch.device,
         file: StateFile | None,
         watchers: Sequence[Watcher],
+        init: Init | None,
     ) -> None:
-        cpu, dtype = torch.device("cpu"), torch.get_default_dtype()
+        dtype = dtype_of(settings)
+        self.device, self.autocast = device, autocast(settings, device)
         self.task, self.settings, self.file = task, settings, file
         data = task.data("train")
         rows = read_rows(data, name=f"train data of {task.name}", collate=task.collate)
-        self.rows = rows.to(cpu, dtype).with_fixed_batch(settings.fixed_batch)
+        self.rows = rows.to(device, dtype).with_fixed_batch(settings.fixed_batch)
         model = task.model()
         give_shapes(model, task, self.rows)
-        self.model: nn.Module = model.to(cpu, dtype)
+        self.model: nn.Module = model.to(device, dtype)
         if not any(p.requires_grad for p in self.model.parameters()):
             raise SharpError(
                 f"{task.name}: the model has no parameters to train", "see model() in the task"
             )
-        self.network = Network(self.model, task, device=cpu, dtype=dtype)
+        self.init = init
+        if init is not None:
+            init.give_weights(self.model)
+        self.network = Network(self.model, task, device=device, dtype=dtype)
         self.untrained, self.theta = self._objective()
+        self.of_steps = self._objective_of_steps()
+        self.augmenter = Augmenter(task, settings.seed) if settings.augment else None
         self.pace = Pace(settings, self.rows.count)
         self.order = Order(self.rows.count, settings.seed, settings.fixed_batch)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.stepper = Stepper(settings, parameters, self.pace)
+        if init is not None:
+            init.give_memory(self.stepper.optimizer, settings, self.model)
         self.recorder = Recorder()
         self.watchers = watchers
-        self.steps, self.first_loss = 0, math.nan
+        self.steps, self.first_loss, self.batch_loss = 0, math.nan, math.nan
 
     def begin(self) -> None:
         """Go on from the state that an earlier training left, or check all before the first step.
@@ -133,7 +166,9 @@ class _Run:
         found = None
         if self.file is not None:
             about = description(self.task, asdict(self.settings), self.rows.digest())
-            found = self.file.begin(about)
+            about |= {} if self.init is None else self.init.about
+            about["device"] = model_of_device(self.device)
+            found = self.file.begin(about, self.device)
         if found is None:
             self._check()
         else:
@@ -184,6 +219,8 @@ class _Run:
     def _step(self) -> None:
         chosen = self.order.take(self.pace.batch_size(self.steps))
         noted = self.recorder.wants(self.steps)
+        if self.augmenter is not None:
+            self.augmenter.next_step()
         gradient = functools.partial(self._gradient, chosen)
         loss = self.stepper.step(self.steps, gradient, with_norm=noted)
         if noted and self.stepper.norm is not None:
@@ -211,6 +248,7 @@ class _Run:
                 self.network,
                 self.rows,
                 self.stepper.optimizer,
+                self._loss,
             )
             for each in wanting:
                 each.look(moment)
@@ -228,8 +266,8 @@ class _Run:
             "order": self.order.state(),
             "recorder": self.recorder.state(),
             "watchers": {each.name: each.state() for each in self.watchers},
-            "torch": torch.get_rng_state(),
-            "python": random.getstate(),
+            "random": random_state(self.device),
+            "augmenter": None if self.augmenter is None else self.augmenter.state(),
         }
 
     def _restore(self, found: dict[str, Any]) -> None:
@@ -241,15 +279,19 @@ class _Run:
         self.recorder.restore(found["recorder"])
         for each in self.watchers:
             each.restore(found["watchers"][each.name])
-        torch.set_rng_state(found["torch"])
-        random.setstate(found["python"])
+        restore_random_state(found["random"], self.device)
+        if self.augmenter is not None:
+            self.augmenter.restore(found["augmenter"])
 
     def _gradient(self, chosen: Tensor) -> Tensor:
         """The mean loss of a batch, with its gradient in the parameters."""
+        if self.augmenter is not None:
+            self.augmenter.again()
         if self.settings.accumulate > 1:
             return self._gradient_in_parts(chosen)
-        batch = self.rows.batch_of(chosen)
-        loss = self.untrained.mean_loss_of(self.model, batch, len(chosen))
+        batch = self._batch(chosen)
+        with self.autocast:
+            loss = self.of_steps.mean_loss_of(self.model, batch, len(chosen))
         self._check_loss(loss)
         self.stepper.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -260,8 +302,9 @@ class _Run:
         self.stepper.optimizer.zero_grad()
         sums = weights = torch.zeros(())
         for part in torch.chunk(chosen, self.settings.accumulate):
-            batch = self.rows.batch_of(part)
-            total, weight = self.untrained.sums_of(self.model, batch, len(part))
+            batch = self._batch(part)
+            with self.autocast:
+                total, weight = self.of_steps.sums_of(self.model, batch, len(part))
             total.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             sums, weights = sums + total.detach(), weights + weight
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
@@ -270,9 +313,13 @@ class _Run:
         self._check_loss(loss)
         return loss
 
+    def _batch(self, chosen: Tensor) -> Any:
+        batch = self.rows.batch_of(chosen)
+        return batch if self.augmenter is None else self.augmenter.augmented(batch)
+
     def _check_loss(self, loss: Tensor) -> None:
         """Refuse the loss of a batch that is not finite."""
-        value = loss.item()
+        self.batch_loss = value = loss.item()
         if not math.isfinite(value):
             raise self._not_finite(value, self.steps + 1)
 
@@ -287,10 +334,31 @@ class _Run:
         objective = Objective(self.network, self.rows, fixed, batch_size=EVALUATION_BATCH)
         return objective, self.network.flatten(tensors)
 
+    def _objective_of_steps(self) -> Objective:
+        """The objective whose gradient the steps follow: with label smoothing, another one."""
+        smoothing, smoothed = self.settings.label_smoothing, self.task.smoothed_loss
+        if not smoothing:
+            return self.untrained
+        if smoothed is None:
+            raise UsageError(
+                f"{setting('label_smoothing', smoothing)}: {self.task.name} has a loss of its own, "
+                "and only the default cross-entropy can be smoothed by itself",
+                "define smoothed_loss(outputs, batch, smoothing) in the task, or leave it out",
+            )
+        network = self.network.with_loss(lambda out, batch: smoothed(out, batch, smoothing))
+        return Objective(network, self.rows, self.untrained.fixed, batch_size=EVALUATION_BATCH)
+
     def _loss(self) -> float:
         """The mean loss over all training data, in eval mode."""
         objective, theta = self._objective()
         return objective.loss(theta)
+
+    def latest(self) -> str:
+        """The loss of the last step's batch, and its rate."""
+        rate = self.stepper.rate
+        if not self.steps:
+            return ""
+        return f"loss {self.batch_loss:.3g}" + ("" if rate is None else f" · lr {rate:.3g}")
 
     def _how_far(self, loss: float | None) -> tuple[int, int]:
         """How much is done, of how much: epochs or steps, or percent where a loss is the end.

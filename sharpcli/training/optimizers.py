@@ -13,7 +13,7 @@ import math
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sharpcli.errors import UsageError, setting
 from sharpcli.settings import SEEDS, SEEDS_HINT
@@ -210,6 +210,14 @@ class TrainSettings:
     clip_norm: float | None = None
     accumulate: int = 1
     ema: float | None = None
+    save_every: int | Literal["log"] | None = None
+    save_optimizer: bool = False
+    init: str | None = None
+    init_optimizer: bool = False
+    label_smoothing: float = 0.0
+    augment: bool = False
+    device: str = "cpu"
+    dtype: Literal["float32", "float64", "bfloat16"] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what the optimizer cannot use; raises `UsageError` naming the setting."""
@@ -238,6 +246,19 @@ class TrainSettings:
                 self.batch_schedule is None or self.fixed_batch is None,
                 f"{setting('fixed_batch')} is the batch size of every step",
             ),
+            "save_every": (
+                self.save_every in (None, "log")
+                or (isinstance(self.save_every, int) and self.save_every >= 1),
+                "give a number of steps, or log: after 1, 2, 4, 8, … steps",
+            ),
+            "label_smoothing": (
+                0 <= self.label_smoothing < 1,
+                "the share of all other classes is at least 0 and below 1",
+            ),
+            "dtype": (
+                self.dtype in (None, "float32", "float64", "bfloat16"),
+                "the arithmetic is float32, float64 or bfloat16",
+            ),
             "seed": (self.seed in SEEDS, SEEDS_HINT),
             "until_loss": (
                 self.until_loss is None or self.until_loss > 0,
@@ -251,6 +272,11 @@ class TrainSettings:
             if not holds:
                 raise UsageError(f"{setting(name, getattr(self, name))}: is out of range", range_)
         self._refuse_unused()
+        if self.init_optimizer and self.init is None:
+            raise UsageError(
+                f"{setting('init_optimizer', True)}: there is no checkpoint to take it from",
+                f"name the checkpoint that training starts from: {setting('init')}",
+            )
         if self.batch_schedule is not None:
             parse_schedule(self.batch_schedule)
 
@@ -313,6 +339,9 @@ class TrainSettings:
             "clip_norm": self.clip_norm,
             "accumulate": None if self.accumulate == 1 else self.accumulate,
             "ema": self.ema,
+            "label_smoothing": self.label_smoothing or None,
+            "augment": self.augment or None,
+            "dtype": None if self.dtype == "float32" else self.dtype,
         }
         return {name: value for name, value in given.items() if value is not None}
 

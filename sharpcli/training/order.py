@@ -17,8 +17,8 @@ __all__ = ["Order", "Pace"]
 class Order:
     """A new order of all examples in each epoch, from a random generator of its own.
 
-    It does not depend on how many random numbers the model draws. With a fixed batch, examples
-    that fill none are left out of the epoch.
+    It does not depend on how many random numbers the model draws. A batch of all examples has them
+    in the order of the data. With a fixed batch, examples that fill none are left out of the epoch.
     """
 
     def __init__(self, count: int, seed: int, fixed_batch: int | None = None) -> None:
@@ -30,6 +30,7 @@ class Order:
         self.epoch, self._position = 0, self._kept
         self._before = self._generator.get_state()
         self._shuffled = torch.zeros(0, dtype=torch.int64)
+        self._all = torch.arange(count)
 
     def take(self, size: int) -> Tensor:
         """The next examples, at most `size` and no more than the epoch has left."""
@@ -37,6 +38,9 @@ class Order:
             self._before = self._generator.get_state()
             self._shuffle()
             self.epoch, self._position = self.epoch + 1, 0
+        if size >= self._count:  # its mean has no order, and so no rounding that follows the seed
+            self._position = self._kept
+            return self._all
         chosen = self._shuffled[self._position : min(self._position + size, self._kept)]
         self._position += len(chosen)
         return chosen

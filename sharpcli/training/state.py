@@ -23,7 +23,7 @@ from sharpcli.runtime.files import write_whole
 
 __all__ = ["StateFile", "decoded", "encoded", "optimizer_state", "restore_optimizer"]
 
-_FORMAT = "sharpcli-training/1"
+_FORMAT = "sharpcli-training/2"
 SECONDS = 5.0  # between two writes, at least
 _SHARE = 50  # times what the last write took: writing takes at most 2 % of the time
 _SHOWN = 3  # differences that a message names
@@ -43,8 +43,10 @@ class StateFile:
         self._next = time.monotonic() + SECONDS
         self.problem: str | None = None
 
-    def begin(self, run: Mapping[str, Any]) -> Any:
+    def begin(self, run: Mapping[str, Any], device: torch.device | None = None) -> Any:
         """The state to go on from, None where there is none; `run` describes this training.
+
+        Tensors that were not on the CPU come back on `device`.
 
         Raises:
             SharpError: for a file of another training (naming what differs), and for one that
@@ -60,7 +62,7 @@ class StateFile:
             found = header["run"]
             differences = _differences(found, self._run)
             if not differences:
-                return decoded(header["state"], file.tensors)
+                return decoded(header["state"], file.tensors, device)
         except (KeyError, ValueError, TypeError) as error:
             raise SharpError(f"{self.path}: does not hold a training's state", again) from error
         shown = differences[:_SHOWN]
@@ -108,7 +110,7 @@ def encoded(node: Any, tensors: dict[str, Tensor]) -> Any:
         name, plain = str(len(tensors)), node.detach().cpu()
         order = sorted(range(plain.ndim), key=plain.stride().__getitem__, reverse=True)
         tensors[name] = plain.permute(order).contiguous().clone()
-        return {"tensor": [name, order]}
+        return {"tensor": [name, order, *(() if node.device.type == "cpu" else ("device",))]}
     if isinstance(node, tuple):
         return {"tuple": [encoded(each, tensors) for each in node]}
     if isinstance(node, Mapping):
@@ -120,19 +122,20 @@ def encoded(node: Any, tensors: dict[str, Tensor]) -> Any:
     raise TypeError(f"{type(node).__name__} is no plain value")
 
 
-def decoded(node: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """What `encoded` was given."""
+def decoded(node: Any, tensors: Mapping[str, Tensor], device: torch.device | None = None) -> Any:
+    """What `encoded` was given; tensors that were not on the CPU go to `device`."""
     if isinstance(node, list):
-        return [decoded(each, tensors) for each in node]
+        return [decoded(each, tensors, device) for each in node]
     if not isinstance(node, dict):
         return node
     ((kind, value),) = node.items()
     if kind == "tensor":
-        name, order = value
-        return tensors[name].permute([order.index(axis) for axis in range(len(order))])
+        name, order, *elsewhere = value
+        tensor = tensors[name].permute([order.index(axis) for axis in range(len(order))])
+        return tensor.to(device) if elsewhere and device is not None else tensor
     if kind == "tuple":
-        return tuple(decoded(each, tensors) for each in value)
-    return {decoded(k, tensors): decoded(v, tensors) for k, v in value}
+        return tuple(decoded(each, tensors, device) for each in value)
+    return {decoded(k, tensors, device): decoded(v, tensors, device) for k, v in value}
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> Any:
@@ -205,7 +208,13 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
     return said
 
 
-_NAMES = {"data": "the data's digest", "fingerprint": "the task's fingerprint", "torch": "PyTorch"}
+_NAMES = {
+    "data": "the data's digest",
+    "fingerprint": "the task's fingerprint",
+    "init": "the digest of the initial weights",
+    "init_optimizer": "the digest of the optimizer's initial state",
+    "torch": "PyTorch",
+}
 
 
 def _short(value: Any) -> str:
@@ -213,8 +222,12 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:12]}…"
 
 
-def description(task: Any, settings: Any, digest: str) -> dict[str, Any]:
-    """What makes two trainings the same one: all that their weights depend on."""
+def description(task: Any, settings: Mapping[str, Any], digest: str) -> dict[str, Any]:
+    """What makes two trainings the same one: all that their weights depend on.
+
+    The device is added as this machine has it, because `auto` is not the same everywhere.
+    """
+    settings = {name: value for name, value in settings.items() if name != "device"}
     return {
         "task": task.name,
         "options": task.options,

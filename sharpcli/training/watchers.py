@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ class Moment:
 
     `model` may be read, and set to eval mode. `steps` are those that were taken, `epochs` those
     that were begun. `epoch_ended` says whether the last one is complete, `ended` whether no step
-    follows. `rows` are the training data.
+    follows. `rows` are the training data, and `loss` computes the mean loss over all of them.
     """
 
     steps: int
@@ -31,6 +31,7 @@ class Moment:
     network: Network
     rows: Rows
     optimizer: Any
+    loss: Callable[[], float]
 
     def tensors(self) -> Mapping[str, Tensor]:
         """A copy of the model's tensors on the CPU."""

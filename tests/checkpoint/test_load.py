@@ -371,3 +371,14 @@ def test_first_not_finite():
             assert first_not_finite({**finite, "b": broken, "c": broken}) == "b"
     narrow = torch.tensor([1.0, float("nan")]).to(torch.float8_e4m3fn)
     assert first_not_finite({"a": narrow}) == "a"
+
+
+def test_saving_gives_what_reading_would(tmp_path):
+    path = tmp_path / "a.safetensors"
+    tensors = {"weight": torch.randn(3, 2), "bias": torch.zeros(3)}
+    facts = {"z": 1, "optimizer": "adam", "betas": (0.9, 0.99), "on": True, "lr": None, "x": "bias"}
+    saved = save_checkpoint(path, tensors, facts)
+    read = load_checkpoint(path)
+    assert (saved.sha256, saved.path) == (read.sha256, read.path)
+    assert list(saved.metadata.items()) == list(read.metadata.items())
+    assert saved.tensors == tensors

@@ -1,9 +1,13 @@
 """What is said while work goes on: how long it takes, and to whom it concerns."""
 
-import pytest
+import io
 
+import pytest
+from rich.console import Console
+
+from sharpcli.cli import progress_bars
 from sharpcli.runtime import progress
-from sharpcli.runtime.progress import Notes, foretelling, readable_time, silent
+from sharpcli.runtime.progress import Latest, Notes, foretelling, readable_time, silent
 
 
 @pytest.mark.parametrize(
@@ -67,3 +71,20 @@ def test_it_is_foretold_again_where_each_product_takes_longer_than_the_last(monk
     foretold = float(details[1].split()[1])
     at = next(done for done in times if done >= 1000 / 8)
     assert times[1000] - times[at] == pytest.approx(foretold, rel=0.1)
+
+
+def test_a_bar_shows_the_latest_numbers_of_its_work(monkeypatch):
+    monkeypatch.setattr(progress_bars, "_PATIENCE", -1.0)
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    monkeypatch.setattr(progress_bars, "error_console", lambda: console)
+    latest = Latest()
+    with progress_bars.progress_bars() as begin:
+        latest.text = lambda: "loss 0.12 · lr 0.05"
+        begin("training digits", latest)(1234, 5000)
+    shown = console.file.getvalue()
+    assert "training digits" in shown
+    assert "1234/5000" in shown
+    assert "loss 0.12 · lr 0.05" in shown
+    with progress_bars.progress_bars() as begin:
+        begin("a.safetensors: hessian")(3, 5)
+    assert "a.safetensors: hessian" in console.file.getvalue()

@@ -24,9 +24,9 @@ def trained(monkeypatch):
     names = []
     train = module.train_and_save
 
-    def recorded(task, settings, output, progress):
+    def recorded(task, settings, output, progress, **more):
         names.append(output.parent.name)
-        return train(task, settings, output, progress)
+        return train(task, settings, output, progress, **more)
 
     monkeypatch.setattr(module, "train_and_save", recorded)
     return names
@@ -168,10 +168,10 @@ def test_what_is_finished_is_kept_where_ctrl_c_ends_it(tmp_path, out, monkeypatc
     file = write(tmp_path)
     train = module.train_and_save
 
-    def interrupted(task, settings, output, progress):
+    def interrupted(task, settings, output, progress, **more):
         if output.parent.name == NAMES[2]:
             raise KeyboardInterrupt
-        return train(task, settings, output, progress)
+        return train(task, settings, output, progress, **more)
 
     monkeypatch.setattr(module, "train_and_save", interrupted)
     document = sweep(file, out)

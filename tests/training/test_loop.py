@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from sharpcli.errors import SharpError, UsageError
+from sharpcli.runtime.progress import Latest
 from sharpcli.tasks import Task, defaults
 from sharpcli.training import OPTIMIZERS, TrainSettings
 from sharpcli.training.loop import train
@@ -243,3 +244,14 @@ def test_a_loss_of_declared_batches_is_trained():
     inputs, _ = numbers()
     losses = [in_batch_negatives(network(part), None) for part in inputs.split(8)]
     assert trained.train_loss == pytest.approx(float(torch.cat(losses).detach().mean()), rel=1e-6)
+
+
+def test_the_latest_loss_and_rate_are_given_when_asked_for():
+    latest, said = Latest(), []
+    assert latest.text() == ""
+    settings = TrainSettings(batch_size=8, steps=40, schedule="POLY(k0=0.1,k1=0,l=40,p=1)")
+    show = lambda step, _: said.append((step, latest.text()))  # noqa: E731
+    curves = train(task(), settings, show, latest=latest).curves
+    assert [step for step, _ in said] == [4, 8, 12, 16, 20, 24, 28, 32, 36, 40]
+    for step, text in said:
+        assert text == f"loss {curves.loss[step - 1]:.3g} · lr {curves.lr[step - 1]:.3g}"

