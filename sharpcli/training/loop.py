@@ -24,6 +24,7 @@ from sharpcli.runtime.progress import Progress, silent
 from sharpcli.runtime.randomness import global_random_state_kept
 from sharpcli.tasks import Task
 from sharpcli.training.curves import Recorder
+from sharpcli.training.losses import Losses
 from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.order import Order, Pace
 from sharpcli.training.state import StateFile, description, optimizer_state, restore_optimizer
@@ -122,6 +123,7 @@ class _Run:
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.stepper = Stepper(settings, parameters, self.pace)
         self.recorder = Recorder()
+        self.losses = Losses(self._not_finite)
         self.watchers = watchers
         self.steps, self.first_loss = 0, math.nan
 
@@ -162,6 +164,7 @@ class _Run:
             self._step()
             ended = self.steps == settings.steps or (order.ended and order.epoch == settings.epochs)
             if (order.ended and settings.until_loss is not None) or ended:
+                self.losses.read()
                 with self.stepper.at_evaluated_weights():
                     loss = self._finite(self._loss())
                 self.model.train()
@@ -183,12 +186,12 @@ class _Run:
 
     def _step(self) -> None:
         chosen = self.order.take(self.pace.batch_size(self.steps))
-        noted = self.recorder.wants(self.steps)
         gradient = functools.partial(self._gradient, chosen)
-        loss = self.stepper.step(self.steps, gradient, with_norm=noted)
-        if noted and self.stepper.norm is not None:
+        with_norm = self.recorder.wants_norm(self.steps)
+        loss = self.stepper.step(self.steps, gradient, with_norm=with_norm)
+        if self.recorder.wants(self.steps):
             rate, norm = self.stepper.rate, self.stepper.norm
-            self.recorder.add(self.steps, loss.item(), rate, len(chosen), norm)
+            self.recorder.add(self.steps, loss, rate, len(chosen), norm)
         self.steps += 1
 
     def _watch(self, *, ended: bool) -> None:
@@ -201,6 +204,7 @@ class _Run:
         ]
         if not wanting:
             return
+        self.losses.read()
         with global_random_state_kept(), self.stepper.at_evaluated_weights():
             moment = Moment(
                 self.steps,
@@ -218,6 +222,7 @@ class _Run:
 
     def _state(self) -> dict[str, Any]:
         """All that the steps to come depend on."""
+        self.losses.read()
         averages = self.stepper.averages
         return {
             "steps": self.steps,
@@ -250,14 +255,14 @@ class _Run:
             return self._gradient_in_parts(chosen)
         batch = self.rows.batch_of(chosen)
         loss = self.untrained.mean_loss_of(self.model, batch, len(chosen))
-        self._check_loss(loss)
-        self.stepper.optimizer.zero_grad()
+        self.losses.add(self.steps + 1, loss)
+        self.stepper.clear_gradients()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return loss
 
     def _gradient_in_parts(self, chosen: Tensor) -> Tensor:
         """The same, by a part of the batch after the other."""
-        self.stepper.optimizer.zero_grad()
+        self.stepper.clear_gradients()
         sums = weights = torch.zeros(())
         for part in torch.chunk(chosen, self.settings.accumulate):
             batch = self.rows.batch_of(part)
@@ -267,14 +272,8 @@ class _Run:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         torch._foreach_div_(gradients, weights)
         loss = sums / weights
-        self._check_loss(loss)
+        self.losses.add(self.steps + 1, loss)
         return loss
-
-    def _check_loss(self, loss: Tensor) -> None:
-        """Refuse the loss of a batch that is not finite."""
-        value = loss.item()
-        if not math.isfinite(value):
-            raise self._not_finite(value, self.steps + 1)
 
     def _finite(self, loss: float) -> float:
         if not math.isfinite(loss):

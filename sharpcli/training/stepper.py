@@ -18,7 +18,7 @@ __all__ = ["Stepper"]
 class Stepper:
     """Takes the steps of a training over `parameters`.
 
-    `norm` is the gradient's norm at the last step for which it was asked, before clipping.
+    `norm` is the gradient's norm at the last step, before clipping; None where it was not needed.
     """
 
     def __init__(self, settings: TrainSettings, parameters: Sequence[Tensor], pace: Pace) -> None:
@@ -43,6 +43,7 @@ class Stepper:
                 group["lr"] = rate * share
         loss = gradient()
         clip = self._settings.clip_norm
+        self.norm = None
         if with_norm or clip is not None:
             gradients = [each.grad for each in self._parameters if each.grad is not None]
             self.norm = torch.nn.utils.get_total_norm(gradients)
@@ -53,6 +54,11 @@ class Stepper:
             with torch.no_grad():
                 torch._foreach_lerp_(self.averages, self._parameters, 1 - self._settings.ema)
         return loss
+
+    def clear_gradients(self) -> None:
+        """Drop the gradients, as `Optimizer.zero_grad` does with more ceremony."""
+        for each in self._parameters:
+            each.grad = None
 
     @property
     def rate(self) -> float | None:
