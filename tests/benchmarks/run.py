@@ -37,6 +37,7 @@ import spectra_attack
 import startup
 import sweeps
 import torch
+import training
 import unwritable
 from problem import Setting
 from report import write
@@ -71,6 +72,7 @@ _BENCHMARKS = (
     forged,
     documents,
     schedules,
+    training,
 )
 
 
