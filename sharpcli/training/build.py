@@ -10,8 +10,15 @@ import torch
 from torch import Tensor
 
 from sharpcli.errors import SharpError, setting
+from sharpcli.training.catalogue import IMPLEMENTATION
 
-__all__ = ["Muon", "at_evaluated_weights", "build_optimizer", "take_step"]
+__all__ = ["Muon", "at_evaluated_weights", "build_optimizer", "take_step", "tensors_together"]
+
+# Up to so many weights torch's optimizers take each operation on all tensors at once, as they do on
+# a GPU. The numbers are the same, bit for bit; of 5,000 to 140,000 weights a step of SGD took 0.65
+# to 0.85 of its time on one core, one of AdamW 0.6 to 0.75. For large networks it would need a
+# copy of the weights.
+_TOGETHER = 2_000_000
 
 # They need the gradient at other parameters before a step (two passes), or evaluate it themselves.
 _PERTURBING = ("SAM", "LookSAM", "FriendlySAM", "BSAM")
@@ -66,6 +73,21 @@ class Muon(torch.optim.Optimizer):
 def _by_shape(parameters: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     matrices = [each for each in parameters if each.ndim == 2]
     return matrices, [each for each in parameters if each.ndim != 2]
+
+
+def tensors_together(optimizer: torch.optim.Optimizer) -> None:
+    """Let a step handle all tensors together where torch can and would not by itself."""
+    groups = optimizer.param_groups
+    if sum(each.numel() for group in groups for each in group["params"]) > _TOGETHER:
+        return
+    for group in groups:
+        chosen = any(group.get(name) for name in IMPLEMENTATION)
+        if not chosen and group.get("foreach", False) is None and _is_of_torch(optimizer):
+            group["foreach"] = True
+
+
+def _is_of_torch(optimizer: torch.optim.Optimizer) -> bool:
+    return isinstance(optimizer, Muon) or type(optimizer).__module__.startswith("torch.optim")
 
 
 def take_step(

@@ -15,9 +15,9 @@ from sharpcli.documents.checkpoints import TrainingCurves
 __all__ = ["MOST", "Recorder"]
 
 MOST = 2000  # steps that are kept: more than a print tells apart
-# A norm is a twentieth of a small network's step. So each of the first steps has one, and then
-# every eighth step.
-_FIRST_NORMS, _NORM_EVERY = 64, 8
+# A norm takes a twentieth of a small network's step. So each of the first steps has one, and then
+# every 16th step.
+_FIRST_NORMS, _NORM_EVERY = 64, 16
 
 
 @dataclass(frozen=True)

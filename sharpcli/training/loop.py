@@ -119,7 +119,7 @@ class _Run:
         self.network = Network(self.model, task, device=cpu, dtype=dtype)
         self.untrained, self.theta = self._objective()
         self.pace = Pace(settings, self.rows.count)
-        self.order = Order(self.rows.count, settings.seed, settings.fixed_batch)
+        self.order = Order(self.rows.count, settings.seed, settings.fixed_batch, cpu)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.stepper = Stepper(settings, parameters, self.pace)
         self.recorder = Recorder()

@@ -10,6 +10,7 @@ from torch import nn
 
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.training import TrainSettings, catalogue
+from sharpcli.training.build import tensors_together
 from sharpcli.training.loop import train
 
 STEPS = 100
@@ -164,3 +165,29 @@ def test_an_option_that_an_optimizer_needs():
     pytest.importorskip("pytorch_optimizer")
     with pytest.raises(UsageError, match=r"BSAM: .*num_data"):
         train(plain.task(), TrainSettings("bsam"))
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "RMSprop", "Muon"])
+def test_tensors_that_a_step_takes_together_get_the_same_numbers(name):
+    def weights(*, together):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+        settings = TrainSettings(name, lr=0.01)
+        optimizer = settings.kind.build(model.parameters(), settings)
+        if together:
+            tensors_together(optimizer)
+            assert any(group.get("foreach") for group in optimizer.param_groups)
+        for _ in range(4):
+            optimizer.zero_grad()
+            model(torch.randn(30, 4)).square().mean().backward()
+            optimizer.step()
+        return [*model.parameters()]
+
+    assert all(map(torch.equal, weights(together=True), weights(together=False)))
+
+
+def test_an_implementation_that_was_chosen_stays():
+    settings = TrainSettings("adam", optimizer_options={"foreach": False})
+    optimizer = settings.kind.build([torch.zeros(2, requires_grad=True)], settings)
+    tensors_together(optimizer)
+    assert optimizer.param_groups[0]["foreach"] is False
