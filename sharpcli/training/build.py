@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,8 +12,16 @@ from torch import Tensor
 
 from sharpcli.errors import SharpError, setting
 from sharpcli.training.catalogue import IMPLEMENTATION
+from sharpcli.training.sam import SAM
 
-__all__ = ["Muon", "at_evaluated_weights", "build_optimizer", "take_step", "tensors_together"]
+__all__ = [
+    "Muon",
+    "at_evaluated_weights",
+    "build_optimizer",
+    "repeats",
+    "take_step",
+    "tensors_together",
+]
 
 # Up to so many weights torch's optimizers take each operation on all tensors at once, as they do on
 # a GPU. The numbers are the same, bit for bit; of 5,000 to 140,000 weights a step of SGD took 0.65
@@ -21,7 +30,7 @@ __all__ = ["Muon", "at_evaluated_weights", "build_optimizer", "take_step", "tens
 _TOGETHER = 2_000_000
 
 # They need the gradient at other parameters before a step (two passes), or evaluate it themselves.
-_PERTURBING = ("SAM", "LookSAM", "FriendlySAM", "BSAM")
+_PERTURBING = ("SAM", "ASAM", "LookSAM", "FriendlySAM", "BSAM")
 _EVALUATING = ("LBFGS", "AliG")
 # Those of pytorch-optimizer that take matrices by one rule and all other parameters by AdamW.
 _GROUPED = ("AdaGO", "AdaMuon", "Muon", "MuonClip", "NorMuon")
@@ -37,6 +46,9 @@ def build_optimizer(
 
     Muon is for matrices: the other parameters are AdamW's, at the same rate and weight decay.
     """
+    if base is not None and issubclass(kind, SAM):  # type: ignore[arg-type]  # it is a class
+        built = functools.partial(_built, base)
+        return kind(parameters, **{**values, "base_optimizer": built})
     if base is not None:
         return kind(parameters, **{**values, "base_optimizer": base})
     if kind is torch.optim.Muon:
@@ -46,6 +58,12 @@ def build_optimizer(
         groups = ({"params": matrices, "use_muon": True}, {"params": others, "use_muon": False})
         return kind([group for group in groups if group["params"]], **values)
     return kind(parameters, **values)
+
+
+def _built(
+    kind: Callable[..., torch.optim.Optimizer], parameters: Sequence[Tensor], **values: Any
+) -> torch.optim.Optimizer:
+    return build_optimizer(kind, parameters, values)
 
 
 class Muon(torch.optim.Optimizer):
@@ -87,7 +105,14 @@ def tensors_together(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _is_of_torch(optimizer: torch.optim.Optimizer) -> bool:
+    if isinstance(optimizer, SAM):
+        return _is_of_torch(optimizer.base_optimizer)
     return isinstance(optimizer, Muon) or type(optimizer).__module__.startswith("torch.optim")
+
+
+def repeats(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a step takes the gradient of its batch more than once."""
+    return type(optimizer).__name__ in _PERTURBING + _EVALUATING
 
 
 def take_step(
@@ -105,7 +130,7 @@ def take_step(
         return known.pop() if known else gradient()
 
     try:
-        if name in _PERTURBING + _EVALUATING:
+        if repeats(optimizer):
             optimizer.step(again)  # type: ignore[arg-type]  # closures may return tensors
         else:
             optimizer.step()

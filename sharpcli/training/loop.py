@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,10 +23,12 @@ from sharpcli.objective.reading import read_rows
 from sharpcli.runtime.progress import Progress, silent
 from sharpcli.runtime.randomness import global_random_state_kept
 from sharpcli.tasks import Task
+from sharpcli.training.build import repeats
 from sharpcli.training.curves import Recorder
 from sharpcli.training.losses import Losses
 from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.order import Order, Pace
+from sharpcli.training.repeated import repeatable
 from sharpcli.training.state import StateFile, description, optimizer_state, restore_optimizer
 from sharpcli.training.stepper import Stepper
 from sharpcli.training.watchers import Moment, Watcher
@@ -122,6 +124,7 @@ class _Run:
         self.order = Order(self.rows.count, settings.seed, settings.fixed_batch, cpu)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.stepper = Stepper(settings, parameters, self.pace)
+        self.repeats = repeats(self.stepper.optimizer)
         self.recorder = Recorder()
         self.losses = Losses(self._not_finite)
         self.watchers = watchers
@@ -186,7 +189,9 @@ class _Run:
 
     def _step(self) -> None:
         chosen = self.order.take(self.pace.batch_size(self.steps))
-        gradient = functools.partial(self._gradient, chosen)
+        gradient: Callable[[], Tensor] = functools.partial(self._gradient, chosen)
+        if self.repeats:
+            gradient = repeatable(gradient, self.model)
         with_norm = self.recorder.wants_norm(self.steps)
         loss = self.stepper.step(self.steps, gradient, with_norm=with_norm)
         if self.recorder.wants(self.steps):

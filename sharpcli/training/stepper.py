@@ -46,16 +46,31 @@ class Stepper:
         clip = self._settings.clip_norm
         self.norm = None
         if with_norm or clip is not None:
-            gradients = [each.grad for each in self._parameters if each.grad is not None]
-            with torch.no_grad():
-                self.norm = _total_norm(gradients)
-            if clip is not None:
-                torch.nn.utils.clip_grads_with_norm_(self._parameters, clip, self.norm)
-        take_step(self.optimizer, gradient, loss)
+            self.norm = self._norm_and_clip()
+        take_step(self.optimizer, gradient if clip is None else self._clipped(gradient), loss)
         if self.averages is not None and self._settings.ema is not None:
             with torch.no_grad():
                 torch._foreach_lerp_(self.averages, self._parameters, 1 - self._settings.ema)
         return loss
+
+    def _norm_and_clip(self) -> Tensor:
+        """The gradient's norm before it is clipped."""
+        gradients = [each.grad for each in self._parameters if each.grad is not None]
+        with torch.no_grad():
+            norm = _total_norm(gradients)
+        if self._settings.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self._parameters, self._settings.clip_norm, norm)
+        return norm
+
+    def _clipped(self, gradient: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """The gradient as it is taken again within a step, clipped as well."""
+
+        def clipped() -> Tensor:
+            loss = gradient()
+            self._norm_and_clip()
+            return loss
+
+        return clipped
 
     def clear_gradients(self) -> None:
         """Drop the gradients, as `Optimizer.zero_grad` does with more ceremony."""

@@ -110,14 +110,21 @@ def ademamix(
 
 
 def sam(
-    rates: Sequence[float], rho: float, momentum: float = 0.0, *, adaptive: bool = False
+    rates: Sequence[float],
+    rho: float,
+    momentum: float = 0.0,
+    *,
+    adaptive: bool = False,
+    eta: float = 0.0,
+    clip: float = math.inf,
 ) -> Array:
     """Foret et al.'s SAM and Kwon et al.'s ASAM, on SGD with momentum."""
     w, v = START.copy(), np.zeros(4)
     for rate in rates:
-        g, scale = gradient(w), np.abs(w) if adaptive else np.ones(4)
+        g, scale = gradient(w), np.abs(w) + eta if adaptive else np.ones(4)
         up = rho * scale**2 * g / np.linalg.norm(scale * g)
-        v = momentum * v + gradient(w + up)
+        there = gradient(w + up)
+        v = momentum * v + there * min(1.0, clip / (np.linalg.norm(there) + 1e-6))
         w = w - rate * v
     return w
 
