@@ -25,10 +25,12 @@ import gpt2
 import house
 import interrupted
 import killed
+import killed_training
 import line
 import many
 import maximum
 import memory
+import optimizers
 import processes
 import product
 import schedules
@@ -62,6 +64,7 @@ _BENCHMARKS = (
     spectra_attack,
     startup,
     killed,
+    killed_training,
     sweeps,
     interrupted,
     unwritable,
@@ -72,6 +75,7 @@ _BENCHMARKS = (
     forged,
     documents,
     schedules,
+    optimizers,
     training,
 )
 
