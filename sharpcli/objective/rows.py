@@ -97,7 +97,14 @@ class Rows:
 
     def batch_of(self, indices: Tensor) -> Batch:
         """The batch of the rows of `indices`, copied. Cheaper than `take`, which keeps places."""
-        return self._late(map_leaves(self._batch, lambda leaf: pick(leaf, indices)))
+        batch = self._batch
+        if (
+            type(batch) is tuple
+            and self._on_slice is None
+            and all(type(leaf) is Tensor and leaf.is_contiguous() for leaf in batch)
+        ):  # in half the time for a small batch: no search for leaves, no general indexing
+            return tuple([leaf.index_select(0, indices.to(leaf.device)) for leaf in batch])
+        return self._late(map_leaves(batch, lambda leaf: pick(leaf, indices)))
 
     def not_finite(self, row: int | None = None) -> str | None:
         """The first NaN or infinity in the data, in words; None if all data are finite.

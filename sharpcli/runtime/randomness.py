@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ __all__ = [
     "global_random_state_kept",
     "own_generator",
     "random_state",
+    "random_states",
     "restore_random_state",
     "seed_all",
 ]
@@ -32,23 +33,36 @@ def own_generator(purpose: str, seed: int) -> torch.Generator:
 
 @contextlib.contextmanager
 def global_random_state_kept() -> Iterator[None]:
-    """Restore the global random states of torch (all devices), Python and NumPy on exit.
+    """Restore the global random states of torch (all devices), Python and NumPy on exit."""
+    restore = random_states()
+    try:
+        yield
+    finally:
+        restore()
 
-    NumPy's legacy global state, which user code seeds, is saved only if NumPy is already loaded.
+
+def random_states() -> Callable[[], None]:
+    """Note the global random states of torch (all devices), Python and NumPy.
+
+    NumPy's legacy global state, which user code seeds, is noted only if NumPy is already loaded.
+
+    Returns:
+        A function that puts them back; it may be called more than once.
     """
     numpy = sys.modules.get("numpy")
     torch_state, python_state = torch.get_rng_state(), random.getstate()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
     numpy_state = numpy.random.get_state() if numpy else None
-    try:
-        yield
-    finally:
+
+    def restore() -> None:
         torch.set_rng_state(torch_state)
         random.setstate(python_state)
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)
         if numpy:
             numpy.random.set_state(numpy_state)
+
+    return restore
 
 
 def seed_all(seed: int) -> None:

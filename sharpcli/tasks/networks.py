@@ -149,8 +149,8 @@ class _ResidualBlock(nn.Module):
             ACTIVATIONS[activation](),
             *_convolution(after, after, 3, 1, batch_norm),
         )
-        if not batch_norm:
-            nn.init.zeros_(self.branch[-1].weight)
+        if isinstance(last := self.branch[-1], nn.Conv2d):  # it is not normalised
+            nn.init.zeros_(last.weight)
         changed = stride != 1 or before != after
         self.shortcut = nn.Sequential(
             *(_convolution(before, after, 1, stride, batch_norm) if changed else [])

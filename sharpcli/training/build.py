@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -10,11 +11,26 @@ import torch
 from torch import Tensor
 
 from sharpcli.errors import SharpError, setting
+from sharpcli.training.catalogue import IMPLEMENTATION
+from sharpcli.training.sam import SAM
 
-__all__ = ["Muon", "at_evaluated_weights", "build_optimizer", "take_step"]
+__all__ = [
+    "Muon",
+    "at_evaluated_weights",
+    "build_optimizer",
+    "repeats",
+    "take_step",
+    "tensors_together",
+]
+
+# Up to so many weights torch's optimizers take each operation on all tensors at once, as they do on
+# a GPU. The numbers are the same, bit for bit; of 5,000 to 140,000 weights a step of SGD took 0.65
+# to 0.85 of its time on one core, one of AdamW 0.6 to 0.75. For large networks it would need a
+# copy of the weights.
+_TOGETHER = 2_000_000
 
 # They need the gradient at other parameters before a step (two passes), or evaluate it themselves.
-_PERTURBING = ("SAM", "LookSAM", "FriendlySAM", "BSAM")
+_PERTURBING = ("SAM", "ASAM", "LookSAM", "FriendlySAM", "BSAM")
 _EVALUATING = ("LBFGS", "AliG")
 # Those of pytorch-optimizer that take matrices by one rule and all other parameters by AdamW.
 _GROUPED = ("AdaGO", "AdaMuon", "Muon", "MuonClip", "NorMuon")
@@ -30,6 +46,9 @@ def build_optimizer(
 
     Muon is for matrices: the other parameters are AdamW's, at the same rate and weight decay.
     """
+    if base is not None and issubclass(kind, SAM):  # type: ignore[arg-type]  # it is a class
+        built = functools.partial(_built, base)
+        return kind(parameters, **{**values, "base_optimizer": built})
     if base is not None:
         return kind(parameters, **{**values, "base_optimizer": base})
     if kind is torch.optim.Muon:
@@ -39,6 +58,12 @@ def build_optimizer(
         groups = ({"params": matrices, "use_muon": True}, {"params": others, "use_muon": False})
         return kind([group for group in groups if group["params"]], **values)
     return kind(parameters, **values)
+
+
+def _built(
+    kind: Callable[..., torch.optim.Optimizer], parameters: Sequence[Tensor], **values: Any
+) -> torch.optim.Optimizer:
+    return build_optimizer(kind, parameters, values)
 
 
 class Muon(torch.optim.Optimizer):
@@ -68,6 +93,28 @@ def _by_shape(parameters: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]
     return matrices, [each for each in parameters if each.ndim != 2]
 
 
+def tensors_together(optimizer: torch.optim.Optimizer) -> None:
+    """Let a step handle all tensors together where torch can and would not by itself."""
+    groups = optimizer.param_groups
+    if sum(each.numel() for group in groups for each in group["params"]) > _TOGETHER:
+        return
+    for group in groups:
+        chosen = any(group.get(name) for name in IMPLEMENTATION)
+        if not chosen and group.get("foreach", False) is None and _is_of_torch(optimizer):
+            group["foreach"] = True
+
+
+def _is_of_torch(optimizer: torch.optim.Optimizer) -> bool:
+    if isinstance(optimizer, SAM):
+        return _is_of_torch(optimizer.base_optimizer)
+    return isinstance(optimizer, Muon) or type(optimizer).__module__.startswith("torch.optim")
+
+
+def repeats(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a step takes the gradient of its batch more than once."""
+    return type(optimizer).__name__ in _PERTURBING + _EVALUATING
+
+
 def take_step(
     optimizer: torch.optim.Optimizer, gradient: Callable[[], Tensor], loss: Tensor
 ) -> None:
@@ -83,7 +130,7 @@ def take_step(
         return known.pop() if known else gradient()
 
     try:
-        if name in _PERTURBING + _EVALUATING:
+        if repeats(optimizer):
             optimizer.step(again)  # type: ignore[arg-type]  # closures may return tensors
         else:
             optimizer.step()

@@ -1,4 +1,4 @@
-"""Every optimizer by its name: those of torch.optim, and those of pytorch-optimizer (an extra).
+"""Every optimizer by its name: torch.optim's, sharp's SAM, and pytorch-optimizer's (an extra).
 
 An optimizer's options are the arguments of its constructor; their types are read there too. Torch
 is imported when a name is looked up, not before.
@@ -32,6 +32,7 @@ __all__ = [
 
 BASE = "base_optimizer"  # the argument of SAM and its kin that names what takes the steps
 LIBRARY = "pytorch_optimizer"
+OWN = "sharpcli.training.sam"
 INSTALL = "pip install 'sharpcli[optimizers]'"
 
 # Arguments that say how a step is computed, not which step it is.
@@ -97,10 +98,10 @@ class Argument:
 def names() -> dict[str, str]:
     """Where each optimizer is, as `module:name`, by its name in lower case.
 
-    A name that both libraries have is torch's.
+    A name that several libraries have is torch's, or sharp's own.
     """
     found: dict[str, str] = {}
-    libraries = ["torch.optim"]
+    libraries = ["torch.optim", OWN]
     if importlib.util.find_spec(LIBRARY) is not None:
         libraries.insert(0, LIBRARY)
     base = importlib.import_module("torch.optim").Optimizer
@@ -124,7 +125,7 @@ def place_of(name: str) -> str:
         near = nearest(name.lower(), names())
         known = ", ".join(each.partition(":")[2] for each in names().values())
         missing = importlib.util.find_spec(LIBRARY) is None
-        more = f"; more, such as Lion and SAM, with {INSTALL}" if missing else ""
+        more = f"; more, such as Lion and AdEMAMix, with {INSTALL}" if missing else ""
         raise UsageError(
             f"there is no optimizer '{name}'" + (f": {near}" if near else ""),
             f"there are: {known}{more}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,16 +29,13 @@ from sharpcli.runtime.randomness import (
 )
 from sharpcli.tasks import Task
 from sharpcli.training.augmentation import Augmenter
+from sharpcli.training.build import repeats
 from sharpcli.training.curves import Recorder
+from sharpcli.training.losses import Losses
 from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.order import Order, Pace
-from sharpcli.training.precision import (
-    autocast,
-    device_of,
-    dtype_of,
-    model_of_device,
-    repeatable,
-)
+from sharpcli.training.precision import autocast, device_of, dtype_of, model_of_device, repeatable
+from sharpcli.training.repeated import taken_again
 from sharpcli.training.state import StateFile, description, optimizer_state, restore_optimizer
 from sharpcli.training.stepper import Stepper
 from sharpcli.training.warm_start import Init, read_init
@@ -149,14 +146,16 @@ class _Run:
         self.of_steps = self._objective_of_steps()
         self.augmenter = Augmenter(task, settings.seed) if settings.augment else None
         self.pace = Pace(settings, self.rows.count)
-        self.order = Order(self.rows.count, settings.seed, settings.fixed_batch)
+        self.order = Order(self.rows.count, settings.seed, settings.fixed_batch, device)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.stepper = Stepper(settings, parameters, self.pace)
         if init is not None:
             init.give_memory(self.stepper.optimizer, settings, self.model)
+        self.repeats = repeats(self.stepper.optimizer)
         self.recorder = Recorder()
+        self.losses = Losses(self._not_finite)
         self.watchers = watchers
-        self.steps, self.first_loss, self.batch_loss = 0, math.nan, math.nan
+        self.steps, self.first_loss = 0, math.nan
 
     def begin(self) -> None:
         """Go on from the state that an earlier training left, or check all before the first step.
@@ -197,6 +196,7 @@ class _Run:
             self._step()
             ended = self.steps == settings.steps or (order.ended and order.epoch == settings.epochs)
             if (order.ended and settings.until_loss is not None) or ended:
+                self.losses.read()
                 with self.stepper.at_evaluated_weights():
                     loss = self._finite(self._loss())
                 self.model.train()
@@ -218,14 +218,16 @@ class _Run:
 
     def _step(self) -> None:
         chosen = self.order.take(self.pace.batch_size(self.steps))
-        noted = self.recorder.wants(self.steps)
         if self.augmenter is not None:
             self.augmenter.next_step()
-        gradient = functools.partial(self._gradient, chosen)
-        loss = self.stepper.step(self.steps, gradient, with_norm=noted)
-        if noted and self.stepper.norm is not None:
+        gradient: Callable[[], Tensor] = functools.partial(self._gradient, chosen)
+        if self.repeats:
+            gradient = taken_again(gradient, self.model)
+        with_norm = self.recorder.wants_norm(self.steps)
+        loss = self.stepper.step(self.steps, gradient, with_norm=with_norm)
+        if self.recorder.wants(self.steps):
             rate, norm = self.stepper.rate, self.stepper.norm
-            self.recorder.add(self.steps, loss.item(), rate, len(chosen), norm)
+            self.recorder.add(self.steps, loss, rate, len(chosen), norm)
         self.steps += 1
 
     def _watch(self, *, ended: bool) -> None:
@@ -238,6 +240,7 @@ class _Run:
         ]
         if not wanting:
             return
+        self.losses.read()
         with global_random_state_kept(), self.stepper.at_evaluated_weights():
             moment = Moment(
                 self.steps,
@@ -256,6 +259,7 @@ class _Run:
 
     def _state(self) -> dict[str, Any]:
         """All that the steps to come depend on."""
+        self.losses.read()
         averages = self.stepper.averages
         return {
             "steps": self.steps,
@@ -292,14 +296,14 @@ class _Run:
         batch = self._batch(chosen)
         with self.autocast:
             loss = self.of_steps.mean_loss_of(self.model, batch, len(chosen))
-        self._check_loss(loss)
-        self.stepper.optimizer.zero_grad()
+        self.losses.add(self.steps + 1, loss)
+        self.stepper.clear_gradients()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return loss
 
     def _gradient_in_parts(self, chosen: Tensor) -> Tensor:
         """The same, by a part of the batch after the other."""
-        self.stepper.optimizer.zero_grad()
+        self.stepper.clear_gradients()
         sums = weights = torch.zeros(())
         for part in torch.chunk(chosen, self.settings.accumulate):
             batch = self._batch(part)
@@ -310,18 +314,12 @@ class _Run:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         torch._foreach_div_(gradients, weights)
         loss = sums / weights
-        self._check_loss(loss)
+        self.losses.add(self.steps + 1, loss)
         return loss
 
     def _batch(self, chosen: Tensor) -> Any:
         batch = self.rows.batch_of(chosen)
         return batch if self.augmenter is None else self.augmenter.augmented(batch)
-
-    def _check_loss(self, loss: Tensor) -> None:
-        """Refuse the loss of a batch that is not finite."""
-        self.batch_loss = value = loss.item()
-        if not math.isfinite(value):
-            raise self._not_finite(value, self.steps + 1)
 
     def _finite(self, loss: float) -> float:
         if not math.isfinite(loss):
@@ -358,7 +356,7 @@ class _Run:
         rate = self.stepper.rate
         if not self.steps:
             return ""
-        return f"loss {self.batch_loss:.3g}" + ("" if rate is None else f" · lr {rate:.3g}")
+        return f"loss {float(self.losses.last):.3g}" + ("" if rate is None else f" · lr {rate:.3g}")
 
     def _how_far(self, loss: float | None) -> tuple[int, int]:
         """How much is done, of how much: epochs or steps, or percent where a loss is the end.

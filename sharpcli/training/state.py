@@ -20,6 +20,7 @@ from sharpcli import __version__
 from sharpcli.checkpoint.safetensors_file import read_safetensors
 from sharpcli.errors import SharpError, setting
 from sharpcli.runtime.files import write_whole
+from sharpcli.training.catalogue import BASE
 
 __all__ = ["StateFile", "decoded", "encoded", "optimizer_state", "restore_optimizer"]
 
@@ -148,7 +149,9 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> Any:
             {k: v for k, v in group.items() if k != "params" and _is_plain(v)} for group in groups
         ],
         "shared": {k: v for k, v in optimizer.state.items() if isinstance(k, str)},
-        "own": {k: v for k, v in vars(optimizer).items() if _is_own(k, v)},
+        "own": [
+            {k: v for k, v in vars(each).items() if _is_own(k, v)} for each in _stepping(optimizer)
+        ],
     }
 
 
@@ -163,8 +166,15 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, found: Any) -> None:
         group.update(state)
     for name, value in found["shared"].items():
         optimizer.state[name] = value
-    for name, value in found["own"].items():
-        setattr(optimizer, name, value)
+    for each, own in zip(_stepping(optimizer), found["own"], strict=True):
+        for name, value in own.items():
+            setattr(each, name, value)
+
+
+def _stepping(optimizer: torch.optim.Optimizer) -> list[Any]:
+    """The optimizer, and the one that takes its steps where it is SAM or one of its kin."""
+    base = getattr(optimizer, BASE, None)
+    return [optimizer, *([base] if isinstance(base, torch.optim.Optimizer) else [])]
 
 
 def _moved(value: Any, parameter: Tensor) -> Any:

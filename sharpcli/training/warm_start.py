@@ -61,9 +61,9 @@ class Init:
             raise SharpError(
                 f"{where}: is the state of {self.kept['name']}, not of {settings.optimizer}", hint
             )
-        own = _parameters(model)
-        if self.kept["parameters"] != own:
-            pairs = zip(self.kept["parameters"], own, strict=False)
+        here = _parameters(model)
+        if self.kept["parameters"] != here:
+            pairs = zip(self.kept["parameters"], here, strict=False)
             was, is_ = next((p for p in pairs if p[0] != p[1]), (["others"], ["others"]))
             raise SharpError(
                 f"{where}: is of other parameters: {_said(was)} there, {_said(is_)} here", hint
@@ -74,7 +74,7 @@ class Init:
             "state": state["state"],
             "shared": state["shared"],
             "groups": [_without(group, settable) for group in state["groups"]],
-            "own": _without(state["own"], settable),
+            "own": [_without(own, settable) for own in state["own"]],
         }
         restore_optimizer(optimizer, memory)
         if hasattr(optimizer, "train"):  # schedule-free ones save in evaluation

@@ -25,10 +25,12 @@ import gpt2
 import house
 import interrupted
 import killed
+import killed_training
 import line
 import many
 import maximum
 import memory
+import optimizers
 import processes
 import product
 import schedules
@@ -37,6 +39,7 @@ import spectra_attack
 import startup
 import sweeps
 import torch
+import training
 import unwritable
 from problem import Setting
 from report import write
@@ -61,6 +64,7 @@ _BENCHMARKS = (
     spectra_attack,
     startup,
     killed,
+    killed_training,
     sweeps,
     interrupted,
     unwritable,
@@ -71,6 +75,8 @@ _BENCHMARKS = (
     forged,
     documents,
     schedules,
+    optimizers,
+    training,
 )
 
 

@@ -28,6 +28,7 @@ from sharpcli.objective.checks import check_deterministic, check_finite
 from sharpcli.objective.network import Network
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.reading import read_rows
+from sharpcli.objective.rows import Rows
 from sharpcli.tasks import defaults
 
 LIMITS = {"float64": 1e-12, "float32": 1e-5}
@@ -482,3 +483,14 @@ def test_another_precision_is_tried_and_left_where_work_fails():
         raise TypeError("a model of float32")
 
     assert function.try_in(torch.float64, theta, fails) is None
+
+
+def test_a_batch_of_a_training_has_the_rows_of_its_indices():
+    images = torch.randn(6, 2, 3, 3).to(memory_format=torch.channels_last)
+    for batch in ((torch.randn(6, 2), torch.arange(6)), (images, torch.arange(6)), [images]):
+        rows = Rows(batch, 6, 6)
+        chosen = torch.tensor([4, 1, 5])
+        found, expected = rows.batch_of(chosen), rows.take(chosen).batch
+        assert type(found) is type(batch)
+        assert all(map(torch.equal, found, expected))
+        assert all(a.stride() == b.stride() for a, b in zip(found, expected, strict=True))

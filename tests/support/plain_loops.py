@@ -51,14 +51,20 @@ def sgd(
     decay: float = 0.0,
     clip: float = math.inf,
     average: float = 0.0,
+    *,
+    nesterov: bool = False,
 ) -> Array:
-    """v ← μv + g + λw, w ← w − ηv; an average a ← Da + (1 − D)w of the weights."""
+    """v ← μv + g + λw, w ← w − ηv; an average a ← Da + (1 − D)w of the weights.
+
+    With Nesterov's momentum, as torch has it, w ← w − η(g + λw + μv).
+    """
     w, v, a = START.copy(), np.zeros(4), START.copy()
     for rate in rates:
         g = gradient(w)
         g = g * min(1.0, clip / (np.linalg.norm(g) + 1e-6))  # as torch clips
-        v = momentum * v + g + decay * w
-        w = w - rate * v
+        g = g + decay * w
+        v = momentum * v + g
+        w = w - rate * (g + momentum * v if nesterov else v)
         a = average * a + (1 - average) * w
     return a
 
@@ -70,14 +76,20 @@ def adam(
     *,
     decoupled: bool = False,
     eps: float = 1e-8,
+    amsgrad: bool = False,
+    slope: Gradient = gradient,
 ) -> Array:
-    """Kingma and Ba's Algorithm 1; with decoupled decay Loshchilov and Hutter's Algorithm 2."""
-    w, m, v = START.copy(), np.zeros(4), np.zeros(4)
+    """Kingma and Ba's Algorithm 1; with decoupled decay Loshchilov and Hutter's Algorithm 2.
+
+    With `amsgrad` Reddi et al.'s largest second moment.
+    """
+    w, m, v, largest = START.copy(), np.zeros(4), np.zeros(4), np.zeros(4)
     for t, rate in enumerate(rates, start=1):
-        g = gradient(w) + (0.0 if decoupled else decay) * w
+        g = slope(w) + (0.0 if decoupled else decay) * w
         m = betas[0] * m + (1 - betas[0]) * g
         v = betas[1] * v + (1 - betas[1]) * g**2
-        corrected = (m / (1 - betas[0] ** t)) / (np.sqrt(v / (1 - betas[1] ** t)) + eps)
+        largest = np.maximum(largest, v) if amsgrad else v
+        corrected = (m / (1 - betas[0] ** t)) / (np.sqrt(largest / (1 - betas[1] ** t)) + eps)
         w = w - rate * (corrected + (decay if decoupled else 0.0) * w)
     return w
 
@@ -110,16 +122,32 @@ def ademamix(
 
 
 def sam(
-    rates: Sequence[float], rho: float, momentum: float = 0.0, *, adaptive: bool = False
+    rates: Sequence[float],
+    rho: float,
+    momentum: float = 0.0,
+    *,
+    adaptive: bool = False,
+    eta: float = 0.0,
+    clip: float = math.inf,
 ) -> Array:
     """Foret et al.'s SAM and Kwon et al.'s ASAM, on SGD with momentum."""
     w, v = START.copy(), np.zeros(4)
+    slope = nearby(rho, adaptive=adaptive, eta=eta)
     for rate in rates:
-        g, scale = gradient(w), np.abs(w) if adaptive else np.ones(4)
-        up = rho * scale**2 * g / np.linalg.norm(scale * g)
-        v = momentum * v + gradient(w + up)
+        there = slope(w)
+        v = momentum * v + there * min(1.0, clip / (np.linalg.norm(there) + 1e-6))
         w = w - rate * v
     return w
+
+
+def nearby(rho: float, *, adaptive: bool = False, eta: float = 0.0) -> Gradient:
+    """The gradient at the worse weights that SAM and ASAM take it at."""
+
+    def slope(w: Array) -> Array:
+        g, scale = gradient(w), np.abs(w) + eta if adaptive else np.ones(4)
+        return gradient(w + rho * scale**2 * g / np.linalg.norm(scale * g))
+
+    return slope
 
 
 @dataclass(frozen=True)

@@ -101,3 +101,15 @@ def test_the_loss_of_an_almost_certain_answer_is_not_rounded_away():
     (gradient,) = torch.autograd.grad(losses.sum(), scores)
     assert losses.item() == pytest.approx(math.exp(-20), rel=1e-6, abs=0)
     assert gradient[0, 1].item() == pytest.approx(math.exp(-20), rel=1e-6, abs=0)
+
+
+@pytest.mark.parametrize(
+    ("scores", "targets"),
+    [(SCORES, CLASSES), (SCORES, torch.tensor([1, -100])), (TOKEN_SCORES, TOKENS)],
+)
+def test_the_mean_for_training_is_that_of_the_loss_in_the_outputs_dtype(scores, targets):
+    sums, weights = loss(scores, (None, targets))
+    mean = loss.training_mean(scores, (None, targets))
+    assert mean.dtype == scores.dtype
+    assert float(mean) == pytest.approx(float(sums.sum() / weights.sum()), rel=1e-6)
+    assert loss.training_mean(scores, (None, targets.float())) is None

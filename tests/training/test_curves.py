@@ -29,3 +29,9 @@ def test_the_numbers_of_each_step():
     errors = plain.INPUTS @ plain.START - plain.TARGETS
     assert curves.loss[0] == pytest.approx(float((errors**2).mean() / 2), rel=1e-5)
     assert curves.loss == sorted(curves.loss, reverse=True)
+
+
+def test_norms_are_taken_at_the_first_steps_and_then_at_some():
+    curves = train(plain.task(), TrainSettings(batch_size=24, steps=100)).curves
+    known = [step for step, norm in zip(curves.step, curves.gradient_norm, strict=True) if norm > 0]
+    assert known == [*range(1, 66), 81, 97]

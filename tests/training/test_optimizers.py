@@ -123,7 +123,7 @@ def test_a_missing_library_names_the_line_that_installs_it(monkeypatch):
     catalogue.names.cache_clear()
     try:
         with pytest.raises(UsageError) as caught:
-            TrainSettings("SAM")
+            TrainSettings("Lion")
     finally:
         catalogue.names.cache_clear()
     assert "pip install 'sharpcli[optimizers]'" in caught.value.hint
