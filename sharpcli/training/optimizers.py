@@ -251,8 +251,11 @@ class TrainSettings:
             if not holds:
                 raise UsageError(f"{setting(name, getattr(self, name))}: is out of range", range_)
         self._refuse_unused()
-        if self.batch_schedule is not None:
-            parse_schedule(self.batch_schedule)
+        if self.batch_schedule is not None and parse_schedule(self.batch_schedule).observes:
+            raise UsageError(
+                f"{setting('batch_schedule', self.batch_schedule)}: looks at the loss",
+                "only a learning rate can; give a batch size that is known before",
+            )
 
     def _settle_optimizer(self) -> None:
         """Put the name in one spelling, options in their types, and shared ones in their fields."""

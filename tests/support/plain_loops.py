@@ -128,6 +128,7 @@ class Policy:
 
     at: Callable[[int], float]
     spec: str = "any"
+    observes: bool = False
 
 
 def with_schedule(monkeypatch: Any, at: Callable[[int], float]) -> None:
