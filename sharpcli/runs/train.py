@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from sharpcli.tasks.arguments import as_text
 from sharpcli.training.loop import Trained, train
 from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.state import StateFile
+from sharpcli.training.watchers import Watcher
 
 __all__ = ["notes", "report", "summary", "train_and_save"]
 
@@ -32,16 +33,21 @@ def train_and_save(
     progress: Progress = silent,
     *,
     resume: bool = True,
+    watchers: Sequence[Watcher] = (),
+    beside: Callable[[], Mapping[str, Any]] = dict,
 ) -> Trained:
     """Train, and write the tensors to `output` with all settings as metadata.
+
+    `watchers` look at the training; `beside` gives more metadata at its end.
 
     The curves go to `OUTPUT.curves.json`. While it trains, `OUTPUT.state` holds the training's
     state; where one is there, the training goes on from it, unless `resume` is False.
     """
     state = StateFile(output, resume=resume)
-    trained = train(task, settings, progress, state)
+    trained = train(task, settings, progress, state, watchers)
     with interruption.deferred():  # the training may have taken hours
-        save_checkpoint(output, trained.tensors, metadata(task, settings, trained))
+        about = {**metadata(task, settings, trained), **beside()}
+        save_checkpoint(output, trained.tensors, about)
         curves = to_document(report(task, settings, output, trained))
         save(output.with_name(f"{output.name}.curves.json"), dumps(curves) + "\n")
         state.remove()

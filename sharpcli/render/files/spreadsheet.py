@@ -21,6 +21,7 @@ __all__ = [
     "schedule_rows",
     "spectrum_rows",
     "tensor_rows",
+    "trial_rows",
 ]
 
 _OF_A_SCALAR = {"value": "", "error": ".error", "error_kind": ".error_kind", "status": ".status"}
@@ -102,6 +103,17 @@ def run_rows(document: Document) -> list[dict[str, Any]]:
         found = _row({k: v for k, v in result.items() if k not in beside})
         found = {k: v for k, v in found.items() if not k.startswith("metadata.")}
         rows.append({"run": result["run"], **found, **settings, **options})
+    return rows
+
+
+def trial_rows(document: Document) -> list[dict[str, Any]]:
+    """A flat mapping for each trial of a search: `trial`, `status`, `objective`, `chosen.lr`, …."""
+    beside = ("settings", "options", "points", "objectives", "chosen")
+    rows = []
+    for result in document["results"]:
+        chosen = {f"chosen.{key}": _words(value) for key, value in result["chosen"].items()}
+        found = _row({k: v for k, v in result.items() if k not in beside})
+        rows.append({"trial": result["trial"], **found, **chosen})
     return rows
 
 
