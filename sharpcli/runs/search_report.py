@@ -55,7 +55,7 @@ def trial_of(study: SearchStudy, trial: FrozenTrial) -> Trial:
     except (UsageError, KeyError):  # they do not go together, or its process died at once
         made = {}
     error = known.get("error")
-    status = {
+    status: Any = {
         TrialState.COMPLETE: Outcome.OK,
         TrialState.PRUNED: Outcome.PRUNED,
         TrialState.FAIL: Outcome.FAILED,

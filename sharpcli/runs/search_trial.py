@@ -75,7 +75,7 @@ def run_trial(study: SearchStudy, trial: Trial, tasks: Tasks, progress: Progress
             run = search.trial(name, study.values(trial))
             task = task_of(search, tasks.of(run))
             scorer = Scorer(task, asked.objective, asked.split, asked.every, report)
-            about = {"searched": f"{asked.split} {asked.objective}"}
+            about: dict[str, Any] = {"searched": f"{asked.split} {asked.objective}"}
             if asked.split == VALIDATION:
                 about["held_out"] = asked.validation
             trained = train_and_save(

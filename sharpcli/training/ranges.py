@@ -7,6 +7,7 @@ optimizer = ["sgd", "adamw"]                     # one of these
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -52,10 +53,11 @@ def read_range(value: Any) -> Range | Choice:
     for key in value:
         if key not in _KEYS:
             raise UsageError(f"a range has no '{key}': {did_you_mean(key, _KEYS)}", _SHAPE)
-    low, high, scale = value.get("low"), value.get("high"), value.get("scale", "linear")
-    for name, each in (("low", low), ("high", high)):
-        if isinstance(each, bool) or not isinstance(each, int | float):
+    for name in ("low", "high"):
+        each = value.get(name)
+        if isinstance(each, bool) or not isinstance(each, int | float) or not math.isfinite(each):
             raise UsageError(f"{name} is {'missing' if each is None else 'no number'}", _SHAPE)
+    low, high, scale = value["low"], value["high"], value.get("scale", "linear")
     if scale not in get_args(Scale):
         raise UsageError(f"scale is no '{scale}'", 'a scale is "linear" or "log"')
     if not low < high:

@@ -69,8 +69,7 @@ class Search:
     def trial(self, name: str, chosen: Mapping[str, Any]) -> SweepRun:
         """The training with these values, by the names in `space`.
 
-        Raises:
-            UsageError: for values that do not go together.
+        Values that do not go together are a `UsageError`.
         """
         values = {**self.fixed, **{k: v for k, v in chosen.items() if not self._is_inner(k)}}
         for key, template in self.templates.items():
