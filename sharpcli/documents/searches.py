@@ -20,7 +20,7 @@ class Trial:
     """A result of `search`: one training with values that were chosen."""
 
     trial: Annotated[str, "Its name, which is that of its folder."]
-    checkpoint: Annotated[MeasuredCheckpoint, "Where its weights are, if it is ok."]
+    checkpoint: MeasuredCheckpoint | None = absent()
     status: Annotated[
         Literal[Outcome.OK, Outcome.PRUNED, Outcome.FAILED, Outcome.WAITING],
         "ok: trained; pruned: ended early; failed: `error` says why, with the kind diverged where "

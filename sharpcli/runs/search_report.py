@@ -61,9 +61,10 @@ def trial_of(study: SearchStudy, trial: FrozenTrial) -> Trial:
         TrialState.FAIL: Outcome.FAILED,
     }.get(trial.state, Outcome.WAITING)
     values = trial.intermediate_values
+    trained = trial.state == TrialState.COMPLETE
     return Trial(
         trial=name,
-        checkpoint=MeasuredCheckpoint(str(study.checkpoint(name))),
+        checkpoint=MeasuredCheckpoint(str(study.checkpoint(name))) if trained else None,
         status=Outcome.FAILED if error else status,
         objective=trial.value if trial.value is not None else _last(values),
         chosen=chosen,

@@ -34,6 +34,7 @@ _PLAN = "sharp_plan"
 _PATIENCE = 60.0  # seconds: others hold the folder for as long as choosing values takes
 _TIMEOUT = 60  # seconds that SQLite waits for other processes
 _SQLITE = "sqlite:///"
+_LONGEST = 200  # characters of a storage's own message
 
 
 class SearchStudy:
@@ -49,13 +50,18 @@ class SearchStudy:
     def opened(cls, search: Search, output: Path, storage: str | None) -> Iterator[SearchStudy]:
         """The study in `storage` (default: `search.db` in the folder), made if it is not there.
 
-        Without Optuna, and where the storage cannot be reached, now or later, it is a `SharpError`;
-        for a study of another file's content a `UsageError`.
+        A storage that has this study with another file's content is a `UsageError`.
+
+        Raises:
+            SharpError: Optuna is missing, or the storage cannot be reached, now or later.
         """
         optuna = _optuna()
         url = storage or f"{_SQLITE}{output / 'search.db'}"
         with _reached(url):
-            kept = _storage(url)
+            try:
+                kept = _storage(url)
+            except (ImportError, ValueError) as error:  # no driver for it, or no URL
+                raise SharpError(*_unusable(url, error)) from error
             try:
                 study = optuna.create_study(
                     storage=kept,
@@ -294,17 +300,18 @@ def _reached(url: str) -> Iterator[None]:
 
     try:
         yield
-    except (SQLAlchemyError, StorageInternalError, ModuleNotFoundError) as error:
-        shown = re.sub(r"(?<=://)([^:/@]*):[^@/]*@", r"\1:***@", url)
-        raise SharpError(
-            f"{shown}: the storage of the search cannot be used: {_reason(error)}",
-            f"see that it is there and may be written to; {setting('storage')} names another",
-        ) from error
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise SharpError(*_unusable(url, error)) from error
 
 
-def _reason(error: BaseException) -> str:
-    """The innermost error in one line."""
+def _unusable(url: str, error: BaseException) -> tuple[str, str]:
+    """Message and hint, with the innermost error in one line, and without the URL's password."""
     while error.__cause__ is not None:
         error = error.__cause__
-    found = getattr(error, "orig", None) or error
-    return " ".join(str(found).split())[:200]
+    said = " ".join(str(getattr(error, "orig", None) or error).split())[:_LONGEST]
+    shown = re.sub(r"(?<=://)([^:/@]*):[^/]*@", r"\1:***@", url)
+    return (
+        f"{shown}: the storage of the search cannot be used: {said}",
+        "see that it is there, may be written to, and has its driver installed; "
+        f"{setting('storage')} names another",
+    )

@@ -112,9 +112,13 @@ def trial_rows(document: Document) -> list[dict[str, Any]]:
     rows = []
     for result in document["results"]:
         chosen = {f"chosen.{key}": _words(value) for key, value in result["chosen"].items()}
-        found = _row({k: v for k, v in result.items() if k not in beside})
+        found = _row({"checkpoint": {"path": None}, **_without(result, beside)})
         rows.append({"trial": result["trial"], **found, **chosen})
     return rows
+
+
+def _without(result: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    return {key: value for key, value in result.items() if key not in keys}
 
 
 def point_rows(document: Document) -> list[dict[str, Any]]:
