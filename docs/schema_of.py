@@ -39,6 +39,7 @@ from sharpcli.documents.results import (
     Scalar,
 )
 from sharpcli.documents.schedules import ListedPolicy, Scheduled
+from sharpcli.documents.searches import Trial
 from sharpcli.documents.spectra import Spectrum
 from sharpcli.documents.statuses import NOT_CONVERGED, Outcome
 from sharpcli.documents.sweeps import SweptRun
@@ -48,6 +49,7 @@ from sharpcli.settings import (
     LandscapeSettings,
     RunSettings,
     ScheduleSettings,
+    SearchSettings,
     SpectrumSettings,
 )
 
@@ -94,6 +96,7 @@ _KINDS = {
     "schedule": _Kind((Scheduled,), _hints(ScheduleSettings)),
     "policies": _Kind((ListedPolicy,)),
     "sweep": _Kind((SweptRun,), _hints(SweepSettings)),
+    "search": _Kind((Trial,), _hints(SearchSettings)),
     "interpolate": _Kind(
         (Interpolated,),
         {"run": RunSettings, **_hints(InterpolateSettings)},
@@ -286,6 +289,8 @@ class Maker:
             found["results"] |= {"minItems": 1, "maxItems": 1}
         if name != "compare":
             found["correlations"] = False
+        if name != "search":
+            found["importance"] = False
         return {"if": {"properties": {"kind": {"const": name}}}, "then": {"properties": found}}
 
     def _result_of(self, kind: _Kind) -> Schema:

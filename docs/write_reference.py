@@ -18,6 +18,7 @@ from schema_of import contract
 
 from sharpcli.cli.main import COMMANDS, sharp
 from sharpcli.measures import known_measures
+from sharpcli.training.plateaus import PLATEAUS
 from sharpcli.training.policies import POLICIES
 
 DOCS = Path(__file__).parent
@@ -62,7 +63,8 @@ def measures_page(page: str) -> str:
 def schedules_page(page: str) -> str:
     """`page` with the table of policies between its marks made anew."""
     rows = ["| policy | value at step t |", "|---" * 2 + "|"]
-    rows += [_row((f"`{policy.usage}`", policy.formula)) for policy in POLICIES.values()]
+    listed = (*POLICIES.values(), *PLATEAUS.values())
+    rows += [_row((f"`{policy.usage}`", policy.formula)) for policy in listed]
     return _with_table(page, rows)
 
 

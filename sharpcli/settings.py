@@ -378,6 +378,59 @@ class LandscapeSettings:
 
 
 @dataclass(frozen=True)
+class SearchSettings:
+    """What a search looks for, and how."""
+
+    objective: Annotated[str, "What is best: the loss, or a metric of the task."] = "loss"
+    split: Annotated[
+        Literal["validation", "train", "test"],
+        "The data that it is taken on; validation: training data that no step sees.",
+    ] = "validation"
+    validation: Annotated[
+        float,
+        "The share of the training data that is held out, with split validation.",
+        Keywords(exclusiveMinimum=0, exclusiveMaximum=1),
+    ] = 0.2
+    direction: Annotated[
+        Literal["minimize", "maximize"] | None,
+        "Which objective is better; null: a low loss, a high metric.",
+    ] = None
+    trials: Annotated[int, "Trainings.", _SOME] = 50
+    sampler: Annotated[
+        Literal["tpe", "random", "grid"],
+        "tpe: near the best ones so far; random; grid: every combination of lists.",
+    ] = "tpe"
+    pruner: Annotated[
+        Literal["median", "none"],
+        "median: a training ends early where it is worse than the median of those before it at the "
+        "same point.",
+    ] = "median"
+    every: Annotated[
+        int | None, "Steps between two evaluations on the way; null: an epoch.", _SOME
+    ] = None
+    seed: Annotated[int, "Of the choices and of what is held out.", Keywords(minimum=0)] = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of range; raises `UsageError` naming the setting."""
+        limits = {
+            "validation": (0 < self.validation < 1, "a share is above 0 and below 1"),
+            "trials": (self.trials >= 1, "try at least once"),
+            "every": (self.every is None or self.every >= 1, "a step is the shortest way"),
+            "seed": (self.seed in SEEDS, SEEDS_HINT),
+        }
+        for name, (holds, range_) in limits.items():
+            if not holds:
+                raise UsageError(f"{setting(name, getattr(self, name))}: is out of range", range_)
+
+    @property
+    def highest(self) -> bool:
+        """Whether the highest objective is the best."""
+        if self.direction is None:
+            return self.objective != "loss"
+        return self.direction == "maximize"
+
+
+@dataclass(frozen=True)
 class ScheduleSettings:
     """A schedule to draw, and how to rewrite it at the same noise scale."""
 

@@ -74,6 +74,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "sweep",
         "Train every run of a sweep file.",
     ),
+    "search": (
+        "sharpcli.cli.commands.search",
+        "search",
+        "Look for the settings with the best result.",
+    ),
     "demo": (
         "sharpcli.cli.commands.demo",
         "demo",

@@ -46,10 +46,14 @@ def sweep_progress(*, quiet: bool = False) -> Iterator[Watch]:
 
 
 class Lines:
-    """A line for each run that ends."""
+    """A line for each run that ends; `noun` is what runs are called, `note` is added to the last.
 
-    def __init__(self) -> None:
+    `ended` shows the state's `outcome`, if it has one, as it is.
+    """
+
+    def __init__(self, noun: str = "run") -> None:
         self._done = self._all = 0
+        self._noun, self.note = noun, ""
 
     def added(self, names: Sequence[str]) -> None:
         """Say that the sweep has grown."""
@@ -60,7 +64,7 @@ class Lines:
         """Say how much is done."""
         self._done, self._all = len(finished), len(runs)
         if finished:
-            _print(f"{counted(len(finished), 'run')} of {len(runs)} finished before")
+            _print(f"{counted(len(finished), self._noun)} of {len(runs)} finished before")
 
     def began(self, name: str) -> None:
         """A run is being trained."""
@@ -80,8 +84,8 @@ class Lines:
 class Table(Lines):
     """A live table: the runs that are trained now, those that failed, the last that ended."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, noun: str = "run") -> None:
+        super().__init__(noun)
         self._running: dict[str, tuple[int, int | None]] = {}
         self._ended: dict[str, Mapping[str, Any]] = {}
         self._live: Live | None = None
@@ -127,7 +131,7 @@ class Table(Lines):
         from rich.text import Text
 
         grid = Grid(box=None, pad_edge=False)
-        for title in ("run", "", ""):
+        for title in (self._noun, "", ""):
             grid.add_column(title, no_wrap=True, overflow="ellipsis")
         room = max(error_console().height - _OTHER_LINES, _FEWEST)
         running = list(self._running.items())[:room]
@@ -144,9 +148,11 @@ class Table(Lines):
     def _summary(self) -> str:
         """`12 of 24 runs ended, 2 running, 1 failed · about 3 min more`."""
         kinds = Counter(str(state["status"]) for state in self._ended.values())
-        line = f"{self._done} of {counted(self._all, 'run')} ended, {len(self._running)} running"
+        line = f"{self._done} of {counted(self._all, self._noun)} ended, "
+        line += f"{len(self._running)} running"
         if failed := kinds[Outcome.FAILED]:
             line += f", {failed} failed"
+        line += self.note and f" · {self.note}"
         if not self._ended:
             return line
         seconds = (time.monotonic() - self._started) / len(self._ended)
@@ -155,6 +161,8 @@ class Table(Lines):
 
 def _outcome(state: Mapping[str, Any]) -> str:
     """How a run ended, in a few words."""
+    if "outcome" in state:
+        return str(state["outcome"])
     if state["status"] == Outcome.OK:
         loss = (state.get("loss") or {}).get("train", {}).get("value")
         return "trained" if loss is None else f"train loss {loss:.4g}"

@@ -223,6 +223,11 @@ class Report:
         Sequence[Any],
         "For `compare`: rank correlation of each measure with the generalization gap.",
     ] = absent(())
+    importance: Annotated[
+        Mapping[str, Number] | None,
+        "For `search`: how much each chosen value decides which trials are the best (PED-ANOVA); "
+        "absent for fewer than ten trials.",
+    ] = absent()
     notes: Sentences = absent(())
     warnings: Sentences = absent(())
 

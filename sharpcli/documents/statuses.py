@@ -37,4 +37,5 @@ class Outcome(StrEnum):
     FAILED = "failed"
     INTERRUPTED = "interrupted"
     DIVERGED = "diverged"  # the kind of a failure
+    PRUNED = "pruned"  # a trial that was ended early
     WAITING = "waiting"

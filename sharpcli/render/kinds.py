@@ -61,6 +61,7 @@ KINDS: dict[str, Kind] = {
     "measure": Kind("pages.measurements:measure_page"),
     "train": Kind("pages.measurements:train_page"),
     "sweep": Kind("pages.sweeps:sweep_page", "files.spreadsheet:run_rows"),
+    "search": Kind("pages.searches:search_page", "files.spreadsheet:trial_rows"),
     "compare": Kind("pages.comparison:compare_page", "files.spreadsheet:group_rows", cheap=True),
     "inspect": Kind(
         "pages.inspection:inspection_page", "files.spreadsheet:tensor_rows", cheap=True

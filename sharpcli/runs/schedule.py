@@ -17,14 +17,15 @@ from sharpcli.training.noise_scale import (
     as_momentum,
     default_max_batch,
 )
+from sharpcli.training.plateaus import PLATEAUS
 from sharpcli.training.policies import POLICIES
-from sharpcli.training.schedules import constant_parts, parse_schedule
+from sharpcli.training.schedules import Schedule, constant_parts, parse_schedule
 
 __all__ = ["list_policies", "schedule_values"]
 
 
 def list_policies() -> Report:
-    """All policies with their formulas, a result each."""
+    """All policies with their formulas, a result each; last those that look at the loss."""
     results = [
         ListedPolicy(
             name=policy.name,
@@ -32,7 +33,7 @@ def list_policies() -> Report:
             formula=policy.formula,
             parameters=[parameter.name for parameter in policy.parameters],
         )
-        for policy in POLICIES.values()
+        for policy in (*POLICIES.values(), *PLATEAUS.values())
     ]
     return Report("policies", {}, environment(), {}, results)
 
@@ -40,10 +41,10 @@ def list_policies() -> Report:
 def schedule_values(settings: ScheduleSettings) -> Report:
     """The rate, batch size and noise scale at each step, and of the rewritten schedule.
 
-    A schedule that cannot be read, a batch larger than the data, and a rewriting without room for
-    its batches are `UsageError`s.
+    A schedule that cannot be read or that looks at losses, a batch larger than the data, and a
+    rewriting without room for its batches are `UsageError`s.
     """
-    rates = parse_schedule(settings.schedule)
+    rates = _known_before(settings.schedule)
     lr = [rates.at(step) for step in range(settings.steps)]
     batches = _batch_sizes(settings)
     plan = Plan(lr, batches or [1] * len(lr), settings.momentum)
@@ -70,6 +71,18 @@ def schedule_values(settings: ScheduleSettings) -> Report:
     return Report("schedule", asdict(settings), environment(), {}, both, notes=notes)
 
 
+def _known_before(spec: str) -> Schedule:
+    """A schedule that depends on nothing but the step; raises `UsageError` for any other."""
+    schedule = parse_schedule(spec)
+    if schedule.observes:
+        raise UsageError(
+            f"schedule '{schedule.spec}': depends on the losses of a training, so its rates are "
+            "not known before",
+            "a training keeps them in its curves; draw a policy that is a formula",
+        )
+    return schedule
+
+
 def _batch_text(settings: ScheduleSettings) -> str | None:
     if settings.batch_schedule is None and settings.batch_size is not None:
         return str(settings.batch_size)
@@ -79,7 +92,7 @@ def _batch_text(settings: ScheduleSettings) -> str | None:
 def _batch_sizes(settings: ScheduleSettings) -> list[int] | None:
     """The batch size of each step; None where none is given."""
     if settings.batch_schedule is not None:
-        schedule = parse_schedule(settings.batch_schedule)
+        schedule = _known_before(settings.batch_schedule)
         sizes = [schedule.batch_size_at(step) for step in range(settings.steps)]
         written = setting("batch_schedule", settings.batch_schedule)
     elif settings.batch_size is not None:

@@ -25,7 +25,7 @@ from sharpcli.runs.sweep_run import Tasks, train_run
 from sharpcli.runtime import interruption
 from sharpcli.training.sweep_file import Sweep, SweepRun
 
-__all__ = ["train_in_processes"]
+__all__ = ["end_with_parent", "train_in_processes"]
 
 _BETWEEN = 0.2  # seconds between two messages of a worker's progress
 _LEAVE = 5.0  # seconds that a worker has to end by itself
@@ -134,7 +134,7 @@ def _work(pipe: Connection, output: Path, plan: Sweep) -> None:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     sys.stdout = sys.stderr  # standard output is the result's
     torch.set_num_threads(1)
     folder, tasks = SweepFolder(output, plan), Tasks(plan)
@@ -153,7 +153,7 @@ def _work(pipe: Connection, output: Path, plan: Sweep) -> None:
             pipe.send(None)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this process as soon as the first one has ended: it holds the file of its run."""
     parent = multiprocessing.parent_process()
     assert parent is not None, "a worker has a parent"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ def train_and_save(
     inits: Path | None = None,
     notes: Notes = UNSAID,
     latest: Latest | None = None,
+    watchers: Sequence[Watcher] = (),
+    beside: Callable[[], Mapping[str, Any]] = dict,
 ) -> Trained:
     """Train, and write the tensors to `output` with all settings as metadata.
 
@@ -48,22 +50,24 @@ def train_and_save(
     `OUTPUT.path/`. In a folder of the training's own these are `curves.json` and `path/`. While it
     trains, `OUTPUT.state` holds the training's state; where one is there, the training goes on from
     it, unless `resume` is False. With `save_optimizer`, `OUTPUT.optimizer` gets the optimizer's
-    state. A relative path of `init` begins in the folder `inits`.
+    state. A relative path of `init` begins in the folder `inits`. `watchers` look at the training;
+    `beside` gives more metadata at its end.
     """
     init = read_init(settings, inits)
     files = TrainingFiles.in_folder(output) if own_folder else TrainingFiles.beside(output)
     state = StateFile(output, resume=resume)
-    watchers: list[Watcher] = []
+    looking = [*watchers]
     if settings.save_every is not None:
         facts = functools.partial(metadata, task, settings, init=init)
-        watchers.append(SavedPath(files.path, settings.save_every, facts, notes.note))
+        looking.append(SavedPath(files.path, settings.save_every, facts, notes.note))
     elif saved_steps(files.path):
         notes.note(f"{files.path}: holds checkpoints of an earlier training, not of this one")
     keeper = OptimizerKeeper(settings)
-    watchers += [keeper] if settings.save_optimizer else []
-    trained = train(task, settings, progress, state, watchers, init, latest)
+    looking += [keeper] if settings.save_optimizer else []
+    trained = train(task, settings, progress, state, looking, init, latest)
     with interruption.deferred():  # the training may have taken hours
-        saved = save_checkpoint(output, trained.tensors, metadata(task, settings, trained, init))
+        about = {**metadata(task, settings, trained, init), **beside()}
+        saved = save_checkpoint(output, trained.tensors, about)
         if settings.save_optimizer:
             keeper.write(saved)
         trained = replace(trained, saved=saved)

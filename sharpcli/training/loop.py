@@ -229,6 +229,9 @@ class _Run:
             rate, norm = self.stepper.rate, self.stepper.norm
             self.recorder.add(self.steps, loss, rate, len(chosen), norm)
         self.steps += 1
+        if self.pace.observes:
+            ended = self.order.ended
+            self.pace.observe(loss.item(), len(chosen), self.steps, epoch_ended=ended)
 
     def _watch(self, *, ended: bool) -> None:
         """Let those look that want to."""
@@ -268,6 +271,7 @@ class _Run:
             "averages": averages,
             "optimizer": optimizer_state(self.stepper.optimizer),
             "order": self.order.state(),
+            "pace": self.pace.state(),
             "recorder": self.recorder.state(),
             "watchers": {each.name: each.state() for each in self.watchers},
             "random": random_state(self.device),
@@ -280,6 +284,7 @@ class _Run:
         restore_optimizer(self.stepper.optimizer, found["optimizer"])
         self.stepper.averages = found["averages"]
         self.order.restore(found["order"])
+        self.pace.restore(found["pace"])
         self.recorder.restore(found["recorder"])
         for each in self.watchers:
             each.restore(found["watchers"][each.name])

@@ -277,8 +277,11 @@ class TrainSettings:
                 f"{setting('init_optimizer', True)}: there is no checkpoint to take it from",
                 f"name the checkpoint that training starts from: {setting('init')}",
             )
-        if self.batch_schedule is not None:
-            parse_schedule(self.batch_schedule)
+        if self.batch_schedule is not None and parse_schedule(self.batch_schedule).observes:
+            raise UsageError(
+                f"{setting('batch_schedule', self.batch_schedule)}: looks at the loss",
+                "only a learning rate can; give a batch size that is known before",
+            )
 
     def _settle_optimizer(self) -> None:
         """Put the name in one spelling, options in their types, and shared ones in their fields."""

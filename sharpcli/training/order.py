@@ -83,7 +83,8 @@ class Pace:
     def __init__(self, settings: TrainSettings, examples: int) -> None:
         self._settings, self._examples = settings, examples
         specs = settings.schedule, settings.batch_schedule
-        self._rates, self._sizes = (spec and parse_schedule(spec) for spec in specs)
+        self._rates, self._sizes = (parse_schedule(spec) if spec else None for spec in specs)
+        self._loss, self._seen = 0.0, 0  # of the epoch so far
 
     @property
     def changes_rate(self) -> bool:
@@ -94,6 +95,33 @@ class Pace:
         """The learning rate of a step, from 0; 0 where a warm-up begins or a decay ends."""
         assert self._rates, "only where changes_rate"
         return self._rates.at(step)
+
+    @property
+    def observes(self) -> bool:
+        """Whether the learning rate depends on the losses."""
+        return self._rates is not None and self._rates.observes
+
+    def observe(self, loss: float, count: int, steps: int, *, epoch_ended: bool) -> None:
+        """Take in the mean loss of a batch of `count` examples, after so many steps.
+
+        The schedule is given the mean over the epoch where it ends.
+        """
+        assert self._rates, "only where observes"
+        self._loss, self._seen = self._loss + loss * count, self._seen + count
+        if epoch_ended:
+            self._rates.observe(self._loss / self._seen, steps)
+            self._loss, self._seen = 0.0, 0
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` goes on from."""
+        observed = self._rates.state() if self._rates is not None and self.observes else []
+        return {"observed": observed, "loss": self._loss, "seen": self._seen}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        if self._rates is not None and self.observes:
+            self._rates.restore(state["observed"])
+        self._loss, self._seen = state["loss"], state["seen"]
 
     def batch_size(self, step: int) -> int:
         """How many examples a step takes; raises `UsageError` for more than there are."""

@@ -1,20 +1,25 @@
 """Schedules that look at the loss: a plateau changes what comes next. Imports no torch.
 
-Each has `at(step)` as a `Schedule` has, and `observe(loss, step)`, to be called after an epoch or
-an evaluation. `state` is all that changes, so that a run that goes on elsewhere can set it again.
+Each has `at(step)` as a `Schedule` has, and `observe(loss, step)`, to be called after an epoch.
+`state` is all that changes, so that a run that goes on elsewhere can set it again. `PLATEAUS` has
+their names and parameters, as `POLICIES` has those of the policies that are formulas.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from sharpcli.errors import UsageError
-from sharpcli.training.schedules import Schedule
+from sharpcli.training.policies import Parameter, Policy
 
-__all__ = ["ChangeLROnPlateau", "PlateauState", "ReduceLROnPlateau"]
+if TYPE_CHECKING:
+    from sharpcli.training.schedules import Schedule
+
+__all__ = ["PLATEAUS", "ChangeLROnPlateau", "PlateauState", "ReduceLROnPlateau"]
 
 _UPWARDS = 0.8  # of the steps: a plateau raises the rate before, and lowers it from then on
 
@@ -126,3 +131,83 @@ class ChangeLROnPlateau:
             return False
         falls = [a - b for a, b in itertools.pairwise(latest[1:])]
         return max(falls) < self.threshold
+
+
+def _of_losses(*_: Any) -> float:
+    raise ValueError("its value depends on the losses of a training")
+
+
+def _whole(x: float) -> bool:
+    return x >= 0 and x == int(x)
+
+
+def _reduce(
+    schedule: Schedule,
+    factor: float,
+    patience: float,
+    threshold: float,
+    cooldown: float,
+    min_lr: float,
+) -> ReduceLROnPlateau:
+    return ReduceLROnPlateau(schedule, factor, int(patience), threshold, int(cooldown), min_lr)
+
+
+def _change(
+    schedules: Sequence[Schedule],
+    steps: float,
+    window: float,
+    threshold: float,
+    cooldown: float,
+    start: float,
+) -> ChangeLROnPlateau:
+    return ChangeLROnPlateau(
+        schedules, int(steps), int(start), threshold, int(window), int(cooldown)
+    )
+
+
+_ENTRIES = (
+    Policy(
+        "ReduceLROnPlateau",
+        "schedule·factorⁿ, n the plateaus so far: patience + 1 epochs in a row whose mean loss is "
+        "not below (1 − threshold) times the best one. `plateau` is its short name",
+        (
+            Parameter(
+                "schedule", "a rate or a policy", lambda _: True, word="k0", is_schedule=True
+            ),
+            Parameter("factor", "at least 0 and below 1", lambda x: 0 <= x < 1, 0.1),
+            Parameter("patience", "a whole number of epochs", _whole, 10),
+            Parameter("threshold", "at least 0", lambda x: x >= 0, 1e-4),
+            Parameter("cooldown", "a whole number of epochs", _whole, 0),
+            Parameter("min_lr", "at least 0", lambda x: x >= 0, 0.0),
+        ),
+        _of_losses,
+        rule=_reduce,
+        also="plateau",
+    ),
+    Policy(
+        "ChangeLROnPlateau",
+        "one of the schedules, such as [0.1, 0.03, 0.01]. Where the mean loss of none of the last "
+        "window epochs is threshold below the one before: the next larger one in the first 80 % of "
+        "steps, then the next smaller one",
+        (
+            Parameter(
+                "schedules",
+                "a list of rates or policies, such as [0.1, 0.01]",
+                lambda x: len(x) > 1,
+                is_list=True,
+                is_schedule=True,
+            ),
+            Parameter("steps", "above 0", lambda x: x > 0),
+            Parameter(
+                "window", "a whole number of epochs, at least 2", lambda x: _whole(x) and x > 1, 5
+            ),
+            Parameter("threshold", "at least 0", lambda x: x >= 0, 0.05),
+            Parameter("cooldown", "a whole number of epochs", _whole, 5),
+            Parameter("start", "the number of a schedule, from 0", _whole, 0),
+        ),
+        _of_losses,
+        rule=_change,
+    ),
+)
+
+PLATEAUS: Mapping[str, Policy] = {policy.name: policy for policy in _ENTRIES}

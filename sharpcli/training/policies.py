@@ -22,7 +22,8 @@ class Parameter:
     """A parameter of a policy: the values that it takes, in words and as a test.
 
     `default` is None where it has to be given. `word` is a second name for it. A parameter that
-    `is_list` takes several numbers.
+    `is_list` takes several numbers. One that `is_schedule` takes a policy or a number in place of
+    each number.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Parameter:
     default: float | None = None
     word: str = ""
     is_list: bool = False
+    is_schedule: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class Policy:
     """A policy: its formula in words, its parameters in order, and its value at step t.
 
     `value(t, *parameters)` takes t from 0. `problem(*parameters)` says what is wrong with values
-    that are each in their range but do not go together, "" where nothing is.
+    that are each in their range but do not go together, "" where nothing is. A policy that looks
+    at losses has no such value: `rule(*parameters)` makes what gives one. `also` is a second name.
     """
 
     name: str
@@ -46,6 +49,8 @@ class Policy:
     parameters: tuple[Parameter, ...]
     value: Callable[..., float]
     problem: Callable[..., str] = lambda *_: ""
+    rule: Callable[..., Any] | None = None
+    also: str = ""
 
     @property
     def usage(self) -> str:
@@ -330,14 +335,14 @@ def _plain(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
 
-_BY_PLAIN_NAME = {_plain(name): policy for name, policy in POLICIES.items()}
-
-
-def find_policy(name: str) -> Policy | None:
+def find_policy(name: str, policies: Mapping[str, Policy] = POLICIES) -> Policy | None:
     """The policy of a name in any case, with or without `-`: `TRI2` is `tri-2`; None: no such."""
-    return _BY_PLAIN_NAME.get(_plain(name))
+    wanted = _plain(name)
+    named = (each for each in policies.values() if wanted in (_plain(each.name), _plain(each.also)))
+    return next(named, None)
 
 
-def names_of_policies() -> list[str]:
+def names_of_policies(policies: Mapping[str, Policy] = POLICIES) -> list[str]:
     """All names in small letters, as far as a misspelt one is compared with them."""
-    return [name.lower() for name in POLICIES]
+    names = (name for each in policies.values() for name in (each.name, each.also) if name)
+    return [name.lower() for name in names]

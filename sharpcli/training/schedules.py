@@ -2,7 +2,8 @@
 
 A spec is one part, or several with lengths: `FIX(k0=0.1):100, EXP(k0=0.1, gamma=0.99)`. Each part
 counts its steps from its own start. A part is a policy with its parameters, by name or in order, or
-a number that stays: `0.1:100, 0.01:50, 0.001`. Imports no torch.
+a number that stays: `0.1:100, 0.01:50, 0.001`. The policies in `PLATEAUS` look at the losses of a
+training, and have others inside: `plateau(cosine(0.1, steps=500), factor=0.5)`. Imports no torch.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sharpcli.errors import UsageError, did_you_mean
+from sharpcli.training.plateaus import PLATEAUS, PlateauState
 from sharpcli.training.policies import (
     POLICIES,
     Parameter,
@@ -29,18 +31,25 @@ __all__ = ["Part", "Schedule", "constant_parts", "parse_schedule"]
 
 _PART = re.compile(r"(?P<name>[A-Za-z][\w-]*)\s*(?:\((?P<arguments>.*)\))?", re.DOTALL)
 _SHAPE = "write NAME(k0=…, …), or several with lengths: NAME(…):100, NAME(…)"
+_KNOWN = {**POLICIES, **PLATEAUS}
 
 
 @dataclass(frozen=True)
 class Part:
-    """A policy with its parameters in order, for `length` steps; None: to the end."""
+    """A policy with its parameters in order, for `length` steps; None: to the end.
+
+    `rule` is what a policy that looks at losses goes by.
+    """
 
     policy: str
     values: tuple[Any, ...]
     length: int | None = None
+    rule: Any = field(default=None, compare=False, repr=False)
 
     def at(self, step: int) -> float:
         """The value `step` steps after the part's start."""
+        if self.rule is not None:
+            return float(self.rule.at(step))
         return float(POLICIES[self.policy].value(float(step), *self.values))
 
 
@@ -76,13 +85,38 @@ class Schedule:
         if not 0 <= value < math.inf:
             raise UsageError(
                 f"schedule '{_short(self.spec)}': is {value:g} at step {step}",
-                f"give a shorter run, or other values in {_formula(POLICIES[part.policy])}",
+                f"give a shorter run, or other values in {_formula(_KNOWN[part.policy])}",
             )
         return value
 
     def batch_size_at(self, step: int) -> int:
         """The value at `step` as a batch size: the nearest whole number, at least 1."""
         return max(1, round(self.at(step)))
+
+    @property
+    def observes(self) -> bool:
+        """Whether its values depend on the losses of a training."""
+        return bool(self._rules)
+
+    def observe(self, loss: float, steps: int) -> None:
+        """Take in the mean loss of an epoch that ended after so many steps."""
+        index = bisect.bisect_right(self._ends, steps - 1)
+        if index < len(self.parts) and self.parts[index].rule is not None:
+            start = self._ends[index - 1] if index else 0
+            self.parts[index].rule.observe(loss, steps - start)
+
+    def state(self) -> list[dict[str, Any]]:
+        """What `restore` goes on from: all that has been observed."""
+        return [asdict(rule.state) for rule in self._rules]
+
+    def restore(self, state: Sequence[dict[str, Any]]) -> None:
+        """Go on where `state` was taken."""
+        for rule, own in zip(self._rules, state, strict=True):
+            rule.state = PlateauState(**own)
+
+    @property
+    def _rules(self) -> list[Any]:
+        return [part.rule for part in self.parts if part.rule is not None]
 
     @functools.cached_property
     def _ends(self) -> list[int]:
@@ -147,8 +181,8 @@ def _split(text: str) -> list[str]:
 
 def _part(text: str) -> Part:
     body, colon, length = text.rpartition(":")
-    if not colon:
-        body, length = text, ""
+    if not colon or length.endswith((")", "]")):  # the colon is inside of brackets
+        body, colon, length = text, "", ""
     body, length = body.strip(), length.strip()
     if colon and not (length.isascii() and length.isdecimal() and int(length) > 0):
         raise UsageError(
@@ -163,11 +197,24 @@ def _part(text: str) -> Part:
     found = _PART.fullmatch(body)
     if not found:
         raise UsageError(f"'{body}' is no policy" if body else "a part is empty", _SHAPE)
-    policy = find_policy(found["name"])
+    policy = find_policy(found["name"], _KNOWN)
     if policy is None:
-        near = did_you_mean(found["name"].lower(), names_of_policies())
+        near = did_you_mean(found["name"].lower(), names_of_policies(_KNOWN))
         raise UsageError(f"there is no policy '{found['name']}'", near)
-    return Part(policy.name, _values(policy, found["arguments"] or ""), steps)
+    values = _values(policy, found["arguments"] or "")
+    if policy.rule is None:
+        return Part(policy.name, values, steps)
+    return Part(policy.name, values, steps, policy.rule(*values))
+
+
+def _inner(policy: Policy, text: str) -> Schedule:
+    """A schedule inside of a policy: one part without a length, which looks at no losses."""
+    part = _part(text)
+    if part.length is not None:
+        raise _refused(policy, f"'{text}': a length has no place inside of {policy.name}")
+    if part.rule is not None:
+        raise _refused(policy, f"{part.policy} has no place inside of {policy.name}")
+    return Schedule(text, (part,))
 
 
 def _values(policy: Policy, arguments: str) -> tuple[Any, ...]:
@@ -179,7 +226,7 @@ def _values(policy: Policy, arguments: str) -> tuple[Any, ...]:
     given: dict[str, Any] = {}
     for index, text in enumerate(_split(arguments) if arguments.strip() else ()):
         name, equals, value = (each.strip() for each in text.partition("="))
-        if not equals:
+        if not equals or "(" in name or "[" in name:
             name, value = "", text
             if index >= len(policy.parameters):
                 raise _refused(policy, f"{policy.name} takes no {index + 1} values")
@@ -201,14 +248,14 @@ def _values(policy: Policy, arguments: str) -> tuple[Any, ...]:
 
 
 def _value(policy: Policy, parameter: Parameter, text: str) -> Any:
-    if parameter.is_list:
-        inner = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-        numbers = [_number(each) for each in _split(inner)]
-        value: Any = tuple(numbers)
+    listed = parameter.is_list and text.startswith("[") and text.endswith("]")
+    texts = _split(text[1:-1] if listed else text) if parameter.is_list else [text]
+    if parameter.is_schedule:
+        given: list[Any] = [_inner(policy, each) for each in texts]
     else:
-        numbers = [_number(text)]
-        value = numbers[0]
-    if None in numbers:
+        given = [_number(each) for each in texts]
+    value: Any = tuple(given) if parameter.is_list else given[0]
+    if None in given:
         raise _refused(policy, f"{parameter.name}={text}: is not a number")
     if not parameter.accepts(value):
         raise _refused(policy, f"{parameter.name}={text}: {parameter.name} is {parameter.range}")
@@ -228,4 +275,6 @@ def _refused(policy: Policy, message: str) -> UsageError:
 
 
 def _formula(policy: Policy) -> str:
+    if policy.rule is not None:
+        return f"write {policy.usage}"
     return f"{policy.usage} = {policy.formula}"

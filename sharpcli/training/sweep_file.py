@@ -32,7 +32,19 @@ from sharpcli.errors import UsageError, did_you_mean, settings_written_by
 from sharpcli.settings import typed
 from sharpcli.training.optimizers import TrainSettings
 
-__all__ = ["Sweep", "SweepRun", "as_key", "read_sweep"]
+__all__ = [
+    "Asked",
+    "Sweep",
+    "SweepRun",
+    "as_asked",
+    "as_key",
+    "as_toml",
+    "flat_settings",
+    "path_of_task",
+    "read_sweep",
+    "read_toml",
+    "takes_a_table",
+]
 
 _TABLES = ("fixed", "grid", "list", "measure")
 _TOP = ("task", "options", *_TABLES)
@@ -72,7 +84,7 @@ def read_sweep(path: Path) -> Sweep:
         UsageError: names the file and the key, for what is no TOML, for a key that does not exist,
             for a value of the wrong type or out of range, and for runs whose names collide.
     """
-    content = _parse(path)
+    content = read_toml(path)
     for key in content:
         if key not in _TOP:
             settings = [field.name for field in dataclasses.fields(TrainSettings)]
@@ -88,19 +100,20 @@ def read_sweep(path: Path) -> Sweep:
     for table in ("options", "fixed", "grid", "measure"):
         if not isinstance(content.get(table, {}), dict):
             raise UsageError(f"{path}: {table} is a table", f"write it as [{table}]")
-    fixed = _flat(path, "fixed", {"options": content.get("options", {})})
-    fixed |= _flat(path, "fixed", content.get("fixed", {}))
+    fixed = flat_settings(path, "fixed", {"options": content.get("options", {})})
+    fixed |= flat_settings(path, "fixed", content.get("fixed", {}))
     given = [*_grid(path, content, fixed), *_list(path, content, fixed)]
-    runs = [_run(path, values) for values in given] or [_run(path, fixed)]
-    return Sweep(path, task, _relative(path, task), _named(path, runs), content.get("measure"))
+    runs = [as_asked(path, values) for values in given] or [as_asked(path, fixed)]
+    return Sweep(path, task, path_of_task(path, task), _named(path, runs), content.get("measure"))
 
 
 def as_key(name: str, value: Any = ...) -> str:
     """A setting as a sweep file writes it, for messages: `lr = 0.1`."""
-    return name if value is ... else f"{name} = {_as_toml(value)}"
+    return name if value is ... else f"{name} = {as_toml(value)}"
 
 
-def _parse(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file; raises `UsageError` for what is none."""
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except tomllib.TOMLDecodeError as error:
@@ -116,13 +129,13 @@ def _parse(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _relative(path: Path, task: str) -> str:
+def path_of_task(path: Path, task: str) -> str:
     """The task; a path to a file is made relative to the sweep file's folder."""
     file = path.parent / task
     return str(file) if task.endswith(".py") or file.is_file() else task
 
 
-def _flat(path: Path, where: str, table: Mapping[str, Any]) -> dict[str, Any]:
+def flat_settings(path: Path, where: str, table: Mapping[str, Any]) -> dict[str, Any]:
     """A table's settings by flat key: `options.width`; unknown keys are refused."""
     hints = get_type_hints(TrainSettings)
     flat: dict[str, Any] = {}
@@ -139,14 +152,15 @@ def _flat(path: Path, where: str, table: Mapping[str, Any]) -> dict[str, Any]:
                     f"{path}: [{where}] options is a table", "write options.width = 32"
                 )
             flat[key] = value
-        elif key == "options" or _takes_a_table(hints[key]):
+        elif key == "options" or takes_a_table(hints[key]):
             flat |= {f"{key}.{name}": each for name, each in value.items()}
         else:
             raise UsageError(f"{path}: [{where}] {key}: is a table", f"write {key} = VALUE")
     return flat
 
 
-def _takes_a_table(kind: Any) -> bool:
+def takes_a_table(kind: Any) -> bool:
+    """Whether a setting of this annotation is a table of its own."""
     kinds = [kind, *getattr(kind, "__args__", ())]
     return any(
         isinstance(get_origin(k), type) and issubclass(get_origin(k), Mapping) for k in kinds
@@ -157,12 +171,12 @@ def _grid(path: Path, content: Mapping[str, Any], fixed: dict[str, Any]) -> list
     """Every combination of the grid's values; the last key varies fastest."""
     if "grid" not in content:
         return []
-    grid = _flat(path, "grid", content["grid"])
+    grid = flat_settings(path, "grid", content["grid"])
     for key, values in grid.items():
         if not isinstance(values, list) or not values:
             raise UsageError(
-                f"{path}: [grid] {key} = {_as_toml(values)}: is not a list of values",
-                f"write {key} = [{_as_toml(values)}]"
+                f"{path}: [grid] {key} = {as_toml(values)}: is not a list of values",
+                f"write {key} = [{as_toml(values)}]"
                 if not isinstance(values, list)
                 else "give at least one value, or remove the line",
             )
@@ -186,12 +200,12 @@ def _list(path: Path, content: Mapping[str, Any], fixed: dict[str, Any]) -> list
     for table in tables:
         own = {key: value for key, value in table.items() if key != "name"}
         named = {"name": table["name"]} if "name" in table else {}
-        runs.append(fixed | _flat(path, "[list]", own) | named)
+        runs.append(fixed | flat_settings(path, "[list]", own) | named)
     return runs
 
 
 @dataclass(frozen=True)
-class _Asked:
+class Asked:
     """A run before it has a name: what the file gives, and what comes of it."""
 
     given: Mapping[str, Any]
@@ -199,7 +213,7 @@ class _Asked:
     options: Mapping[str, str]
 
 
-def _run(path: Path, values: Mapping[str, Any]) -> _Asked:
+def as_asked(path: Path, values: Mapping[str, Any]) -> Asked:
     """A run's settings; raises `UsageError` for a value of the wrong type or out of range."""
     hints = get_type_hints(TrainSettings)
     settings: dict[str, Any] = {}
@@ -209,7 +223,7 @@ def _run(path: Path, values: Mapping[str, Any]) -> _Asked:
         if group == "options":
             if isinstance(value, list | dict):
                 raise UsageError(
-                    f"{path}: {key} = {_as_toml(value)}: is not a single value",
+                    f"{path}: {key} = {as_toml(value)}: is not a single value",
                     "an option of the task is a text, a number or true/false",
                 )
             options[own] = str(value).lower() if isinstance(value, bool) else str(value)
@@ -222,18 +236,18 @@ def _run(path: Path, values: Mapping[str, Any]) -> _Asked:
             settings[key] = typed(hints[key], value)
         except ValueError as error:
             raise UsageError(
-                f"{path}: {key} = {_as_toml(value)}: is not {error}", "correct the line"
+                f"{path}: {key} = {as_toml(value)}: is not {error}", "correct the line"
             ) from error
     if settings.get("fixed_batch") is not None:
         settings.setdefault("batch_size", settings["fixed_batch"])
     try:
         with settings_written_by(as_key):
-            return _Asked(values, TrainSettings(**settings), options)
+            return Asked(values, TrainSettings(**settings), options)
     except UsageError as error:
         raise UsageError(f"{path}: {error.message}", error.hint) from error
 
 
-def _named(path: Path, asked: Sequence[_Asked]) -> tuple[SweepRun, ...]:
+def _named(path: Path, asked: Sequence[Asked]) -> tuple[SweepRun, ...]:
     """The runs with names that say what varies: `optimizer=sgd,batch_size=16,seed=0`."""
     keys = dict.fromkeys(key for each in asked for key in each.given if key != "name")
     varying = [key for key in keys if len({repr(each.given.get(key)) for each in asked}) > 1]
@@ -255,7 +269,7 @@ def _named(path: Path, asked: Sequence[_Asked]) -> tuple[SweepRun, ...]:
     return tuple(runs.values())
 
 
-def _own_name(path: Path, asked: _Asked) -> str:
+def _own_name(path: Path, asked: Asked) -> str:
     name = asked.given["name"]
     if (
         not isinstance(name, str)
@@ -264,7 +278,7 @@ def _own_name(path: Path, asked: _Asked) -> str:
         or name.casefold() in _RESERVED
     ):
         raise UsageError(
-            f"{path}: [[list]] name = {_as_toml(name)}: is no name of a folder",
+            f"{path}: [[list]] name = {as_toml(name)}: is no name of a folder",
             "use letters, digits and . _ = + , ( ) -",
         )
     return name
@@ -285,15 +299,16 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _as_toml(value: Any) -> str:
+def as_toml(value: Any) -> str:
+    """A value as a TOML file has it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
         return f'"{value}"'
     if isinstance(value, list | tuple):
-        return f"[{_joined(map(_as_toml, value))}]"
+        return f"[{_joined(map(as_toml, value))}]"
     if isinstance(value, dict):
-        return f"{{ {_joined(f'{key} = {_as_toml(each)}' for key, each in value.items())} }}"
+        return f"{{ {_joined(f'{key} = {as_toml(each)}' for key, each in value.items())} }}"
     return str(value)
 
 

@@ -156,6 +156,7 @@ class Policy:
 
     at: Callable[[int], float]
     spec: str = "any"
+    observes: bool = False
 
 
 def with_schedule(monkeypatch: Any, at: Callable[[int], float]) -> None:

@@ -7,9 +7,14 @@ import random
 
 import pytest
 import torch
+from torch import nn
 from torch.optim import SGD, lr_scheduler
 
 from sharpcli.errors import UsageError
+from sharpcli.tasks import load_task
+from sharpcli.training import TrainSettings
+from sharpcli.training.loop import train
+from sharpcli.training.order import Order
 from sharpcli.training.plateaus import ChangeLROnPlateau, ReduceLROnPlateau
 from sharpcli.training.schedules import parse_schedule
 
@@ -94,3 +99,83 @@ def test_what_cannot_work_is_refused():
         ChangeLROnPlateau(RATES, steps=10, start=3)
     with pytest.raises(UsageError, match="window=1 shows no plateau"):
         ChangeLROnPlateau(RATES, steps=10, window=1)
+
+
+def test_a_training_takes_the_steps_of_torchs_loop():
+    """On digits: the same losses and rates as PyTorch's optimizer and its ReduceLROnPlateau."""
+    options = {"factor": 0.5, "patience": 0, "threshold": 0.3, "cooldown": 1}
+    written = ", ".join(f"{name}={value}" for name, value in options.items())
+    settings = TrainSettings(
+        "sgd", batch_size=128, epochs=8, momentum=0.9, schedule=f"plateau(0.1, {written})"
+    )
+    task = load_task("digits", {})
+    curves = train(task, settings).curves
+
+    torch.manual_seed(settings.seed)
+    model = task.model()
+    images, classes = task.data("train")
+    order = Order(len(images), settings.seed)
+    optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9)
+    torchs = lr_scheduler.ReduceLROnPlateau(optimizer, eps=0, **options)
+    losses, rates = [], []
+    for _ in range(settings.epochs):
+        total = 0.0
+        while not order.ended or not total:
+            chosen = order.take(128)
+            loss = nn.functional.cross_entropy(model(images[chosen]), classes[chosen])
+            optimizer.zero_grad()
+            loss.backward()
+            losses.append(loss.item())
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            total += loss.item() * len(chosen)
+        torchs.step(total / len(images))
+    assert len({*rates}) > 2
+    assert curves.lr == pytest.approx(rates, rel=1e-12)
+    assert curves.loss == pytest.approx(losses, rel=1e-5)
+
+
+def test_a_part_counts_from_its_own_start_and_looks_at_its_own_epochs():
+    schedule = parse_schedule("0.5:10, plateau(EXP(1, 0.5), factor=0.1, patience=0):10, 0.25")
+    assert schedule.observes
+    for steps in (5, 10, 15, 20, 25):  # only after steps 15 and 20 it is in force
+        schedule.observe(1.0, steps)
+    assert [schedule.at(step) for step in (9, 10, 11, 20)] == pytest.approx([0.5, 0.1, 0.05, 0.25])
+    again = parse_schedule(schedule.spec)
+    again.restore(schedule.state())
+    assert again.at(11) == schedule.at(11)
+    assert parse_schedule(schedule.spec).at(11) == 0.5
+
+
+def test_changes_count_the_steps_of_their_part():
+    schedule = parse_schedule("1:100, ChangeLROnPlateau([1, 0.1, 0.01], 10, window=2, start=1)")
+    for steps in (103, 106, 109):  # nine of ten steps: the next smaller one
+        schedule.observe(1.0, steps)
+    assert schedule.at(109) == 0.01
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("plateau()", "lacks schedule"),
+        ("plateau(0.1, patience=1.5)", "patience is a whole number of epochs"),
+        ("plateau(plateau(0.1))", "ReduceLROnPlateau has no place inside of ReduceLROnPlateau"),
+        ("plateau(FIX(0.1):5)", "a length has no place inside"),
+        ("plateau(FIX(k1=2))", "FIX has no parameter 'k1'"),
+        ("plateau(-1)", "-1 is negative"),
+        ("ChangeLROnPlateau([0.1], 100)", "schedules is a list of rates or policies"),
+        ("ChangeLROnPlateau([0.1, 0.01])", "lacks steps"),
+        ("ChangeLROnPlateau([0.1, 0.01], 100, start=2)", "start=2 is none of the 2 schedules"),
+        ("plato(0.1)", "there is no policy 'plato'"),
+    ],
+)
+def test_a_mistake_is_said(spec, message):
+    with pytest.raises(UsageError) as e:
+        parse_schedule(spec)
+    assert message in e.value.message
+    assert spec in e.value.message
+
+
+def test_a_batch_size_looks_at_no_losses():
+    with pytest.raises(UsageError, match=r"batch_schedule.*looks at the loss"):
+        TrainSettings(batch_schedule="plateau(32)")

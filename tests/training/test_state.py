@@ -56,6 +56,15 @@ def test_the_same_wherever_it_stops(tmp_path, after):
     same(whole, interrupted(noisy(), settings, tmp_path / "a.safetensors", after))
 
 
+def test_what_a_schedule_has_observed_is_kept(tmp_path):
+    """Three steps an epoch; it stops in the middle of epochs."""
+    spec = "0.1:2, plateau(EXP(0.1, 0.99), factor=0.5, patience=0, threshold=0.5)"
+    settings = TrainSettings(batch_size=8, steps=20, schedule=spec)
+    whole = train(noisy(), settings)
+    assert min(whole.curves.lr) < 0.1 * 0.5**2  # it has been reduced
+    same(whole, interrupted(noisy(), settings, tmp_path / "a.safetensors", 4))
+
+
 NEEDED = {"bsam": {"num_data": 24}, "ranger21": {"num_iterations": 100}}
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "schedule_rows",
     "spectrum_rows",
     "tensor_rows",
+    "trial_rows",
 ]
 
 _OF_A_SCALAR = {"value": "", "error": ".error", "error_kind": ".error_kind", "status": ".status"}
@@ -103,6 +104,21 @@ def run_rows(document: Document) -> list[dict[str, Any]]:
         found = {k: v for k, v in found.items() if not k.startswith("metadata.")}
         rows.append({"run": result["run"], **found, **settings, **options})
     return rows
+
+
+def trial_rows(document: Document) -> list[dict[str, Any]]:
+    """A flat mapping for each trial of a search: `trial`, `status`, `objective`, `chosen.lr`, …."""
+    beside = ("settings", "options", "points", "objectives", "chosen")
+    rows = []
+    for result in document["results"]:
+        chosen = {f"chosen.{key}": _words(value) for key, value in result["chosen"].items()}
+        found = _row({"checkpoint": {"path": None}, **_without(result, beside)})
+        rows.append({"trial": result["trial"], **found, **chosen})
+    return rows
+
+
+def _without(result: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    return {key: value for key, value in result.items() if key not in keys}
 
 
 def point_rows(document: Document) -> list[dict[str, Any]]:

@@ -174,7 +174,8 @@ def policies_page(document: Mapping[str, Any]) -> Page:
 def policies_lines(document: Mapping[str, Any], width: int) -> Iterator[Text]:
     """Each policy with its formula below it, as lines of at most `width` cells."""
     for result in document["results"]:
-        yield Text(visible(result["usage"]), "bold")
+        usage = textwrap.wrap(visible(result["usage"]), width, subsequent_indent=" " * 2 * _INDENT)
+        yield from (Text(line, "bold") for line in usage)
         for line in textwrap.wrap(visible(result["formula"]), max(20, width - _INDENT)):
             yield Text(" " * _INDENT + line)
     yield Text()

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from sharpcli.cli.main import sharp
+from sharpcli.training.plateaus import PLATEAUS
 from sharpcli.training.policies import POLICIES
 from sharpcli.training.schedules import parse_schedule
 
@@ -47,7 +48,7 @@ def test_without_a_schedule_all_policies_are_listed_with_their_formulas():
         assert policy.usage in lines
     assert "    k0 + (k1−k0)·(2/π)·|asin sin(πt/2l)|" in lines
     listed = document()["results"]
-    assert [each["name"] for each in listed] == [*POLICIES]
+    assert [each["name"] for each in listed] == [*POLICIES, *PLATEAUS]
     assert listed[0] == {
         "name": "FIX",
         "usage": "FIX(k0)",
@@ -241,3 +242,15 @@ def test_it_loads_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("plateau(0.1)",),
+        ("0.1:10, plateau(0.1)", "--as", "batch-size", "--batch-size", "8", "--examples", "100"),
+        ("0.1", "--batch-schedule", "ReduceLROnPlateau(8)"),
+    ],
+)
+def test_a_schedule_that_looks_at_losses_cannot_be_drawn(arguments):
+    assert "depends on the losses of a training" in refused(*arguments)

@@ -1,0 +1,132 @@
+"""`sharp search`: look for the settings of a training with the best result."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sharpcli.cli.exit_codes import ExitCode
+from sharpcli.cli.parameter_types import POSITIVE
+from sharpcli.documents.statuses import Outcome
+from sharpcli.errors import UsageError, counted
+from sharpcli.render.formats import FORMATS
+from sharpcli.settings import OutputSettings
+
+__all__ = ["search"]
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  sharp search search.toml --output found --jobs 4
+  sharp search digits search.toml --output found --trials 100
+  sharp search search.toml --output found --storage mysql://me@host/trials"""
+)
+@click.argument("places", metavar="[TASK] FILE.toml", nargs=-1, required=True)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    required=True,
+    help="The search's folder: search.json, search.db, and TRIAL/model.safetensors for each trial.",
+)
+@click.option(
+    "--trials", type=POSITIVE, metavar="N", help="Trials in all, in place of the file's number."
+)
+@click.option(
+    "--storage",
+    metavar="URL",
+    help="Where Optuna keeps the trials, so that several machines can share them. Default: "
+    "DIR/search.db, with SQLite.",
+)
+@click.option(
+    "--jobs",
+    type=POSITIVE,
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="Trials that are trained at once, each by a process with one thread.",
+)
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(list(FORMATS)),
+    default=OutputSettings().format,
+    show_default=True,
+    help="The form of what is printed on stdout.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Short for --format json.")
+@click.option("--quiet", is_flag=True, help="No progress and no notes on stderr.")
+def search(
+    places: tuple[str, ...],
+    output: Path,
+    trials: int | None,
+    storage: str | None,
+    jobs: int,
+    output_format: str,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Look for the settings with the best result.
+
+    FILE.toml is written like a sweep file: settings of all trials in [fixed], and in [search]
+    ranges from which Optuna chooses, such as lr = { low = 1e-4, high = 1, scale = "log" }. The
+    objective is the loss, or a metric, of training data that are held out. A trial that is worse
+    than others at the same point ends early. The same command goes on where it was killed, and
+    several may run at once. Needs `pip install 'sharpcli[search]'`.
+    """
+    from sharpcli.cli.search_progress import search_progress
+    from sharpcli.render import emit, say
+    from sharpcli.render.pages.searches import ranked
+    from sharpcli.runs.search import search as look
+    from sharpcli.runtime import interruption
+
+    if len(places) > 2:
+        raise UsageError("a search takes a task and a file", "sharp search digits search.toml")
+    *task, file = places
+    with search_progress(quiet=quiet) as watch:
+        document = look(
+            Path(file),
+            output,
+            task=task[0] if task else None,
+            storage=storage,
+            trials=trials,
+            jobs=jobs,
+            watch=watch,
+        )
+    form = "json" if as_json else output_format
+    emit(document, OutputSettings(format=form, quiet=quiet))
+    found = [each for each in ranked(document) if each["status"] == Outcome.OK]
+    if found and form == "table":
+        click.echo(f"\nto train it again:\n  {_command(document, found[0])}")
+    if interruption.received():
+        ended = sum(each["status"] != Outcome.WAITING for each in document["results"])
+        say(f"interrupted: {counted(ended, 'trial')} kept; the same command goes on from there")
+        return interruption.exit_code()
+    return ExitCode.DONE if found else ExitCode.FAILED
+
+
+def _command(document: Mapping[str, Any], trial: Mapping[str, Any]) -> str:
+    """The line of `sharp train` with the settings of a trial."""
+    from sharpcli.training.optimizers import TrainSettings
+
+    words = ["sharp", "train", document["task"]["name"]]
+    for name, value in trial["options"].items():
+        words += ["-O", f"{name}={value}"]
+    for name, value in trial["settings"].items():
+        if value is None or value == getattr(TrainSettings(), name):
+            continue
+        if isinstance(value, Mapping):
+            words += [word for k, each in value.items() for word in ("-P", f"{k}={_word(each)}")]
+        elif name != "batch_size" or trial["settings"]["fixed_batch"] is None:
+            values = value if isinstance(value, list) else [value]
+            words += [f"--{name.replace('_', '-')}", *map(_word, values)]
+    return shlex.join([*words, "--output", "best.safetensors"])
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

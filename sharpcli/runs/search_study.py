@@ -1,0 +1,317 @@
+"""A search's trials in Optuna's storage: opened, asked for, marked when their process has died.
+
+A trial's attributes say where it is kept: `folder` is its name in the search's folder, `home` that
+folder's own mark. A trial that runs holds its checkpoint's file, so one that nobody holds is dead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import re
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sharpcli.errors import SharpError, UsageError, setting
+from sharpcli.runtime.files import InUseError, reserved, write_whole
+from sharpcli.training.ranges import Choice
+from sharpcli.training.search_file import Search
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial, Trial
+
+__all__ = ["KILLED", "SearchStudy"]
+
+KILLED = "killed"  # the attribute of a trial whose process has died; another one replaces it
+_ATTEMPTS = 3  # of one trial: it may be what kills its process
+_PLAN = "sharp_plan"
+_PATIENCE = 60.0  # seconds: others hold the folder for as long as choosing values takes
+_TIMEOUT = 60  # seconds that SQLite waits for other processes
+_SQLITE = "sqlite:///"
+_LONGEST = 200  # characters of a storage's own message
+
+
+class SearchStudy:
+    """The study of a search and its folder. Made by `SearchStudy.opened`."""
+
+    def __init__(self, search: Search, output: Path, study: optuna.Study, storage: Any) -> None:
+        self.search, self.output, self.study = search, output, study
+        self._storage = storage
+        self._home = _home(output)
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(cls, search: Search, output: Path, storage: str | None) -> Iterator[SearchStudy]:
+        """The study in `storage` (default: `search.db` in the folder), made if it is not there.
+
+        A storage that has this study with another file's content is a `UsageError`.
+
+        Raises:
+            SharpError: Optuna is missing, or the storage cannot be reached, now or later.
+        """
+        optuna = _optuna()
+        url = storage or f"{_SQLITE}{output / 'search.db'}"
+        with _reached(url):
+            try:
+                kept = _storage(url)
+            except (ImportError, ValueError) as error:  # no driver for it, or no URL
+                raise SharpError(*_unusable(url, error)) from error
+            try:
+                study = optuna.create_study(
+                    storage=kept,
+                    study_name=search.sweep.path.stem,
+                    direction="maximize" if search.settings.highest else "minimize",
+                    pruner=_pruner(search),
+                    load_if_exists=True,
+                )
+                found = cls(search, output, study, kept)
+                found._compare()
+                yield found
+            finally:
+                if engine := getattr(kept, "engine", None):
+                    kept.remove_session()
+                    engine.dispose()
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """All trials but those whose process has died, in their order."""
+        return [each for each in self.study.get_trials() if KILLED not in each.user_attrs]
+
+    def name(self, trial: FrozenTrial | Trial) -> str:
+        """The name of its folder."""
+        return str(trial.user_attrs.get("folder", f"trial-{trial.number:04}"))
+
+    def checkpoint(self, name: str) -> Path:
+        """Where a trial's weights go."""
+        return self.output / name / "model.safetensors"
+
+    def values(self, trial: FrozenTrial | Trial) -> dict[str, Any]:
+        """What was chosen, as the trainings have it."""
+        found = {}
+        for name, kind in self.search.space.items():
+            if name in trial.params:
+                drawn = trial.params[name]
+                if isinstance(kind, Choice):
+                    drawn = {_label(each): each for each in kind.values}[drawn]
+                found[name] = self.search.value(name, drawn)
+        return found
+
+    @contextlib.contextmanager
+    def next_trial(self, trials: int) -> Iterator[Trial | None]:
+        """A trial to run, while whose checkpoint's file is held; None where there are enough."""
+        with contextlib.ExitStack() as held:
+            with self._alone():
+                trial = self._asked(trials)
+                if trial is not None:
+                    target = self.checkpoint(self.name(trial))
+                    target.parent.mkdir(exist_ok=True)
+                    held.enter_context(reserved(target))
+            yield trial
+
+    def mend(self) -> int:
+        """Mark the trials of this folder whose process has died, to be tried again; how many."""
+        from optuna.trial import TrialState
+
+        with self._alone():
+            dead = [
+                trial
+                for trial in self.study.get_trials(states=(TrialState.RUNNING,))
+                if self._is_dead(trial)
+            ]
+            for trial in dead:
+                attempt = trial.user_attrs.get("attempt", 1)
+                if attempt < _ATTEMPTS:
+                    self._storage.set_trial_user_attr(trial._trial_id, KILLED, True)
+                    again = {"folder": self.name(trial), "attempt": attempt + 1}
+                    self.study.enqueue_trial(trial.params, user_attrs=again)
+                else:
+                    said = f"the process that trained it has died {attempt} times"
+                    self._storage.set_trial_user_attr(trial._trial_id, "error", [said, None])
+                self.study.tell(trial.number, state=TrialState.FAIL)
+        return len(dead)
+
+    def _asked(self, trials: int) -> Trial | None:
+        from optuna.trial import TrialState
+
+        counted = self.trials
+        waiting = [each for each in counted if each.state == TrialState.WAITING]
+        index = len(counted) - len(waiting)
+        if index >= trials:
+            return None
+        if self.search.settings.sampler == "grid" and not waiting:
+            combinations = itertools.product(*(each.values for each in self._choices()))
+            combination = next(itertools.islice(combinations, index, None), None)
+            if combination is None:
+                return None
+            names = self.search.space
+            self.study.enqueue_trial(dict(zip(names, map(_label, combination), strict=True)))
+        # The choices depend on the seed and on the trials so far, not on how often it was killed.
+        self.study.sampler = self._sampler(index)
+        trial = self.study.ask(self._distributions())
+        trial.set_user_attr("home", self._home)
+        if "folder" not in trial.user_attrs:
+            trial.set_user_attr("folder", f"trial-{index:04}")
+        return trial
+
+    def _choices(self) -> list[Choice]:
+        return [each for each in self.search.space.values() if isinstance(each, Choice)]
+
+    def _sampler(self, index: int) -> optuna.samplers.BaseSampler:
+        from optuna.samplers import RandomSampler, TPESampler
+
+        seed = (self.search.settings.seed * 1_000_003 + index) % 2**32
+        if self.search.settings.sampler == "tpe":
+            # Trials that run are taken for bad ones: several processes do not choose the same.
+            return TPESampler(seed=seed, constant_liar=True)
+        return RandomSampler(seed=seed)
+
+    def _distributions(self) -> dict[str, Any]:
+        from optuna import distributions as of
+
+        found: dict[str, Any] = {}
+        for name, kind in self.search.space.items():
+            if isinstance(kind, Choice):
+                found[name] = of.CategoricalDistribution([_label(each) for each in kind.values])
+            elif kind.whole:
+                log = kind.scale == "log"
+                found[name] = of.IntDistribution(int(kind.low), int(kind.high), log=log)
+            else:
+                log = kind.scale == "log"
+                found[name] = of.FloatDistribution(kind.low, kind.high, log=log)
+        return found
+
+    def _is_dead(self, trial: FrozenTrial) -> bool:
+        home = trial.user_attrs.get("home")
+        if home is None:  # its process ended right after it was asked for
+            begun = trial.datetime_start
+            return begun is not None and time.time() - begun.timestamp() > _PATIENCE
+        if home != self._home:
+            return False  # a machine with another folder has it
+        target = self.checkpoint(self.name(trial))
+        try:
+            target.parent.mkdir(exist_ok=True)
+            with reserved(target):
+                return True
+        except InUseError:
+            return False
+
+    def _compare(self) -> None:
+        """Refuse a study of another search, naming what differs."""
+        plan = json.loads(json.dumps(_plan(self.search)))
+        found = self.study.user_attrs.get(_PLAN)
+        if found is None:
+            self.study.set_user_attr(_PLAN, plan)
+            return
+        path = self.search.sweep.path
+        differences = [
+            f"{key} was {_shown(found.get(key))}, is {_shown(plan.get(key))}"
+            for key in {**found, **plan}
+            if found.get(key) != plan.get(key)
+        ]
+        if differences:
+            raise UsageError(
+                f"{self.output}: was begun with another {path}: {'; '.join(differences)}",
+                f"undo the changes, or give another {setting('output')}: trials of different "
+                "searches are not mixed; with a storage of your own, rename the file too",
+            )
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes of this folder from choosing at the same time."""
+        until = time.monotonic() + _PATIENCE
+        while True:
+            with contextlib.ExitStack() as held:
+                try:
+                    held.enter_context(reserved(self.output / "search.lock"))
+                except InUseError:
+                    if time.monotonic() > until:
+                        raise
+                    continue
+                yield
+                return
+
+
+def _home(output: Path) -> str:
+    """The folder's own mark, the same for all who see this folder."""
+    mark = output / ".home"
+    if not mark.exists():
+        write_whole(mark, uuid.uuid4().hex)
+    return mark.read_text("ascii")
+
+
+def _plan(search: Search) -> dict[str, Any]:
+    """All that trials depend on, by the file's keys."""
+    asked = {k: v for k, v in asdict(search.settings).items() if k != "trials"}
+    space = {f"search.{k}": _range_text(each) for k, each in search.space.items()}
+    templates = {f"search.{k}": each for k, each in search.templates.items()}
+    fixed = {f"fixed.{k}": each for k, each in search.fixed.items()}
+    return {"task": search.sweep.task, **asked, **fixed, **space, **templates}
+
+
+def _range_text(kind: Any) -> Any:
+    return list(kind.values) if isinstance(kind, Choice) else asdict(kind)
+
+
+def _label(value: Any) -> Any:
+    """A value as Optuna can keep it: a list as text."""
+    return value if isinstance(value, str | int | float | bool) else json.dumps(value)
+
+
+def _shown(value: Any) -> str:
+    return "not given" if value is None else json.dumps(value)
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise SharpError(
+            "a search needs Optuna, which is not installed", "pip install 'sharpcli[search]'"
+        ) from error
+    optuna.logging.disable_default_handler()  # what it says is in the table
+    return optuna
+
+
+def _pruner(search: Search) -> optuna.pruners.BasePruner:
+    from optuna.pruners import MedianPruner, NopPruner
+
+    return MedianPruner() if search.settings.pruner == "median" else NopPruner()
+
+
+def _storage(url: str) -> Any:
+    from optuna.storages import RDBStorage, get_storage
+
+    if url.startswith(_SQLITE):
+        return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": _TIMEOUT}})
+    return get_storage(url)
+
+
+@contextlib.contextmanager
+def _reached(url: str) -> Iterator[None]:
+    """Say in one message that a storage cannot be reached."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise SharpError(*_unusable(url, error)) from error
+
+
+def _unusable(url: str, error: BaseException) -> tuple[str, str]:
+    """Message and hint, with the innermost error in one line, and without the URL's password."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    said = " ".join(str(getattr(error, "orig", None) or error).split())[:_LONGEST]
+    shown = re.sub(r"(?<=://)([^:/@]*):[^/]*@", r"\1:***@", url)
+    return (
+        f"{shown}: the storage of the search cannot be used: {said}",
+        "see that it is there, may be written to, and has its driver installed; "
+        f"{setting('storage')} names another",
+    )

@@ -1,0 +1,272 @@
+"""Searches: every trial counted once, whatever happens in between."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from tiny_searches import FIVE, checkpoints, write
+
+pytest.importorskip("optuna")
+
+from sharpcli.checkpoint import load_checkpoint
+from sharpcli.errors import SharpError, UsageError
+from sharpcli.runs import search_study, search_trial
+from sharpcli.runs.search import SearchWatch, search
+from sharpcli.tasks import load_task
+from sharpcli.training.held_out import with_validation
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+def statuses(document):
+    return [result["status"] for result in document["results"]]
+
+
+def choices(document):
+    return [result["chosen"] for result in document["results"]]
+
+
+class StoppedError(Exception):
+    """The process ends here."""
+
+
+@pytest.fixture
+def stop(monkeypatch):
+    """Let the process end while the trial of a number is trained."""
+    train, calls = search_trial.train_and_save, []
+
+    def set_(number):
+        def stopping(task, settings, output, progress, **others):
+            if len(calls) == number:
+                calls.append(output)
+                raise StoppedError
+            calls.append(output)
+            return train(task, settings, output, progress, **others)
+
+        monkeypatch.setattr(search_trial, "train_and_save", stopping)
+        return calls
+
+    return set_
+
+
+def test_each_trial_has_a_checkpoint_with_its_settings(tmp_path, out):
+    document = search(write(tmp_path), out)
+    assert document["kind"] == "search"
+    assert json.loads((out / "search.json").read_text("utf-8")) == document
+    assert set(statuses(document)) <= {"ok", "pruned"}
+    assert len(document["results"]) == 5
+    for result in document["results"]:
+        assert result["settings"]["schedule"].startswith(f"EXP({result['chosen']['k0']}, ")
+    first = document["results"][0]
+    metadata = load_checkpoint(first["checkpoint"]["path"]).metadata
+    assert metadata["optimizer"] == first["chosen"]["optimizer"]
+    assert metadata["schedule"] == first["settings"]["schedule"]
+    assert metadata["searched"] == "validation loss"
+    assert metadata["held_out"] == 0.2
+
+
+def test_the_objective_is_that_of_the_saved_weights_on_data_that_no_step_saw(tmp_path, out):
+    result = search(write(tmp_path), out)["results"][0]
+    tensors = load_checkpoint(result["checkpoint"]["path"]).tensors
+    task = with_validation(load_task(tmp_path / "task.py", {"width": "3"}), 0.2, 0)
+    model = task.model()
+    model.load_state_dict(tensors)
+    inputs, classes = task.data("validation")
+    loss = torch.nn.functional.cross_entropy(model(inputs), classes).item()
+    assert len(classes) == 4
+    assert result["objective"] == pytest.approx(loss, rel=1e-6)
+    assert result["objectives"][-1] == result["objective"]
+    assert result["points"] == [1, 2]
+
+
+def test_finished_trials_are_not_run_again_and_more_can_be_added(tmp_path, out, stop):
+    file = write(tmp_path)
+    ran = stop(-1)
+    first = search(file, out)
+    planned = []
+    again = search(file, out, watch=SearchWatch(planned=lambda *n: planned.append(n)))
+    assert (len(ran), planned) == (5, [(5, 5)])
+    assert again["results"] == first["results"]
+    more = search(file, out, trials=7)
+    assert len(ran) == 7
+    assert more["results"][:5] == first["results"]
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_a_trial_whose_process_died_is_tried_again_with_its_values(tmp_path, out, stop, number):
+    file = write(tmp_path)
+    stop(number)
+    with pytest.raises(StoppedError):
+        search(file, out)
+    again = search(file, out)
+    alone = search(file, tmp_path / "alone")
+    assert choices(again) == choices(alone)
+    assert statuses(again) == statuses(alone)
+    assert checkpoints(out) == checkpoints(tmp_path / "alone")
+    assert [r["trial"] for r in again["results"]] == [f"trial-{n:04}" for n in range(5)]
+
+
+def test_a_trial_that_always_ends_its_process_is_given_up(tmp_path, out, stop):
+    file = write(tmp_path)
+    for _ in range(3):
+        stop(len(stop(-1)))
+        with pytest.raises(StoppedError):
+            search(file, out)
+    stop(-1)
+    results = search(file, out)["results"]
+    assert len(results) == 5
+    assert results[0]["error"]["message"] == "the process that trained it has died 3 times"
+
+
+def test_two_processes_make_the_same_checkpoints_of_the_same_choices(tmp_path, out):
+    """Random choices depend on the seed and the trial alone."""
+    file = write(tmp_path, 'sampler = "random"\npruner = "none"\n' + FIVE)
+    ended = []
+    both = search(file, out, jobs=2, watch=SearchWatch(ended=lambda name, _: ended.append(name)))
+    assert sorted(ended) == [f"trial-{n:04}" for n in range(5)]
+    alone = search(file, tmp_path / "alone")
+    assert choices(both) == choices(alone)
+    assert checkpoints(out) == checkpoints(tmp_path / "alone")
+
+
+def test_a_killed_process_loses_nothing(tmp_path, out):
+    file = write(tmp_path, FIVE.replace("epochs = 2", "epochs = 40"))
+    words = ["search", str(file), "--output", str(out), "--quiet"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sharpcli", *words], stdout=subprocess.DEVNULL
+    )
+    while not (out / "trial-0001").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    document = search(file, out, trials=3)
+    alone = search(file, tmp_path / "alone", trials=3)
+    assert choices(document) == choices(alone)
+    assert checkpoints(out) == checkpoints(tmp_path / "alone")
+
+
+def test_a_grid_has_every_combination(tmp_path, out):
+    content = FIVE.replace('k0 = { low = 1e-3, high = 1, scale = "log" }', "k0 = [0.1, 0.01]")
+    content = content.replace("gamma = { low = 0.9, high = 1.0 }", "gamma = [1.0]")
+    document = search(write(tmp_path, 'sampler = "grid"\npruner = "none"\n' + content), out)
+    assert choices(document) == [
+        {"optimizer": name, "k0": k0, "gamma": 1.0}
+        for name in ("sgd", "adam")
+        for k0 in (0.1, 0.01)
+    ]
+
+
+def test_a_choice_may_be_a_list(tmp_path, out):
+    content = FIVE.replace('optimizer = ["sgd", "adam"]', "betas = [[0.9, 0.99], [0.5, 0.6]]")
+    content = content.replace("[fixed]", '[fixed]\noptimizer = "adam"')
+    for result in search(write(tmp_path, content), out)["results"]:
+        assert result["settings"]["betas"] == result["chosen"]["betas"]
+
+
+def test_hopeless_trials_end_early(tmp_path, out):
+    content = 'objective = "accuracy"\nevery = 1\n' + FIVE.replace("trials = 5", "trials = 14")
+    document = search(write(tmp_path, content.replace("epochs = 2", "steps = 20")), out)
+    pruned = [result for result in document["results"] if result["status"] == "pruned"]
+    assert pruned
+    for result in pruned:
+        assert result["points"][-1] < 20
+        assert result["objective"] == result["objectives"][-1]
+        assert "checkpoint" not in result
+        assert not (out / result["trial"] / "model.safetensors").exists()
+    assert sum(document["importance"].values()) == pytest.approx(1)
+
+
+def test_failures_are_kept_and_the_others_go_on(tmp_path, out):
+    content = FIVE.replace("k0 = { low = 1e-3, high = 1,", "k0 = { low = 1e-3, high = 1e38,")
+    content = content.replace("optimizer = [", "momentum = [0.0, 0.9]\noptimizer = [")
+    content = content.replace("trials = 5", 'trials = 12\nsampler = "random"\npruner = "none"')
+    document = search(write(tmp_path, content), out)
+    assert len(document["results"]) == 12
+    assert {*statuses(document)} == {"ok", "failed"}
+    errors = [r["error"] for r in document["results"] if "error" in r]
+    assert any("adam has no such argument" in each["message"] for each in errors)
+    assert any(each.get("kind") == "diverged" for each in errors)
+
+
+def test_a_search_of_which_all_trials_fail_ends(tmp_path, out):
+    content = FIVE.replace('["sgd", "adam"]', '["adam"]').replace("trials = 5", "trials = 9")
+    with pytest.raises(SharpError, match=r"the first 5 trials failed, the last one by: .*momentum"):
+        search(write(tmp_path, content.replace("[fixed]", "[fixed]\nmomentum = 0.9")), out)
+
+
+def test_an_objective_that_does_not_exist_ends_it_at_once(tmp_path, out):
+    with pytest.raises(UsageError, match="has no metric 'f1'"):
+        search(write(tmp_path, 'objective = "f1"\n' + FIVE), out)
+
+
+def test_another_search_is_refused_naming_what_differs(tmp_path, out):
+    search(write(tmp_path), out, trials=1)
+    changed = FIVE.replace("high = 1.0 }", "high = 0.99 }").replace("epochs = 2", "epochs = 3")
+    with pytest.raises(UsageError, match="was begun with another") as e:
+        search(write(tmp_path, changed), out)
+    assert "fixed.epochs was 2, is 3" in e.value.message
+    assert "search.gamma was " in e.value.message
+    search(write(tmp_path), out, trials=2)  # it holds what it held
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path, out):
+    out.mkdir()
+    (out / "thesis.tex").write_text("x", "utf-8")
+    with pytest.raises(UsageError, match=r"is not empty and holds no search \(thesis.tex\)"):
+        search(write(tmp_path), out)
+    with pytest.raises(UsageError, match="is not a folder"):
+        search(write(tmp_path), tmp_path / "task.py")
+
+
+@pytest.mark.parametrize(
+    ("storage", "said"),
+    [
+        ("sqlite:////nowhere/at/all.db", "unable to open database file"),
+        ("nonsense", "Could not parse"),
+        ("redis://localhost", "removed"),
+        ("oracle+none://me:secret@host/x", "oracle"),
+    ],
+)
+def test_a_storage_that_cannot_be_reached_is_one_message(tmp_path, out, storage, said):
+    with pytest.raises(SharpError, match="the storage of the search cannot be used") as e:
+        search(write(tmp_path), out, storage=storage)
+    assert said in e.value.message
+    assert "secret" not in e.value.message
+
+
+def test_a_shared_storage_counts_the_trials_of_both_folders(tmp_path, out):
+    storage = f"sqlite:///{tmp_path / 'shared.db'}"
+    file = write(tmp_path)
+    search(file, out, storage=storage, trials=2)
+    both = search(file, tmp_path / "other", storage=storage)
+    assert len(both["results"]) == 5
+    assert len(checkpoints(out)) + len(checkpoints(tmp_path / "other")) == statuses(both).count(
+        "ok"
+    )
+
+
+def test_without_optuna_the_install_line_is_named(tmp_path, out, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(SharpError, match="needs Optuna") as e:
+        search(write(tmp_path), out)
+    assert e.value.hint == "pip install 'sharpcli[search]'"
+
+
+def test_a_storage_that_goes_away_is_one_message(tmp_path, out, monkeypatch):
+    from sqlalchemy.exc import OperationalError
+
+    def lost(self, trials):
+        raise OperationalError("select", {}, Exception("server closed the connection"))
+
+    monkeypatch.setattr(search_study.SearchStudy, "_asked", lost)
+    with pytest.raises(SharpError, match="server closed the connection"):
+        search(write(tmp_path), out)
