@@ -18,6 +18,7 @@ __all__ = [
     "POSITIVE",
     "SEED",
     "SIZE",
+    "EveryType",
     "NumberType",
     "ParameterType",
     "WholeType",
@@ -155,6 +156,24 @@ class NumberType(_Ranged):
         except (TypeError, ValueError):
             self.fail(f"'{value}' is not {self._wanted()}", param, ctx)
         return self._checked(number, value, param, ctx)
+
+
+class EveryType(ParameterType):
+    """How often: a number of steps from 1, or a word such as `epoch`."""
+
+    def __init__(self, word: str) -> None:
+        self._word = word
+        self.name = f"n|{word}"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str:
+        """The number or the word; fails on anything else."""
+        if str(value) == self._word:
+            return self._word
+        if not re.fullmatch(r"0*[1-9]\d{0,17}", str(value)):
+            self.fail(f"'{value}' is not a number of steps from 1 or '{self._word}'", param, ctx)
+        return int(value)
 
 
 NAME_VALUE: Final = NameValueType()

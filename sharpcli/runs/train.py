@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from sharpcli.runtime.files import save
 from sharpcli.runtime.progress import Progress, silent
 from sharpcli.tasks import Task
 from sharpcli.tasks.arguments import as_text
+from sharpcli.training.evaluations import EvaluationWatcher
 from sharpcli.training.loop import Trained, train
 from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.state import StateFile
@@ -39,7 +40,12 @@ def train_and_save(
     state; where one is there, the training goes on from it, unless `resume` is False.
     """
     state = StateFile(output, resume=resume)
-    trained = train(task, settings, progress, state)
+    evaluating = None
+    if settings.evaluate_every is not None:
+        evaluating = EvaluationWatcher(task, settings.evaluate_every)
+    trained = train(task, settings, progress, state, [evaluating] if evaluating else [])
+    if evaluating is not None:
+        trained = replace(trained, evaluations=evaluating.evaluations())
     with interruption.deferred():  # the training may have taken hours
         save_checkpoint(output, trained.tensors, metadata(task, settings, trained))
         curves = to_document(report(task, settings, output, trained))
@@ -83,6 +89,7 @@ def report(
         loss={"train": Scalar(trained.train_loss)},
         seconds=seconds,
         curves=trained.curves,
+        evaluations=trained.evaluations,
     )
     about = {"name": task.name, "options": task.options, "fingerprint": task.fingerprint}
     asked = {"train": asdict(settings)}

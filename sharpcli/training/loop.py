@@ -6,13 +6,13 @@ import functools
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sharpcli.documents.checkpoints import TrainingCurves
+from sharpcli.documents.checkpoints import Evaluations, TrainingCurves
 from sharpcli.errors import SharpError, setting
 from sharpcli.objective.checks import MEND_DATA, check_deterministic, check_finite
 from sharpcli.objective.coupling import check_coupling, coupling_named
@@ -23,8 +23,10 @@ from sharpcli.objective.reading import read_rows
 from sharpcli.runtime.progress import Progress, silent
 from sharpcli.runtime.randomness import global_random_state_kept
 from sharpcli.tasks import Task
+from sharpcli.training.clock import Clock
 from sharpcli.training.curves import Recorder
 from sharpcli.training.optimizers import TrainSettings
+from sharpcli.training.noise_scale import noise_scale
 from sharpcli.training.order import Order, Pace
 from sharpcli.training.state import StateFile, description, optimizer_state, restore_optimizer
 from sharpcli.training.stepper import Stepper
@@ -55,6 +57,7 @@ class Trained:
     steps: int
     reached: bool
     curves: TrainingCurves | None = None
+    evaluations: Evaluations | None = None
     problem: str | None = None
 
 
@@ -122,7 +125,7 @@ class _Run:
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.stepper = Stepper(settings, parameters, self.pace)
         self.recorder = Recorder()
-        self.watchers = watchers
+        self.watchers, self.clock = watchers, Clock()
         self.steps, self.first_loss = 0, math.nan
 
     def begin(self) -> None:
@@ -156,13 +159,14 @@ class _Run:
         """Take all steps."""
         settings, order = self.settings, self.order
         self.model.train()
+        self.clock.start(self.clock.seconds)
         reached = settings.until_loss is None
         ended = False
         while not ended:
             self._step()
             ended = self.steps == settings.steps or (order.ended and order.epoch == settings.epochs)
             if (order.ended and settings.until_loss is not None) or ended:
-                with self.stepper.at_evaluated_weights():
+                with self.clock.paused(), self.stepper.at_evaluated_weights():
                     loss = self._finite(self._loss())
                 self.model.train()
                 if settings.until_loss is not None:
@@ -173,13 +177,25 @@ class _Run:
                 known = loss if settings.until_loss is not None and order.ended else None
                 progress(*self._how_far(known))
             if self.file is not None and not ended and self.file.due:
-                self.file.write(self._state())
+                with self.clock.paused():
+                    self.file.write(self._state())
         with self.stepper.at_evaluated_weights():
             state = self.model.state_dict()
             tensors = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
-        curves = self.recorder.curves()
         problem = None if self.file is None else self.file.problem
-        return Trained(tensors, loss, order.epoch, self.steps, reached, curves, problem)
+        return Trained(
+            tensors, loss, order.epoch, self.steps, reached, self._curves(), problem=problem
+        )
+
+    def _curves(self) -> TrainingCurves:
+        """What was noted of the steps, with the noise scale where the settings ask for it."""
+        curves = self.recorder.curves()
+        if not self.settings.noise_scale:
+            return curves
+        momentum = self.settings.kind.values(self.settings).get("momentum") or 0.0
+        steps = zip(curves.lr, curves.batch_size, strict=True)
+        scales = [noise_scale(lr, size, self.rows.count, momentum) for lr, size in steps]
+        return replace(curves, noise_scale=scales)
 
     def _step(self) -> None:
         chosen = self.order.take(self.pace.batch_size(self.steps))
@@ -201,7 +217,8 @@ class _Run:
         ]
         if not wanting:
             return
-        with global_random_state_kept(), self.stepper.at_evaluated_weights():
+        paused, random_state = self.clock.paused(), global_random_state_kept()
+        with paused, random_state, self.stepper.at_evaluated_weights():
             moment = Moment(
                 self.steps,
                 self.order.epoch,
@@ -211,6 +228,8 @@ class _Run:
                 self.network,
                 self.rows,
                 self.stepper.optimizer,
+                self.order.passes,
+                self.clock.seconds,
             )
             for each in wanting:
                 each.look(moment)
@@ -228,6 +247,7 @@ class _Run:
             "order": self.order.state(),
             "recorder": self.recorder.state(),
             "watchers": {each.name: each.state() for each in self.watchers},
+            "seconds": self.clock.seconds,
             "torch": torch.get_rng_state(),
             "python": random.getstate(),
         }
@@ -241,6 +261,7 @@ class _Run:
         self.recorder.restore(found["recorder"])
         for each in self.watchers:
             each.restore(found["watchers"][each.name])
+        self.clock.start(found["seconds"])
         torch.set_rng_state(found["torch"])
         random.setstate(found["python"])
 

@@ -13,7 +13,7 @@ import math
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sharpcli.errors import UsageError, setting
 from sharpcli.settings import SEEDS, SEEDS_HINT
@@ -189,6 +189,9 @@ class TrainSettings:
     `clip_norm` shortens longer gradients. `accumulate` takes a step's batch in so many parts. `ema`
     is the decay of an exponential average of the weights, which is then what is saved.
 
+    `evaluate_every` is how many steps apart, or at the end of each "epoch", the loss and the
+    metrics are computed on training and test data. `noise_scale` asks for that of each step.
+
     >>> TrainSettings("AdamW", betas=(0.9, 0.99)).optimizer
     'adamw'
     """
@@ -210,6 +213,8 @@ class TrainSettings:
     clip_norm: float | None = None
     accumulate: int = 1
     ema: float | None = None
+    evaluate_every: int | Literal["epoch"] | None = None
+    noise_scale: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what the optimizer cannot use; raises `UsageError` naming the setting."""
@@ -237,6 +242,11 @@ class TrainSettings:
             "batch_schedule": (
                 self.batch_schedule is None or self.fixed_batch is None,
                 f"{setting('fixed_batch')} is the batch size of every step",
+            ),
+            "evaluate_every": (
+                self.evaluate_every in (None, "epoch")
+                or (isinstance(self.evaluate_every, int) and self.evaluate_every >= 1),
+                'a number of steps from 1, or "epoch"',
             ),
             "seed": (self.seed in SEEDS, SEEDS_HINT),
             "until_loss": (

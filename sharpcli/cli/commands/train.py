@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from sharpcli.cli.options import each_once, refuse_overwriting, task_argument
-from sharpcli.cli.parameter_types import NAME_VALUE, POSITIVE, SEED, NumberType
+from sharpcli.cli.parameter_types import NAME_VALUE, POSITIVE, SEED, EveryType, NumberType
 from sharpcli.documents.results import to_document
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.runtime.files import is_special, reserved
@@ -143,6 +143,18 @@ Examples:
     type=NumberType(0, 1),
     metavar="D",
     help="Save an average of the weights instead: after a step, D of it and 1 - D of the weights.",
+)
+@click.option(
+    "--evaluate-every",
+    type=EveryType("epoch"),
+    metavar="N|epoch",
+    help="Compute loss and metrics on training and test data at step 0, every N steps or after "
+    "each epoch, and at the end. They go into FILE.curves.json.",
+)
+@click.option(
+    "--noise-scale",
+    is_flag=True,
+    help="Add SGD's noise scale to the curves: η(N/B−1), with momentum ηN/(B(1−m)).",
 )
 @click.option(
     "--seed",
