@@ -93,7 +93,7 @@ _BY_METRIC = Mapping[str, Annotated[Sequence[Number], "One for each evaluation."
 
 @dataclass(frozen=True)
 class Evaluations:
-    """Loss and metrics on the way, in lists of one length: at the beginning, then every so often."""
+    """Loss and metrics of a training on the way, in lists of one length."""
 
     step: Annotated[Sequence[Annotated[int, _COUNT]], "Updates before it, from 0."]
     epochs: Annotated[Sequence[Annotated[float, _COUNT]], "Passes over the data before it."]

@@ -25,8 +25,8 @@ from sharpcli.runtime.randomness import global_random_state_kept
 from sharpcli.tasks import Task
 from sharpcli.training.clock import Clock
 from sharpcli.training.curves import Recorder
-from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.noise_scale import noise_scale
+from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.order import Order, Pace
 from sharpcli.training.state import StateFile, description, optimizer_state, restore_optimizer
 from sharpcli.training.stepper import Stepper
