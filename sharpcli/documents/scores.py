@@ -1,4 +1,4 @@
-"""What `sharp compare --score` finds of a group of runs: utility, cost, robustness, curves."""
+"""The scores of a group of runs: utility, cost, robustness, and its curve."""
 
 from __future__ import annotations
 
