@@ -269,6 +269,6 @@ def _legend(
         lines.append("the target is the best value that the median run of every group reaches")
     rates = [each["over_rates"] for each in scores if each.get("over_rates")]
     if rates:
-        much = "10 % of the best loss" if asked["lower_is_better"] else "0.01"
-        lines.append(f"near: within {much} of the best rate or parameters of the family")
+        much = "10 %" if asked["lower_is_better"] else "0.01"
+        lines.append(f"near: groups within {much} of the family's best, itself included")
     return lines
