@@ -48,6 +48,7 @@ class RunCounts:
     diverged: Annotated[int, "The loss, or the value at the end, is not finite.", _COUNT]
     failed: Annotated[int, "For another reason.", _COUNT]
     waiting: Annotated[int, "Not trained yet: left out of all numbers.", _COUNT]
+    unknown: Annotated[int, "Trained, but without the metric: left out too.", _COUNT]
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,9 @@ class Scores:
     best: Annotated[Utility | None, "At the best of the evaluations."] = absent()
     to_best: Annotated[Costs | None, "What the best evaluation took."] = absent()
     to_target: Annotated[Costs | None, "What it took to reach the target."] = absent()
+    gap: Annotated[
+        Utility | None, "At the end, the value on test data minus that on training data."
+    ] = absent()
     over_seeds: Annotated[OverSeeds | None, "Robustness over the runs of a group."] = absent()
     over_rates: Annotated[OverRates | None, "Robustness over learning rates."] = absent()
     curve: Annotated[Band | None, "The metric on the way."] = absent()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sharpcli.documents.reading import load_document
@@ -11,15 +11,23 @@ from sharpcli.documents.scoring import Asked, score
 from sharpcli.documents.scoring.runs import Run, runs_of_sweep, trained_run
 from sharpcli.errors import SharpError
 
-__all__ = ["read_runs", "score_files"]
+__all__ = ["read_runs", "runs_of", "score_files"]
 
 _SWEEP, _MEASURES = "sweep.json", "measures.json"
 _CURVES = "model.safetensors.curves.json"  # what a run's training writes beside its checkpoint
 
 
-def score_files(names: Sequence[str], asked: Asked) -> Report:
-    """The scores of the runs in these folders and files, as a report of kind "compare"."""
-    return score([run for name in names for run in read_runs(Path(name))], asked, names)
+def score_files(
+    names: Sequence[str], asked: Asked, piped: Callable[[], tuple[str, Document]] | None = None
+) -> Report:
+    """The scores of the runs in these folders and files, as a report of kind "compare".
+
+    `piped` reads what `-` stands for: its name in messages, and the document.
+    """
+    runs = []
+    for name in names:
+        runs += runs_of(*piped()) if piped and name == "-" else read_runs(Path(name))
+    return score(runs, asked, names)
 
 
 def read_runs(path: Path) -> list[Run]:
@@ -36,19 +44,29 @@ def read_runs(path: Path) -> list[Run]:
                 f"{path}: is a folder without {_SWEEP}",
                 "name the folder of a sweep, or files that `sharp train` wrote: MODEL.curves.json",
             )
-    document = load_document(file)
+    return runs_of(str(path), load_document(file), file.parent)
+
+
+def runs_of(name: str, document: Document, folder: Path | None = None) -> list[Run]:
+    """The runs of a document of kind train or sweep; of a sweep with the curves in its folder.
+
+    Raises:
+        SharpError: it is of another kind, or a file in the folder cannot be read.
+    """
     if document["kind"] == "train":
-        return trained_run(str(path), document)
+        return trained_run(name, document)
     if document["kind"] != "sweep":
         raise SharpError(
-            f'{file}: holds a result of kind "{document["kind"]}", not of a training',
+            f'{name}: holds a result of kind "{document["kind"]}", not of a training',
             "only trainings are scored: name a sweep's folder, or MODEL.curves.json",
         )
+    if folder is None:
+        return runs_of_sweep(document, {})
     curves: dict[str, Document] = {}
     for result in document["results"]:
-        own = file.parent / result["run"] / _CURVES
+        own = folder / result["run"] / _CURVES
         if own.exists():
             curves[result["run"]] = load_document(own)
-    measures = file.parent / _MEASURES
+    measures = folder / _MEASURES
     measured = load_document(measures) if measures.exists() else None
     return runs_of_sweep(document, curves, measured)

@@ -138,7 +138,7 @@ def _score(
         raise UsageError(
             f"--baseline {baseline}: has no effect with --score", "leave one of them out"
         )
-    emit(to_document(score_files(results, Asked(by=by, **asked))), output)
+    emit(to_document(score_files(results, Asked(by=by, **asked), lambda: read_result("-"))), output)
     return ExitCode.DONE
 
 

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from sharpcli.documents.environment import environment
-from sharpcli.documents.labels import named
 from sharpcli.documents.results import Report
 from sharpcli.documents.scores import Over, ScoreSettings
 from sharpcli.documents.scoring.groups import RunGroup, families, grouped, unequal_settings
@@ -26,6 +25,7 @@ from sharpcli.errors import SharpError, UsageError, counted, did_you_mean, setti
 
 __all__ = ["Asked", "score"]
 
+_SHOWN = 3  # groups that a sentence names
 _FEW = 3  # runs of a group, below which its spread is hardly known
 
 
@@ -88,7 +88,7 @@ def score(runs: Sequence[Run], asked: Asked, files: Sequence[str] = ()) -> Repor
         environment=environment(),
         task=_task(runs) if len(tasks) == 1 else {},
         results=results,
-        notes=[*notes, *_notes(groups, scorers)],
+        notes=[*notes, *_notes(groups, scorers, target if asked.target is None else None)],
         warnings=_warnings(runs, groups),
     )
 
@@ -154,17 +154,30 @@ def _common_target(scorers: Sequence[Scorer], *, lower: bool) -> float | None:
     return max(finite) if lower else min(finite)
 
 
-def _notes(groups: Sequence[RunGroup], scorers: Sequence[Scorer]) -> list[str]:
+def _notes(
+    groups: Sequence[RunGroup], scorers: Sequence[Scorer], chosen: float | None
+) -> list[str]:
+    """Notes on what is missing; `chosen` is the target where none was given."""
     notes = []
+    if chosen is not None and any(each.arrives_at_once(chosen) for each in scorers):
+        notes.append(
+            f"the target {chosen:.4g} is what the worst group reaches, and some run has it before "
+            f"its first step\n  hint: name one that says more: {setting('target', 'X')}"
+        )
     without = [
         g.label for g, s in zip(groups, scorers, strict=True) if s.trained and not s.has_curves
     ]
     if without:
-        who = "no run was" if len(without) == len(groups) else f"{named(without)}: not"
+        who = "" if len(without) == len(groups) else f" ({_listed(without)})"
         notes.append(
-            f"{who} evaluated while it trained, so only the final values are known\n"
-            f"  hint: train with {setting('evaluate_every', 'epoch')} for the best value, the cost "
-            "and curves"
+            f"without evaluations on the way only the final values are known{who}\n"
+            f"  hint: train with {setting('evaluate_every', 'epoch')}, in a sweep file under "
+            "[fixed], for the best value, the cost and curves"
+        )
+    if unknown := [g.label for g, s in zip(groups, scorers, strict=True) if s.unknown]:
+        notes.append(
+            f"the metric is not known of some runs, which are left out: {_listed(unknown)}\n"
+            f"  hint: {_MORE}"
         )
     if mixed := unequal_settings(groups):
         notes.append(f"runs of a group differ in {', '.join(mixed)} as well")
@@ -173,6 +186,11 @@ def _notes(groups: Sequence[RunGroup], scorers: Sequence[Scorer]) -> list[str]:
     elif min(len(group.runs) for group in groups) < _FEW:
         notes.append("intervals of two runs are very wide: train more seeds")
     return notes
+
+
+def _listed(labels: Sequence[str]) -> str:
+    """`lr=0.1, width=8; lr=0.1, width=16; …`: labels have commas of their own."""
+    return "; ".join([*labels[:_SHOWN], *(["…"] if len(labels) > _SHOWN else [])])
 
 
 def _warnings(runs: Sequence[Run], groups: Sequence[RunGroup]) -> list[str]:
@@ -184,7 +202,7 @@ def _warnings(runs: Sequence[Run], groups: Sequence[RunGroup]) -> list[str]:
     lost = [g.label for g in groups if any(r.status in ("failed", "diverged") for r in g.runs)]
     if lost:
         said.append(
-            f"some runs diverged or failed: {named(lost)}; means are over the others, costs and "
+            f"some runs diverged or failed ({_listed(lost)}): means are over the others, costs and "
             "rates count them as the worst"
         )
     return said

@@ -10,8 +10,9 @@ from typing import Any
 from sharpcli.documents.labels import clean, natural_order
 from sharpcli.documents.scoring.runs import Run
 from sharpcli.errors import UsageError, did_you_mean, setting
+from sharpcli.runtime.text import visible
 
-__all__ = ["RunGroup", "families", "grouped", "unequal_settings"]
+__all__ = ["RunGroup", "as_label", "families", "grouped", "unequal_settings"]
 
 # Settings that do not change the weights, or that runs of one group differ in.
 _LEFT_OUT = ("seed", "evaluate_every", "noise_scale")
@@ -96,8 +97,13 @@ def _short(of: Iterable[str]) -> dict[str, str]:
 
 def _label(values: Mapping[str, Any]) -> str:
     """`optimizer=sgd, lr=0.1`; what is not given is left out."""
-    given = [f"{clean(k)}={clean(_plain(v))}" for k, v in values.items() if v is not None]
+    given = [f"{clean(k)}={as_label(_plain(v))}" for k, v in values.items() if v is not None]
     return ", ".join(given) or ("defaults" if values else "all runs")
+
+
+def as_label(value: Any) -> str:
+    """A value as one line of plain text. It is not cut: two groups may differ in the last digit."""
+    return visible(f"{value:g}" if isinstance(value, float) else str(value)).strip()
 
 
 def _plain(value: Any) -> Any:

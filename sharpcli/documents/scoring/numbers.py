@@ -43,7 +43,8 @@ class Scorer:
     def __init__(self, runs: Sequence[Run], split: str, metric: str, *, lower: bool) -> None:
         self._runs, self._split, self._metric, self.lower = runs, split, metric, lower
         self._sign = 1.0 if lower else -1.0
-        self.ended = [run for run in runs if run.status != "waiting"]
+        self.unknown = [r for r in runs if r.status == "ok" and not r.knows(split, metric)]
+        self.ended = [r for r in runs if r.status != "waiting" and r not in self.unknown]
         finals = {id(run): run.final(split, metric) for run in runs if run.status == "ok"}
         self.trained = [run for run in self.ended if finals.get(id(run)) is not None]
         self._finals = [float(finals[id(run)] or 0.0) for run in self.trained]
@@ -59,12 +60,14 @@ class Scorer:
     def scores(self, target: float | None, rates: OverRates | None) -> Scores:
         """All scores of the group."""
         has = self.has_curves
+        lost = bool(self.ended) and not self.trained
         return Scores(
             self._counts(),
             self._utility(self._finals),
             best=self._utility(self._bests()) if has else None,
             to_best=self._costs(None) if has else None,
-            to_target=self._costs(target) if has and target is not None else None,
+            to_target=self._costs(target) if target is not None and (has or lost) else None,
+            gap=self._gap(),
             over_seeds=self._over_seeds(),
             over_rates=rates,
             curve=self._band(),
@@ -78,9 +81,9 @@ class Scorer:
         """The final value of the median run; infinite where the median run failed."""
         return self._median(self._finals)
 
-    def badness(self, value: float) -> float:
-        """A number that is lower for better values."""
-        return self._sign * value
+    def arrives_at_once(self, target: float) -> bool:
+        """Whether some run is at the target before its first step."""
+        return any(self._first(run, target) == 0 for run in self.trained)
 
     def _median(self, values: Sequence[float]) -> float | None:
         if not self.ended:
@@ -104,10 +107,16 @@ class Scorer:
             len(self.ended) - len(self.trained) - failed,
             failed,
             states.count("waiting"),
+            len(self.unknown),
         )
 
     def _utility(self, values: Sequence[float]) -> Utility:
         return Utility(mean(values), interval_of_mean(values), len(values), list(values))
+
+    def _gap(self) -> Utility | None:
+        ends = [[r.final(split, self._metric) for r in self.trained] for split in ("train", "test")]
+        gaps = [b - a for a, b in zip(*ends, strict=True) if a is not None and b is not None]
+        return self._utility(gaps) if gaps else None
 
     def _over_seeds(self) -> OverSeeds | None:
         if not self._finals:

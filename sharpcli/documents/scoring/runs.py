@@ -48,6 +48,10 @@ class Run:
             return curve[-1]
         return self.finals.get(split, {}).get(metric)
 
+    def knows(self, split: str, metric: str) -> bool:
+        """Whether the metric was computed, finite or not."""
+        return bool(self.curve(split, metric)) or metric in self.finals.get(split, {})
+
     def metrics(self, split: str) -> list[str]:
         """The metrics that are known at the end, the loss first."""
         evaluated = (self.evaluations or {}).get(split) or {}
@@ -92,6 +96,7 @@ def runs_of_sweep(
         for each in (measured or {"results": ()})["results"]
         if each["status"] == Outcome.OK
     }
+    options = document["task"].get("options", {})  # those that all runs share
     runs = []
     for result in document["results"]:
         checkpoint = result["checkpoint"]
@@ -110,7 +115,9 @@ def runs_of_sweep(
             Run(
                 name=result["run"],
                 path=str(checkpoint["path"]),
-                settings=_flat(result["settings"], result["options"], document["settings"]["task"]),
+                settings=_flat(
+                    result["settings"], options | result["options"], document["settings"]["task"]
+                ),
                 seed=result["settings"].get("seed"),
                 status=_status(result),
                 sha256=sha256,
@@ -150,7 +157,12 @@ def _flat(settings: Mapping[str, Any], options: Mapping[str, Any], task: Any) ->
             flat |= {f"{key}.{name}": _hashable(each) for name, each in value.items()}
         else:
             flat[key] = _hashable(value)
-    return flat | {f"options.{name}": str(value) for name, value in options.items()}
+    return flat | {f"options.{name}": _text(value) for name, value in options.items()}
+
+
+def _text(value: Any) -> str:
+    """An option as a sweep file has it; documents of trainings have numbers and booleans."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _hashable(value: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 from rich.text import Text
 
 from sharpcli.documents.labels import clean
+from sharpcli.documents.scoring.groups import as_label
 from sharpcli.errors import SharpError, setting
 from sharpcli.render.numbers import format_number, format_uncertain
 from sharpcli.render.pages.comparison import compare_page
@@ -150,7 +151,8 @@ def _caption(results: Sequence[Mapping[str, Any]]) -> str:
 
 def _name(result: Mapping[str, Any], caption: str) -> str:
     if caption in result["group"]:
-        return clean(result["group"][caption])
+        value = result["group"][caption]
+        return "–" if value is None else as_label(value)
     return str(result["label"])
 
 
@@ -164,6 +166,8 @@ def _utility(scores: Sequence[Mapping[str, Any]]) -> list[Column]:
     ]
     if any(each.get("best") for each in scores):
         columns.append(Column("best", [_mean(each.get("best")) for each in scores]))
+    if any(each.get("gap") for each in scores):
+        columns.append(Column("gap", [_mean(each.get("gap")) for each in scores]))
     return columns
 
 
@@ -187,7 +191,7 @@ def _rates(families: Sequence[Mapping[str, Any]]) -> Sheet:
         Column("best", [_number(each["best"]) for each in families]),
         Column("worst", [_number(each["worst"], "failed") for each in families]),
     ]
-    rows = [Row(clean(each["family"])) for each in families]
+    rows = [Row(each["family"]) for each in families]
     return Sheet(rows, columns, "final value over learning rates, medians", "family")
 
 
@@ -255,6 +259,8 @@ def _legend(
         lines.append(
             "12.3±0.4: mean ± standard deviation over the trained runs; interval: 95 %, of the mean"
         )
+    if any(each.get("gap") for each in scores):
+        lines.append("gap: the final value on test data minus that on training data")
     costs = [each[key] for each in scores for key in ("to_target", "to_best") if each.get(key)]
     intervals = [each["steps"] for each in costs if each.get("steps")]
     sure = {each["confidence"]: c["n"] for c, each in zip(costs, intervals, strict=True)}

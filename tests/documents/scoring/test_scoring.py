@@ -13,9 +13,14 @@ def scores(runs, **asked):
     return [result["scores"] for result in scored(runs, **asked)["results"]]
 
 
+def counts(**known):
+    names = ("all", "trained", "diverged", "failed", "waiting", "unknown")
+    return dict.fromkeys(names, 0) | known
+
+
 def test_utility():
     (found,) = scores([run([0.1, 0.8, 0.7], seed=0), run([0.1, 0.4, 0.9], seed=1)])
-    assert found["runs"] == {"all": 2, "trained": 2, "diverged": 0, "failed": 0, "waiting": 0}
+    assert found["runs"] == counts(all=2, trained=2)
     assert found["final"]["mean"] == pytest.approx(0.8)
     assert found["final"]["values"] == [0.7, 0.9]
     half = 12.7062047 * 0.2 / 2**0.5 / 2**0.5
@@ -53,7 +58,7 @@ def test_a_diverged_run_counts_as_failed():
     runs = [run([0.1, 0.9]), run([0.2, 0.8], seed=1), run(seed=2, status="diverged")]
     document = scored([*runs, run(seed=3, status="waiting")])
     (found,) = [each["scores"] for each in document["results"]]
-    assert found["runs"] == {"all": 4, "trained": 2, "diverged": 1, "failed": 0, "waiting": 1}
+    assert found["runs"] == counts(all=4, trained=2, diverged=1, waiting=1)
     assert found["final"]["n"] == 2
     assert found["to_target"]["n"] == 3
     assert any("diverged or failed" in each for each in document["warnings"])
@@ -72,7 +77,7 @@ def test_a_group_whose_runs_all_failed_keeps_its_row():
     good, bad = document["results"]
     assert bad["scores"]["final"]["mean"] is None
     assert bad["scores"]["runs"]["failed"] == 1
-    assert "to_target" not in bad["scores"]
+    assert (bad["scores"]["to_target"]["reached"], bad["scores"]["to_target"]["n"]) == (0, 2)
     assert document["settings"]["score"]["target"] == 0.9  # of the group that trained
     assert good["scores"]["over_rates"]["worst"] is None
 
@@ -190,6 +195,35 @@ def test_what_a_sweep_measured_at_the_end_is_known_too():
     (found,) = scores([bare(test={"loss": 0.6, "accuracy": 0.8})])
     assert found["final"]["mean"] == 0.8
     assert "curve" not in found
+
+
+def test_a_run_without_the_metric_has_not_failed():
+    document = scored([run(), bare(1)])
+    found = [each["scores"] for each in document["results"]]
+    assert sum(each["runs"]["unknown"] for each in found) == 1
+    assert sum(each["runs"]["diverged"] for each in found) == 0
+    assert any("is not known of some runs" in note for note in document["notes"])
+    assert "warnings" not in document
+
+
+def test_the_gap_between_test_and_training_data():
+    values = {"train": {"loss": [2.0, 0.5]}, "test": {"loss": [2.0, 0.75]}}
+    known = run([0.1, 0.9])
+    evaluations = {**known.evaluations, **values}
+    (found,) = scores([dataclasses.replace(known, evaluations=evaluations)])
+    assert found["gap"]["mean"] == 0.25
+
+
+def test_a_target_that_runs_have_before_their_first_step():
+    document = scored([run([0.1, 0.1], lr=9.0), run([0.1, 0.9], lr=0.1)])
+    assert any("target" in note for note in document["notes"])
+    assert not any("the target" in n for n in scored([run()], target=0.1)["notes"])
+
+
+def test_long_settings_are_not_cut():
+    specs = [f"warmup(0.1, steps=50):50, EXP(k0=0.1, gamma={g})" for g in (0.99, 0.999)]
+    labels = [each["label"] for each in scored([run(schedule=each) for each in specs])["results"]]
+    assert labels == [f"schedule={each}" for each in specs]
 
 
 def test_a_metric_that_is_not_known():
