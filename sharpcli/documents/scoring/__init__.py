@@ -89,7 +89,7 @@ def score(runs: Sequence[Run], asked: Asked, files: Sequence[str] = ()) -> Repor
         task=_task(runs) if len(tasks) == 1 else {},
         results=results,
         notes=[*notes, *_notes(groups, scorers, target if asked.target is None else None)],
-        warnings=_warnings(runs, groups),
+        warnings=_warnings(runs, groups, scorers),
     )
 
 
@@ -193,13 +193,15 @@ def _listed(labels: Sequence[str]) -> str:
     return "; ".join([*labels[:_SHOWN], *(["…"] if len(labels) > _SHOWN else [])])
 
 
-def _warnings(runs: Sequence[Run], groups: Sequence[RunGroup]) -> list[str]:
+def _warnings(
+    runs: Sequence[Run], groups: Sequence[RunGroup], scorers: Sequence[Scorer]
+) -> list[str]:
     said = []
     waiting = sum(run.status == "waiting" for run in runs)
     if waiting:
         verb = "is" if waiting == 1 else "are"
         said.append(f"{waiting} of {counted(len(runs), 'run')} {verb} not trained yet")
-    lost = [g.label for g in groups if any(r.status in ("failed", "diverged") for r in g.runs)]
+    lost = [g.label for g, s in zip(groups, scorers, strict=True) if s.lost]
     if lost:
         said.append(
             f"some runs diverged or failed ({_listed(lost)}): means are over the others, costs and "

@@ -48,7 +48,7 @@ class Scorer:
         finals = {id(run): run.final(split, metric) for run in runs if run.status == "ok"}
         self.trained = [run for run in self.ended if finals.get(id(run)) is not None]
         self._finals = [float(finals[id(run)] or 0.0) for run in self.trained]
-        self._lost = len(self.ended) - len(self.trained)
+        self.lost = len(self.ended) - len(self.trained)
 
     @property
     def has_curves(self) -> bool:
@@ -88,7 +88,7 @@ class Scorer:
     def _median(self, values: Sequence[float]) -> float | None:
         if not self.ended:
             return None
-        found = median([*(self._sign * v for v in values), *[math.inf] * self._lost])
+        found = median([*(self._sign * v for v in values), *[math.inf] * self.lost])
         return self._sign * found
 
     def _bests(self) -> list[float]:
@@ -135,7 +135,7 @@ class Scorer:
                 math.inf if place is None else float(at[place])
                 for at, place in zip(known, places, strict=True)
             ]
-            costs[name] = _cost([*values, *[math.inf] * self._lost])
+            costs[name] = _cost([*values, *[math.inf] * self.lost])
         reached = sum(place is not None for place in places)
         return Costs(reached, len(self.ended), **costs)
 

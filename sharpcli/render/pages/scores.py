@@ -64,11 +64,12 @@ def comparison_lines(document: Mapping[str, Any], width: int) -> Iterator[Text]:
     page = comparison_page(document)
     if _has_scores(document):
         drawn = _drawn(document)
-        shown = drawn.bands[: len(_STYLES)]
+        sign = 1 if document["settings"]["score"]["lower_is_better"] else -1
+        shown = sorted(drawn.bands, key=lambda band: sign * band.median[-1])[: len(_STYLES)]
         if shown:
             title = f"{drawn.quantity}, the median of each group"
             if len(shown) < len(drawn.bands):
-                title += f" (the first {len(shown)} of {len(drawn.bands)})"
+                title += f" (the best {len(shown)} of {len(drawn.bands)})"
             series = [
                 Series(each.name, each.x, each.median, *style)
                 for each, style in zip(shown, _STYLES, strict=False)

@@ -66,8 +66,10 @@ def test_a_diverged_run_counts_as_failed():
 
 
 def test_a_value_that_is_not_finite_is_a_diverged_run():
-    (found,) = scores([run([0.1, 0.9]), run([0.1, None], seed=1)])
+    document = scored([run([0.1, 0.9]), run([0.1, None], seed=1)])
+    (found,) = [each["scores"] for each in document["results"]]
     assert found["runs"]["diverged"] == 1
+    assert any("diverged or failed" in each for each in document["warnings"])
     assert found["final"]["values"] == [0.9]
 
 
@@ -145,6 +147,17 @@ def test_groups_differ_in_all_settings_but_the_seed():
     assert any("differ in lr" in note for note in grouped["notes"])
     with pytest.raises(UsageError, match="by"):
         scored(runs, by=("hight",))
+
+
+def test_groups_of_a_family_are_neighbours():
+    runs = [run(lr=lr, optimizer=name) for lr in (0.1, 0.5) for name in ("sgd", "adam")]
+    labels = [each["label"] for each in scored(runs)["results"]]
+    assert labels == [
+        "optimizer=adam, lr=0.1",
+        "optimizer=adam, lr=0.5",
+        "optimizer=sgd, lr=0.1",
+        "optimizer=sgd, lr=0.5",
+    ]
 
 
 def test_median_and_quartiles_of_curves():

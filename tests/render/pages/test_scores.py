@@ -49,6 +49,15 @@ def test_no_line_is_wider_than_the_terminal(width):
     assert any("the median of each group" in line for line in lines)
 
 
+def test_the_chart_shows_the_best_groups():
+    runs = [run([0.1, 0.1 * rate], lr=rate) for rate in (1.0, 2.0, 3.0, 4.0, 5.0)]
+    text = "\n".join(line.plain for line in comparison_lines(scored(runs), 100))
+    chart = text.partition("t\n\n")[0]
+    assert "(the best 4 of 5)" in chart
+    assert "lr=5" in chart.partition("┤")[0]
+    assert "lr=1" not in chart.partition("┤")[0]
+
+
 def test_the_legend_states_the_confidence():
     legend = "\n".join(comparison_page(document()).legend)
     assert "75 % with 3 runs" in legend
