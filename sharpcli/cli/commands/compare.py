@@ -160,7 +160,7 @@ def _file_of(name: str) -> Path:
         raise SharpError(
             f"{name}: is a folder without measures.json",
             "a sweep measures its runs where its file has a [measure] table: add one, and run "
-            "`sharp sweep` again",
+            "`sharp sweep` again; or compare its trainings with --score",
         )
     return measures
 

@@ -16,7 +16,7 @@ __all__ = ["RunGroup", "as_label", "families", "grouped", "unequal_settings"]
 
 # Settings that do not change the weights, or that runs of one group differ in.
 _LEFT_OUT = ("seed", "evaluate_every", "noise_scale")
-_RATES = ("schedule", "lr", "lr")
+_LAST = {"schedule": 1, "lr": 2}  # so that the groups of a family are neighbours
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,7 @@ def grouped(runs: Sequence[Run], by: Sequence[str] = ()) -> list[RunGroup]:
                 f"{setting('by', key)}: the runs have no such setting: {did_you_mean(key, known)}",
                 f"settings that differ: {', '.join(short[k] for k in _varying(runs)) or 'none'}",
             )
-    # The groups of a family are neighbours where the rate comes last.
-    keys = [full[key] for key in by] or sorted(_varying(runs), key=_RATES.count)
+    keys = [full[key] for key in by] or sorted(_varying(runs), key=lambda k: _LAST.get(k, 0))
     together: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
         together.setdefault(tuple(run.settings.get(key) for key in keys), []).append(run)
