@@ -129,6 +129,7 @@ def _score(
     asked: Mapping[str, Any],
 ) -> int:
     """Score the runs of sweeps and trainings."""
+    from sharpcli.cli.progress_bars import progress_bars
     from sharpcli.documents.results import to_document
     from sharpcli.documents.scoring import Asked
     from sharpcli.render import emit
@@ -138,7 +139,9 @@ def _score(
         raise UsageError(
             f"--baseline {baseline}: has no effect with --score", "leave one of them out"
         )
-    emit(to_document(score_files(results, Asked(by=by, **asked), lambda: read_result("-"))), output)
+    with progress_bars(quiet=output.quiet) as begin:
+        report = score_files(results, Asked(by=by, **asked), lambda: read_result("-"), begin)
+    emit(to_document(report), output)
     return ExitCode.DONE
 
 
