@@ -274,11 +274,12 @@ class Maker:
         self.defs[result] = self._result_of(kind)
         found: Schema = {}
         if kind.settings:
+            properties = {key: self.of(each) for key, each in kind.settings.items()}
             self.defs[f"settings_of_{name}"] = {
                 "description": f"Settings of `sharp {name}`.",
                 "type": "object",
-                "properties": {key: self.of(each) for key, each in kind.settings.items()},
-                "required": [*kind.settings],
+                "properties": properties,
+                "required": [k for k, v in properties.items() if not v.pop("optional", False)],
                 **({} if name == "measure" else {"additionalProperties": False}),
             }
             found["settings"] = {"$ref": f"#/$defs/settings_of_{name}"}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from sharpcli.documents.results import Number, Scalar, absent
+from sharpcli.documents.scores import Scores, ScoreSettings
 from sharpcli.settings import Keywords
 
 _COUNT = Keywords(minimum=0)
@@ -178,6 +179,9 @@ class CompareSettings:
     by: Annotated[Sequence[str], "Metadata keys that rows were grouped by."]
     baseline: Annotated[str | None, "Label of the row that differences are to."]
     files: Annotated[Sequence[str], "The documents, in the order given."]
+    score: Annotated[
+        ScoreSettings, "What is scored; absent without --score.", Keywords(optional=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -279,6 +283,7 @@ class Group:
         Mapping[str, Summary],
         "By flat key, such as hessian.eigenvalues[0] or epsilon_sharpness[1e-3,p=100].",
     ]
+    scores: Annotated[Scores, "Of the trainings; only with --score."] = absent()
 
 
 @dataclass(frozen=True)

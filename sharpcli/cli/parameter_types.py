@@ -13,12 +13,12 @@ from sharpcli.settings import SEEDS
 
 __all__ = [
     "DEVICE",
-    "EVERY",
     "NAMES",
     "NAME_VALUE",
     "POSITIVE",
     "SEED",
     "SIZE",
+    "EveryType",
     "NumberType",
     "ParameterType",
     "WholeType",
@@ -77,22 +77,6 @@ class DeviceType(ParameterType):
             near = did_you_mean(str(value), ["auto", "cpu", "cuda", "cuda:0", "mps"])
             self.fail(f"'{value}' is not a device: {near}", param, ctx)
         return str(value)
-
-
-class EveryType(ParameterType):
-    """A number of steps, or `log`."""
-
-    name = "n|log"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | str:
-        """The number as an integer; fails on anything else and below one."""
-        if value == "log":
-            return "log"
-        if not re.fullmatch(r"[1-9]\d{0,17}", str(value)):
-            self.fail(f"'{value}' is neither a number of steps nor log", param, ctx)
-        return int(value)
 
 
 class SizeType(ParameterType):
@@ -174,9 +158,26 @@ class NumberType(_Ranged):
         return self._checked(number, value, param, ctx)
 
 
+class EveryType(ParameterType):
+    """How often: a number of steps from 1, or a word such as `epoch`."""
+
+    def __init__(self, word: str) -> None:
+        self._word = word
+        self.name = f"n|{word}"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str:
+        """The number or the word; fails on anything else."""
+        if str(value) == self._word:
+            return self._word
+        if not re.fullmatch(r"0*[1-9]\d{0,17}", str(value)):
+            self.fail(f"'{value}' is not a number of steps from 1 or '{self._word}'", param, ctx)
+        return int(value)
+
+
 NAME_VALUE: Final = NameValueType()
 NAMES: Final = NamesType()
-EVERY: Final = EveryType()
 DEVICE: Final = DeviceType()
 POSITIVE: Final = WholeType(1)
 SIZE: Final = SizeType()

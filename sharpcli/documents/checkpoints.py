@@ -20,7 +20,14 @@ from sharpcli.documents.results import (
 from sharpcli.documents.statuses import Outcome
 from sharpcli.settings import Keywords
 
-__all__ = ["Inspected", "InspectedCheckpoint", "StoredTensor", "TrainedResult", "TrainingCurves"]
+__all__ = [
+    "Evaluations",
+    "Inspected",
+    "InspectedCheckpoint",
+    "StoredTensor",
+    "TrainedResult",
+    "TrainingCurves",
+]
 
 _COUNT = Keywords(minimum=0)
 _TRAINED = Keywords(required=["train"], propertyNames={"enum": ["train", "test", "gap"]})
@@ -75,6 +82,31 @@ class TrainingCurves:
     gradient_norm: Annotated[
         Sequence[Number], "Of the batch's gradient, before clipping; null if not finite."
     ]
+    noise_scale: Annotated[
+        Sequence[Number] | None,
+        "SGD's noise scale η(N/B − 1), with momentum ηN/(B(1−m)); absent if not asked for.",
+    ] = absent()
+
+
+_BY_METRIC = Mapping[str, Annotated[Sequence[Number], "One for each evaluation."]]
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """Loss and metrics of a training on the way, in lists of one length."""
+
+    step: Annotated[Sequence[Annotated[int, _COUNT]], "Updates before it, from 0."]
+    epochs: Annotated[Sequence[Annotated[float, _COUNT]], "Passes over the data before it."]
+    seconds: Annotated[
+        Sequence[Annotated[float, _COUNT]],
+        "Time of the updates before it, without that of evaluations; interruptions do not count.",
+    ]
+    train: Annotated[
+        _BY_METRIC, "`loss`, then the task's metrics, on training data; null if not finite."
+    ]
+    test: Annotated[_BY_METRIC | None, "The same on test data; absent if there are none."] = (
+        absent()
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,3 +124,6 @@ class TrainedResult:
     curves: Annotated[
         TrainingCurves | None, "At most 2000 steps, evenly spaced from the first one."
     ] = absent()
+    evaluations: Annotated[Evaluations | None, "Loss and metrics on the way, if asked for."] = (
+        absent()
+    )

@@ -305,6 +305,8 @@ def _lengths(document: Mapping[str, Any]) -> Iterator[_Misfit]:
         "landscape": _lengths_of_grid,
         "schedule": _lengths_of_schedule,
         "spectrum": _lengths_of_spectrum,
+        "train": _lengths_of_training,
+        "compare": _lengths_of_scores,
     }.get(document["kind"])
     for index, result in enumerate(document["results"] if check else ()):
         for misfit in check(result) if check else ():
@@ -406,6 +408,27 @@ def _lengths_of_schedule(result: Mapping[str, Any]) -> Iterator[_Misfit]:
     for key in ("lr", "batch_size", "noise_scale"):
         if result[key] is not None and len(result[key]) != steps:
             yield _counted(steps, "steps", result[key]).at(key)
+
+
+def _lengths_of_training(result: Mapping[str, Any]) -> Iterator[_Misfit]:
+    for part in ("curves", "evaluations"):
+        for misfit in _like_first(result.get(part, {}), "step"):
+            yield misfit.at(part)
+
+
+def _lengths_of_scores(result: Mapping[str, Any]) -> Iterator[_Misfit]:
+    for misfit in _like_first(result.get("scores", {}).get("curve", {}), "steps"):
+        yield misfit.at("curve").at("scores")
+
+
+def _like_first(found: Mapping[str, Any], first: str) -> Iterator[_Misfit]:
+    """Problems of lists that do not have the length of one of them; also one level below."""
+    for key, value in found.items():
+        lists = value.items() if isinstance(value, Mapping) else [(None, value)]
+        for name, values in lists:
+            if isinstance(values, list) and len(values) != len(found[first]):
+                misfit = _counted(len(found[first]), first, values)
+                yield (misfit if name is None else misfit.at(name)).at(key)
 
 
 def _increase(values: Sequence[float], *, to_a_width: bool = True) -> bool:

@@ -62,7 +62,14 @@ KINDS: dict[str, Kind] = {
     "train": Kind("pages.measurements:train_page"),
     "sweep": Kind("pages.sweeps:sweep_page", "files.spreadsheet:run_rows"),
     "search": Kind("pages.searches:search_page", "files.spreadsheet:trial_rows"),
-    "compare": Kind("pages.comparison:compare_page", "files.spreadsheet:group_rows", cheap=True),
+    "compare": Kind(
+        page="pages.scores:comparison_page",
+        rows="files.spreadsheet:group_rows",
+        lines="pages.scores:comparison_lines",
+        drawing="pages.scores:read_bands",
+        figures=dict.fromkeys((".png", ".svg", ".pdf", ".npz"), "files.score_figure:score_file"),
+        cheap=True,
+    ),
     "inspect": Kind(
         "pages.inspection:inspection_page", "files.spreadsheet:tensor_rows", cheap=True
     ),

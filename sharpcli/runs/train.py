@@ -21,6 +21,7 @@ from sharpcli.runtime.files import save
 from sharpcli.runtime.progress import UNSAID, Latest, Notes, Progress, silent
 from sharpcli.tasks import Task
 from sharpcli.tasks.arguments import as_text
+from sharpcli.training.evaluations import EvaluationWatcher
 from sharpcli.training.loop import Trained, train
 from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.state import StateFile
@@ -64,7 +65,13 @@ def train_and_save(
         notes.note(f"{files.path}: holds checkpoints of an earlier training, not of this one")
     keeper = OptimizerKeeper(settings)
     looking += [keeper] if settings.save_optimizer else []
+    evaluating = None
+    if settings.evaluate_every is not None:
+        evaluating = EvaluationWatcher(task, settings.evaluate_every)
+        looking.append(evaluating)
     trained = train(task, settings, progress, state, looking, init, latest)
+    if evaluating is not None:
+        trained = replace(trained, evaluations=evaluating.evaluations())
     with interruption.deferred():  # the training may have taken hours
         about = {**metadata(task, settings, trained, init), **beside()}
         saved = save_checkpoint(output, trained.tensors, about)
@@ -117,6 +124,7 @@ def report(
         loss={"train": Scalar(trained.train_loss)},
         seconds=seconds,
         curves=trained.curves,
+        evaluations=trained.evaluations,
     )
     about = {"name": task.name, "options": task.options, "fingerprint": task.fingerprint}
     asked = {"train": asdict(settings)}

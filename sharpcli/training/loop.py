@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sharpcli.checkpoint import Checkpoint
-from sharpcli.documents.checkpoints import TrainingCurves
+from sharpcli.documents.checkpoints import Evaluations, TrainingCurves
 from sharpcli.errors import SharpError, UsageError, setting
 from sharpcli.objective.checks import MEND_DATA, check_deterministic, check_finite
 from sharpcli.objective.coupling import check_coupling, coupling_named
@@ -30,8 +30,10 @@ from sharpcli.runtime.randomness import (
 from sharpcli.tasks import Task
 from sharpcli.training.augmentation import Augmenter
 from sharpcli.training.build import repeats
+from sharpcli.training.clock import Clock
 from sharpcli.training.curves import Recorder
 from sharpcli.training.losses import Losses
+from sharpcli.training.noise_scale import noise_scale
 from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.order import Order, Pace
 from sharpcli.training.precision import autocast, device_of, dtype_of, model_of_device, repeatable
@@ -67,6 +69,7 @@ class Trained:
     steps: int
     reached: bool
     curves: TrainingCurves | None = None
+    evaluations: Evaluations | None = None
     problem: str | None = None
     saved: Checkpoint | None = None
 
@@ -154,7 +157,7 @@ class _Run:
         self.repeats = repeats(self.stepper.optimizer)
         self.recorder = Recorder()
         self.losses = Losses(self._not_finite)
-        self.watchers = watchers
+        self.watchers, self.clock = watchers, Clock()
         self.steps, self.first_loss = 0, math.nan
 
     def begin(self) -> None:
@@ -190,6 +193,7 @@ class _Run:
         """Take all steps."""
         settings, order = self.settings, self.order
         self.model.train()
+        self.clock.start(self.clock.seconds)
         reached = settings.until_loss is None
         ended = False
         while not ended:
@@ -197,7 +201,7 @@ class _Run:
             ended = self.steps == settings.steps or (order.ended and order.epoch == settings.epochs)
             if (order.ended and settings.until_loss is not None) or ended:
                 self.losses.read()
-                with self.stepper.at_evaluated_weights():
+                with self.clock.paused(), self.stepper.at_evaluated_weights():
                     loss = self._finite(self._loss())
                 self.model.train()
                 if settings.until_loss is not None:
@@ -208,13 +212,25 @@ class _Run:
                 known = loss if settings.until_loss is not None and order.ended else None
                 progress(*self._how_far(known))
             if self.file is not None and not ended and self.file.due:
-                self.file.write(self._state())
+                with self.clock.paused():
+                    self.file.write(self._state())
         with self.stepper.at_evaluated_weights():
             state = self.model.state_dict()
             tensors = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
-        curves = self.recorder.curves()
         problem = None if self.file is None else self.file.problem
-        return Trained(tensors, loss, order.epoch, self.steps, reached, curves, problem)
+        return Trained(
+            tensors, loss, order.epoch, self.steps, reached, self._curves(), problem=problem
+        )
+
+    def _curves(self) -> TrainingCurves:
+        """What was noted of the steps, with the noise scale where the settings ask for it."""
+        curves = self.recorder.curves()
+        if not self.settings.noise_scale:
+            return curves
+        momentum = self.settings.kind.values(self.settings).get("momentum") or 0.0
+        steps = zip(curves.lr, curves.batch_size, strict=True)
+        scales = [noise_scale(lr, size, self.rows.count, momentum) for lr, size in steps]
+        return replace(curves, noise_scale=scales)
 
     def _step(self) -> None:
         chosen = self.order.take(self.pace.batch_size(self.steps))
@@ -244,7 +260,8 @@ class _Run:
         if not wanting:
             return
         self.losses.read()
-        with global_random_state_kept(), self.stepper.at_evaluated_weights():
+        paused, kept = self.clock.paused(), global_random_state_kept()
+        with paused, kept, self.stepper.at_evaluated_weights():
             moment = Moment(
                 self.steps,
                 self.order.epoch,
@@ -255,6 +272,8 @@ class _Run:
                 self.rows,
                 self.stepper.optimizer,
                 self._loss,
+                self.order.passes,
+                self.clock.seconds,
             )
             for each in wanting:
                 each.look(moment)
@@ -274,6 +293,7 @@ class _Run:
             "pace": self.pace.state(),
             "recorder": self.recorder.state(),
             "watchers": {each.name: each.state() for each in self.watchers},
+            "seconds": self.clock.seconds,
             "random": random_state(self.device),
             "augmenter": None if self.augmenter is None else self.augmenter.state(),
         }
@@ -291,6 +311,7 @@ class _Run:
         restore_random_state(found["random"], self.device)
         if self.augmenter is not None:
             self.augmenter.restore(found["augmenter"])
+        self.clock.start(found["seconds"])
 
     def _gradient(self, chosen: Tensor) -> Tensor:
         """The mean loss of a batch, with its gradient in the parameters."""

@@ -189,6 +189,9 @@ class TrainSettings:
     `clip_norm` shortens longer gradients. `accumulate` takes a step's batch in so many parts. `ema`
     is the decay of an exponential average of the weights, which is then what is saved.
 
+    `evaluate_every` is how many steps apart, or at the end of each "epoch", the loss and the
+    metrics are computed on training and test data. `noise_scale` asks for that of each step.
+
     >>> TrainSettings("AdamW", betas=(0.9, 0.99)).optimizer
     'adamw'
     """
@@ -218,6 +221,8 @@ class TrainSettings:
     augment: bool = False
     device: str = "cpu"
     dtype: Literal["float32", "float64", "bfloat16"] | None = None
+    evaluate_every: int | Literal["epoch"] | None = None
+    noise_scale: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what the optimizer cannot use; raises `UsageError` naming the setting."""
@@ -258,6 +263,11 @@ class TrainSettings:
             "dtype": (
                 self.dtype in (None, "float32", "float64", "bfloat16"),
                 "the arithmetic is float32, float64 or bfloat16",
+            ),
+            "evaluate_every": (
+                self.evaluate_every in (None, "epoch")
+                or (isinstance(self.evaluate_every, int) and self.evaluate_every >= 1),
+                'a number of steps from 1, or "epoch"',
             ),
             "seed": (self.seed in SEEDS, SEEDS_HINT),
             "until_loss": (

@@ -57,6 +57,11 @@ class Order:
         """Whether the epoch has no examples left."""
         return self._position >= self._kept
 
+    @property
+    def passes(self) -> float:
+        """Passes over the examples so far, a part of one included."""
+        return max(0, self.epoch - 1) + self._position / self._kept if self.epoch else 0.0
+
     def state(self) -> dict[str, Any]:
         """What `restore` goes on from."""
         return {"epoch": self.epoch, "position": self._position, "before": self._before}

@@ -21,6 +21,8 @@ class Moment:
     `model` may be read, and set to eval mode. `steps` are those that were taken, `epochs` those
     that were begun. `epoch_ended` says whether the last one is complete, `ended` whether no step
     follows. `rows` are the training data, and `loss` computes the mean loss over all of them.
+    `passes` are the passes over them so far, a part of one included, and `seconds` the time of the
+    steps so far.
     """
 
     steps: int
@@ -32,6 +34,8 @@ class Moment:
     rows: Rows
     optimizer: Any
     loss: Callable[[], float]
+    passes: float = 0.0
+    seconds: float = 0.0
 
     def tensors(self) -> Mapping[str, Tensor]:
         """A copy of the model's tensors on the CPU."""

@@ -44,7 +44,8 @@ def test_an_unknown_kind_and_one_without_figures_are_not_drawn():
     for kind in ("weather", "measure"):
         with pytest.raises(SharpError, match=f'"{kind}" has no figure') as error:
             read_drawing({"kind": kind, "results": []})
-        assert error.value.hint == "kinds with a figure: interpolate, landscape, spectrum, schedule"
+        kinds = "compare, interpolate, landscape, spectrum, schedule"
+        assert error.value.hint == f"kinds with a figure: {kinds}"
     with pytest.raises(UsageError):
         kind_of(UNKNOWN)
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, get_args
 
 import click
 
 from sharpcli.cli.exit_codes import ExitCode
-from sharpcli.cli.options import output_options
-from sharpcli.cli.parameter_types import NAMES
+from sharpcli.cli.options import output_options, plot_option, refuse_unread
+from sharpcli.cli.parameter_types import NAMES, NumberType
 from sharpcli.documents.reading import load_document, parse_document
 from sharpcli.documents.results import Document
+from sharpcli.documents.scores import Over
 from sharpcli.documents.statuses import NOT_CONVERGED
-from sharpcli.errors import SharpError
+from sharpcli.errors import SharpError, UsageError
 from sharpcli.settings import OutputSettings
 
 __all__ = ["compare", "read_result"]
+
+_OF_SCORES = ("metric", "split", "lower_is_better", "target", "over", "plot_files")
 
 
 @click.command(
@@ -25,7 +30,8 @@ __all__ = ["compare", "read_result"]
 Examples:
   sharp compare sgd.json adam.json --by batch_size --baseline batch_size=8
   sharp measure *.safetensors --json | sharp compare -
-  sharp sweep sweep.toml --output runs && sharp compare runs --by optimizer""",
+  sharp sweep sweep.toml --output runs && sharp compare runs --by optimizer
+  sharp compare runs --score --target 0.9 --plot curves.svg""",
 )
 @click.argument("results", nargs=-1, required=True, metavar="RESULT.json...")
 @click.option(
@@ -40,17 +46,67 @@ Examples:
     metavar="KEY=VALUE[,...]",
     help="Add each row's difference and ratio to this row (metadata, or a checkpoint's label).",
 )
+@click.option(
+    "--score",
+    is_flag=True,
+    help="Score the trainings of sweeps instead: utility, cost and robustness of each group of "
+    "settings over its seeds.",
+)
+@click.option(
+    "--metric",
+    metavar="NAME",
+    help="With --score: loss, or a metric of the task. Default: accuracy where it is known, else "
+    "the loss.",
+)
+@click.option(
+    "--split",
+    type=click.Choice(["train", "test"]),
+    help="With --score: of which data. Default: test where the metric is known there.",
+)
+@click.option(
+    "--lower-is-better/--higher-is-better",
+    default=None,
+    help="With --score: which values of the metric are better. Default: lower ones of the loss, "
+    "higher ones of any other metric.",
+)
+@click.option(
+    "--target",
+    type=NumberType(),
+    metavar="X",
+    help="With --score: the value whose cost is asked for. Default: the best one that the median "
+    "run of every group reaches.",
+)
+@click.option(
+    "--over",
+    type=click.Choice(get_args(Over)),
+    default="steps",
+    show_default=True,
+    help="With --score: what curves are drawn over.",
+)
 @output_options
+@plot_option
 def compare(
-    results: tuple[str, ...], by: tuple[str, ...], baseline: str | None, output: OutputSettings
+    results: tuple[str, ...],
+    by: tuple[str, ...],
+    baseline: str | None,
+    output: OutputSettings,
+    *,
+    score: bool,
+    **asked: Any,
 ) -> int:
     """Compare saved results in one table.
 
     RESULT.json is a file written by `sharp measure --json`, or the folder of a sweep that measured
     its runs; `-` reads it from a pipe. Shows groups over seeds, differences to a baseline, and the
-    rank correlation of each measure with the
-    generalization gap. Needs no torch, no task and no checkpoint.
+    rank correlation of each measure with the generalization gap.
+
+    With --score it is the folder of a sweep, or a MODEL.curves.json of `sharp train`. Shows for
+    each group of settings how good its runs end, what they take to reach a target, and how much
+    that depends on seed and learning rate. Needs no torch, no task and no checkpoint.
     """
+    if score:
+        return _score(results, by, baseline, output, asked)
+    refuse_unread(_OF_SCORES, "without --score", "add --score, or leave it out")
     from sharpcli.documents import comparison
     from sharpcli.documents.results import to_document
     from sharpcli.measures.columns import in_tables
@@ -63,6 +119,30 @@ def compare(
     emit(document, output)
     missed = output.strict and _took_in_unconverged(document)
     return ExitCode.UNCONVERGED if missed else ExitCode.DONE
+
+
+def _score(
+    results: tuple[str, ...],
+    by: tuple[str, ...],
+    baseline: str | None,
+    output: OutputSettings,
+    asked: Mapping[str, Any],
+) -> int:
+    """Score the runs of sweeps and trainings."""
+    from sharpcli.cli.progress_bars import progress_bars
+    from sharpcli.documents.results import to_document
+    from sharpcli.documents.scoring import Asked
+    from sharpcli.render import emit
+    from sharpcli.runs.score import score_files
+
+    if baseline is not None:
+        raise UsageError(
+            f"--baseline {baseline}: has no effect with --score", "leave one of them out"
+        )
+    with progress_bars(quiet=output.quiet) as begin:
+        report = score_files(results, Asked(by=by, **asked), lambda: read_result("-"), begin)
+    emit(to_document(report), output)
+    return ExitCode.DONE
 
 
 def read_result(name: str) -> tuple[str, Document]:
@@ -83,7 +163,7 @@ def _file_of(name: str) -> Path:
         raise SharpError(
             f"{name}: is a folder without measures.json",
             "a sweep measures its runs where its file has a [measure] table: add one, and run "
-            "`sharp sweep` again",
+            "`sharp sweep` again; or compare its trainings with --score",
         )
     return measures
 

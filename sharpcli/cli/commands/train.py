@@ -10,7 +10,14 @@ from typing import Any
 import click
 
 from sharpcli.cli.options import each_once, refuse_overwriting, task_argument
-from sharpcli.cli.parameter_types import DEVICE, EVERY, NAME_VALUE, POSITIVE, SEED, NumberType
+from sharpcli.cli.parameter_types import (
+    DEVICE,
+    NAME_VALUE,
+    POSITIVE,
+    SEED,
+    EveryType,
+    NumberType,
+)
 from sharpcli.documents.results import to_document
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.runtime.files import is_special, reserved
@@ -162,7 +169,7 @@ Examples:
 )
 @click.option(
     "--save-every",
-    type=EVERY,
+    type=EveryType("log"),
     metavar="N|log",
     help="Save the weights along the way as well, in FILE.path/step-*.safetensors: the initial "
     "ones, those after every N steps, or after 1, 2, 4, 8, … (log), and the last ones.",
@@ -197,6 +204,18 @@ Examples:
     show_default=True,
     help="The arithmetic. bfloat16: of the passes of steps (autocast); weights, optimizer and "
     "losses that are reported stay float32.",
+)
+@click.option(
+    "--evaluate-every",
+    type=EveryType("epoch"),
+    metavar="N|epoch",
+    help="Compute loss and metrics on training and test data at step 0, every N steps or after "
+    "each epoch, and at the end. They go into FILE.curves.json.",
+)
+@click.option(
+    "--noise-scale",
+    is_flag=True,
+    help="Add SGD's noise scale to the curves: η(N/B−1), with momentum ηN/(B(1−m)).",
 )
 @click.option(
     "--seed",

@@ -53,9 +53,11 @@ def read_members(
     notes = []
     for name, document in documents:
         if document["kind"] != "measure":
+            trained = document["kind"] in ("train", "sweep")
             raise SharpError(
                 f'{name}: holds a result of kind "{document["kind"]}", not a measurement',
-                "pass files that `sharp measure` wrote as JSON",
+                "pass files that `sharp measure` wrote as JSON"
+                + (f", or compare trainings with {setting('score', True)}" if trained else ""),
             )
         for result in document["results"]:
             if result["status"] == Outcome.FAILED:

@@ -66,6 +66,8 @@ def group_rows(document: Document) -> list[dict[str, Any]]:
                 elif document["settings"]["baseline"] is not None:
                     for part in _OF_A_DIFFERENCE:
                         row |= _difference_cells(f"{key}.difference.{part}", (value or {}), part)
+        scores = {k: v for k, v in result.get("scores", {}).items() if k != "curve"}
+        row |= {key: leaf for key, leaf in leaves(scores) if ".values[" not in key}
         rows.append(row)
     return rows
 
