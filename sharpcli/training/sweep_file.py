@@ -12,6 +12,8 @@
     lr = 0.5
     [measure]                         # what to measure of each at the end
     measures = ["loss", "hessian"]
+    [slurm]                           # options of sbatch, for jobs on a cluster
+    partition = "long"
 
 Keys of runs are the fields of `TrainSettings`, and `options.NAME` for an option of the task.
 """
@@ -34,7 +36,7 @@ from sharpcli.training.optimizers import TrainSettings
 
 __all__ = ["Sweep", "SweepRun", "as_key", "read_sweep"]
 
-_TABLES = ("fixed", "grid", "list", "measure")
+_TABLES = ("fixed", "grid", "list", "measure", "slurm")
 _TOP = ("task", "options", *_TABLES)
 _LONGEST_NAME = 120  # of a run's folder; file systems take 255 bytes
 _RESERVED = ("sweep.json", "measures.json")
@@ -51,7 +53,7 @@ class SweepRun:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep file asks for; `measure` is its table, None where there is none.
+    """What a sweep file asks for; `measure` and `slurm` are its tables, None where there is none.
 
     `task` is as the file has it, `task_path` where a path in it leads from here.
     """
@@ -61,6 +63,7 @@ class Sweep:
     task_path: str
     runs: tuple[SweepRun, ...]
     measure: Mapping[str, Any] | None = None
+    slurm: Mapping[str, Any] | None = None
 
 
 def read_sweep(path: Path) -> Sweep:
@@ -85,14 +88,16 @@ def read_sweep(path: Path) -> Sweep:
         raise UsageError(
             f'{path}: task = "…" is missing', 'name the task: task = "digits", or a task file'
         )
-    for table in ("options", "fixed", "grid", "measure"):
+    for table in ("options", "fixed", "grid", "measure", "slurm"):
         if not isinstance(content.get(table, {}), dict):
             raise UsageError(f"{path}: {table} is a table", f"write it as [{table}]")
     fixed = _flat(path, "fixed", {"options": content.get("options", {})})
     fixed |= _flat(path, "fixed", content.get("fixed", {}))
     given = [*_grid(path, content, fixed), *_list(path, content, fixed)]
     runs = [_run(path, values) for values in given] or [_run(path, fixed)]
-    return Sweep(path, task, _relative(path, task), _named(path, runs), content.get("measure"))
+    named = _named(path, runs)
+    tables = content.get("measure"), content.get("slurm")
+    return Sweep(path, task, _relative(path, task), named, *tables)
 
 
 def as_key(name: str, value: Any = ...) -> str:
