@@ -40,7 +40,9 @@ def sweep_progress(*, quiet: bool = False) -> Iterator[Watch]:
             return
         shown = Table() if error_console().is_terminal else Lines()
         try:
-            yield Watch(shown.added, shown.planned, shown.began, shown.progress, shown.ended, shown.noted)
+            yield Watch(
+                shown.added, shown.planned, shown.began, shown.progress, shown.ended, shown.noted
+            )
         finally:
             shown.close()
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sharpcli.errors import setting
 from sharpcli.runs.sweep_job import Job
 
 __all__ = ["LocalJobs"]
@@ -52,6 +51,9 @@ class LocalJobs:
         until = time.monotonic() + _LEAVE
         while time.monotonic() < until and len(self.over()) < len(self.ids):
             time.sleep(0.1)
+
+    def cancel_waiting(self) -> None:
+        """All begin at once."""
 
     @property
     def look(self) -> str:

@@ -62,7 +62,7 @@ _ENDS = {
     "PREEMPTED": "was preempted",
     "TIMEOUT": "reached its time limit",
 }
-# minutes · minutes:seconds · hours:minutes:seconds · days-hours[:minutes[:seconds]], as sbatch has it
+# As sbatch has it: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]].
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>\d+))?(?::(?P<third>\d+))?")
 
 
@@ -141,7 +141,10 @@ class SlurmJobs:
         options = dict(self.options)
         threads = options.get("cpus_per_task")
         executor = submitit.SlurmExecutor(folder, max_num_timeout=_REQUEUED)
+        if "no_requeue" not in options:
+            options.setdefault("requeue", True)
         executor.update_parameters(
+            wckey=None,
             time=options.pop("time"),
             job_name=options.pop("job_name", "sharp-sweep"),
             setup=options.pop("setup", None),
@@ -161,23 +164,29 @@ class SlurmJobs:
         self.ids = [job.job_id for job in submitted]
 
     def over(self) -> dict[str, str]:
-        """How jobs ended that are over, by their id: `CANCELLED`, or empty where it is not known."""
+        """How jobs ended that are over, by their id: `CANCELLED`, or empty if unknown."""
         states = self._seen()
         return {
-            each: state
-            for each in self.ids
-            if (state := states.get(each, "")) not in _NOT_OVER
+            each: state for each in self.ids if (state := states.get(each, "")) not in _NOT_OVER
         }
 
     def cancel(self) -> None:
         """End the jobs, and wait a little until they are gone."""
-        arrays = sorted({each.partition("_")[0] for each in self.ids})
         # A job that is only cancelled is given time to end, and would train on in it.
         for options in (["--signal=KILL"], []):
-            _slurm("scancel", "--quiet", *options, *arrays)
+            _slurm("scancel", "--quiet", *options, *self._arrays)
         until = time.monotonic() + _LEAVE
         while time.monotonic() < until and len(self.over()) < len(self.ids):
             time.sleep(0.5)
+
+    def cancel_waiting(self) -> None:
+        """Take back those that have not begun."""
+        _slurm("scancel", "--quiet", "--state=PENDING", *self._arrays)
+
+    @property
+    def _arrays(self) -> list[str]:
+        """The numbers that Slurm gave: jobs that are submitted together share one."""
+        return sorted({each.partition("_")[0] for each in self.ids})
 
     @property
     def between(self) -> float:
@@ -187,8 +196,7 @@ class SlurmJobs:
     @property
     def look(self) -> str:
         """How a person sees the jobs."""
-        arrays = sorted({each.partition("_")[0] for each in self.ids})
-        return f"squeue --jobs {','.join(arrays)}"
+        return f"squeue --jobs {','.join(self._arrays)}"
 
     def how(self, state: str) -> str:
         """How a job of this state ended, in words."""
@@ -196,14 +204,13 @@ class SlurmJobs:
 
     def _seen(self) -> dict[str, str]:
         """The state of each job that Slurm remembers; where it does not answer, the last ones."""
-        arrays = sorted({each.partition("_")[0] for each in self.ids})
         done = _slurm(
             "squeue",
             "--noheader",
             "--array",
             "--states=all",
             "--format=%i %T",
-            f"--jobs={','.join(arrays)}",
+            f"--jobs={','.join(self._arrays)}",
         )
         if done is None or (done.returncode and "Invalid job id" not in done.stderr):
             return self._states or dict.fromkeys(self.ids, "PENDING")
@@ -215,9 +222,7 @@ class SlurmJobs:
 def _slurm(*command: str) -> subprocess.CompletedProcess[str] | None:
     """Run a command of Slurm's; None where it does not answer."""
     try:
-        return subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=_ANSWER
-        )
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=_ANSWER)
     except subprocess.TimeoutExpired:
         return None
 

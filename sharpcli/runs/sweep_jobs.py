@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from sharpcli.documents.results import Failure
 from sharpcli.documents.statuses import Outcome
@@ -52,6 +52,9 @@ class Jobs(Protocol):
 
     def cancel(self) -> None:
         """End them."""
+
+    def cancel_waiting(self) -> None:
+        """Take back those that have not begun."""
 
     def how(self, state: str) -> str:
         """What `over` says of a job, in words: `was cancelled`."""
@@ -105,8 +108,7 @@ def train_in_jobs(
         ended: is called with a run that has ended.
         noted: is called with what a person is to know.
 
-    Raises:
-        SharpError: if the jobs are not taken, or end with work left that is not one run's.
+    `SharpError` if the jobs are not taken, or end with work left that is not one run's.
     """
     count = min(count, len(runs))
     own = _new_folder(folder.path / FOLDER)
@@ -138,7 +140,8 @@ class _Watched:
     progress: Callable[[str, int, int | None], None]
     ended: Callable[[SweepRun], None]
     _begun: set[str] = field(default_factory=set, init=False)
-    _ended: dict[str, float] = field(default_factory=dict, init=False)
+    _ended: set[str] = field(default_factory=set, init=False)
+    _awaited: dict[str, float] = field(default_factory=dict, init=False)
 
     def until_over(self) -> None:
         """Watch until all jobs are over, then say of what has died; cancel where interrupted."""
@@ -150,6 +153,8 @@ class _Watched:
                     time.sleep(_LOOK)
                 interruption.hold()
                 notes = self._look()
+                if len(self._ended) == len(self.runs):
+                    break  # a job that still waits in the queue has nothing to do
                 if time.monotonic() - asked < self.jobs.between:
                     continue
                 # Over for two looks: a job that is requeued may seem so for a moment, and what one
@@ -161,7 +166,10 @@ class _Watched:
             self.jobs.cancel()
             self._look()
             raise
-        self._bury(over, notes)
+        if len(self._ended) < len(self.runs):
+            self._bury(over, notes)
+        else:
+            self.jobs.cancel_waiting()
 
     def _look(self) -> list[Notes]:
         """Read the notes of all jobs, and pass on what is new."""
@@ -171,11 +179,18 @@ class _Watched:
                 continue
             for each in notes:
                 if run.name in each.ended:
-                    self._end(run)
+                    if self._arrived(run):
+                        self._end(run)
                 elif run.name == each.run:
                     self._begin(run)
                     self.progress(run.name, each.done, each.total)
         return notes
+
+    def _arrived(self, run: SweepRun) -> bool:
+        """Whether what a job wrote of a run is here, or does not come any more."""
+        first = self._awaited.setdefault(run.name, time.monotonic())
+        late = time.monotonic() - first > _PATIENCE
+        return late or self.folder.state(run)["status"] != Outcome.WAITING
 
     def _begin(self, run: SweepRun) -> None:
         if run.name not in self._begun:
@@ -184,7 +199,7 @@ class _Watched:
 
     def _end(self, run: SweepRun) -> None:
         self._begin(run)
-        self._ended[run.name] = time.monotonic()
+        self._ended.add(run.name)
         self.ended(run)
 
     def _bury(self, over: Mapping[str, str], notes: Sequence[Notes]) -> None:

@@ -110,7 +110,9 @@ def sweep(
 
     printed = OutputSettings(format="json" if as_json else output_format, quiet=quiet)
     with sweep_progress(quiet=quiet) as watch:
-        document = train_all(file, output, jobs=jobs, shard=shard, on=on, detach=detach, watch=watch)
+        document = train_all(
+            file, output, jobs=jobs, shard=shard, on=on, detach=detach, watch=watch
+        )
     emit(document, printed)
     mine = document["results"][shard[0] - 1 :: shard[1]]
     code = exit_code({**document, "results": mine})
