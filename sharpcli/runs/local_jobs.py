@@ -14,7 +14,7 @@ from sharpcli.runs.sweep_job import Job
 __all__ = ["LocalJobs"]
 
 _UNLIMITED = 60 * 24 * 365 * 10  # minutes; submitit's own limit is two
-_LEAVE = 5.0  # seconds that cancelled jobs have to end; submitit kills them after one
+_LEAVE = 10.0  # seconds that jobs have to end; submitit kills cancelled ones after one
 # submitit hides all GPUs from local jobs, as it deals them out itself.
 _GPUS = "CUDA_VISIBLE_DEVICES"
 
@@ -48,12 +48,13 @@ class LocalJobs:
         for job in self._jobs:
             if not job.done():
                 job.cancel()
+        self.close()
+
+    def close(self) -> None:
+        """Wait a little until they are gone: all runs are done."""
         until = time.monotonic() + _LEAVE
         while time.monotonic() < until and len(self.over()) < len(self.ids):
-            time.sleep(0.1)
-
-    def cancel_waiting(self) -> None:
-        """All begin at once."""
+            time.sleep(0.05)
 
     @property
     def look(self) -> str:

@@ -179,8 +179,8 @@ class SlurmJobs:
         while time.monotonic() < until and len(self.over()) < len(self.ids):
             time.sleep(0.5)
 
-    def cancel_waiting(self) -> None:
-        """Take back those that have not begun."""
+    def close(self) -> None:
+        """Take back those that have not begun: all runs are done."""
         _slurm("scancel", "--quiet", "--state=PENDING", *self._arrays)
 
     @property

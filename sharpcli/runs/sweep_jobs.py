@@ -53,8 +53,8 @@ class Jobs(Protocol):
     def cancel(self) -> None:
         """End them."""
 
-    def cancel_waiting(self) -> None:
-        """Take back those that have not begun."""
+    def close(self) -> None:
+        """Take back those that have not begun: all runs are done."""
 
     def how(self, state: str) -> str:
         """What `over` says of a job, in words: `was cancelled`."""
@@ -169,7 +169,7 @@ class _Watched:
         if len(self._ended) < len(self.runs):
             self._bury(over, notes)
         else:
-            self.jobs.cancel_waiting()
+            self.jobs.close()
 
     def _look(self) -> list[Notes]:
         """Read the notes of all jobs, and pass on what is new."""
@@ -177,11 +177,13 @@ class _Watched:
         for run in self.runs:
             if run.name in self._ended:
                 continue
+            # Two jobs may have come to a run; one of them trained it.
+            if any(run.name in each.ended for each in notes):
+                if self._arrived(run):
+                    self._end(run)
+                continue
             for each in notes:
-                if run.name in each.ended:
-                    if self._arrived(run):
-                        self._end(run)
-                elif run.name == each.run:
+                if run.name == each.run:
                     self._begin(run)
                     self.progress(run.name, each.done, each.total)
         return notes

@@ -1,6 +1,6 @@
 """A Slurm cluster of one node on this machine: real daemons, with all their files in one folder.
 
-It needs Debian's packages slurm-wlm and munge. Nothing of the machine's own Slurm is used or changed.
+It needs Debian's packages slurm-wlm and munge, and does not touch the machine's own Slurm.
 """
 
 from __future__ import annotations
@@ -57,8 +57,7 @@ PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
 def cluster(folder: Path, processors: int = 2) -> Iterator[dict[str, str]]:
     """Start munged, slurmctld and slurmd; gives the environment for Slurm's commands.
 
-    Raises:
-        RuntimeError: if a daemon is missing or does not start; the message has the end of its log.
+    `RuntimeError` with the end of its log if a daemon is missing or does not start.
     """
     for name in ("state", "spool"):
         (folder / name).mkdir(parents=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -149,8 +148,12 @@ def mistakes_in_the_file(work: Path, plain: dict[str, bytes]) -> None:
         table = line if line.startswith(("part", "time")) else f"partition = 'main'\n{line}"
         (work / "wrong.toml").write_text(text.replace(SLURM, f"[slurm]\n{table}\n"), "utf-8")
         process = subprocess.run(
-            [sys.executable, "-m", "sharpcli", "sweep", "wrong.toml", "--output", "wrong"]
-            + ["--on", "slurm"],
+            [
+                sys.executable,
+                "-m",
+                "sharpcli",
+                *["sweep", "wrong.toml", "--output", "wrong", "--on", "slurm"],
+            ],
             cwd=work,
             env={**os.environ, "PYTHONPATH": str(sweep_kills.ROOT)},
             capture_output=True,
@@ -210,7 +213,6 @@ def trainings(work: Path) -> list[str]:
 def show_logs(folder: Path) -> None:
     for file in (*folder.glob("slurm/*.log"), *folder.glob("work/*/.jobs/*/*.err")):
         print(f"--- {file}\n{file.read_text('utf-8')[-3000:]}", file=sys.stderr)
-    shutil.copytree(folder / "work", "/tmp/sharp-slurm-failed", dirs_exist_ok=True)
 
 
 if __name__ == "__main__":
