@@ -7,6 +7,9 @@
     [grid]                            # every combination
     optimizer = ["sgd", "AdamW"]
     seed = [0, 1]
+    [random]                          # so many draws, each with every combination of the grid
+    runs = 20
+    lr = { low = 1e-3, high = 1.0, scale = "log" }
     [[list]]                          # one more run; `name` names it
     optimizer = "sgd"
     lr = 0.5
@@ -33,10 +36,11 @@ from typing import Any, get_origin, get_type_hints
 from sharpcli.errors import UsageError, did_you_mean, settings_written_by
 from sharpcli.settings import typed
 from sharpcli.training.optimizers import TrainSettings
+from sharpcli.training.random_draws import draws
 
 __all__ = ["Sweep", "SweepRun", "as_key", "read_sweep"]
 
-_TABLES = ("fixed", "grid", "list", "measure", "slurm")
+_TABLES = ("fixed", "grid", "random", "list", "measure", "slurm")
 _TOP = ("task", "options", *_TABLES)
 _LONGEST_NAME = 120  # of a run's folder; file systems take 255 bytes
 _RESERVED = ("sweep.json", "measures.json")
@@ -88,12 +92,17 @@ def read_sweep(path: Path) -> Sweep:
         raise UsageError(
             f'{path}: task = "…" is missing', 'name the task: task = "digits", or a task file'
         )
-    for table in ("options", "fixed", "grid", "measure", "slurm"):
+    for table in ("options", "fixed", "grid", "random", "measure", "slurm"):
         if not isinstance(content.get(table, {}), dict):
             raise UsageError(f"{path}: {table} is a table", f"write it as [{table}]")
     fixed = _flat(path, "fixed", {"options": content.get("options", {})})
     fixed |= _flat(path, "fixed", content.get("fixed", {}))
-    given = [*_grid(path, content, fixed), *_list(path, content, fixed)]
+    drawn, grid = _random(path, content, fixed), _grid(path, content, fixed)
+    many = [fixed | each | own for each in drawn for own in grid]
+    given = [
+        *(many if "grid" in content or "random" in content else []),
+        *_list(path, content, fixed),
+    ]
     runs = [_run(path, values) for values in given] or [_run(path, fixed)]
     named = _named(path, runs)
     tables = content.get("measure"), content.get("slurm")
@@ -127,8 +136,10 @@ def _relative(path: Path, task: str) -> str:
     return str(file) if task.endswith(".py") or file.is_file() else task
 
 
-def _flat(path: Path, where: str, table: Mapping[str, Any]) -> dict[str, Any]:
-    """A table's settings by flat key: `options.width`; unknown keys are refused."""
+def _flat(
+    path: Path, where: str, table: Mapping[str, Any], *, ranges: bool = False
+) -> dict[str, Any]:
+    """A table's settings by flat key: `options.width`; values may be tables with `ranges`."""
     hints = get_type_hints(TrainSettings)
     flat: dict[str, Any] = {}
     for key, value in table.items():
@@ -146,6 +157,8 @@ def _flat(path: Path, where: str, table: Mapping[str, Any]) -> dict[str, Any]:
             flat[key] = value
         elif key == "options" or _takes_a_table(hints[key]):
             flat |= {f"{key}.{name}": each for name, each in value.items()}
+        elif ranges:
+            flat[key] = value
         else:
             raise UsageError(f"{path}: [{where}] {key}: is a table", f"write {key} = VALUE")
     return flat
@@ -160,9 +173,7 @@ def _takes_a_table(kind: Any) -> bool:
 
 def _grid(path: Path, content: Mapping[str, Any], fixed: dict[str, Any]) -> list[dict[str, Any]]:
     """Every combination of the grid's values; the last key varies fastest."""
-    if "grid" not in content:
-        return []
-    grid = _flat(path, "grid", content["grid"])
+    grid = _flat(path, "grid", content.get("grid", {}))
     for key, values in grid.items():
         if not isinstance(values, list) or not values:
             raise UsageError(
@@ -171,13 +182,35 @@ def _grid(path: Path, content: Mapping[str, Any], fixed: dict[str, Any]) -> list
                 if not isinstance(values, list)
                 else "give at least one value, or remove the line",
             )
-        if key in fixed:
+        _refuse_twice(path, key, "[grid]", fixed)
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
+def _random(path: Path, content: Mapping[str, Any], fixed: dict[str, Any]) -> list[dict[str, Any]]:
+    """The random draws, a single empty one where there is no [random]."""
+    if "random" not in content:
+        return [{}]
+    own = {key: value for key, value in content["random"].items() if key in ("runs", "seed")}
+    others = {key: value for key, value in content["random"].items() if key not in own}
+    table = _flat(path, "random", others, ranges=True)
+    in_grid = _flat(path, "grid", content.get("grid", {}))
+    for key in table:
+        _refuse_twice(path, key, "[random]", fixed)
+        if key in in_grid:
             raise UsageError(
-                f"{path}: {key} is both in [grid] and fixed for every run", "remove one of the two"
+                f"{path}: {key} is both in [random] and in [grid]", "remove one of the two"
             )
-    return [
-        fixed | dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
-    ]
+    try:
+        return draws(own | table, get_type_hints(TrainSettings), as_key)
+    except UsageError as error:
+        raise UsageError(f"{path}: [random] {error.message}", error.hint) from error
+
+
+def _refuse_twice(path: Path, key: str, where: str, fixed: Mapping[str, Any]) -> None:
+    if key in fixed:
+        raise UsageError(
+            f"{path}: {key} is both in {where} and fixed for every run", "remove one of the two"
+        )
 
 
 def _list(path: Path, content: Mapping[str, Any], fixed: dict[str, Any]) -> list[dict[str, Any]]:
