@@ -12,7 +12,7 @@ from typing import Protocol
 
 from sharpcli.documents.results import Failure
 from sharpcli.documents.statuses import Outcome
-from sharpcli.errors import SharpError, UsageError, did_you_mean, setting
+from sharpcli.errors import SharpError, UsageError, counted, did_you_mean, setting
 from sharpcli.runs.local_jobs import LocalJobs
 from sharpcli.runs.slurm import SlurmJobs, read_slurm
 from sharpcli.runs.sweep_folder import SweepFolder
@@ -121,8 +121,8 @@ def train_in_jobs(
         write_whole(own / "jobs.json", json.dumps({"on": jobs.name, "jobs": jobs.ids}) + "\n")
     if detach:
         noted(
-            f"{len(jobs.ids)} jobs submitted: {jobs.look} shows them. The same command without "
-            f"{setting('detach')} trains what they leave and shows the result."
+            f"{counted(len(jobs.ids), 'job')} submitted: {jobs.look} shows them; the same command "
+            f"without {setting('detach')} trains what they leave and shows the result"
         )
         return
     _Watched(folder, own, jobs, runs, began, progress, ended).until_over()
