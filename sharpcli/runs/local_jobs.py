@@ -25,6 +25,7 @@ class LocalJobs:
 
     ids: list[str] = field(default_factory=list)
     name: str = "local"
+    waiting: str | None = None  # they begin at once
     between: float = 0.5  # seconds between two looks
     _jobs: list[Any] = field(default_factory=list, init=False)
 

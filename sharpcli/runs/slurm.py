@@ -116,6 +116,7 @@ class SlurmJobs:
     options: Mapping[str, Any]
     ids: list[str] = field(default_factory=list)
     name: str = "slurm"
+    waiting: str | None = None  # why a job waits in the queue, in Slurm's word
     _asked: float = field(default=0.0, init=False)
     _states: dict[str, str] = field(default_factory=dict, init=False)
 
@@ -209,13 +210,15 @@ class SlurmJobs:
             "--noheader",
             "--array",
             "--states=all",
-            "--format=%i %T",
+            "--format=%i %T %r",
             f"--jobs={','.join(self._arrays)}",
         )
         if done is None or (done.returncode and "Invalid job id" not in done.stderr):
             return self._states or dict.fromkeys(self.ids, "PENDING")
         lines = [line.split() for line in done.stdout.splitlines()]
-        self._states = {line[0]: line[1] for line in lines if len(line) == 2}
+        self._states = {line[0]: line[1] for line in lines if len(line) > 1}
+        reasons = [line[2] for line in lines if line[1:2] == ["PENDING"] and len(line) > 2]
+        self.waiting = next((each for each in reasons if each != "None"), None)
         return self._states
 
 

@@ -35,6 +35,7 @@ class Jobs(Protocol):
 
     ids: list[str]
     name: str
+    waiting: str | None  # why a job does not begin, as the last call of `over` showed it
 
     @property
     def between(self) -> float:
@@ -125,7 +126,7 @@ def train_in_jobs(
             f"without {setting('detach')} trains what they leave and shows the result"
         )
         return
-    _Watched(folder, own, jobs, runs, began, progress, ended).until_over()
+    _Watched(folder, own, jobs, runs, began, progress, ended, noted).until_over()
 
 
 @dataclass
@@ -139,8 +140,10 @@ class _Watched:
     began: Callable[[SweepRun], None]
     progress: Callable[[str, int, int | None], None]
     ended: Callable[[SweepRun], None]
+    noted: Callable[[str], None]
     _begun: set[str] = field(default_factory=set, init=False)
     _ended: set[str] = field(default_factory=set, init=False)
+    _reasons: set[str] = field(default_factory=set, init=False)
     _awaited: dict[str, float] = field(default_factory=dict, init=False)
 
     def until_over(self) -> None:
@@ -160,6 +163,7 @@ class _Watched:
                 # Over for two looks: a job that is requeued may seem so for a moment, and what one
                 # wrote last may come late.
                 before, over, asked = over, self.jobs.over(), time.monotonic()
+                self._say_why_they_wait()
                 if all(each in before and each in over for each in self.jobs.ids):
                     break
         except KeyboardInterrupt:
@@ -170,6 +174,13 @@ class _Watched:
             self._bury(over, notes)
         else:
             self.jobs.close()
+
+    def _say_why_they_wait(self) -> None:
+        """Pass on why a job waits, each reason once."""
+        reason = self.jobs.waiting
+        if reason is not None and reason not in self._reasons:
+            self._reasons.add(reason)
+            self.noted(f"jobs wait in the queue: {reason} ({self.jobs.look})")
 
     def _look(self) -> list[Notes]:
         """Read the notes of all jobs, and pass on what is new."""

@@ -28,8 +28,8 @@ def run(setting: Setting) -> Section:
         NAME,
         "Sweeps",
         f"`sharp sweep` of {runs} seeds of a small network. The task logs every training that "
-        "begins. Sweeps are ended by SIGKILL at a random moment, one in three with `--jobs 2` and one "
-        "in three with `--on local --jobs 2` and all its jobs, and then repeated.",
+        "begins. Sweeps are ended by SIGKILL at a random moment and then repeated: one in three "
+        "with `--jobs 2`, one in three with `--on local --jobs 2`, whose jobs are killed, too.",
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

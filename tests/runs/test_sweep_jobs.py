@@ -118,7 +118,7 @@ def test_detached_jobs_train_on_alone(tmp_path, out, monkeypatch):
 class Dead:
     """Jobs that are over before they have done anything."""
 
-    name, between = "local", 0.0
+    name, between, waiting = "local", 0.0, None
 
     def submit(self, jobs, folder):
         self.ids = [str(job.number) for job in jobs]
@@ -206,7 +206,7 @@ def test_mistakes_in_the_options_are_named(tmp_path, out, line, message):
 
 def test_jobs_that_slurm_has_forgotten_are_over(monkeypatch):
     jobs = SlurmJobs({}, ["7_0", "7_1"])
-    answer = "7_0 RUNNING\n7_1 OUT_OF_MEMORY\n"
+    answer = "7_0 PENDING Priority\n7_1 OUT_OF_MEMORY OutOfMemory\n"
 
     def squeue(*command):
         assert "--jobs=7" in command
@@ -217,6 +217,7 @@ def test_jobs_that_slurm_has_forgotten_are_over(monkeypatch):
 
     monkeypatch.setattr("sharpcli.runs.slurm._slurm", squeue)
     assert jobs.over() == {"7_1": "OUT_OF_MEMORY"}
+    assert jobs.waiting == "Priority"
     assert jobs.how("OUT_OF_MEMORY") == "ran out of memory"
     done.returncode, done.stdout, done.stderr = 1, "", "slurm_load_jobs error: Unable to contact"
     assert jobs.over() == {"7_1": "OUT_OF_MEMORY"}

@@ -106,6 +106,12 @@ def cluster(folder: Path, processors: int = 2) -> Iterator[dict[str, str]]:
         _wait(folder, "slurmd", daemons[-1], lambda: _answers(environment, state, "State=IDLE"))
         yield environment
     finally:
+        scancel = ["scancel", "--quiet", f"--user={getpass.getuser()}"]
+        for options in (["--signal=KILL"], []):
+            subprocess.run([*scancel, *options], env=environment, check=False, capture_output=True)
+        until = time.monotonic() + 10
+        while _queue(environment) and time.monotonic() < until:
+            time.sleep(0.2)
         for daemon in reversed(daemons):
             daemon.terminate()
             try:
@@ -113,6 +119,13 @@ def cluster(folder: Path, processors: int = 2) -> Iterator[dict[str, str]]:
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
+
+
+def _queue(environment: dict[str, str]) -> str:
+    done = subprocess.run(
+        ["squeue", "--noheader"], env=environment, capture_output=True, text=True, check=False
+    )
+    return done.stdout
 
 
 def _daemon(name: str) -> str:

@@ -25,6 +25,7 @@ from tiny_sweeps import checkpoints
 
 RUNS = 6
 SLEEP = 0.05  # seconds a step, of which a run has 40
+PROCESSES: list[subprocess.Popen[str]] = []
 SLURM = '[slurm]\npartition = "main"\ntime = 5\nmem = "200M"\n'
 
 
@@ -40,14 +41,18 @@ def main() -> int:
         with cluster(folder / "slurm") as environment:
             os.environ.update(environment)
             for check in CHECKS:
-                begun = time.monotonic()
+                started = time.monotonic()
                 log(work).unlink(missing_ok=True)
                 try:
                     check(work, plain)
-                except AssertionError:
+                except (AssertionError, subprocess.TimeoutExpired):
                     show_logs(folder)
                     raise
-                print(f"{check.__name__}: ok ({time.monotonic() - begun:.0f} s)", flush=True)
+                finally:
+                    for process in PROCESSES:
+                        if process.poll() is None:
+                            process.kill()
+                print(f"{check.__name__}: ok ({time.monotonic() - started:.0f} s)", flush=True)
     return 0
 
 
@@ -59,9 +64,7 @@ def same_bytes(work: Path, plain: dict[str, bytes]) -> None:
 
 
 def a_job_that_is_cancelled(work: Path, plain: dict[str, bytes]) -> None:
-    process = sweep_kills.begin(
-        work, "--output", "cancelled", "--on", "slurm", "--jobs", "2", sleep=SLEEP
-    )
+    process = begun(work, "--output", "cancelled", "--on", "slurm", "--jobs", "2", sleep=SLEEP)
     sweep_kills.wait_for(work / "cancelled", process, 1)
     assert len(jobs()) == 2
     victim = jobs()[0]
@@ -79,9 +82,7 @@ def a_job_that_is_cancelled(work: Path, plain: dict[str, bytes]) -> None:
 
 
 def a_process_that_is_killed_in_a_job(work: Path, plain: dict[str, bytes]) -> None:
-    process = sweep_kills.begin(
-        work, "--output", "dead", "--on", "slurm", "--jobs", "2", sleep=SLEEP
-    )
+    process = begun(work, "--output", "dead", "--on", "slurm", "--jobs", "2", sleep=SLEEP)
     sweep_kills.wait_for(work / "dead", process, 1)
     subprocess.run(["scancel", "--signal=KILL", jobs()[0]], check=True)
     _, said = process.communicate(timeout=120)
@@ -91,9 +92,7 @@ def a_process_that_is_killed_in_a_job(work: Path, plain: dict[str, bytes]) -> No
 
 
 def ctrl_c_cancels_the_jobs(work: Path, plain: dict[str, bytes]) -> None:
-    process = sweep_kills.begin(
-        work, "--output", "stopped", "--on", "slurm", "--jobs", "2", sleep=SLEEP
-    )
+    process = begun(work, "--output", "stopped", "--on", "slurm", "--jobs", "2", sleep=SLEEP)
     sweep_kills.wait_for(work / "stopped", process, 1)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
@@ -104,7 +103,7 @@ def ctrl_c_cancels_the_jobs(work: Path, plain: dict[str, bytes]) -> None:
 
 
 def a_requeued_job_goes_on(work: Path, plain: dict[str, bytes]) -> None:
-    process = sweep_kills.begin(work, "--output", "requeued", "--on", "slurm", sleep=SLEEP)
+    process = begun(work, "--output", "requeued", "--on", "slurm", sleep=SLEEP)
     sweep_kills.wait_for(work / "requeued", process, 1)
     subprocess.run(["scontrol", "requeue", jobs()[0]], check=True)
     _, said = process.communicate(timeout=300)
@@ -113,7 +112,7 @@ def a_requeued_job_goes_on(work: Path, plain: dict[str, bytes]) -> None:
 
 
 def a_job_at_its_time_limit_goes_on(work: Path, plain: dict[str, bytes]) -> None:
-    process = sweep_kills.begin(work, "--output", "limit", "--on", "slurm", sleep=SLEEP)
+    process = begun(work, "--output", "limit", "--on", "slurm", sleep=SLEEP)
     sweep_kills.wait_for(work / "limit", process, 1)
     # What Slurm sends a while before the limit.
     subprocess.run(["scancel", "--signal=USR2", jobs()[0]], check=True)
@@ -123,9 +122,7 @@ def a_job_at_its_time_limit_goes_on(work: Path, plain: dict[str, bytes]) -> None
 
 
 def detached(work: Path, plain: dict[str, bytes]) -> None:
-    process = sweep_kills.begin(
-        work, "--output", "detached", "--on", "slurm", "--jobs", "2", "--detach"
-    )
+    process = begun(work, "--output", "detached", "--on", "slurm", "--jobs", "2", "--detach")
     _, said = process.communicate(timeout=60)
     assert process.returncode == 0, said
     assert "squeue --jobs" in said
@@ -136,6 +133,21 @@ def detached(work: Path, plain: dict[str, bytes]) -> None:
     assert len(trainings(work)) == RUNS
 
 
+def jobs_that_wait_say_why(work: Path, plain: dict[str, bytes]) -> None:
+    text = (work / "sweep.toml").read_text("utf-8")
+    (work / "sweep.toml").write_text(text + "cpus_per_task = 99\n", "utf-8")
+    process = begun(work, "--output", "waiting", "--on", "slurm")
+    while not jobs():
+        time.sleep(0.1)
+    time.sleep(5)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    (work / "sweep.toml").write_text(text, "utf-8")
+    assert "jobs wait in the queue: PartitionConfig" in said, said
+    assert process.returncode == 130
+    assert jobs() == []
+
+
 def mistakes_in_the_file(work: Path, plain: dict[str, bytes]) -> None:
     text = (work / "sweep.toml").read_text("utf-8")
     for line, wanted in (
@@ -143,7 +155,7 @@ def mistakes_in_the_file(work: Path, plain: dict[str, bytes]) -> None:
         ("array = '1-3'", "sharp sets this itself"),
         ("time = 'soon'", "is no time"),
         ("partition = 'nowhere'", "invalid partition specified: nowhere"),
-        ("cpus_per_task = 99", "Slurm does not take the jobs"),
+        ("gres = 'gpu:99'", "Slurm does not take the jobs"),
     ):
         table = line if line.startswith(("part", "time")) else f"partition = 'main'\n{line}"
         (work / "wrong.toml").write_text(text.replace(SLURM, f"[slurm]\n{table}\n"), "utf-8")
@@ -159,6 +171,7 @@ def mistakes_in_the_file(work: Path, plain: dict[str, bytes]) -> None:
             capture_output=True,
             text=True,
             check=False,
+            timeout=120,
         )
         assert process.returncode in (1, 2), process.stderr
         assert wanted in process.stderr, process.stderr
@@ -174,13 +187,20 @@ CHECKS: tuple[Callable[[Path, dict[str, bytes]], None], ...] = (
     a_requeued_job_goes_on,
     a_job_at_its_time_limit_goes_on,
     detached,
+    jobs_that_wait_say_why,
     mistakes_in_the_file,
 )
 
 
+def begun(work: Path, *arguments: str, sleep: float = 0.0) -> subprocess.Popen[str]:
+    """A sweep that works now."""
+    PROCESSES.append(sweep_kills.begin(work, *arguments, sleep=sleep))
+    return PROCESSES[-1]
+
+
 def finished(work: Path, name: str, *arguments: str) -> dict[str, bytes]:
     """The checkpoints of a sweep that is run to its end."""
-    process = sweep_kills.begin(work, "--output", name, *arguments)
+    process = begun(work, "--output", name, *arguments)
     _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     return checkpoints(work / name)
