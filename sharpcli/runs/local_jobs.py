@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ from sharpcli.runs.sweep_job import Job
 __all__ = ["LocalJobs"]
 
 _UNLIMITED = 60 * 24 * 365 * 10  # minutes; submitit's own limit is two
-_LEAVE = 10.0  # seconds that jobs have to end; submitit kills cancelled ones after one
+_LEAVE = 10.0  # seconds that jobs have to end
 # submitit hides all GPUs from local jobs, as it deals them out itself.
 _GPUS = "CUDA_VISIBLE_DEVICES"
 
@@ -37,7 +40,9 @@ class LocalJobs:
         executor = submitit.LocalExecutor(folder)
         executor.update_parameters(timeout_min=_UNLIMITED)
         for job in jobs:
-            self._jobs.append(executor.submit(replace(job, environment=gpus)))
+            with _apart(folder / "local.log"):
+                own = replace(job, environment=gpus, ends_at_sigterm=True)
+                self._jobs.append(executor.submit(own))
         self.ids = [job.job_id for job in self._jobs]
 
     def over(self) -> Mapping[str, str]:
@@ -48,7 +53,7 @@ class LocalJobs:
         """End the jobs, and wait a little until they are gone."""
         for job in self._jobs:
             if not job.done():
-                job.cancel()
+                os.kill(int(job.job_id), signal.SIGTERM)  # submitit passes it on
         self.close()
 
     def close(self) -> None:
@@ -65,3 +70,26 @@ class LocalJobs:
     def how(self, state: str) -> str:  # noqa: ARG002
         """How a job ended, in words; the local executor does not tell."""
         return "died"
+
+
+@contextlib.contextmanager
+def _apart(log: Path) -> Iterator[None]:
+    """Let processes that are started now write to `log`, and miss Ctrl-C and a closed terminal.
+
+    This process handles these signals, and ends the others.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    kept: dict[int, int] = {}
+    try:
+        with log.open("ab") as file:
+            for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
+                with contextlib.suppress(OSError):  # a stream that is closed
+                    stream.flush()
+                    kept[number] = os.dup(number)
+                    os.dup2(file.fileno(), number)
+        yield
+    finally:
+        for number, copy in kept.items():
+            os.dup2(copy, number)
+            os.close(copy)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -81,6 +82,8 @@ class Job:
         output: the sweep's folder.
         notes: the folder of the notes of these jobs.
         environment: variables to set before anything else.
+        ends_at_sigterm: whether SIGTERM ends it. Slurm sends one as a warning before it takes a
+            machine away, and submitit lets the job go on until then.
     """
 
     number: int
@@ -90,6 +93,7 @@ class Job:
     output: Path
     notes: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+    ends_at_sigterm: bool = False
 
     def __call__(self) -> None:
         """Train, as submitit calls it in the job.
@@ -98,6 +102,8 @@ class Job:
             SharpError: if the folder holds another sweep by now, or cannot be written to.
         """
         os.environ.update(self.environment)
+        if self.ends_at_sigterm:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         notes, last = read_notes(self.notes, self.number), 0.0
         sys.stdout = sys.stderr  # one log
 

@@ -96,7 +96,7 @@ def train_in_jobs(
     """Train the runs in up to `count` jobs, and watch these until they are over.
 
     A run whose job dies is kept as failed, and the other jobs train what it has left. Where this
-    process is interrupted the jobs are cancelled.
+    process ends by an error or an interrupt the jobs are cancelled.
 
     Args:
         folder: the sweep's folder, which gets a folder `.jobs` with the jobs' files and logs.
@@ -147,7 +147,7 @@ class _Watched:
     _awaited: dict[str, float] = field(default_factory=dict, init=False)
 
     def until_over(self) -> None:
-        """Watch until all jobs are over, then say of what has died; cancel where interrupted."""
+        """Watch until all jobs are over, then keep what has died; an error or Ctrl-C cancels."""
         over: Mapping[str, str] = {}
         asked = 0.0
         try:
@@ -166,9 +166,8 @@ class _Watched:
                 self._say_why_they_wait()
                 if all(each in before and each in over for each in self.jobs.ids):
                     break
-        except KeyboardInterrupt:
+        except BaseException:  # however this process ends, no job trains on unseen
             self.jobs.cancel()
-            self._look()
             raise
         if len(self._ended) < len(self.runs):
             self._bury(over, notes)
