@@ -131,8 +131,9 @@ def sweep(
                     train_run(folder, run, tasks, functools.partial(watch.progress, run.name))
                 interruption.hold()
                 ended(run)
-    except KeyboardInterrupt:
-        pass  # the sweep ends with what is finished
+    except KeyboardInterrupt:  # the sweep ends with what is finished
+        if not states:  # jobs may wait in a queue
+            states = dict.fromkeys([run.name for run in waiting], INTERRUPTED)
     except (SharpError, RuntimeError) as error:
         if not interruption.caused(error):
             folder.write()

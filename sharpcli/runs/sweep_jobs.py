@@ -169,10 +169,15 @@ class _Watched:
         except BaseException:  # however this process ends, no job trains on unseen
             self.jobs.cancel()
             raise
-        if len(self._ended) < len(self.runs):
-            self._bury(over, notes)
-        else:
+        if len(self._ended) == len(self.runs):
             self.jobs.close()
+            return
+        left = self._bury(over, notes)
+        for run in self.runs:
+            if run.name in self._begun - self._ended:
+                self._end(run)  # a process that is no job of these trains it
+        if left:
+            raise left[0]
 
     def _say_why_they_wait(self) -> None:
         """Pass on why a job waits, each reason once."""
@@ -214,8 +219,8 @@ class _Watched:
         self._ended.add(run.name)
         self.ended(run)
 
-    def _bury(self, over: Mapping[str, str], notes: Sequence[Notes]) -> None:
-        """Keep the runs as failed in which jobs died."""
+    def _bury(self, over: Mapping[str, str], notes: Sequence[Notes]) -> list[SharpError]:
+        """Keep the runs as failed in which jobs died; gives why others died, if they left runs."""
         runs = {run.name: run for run in self.runs}
         lost: list[SharpError] = []
         for job, each in zip(self.jobs.ids, notes, strict=True):
@@ -242,8 +247,7 @@ class _Watched:
             if run.name not in self._ended:
                 self._end(run)
         left = [r.name for r in self.runs if self.folder.state(r)["status"] == Outcome.WAITING]
-        if lost and left:
-            raise lost[0]
+        return lost if left else []
 
 
 def _new_folder(parent: Path) -> Path:
@@ -278,4 +282,6 @@ def _last_line(log: Path) -> str:
     except FileNotFoundError:
         return ""
     kept = [line.strip() for line in lines if line.strip() and not line.startswith("submitit ")]
-    return kept[-1] if kept else ""
+    # srun says last that a task ended, and before that the task says why.
+    telling = [line for line in kept if not line.startswith("srun: ")]
+    return (telling or kept or [""])[-1]

@@ -14,6 +14,7 @@ from sharpcli.runs.sweep import Watch, sweep
 from sharpcli.runs.sweep_folder import SweepFolder
 from sharpcli.runs.sweep_job import Job, read_notes
 from sharpcli.runs.sweep_run import Tasks
+from sharpcli.runtime.files import InUseError
 from sharpcli.training.sweep_file import read_sweep
 
 
@@ -75,6 +76,41 @@ def test_a_job_that_waited_while_the_task_changed_trains_nothing(tmp_path, out, 
         job()
     assert trained == []
     assert "the task's code has changed" in read_notes(job.notes, 0).error["message"]
+
+
+class Inline:
+    """Jobs that work while they are submitted, in this process."""
+
+    name, between, waiting = "local", 0.0, None
+
+    def submit(self, jobs, folder):
+        self.ids = [str(job.number) for job in jobs]
+        for job in jobs:
+            job()
+
+    def over(self):
+        return dict.fromkeys(self.ids, "")
+
+    def close(self):
+        pass
+
+
+def test_a_run_that_another_process_trains_is_left_to_it(tmp_path, out, monkeypatch):
+    monkeypatch.setattr("sharpcli.runs.sweep.find_jobs", lambda *_: Inline())
+    train, ended = sweep_run.train_and_save, {}
+
+    def busy(task, settings, output, progress):
+        if output.parent.name == NAMES[1]:
+            raise InUseError("another run is writing to it")
+        return train(task, settings, output, progress)
+
+    monkeypatch.setattr(sweep_run, "train_and_save", busy)
+    document = sweep(write(tmp_path), out, on="local", watch=Watch(ended=ended.__setitem__))
+    assert {name: state["status"] for name, state in ended.items()} == {
+        name: "ok" for name in NAMES if name != NAMES[1]
+    }
+    statuses = [result["status"] for result in document["results"]]
+    assert statuses == ["ok", "waiting", "ok", "ok"]
 
 
 DYING = TASK.replace(
