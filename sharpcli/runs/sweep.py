@@ -132,8 +132,9 @@ def sweep(
                 interruption.hold()
                 ended(run)
     except KeyboardInterrupt:  # the sweep ends with what is finished
-        if not states:  # jobs may wait in a queue
-            states = dict.fromkeys([run.name for run in waiting], INTERRUPTED)
+        left = [run.name for run in waiting if not folder.is_finished(run)]
+        if states.keys().isdisjoint(left):  # jobs wait in a queue, or were between two runs
+            states = dict.fromkeys(left, INTERRUPTED)
     except (SharpError, RuntimeError) as error:
         if not interruption.caused(error):
             folder.write()

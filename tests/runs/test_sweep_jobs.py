@@ -176,6 +176,34 @@ def test_jobs_that_do_not_begin_say_why_and_lose_nothing(tmp_path, out, monkeypa
     assert {each["status"] for each in sweep(write(tmp_path), out)["results"]} == {"ok"}
 
 
+class Queued:
+    """Jobs that wait in a queue until Ctrl-C."""
+
+    name, between, waiting, look = "slurm", 0.0, "Priority", "squeue"
+    cancelled = False
+
+    def submit(self, jobs, folder):
+        self.ids, self.asked = [str(job.number) for job in jobs], 0
+
+    def over(self):
+        self.asked += 1
+        if self.asked > 1:
+            raise KeyboardInterrupt
+        return {}
+
+    def cancel(self):
+        self.cancelled = True
+
+
+def test_ctrl_c_cancels_jobs_that_wait_and_they_say_why_they_do(tmp_path, out, monkeypatch):
+    jobs, noted = Queued(), []
+    monkeypatch.setattr("sharpcli.runs.sweep.find_jobs", lambda *_: jobs)
+    document = sweep(write(tmp_path), out, jobs=2, on="slurm", watch=Watch(noted=noted.append))
+    assert jobs.cancelled
+    assert noted == ["jobs wait in the queue: Priority (squeue)"]
+    assert {result["status"] for result in document["results"]} == {"interrupted"}
+
+
 def test_what_is_missing_is_named(tmp_path, out, monkeypatch):
     file = write(tmp_path)
     with pytest.raises(UsageError, match="did you mean 'local'"):

@@ -94,6 +94,7 @@ def a_process_that_is_killed_in_a_job(work: Path, plain: dict[str, bytes]) -> No
 def ctrl_c_cancels_the_jobs(work: Path, plain: dict[str, bytes]) -> None:
     process = begun(work, "--output", "stopped", "--on", "slurm", "--jobs", "2", sleep=SLEEP)
     sweep_kills.wait_for(work / "stopped", process, 1)
+    time.sleep(1)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
