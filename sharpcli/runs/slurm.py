@@ -234,8 +234,11 @@ def _check_names(plan: Sweep, options: Mapping[str, Any]) -> None:
     """Refuse an option that this cluster's sbatch does not have."""
     done = _slurm("sbatch", "--help")
     if done is None or done.returncode:
-        said = "no answer" if done is None else " ".join(done.stderr.split())
-        raise SharpError(f"Slurm does not answer: {said}", "see that its daemons run")
+        said = ["no answer in time"] if done is None else done.stderr.strip().splitlines()
+        raise SharpError(
+            f"Slurm does not answer: {(said or ['no word'])[-1].removeprefix('sbatch: ')}",
+            "start it where sinfo shows the cluster",
+        )
     known = {name.replace("-", "_") for name in re.findall(r"--([a-z][a-z0-9-]*)", done.stdout)}
     for name in options:
         if name != "setup" and name not in known:

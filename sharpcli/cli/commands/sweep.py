@@ -98,9 +98,10 @@ def sweep(
     """Train every run of a sweep file.
 
     FILE.toml names a task, settings of `sharp train` for all runs ([fixed]), values of which every
-    combination is trained ([grid]), and single runs ([[list]]). A run that is trained already is
-    not trained again, so a sweep that was killed goes on where it stopped. With a [measure] table
-    all runs are measured at the end, and `sharp compare DIR` shows the result.
+    combination is trained ([grid]) or that are drawn at random ([random]), and single runs
+    ([[list]]). A run that is trained already is not trained again, so a sweep that was killed goes
+    on where it stopped. With a [measure] table all runs are measured at the end, and `sharp compare
+    DIR` shows the result. [slurm] has options of sbatch for --on slurm.
     """
     from sharpcli.cli.progress_bars import notes_of, progress_bars
     from sharpcli.cli.sweep_progress import sweep_progress
