@@ -40,7 +40,9 @@ def sweep_progress(*, quiet: bool = False) -> Iterator[Watch]:
             return
         shown = Table() if error_console().is_terminal else Lines()
         try:
-            yield Watch(shown.added, shown.planned, shown.began, shown.progress, shown.ended)
+            yield Watch(
+                shown.added, shown.planned, shown.began, shown.progress, shown.ended, shown.noted
+            )
         finally:
             shown.close()
 
@@ -76,6 +78,10 @@ class Lines:
         """Say how a run ended."""
         self._done += 1
         _print(f"{name}: {_outcome(state)} ({self._done} of {self._all})")
+
+    def noted(self, line: str) -> None:
+        """Say what a person is to know."""
+        _print(line)
 
     def close(self) -> None:
         """Nothing follows."""

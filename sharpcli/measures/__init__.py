@@ -243,13 +243,14 @@ def options_of(measures: Sequence[Measure], given: Mapping[str, Any]) -> dict[st
     """The values of the options that these measures bring: as `given`, else their defaults.
 
     Raises:
-        UsageError: if no measure has an option of that name.
+        UsageError: if no measure has an option of that name, and for a value out of its range.
     """
     every = known_measures(strict=False).values()
-    known = {option.name for measure in every for option in measure.options}
-    for name in given:
+    known = {option.name: option for measure in every for option in measure.options}
+    for name, value in given.items():
         if name not in known:
             raise UsageError(f"{name}: no measure has this option", did_you_mean(name, known))
+        known[name].check(value)
     options = [option for measure in measures for option in measure.options]
     return {option.name: given.get(option.name, option.default) for option in options}
 

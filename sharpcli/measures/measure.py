@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sharpcli.documents.results import Scalar, is_scalar
 from sharpcli.documents.statuses import Status
+from sharpcli.errors import UsageError, setting
 from sharpcli.settings import MeasureSettings
 
 if TYPE_CHECKING:
@@ -49,6 +50,19 @@ class Option:
     high: float | None = None
     open_: bool = False
     choices: tuple[str, ...] = ()
+
+    def check(self, value: Any) -> None:
+        """Raise `UsageError` for a value out of the option's range."""
+        low, high = self.low, self.high
+        wanted = None
+        if self.choices and value not in self.choices:
+            wanted = f"one of {', '.join(self.choices)}"
+        elif low is not None and (value <= low if self.open_ else value < low):
+            wanted = f"{'above' if self.open_ else 'at least'} {low:g}"
+        elif high is not None and value > high:
+            wanted = f"at most {high:g}"
+        if wanted is not None:
+            raise UsageError(f"{setting(self.name, value)}: is out of range", f"it is {wanted}")
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from sharpcli.documents.results import Document
-from sharpcli.errors import SharpError
+from sharpcli.errors import SharpError, UsageError, setting
 from sharpcli.runs.sweep_folder import INTERRUPTED, SweepFolder
+from sharpcli.runs.sweep_jobs import find_jobs, train_in_jobs
 from sharpcli.runs.sweep_measures import read_measure
 from sharpcli.runs.sweep_run import Tasks, train_run
 from sharpcli.runs.sweep_workers import train_in_processes
@@ -33,6 +34,7 @@ class Watch:
         began: a run that is being trained.
         progress: a run's name, how much of it is done, and of how much.
         ended: what is known of a run that has ended, as `sweep.json` has it.
+        noted: what a person is to know.
     """
 
     added: Callable[[Sequence[str]], None] = lambda *_: None
@@ -40,6 +42,7 @@ class Watch:
     began: Callable[[str], None] = lambda *_: None
     progress: Callable[[str, int, int | None], None] = lambda *_: None
     ended: Callable[[str, Mapping[str, Any]], None] = lambda *_: None
+    noted: Callable[[str], None] = lambda *_: None
 
 
 def sweep(
@@ -48,6 +51,8 @@ def sweep(
     *,
     jobs: int = 1,
     shard: tuple[int, int] = (1, 1),
+    on: str | None = None,
+    detach: bool = False,
     watch: Watch | None = None,
 ) -> Document:
     """Train the runs of a sweep file that are not finished yet.
@@ -59,8 +64,10 @@ def sweep(
     Args:
         file: the sweep file.
         output: the folder, which gets `sweep.json` and a folder for each run.
-        jobs: how many processes train at once.
+        jobs: how many processes, or with `on` jobs, train at once.
         shard: (i, n) trains every n-th run from the i-th on, the others are left to other calls.
+        on: "slurm" or "local", for jobs that submitit starts; None trains in this process's own.
+        detach: with `on`, leave the jobs alone once they are submitted.
         watch: is called on the way.
 
     Returns:
@@ -69,12 +76,16 @@ def sweep(
 
     Raises:
         RuntimeError: for a bug; the state of the sweep is written first.
+        UsageError: if there is no such place for jobs, or it is not here.
         SharpError: if a worker or the folder fails; the state of the sweep is written first.
     """
     watch = watch or Watch()
     plan = read_sweep(file)
     read_measure(plan)  # a mistake in it is found before hours of training
     tasks = Tasks(plan)
+    if detach and on is None:
+        raise UsageError(f"{setting('detach')} is for jobs", f"add {setting('on', 'slurm')}")
+    submitted = None if on is None else find_jobs(on, plan)
     folder = SweepFolder(output, plan, [tasks.of(run) for run in plan.runs])
     watch.added(folder.open())
     index, count = shard
@@ -97,7 +108,19 @@ def sweep(
             written = time.monotonic()
 
     try:
-        if min(jobs, len(waiting)) > 1:
+        if submitted is not None and waiting:
+            train_in_jobs(
+                folder,
+                waiting,
+                jobs,
+                submitted,
+                detach=detach,
+                began=began,
+                progress=watch.progress,
+                ended=ended,
+                noted=watch.noted,
+            )
+        elif min(jobs, len(waiting)) > 1:
             train_in_processes(
                 folder, waiting, jobs, began=began, progress=watch.progress, ended=ended
             )
@@ -108,8 +131,10 @@ def sweep(
                     train_run(folder, run, tasks, functools.partial(watch.progress, run.name))
                 interruption.hold()
                 ended(run)
-    except KeyboardInterrupt:
-        pass  # the sweep ends with what is finished
+    except KeyboardInterrupt:  # the sweep ends with what is finished
+        left = [run.name for run in waiting if not folder.is_finished(run)]
+        if states.keys().isdisjoint(left):  # jobs wait in a queue, or were between two runs
+            states = dict.fromkeys(left, INTERRUPTED)
     except (SharpError, RuntimeError) as error:
         if not interruption.caused(error):
             folder.write()

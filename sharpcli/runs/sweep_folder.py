@@ -129,8 +129,8 @@ class SweepFolder:
         trained = self.checkpoint(run).exists()
         state = self._read(run)
         if trained and (state is None or state["status"] != Outcome.OK):
-            # The training was killed after it wrote the checkpoint.
-            state = self._rebuilt(run)
+            # The training was killed after it wrote the checkpoint, or is about to write the rest.
+            return self._rebuilt(run)
         if state is None or (state["status"] == Outcome.OK and not trained):
             return {"status": Outcome.WAITING}
         if state["status"] == Outcome.OK:

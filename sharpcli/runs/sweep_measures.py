@@ -42,8 +42,7 @@ def read_measure(plan: Sweep) -> tuple[RunSettings, MeasureSettings] | None:
         for name, kind in get_type_hints(cls).items():
             if name not in _ELSEWHERE:
                 homes[name], kinds[name] = cls, kind
-    brought = {each.name: each for known in known_measures().values() for each in known.options}
-    for option in brought.values():
+    for option in (each for known in known_measures().values() for each in known.options):
         homes[option.name], kinds[option.name] = dict, _kind(option)
     values: dict[type, dict[str, Any]] = {cls: {} for cls in homes.values()}
     for key, value in plan.measure.items():
@@ -57,9 +56,7 @@ def read_measure(plan: Sweep) -> tuple[RunSettings, MeasureSettings] | None:
         if key == "subspaces" and isinstance(value, list):
             given = [None if each == "full" else each for each in value]
         try:
-            values[homes[key]][key] = given = typed(kinds[key], given)
-            if key in brought:
-                _check_range(brought[key], given)
+            values[homes[key]][key] = typed(kinds[key], given)
         except ValueError as error:
             raise UsageError(
                 f"{plan.path}: [measure] {as_key(key, value)}: is not {error}", "correct the line"
@@ -148,15 +145,6 @@ def measure_sweep(
 def _kind(option: Option) -> Any:
     """The annotation of an option that a measure brings."""
     return Literal[option.choices] if option.choices else type(option.default)
-
-
-def _check_range(option: Option, value: Any) -> None:
-    """Raise `ValueError` for a number out of the option's range."""
-    low, high = option.low, option.high
-    if low is not None and (value <= low if option.open_ else value < low):
-        raise ValueError(f"{'above' if option.open_ else 'at least'} {low:g}")
-    if high is not None and value > high:
-        raise ValueError(f"at most {high:g}")
 
 
 def _known(

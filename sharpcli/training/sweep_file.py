@@ -7,11 +7,16 @@
     [grid]                            # every combination
     optimizer = ["sgd", "AdamW"]
     seed = [0, 1]
+    [random]                          # so many draws, each with every combination of the grid
+    runs = 20
+    lr = { low = 1e-3, high = 1.0, scale = "log" }
     [[list]]                          # one more run; `name` names it
     optimizer = "sgd"
     lr = 0.5
     [measure]                         # what to measure of each at the end
     measures = ["loss", "hessian"]
+    [slurm]                           # options of sbatch, for jobs on a cluster
+    partition = "long"
 
 Keys of runs are the fields of `TrainSettings`, and `options.NAME` for an option of the task.
 """
@@ -31,6 +36,7 @@ from typing import Any, get_origin, get_type_hints
 from sharpcli.errors import UsageError, did_you_mean, settings_written_by
 from sharpcli.settings import typed
 from sharpcli.training.optimizers import TrainSettings
+from sharpcli.training.random_draws import draws
 
 __all__ = [
     "Asked",
@@ -46,7 +52,7 @@ __all__ = [
     "takes_a_table",
 ]
 
-_TABLES = ("fixed", "grid", "list", "measure")
+_TABLES = ("fixed", "grid", "random", "list", "measure", "slurm")
 _TOP = ("task", "options", *_TABLES)
 _LONGEST_NAME = 120  # of a run's folder; file systems take 255 bytes
 _RESERVED = ("sweep.json", "measures.json")
@@ -63,7 +69,7 @@ class SweepRun:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep file asks for; `measure` is its table, None where there is none.
+    """What a sweep file asks for; `measure` and `slurm` are its tables, None where there is none.
 
     `task` is as the file has it, `task_path` where a path in it leads from here.
     """
@@ -73,6 +79,7 @@ class Sweep:
     task_path: str
     runs: tuple[SweepRun, ...]
     measure: Mapping[str, Any] | None = None
+    slurm: Mapping[str, Any] | None = None
 
 
 def read_sweep(path: Path) -> Sweep:
@@ -97,14 +104,21 @@ def read_sweep(path: Path) -> Sweep:
         raise UsageError(
             f'{path}: task = "…" is missing', 'name the task: task = "digits", or a task file'
         )
-    for table in ("options", "fixed", "grid", "measure"):
+    for table in ("options", "fixed", "grid", "random", "measure", "slurm"):
         if not isinstance(content.get(table, {}), dict):
             raise UsageError(f"{path}: {table} is a table", f"write it as [{table}]")
     fixed = flat_settings(path, "fixed", {"options": content.get("options", {})})
     fixed |= flat_settings(path, "fixed", content.get("fixed", {}))
-    given = [*_grid(path, content, fixed), *_list(path, content, fixed)]
+    drawn, grid = _random(path, content, fixed), _grid(path, content, fixed)
+    many = [fixed | each | own for each in drawn for own in grid]
+    given = [
+        *(many if "grid" in content or "random" in content else []),
+        *_list(path, content, fixed),
+    ]
     runs = [as_asked(path, values) for values in given] or [as_asked(path, fixed)]
-    return Sweep(path, task, path_of_task(path, task), _named(path, runs), content.get("measure"))
+    named = _named(path, runs)
+    tables = content.get("measure"), content.get("slurm")
+    return Sweep(path, task, path_of_task(path, task), named, *tables)
 
 
 def as_key(name: str, value: Any = ...) -> str:
@@ -135,8 +149,10 @@ def path_of_task(path: Path, task: str) -> str:
     return str(file) if task.endswith(".py") or file.is_file() else task
 
 
-def flat_settings(path: Path, where: str, table: Mapping[str, Any]) -> dict[str, Any]:
-    """A table's settings by flat key: `options.width`; unknown keys are refused."""
+def flat_settings(
+    path: Path, where: str, table: Mapping[str, Any], *, ranges: bool = False
+) -> dict[str, Any]:
+    """A table's settings by flat key: `options.width`; values may be tables with `ranges`."""
     hints = get_type_hints(TrainSettings)
     flat: dict[str, Any] = {}
     for key, value in table.items():
@@ -154,6 +170,8 @@ def flat_settings(path: Path, where: str, table: Mapping[str, Any]) -> dict[str,
             flat[key] = value
         elif key == "options" or takes_a_table(hints[key]):
             flat |= {f"{key}.{name}": each for name, each in value.items()}
+        elif ranges:
+            flat[key] = value
         else:
             raise UsageError(f"{path}: [{where}] {key}: is a table", f"write {key} = VALUE")
     return flat
@@ -169,9 +187,7 @@ def takes_a_table(kind: Any) -> bool:
 
 def _grid(path: Path, content: Mapping[str, Any], fixed: dict[str, Any]) -> list[dict[str, Any]]:
     """Every combination of the grid's values; the last key varies fastest."""
-    if "grid" not in content:
-        return []
-    grid = flat_settings(path, "grid", content["grid"])
+    grid = flat_settings(path, "grid", content.get("grid", {}))
     for key, values in grid.items():
         if not isinstance(values, list) or not values:
             raise UsageError(
@@ -180,13 +196,35 @@ def _grid(path: Path, content: Mapping[str, Any], fixed: dict[str, Any]) -> list
                 if not isinstance(values, list)
                 else "give at least one value, or remove the line",
             )
-        if key in fixed:
+        _refuse_twice(path, key, "[grid]", fixed)
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
+def _random(path: Path, content: Mapping[str, Any], fixed: dict[str, Any]) -> list[dict[str, Any]]:
+    """The random draws, a single empty one where there is no [random]."""
+    if "random" not in content:
+        return [{}]
+    own = {key: value for key, value in content["random"].items() if key in ("runs", "seed")}
+    others = {key: value for key, value in content["random"].items() if key not in own}
+    table = flat_settings(path, "random", others, ranges=True)
+    in_grid = flat_settings(path, "grid", content.get("grid", {}))
+    for key in table:
+        _refuse_twice(path, key, "[random]", fixed)
+        if key in in_grid:
             raise UsageError(
-                f"{path}: {key} is both in [grid] and fixed for every run", "remove one of the two"
+                f"{path}: {key} is both in [random] and in [grid]", "remove one of the two"
             )
-    return [
-        fixed | dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
-    ]
+    try:
+        return draws(own | table, get_type_hints(TrainSettings), as_key)
+    except UsageError as error:
+        raise UsageError(f"{path}: [random] {error.message}", error.hint) from error
+
+
+def _refuse_twice(path: Path, key: str, where: str, fixed: Mapping[str, Any]) -> None:
+    if key in fixed:
+        raise UsageError(
+            f"{path}: {key} is both in {where} and fixed for every run", "remove one of the two"
+        )
 
 
 def _list(path: Path, content: Mapping[str, Any], fixed: dict[str, Any]) -> list[dict[str, Any]]:

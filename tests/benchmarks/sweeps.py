@@ -23,13 +23,13 @@ _SLEEP = 0.005  # seconds a step, so that a kill meets a training
 
 
 def run(setting: Setting) -> Section:
-    moments, runs = (2, 4) if setting.quick else (_MOMENTS, _RUNS)
+    moments, runs = (3, 4) if setting.quick else (_MOMENTS, _RUNS)
     section = Section(
         NAME,
         "Sweeps",
         f"`sharp sweep` of {runs} seeds of a small network. The task logs every training that "
-        "begins. Sweeps are ended by SIGKILL at a random moment, half of them with `--jobs 2`, and "
-        "then repeated.",
+        "begins. Sweeps are ended by SIGKILL at a random moment and then repeated: one in three "
+        "with `--jobs 2`, one in three with `--on local --jobs 2`, whose jobs are killed, too.",
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -68,8 +68,11 @@ def _ways(section: Section, folder: Path, expected: dict[str, bytes], seconds: f
     array = checkpoints(folder / "array")
     rows.append(["both shards at once", "", _equal(array, expected)])
     same += array == expected
+    local, took = _undisturbed(folder, "local", "--on", "local", "--jobs", "2")
+    rows.append(["`--on local --jobs 2` (submitit)", f"{took:.1f}", _equal(local, expected)])
+    same += local == expected
     section.tables.append(("Ways to train the same runs", ("way", "s", "same bytes"), rows))
-    section.bars.append(Bar("ways with the same checkpoints", f"{same} of 3", "3 of 3", same == 3))
+    section.bars.append(Bar("ways with the same checkpoints", f"{same} of 4", "4 of 4", same == 4))
 
 
 def _kills(section: Section, folder: Path, expected: dict[str, bytes], moments: int) -> None:
@@ -78,7 +81,7 @@ def _kills(section: Section, folder: Path, expected: dict[str, bytes], moments: 
     seconds = 1 + len(expected) * 5 * 8 * _SLEEP
     found = []
     for index in range(moments):
-        jobs = ("--jobs", "2") if index % 2 else ()
+        jobs = ((), ("--jobs", "2"), ("--on", "local", "--jobs", "2"))[index % 3]
         moment = chosen.uniform(0, seconds / (2 if jobs else 1))
         found.append(sweep_kills.killed(folder, moment, *jobs, sleep=_SLEEP))
     finished = sorted(each.finished for each in found)

@@ -189,6 +189,25 @@ def test_options_of_measures_have_their_defaults_and_no_other_names(installed):
     assert caught.value.hint == "did you mean 'rho'?"
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "wanted"),
+    [
+        (Option("rho", 0.05, "the radius", low=0), -1.0, "at least 0"),
+        (Option("rho", 0.05, "the radius", low=0, open_=True), 0.0, "above 0"),
+        (Option("rho", 0.05, "the radius", high=2), 2.5, "at most 2"),
+        (Option("norm", "l2", "the norm", choices=("l2", "max")), "l1", "one of l2, max"),
+    ],
+)
+def test_values_of_options_are_in_their_range(installed, option, value, wanted):
+    installed(mine=described(options=(option,), reads=()))
+    with pytest.raises(UsageError, match="is out of range") as caught:
+        options_of(choose(("mine",)), {option.name: value})
+    assert caught.value.hint == f"it is {wanted}"
+    assert options_of(choose(("mine",)), {option.name: option.default}) == {
+        option.name: option.default
+    }
+
+
 def test_too_few_parameters_for_what_is_asked_are_the_measure_s_to_refuse():
     check = known_measures()["hessian"].check
     check(3, MeasureSettings())

@@ -53,7 +53,7 @@ def test_the_final_value_is_the_last_evaluation(trained):
 
 
 def test_files_of_single_trainings(trained):
-    files = sorted(map(str, trained.glob("lr=0.1*/*.curves.json")))
+    files = sorted(map(str, trained.glob("lr=0.1*/curves.json")))
     together = to_document(score_files([str(trained)], Asked(by=("lr",))))["results"][0]
     alone = to_document(score_files(files, Asked()))["results"][0]
     assert alone["n"] == 2
@@ -68,7 +68,7 @@ def test_a_folder_twice_counts_once(trained):
 def test_curves_of_another_checkpoint_are_not_used(trained, tmp_path):
     copy = tmp_path / "runs"
     shutil.copytree(trained, copy)
-    file = next(copy.glob("*/*.curves.json"))
+    file = next(copy.glob("*/curves.json"))
     document = json.loads(file.read_text("utf-8"))
     document["results"][0]["checkpoint"]["sha256"] = "0" * 64
     file.write_text(dumps(document), "utf-8")
@@ -87,5 +87,5 @@ def test_what_is_no_training_is_refused(trained, tmp_path):
 
 def test_the_document_is_by_the_schema(trained):
     jsonschema.validate(to_document(score_files([str(trained)], Asked())), SCHEMA)
-    for file in trained.glob("*/*.curves.json"):
+    for file in trained.glob("*/curves.json"):
         jsonschema.validate(json.loads(file.read_text("utf-8")), SCHEMA)

@@ -96,7 +96,10 @@ def killed(
         time.sleep(0.005)
     wait_for(folder / "killed", process, after)
     time.sleep(moment)
-    process.send_signal(signal.SIGKILL)
+    if "--on" in arguments:
+        os.killpg(process.pid, signal.SIGKILL)  # jobs would train on
+    else:
+        process.send_signal(signal.SIGKILL)
     process.communicate()  # which ends when the workers have closed its streams
     before = checkpoints(folder / "killed")
     log.unlink(missing_ok=True)

@@ -40,7 +40,8 @@ class ShardType(ParameterType):
     epilog="""\b
 Examples:
   sharp sweep optimizers.toml --output runs --jobs 4
-  sharp sweep optimizers.toml --output runs --shard $SLURM_ARRAY_TASK_ID/4"""
+  sharp sweep optimizers.toml --output runs --shard $SLURM_ARRAY_TASK_ID/4
+  sharp sweep optimizers.toml --output runs --on slurm --jobs 8"""
 )
 @click.argument("file", metavar="FILE.toml", type=click.Path(path_type=Path))
 @click.option(
@@ -66,6 +67,14 @@ Examples:
     help="Train the I-th of N parts only, as one job of an array.",
 )
 @click.option(
+    "--on",
+    type=click.Choice(["slurm", "local"]),
+    help="Train in --jobs jobs on a Slurm cluster, or in local ones to try that. Needs submitit.",
+)
+@click.option(
+    "--detach", is_flag=True, help="With --on, submit the jobs and return; they train on alone."
+)
+@click.option(
     "--format",
     "output_format",
     type=click.Choice(list(FORMATS)),
@@ -80,6 +89,8 @@ def sweep(
     output: Path,
     jobs: int,
     shard: tuple[int, int],
+    on: str | None,
+    detach: bool,
     output_format: str,
     as_json: bool,
     quiet: bool,
@@ -87,9 +98,10 @@ def sweep(
     """Train every run of a sweep file.
 
     FILE.toml names a task, settings of `sharp train` for all runs ([fixed]), values of which every
-    combination is trained ([grid]), and single runs ([[list]]). A run that is trained already is
-    not trained again, so a sweep that was killed goes on where it stopped. With a [measure] table
-    all runs are measured at the end, and `sharp compare DIR` shows the result.
+    combination is trained ([grid]) or that are drawn at random ([random]), and single runs
+    ([[list]]). A run that is trained already is not trained again, so a sweep that was killed goes
+    on where it stopped. With a [measure] table all runs are measured at the end, and `sharp compare
+    DIR` shows the result. [slurm] has options of sbatch for --on slurm.
     """
     from sharpcli.cli.progress_bars import notes_of, progress_bars
     from sharpcli.cli.sweep_progress import sweep_progress
@@ -99,7 +111,9 @@ def sweep(
 
     printed = OutputSettings(format="json" if as_json else output_format, quiet=quiet)
     with sweep_progress(quiet=quiet) as watch:
-        document = train_all(file, output, jobs=jobs, shard=shard, watch=watch)
+        document = train_all(
+            file, output, jobs=jobs, shard=shard, on=on, detach=detach, watch=watch
+        )
     emit(document, printed)
     mine = document["results"][shard[0] - 1 :: shard[1]]
     code = exit_code({**document, "results": mine})

@@ -35,10 +35,18 @@ def test_a_killed_sweep_goes_on_where_it_stopped(folder, expected):
     assert found.checkpoints == expected
 
 
-@pytest.mark.parametrize(("number", "to_all"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
-def test_signals_keep_what_is_finished_and_end_the_workers(folder, expected, number, to_all):
-    name = number.name
-    process = sweep_kills.begin(folder, "--output", name, "--jobs", "2", "--json", sleep=0.02)
+@pytest.mark.parametrize(
+    ("number", "to_all", "on"),
+    [
+        (signal.SIGINT, True, ()),
+        (signal.SIGTERM, False, ()),
+        (signal.SIGINT, True, ("--on", "local")),
+    ],
+)
+def test_signals_keep_what_is_finished_and_end_the_workers(folder, expected, number, to_all, on):
+    name = "-".join([number.name, *on])
+    arguments = ("--output", name, "--jobs", "2", "--json", *on)
+    process = sweep_kills.begin(folder, *arguments, sleep=0.02)
     sweep_kills.wait_for(folder / name, process, 1)
     (os.killpg if to_all else os.kill)(process.pid, number)
     stdout, stderr = process.communicate(timeout=60)  # the workers have its streams too
