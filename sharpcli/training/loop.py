@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -30,6 +31,7 @@ from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.order import Order, Pace
 from sharpcli.training.repeated import repeatable
 from sharpcli.training.state import StateFile, description, optimizer_state, restore_optimizer
+from sharpcli.training.statistics import normalisations, recompute
 from sharpcli.training.stepper import Stepper
 from sharpcli.training.watchers import Moment, Watcher
 
@@ -166,9 +168,11 @@ class _Run:
         while not ended:
             self._step()
             ended = self.steps == settings.steps or (order.ended and order.epoch == settings.epochs)
+            if (order.ended or ended) and self._averages:
+                self.stepper.average()
             if (order.ended and settings.until_loss is not None) or ended:
                 self.losses.read()
-                with self.stepper.at_evaluated_weights():
+                with self._at_evaluated_weights():
                     loss = self._finite(self._loss())
                 self.model.train()
                 if settings.until_loss is not None:
@@ -180,7 +184,7 @@ class _Run:
                 progress(*self._how_far(known))
             if self.file is not None and not ended and self.file.due:
                 self.file.write(self._state())
-        with self.stepper.at_evaluated_weights():
+        with self._at_evaluated_weights():
             state = self.model.state_dict()
             tensors = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
         curves = self.recorder.curves()
@@ -210,7 +214,7 @@ class _Run:
         if not wanting:
             return
         self.losses.read()
-        with global_random_state_kept(), self.stepper.at_evaluated_weights():
+        with global_random_state_kept(), self._at_evaluated_weights():
             moment = Moment(
                 self.steps,
                 self.order.epoch,
@@ -234,6 +238,7 @@ class _Run:
             "first_loss": self.first_loss,
             "model": dict(self.model.state_dict()),
             "averages": averages,
+            "averaged": self.stepper.averaged,
             "optimizer": optimizer_state(self.stepper.optimizer),
             "order": self.order.state(),
             "recorder": self.recorder.state(),
@@ -246,13 +251,44 @@ class _Run:
         self.steps, self.first_loss = found["steps"], found["first_loss"]
         self.model.load_state_dict(found["model"])
         restore_optimizer(self.stepper.optimizer, found["optimizer"])
-        self.stepper.averages = found["averages"]
+        self.stepper.averages, self.stepper.averaged = found["averages"], found["averaged"]
         self.order.restore(found["order"])
         self.recorder.restore(found["recorder"])
         for each in self.watchers:
             each.restore(found["watchers"][each.name])
         torch.set_rng_state(found["torch"])
         random.setstate(found["python"])
+
+    @property
+    def _averages(self) -> bool:
+        """Whether the equal average of the weights has begun."""
+        start = self.settings.swa
+        if start is None:
+            return False
+        return self.steps >= start if start >= 1 else self._share >= start
+
+    @property
+    def _share(self) -> float:
+        """How much of the training is done, of its epochs or its steps."""
+        parts = (self.order.epoch, self.settings.epochs), (self.steps, self.settings.steps)
+        return max(done / most for done, most in parts if most is not None)
+
+    @contextlib.contextmanager
+    def _at_evaluated_weights(self) -> Iterator[None]:
+        """While active, the model has the weights that are evaluated and saved.
+
+        Averages have statistics of batch normalisation of their own, computed on the way in.
+        """
+        self.model.train()
+        layers = [] if self.stepper.averages is None else normalisations(self.model)
+        kept = [(each, each.clone()) for layer in layers for each in layer.buffers()]
+        with self.stepper.at_evaluated_weights():
+            if layers:
+                predict = functools.partial(self.task.predict, self.model)
+                recompute(self.model, layers, self.rows, predict, EVALUATION_BATCH)
+            yield
+            for buffer, before in kept:
+                buffer.copy_(before)
 
     def _gradient(self, chosen: Tensor) -> Tensor:
         """The mean loss of a batch, with its gradient in the parameters."""

@@ -187,7 +187,10 @@ class TrainSettings:
     couples the examples of a batch and is defined on batches of so many.
 
     `clip_norm` shortens longer gradients. `accumulate` takes a step's batch in so many parts. `ema`
-    is the decay of an exponential average of the weights, which is then what is saved.
+    is the decay of an exponential average of the weights, which is then what is saved. So is the
+    equal average that starts at `swa`, a step or (below 1) a share of the training: it is over the
+    weights after each epoch from there on, and after the last step. Statistics of batch
+    normalisation are computed on the training data for an average.
 
     >>> TrainSettings("AdamW", betas=(0.9, 0.99)).optimizer
     'adamw'
@@ -210,6 +213,7 @@ class TrainSettings:
     clip_norm: float | None = None
     accumulate: int = 1
     ema: float | None = None
+    swa: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what the optimizer cannot use; raises `UsageError` naming the setting."""
@@ -234,6 +238,10 @@ class TrainSettings:
                 f"a batch has at least one part, and with {setting('fixed_batch')} only one",
             ),
             "ema": (self.ema is None or 0 <= self.ema < 1, "a decay is at least 0 and below 1"),
+            "swa": (
+                self.swa is None or (0 <= self.swa < math.inf and self.ema is None),
+                f"the start is at least 0, and there is no other average ({setting('ema')})",
+            ),
             "batch_schedule": (
                 self.batch_schedule is None or self.fixed_batch is None,
                 f"{setting('fixed_batch')} is the batch size of every step",
@@ -313,6 +321,7 @@ class TrainSettings:
             "clip_norm": self.clip_norm,
             "accumulate": None if self.accumulate == 1 else self.accumulate,
             "ema": self.ema,
+            "swa": self.swa,
         }
         return {name: value for name, value in given.items() if value is not None}
 

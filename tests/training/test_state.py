@@ -94,6 +94,14 @@ def test_the_same_wherever_it_stops(tmp_path, after):
     same(whole, interrupted(noisy(), settings, tmp_path / "a.safetensors", after))
 
 
+@pytest.mark.parametrize("optimizer", ["SAM", "ASAM"])
+def test_sam_and_equal_averages_go_on_as_they_were(tmp_path, optimizer):
+    options = {"base_optimizer": "adamw"}
+    settings = TrainSettings(optimizer, batch_size=8, steps=26, swa=7, optimizer_options=options)
+    whole = train(noisy(), settings)
+    same(whole, interrupted(noisy(), settings, tmp_path / "a.safetensors", 5))
+
+
 NEEDED = {"bsam": {"num_data": 24}, "ranger21": {"num_iterations": 100}}
 
 
