@@ -156,11 +156,14 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
 
 
 def find_optimizer(name: str, base: str | None = None) -> Optimizer:
-    """The optimizer of a name in any case; `UsageError` for one that does not exist or work here.
+    """The optimizer of a name in any case.
 
     Args:
-        name: one of `OPTIMIZERS`, or a class of torch.optim or pytorch-optimizer.
+        name: one of `OPTIMIZERS`, or a class of torch.optim, pytorch-optimizer or sharp's own.
         base: the optimizer that takes the steps, where the named one only changes gradients.
+
+    Raises:
+        UsageError: for a name that does not exist or work here, or a base that takes no steps.
     """
     if name.lower() in OPTIMIZERS:
         return OPTIMIZERS[name.lower()]
@@ -169,6 +172,12 @@ def find_optimizer(name: str, base: str | None = None) -> Optimizer:
         rate = own["lr"].default if "lr" in own else None
         return Optimizer(place_of(name), rate, None)
     stepping = find_optimizer(base or "sgd")
+    if stepping.base is not None:
+        raise UsageError(
+            f"{setting(f'optimizer_options.{BASE}', base)}: it needs an optimizer that takes its "
+            "steps itself",
+            "take one that takes steps, such as sgd or adamw",
+        )
     return Optimizer(place_of(name), stepping.default_lr, None, (base or "sgd").lower())
 
 
@@ -239,8 +248,8 @@ class TrainSettings:
             ),
             "ema": (self.ema is None or 0 <= self.ema < 1, "a decay is at least 0 and below 1"),
             "swa": (
-                self.swa is None or (0 <= self.swa < math.inf and self.ema is None),
-                f"the start is at least 0, and there is no other average ({setting('ema')})",
+                self.swa is None or 0 <= self.swa < math.inf,
+                "the average starts at step 0 or later",
             ),
             "batch_schedule": (
                 self.batch_schedule is None or self.fixed_batch is None,
@@ -289,7 +298,11 @@ class TrainSettings:
                     f"{setting(name, getattr(self, name))}: {self.optimizer} has no such argument",
                     f"its options: {options_text(self.kind.arguments)}",
                 )
-
+        if self.swa is not None and self.ema is not None:
+            raise UsageError(
+                f"{setting('swa', self.swa)}: cannot be used with {setting('ema')}",
+                "give one of them; both average the weights",
+            )
         if self.schedule is None:
             return
         if self.lr is not None:
