@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -39,6 +40,7 @@ from sharpcli.training.order import Order, Pace
 from sharpcli.training.precision import autocast, device_of, dtype_of, model_of_device, repeatable
 from sharpcli.training.repeated import taken_again
 from sharpcli.training.state import StateFile, description, optimizer_state, restore_optimizer
+from sharpcli.training.statistics import normalisations, recompute
 from sharpcli.training.stepper import Stepper
 from sharpcli.training.warm_start import Init, read_init
 from sharpcli.training.watchers import Moment, Watcher
@@ -199,9 +201,11 @@ class _Run:
         while not ended:
             self._step()
             ended = self.steps == settings.steps or (order.ended and order.epoch == settings.epochs)
+            if (order.ended or ended) and self._averages:
+                self.stepper.average()
             if (order.ended and settings.until_loss is not None) or ended:
                 self.losses.read()
-                with self.clock.paused(), self.stepper.at_evaluated_weights():
+                with self.clock.paused(), self._at_evaluated_weights():
                     loss = self._finite(self._loss())
                 self.model.train()
                 if settings.until_loss is not None:
@@ -214,7 +218,7 @@ class _Run:
             if self.file is not None and not ended and self.file.due:
                 with self.clock.paused():
                     self.file.write(self._state())
-        with self.stepper.at_evaluated_weights():
+        with self._at_evaluated_weights():
             state = self.model.state_dict()
             tensors = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
         problem = None if self.file is None else self.file.problem
@@ -261,7 +265,7 @@ class _Run:
             return
         self.losses.read()
         paused, kept = self.clock.paused(), global_random_state_kept()
-        with paused, kept, self.stepper.at_evaluated_weights():
+        with paused, kept, self._at_evaluated_weights():
             moment = Moment(
                 self.steps,
                 self.order.epoch,
@@ -288,6 +292,7 @@ class _Run:
             "first_loss": self.first_loss,
             "model": dict(self.model.state_dict()),
             "averages": averages,
+            "averaged": self.stepper.averaged,
             "optimizer": optimizer_state(self.stepper.optimizer),
             "order": self.order.state(),
             "pace": self.pace.state(),
@@ -302,7 +307,7 @@ class _Run:
         self.steps, self.first_loss = found["steps"], found["first_loss"]
         self.model.load_state_dict(found["model"])
         restore_optimizer(self.stepper.optimizer, found["optimizer"])
-        self.stepper.averages = found["averages"]
+        self.stepper.averages, self.stepper.averaged = found["averages"], found["averaged"]
         self.order.restore(found["order"])
         self.pace.restore(found["pace"])
         self.recorder.restore(found["recorder"])
@@ -312,6 +317,37 @@ class _Run:
         if self.augmenter is not None:
             self.augmenter.restore(found["augmenter"])
         self.clock.start(found["seconds"])
+
+    @property
+    def _averages(self) -> bool:
+        """Whether the equal average of the weights has begun."""
+        start = self.settings.swa
+        if start is None:
+            return False
+        return self.steps >= start if start >= 1 else self._share >= start
+
+    @property
+    def _share(self) -> float:
+        """How much of the training is done, of its epochs or its steps."""
+        parts = (self.order.epoch, self.settings.epochs), (self.steps, self.settings.steps)
+        return max(done / most for done, most in parts if most is not None)
+
+    @contextlib.contextmanager
+    def _at_evaluated_weights(self) -> Iterator[None]:
+        """While active, the model has the weights that are evaluated and saved.
+
+        Averages have statistics of batch normalisation of their own, computed on the way in.
+        """
+        self.model.train()
+        layers = [] if self.stepper.averages is None else normalisations(self.model)
+        kept = [(each, each.clone()) for layer in layers for each in layer.buffers()]
+        with self.stepper.at_evaluated_weights():
+            if layers:
+                predict = functools.partial(self.task.predict, self.model)
+                recompute(self.model, layers, self.rows, predict, EVALUATION_BATCH)
+            yield
+            for buffer, before in kept:
+                buffer.copy_(before)
 
     def _gradient(self, chosen: Tensor) -> Tensor:
         """The mean loss of a batch, with its gradient in the parameters."""

@@ -156,11 +156,14 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
 
 
 def find_optimizer(name: str, base: str | None = None) -> Optimizer:
-    """The optimizer of a name in any case; `UsageError` for one that does not exist or work here.
+    """The optimizer of a name in any case.
 
     Args:
-        name: one of `OPTIMIZERS`, or a class of torch.optim or pytorch-optimizer.
+        name: one of `OPTIMIZERS`, or a class of torch.optim, pytorch-optimizer or sharp's own.
         base: the optimizer that takes the steps, where the named one only changes gradients.
+
+    Raises:
+        UsageError: for a name that does not exist or work here, or a base that takes no steps.
     """
     if name.lower() in OPTIMIZERS:
         return OPTIMIZERS[name.lower()]
@@ -169,6 +172,12 @@ def find_optimizer(name: str, base: str | None = None) -> Optimizer:
         rate = own["lr"].default if "lr" in own else None
         return Optimizer(place_of(name), rate, None)
     stepping = find_optimizer(base or "sgd")
+    if stepping.base is not None:
+        raise UsageError(
+            f"{setting(f'optimizer_options.{BASE}', base)}: it needs an optimizer that takes its "
+            "steps itself",
+            "take one that takes steps, such as sgd or adamw",
+        )
     return Optimizer(place_of(name), stepping.default_lr, None, (base or "sgd").lower())
 
 
@@ -187,7 +196,10 @@ class TrainSettings:
     couples the examples of a batch and is defined on batches of so many.
 
     `clip_norm` shortens longer gradients. `accumulate` takes a step's batch in so many parts. `ema`
-    is the decay of an exponential average of the weights, which is then what is saved.
+    is the decay of an exponential average of the weights, which is then what is saved. So is the
+    equal average that starts at `swa`, a step or (below 1) a share of the training: it is over the
+    weights after each epoch from there on, and after the last step. Statistics of batch
+    normalisation are computed on the training data for an average.
 
     `evaluate_every` is how many steps apart, or at the end of each "epoch", the loss and the
     metrics are computed on training and test data. `noise_scale` asks for that of each step.
@@ -213,6 +225,7 @@ class TrainSettings:
     clip_norm: float | None = None
     accumulate: int = 1
     ema: float | None = None
+    swa: float | None = None
     save_every: int | Literal["log"] | None = None
     save_optimizer: bool = False
     init: str | None = None
@@ -247,6 +260,10 @@ class TrainSettings:
                 f"a batch has at least one part, and with {setting('fixed_batch')} only one",
             ),
             "ema": (self.ema is None or 0 <= self.ema < 1, "a decay is at least 0 and below 1"),
+            "swa": (
+                self.swa is None or 0 <= self.swa < math.inf,
+                "the average starts at step 0 or later",
+            ),
             "batch_schedule": (
                 self.batch_schedule is None or self.fixed_batch is None,
                 f"{setting('fixed_batch')} is the batch size of every step",
@@ -320,7 +337,11 @@ class TrainSettings:
                     f"{setting(name, getattr(self, name))}: {self.optimizer} has no such argument",
                     f"its options: {options_text(self.kind.arguments)}",
                 )
-
+        if self.swa is not None and self.ema is not None:
+            raise UsageError(
+                f"{setting('swa', self.swa)}: cannot be used with {setting('ema')}",
+                "give one of them; both average the weights",
+            )
         if self.schedule is None:
             return
         if self.lr is not None:
@@ -352,6 +373,7 @@ class TrainSettings:
             "clip_norm": self.clip_norm,
             "accumulate": None if self.accumulate == 1 else self.accumulate,
             "ema": self.ema,
+            "swa": self.swa,
             "label_smoothing": self.label_smoothing or None,
             "augment": self.augment or None,
             "dtype": None if self.dtype == "float32" else self.dtype,

@@ -29,6 +29,7 @@ class Stepper:
             self.optimizer.train()
         self._shares = self._shares_of_rate()
         self.averages: list[Tensor] | None = None
+        self.averaged = 0  # weights that an equal average is over
         if settings.ema is not None:
             self.averages = [each.detach().clone() for each in self._parameters]
         self.norm: Tensor | None = None
@@ -71,6 +72,15 @@ class Stepper:
             return loss
 
         return clipped
+
+    def average(self) -> None:
+        """Take the present weights into the equal average of all that were taken so far."""
+        self.averaged += 1
+        if self.averages is None:
+            self.averages = [each.detach().clone() for each in self._parameters]
+            return
+        with torch.no_grad():
+            torch._foreach_lerp_(self.averages, self._parameters, 1 / self.averaged)
 
     def clear_gradients(self) -> None:
         """Drop the gradients, as `Optimizer.zero_grad` does with more ceremony."""

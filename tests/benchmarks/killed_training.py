@@ -54,7 +54,7 @@ def run(setting: Setting) -> Section:
             arguments = [*training.split(), "--steps", str(_STEPS), "--batch-size", "16"]
             expected = training_kills.whole(Path(name) / f"whole-{index}", arguments)
             # Together the kills leave it at least a tenth of its steps.
-            moments = [chosen.uniform(0, 0.9 * expected.seconds / count) for _ in range(count)]
+            moments = [chosen.uniform(1, 0.9 * expected.passes / count) for _ in range(count)]
             found = training_kills.killed(
                 Path(name) / f"killed-{index}", arguments, moments, _STEPS, expected
             )

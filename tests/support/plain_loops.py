@@ -53,12 +53,15 @@ def sgd(
     average: float = 0.0,
     *,
     nesterov: bool = False,
+    swa: int | None = None,
 ) -> Array:
     """v ← μv + g + λw, w ← w − ηv; an average a ← Da + (1 − D)w of the weights.
 
+    With `swa` it is their mean after each step from this one on.
+
     With Nesterov's momentum, as torch has it, w ← w − η(g + λw + μv).
     """
-    w, v, a = START.copy(), np.zeros(4), START.copy()
+    w, v, a, after = START.copy(), np.zeros(4), START.copy(), list[Array]()
     for rate in rates:
         g = gradient(w)
         g = g * min(1.0, clip / (np.linalg.norm(g) + 1e-6))  # as torch clips
@@ -66,7 +69,8 @@ def sgd(
         v = momentum * v + g
         w = w - rate * (g + momentum * v if nesterov else v)
         a = average * a + (1 - average) * w
-    return a
+        after.append(w)
+    return a if swa is None else np.mean(after[swa - 1 :], axis=0)
 
 
 def adam(

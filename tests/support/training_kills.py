@@ -19,6 +19,7 @@ from pathlib import Path
 from sharpcli.checkpoint.safetensors_file import read_safetensors
 
 ROOT = Path(__file__).parents[2]
+_PASS = 0.005  # seconds that a pass takes, about
 TASK = """
 import os
 import time
@@ -53,11 +54,10 @@ sharp(["train", "task.py", "--quiet", *sys.argv[1:]])
 
 @dataclass(frozen=True)
 class Ended:
-    """A training that came to its end: its checkpoint, its curves, and seconds in its steps."""
+    """A training that came to its end: its checkpoint, its curves, and its passes."""
 
     checkpoint: bytes
     results: str
-    seconds: float
     passes: int
 
 
@@ -66,7 +66,7 @@ class Killed:
     """What came of a training that was killed several times and repeated until it ended."""
 
     kept: list[int]  # steps in the state at each kill, 0 without a state
-    again: int  # passes in all runs beyond those that the kept states leave to each
+    again: int  # passes of the last run beyond those that the kept state leaves to it
     same: bool  # checkpoint and curves are those of an undisturbed training
 
 
@@ -74,39 +74,35 @@ def whole(folder: Path, arguments: Sequence[str]) -> Ended:
     """Train undisturbed."""
     folder.mkdir()
     (folder / "task.py").write_text(TASK, "utf-8")
-    process = _begin(folder, arguments)
-    _wait(folder, process)
-    started = time.monotonic()
-    return _end(folder, process, started)
+    return _end(folder, _begin(folder, arguments))
 
 
 def killed(
     folder: Path, arguments: Sequence[str], moments: Sequence[float], steps: int, expected: Ended
 ) -> Killed:
-    """Kill the training so many seconds after each start of its steps, then let it end."""
+    """Kill the training after so many passes of each start, then let it end.
+
+    The part of a moment after the point is that of a pass.
+    """
     folder.mkdir()
     (folder / "task.py").write_text(TASK, "utf-8")
     state = folder / "model.safetensors.state"
-    kept, again, each_step = [], 0, 0
+    kept = []
     for moment in moments:
         process = _begin(folder, arguments)
-        _wait(folder, process)
-        time.sleep(moment)
+        while _passes(folder) < int(moment) and process.poll() is None:
+            time.sleep(0.001)
+        time.sleep(moment % 1 * _PASS)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert not (folder / "model.safetensors").exists(), "it ended before it was killed"
         kept.append(_steps(state))
-    begun = kept[-1]
-    found = _end(folder, _begin(folder, arguments), time.monotonic())
+    found = _end(folder, _begin(folder, arguments))
     # Before its first step an undisturbed training is checked, by passes that a later one spares.
-    each_step = _passes_of_a_step(expected, steps)
-    again = found.passes - each_step * (steps - begun)
+    checks = expected.passes % steps if not kept[-1] else 0
+    again = found.passes - checks - expected.passes // steps * (steps - kept[-1])
     same = (found.checkpoint, found.results) == (expected.checkpoint, expected.results)
     return Killed(kept, again, same and not state.exists())
-
-
-def _passes_of_a_step(expected: Ended, steps: int) -> int:
-    return expected.passes // steps
 
 
 def _steps(state: Path) -> int:
@@ -128,18 +124,17 @@ def _begin(folder: Path, arguments: Sequence[str]) -> subprocess.Popen[str]:
     )
 
 
-def _wait(folder: Path, process: subprocess.Popen[str]) -> None:
-    while not (folder / "log").exists() and process.poll() is None:
-        time.sleep(0.002)
+def _passes(folder: Path) -> int:
+    log = folder / "log"
+    return log.stat().st_size if log.exists() else 0
 
 
-def _end(folder: Path, process: subprocess.Popen[str], started: float) -> Ended:
+def _end(folder: Path, process: subprocess.Popen[str]) -> Ended:
     _, said = process.communicate()
     assert process.returncode == 0, said
     curves = json.loads((folder / "model.safetensors.curves.json").read_text("utf-8"))
     return Ended(
         (folder / "model.safetensors").read_bytes(),
         json.dumps(curves["results"]),
-        time.monotonic() - started,
-        (folder / "log").stat().st_size,
+        _passes(folder),
     )

@@ -64,6 +64,9 @@ def test_schedules_against_the_formulas(monkeypatch):
 def test_clipping_and_averaging_against_their_formulas():
     check(weights(lr=0.03, clip_norm=0.5), plain.sgd([0.03] * STEPS, clip=0.5))
     check(weights(lr=0.03, ema=0.9), plain.sgd([0.03] * STEPS, average=0.9))
+    check(weights(lr=0.03, swa=20), plain.sgd([0.03] * STEPS, swa=20))  # a step is an epoch
+    check(weights(lr=0.03, swa=0.75), plain.sgd([0.03] * STEPS, swa=75))
+    check(weights(lr=0.03, swa=10_000), plain.sgd([0.03] * STEPS))
 
 
 @pytest.mark.usefixtures("in_float64")

@@ -32,6 +32,12 @@ def built(settings):
         ({"momentum": 0.5, "optimizer_options": {"momentum": 0.6}}, "are the same"),
         ({"steps": 0}, "steps=0"),
         ({"ema": 1.0}, "ema=1.0"),
+        ({"swa": -1.0}, "swa=-1.0"),
+        ({"swa": 0.5, "ema": 0.9}, "swa=0.5: cannot be used with ema"),
+        (
+            {"optimizer": "SAM", "optimizer_options": {"base_optimizer": "asam"}},
+            "asam.*: it needs an optimizer that takes its steps itself",
+        ),
         ({"clip_norm": 0.0}, "clip_norm=0.0"),
         ({"accumulate": 2, "fixed_batch": 32}, "accumulate=2"),
         ({"schedule": "FIX(k0=0.1)", "lr": 0.1}, "lr=0.1: has no effect with schedule"),

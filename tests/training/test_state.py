@@ -65,6 +65,14 @@ def test_what_a_schedule_has_observed_is_kept(tmp_path):
     same(whole, interrupted(noisy(), settings, tmp_path / "a.safetensors", 4))
 
 
+@pytest.mark.parametrize("optimizer", ["SAM", "ASAM"])
+def test_sam_and_equal_averages_go_on_as_they_were(tmp_path, optimizer):
+    options = {"base_optimizer": "adamw"}
+    settings = TrainSettings(optimizer, batch_size=8, steps=26, swa=7, optimizer_options=options)
+    whole = train(noisy(), settings)
+    same(whole, interrupted(noisy(), settings, tmp_path / "a.safetensors", 5))
+
+
 NEEDED = {"bsam": {"num_data": 24}, "ranger21": {"num_iterations": 100}}
 
 

@@ -153,6 +153,13 @@ Examples:
     help="Save an average of the weights instead: after a step, D of it and 1 - D of the weights.",
 )
 @click.option(
+    "--swa",
+    type=NumberType(0),
+    metavar="START",
+    help="Save the equal average of the weights after each epoch instead, from step START on, or "
+    "below 1 from that share of the training on.",
+)
+@click.option(
     "--label-smoothing",
     type=NumberType(0, 1),
     metavar="X",
