@@ -172,7 +172,10 @@ def optimizer_file(checkpoint: Path) -> Path:
     """Where the optimizer's state of a checkpoint is kept.
 
     It is no `.safetensors` by name, so that a pattern of a shell does not take it for a checkpoint.
+    Of a folder, such as a run of a sweep, it is that of the `model.safetensors` in it.
     """
+    if checkpoint.is_dir():
+        checkpoint = checkpoint / "model.safetensors"
     return checkpoint.with_name(f"{checkpoint.name}.optimizer")
 
 

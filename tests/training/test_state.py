@@ -179,7 +179,10 @@ COMMAND = """
 import sharpcli.training.state as state
 state.SECONDS, state._SHARE = 0.0, 0
 from sharpcli.cli.main import sharp
-sharp(["train", "task.py", "--optimizer", "adam", "--batch-size", "8", "--steps", "120"])
+sharp(
+    ["train", "task.py", "--optimizer", "adam", "--batch-size", "8", "--steps", "120"]
+    + ["--save-every", "9", "--save-optimizer", "--dtype", "bfloat16", "--label-smoothing", "0.1"]
+)
 """
 
 
@@ -187,12 +190,17 @@ def test_a_killed_command_goes_on_and_writes_the_same_bytes(tmp_path):
     (tmp_path / "task.py").write_text(TASK)
     command = [sys.executable, "-c", COMMAND]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    files = [tmp_path / name for name in ("model.safetensors", "model.safetensors.curves.json")]
+    ends = ("", ".curves.json", ".optimizer")
+    files = [tmp_path / f"model.safetensors{end}" for end in ends]
+    folder = tmp_path / "model.safetensors.path"
 
     def written():
-        return files[0].read_bytes(), json.loads(files[1].read_text("utf-8"))["results"]
+        path = {file.name: file.read_bytes() for file in folder.iterdir()}
+        results = json.loads(files[1].read_text("utf-8"))["results"]
+        return files[0].read_bytes(), files[2].read_bytes(), path, results
 
     expected = written()
+    assert len(expected[2]) == 15
     for file in files:
         file.unlink()
     state = tmp_path / "model.safetensors.state"

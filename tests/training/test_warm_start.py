@@ -123,6 +123,17 @@ def test_metadata_name_where_it_started(tmp_path, first):
     assert all(torch.equal(start[name], given[name]) for name in given)
 
 
+def test_a_folder_is_its_checkpoint_with_the_state_beside_it(tmp_path):
+    settings = TrainSettings("adam", batch_size=30, steps=4)
+    output = tmp_path / "run" / "model.safetensors"
+    output.parent.mkdir()
+    train_and_save(task(), replace(settings, save_optimizer=True), output)
+    more = replace(settings, init=str(output), init_optimizer=True)
+    of_folder = train(task(), replace(more, init=str(output.parent))).tensors
+    of_file = train(task(), more).tensors
+    assert all(torch.equal(of_folder[name], of_file[name]) for name in of_file)
+
+
 def test_a_torch_file_with_a_prefix_is_taken(tmp_path):
     model = task().model()
     torch.save({f"module.{k}": v for k, v in model.state_dict().items()}, tmp_path / "a.pt")
