@@ -7,9 +7,11 @@ folder's own mark. A trial that runs holds its checkpoint's file, so one that no
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import re
+import sqlite3
 import time
 import uuid
 from collections.abc import Iterator
@@ -56,11 +58,12 @@ class SearchStudy:
             SharpError: Optuna is missing, or the storage cannot be reached, now or later.
         """
         optuna = _optuna()
-        url = storage or f"{_SQLITE}{output / 'search.db'}"
+        own = output / "search.db"
+        url = storage or str(own)
         with _reached(url):
             try:
-                kept = _storage(url)
-            except (ImportError, ValueError) as error:  # no driver for it, or no URL
+                kept = _storage(storage) if storage else _file(own)
+            except (ImportError, LookupError, ValueError) as error:  # no driver, or no URL
                 raise SharpError(*_unusable(url, error)) from error
             try:
                 study = optuna.create_study(
@@ -282,6 +285,15 @@ def _pruner(search: Search) -> optuna.pruners.BasePruner:
     from optuna.pruners import MedianPruner, NopPruner
 
     return MedianPruner() if search.settings.pruner == "median" else NopPruner()
+
+
+def _file(path: Path) -> Any:
+    """The storage in a file, whose path may have characters that mean something in a URL."""
+    from optuna.storages import RDBStorage
+    from sqlalchemy.pool import NullPool
+
+    connect = functools.partial(sqlite3.connect, path, timeout=_TIMEOUT, check_same_thread=False)
+    return RDBStorage("sqlite://", engine_kwargs={"creator": connect, "poolclass": NullPool})
 
 
 def _storage(url: str) -> Any:

@@ -270,3 +270,12 @@ def test_a_storage_that_goes_away_is_one_message(tmp_path, out, monkeypatch):
     monkeypatch.setattr(search_study.SearchStudy, "_asked", lost)
     with pytest.raises(SharpError, match="server closed the connection"):
         search(write(tmp_path), out)
+
+
+def test_any_name_of_a_folder_will_do(tmp_path):
+    folder = tmp_path / "a {b} %20?c=1#d"
+    folder.mkdir()
+    document = search(write(folder), folder / "out{x}", trials=1)
+    assert statuses(document) == ["ok"]
+    assert (folder / "out{x}" / "search.db").exists()
+    assert sorted(each.name for each in tmp_path.iterdir()) == [folder.name]
