@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from sharpcli.documents.results import (
+    Failure,
     MeasuredCheckpoint,
     Metadata,
     Notes,
@@ -20,7 +21,15 @@ from sharpcli.documents.results import (
 from sharpcli.documents.statuses import Outcome
 from sharpcli.settings import Keywords
 
-__all__ = ["Inspected", "InspectedCheckpoint", "StoredTensor", "TrainedResult", "TrainingCurves"]
+__all__ = [
+    "Inspected",
+    "InspectedCheckpoint",
+    "StoredTensor",
+    "Threshold",
+    "TrackedStep",
+    "TrainedResult",
+    "TrainingCurves",
+]
 
 _COUNT = Keywords(minimum=0)
 _TRAINED = Keywords(required=["train"], propertyNames={"enum": ["train", "test", "gap"]})
@@ -77,6 +86,35 @@ class TrainingCurves:
     ]
 
 
+@dataclass(frozen=True)
+class Threshold:
+    """The curvature above which the optimizer's steps are unstable, at full batch."""
+
+    value: Annotated[float, "The largest stable eigenvalue."]
+    rule: Annotated[str, "Its formula; η is the learning rate."]
+    of: Annotated[
+        Literal["hessian", "preconditioned_hessian"], "The measure that it is a threshold of."
+    ]
+
+
+@dataclass(frozen=True)
+class TrackedStep:
+    """What was measured of the weights between two steps of a training."""
+
+    step: Annotated[int, "Updates before it.", _COUNT]
+    lr: Annotated[Number, "Learning rate of the last update; null where there is none."]
+    threshold: Threshold | None = absent()
+    measures: Annotated[
+        Mapping[str, Any],
+        "As `measure` gives them, λ1 alone of `hessian`; of Adam and its kin `preconditioned_hessian` "
+        "too.",
+        Keywords({"$ref": "#/$defs/measures"}),
+    ] = field(default_factory=dict)
+    failures: Annotated[
+        Mapping[str, Failure] | None, "Why a measure has no numbers here, by its name."
+    ] = absent()
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainedResult:
     """One result of `train`."""
@@ -91,4 +129,15 @@ class TrainedResult:
     ] = absent()
     curves: Annotated[
         TrainingCurves | None, "At most 2000 steps, evenly spaced from the first one."
+    ] = absent()
+    tracked: Annotated[
+        Sequence[TrackedStep], "With track: at step 0, every so many steps and at the end."
+    ] = absent(())
+    tracked_examples: Annotated[
+        int | None, "Training examples that `tracked` was measured on.", Keywords(minimum=1)
+    ] = absent()
+    tracked_examples_in_all: Annotated[
+        int | None,
+        "Examples in the training data; absent if all were measured.",
+        Keywords(minimum=1),
     ] = absent()

@@ -83,11 +83,25 @@ def report(
         loss={"train": Scalar(trained.train_loss)},
         seconds=seconds,
         curves=trained.curves,
+        **_tracked(trained),
     )
     about = {"name": task.name, "options": task.options, "fingerprint": task.fingerprint}
     asked = {"train": asdict(settings)}
     said = notes(settings, trained)
     return Report("train", asked, environment(), about, [result], notes=said)
+
+
+def _tracked(trained: Trained) -> dict[str, Any]:
+    """The fields of a result that hold what was measured on the way."""
+    found = trained.tracker
+    if found is None:
+        return {}
+    some = found.examples < found.examples_in_all
+    return {
+        "tracked": found.steps,
+        "tracked_examples": found.examples,
+        "tracked_examples_in_all": found.examples_in_all if some else None,
+    }
 
 
 def notes(settings: TrainSettings, trained: Trained) -> list[str]:
@@ -104,6 +118,12 @@ def notes(settings: TrainSettings, trained: Trained) -> list[str]:
             f"a killed training would have begun anew: the state of {settings.optimizer} cannot be "
             f"kept ({trained.problem})"
         )
+    tracked = [] if trained.tracker is None else trained.tracker.steps
+    if "hessian" in settings.track and not any(each.threshold for each in tracked):
+        why = "the weights are averages" if settings.ema is not None else f"of {settings.optimizer}"
+        said.append(f"no stability threshold is known: {why}")
+    failed = {name: each for step in tracked for name, each in (step.failures or {}).items()}
+    said += [f"{name} was not measured at some steps: {it.message}" for name, it in failed.items()]
     return said
 
 

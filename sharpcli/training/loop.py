@@ -28,6 +28,7 @@ from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.order import Order, Pace
 from sharpcli.training.state import StateFile, description, optimizer_state, restore_optimizer
 from sharpcli.training.stepper import Stepper
+from sharpcli.training.tracking import Tracker
 from sharpcli.training.watchers import Moment, Watcher
 
 __all__ = ["DivergedError", "Trained", "train"]
@@ -47,6 +48,7 @@ class Trained:
     `train_loss` is the mean loss over all training data in eval mode, without weight decay.
     `epochs` are those that were begun. `reached` says whether the loss is at most `until_loss`
     (True where none was asked for). `problem` is why no state could be kept on the way.
+    `tracker` holds what was measured during it.
     """
 
     tensors: dict[str, Tensor]
@@ -56,6 +58,7 @@ class Trained:
     reached: bool
     curves: TrainingCurves | None = None
     problem: str | None = None
+    tracker: Tracker | None = None
 
 
 def train(
@@ -122,7 +125,8 @@ class _Run:
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.stepper = Stepper(settings, parameters, self.pace)
         self.recorder = Recorder()
-        self.watchers = watchers
+        self.tracker = Tracker(settings) if settings.track else None
+        self.watchers = [*watchers, *([self.tracker] if self.tracker else [])]
         self.steps, self.first_loss = 0, math.nan
 
     def begin(self) -> None:
@@ -179,7 +183,9 @@ class _Run:
             tensors = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
         curves = self.recorder.curves()
         problem = None if self.file is None else self.file.problem
-        return Trained(tensors, loss, order.epoch, self.steps, reached, curves, problem)
+        return Trained(
+            tensors, loss, order.epoch, self.steps, reached, curves, problem, self.tracker
+        )
 
     def _step(self) -> None:
         chosen = self.order.take(self.pace.batch_size(self.steps))

@@ -10,13 +10,13 @@ from typing import Any
 import click
 
 from sharpcli.cli.options import each_once, refuse_overwriting, task_argument
-from sharpcli.cli.parameter_types import NAME_VALUE, POSITIVE, SEED, NumberType
+from sharpcli.cli.parameter_types import NAME_VALUE, NAMES, POSITIVE, SEED, NumberType
 from sharpcli.documents.results import to_document
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.runtime.files import is_special, reserved
 from sharpcli.runtime.text import visible
 from sharpcli.settings import OutputSettings
-from sharpcli.training.optimizers import HYPERPARAMETERS, OPTIMIZERS, TrainSettings
+from sharpcli.training.optimizers import EVERY, HYPERPARAMETERS, OPTIMIZERS, TrainSettings
 
 __all__ = ["train"]
 
@@ -143,6 +143,35 @@ Examples:
     type=NumberType(0, 1),
     metavar="D",
     help="Save an average of the weights instead: after a step, D of it and 1 - D of the weights.",
+)
+@click.option(
+    "--track",
+    type=NAMES,
+    metavar="NAME,…",
+    default=(),
+    help="Measure during the training, such as hessian,epsilon-sharpness: at the start, every N "
+    "steps and at the end. Names as in `sharp measure --list`.",
+)
+@click.option(
+    "--every",
+    type=POSITIVE,
+    metavar="N",
+    help=f"Steps between two measurements of --track. Default: {EVERY}.",
+)
+@click.option(
+    "--track-samples",
+    type=POSITIVE,
+    metavar="N",
+    help="Training examples that --track measures. Default: enough for 2,048 terms of the loss, at "
+    "least 64.",
+)
+@click.option(
+    "--track-tol",
+    type=NumberType(0, 1, open_=True),
+    metavar="T",
+    default=_DEFAULT.track_tol,
+    show_default=True,
+    help="--track: largest residual of λ1 as a fraction of it.",
 )
 @click.option(
     "--seed",
