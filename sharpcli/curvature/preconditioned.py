@@ -18,21 +18,16 @@ class Preconditioned:
     def __init__(self, operator: CurvatureOperator, diagonal: Tensor) -> None:
         self._operator, self._scale = operator, diagonal.rsqrt()
         self.size, self.dtype, self.device = operator.size, operator.dtype, operator.device
-
-    @property
-    def products(self) -> int:
-        """The products of A so far."""
-        return self._operator.products
-
-    @property
-    def error(self) -> float:
-        """What A's own error may amount to."""
-        return self._operator.error * float(self._scale.max()) ** 2
+        self.products = 0
+        self.error = 0.0
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
         """The product with v (n,) or V (n, k)."""
         scale = self._scale if vectors.ndim == 1 else self._scale[:, None]
-        return scale * (self._operator @ (scale * vectors))
+        self.products += 1 if vectors.ndim == 1 else vectors.shape[1]
+        found = scale * (self._operator @ (scale * vectors))
+        self.error = self._operator.error * float(self._scale.max()) ** 2
+        return found
 
     def release(self) -> None:
         """Free what A keeps."""

@@ -18,6 +18,7 @@ from sharpcli.documents.results import (
     Sha256,
     absent,
 )
+from sharpcli.documents.stability import Threshold
 from sharpcli.documents.statuses import Outcome
 from sharpcli.settings import Keywords
 
@@ -25,7 +26,6 @@ __all__ = [
     "Inspected",
     "InspectedCheckpoint",
     "StoredTensor",
-    "Threshold",
     "TrackedStep",
     "TrainedResult",
     "TrainingCurves",
@@ -87,17 +87,6 @@ class TrainingCurves:
 
 
 @dataclass(frozen=True)
-class Threshold:
-    """The curvature above which the optimizer's steps are unstable, at full batch."""
-
-    value: Annotated[float, "The largest stable eigenvalue."]
-    rule: Annotated[str, "Its formula; η is the learning rate."]
-    of: Annotated[
-        Literal["hessian", "preconditioned_hessian"], "The measure that it is a threshold of."
-    ]
-
-
-@dataclass(frozen=True)
 class TrackedStep:
     """What was measured of the weights between two steps of a training."""
 
@@ -106,8 +95,8 @@ class TrackedStep:
     threshold: Threshold | None = absent()
     measures: Annotated[
         Mapping[str, Any],
-        "As `measure` gives them, λ1 alone of `hessian`; of Adam and its kin `preconditioned_hessian` "
-        "too.",
+        "As `measure` gives them; of `hessian` λ1 alone, and `preconditioned_hessian` for Adam and "
+        "its kin.",
         Keywords({"$ref": "#/$defs/measures"}),
     ] = field(default_factory=dict)
     failures: Annotated[

@@ -58,8 +58,17 @@ _PLACES = Kind(
     curves=True,
 )
 KINDS: dict[str, Kind] = {
-    "measure": Kind("pages.measurements:measure_page"),
-    "train": Kind("pages.measurements:train_page"),
+    "measure": Kind(
+        "pages.measurements:measure_page",
+        drawing="course:read_measured_course",
+        figures=dict.fromkeys((".png", ".svg", ".pdf", ".npz"), "files.course_figure:course_file"),
+    ),
+    "train": Kind(
+        "pages.measurements:train_page",
+        lines="pages.courses:course_lines",
+        drawing="course:read_course",
+        figures=dict.fromkeys((".png", ".svg", ".pdf", ".npz"), "files.course_figure:course_file"),
+    ),
     "sweep": Kind("pages.sweeps:sweep_page", "files.spreadsheet:run_rows"),
     "compare": Kind("pages.comparison:compare_page", "files.spreadsheet:group_rows", cheap=True),
     "inspect": Kind(

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from sharpcli.curvature import CurvatureOperator, SelfCheck, in_float64, make_operator, self_check
 from sharpcli.curvature.preconditioned import Preconditioned
-from sharpcli.documents.checkpoints import Threshold, TrackedStep
+from sharpcli.documents.checkpoints import TrackedStep
 from sharpcli.documents.results import Failure, Scalar
+from sharpcli.documents.stability import PRECONDITIONED, Threshold
 from sharpcli.errors import SharpError
 from sharpcli.measures import choose, compute, options_of
 from sharpcli.measures.context import Context
@@ -31,7 +32,6 @@ from sharpcli.training.watchers import Moment
 
 __all__ = ["Tracker", "sample_of"]
 
-PRECONDITIONED = "preconditioned_hessian"
 # One order of differentiation, and no timing that could choose another one after a resume: the
 # same numbers every time.
 _CURVATURE = CurvatureSettings(hvp="double-backward")
