@@ -95,8 +95,8 @@ class TrackedStep:
     threshold: Threshold | None = absent()
     measures: Annotated[
         Mapping[str, Any],
-        "As `measure` gives them; of `hessian` λ1 alone, and `preconditioned_hessian` for Adam and "
-        "its kin.",
+        "As `measure` gives them; of `hessian` λ1 alone. `preconditioned_hessian`: the same of "
+        "P^(-1/2) H P^(-1/2) with Adam's diagonal P.",
         Keywords({"$ref": "#/$defs/measures"}),
     ] = field(default_factory=dict)
     failures: Annotated[

@@ -13,8 +13,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-__all__ = ["PRECONDITIONED", "Threshold", "of_adam", "of_momentum", "of_rmsprop", "of_settings"]
+__all__ = [
+    "PRECONDITIONED",
+    "PRECONDITIONED_NAME",
+    "Threshold",
+    "of_adam",
+    "of_momentum",
+    "of_rmsprop",
+    "of_settings",
+]
 
+PRECONDITIONED_NAME = "preconditioned-hessian"  # in `track`
 Matrix = Literal["hessian", "preconditioned_hessian"]
 PRECONDITIONED: Matrix = "preconditioned_hessian"
 _ADAM, _SGD = ("adam", "adamw"), "sgd"

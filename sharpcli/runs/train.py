@@ -12,7 +12,8 @@ from sharpcli.checkpoint import load_checkpoint, save_checkpoint
 from sharpcli.documents.checkpoints import TrainedResult
 from sharpcli.documents.environment import environment
 from sharpcli.documents.results import MeasuredCheckpoint, Report, Scalar, dumps, to_document
-from sharpcli.errors import counted
+from sharpcli.documents.stability import PRECONDITIONED_NAME
+from sharpcli.errors import counted, setting
 from sharpcli.runtime import interruption
 from sharpcli.runtime.files import save
 from sharpcli.runtime.progress import Progress, silent
@@ -122,6 +123,11 @@ def notes(settings: TrainSettings, trained: Trained) -> list[str]:
     if "hessian" in settings.track and not any(each.threshold for each in tracked):
         why = "the weights are averages" if settings.ema is not None else f"of {settings.optimizer}"
         said.append(f"no stability threshold is known: {why}")
+    if settings.track == ("hessian",) and settings.preconditions:
+        said.append(
+            f"{settings.optimizer}'s stability threshold is one of the preconditioned Hessian\n"
+            f"  hint: {setting('track', ['hessian', PRECONDITIONED_NAME])}"
+        )
     failed = {name: each for step in tracked for name, each in (step.failures or {}).items()}
     said += [f"{name} was not measured at some steps: {it.message}" for name, it in failed.items()]
     return said

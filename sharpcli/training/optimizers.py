@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sharpcli.documents.stability import PRECONDITIONED_NAME
 from sharpcli.errors import UsageError, did_you_mean, setting
 from sharpcli.measures import known_measures
 from sharpcli.settings import SEEDS, SEEDS_HINT
@@ -267,7 +268,13 @@ class TrainSettings:
 
     def _limits_of_tracking(self) -> dict[str, tuple[bool, str]]:
         """Refuse a measure that does not exist; what the other settings of tracking have to be."""
-        known = known_measures() if self.track else {}
+        known = [*known_measures(), PRECONDITIONED_NAME] if self.track else []
+        if PRECONDITIONED_NAME in self.track and not self.preconditions:
+            raise UsageError(
+                f"{setting('track', PRECONDITIONED_NAME)}: {self.optimizer} has no preconditioner "
+                "that is known here",
+                "it is for adam, adamw and RMSprop; take hessian",
+            )
         for name in self.track:
             if name not in known:
                 raise UsageError(
@@ -289,6 +296,12 @@ class TrainSettings:
             ),
             "track_tol": (0 < self.track_tol <= 1, "a share of λ1 is above 0 and at most 1"),
         }
+
+    @property
+    def preconditions(self) -> bool:
+        """Whether the optimizer scales its steps by a diagonal that is known here."""
+        plain = not self.optimizer_options.get("centered")
+        return plain and self.optimizer in ("adam", "adamw", "RMSprop")
 
     @property
     def tracked_every(self) -> int:

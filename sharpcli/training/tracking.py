@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from sharpcli.curvature import CurvatureOperator, SelfCheck, in_float64, make_operator, self_check
+from sharpcli.curvature.forward_difference import ForwardDifference
 from sharpcli.curvature.preconditioned import Preconditioned
 from sharpcli.documents.checkpoints import TrackedStep
 from sharpcli.documents.results import Failure, Scalar
-from sharpcli.documents.stability import PRECONDITIONED, Threshold
+from sharpcli.documents.stability import PRECONDITIONED, PRECONDITIONED_NAME, Threshold
+from sharpcli.documents.statuses import Status
 from sharpcli.errors import SharpError
 from sharpcli.measures import choose, compute, options_of
 from sharpcli.measures.context import Context
@@ -52,7 +54,6 @@ class Tracker:
 
     def __init__(self, settings: TrainSettings) -> None:
         self._settings = settings
-        self._measures = choose(settings.track)
         self._rows: Rows | None = None
         self._check: SelfCheck | None = None
         self.steps: list[TrackedStep] = []
@@ -73,14 +74,12 @@ class Tracker:
         limit = self._threshold(moment)
         measures: dict[str, Any] = {}
         failures: dict[str, Failure] = {}
-        if self._check is None and any(each.needs_curvature for each in self._measures):
-            self._check = _checked(objective, theta, self._settings.seed)
-        for measure in self._measures:
+        for name in self._settings.track:
             try:
-                with torch.enable_grad():
-                    measures |= self._measured(measure, objective, theta, moment, limit)
+                with torch.enable_grad():  # which the loop turns off between steps
+                    measures |= self._measured(name, objective, theta, moment)
             except SharpError as error:
-                failures[measure.name] = Failure(error.message, error.hint)
+                failures[name] = Failure(error.message, error.hint)
         rate = moment.optimizer.param_groups[0].get("lr")
         self.steps.append(
             TrackedStep(
@@ -107,23 +106,22 @@ class Tracker:
         return None if self._settings.ema is not None else threshold(moment.optimizer)
 
     def _measured(
-        self,
-        measure: Measure,
-        objective: Objective,
-        theta: Tensor,
-        moment: Moment,
-        limit: Threshold | None,
+        self, name: str, objective: Objective, theta: Tensor, moment: Moment
     ) -> dict[str, Any]:
         """The numbers of one measure, without the time that it took."""
-        if measure.name == "hessian":
-            return self._hessian(objective, theta, moment, limit)
+        if name == "hessian":
+            return {name: {"eigenvalues": [self._largest(objective, theta, None)]}}
+        if name == PRECONDITIONED_NAME:
+            return self._preconditioned(objective, theta, moment)
+        (measure,) = choose([name])
+        check = self._checked(objective, theta) if measure.needs_curvature else None
         context = Context(
             objective,
             {"train": objective},
             theta,
-            self._measure_settings([measure]),
+            self._measure_settings(measure),
             seed=self._settings.seed,
-            self_check=self._check,
+            self_check=check,
         )
         try:
             found: dict[str, Any] = _untimed(compute([measure], context))
@@ -131,42 +129,61 @@ class Tracker:
             context.release()
         return found
 
-    def _hessian(
-        self, objective: Objective, theta: Tensor, moment: Moment, limit: Threshold | None
+    def _preconditioned(
+        self, objective: Objective, theta: Tensor, moment: Moment
     ) -> dict[str, Any]:
-        operator = make_operator(objective, theta, _CURVATURE)
-        try:
-            found = {"hessian": {"eigenvalues": [self._leading(operator)]}}
-            if limit is not None and limit.of == PRECONDITIONED:
-                named = dict(moment.model.named_parameters())
-                own = {name: named[name] for name in moment.network.names}
-                parts = preconditioner(moment.optimizer, own)
-                if parts is not None:
-                    diagonal = moment.network.flatten(parts)
-                    preconditioned = Preconditioned(operator, diagonal)
-                    found[PRECONDITIONED] = {"eigenvalues": [self._leading(preconditioned)]}
-        finally:
-            operator.release()
-        return found
+        """λ1 of the preconditioned Hessian; nothing before the first step, where there is no P."""
+        network = moment.network
+        named = dict(moment.model.named_parameters())
+        parts = preconditioner(moment.optimizer, {name: named[name] for name in network.names})
+        if parts is None:
+            return {}
+        found = self._largest(objective, theta, network.flatten(parts))
+        return {PRECONDITIONED: {"eigenvalues": [found]}}
 
-    def _leading(self, operator: CurvatureOperator) -> Scalar:
+    def _largest(self, objective: Objective, theta: Tensor, diagonal: Tensor | None) -> Scalar:
+        """λ1 of the Hessian, of its preconditioned form with a `diagonal`.
+
+        By differences of gradients, which cost two fifths; by exact products where those do not
+        converge.
+        """
+        difference = ForwardDifference(objective, theta)
+        found = self._leading(difference, diagonal, None)
+        if found.status == Status.CONVERGED:
+            return found
+        exact = make_operator(objective, theta, _CURVATURE)
+        try:
+            return self._leading(exact, diagonal, self._checked(objective, theta))
+        finally:
+            exact.release()
+
+    def _leading(
+        self, operator: CurvatureOperator, diagonal: Tensor | None, check: SelfCheck | None
+    ) -> Scalar:
         return leading(
-            operator,
-            self._check,
+            operator if diagonal is None else Preconditioned(operator, diagonal),
+            check,
             tolerance=self._settings.track_tol,
             seed=self._settings.seed,
             named="track_tol",
         )
 
-    def _measure_settings(self, measures: list[Measure]) -> MeasureSettings:
+    def _checked(self, objective: Objective, theta: Tensor) -> SelfCheck:
+        """The check of second derivatives that `measure` makes too, when first asked for."""
+        if self._check is None:
+            double, there = in_float64(objective, theta, objective.rows.head(_CHECKED))
+            self._check = self_check(double, there, mode=_CURVATURE.hvp, seed=self._settings.seed)
+        return self._check
+
+    def _measure_settings(self, measure: Measure) -> MeasureSettings:
         tolerance = self._settings.track_tol
         return MeasureSettings(
-            measures=self._settings.track,
+            measures=(measure.name,),
             top=1,
             tol=tolerance,
             relative_error=tolerance,
             curvature=_CURVATURE,
-            options=options_of(measures, {}),
+            options=options_of([measure], {}),
         )
 
 
@@ -194,13 +211,6 @@ def sample_of(rows: Rows, network: Network, settings: TrainSettings) -> Rows:
     if rows.sliceable:
         sample.carriers = carriers_of_columns(rows.batch, rows.count, wanted)
     return sample
-
-
-def _checked(objective: Objective, theta: Tensor, seed: int) -> SelfCheck:
-    """The check of second derivatives that `measure` makes too, on a few examples."""
-    with torch.enable_grad():
-        double, there = in_float64(objective, theta, objective.rows.head(_CHECKED))
-        return self_check(double, there, mode=_CURVATURE.hvp, seed=seed)
 
 
 def _untimed(node: Any) -> Any:
