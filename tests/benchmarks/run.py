@@ -37,6 +37,7 @@ import spectra_attack
 import startup
 import sweeps
 import torch
+import tracking
 import unwritable
 from problem import Setting
 from report import write
@@ -62,6 +63,7 @@ _BENCHMARKS = (
     startup,
     killed,
     sweeps,
+    tracking,
     interrupted,
     unwritable,
     processes,
