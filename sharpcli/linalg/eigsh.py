@@ -108,7 +108,6 @@ def eigsh(
     seed: int = 0,
     progress: Progress = silent,
     block: int | None = None,
-    start: Tensor | None = None,
 ) -> EigshResult:
     """Compute the k algebraically largest eigenvalues λ1 ≥ λ2 ≥ … and the most negative ones.
 
@@ -131,8 +130,6 @@ def eigsh(
         progress: called with the products done and the products expected.
         block: vectors to which the operator is applied at once (default: `block_width`). A single
             one needs the fewest products for one simple eigenvalue.
-        start: rows (r, n) that are near the wanted eigenvectors, r ≤ block; they are mixed with the
-            random start, which goes on to decide what is certain.
 
     Raises:
         ValueError: if k < 1 or more than n pairs are wanted.
@@ -159,7 +156,7 @@ def eigsh(
     limit = min(n, max(max_basis or 80 + 4 * wanted, least_rows(k, smallest)))
     limit = n if small and max_basis is None else limit
     room = limit if max_basis else min(limit, expected_products(k, smallest) + block)
-    space = start_space(operator, block, room + block, generator, device=basis_device, near=start)
+    space = start_space(operator, block, room + block, generator, device=basis_device)
     started = operator.products
     blocks, search_until, searched, patience, proven, sure = 0, 0, block, most, False, 0
     look_at, seen = 0, (0, 0)

@@ -139,7 +139,7 @@ def without_missed(end: End, space: Krylov, *, exact: bool = False) -> End:
         return end
     errors = end.residuals + end.floor
     points = _places(end.values, errors, end.count)
-    size = space.rows.shape[1] / space.random_share
+    size = space.rows.shape[1]
     noise = 0.0 if exact else math.hypot(space.noise, space.dropped)
     shares = hidden_shares(space.history(), end.sign * points, noise)
     near = ((points[:, None] - end.values).abs() <= _WINDOW * errors).sum(1)

@@ -50,9 +50,6 @@ _ROUNDING_PER_RESTART = 4
 # Rounding of a product has no reason to point along one vector, so 1/√n of its norm does. The
 # allowance is this many machine epsilons of ‖A‖.
 _ALONG = 10
-# The random part of a start from known vectors, as a share of its square: enough to certify, while
-# the known part stays nine tenths of the start.
-_RANDOM = 0.2
 # Up to this many rows the projected matrix is diagonalised after every block. That costs the cube
 # of the rows, a block only the rows.
 CHEAP = 128
@@ -68,7 +65,7 @@ class Krylov:
     `dropped` bounds the norm of what B leaves out. Of the rows of basis and pending block, those in
     `carried` were pending at the last restart and those in `fresh` were drawn at random since.
     `stages` are the spaces before each restart. `norm` is a lower bound of T's norm, exact right
-    after `ritz`. Of a unit row of the start, `random_share` of the square is random.
+    after `ritz`.
     """
 
     rows: Tensor
@@ -84,7 +81,6 @@ class Krylov:
     carried: list[int] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
     norm: float = 0.0
-    random_share: float = 1.0
     _looked_at: tuple[int, Tensor, Tensor] | None = None
 
     @property
@@ -178,29 +174,17 @@ def start_space(
     generator: torch.Generator,
     *,
     device: torch.device | None = None,
-    near: Tensor | None = None,
 ) -> Krylov:
-    """An empty basis with `room` rows, with `random` random rows pending.
-
-    The rows of `near` (r, n), orthonormal, r ≤ `random`, are mixed into the first of them.
-    """
+    """An empty basis with `room` rows, with `random` random rows pending."""
     rows = torch.empty(
         min(room, operator.size),
         operator.size,
         dtype=operator.dtype,
         device=device or operator.device,
     )
-    drawn, share = random_rows(random, rows, generator), 1.0
-    if near is not None:
-        # The known part changes only the mean of a coordinate along an eigenvector. A normal one is
-        # most often near zero where its mean is zero, so the chance that it hides an eigenvector
-        # is at most that of the random part alone (Anderson 1955).
-        share = _RANDOM
-        drawn *= (share / operator.size) ** 0.5
-        drawn[: len(near)] += (1 - share) ** 0.5 * near.to(drawn)
-    pending, _ = extend(drawn, rows[:0], 0.0, generator)
+    pending, _ = extend(random_rows(random, rows, generator), rows[:0], 0.0, generator)
     none = torch.zeros(0, 0, dtype=torch.float64)
-    space = Krylov(rows, 0, 0, none, none, list(range(len(pending))), random_share=share)
+    space = Krylov(rows, 0, 0, none, none, fresh=list(range(len(pending))))
     space.wait(pending)
     return space
 

@@ -80,11 +80,10 @@ def _hidden_shares(stages: Sequence[Stage], points: Tensor, noise: float) -> Ten
     return found
 
 
-def missed_probability(shares: Tensor, accounted: int, size: float) -> Tensor:
+def missed_probability(shares: Tensor, accounted: int, size: int) -> Tensor:
     """The probability (p,) that a random start hides one eigenvector more than are `accounted` for.
 
-    `shares` (p, r) come from `hidden_shares`, for a start with variance 1/`size` a
-    coordinate: the number of entries, for a random unit vector. Accounted
+    `shares` (p, r) come from `hidden_shares`, for vectors with `size` entries. Accounted
     eigenvectors may fill the longest axes; a further one must lie within the remaining axes, so its
     probability is that of a χ² with one degree of freedom for each. It is 1 if no axis remains.
     """
