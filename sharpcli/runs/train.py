@@ -121,12 +121,13 @@ def notes(settings: TrainSettings, trained: Trained) -> list[str]:
         )
     tracked = [] if trained.tracker is None else trained.tracker.steps
     if "hessian" in settings.track and not any(each.threshold for each in tracked):
-        why = "the weights are averages" if settings.ema is not None else f"of {settings.optimizer}"
-        said.append(f"no stability threshold is known: {why}")
+        whose = settings.optimizer if settings.ema is None else "an average of weights"
+        said.append(f"no stability threshold is known for {whose}")
     if settings.track == ("hessian",) and settings.preconditions:
+        asked = setting("track", f"hessian,{PRECONDITIONED_NAME}")
         said.append(
             f"{settings.optimizer}'s stability threshold is one of the preconditioned Hessian\n"
-            f"  hint: {setting('track', ['hessian', PRECONDITIONED_NAME])}"
+            f"  hint: {asked}"
         )
     failed = {name: each for step in tracked for name, each in (step.failures or {}).items()}
     said += [f"{name} was not measured at some steps: {it.message}" for name, it in failed.items()]
