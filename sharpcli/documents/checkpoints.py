@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from sharpcli.documents.results import (
+    Failure,
     MeasuredCheckpoint,
     Metadata,
     Notes,
@@ -17,6 +18,7 @@ from sharpcli.documents.results import (
     Sha256,
     absent,
 )
+from sharpcli.documents.stability import Threshold
 from sharpcli.documents.statuses import Outcome
 from sharpcli.settings import Keywords
 
@@ -25,6 +27,7 @@ __all__ = [
     "Inspected",
     "InspectedCheckpoint",
     "StoredTensor",
+    "TrackedStep",
     "TrainedResult",
     "TrainingCurves",
 ]
@@ -109,6 +112,24 @@ class Evaluations:
     )
 
 
+@dataclass(frozen=True)
+class TrackedStep:
+    """What was measured of the weights between two steps of a training."""
+
+    step: Annotated[int, "Updates before it.", _COUNT]
+    lr: Annotated[Number, "Learning rate of the last update; null where there is none."]
+    threshold: Threshold | None = absent()
+    measures: Annotated[
+        Mapping[str, Any],
+        "As `measure` gives them; of `hessian` λ1 alone. `preconditioned_hessian`: the same of "
+        "P^(-1/2) H P^(-1/2) with Adam's diagonal P.",
+        Keywords({"$ref": "#/$defs/measures"}),
+    ] = field(default_factory=dict)
+    failures: Annotated[
+        Mapping[str, Failure] | None, "Why a measure has no numbers here, by its name."
+    ] = absent()
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainedResult:
     """One result of `train`."""
@@ -127,3 +148,14 @@ class TrainedResult:
     evaluations: Annotated[Evaluations | None, "Loss and metrics on the way, if asked for."] = (
         absent()
     )
+    tracked: Annotated[
+        Sequence[TrackedStep], "With track: at step 0, every so many steps and at the end."
+    ] = absent(())
+    tracked_examples: Annotated[
+        int | None, "Training examples that `tracked` was measured on.", Keywords(minimum=1)
+    ] = absent()
+    tracked_examples_in_all: Annotated[
+        int | None,
+        "Examples in the training data; absent if all were measured.",
+        Keywords(minimum=1),
+    ] = absent()

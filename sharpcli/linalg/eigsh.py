@@ -107,6 +107,7 @@ def eigsh(
     basis_device: torch.device | None = None,
     seed: int = 0,
     progress: Progress = silent,
+    block: int | None = None,
 ) -> EigshResult:
     """Compute the k algebraically largest eigenvalues λ1 ≥ λ2 ≥ … and the most negative ones.
 
@@ -127,6 +128,8 @@ def eigsh(
         basis_device: where the basis is stored (default: the operator's device).
         seed: of the random start.
         progress: called with the products done and the products expected.
+        block: vectors to which the operator is applied at once (default: `block_width`). A single
+            one needs the fewest products for one simple eigenvalue.
 
     Raises:
         ValueError: if k < 1 or more than n pairs are wanted.
@@ -149,7 +152,7 @@ def eigsh(
     generator = own_generator("eigenvalues", seed)
     small = n <= SMALL
     most = max_products or max(100 + 20 * wanted, n if small else 0)
-    block = min(block_width(k), n)
+    block = min(block or block_width(k), n)
     limit = min(n, max(max_basis or 80 + 4 * wanted, least_rows(k, smallest)))
     limit = n if small and max_basis is None else limit
     room = limit if max_basis else min(limit, expected_products(k, smallest) + block)

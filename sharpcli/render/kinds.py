@@ -57,9 +57,22 @@ _PLACES = Kind(
     },
     curves=True,
 )
+_COURSES = {
+    **dict.fromkeys((".png", ".svg", ".pdf", ".npz"), "files.course_figure:course_file"),
+    ".html": "files.course_html:course_page",
+}
 KINDS: dict[str, Kind] = {
-    "measure": Kind("pages.measurements:measure_page"),
-    "train": Kind("pages.measurements:train_page"),
+    "measure": Kind(
+        "pages.measurements:measure_page",
+        drawing="course:read_measured_course",
+        figures=_COURSES,
+    ),
+    "train": Kind(
+        "pages.measurements:train_page",
+        lines="pages.courses:course_lines",
+        drawing="course:read_course",
+        figures=_COURSES,
+    ),
     "sweep": Kind("pages.sweeps:sweep_page", "files.spreadsheet:run_rows"),
     "search": Kind("pages.searches:search_page", "files.spreadsheet:trial_rows"),
     "compare": Kind(

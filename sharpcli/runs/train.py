@@ -13,7 +13,8 @@ from sharpcli.checkpoint import load_checkpoint, save_checkpoint
 from sharpcli.documents.checkpoints import TrainedResult
 from sharpcli.documents.environment import environment
 from sharpcli.documents.results import MeasuredCheckpoint, Report, Scalar, dumps, to_document
-from sharpcli.errors import counted
+from sharpcli.documents.stability import PRECONDITIONED_NAME
+from sharpcli.errors import counted, setting
 from sharpcli.runs.saved_path import SavedPath, saved_steps
 from sharpcli.runs.training_files import TrainingFiles
 from sharpcli.runtime import interruption
@@ -125,11 +126,25 @@ def report(
         seconds=seconds,
         curves=trained.curves,
         evaluations=trained.evaluations,
+        **_tracked(trained),
     )
     about = {"name": task.name, "options": task.options, "fingerprint": task.fingerprint}
     asked = {"train": asdict(settings)}
     said = notes(settings, trained)
     return Report("train", asked, environment(), about, [result], notes=said)
+
+
+def _tracked(trained: Trained) -> dict[str, Any]:
+    """The fields of a result that hold what was measured on the way."""
+    found = trained.tracker
+    if found is None:
+        return {}
+    some = found.examples < found.examples_in_all
+    return {
+        "tracked": found.steps,
+        "tracked_examples": found.examples,
+        "tracked_examples_in_all": found.examples_in_all if some else None,
+    }
 
 
 def notes(settings: TrainSettings, trained: Trained) -> list[str]:
@@ -146,6 +161,18 @@ def notes(settings: TrainSettings, trained: Trained) -> list[str]:
             f"a killed training would have begun anew: the state of {settings.optimizer} cannot be "
             f"kept ({trained.problem})"
         )
+    tracked = [] if trained.tracker is None else trained.tracker.steps
+    if "hessian" in settings.track and not any(each.threshold for each in tracked):
+        whose = settings.optimizer if settings.ema is None else "an average of weights"
+        said.append(f"no stability threshold is known for {whose}")
+    if settings.track == ("hessian",) and settings.preconditions:
+        asked = setting("track", f"hessian,{PRECONDITIONED_NAME}")
+        said.append(
+            f"{settings.optimizer}'s stability threshold is one of the preconditioned Hessian\n"
+            f"  hint: {asked}"
+        )
+    failed = {name: each for step in tracked for name, each in (step.failures or {}).items()}
+    said += [f"{name} was not measured at some steps: {it.message}" for name, it in failed.items()]
     return said
 
 

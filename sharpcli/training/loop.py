@@ -42,6 +42,7 @@ from sharpcli.training.repeated import taken_again
 from sharpcli.training.state import StateFile, description, optimizer_state, restore_optimizer
 from sharpcli.training.statistics import normalisations, recompute
 from sharpcli.training.stepper import Stepper
+from sharpcli.training.tracking import Tracker
 from sharpcli.training.warm_start import Init, read_init
 from sharpcli.training.watchers import Moment, Watcher
 
@@ -62,7 +63,7 @@ class Trained:
     `train_loss` is the mean loss over all training data in eval mode, without weight decay.
     `epochs` are those that were begun. `reached` says whether the loss is at most `until_loss`
     (True where none was asked for). `problem` is why no state could be kept on the way. `saved` is
-    the checkpoint that holds it, once it is written.
+    the checkpoint that holds it, once it is written. `tracker` holds what was measured during it.
     """
 
     tensors: dict[str, Tensor]
@@ -74,6 +75,7 @@ class Trained:
     evaluations: Evaluations | None = None
     problem: str | None = None
     saved: Checkpoint | None = None
+    tracker: Tracker | None = None
 
 
 def train(
@@ -158,8 +160,9 @@ class _Run:
             init.give_memory(self.stepper.optimizer, settings, self.model)
         self.repeats = repeats(self.stepper.optimizer)
         self.recorder = Recorder()
-        self.losses = Losses(self._not_finite)
-        self.watchers, self.clock = watchers, Clock()
+        self.losses, self.clock = Losses(self._not_finite), Clock()
+        self.tracker = Tracker(settings) if settings.track else None
+        self.watchers = [*watchers, *([self.tracker] if self.tracker else [])]
         self.steps, self.first_loss = 0, math.nan
 
     def begin(self) -> None:
@@ -223,7 +226,14 @@ class _Run:
             tensors = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
         problem = None if self.file is None else self.file.problem
         return Trained(
-            tensors, loss, order.epoch, self.steps, reached, self._curves(), problem=problem
+            tensors,
+            loss,
+            order.epoch,
+            self.steps,
+            reached,
+            self._curves(),
+            problem=problem,
+            tracker=self.tracker,
         )
 
     def _curves(self) -> TrainingCurves:

@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from sharpcli.errors import UsageError, setting
+from sharpcli.documents.stability import PRECONDITIONED_NAME
+from sharpcli.errors import UsageError, did_you_mean, setting
+from sharpcli.measures import known_measures
 from sharpcli.settings import SEEDS, SEEDS_HINT
 from sharpcli.training.catalogue import (
     BASE,
@@ -42,6 +44,7 @@ __all__ = [
 ]
 
 EPOCHS = 20  # where neither epochs nor steps are given
+EVERY = 50  # steps between two measurements
 
 
 @dataclass(frozen=True)
@@ -204,6 +207,10 @@ class TrainSettings:
     `evaluate_every` is how many steps apart, or at the end of each "epoch", the loss and the
     metrics are computed on training and test data. `noise_scale` asks for that of each step.
 
+    `track` names measures that are taken at step 0, every `every` steps (50) and at the end, on
+    `track_samples` of the training data (None: as many as the loss needs), eigenvalues to a share
+    `track_tol` of λ1.
+
     >>> TrainSettings("AdamW", betas=(0.9, 0.99)).optimizer
     'adamw'
     """
@@ -236,6 +243,10 @@ class TrainSettings:
     dtype: Literal["float32", "float64", "bfloat16"] | None = None
     evaluate_every: int | Literal["epoch"] | None = None
     noise_scale: bool = False
+    track: tuple[str, ...] = ()
+    every: int | None = None
+    track_samples: int | None = None
+    track_tol: float = 0.05
 
     def __post_init__(self) -> None:
         """Refuse what the optimizer cannot use; raises `UsageError` naming the setting."""
@@ -292,6 +303,7 @@ class TrainSettings:
                 "the loss to reach is above 0",
             ),
         }
+        limits |= self._limits_of_tracking()
         for name, each in HYPERPARAMETERS.items():
             value = getattr(self, name)
             limits[name] = value is None or each.accepts(value), each.range
@@ -309,6 +321,48 @@ class TrainSettings:
                 f"{setting('batch_schedule', self.batch_schedule)}: looks at the loss",
                 "only a learning rate can; give a batch size that is known before",
             )
+
+    def _limits_of_tracking(self) -> dict[str, tuple[bool, str]]:
+        """Refuse a measure that does not exist; what the other settings of tracking have to be."""
+        known = [*known_measures(), PRECONDITIONED_NAME] if self.track else []
+        if PRECONDITIONED_NAME in self.track and not self.preconditions:
+            raise UsageError(
+                f"{setting('track', PRECONDITIONED_NAME)}: {self.optimizer} has no preconditioner "
+                "that is known here",
+                "it is for adam, adamw and RMSprop; take hessian",
+            )
+        for name in self.track:
+            if name not in known:
+                raise UsageError(
+                    f"{setting('track', name)}: there is no such measure", did_you_mean(name, known)
+                )
+        if not self.track:
+            for name in ("every", "track_samples"):
+                if getattr(self, name) is not None:
+                    raise UsageError(
+                        f"{setting(name, getattr(self, name))}: nothing is tracked",
+                        f"name a measure: {setting('track', 'hessian')}",
+                    )
+        return {
+            "every": (self.every is None or self.every >= 1, "measure at most after each step"),
+            "track_samples": (
+                self.track_samples is None
+                or (self.track_samples >= 1 and self.fixed_batch is None),
+                f"measure at least one example, and with {setting('fixed_batch')} all of them",
+            ),
+            "track_tol": (0 < self.track_tol <= 1, "a share of λ1 is above 0 and at most 1"),
+        }
+
+    @property
+    def preconditions(self) -> bool:
+        """Whether the optimizer scales its steps by a diagonal that is known here."""
+        plain = not self.optimizer_options.get("centered")
+        return plain and self.optimizer in ("adam", "adamw", "RMSprop")
+
+    @property
+    def tracked_every(self) -> int:
+        """The steps between two measurements."""
+        return EVERY if self.every is None else self.every
 
     def _settle_optimizer(self) -> None:
         """Put the name in one spelling, options in their types, and shared ones in their fields."""

@@ -39,6 +39,7 @@ import spectra_attack
 import startup
 import sweeps
 import torch
+import tracking
 import training
 import unwritable
 from problem import Setting
@@ -66,6 +67,7 @@ _BENCHMARKS = (
     killed,
     killed_training,
     sweeps,
+    tracking,
     interrupted,
     unwritable,
     processes,

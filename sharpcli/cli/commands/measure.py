@@ -13,6 +13,7 @@ from sharpcli.cli.options import (
     given,
     output_options,
     parameters_option,
+    plot_option,
     run_options,
     task_options,
 )
@@ -199,6 +200,7 @@ Examples:
 @task_options
 @run_options
 @output_options
+@plot_option
 def measure(
     checkpoints: tuple[str, ...],
     measures: tuple[str, ...],

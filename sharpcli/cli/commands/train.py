@@ -13,6 +13,7 @@ from sharpcli.cli.options import each_once, refuse_overwriting, task_argument
 from sharpcli.cli.parameter_types import (
     DEVICE,
     NAME_VALUE,
+    NAMES,
     POSITIVE,
     SEED,
     EveryType,
@@ -24,7 +25,7 @@ from sharpcli.runtime.files import is_special, reserved
 from sharpcli.runtime.progress import Latest
 from sharpcli.runtime.text import visible
 from sharpcli.settings import OutputSettings
-from sharpcli.training.optimizers import HYPERPARAMETERS, OPTIMIZERS, TrainSettings
+from sharpcli.training.optimizers import EVERY, HYPERPARAMETERS, OPTIMIZERS, TrainSettings
 
 __all__ = ["train"]
 
@@ -223,6 +224,35 @@ Examples:
     "--noise-scale",
     is_flag=True,
     help="Add SGD's noise scale to the curves: η(N/B−1), with momentum ηN/(B(1−m)).",
+)
+@click.option(
+    "--track",
+    type=NAMES,
+    metavar="NAME,…",
+    default=(),
+    help="Measure during the training, such as hessian,epsilon-sharpness: at the start, every N "
+    "steps and at the end. Names as in `sharp measure --list`.",
+)
+@click.option(
+    "--every",
+    type=POSITIVE,
+    metavar="N",
+    help=f"Steps between two measurements of --track. Default: {EVERY}.",
+)
+@click.option(
+    "--track-samples",
+    type=POSITIVE,
+    metavar="N",
+    help="Training examples that --track measures. Default: enough for 2,048 terms of the loss, at "
+    "least 64.",
+)
+@click.option(
+    "--track-tol",
+    type=NumberType(0, 1, open_=True),
+    metavar="T",
+    default=_DEFAULT.track_tol,
+    show_default=True,
+    help="--track: largest residual of λ1 as a fraction of it.",
 )
 @click.option(
     "--seed",

@@ -15,7 +15,17 @@ from sharpcli.runtime.text import visible
 __all__ = ["RunGroup", "as_label", "families", "grouped", "unequal_settings"]
 
 # Settings that do not change the weights, or that runs of one group differ in.
-_LEFT_OUT = ("seed", "evaluate_every", "noise_scale", "save_every", "save_optimizer")
+_LEFT_OUT = (
+    "seed",
+    "evaluate_every",
+    "noise_scale",
+    "save_every",
+    "save_optimizer",
+    "track",
+    "every",
+    "track_samples",
+    "track_tol",
+)
 _LAST = {"schedule": 1, "lr": 2}  # so that the groups of a family are neighbours
 
 

@@ -10,10 +10,10 @@ from sharpcli.render.scene import Array, Scene, is_log, line_label, named_curve,
 from sharpcli.runtime.text import plotly_text
 from sharpcli.settings import FigureSettings
 
-__all__ = ["line_traces", "listed"]
+__all__ = ["FRAME", "line_traces", "listed"]
 
 _COLORS = ("#0072B2", "#D55E00", "#009E73")  # as in `figure`, for colour-blind readers too
-_FRAME = {"showline": True, "linecolor": "#222", "mirror": False, "ticks": "outside"}
+FRAME = {"showline": True, "linecolor": "#222", "mirror": False, "ticks": "outside"}
 _DASHES = {"train": "solid", "test": "dash"}
 
 
@@ -27,7 +27,7 @@ def line_traces(scene: Scene, settings: FigureSettings) -> tuple[list[Any], dict
     marks = shown_marks(scene)
     layout: dict[str, Any] = {
         "margin": {"l": 75, "r": 30 if stacked or len(metrics) == 1 else 75, "t": 20, "b": 50},
-        "xaxis": {"title": {"text": plotly_text(line_label(scene))}, "zeroline": False, **_FRAME},
+        "xaxis": {"title": {"text": plotly_text(line_label(scene))}, "zeroline": False, **FRAME},
         "legend": {"orientation": "h", "x": 0, "y": 1.06, "yanchor": "bottom"},
         "modebar": {"orientation": "v"},
         "hovermode": "x unified",
@@ -63,7 +63,7 @@ def line_traces(scene: Scene, settings: FigureSettings) -> tuple[list[Any], dict
         traces += drawn
         values = np.concatenate([_floats(trace["y"]) for trace in drawn])
         scale = settings.scale if rank == 0 else "auto"
-        vertical = {"title": {"text": plotly_text(metric)}, "zeroline": False, **_FRAME}
+        vertical = {"title": {"text": plotly_text(metric)}, "zeroline": False, **FRAME}
         # Explicit ticks; plotly would place a second axis's ticks next to the first one's.
         vertical |= _log_axis(values) if is_log(metric, values, scale) else {"tickmode": "auto"}
         if stacked:

@@ -6,6 +6,7 @@ disk and sends nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import cycle
 from typing import Any
 
@@ -27,7 +28,7 @@ from sharpcli.render.terminal.axes import scale_of
 from sharpcli.runtime.text import html_text, plotly_text
 from sharpcli.settings import FigureSettings
 
-__all__ = ["page"]
+__all__ = ["complete_page", "page"]
 
 _FONT = {"family": "sans-serif", "size": 13, "color": "#222"}
 _RUNS = ("#222", "#E69F00", "#56B4E9", "#CC79A7")  # Okabe and Ito's, bright on viridis
@@ -74,6 +75,17 @@ body > div {{ flex: 1; min-height: 380px; }}
 def page(scene: Scene, _suffix: str, settings: FigureSettings) -> str:
     """The complete page, about 5 MB: plotly's script and the numbers."""
     traces, layout = (_plane if scene.is_plane else line_traces)(scene, settings)
+    return complete_page(_title(scene, settings), _said(scene), traces, layout, settings)
+
+
+def complete_page(
+    title: str,
+    lines: Sequence[str],
+    traces: list[Any],
+    layout: dict[str, Any],
+    settings: FigureSettings,
+) -> str:
+    """A page with plotly's script, a title, a few lines of text and one figure."""
     layout |= {"font": _FONT, "paper_bgcolor": "white", "plot_bgcolor": "rgba(0,0,0,0)"}
     layout |= {"width": round(96 * settings.width)} if settings.width else {}
     drawn = go.Figure({"data": traces, "layout": layout}, skip_invalid=False)
@@ -88,8 +100,8 @@ def page(scene: Scene, _suffix: str, settings: FigureSettings) -> str:
         default_width="100%",
         default_height="100%",
     )
-    said = "\n".join(f"<p>{html_text(text)}</p>" for text in _said(scene))
-    return _PAGE.format(title=html_text(_title(scene, settings)), said=said, figure=figure)
+    said = "\n".join(f"<p>{html_text(text)}</p>" for text in lines)
+    return _PAGE.format(title=html_text(title), said=said, figure=figure)
 
 
 def _title(scene: Scene, settings: FigureSettings) -> str:

@@ -94,7 +94,8 @@ def train_page(document: Mapping[str, Any]) -> Page:
     results = document["results"]
     metadata = [metadata_of(result) for result in results]
     known = [metadata_of(r) for r in results if r.get("status") != Outcome.FAILED] or metadata
-    scalars = [flat_scalars(result) for result in results]
+    ended = [{k: v for k, v in result.items() if k != "tracked"} for result in results]
+    scalars = [flat_scalars(result) for result in ended]
     titles = column_titles(key for row in scalars for key in row)
     columns = [
         *_metadata_columns(metadata, known),

@@ -13,7 +13,7 @@ from rich.text import Text
 from sharpcli.documents.labels import clean
 from sharpcli.errors import SharpError, counted
 from sharpcli.render.numbers import format_number
-from sharpcli.render.terminal.chart import Chart, Dash, Series, chart_lines
+from sharpcli.render.terminal.chart import Chart, Dash, Series, chart_lines, thinned
 from sharpcli.render.terminal.table import Column, Page, Row, Sheet, page_lines
 from sharpcli.runtime.text import visible
 
@@ -76,7 +76,7 @@ def schedule_lines(document: Mapping[str, Any], width: int) -> Iterator[Text]:
     yield from page_lines(Page(page.context, []), width)
     for key, title in QUANTITIES.items():
         series = [
-            Series(each.name, *_thinned(each.x, each.values[key], width), *style)
+            Series(each.name, *thinned(each.x, each.values[key], width), *style)
             for each, style in zip(drawn, _STYLES, strict=False)
             if key in each.values
         ]
@@ -85,21 +85,6 @@ def schedule_lines(document: Mapping[str, Any], width: int) -> Iterator[Text]:
             yield Text()
             yield from chart_lines(chart, width, _HEIGHT)
     yield from page_lines(Page([], page.sheets, page.footnotes, page.legend), width)
-
-
-def _thinned(
-    x: Sequence[float], y: Sequence[float], width: int
-) -> tuple[Sequence[float], Sequence[float]]:
-    """As many points as a chart of that width shows: the lowest and the highest of a few."""
-    every = len(x) // (4 * width)
-    if every < 2:
-        return x, y
-    kept: set[int] = {0, len(x) - 1}
-    for start in range(0, len(x), every):
-        among = range(start, min(start + every, len(x)))
-        kept |= {min(among, key=y.__getitem__), max(among, key=y.__getitem__)}
-    places = sorted(kept)
-    return [x[place] for place in places], [y[place] for place in places]
 
 
 def schedule_page(document: Mapping[str, Any]) -> Page:

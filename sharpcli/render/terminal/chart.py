@@ -11,7 +11,7 @@ from rich.text import Text
 
 from sharpcli.render.terminal.axes import Scale, finite, scale_of, x_axis
 
-__all__ = ["Chart", "Dash", "Rise", "Series", "chart_lines", "sparkline"]
+__all__ = ["Chart", "Dash", "Rise", "Series", "chart_lines", "sparkline", "thinned"]
 
 Dash = Literal["solid", "dashed", "dotted", "dash-dotted"]
 
@@ -136,6 +136,25 @@ def chart_lines(chart: Chart, width: int, height: int, *, header: int = 1) -> li
     lines.append(Text(" " * left + numbers, "dim"))
     lines.append(Text(" " * left + names))
     return lines
+
+
+def thinned(
+    x: Sequence[float], y: Sequence[float | None], width: int
+) -> tuple[Sequence[float], Sequence[float | None]]:
+    """As many points as a chart of that width shows: the lowest and the highest of a few."""
+    every = len(x) // (4 * width)
+    if every < 2:
+        return x, y
+    kept: set[int] = {0, len(x) - 1}
+    for start in range(0, len(x), every):
+        among = range(start, min(start + every, len(x)))
+        known = [place for place in among if y[place] is not None]
+        kept |= {place for place in among if y[place] is None}
+        if known:
+            kept |= {min(known, key=lambda place: y[place] or 0.0)}
+            kept |= {max(known, key=lambda place: y[place] or 0.0)}
+    places = sorted(kept)
+    return [x[place] for place in places], [y[place] for place in places]
 
 
 def sparkline(

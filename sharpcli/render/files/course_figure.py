@@ -1,0 +1,107 @@
+"""The course of a training for a paper and for other programs: panels over one axis of steps."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+
+from sharpcli.render.course import Course, Line, Panel
+from sharpcli.render.scene import drawable
+from sharpcli.runtime.text import figure_text
+from sharpcli.settings import FigureSettings
+
+__all__ = ["course_file"]
+
+_WIDTH, _TALL, _LOW = 4.6, 0.44, 0.26  # inches; the heights of panels as shares of it
+_DASHES = (0, (3.5, 1.5))
+_MOST_DOTS = 80  # points of a line; with more, only the line is drawn
+
+
+def course_file(course: Course, suffix: str, settings: FigureSettings) -> bytes:
+    """The bytes of a ".png", ".svg", ".pdf" or ".npz" file of a training's course."""
+    if suffix == ".npz":
+        return _arrays(course)
+    from sharpcli.render.files.figure import written
+
+    return written(lambda: _figure(course, settings), suffix)
+
+
+def _figure(course: Course, settings: FigureSettings) -> Any:
+    """The panels, one above the other."""
+    from matplotlib.figure import Figure
+
+    width = settings.width or _WIDTH
+    heights = [_LOW if panel.minor else _TALL for panel in course.panels]
+    figure = Figure((width, width * (0.12 + sum(heights))), layout="constrained")
+    axes = figure.subplots(
+        len(heights), sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights}
+    )[:, 0]
+    for panel, own in zip(course.panels, axes, strict=True):
+        _draw_panel(own, panel, settings.scale)
+    axes[-1].set_xlabel("step")
+    figure.align_ylabels(list(axes))
+    return figure
+
+
+def _draw_panel(axes: Any, panel: Panel, scale: str) -> None:
+    from sharpcli.render.files.figure import COLORS
+
+    colors = iter(COLORS)
+    for line in panel.lines:
+        _draw_line(axes, line, "0.25" if line.dashed else next(colors))
+    if scale == "log" or (scale == "auto" and panel.wide):
+        axes.set_yscale("log", nonpositive="clip")
+    axes.set_ylabel(figure_text(panel.title))
+    axes.margins(x=0.02)
+    if len(panel.lines) > 1:
+        axes.legend(loc="best")
+
+
+def _draw_line(axes: Any, line: Line, color: str) -> None:
+    steps = drawable(np.array(line.steps, dtype=np.float64))
+    values = drawable(np.array(line.values, dtype=np.float64))
+    dots = len(steps) <= _MOST_DOTS and not (line.dashed or line.stepped)
+    axes.plot(
+        steps,
+        values,
+        color=color,
+        linestyle=_DASHES if line.dashed else "-",
+        linewidth=0.9,
+        marker="o" if dots else None,
+        markersize=1.8,
+        # Each value is that of the update before it.
+        drawstyle="steps-pre" if line.stepped else None,
+        label=figure_text(line.name),
+    )
+    if line.errors:
+        errors = drawable(np.array(line.errors, dtype=np.float64))
+        axes.fill_between(
+            steps, values - errors, values + errors, color=color, alpha=0.18, linewidth=0
+        )
+    if line.doubtful:
+        places = list(line.doubtful)
+        axes.plot(
+            steps[places],
+            values[places],
+            "o",
+            markersize=4,
+            markerfacecolor="none",
+            color=color,
+            label="not converged",
+        )
+
+
+def _arrays(course: Course) -> bytes:
+    """Each line's lists, under `0_step` and `0_value`, and their titles under `names`."""
+    lines = [(panel, line) for panel in course.panels for line in panel.lines]
+    arrays: dict[str, Any] = {
+        "names": np.array([f"{panel.title}: {line.name}" for panel, line in lines], dtype=np.str_)
+    }
+    for index, (_, line) in enumerate(lines):
+        arrays[f"{index}_step"] = np.array(line.steps, dtype=np.float64)
+        arrays[f"{index}_value"] = np.array(line.values, dtype=np.float64)
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    return content.getvalue()

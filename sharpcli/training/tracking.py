@@ -1,0 +1,240 @@
+"""Measures along a training, on a fixed sample of its data: a watcher."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sharpcli.curvature import CurvatureOperator, SelfCheck, in_float64, make_operator, self_check
+from sharpcli.curvature.forward_difference import ForwardDifference
+from sharpcli.curvature.preconditioned import Preconditioned
+from sharpcli.documents.checkpoints import TrackedStep
+from sharpcli.documents.results import Failure, Scalar
+from sharpcli.documents.stability import PRECONDITIONED, PRECONDITIONED_NAME, Threshold
+from sharpcli.documents.statuses import Status
+from sharpcli.errors import SharpError
+from sharpcli.measures import choose, compute, options_of
+from sharpcli.measures.context import Context
+from sharpcli.measures.leading import leading
+from sharpcli.measures.measure import Measure
+from sharpcli.objective.network import Network
+from sharpcli.objective.objective import Objective
+from sharpcli.objective.reliability import carriers_of_columns
+from sharpcli.objective.rows import Rows
+from sharpcli.runtime.randomness import own_generator
+from sharpcli.settings import CurvatureSettings, MeasureSettings
+from sharpcli.training.optimizers import TrainSettings
+from sharpcli.training.stability import preconditioner, threshold
+from sharpcli.training.watchers import Moment
+
+__all__ = ["Tracker", "sample_of"]
+
+# One order of differentiation, and no timing that could choose another one after a resume: the
+# same numbers every time.
+_CURVATURE = CurvatureSettings(hvp="double-backward")
+_BATCH = 256  # examples in a microbatch, which bounds the memory
+_CHECKED = 32  # examples on which second derivatives are checked in float64, as in `measure`
+# Terms of the loss, such as tokens, in the sample, and its fewest examples. On the text GPT at its
+# default sizes λ1 of 64 windows of 32 bytes is off by about 5 % of that of all data.
+_TERMS, _LEAST = 2048, 64
+
+
+class Tracker:
+    """Measures what `settings.track` names at step 0, every `settings.every` steps and at the end.
+
+    `steps` are the measurements so far. `examples` of `examples_in_all` are measured.
+    """
+
+    name = "track"
+
+    def __init__(self, settings: TrainSettings) -> None:
+        self._settings = settings
+        self._rows: Rows | None = None
+        self._check: SelfCheck | None = None
+        self.steps: list[TrackedStep] = []
+        self.examples = self.examples_in_all = 0
+
+    def wants(self, steps: int, *, epoch_ended: bool, ended: bool) -> bool:  # noqa: ARG002
+        """Whether it measures after so many steps."""
+        return ended or steps % self._settings.tracked_every == 0
+
+    def look(self, moment: Moment) -> None:
+        """Measure; a measure that fails is noted with its reason."""
+        if self._rows is None:
+            self._rows = sample_of(moment.rows, moment.network, self._settings)
+        self.examples, self.examples_in_all = self._rows.count, moment.rows.count
+        network, tensors = moment.network, moment.model.state_dict()
+        objective = Objective(network, self._rows, network.fixed(tensors), batch_size=_BATCH)
+        theta = network.flatten(tensors)
+        limit = self._threshold(moment)
+        measures: dict[str, Any] = {}
+        failures: dict[str, Failure] = {}
+        for name in self._settings.track:
+            try:
+                with torch.enable_grad():  # which the loop turns off between steps
+                    measures |= self._measured(name, objective, theta, moment)
+            except SharpError as error:
+                failures[name] = Failure(error.message, error.hint)
+        rate = moment.optimizer.param_groups[0].get("lr")
+        self.steps.append(
+            TrackedStep(
+                moment.steps,
+                math.nan if rate is None else float(rate),
+                limit,
+                measures,
+                failures or None,
+            )
+        )
+
+    def state(self) -> Any:
+        """All measurements, and what the check of second derivatives found."""
+        check = None if self._check is None else asdict(self._check)
+        return {"steps": [_plain(asdict(each)) for each in self.steps], "check": check}
+
+    def restore(self, state: Any) -> None:
+        """Go on where `state` was taken."""
+        self._check = None if state["check"] is None else SelfCheck(**state["check"])
+        self.steps = [_step(each) for each in state["steps"]]
+
+    def _threshold(self, moment: Moment) -> Threshold | None:
+        # An average of the weights is not where the optimizer takes its steps.
+        return None if self._settings.ema is not None else threshold(moment.optimizer)
+
+    def _measured(
+        self, name: str, objective: Objective, theta: Tensor, moment: Moment
+    ) -> dict[str, Any]:
+        """The numbers of one measure, without the time that it took."""
+        if name == "hessian":
+            return {name: {"eigenvalues": [self._largest(objective, theta, None)]}}
+        if name == PRECONDITIONED_NAME:
+            return self._preconditioned(objective, theta, moment)
+        (measure,) = choose([name])
+        check = self._checked(objective, theta) if measure.needs_curvature else None
+        context = Context(
+            objective,
+            {"train": objective},
+            theta,
+            self._measure_settings(measure),
+            seed=self._settings.seed,
+            self_check=check,
+        )
+        try:
+            found: dict[str, Any] = _untimed(compute([measure], context))
+        finally:
+            context.release()
+        return found
+
+    def _preconditioned(
+        self, objective: Objective, theta: Tensor, moment: Moment
+    ) -> dict[str, Any]:
+        """λ1 of the preconditioned Hessian; nothing before the first step, where there is no P."""
+        network = moment.network
+        named = dict(moment.model.named_parameters())
+        parts = preconditioner(moment.optimizer, {name: named[name] for name in network.names})
+        if parts is None:
+            return {}
+        found = self._largest(objective, theta, network.flatten(parts))
+        return {PRECONDITIONED: {"eigenvalues": [found]}}
+
+    def _largest(self, objective: Objective, theta: Tensor, diagonal: Tensor | None) -> Scalar:
+        """λ1 of the Hessian, of its preconditioned form with a `diagonal`.
+
+        By differences of gradients, which cost two fifths; by exact products where those do not
+        converge.
+        """
+        difference = ForwardDifference(objective, theta)
+        found = self._leading(difference, diagonal, None)
+        if found.status == Status.CONVERGED:
+            return found
+        exact = make_operator(objective, theta, _CURVATURE)
+        try:
+            return self._leading(exact, diagonal, self._checked(objective, theta))
+        finally:
+            exact.release()
+
+    def _leading(
+        self, operator: CurvatureOperator, diagonal: Tensor | None, check: SelfCheck | None
+    ) -> Scalar:
+        return leading(
+            operator if diagonal is None else Preconditioned(operator, diagonal),
+            check,
+            tolerance=self._settings.track_tol,
+            seed=self._settings.seed,
+            named="track_tol",
+        )
+
+    def _checked(self, objective: Objective, theta: Tensor) -> SelfCheck:
+        """The check of second derivatives that `measure` makes too, when first asked for."""
+        if self._check is None:
+            double, there = in_float64(objective, theta, objective.rows.head(_CHECKED))
+            self._check = self_check(double, there, mode=_CURVATURE.hvp, seed=self._settings.seed)
+        return self._check
+
+    def _measure_settings(self, measure: Measure) -> MeasureSettings:
+        tolerance = self._settings.track_tol
+        return MeasureSettings(
+            measures=(measure.name,),
+            top=1,
+            tol=tolerance,
+            relative_error=tolerance,
+            curvature=_CURVATURE,
+            options=options_of([measure], {}),
+        )
+
+
+def sample_of(rows: Rows, network: Network, settings: TrainSettings) -> Rows:
+    """The training data that are measured: as many as `track_samples`, drawn by the seed.
+
+    By default so many that the loss is a mean of 2,048 terms, at least 64 examples. Where the loss
+    couples the examples of a batch, all.
+    """
+    wanted = settings.track_samples
+    if settings.fixed_batch is not None:
+        return rows
+    if wanted is None:
+        few = rows.head(_LEAST)
+        own = Objective(network, few, network.fixed({}), batch_size=few.count)
+        with torch.no_grad():
+            theta = network.flatten(dict(network.model.named_parameters()))
+            _, weight = own.sum_and_weight(network.unflatten(theta), few.batch, few.count)
+        terms = max(float(weight) / few.count, 1.0)
+        wanted = max(_LEAST, math.ceil(_TERMS / terms))
+    if wanted >= rows.count:
+        return rows
+    order = torch.randperm(rows.count, generator=own_generator("tracked sample", settings.seed))
+    sample = rows.take(order[:wanted].sort().values)
+    if rows.sliceable:
+        sample.carriers = carriers_of_columns(rows.batch, rows.count, wanted)
+    return sample
+
+
+def _untimed(node: Any) -> Any:
+    """Numbers without the seconds that they took, which differ between two equal trainings."""
+    if isinstance(node, Mapping):
+        return {key: _untimed(value) for key, value in node.items() if key != "seconds"}
+    return [_untimed(each) for each in node] if isinstance(node, list) else node
+
+
+def _plain(node: Any) -> Any:
+    """Enumerations as their text, for the state file."""
+    if isinstance(node, Mapping):
+        return {key: _plain(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_plain(each) for each in node]
+    return str(node) if isinstance(node, str) else node
+
+
+def _step(state: Mapping[str, Any]) -> TrackedStep:
+    """A measurement from its plain form."""
+    limit, failures = state["threshold"], state["failures"]
+    step = TrackedStep(state["step"], state["lr"], measures=state["measures"])
+    return replace(
+        step,
+        threshold=None if limit is None else Threshold(**limit),
+        failures=failures and {name: Failure(**each) for name, each in failures.items()},
+    )
