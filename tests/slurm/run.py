@@ -1,8 +1,8 @@
 """`sharp sweep --on slurm` against a real Slurm of one node, which this script starts and stops.
 
-    python tests/slurm/run.py
+    python tests/slurm/run.py [CHECK…]
 
-It needs Debian's packages slurm-wlm and munge, and takes about a minute. It is not part of pytest.
+It needs Debian's packages slurm-wlm and munge, and takes some minutes. It is not part of pytest.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ def main() -> int:
         with cluster(folder / "slurm") as environment:
             os.environ.update(environment)
             for check in CHECKS:
+                if sys.argv[1:] and check.__name__ not in sys.argv[1:]:
+                    continue
                 started = time.monotonic()
                 log(work).unlink(missing_ok=True)
                 try:
