@@ -22,7 +22,7 @@ from sharpcli.tasks import Task, load_task
 from sharpcli.training.loop import DivergedError
 from sharpcli.training.sweep_file import Sweep, SweepRun, as_key
 
-__all__ = ["Tasks", "train_run"]
+__all__ = ["Tasks", "one_thread", "train_run"]
 
 
 class Tasks:
@@ -64,7 +64,7 @@ def train_run(folder: SweepFolder, run: SweepRun, tasks: Tasks, progress: Progre
                 return
             started = time.perf_counter()
             task = tasks.of(run)
-            with settings_written_by(as_key), _one_thread():
+            with settings_written_by(as_key), one_thread():
                 trained = train_and_save(task, run.settings, target, progress)
             folder.keep_trained(run, trained, time.perf_counter() - started)
     except InUseError:
@@ -80,7 +80,8 @@ def train_run(folder: SweepFolder, run: SweepRun, tasks: Tasks, progress: Progre
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """While active, torch computes by one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -22,7 +22,7 @@ from sharpcli.training.loop import Trained, train
 from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.state import StateFile
 
-__all__ = ["notes", "report", "summary", "train_and_save"]
+__all__ = ["notes", "report", "save_trained", "summary", "train_and_save"]
 
 
 def train_and_save(
@@ -41,11 +41,16 @@ def train_and_save(
     state = StateFile(output, resume=resume)
     trained = train(task, settings, progress, state)
     with interruption.deferred():  # the training may have taken hours
-        save_checkpoint(output, trained.tensors, metadata(task, settings, trained))
-        curves = to_document(report(task, settings, output, trained))
-        save(output.with_name(f"{output.name}.curves.json"), dumps(curves) + "\n")
+        save_trained(task, settings, output, trained)
         state.remove()
     return trained
+
+
+def save_trained(task: Task, settings: TrainSettings, output: Path, trained: Trained) -> None:
+    """Write a trained model's checkpoint and its curves."""
+    save_checkpoint(output, trained.tensors, metadata(task, settings, trained))
+    curves = to_document(report(task, settings, output, trained))
+    save(output.with_name(f"{output.name}.curves.json"), dumps(curves) + "\n")
 
 
 def metadata(task: Task, settings: TrainSettings, trained: Trained) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from sharpcli.errors import SharpError, counted
 
-__all__ = ["IGNORED", "loss_for", "metrics", "predict"]
+__all__ = ["IGNORED", "is_default", "loss_for", "metrics", "predict"]
 
 IGNORED = -100  # the target with which PyTorch and Hugging Face mark ignored tokens
 
@@ -37,6 +37,11 @@ def loss_for(where: str) -> Callable[[Any, Any], Values]:
 
     loss.exponential_family = True  # type: ignore[attr-defined]  # the logits are natural parameters
     return loss
+
+
+def is_default(function: Callable[..., Any]) -> bool:
+    """Whether a task's `predict` or `loss` is the default one; tasks wrap it."""
+    return getattr(function, "__module__", None) == __name__
 
 
 def metrics(outputs: Any, batch: Any) -> dict[str, Values]:

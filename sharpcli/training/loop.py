@@ -20,6 +20,7 @@ from sharpcli.objective.network import Network, give_shapes
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.passes import check_pass, some_rows
 from sharpcli.objective.reading import read_rows
+from sharpcli.objective.rows import Rows
 from sharpcli.runtime.progress import Progress, silent
 from sharpcli.runtime.randomness import global_random_state_kept
 from sharpcli.tasks import Task
@@ -30,7 +31,7 @@ from sharpcli.training.state import StateFile, description, optimizer_state, res
 from sharpcli.training.stepper import Stepper
 from sharpcli.training.watchers import Moment, Watcher
 
-__all__ = ["DivergedError", "Trained", "train"]
+__all__ = ["DivergedError", "Run", "Trained", "not_finite", "train"]
 
 EVALUATION_BATCH = 1024  # bounds memory only; the loss does not depend on it
 _SHOWN = 32  # steps between two reports of progress where steps are counted
@@ -88,12 +89,12 @@ def train(
         # generator, so that it does not depend on how many numbers the model draws.
         torch.manual_seed(settings.seed)
         random.seed(settings.seed)
-        run = _Run(task, settings, state, watchers)
+        run = Run(task, settings, state, watchers)
         run.begin()
         return run.trained(progress)
 
 
-class _Run:
+class Run:
     """A training that has begun: the data, the model, and what takes the steps."""
 
     def __init__(
@@ -159,7 +160,7 @@ class _Run:
         reached = settings.until_loss is None
         ended = False
         while not ended:
-            self._step()
+            self.step()
             ended = self.steps == settings.steps or (order.ended and order.epoch == settings.epochs)
             if (order.ended and settings.until_loss is not None) or ended:
                 with self.stepper.at_evaluated_weights():
@@ -181,7 +182,8 @@ class _Run:
         problem = None if self.file is None else self.file.problem
         return Trained(tensors, loss, order.epoch, self.steps, reached, curves, problem)
 
-    def _step(self) -> None:
+    def step(self) -> None:
+        """Take one step."""
         chosen = self.order.take(self.pace.batch_size(self.steps))
         noted = self.recorder.wants(self.steps)
         gradient = functools.partial(self._gradient, chosen)
@@ -309,9 +311,16 @@ class _Run:
         return min(100, round(100 * max(share, done / most))), 100
 
     def _not_finite(self, loss: float, step: int) -> SharpError:
-        said = f"{self.task.name}: the training loss is {loss} at step {step}"
-        if bad := self.rows.not_finite():
-            return SharpError(f"{said}: {bad}", MEND_DATA)
-        size = self.settings.step_size
-        rate = "" if size is None else f" ({setting('lr')} is {size:g})"
-        return DivergedError(said, f"lower the learning rate{rate}")
+        return not_finite(self.task, self.settings, self.rows, loss, step)
+
+
+def not_finite(
+    task: Task, settings: TrainSettings, rows: Rows, loss: float, step: int
+) -> SharpError:
+    """The error for a loss that is not finite at a step, counted from 1."""
+    said = f"{task.name}: the training loss is {loss} at step {step}"
+    if bad := rows.not_finite():
+        return SharpError(f"{said}: {bad}", MEND_DATA)
+    size = settings.step_size
+    rate = "" if size is None else f" ({setting('lr')} is {size:g})"
+    return DivergedError(said, f"lower the learning rate{rate}")
