@@ -20,8 +20,8 @@ __all__ = ["StackedPass"]
 _EXACT = (nn.Identity, nn.ReLU, nn.LeakyReLU)
 _ROUNDED = (nn.Tanh, nn.GELU, nn.Sigmoid, nn.SiLU, nn.ELU, nn.Softplus)
 
-# Where a batch begins in memory, and numbers that fill no register of the processor, decide by which
-# code they are taken. Batches of a multiple of so many examples are rounded in a stack as alone.
+# Where a batch begins in memory, and whether its numbers fill the processor's registers, decides by
+# which code they are taken. A batch of a multiple of so many examples is rounded as it is alone.
 _LANES = 16
 
 Layer = Callable[[Mapping[str, Tensor], Tensor], Tensor]

@@ -36,6 +36,7 @@ import skewed
 import spectra_attack
 import startup
 import sweeps
+import together
 import torch
 import unwritable
 from problem import Setting
@@ -62,6 +63,7 @@ _BENCHMARKS = (
     startup,
     killed,
     sweeps,
+    together,
     interrupted,
     unwritable,
     processes,
