@@ -41,7 +41,13 @@ def sweep_progress(*, quiet: bool = False) -> Iterator[Watch]:
         shown = Table() if error_console().is_terminal else Lines()
         try:
             yield Watch(
-                shown.added, shown.planned, shown.began, shown.progress, shown.ended, shown.noted
+                added=shown.added,
+                planned=shown.planned,
+                together=shown.together,
+                began=shown.began,
+                progress=shown.progress,
+                ended=shown.ended,
+                noted=shown.noted,
             )
         finally:
             shown.close()
@@ -67,6 +73,15 @@ class Lines:
         self._done, self._all = len(finished), len(runs)
         if finished:
             _print(f"{counted(len(finished), self._noun)} of {len(runs)} finished before")
+
+    def together(self, sizes: Sequence[int]) -> None:
+        """Say how many runs may be trained together."""
+        if sizes:
+            groups = f"{counted(len(sizes), 'group')} of up to " if len(sizes) > 1 else ""
+            _print(
+                f"{groups}{max(sizes)} runs are trained together, where the first steps show that "
+                "it is faster"
+            )
 
     def began(self, name: str) -> None:
         """A run is being trained."""

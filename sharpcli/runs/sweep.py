@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from sharpcli.errors import SharpError, UsageError, setting
 from sharpcli.runs.sweep_folder import INTERRUPTED, SweepFolder
 from sharpcli.runs.sweep_jobs import find_jobs, train_in_jobs
 from sharpcli.runs.sweep_measures import read_measure
-from sharpcli.runs.sweep_run import Tasks, train_run
+from sharpcli.runs.sweep_run import Tasks
+from sharpcli.runs.sweep_together import Way, groups_of, train_group
 from sharpcli.runs.sweep_workers import train_in_processes
 from sharpcli.runtime import interruption
 from sharpcli.training.sweep_file import SweepRun, read_sweep
@@ -30,6 +30,7 @@ class Watch:
 
     Attributes:
         added: runs that the file has more than the sweep that the folder holds.
+        together: how many runs each group has that may be trained together.
         planned: the runs of this process, and the names of those that are finished already.
         began: a run that is being trained.
         progress: a run's name, how much of it is done, and of how much.
@@ -39,6 +40,7 @@ class Watch:
 
     added: Callable[[Sequence[str]], None] = lambda *_: None
     planned: Callable[[Sequence[SweepRun], Sequence[str]], None] = lambda *_: None
+    together: Callable[[Sequence[int]], None] = lambda *_: None
     began: Callable[[str], None] = lambda *_: None
     progress: Callable[[str, int, int | None], None] = lambda *_: None
     ended: Callable[[str, Mapping[str, Any]], None] = lambda *_: None
@@ -51,6 +53,7 @@ def sweep(
     *,
     jobs: int = 1,
     shard: tuple[int, int] = (1, 1),
+    way: Way = Way.SAME_BYTES,
     on: str | None = None,
     detach: bool = False,
     watch: Watch | None = None,
@@ -66,6 +69,7 @@ def sweep(
         output: the folder, which gets `sweep.json` and a folder for each run.
         jobs: how many processes, or with `on` jobs, train at once.
         shard: (i, n) trains every n-th run from the i-th on, the others are left to other calls.
+        way: which runs are trained together; with `on` none are.
         on: "slurm" or "local", for jobs that submitit starts; None trains in this process's own.
         detach: with `on`, leave the jobs alone once they are submitted.
         watch: is called on the way.
@@ -101,13 +105,15 @@ def sweep(
 
     def ended(run: SweepRun) -> None:
         nonlocal written
-        del states[run.name]
+        states.pop(run.name, None)
         watch.ended(run.name, folder.state(run))
         if time.monotonic() - written > _BETWEEN:
             folder.write()
             written = time.monotonic()
 
     try:
+        groups = [] if submitted is not None else groups_of(folder, waiting, way, jobs)
+        watch.together([len(group) for group in groups if len(group) > 1])
         if submitted is not None and waiting:
             train_in_jobs(
                 folder,
@@ -120,17 +126,23 @@ def sweep(
                 ended=ended,
                 noted=watch.noted,
             )
-        elif min(jobs, len(waiting)) > 1:
+        elif min(jobs, len(groups)) > 1:
             train_in_processes(
-                folder, waiting, jobs, began=began, progress=watch.progress, ended=ended
+                folder, groups, jobs, way, began=began, progress=watch.progress, ended=ended
             )
         else:
-            for run in waiting:
-                began(run)
+            for group in groups:
                 with interruption.interruptible():
-                    train_run(folder, run, tasks, functools.partial(watch.progress, run.name))
+                    train_group(
+                        folder,
+                        group,
+                        tasks,
+                        way,
+                        began=began,
+                        progress=watch.progress,
+                        ended=ended,
+                    )
                 interruption.hold()
-                ended(run)
     except KeyboardInterrupt:  # the sweep ends with what is finished
         left = [run.name for run in waiting if not folder.is_finished(run)]
         if states.keys().isdisjoint(left):  # jobs wait in a queue, or were between two runs

@@ -1,4 +1,4 @@
-"""The runs of a sweep in several processes, each of which trains one run after another."""
+"""The runs of a sweep in several processes, each of which trains one group after another."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ import torch
 from sharpcli.documents.results import Failure
 from sharpcli.errors import setting
 from sharpcli.runs.sweep_folder import SweepFolder
-from sharpcli.runs.sweep_run import Tasks, train_run
+from sharpcli.runs.sweep_run import Tasks
+from sharpcli.runs.sweep_together import Way, train_group
 from sharpcli.runtime import interruption
 from sharpcli.training.sweep_file import Sweep, SweepRun
 
@@ -35,53 +36,66 @@ _LEAVE = 5.0  # seconds that a worker has to end by itself
 class _Worker:
     process: SpawnProcess
     pipe: Connection
-    run: SweepRun
+    group: list[SweepRun]  # its runs that have not ended
 
 
 def train_in_processes(
     folder: SweepFolder,
-    runs: Sequence[SweepRun],
+    groups: Sequence[Sequence[SweepRun]],
     jobs: int,
+    way: Way,
     *,
     began: Callable[[SweepRun], None],
     progress: Callable[[str, int, int | None], None],
     ended: Callable[[SweepRun], None],
 ) -> None:
-    """Train the runs in up to `jobs` processes.
+    """Train the groups of runs in up to `jobs` processes.
 
-    A run whose process dies is kept as failed, and another process takes over. Where this one ends,
-    however it does, the others end too, and what they have not finished is not kept.
+    Where a process dies, a run by itself is kept as failed, and those of a group are trained one by
+    one: the others are not to blame. Another process takes over. Where this one ends, however it
+    does, the others end too, and what they have not finished is not kept.
     """
-    queue, workers = deque(runs), list[_Worker]()
+    queue, workers = deque(list(group) for group in groups), list[_Worker]()
 
-    def begin(run: SweepRun, pipe: Connection) -> None:
-        began(run)
-        pipe.send(folder.sweep.runs.index(run))
+    def begin(worker: _Worker) -> None:
+        worker.group = queue.popleft()
+        worker.pipe.send([folder.sweep.runs.index(run) for run in worker.group])
 
     try:
         while queue or workers:
             while queue and len(workers) < jobs:
-                process, pipe = _started(folder)
-                workers.append(_Worker(process, pipe, queue[0]))
-                begin(queue.popleft(), pipe)
+                workers.append(_Worker(*_started(folder, way), []))
+                begin(workers[-1])
             with interruption.interruptible():
                 ready = wait([worker.pipe for worker in workers])
             interruption.hold()
             for worker in [each for each in workers if each.pipe in ready]:
                 try:
-                    message = worker.pipe.recv()
+                    number, *done = worker.pipe.recv()
                 except (EOFError, OSError):
                     workers.remove(worker)
-                    _bury(worker, folder)
-                    ended(worker.run)
+                    worker.process.join()
+                    worker.pipe.close()
+                    if len(worker.group) > 1:
+                        queue.extendleft([run] for run in reversed(worker.group))
+                        continue
+                    for run in worker.group:
+                        _bury(worker, run, folder)
+                        ended(run)
                     continue
-                if message is not None:
-                    progress(worker.run.name, *message)
+                run = folder.sweep.runs[number]
+                if done == [None]:
+                    began(run)
                     continue
-                ended(worker.run)
+                if done:
+                    progress(run.name, *done)
+                    continue
+                worker.group.remove(run)
+                ended(run)
+                if worker.group:
+                    continue
                 if queue:
-                    worker.run = queue.popleft()
-                    begin(worker.run, worker.pipe)
+                    begin(worker)
                 else:
                     workers.remove(worker)
                     _dismiss(worker)
@@ -92,10 +106,10 @@ def train_in_processes(
             worker.process.join()
 
 
-def _started(folder: SweepFolder) -> tuple[SpawnProcess, Connection]:
+def _started(folder: SweepFolder, way: Way) -> tuple[SpawnProcess, Connection]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, folder.path, folder.sweep))
+    process = context.Process(target=_work, args=(theirs, folder.path, folder.sweep, way))
     process.start()
     theirs.close()
     return process, ours
@@ -110,16 +124,14 @@ def _dismiss(worker: _Worker) -> None:
         worker.process.join()
 
 
-def _bury(worker: _Worker, folder: SweepFolder) -> None:
+def _bury(worker: _Worker, run: SweepRun, folder: SweepFolder) -> None:
     """Keep the run of a worker that died as failed, unless it was finished."""
-    worker.process.join()
-    worker.pipe.close()
-    if folder.is_finished(worker.run):
+    if folder.is_finished(run):
         return
     code = worker.process.exitcode or 0
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
     folder.keep_failed(
-        worker.run,
+        run,
         Failure(
             f"the process that trained it {how}",
             f"where the memory is too small, lower {setting('jobs')}; the same command trains it "
@@ -128,8 +140,8 @@ def _bury(worker: _Worker, folder: SweepFolder) -> None:
     )
 
 
-def _work(pipe: Connection, output: Path, plan: Sweep) -> None:
-    """Train the runs whose numbers come through the pipe, until it is closed."""
+def _work(pipe: Connection, output: Path, plan: Sweep, way: Way) -> None:
+    """Train the groups of runs whose numbers come through the pipe, until it is closed."""
     for name in ("SIGINT", "SIGHUP"):  # the first process handles them, and ends this one
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -138,19 +150,24 @@ def _work(pipe: Connection, output: Path, plan: Sweep) -> None:
     sys.stdout = sys.stderr  # standard output is the result's
     torch.set_num_threads(1)
     folder, tasks = SweepFolder(output, plan), Tasks(plan)
-    last = 0.0
+    numbers = {run.name: number for number, run in enumerate(plan.runs)}
+    last: dict[str, float] = {}
 
-    def progress(done: int, total: int | None) -> None:
-        nonlocal last
-        if time.monotonic() - last > _BETWEEN:
-            last = time.monotonic()
-            pipe.send((done, total))
+    def progress(name: str, done: int, total: int | None) -> None:
+        if time.monotonic() - last.get(name, 0.0) > _BETWEEN:
+            last[name] = time.monotonic()
+            pipe.send((numbers[name], done, total))
+
+    def began(run: SweepRun) -> None:
+        pipe.send((numbers[run.name], None))
+
+    def ended(run: SweepRun) -> None:
+        pipe.send((numbers[run.name],))
 
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
-            run = plan.runs[pipe.recv()]
-            train_run(folder, run, tasks, progress)
-            pipe.send(None)
+            group = [plan.runs[number] for number in pipe.recv()]
+            train_group(folder, group, tasks, way, began=began, progress=progress, ended=ended)
 
 
 def end_with_parent() -> None:

@@ -29,7 +29,7 @@ from sharpcli.training.state import StateFile
 from sharpcli.training.warm_start import Init, OptimizerKeeper, read_init
 from sharpcli.training.watchers import Watcher
 
-__all__ = ["notes", "report", "summary", "train_and_save"]
+__all__ = ["notes", "report", "save_trained", "summary", "train_and_save"]
 
 
 def train_and_save(
@@ -75,13 +75,24 @@ def train_and_save(
         trained = replace(trained, evaluations=evaluating.evaluations())
     with interruption.deferred():  # the training may have taken hours
         about = {**metadata(task, settings, trained, init), **beside()}
-        saved = save_checkpoint(output, trained.tensors, about)
-        if settings.save_optimizer:
-            keeper.write(saved)
-        trained = replace(trained, saved=saved)
-        curves = to_document(report(task, settings, output, trained))
-        save(files.curves, dumps(curves) + "\n")
+        trained = save_trained(task, settings, files, trained, about)
+        if settings.save_optimizer and trained.saved is not None:
+            keeper.write(trained.saved)
         state.remove()
+    return trained
+
+
+def save_trained(
+    task: Task,
+    settings: TrainSettings,
+    files: TrainingFiles,
+    trained: Trained,
+    about: Mapping[str, Any],
+) -> Trained:
+    """Write a trained model's checkpoint with the metadata `about`, and its curves."""
+    trained = replace(trained, saved=save_checkpoint(files.checkpoint, trained.tensors, about))
+    curves = to_document(report(task, settings, files.checkpoint, trained))
+    save(files.curves, dumps(curves) + "\n")
     return trained
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from sharpcli.errors import SharpError, counted
 
-__all__ = ["IGNORED", "loss_for", "metrics", "predict", "smoothed_for"]
+__all__ = ["IGNORED", "is_default", "loss_for", "metrics", "predict", "smoothed_for"]
 
 IGNORED = -100  # the target with which PyTorch and Hugging Face mark ignored tokens
 
@@ -47,6 +47,11 @@ def smoothed_for(where: str) -> Callable[[Any, Any, float], Values]:
         return _cross_entropy(where, outputs, batch, smoothing)
 
     return smoothed_loss
+
+
+def is_default(function: Callable[..., Any]) -> bool:
+    """Whether a task's `predict` or `loss` is the default one; tasks wrap it."""
+    return getattr(function, "__module__", None) == __name__
 
 
 def metrics(outputs: Any, batch: Any) -> dict[str, Values]:

@@ -21,6 +21,7 @@ from sharpcli.objective.network import Network, give_shapes
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.passes import check_pass, some_rows
 from sharpcli.objective.reading import read_rows
+from sharpcli.objective.rows import Rows
 from sharpcli.runtime.progress import Latest, Progress, silent
 from sharpcli.runtime.randomness import (
     global_random_state_kept,
@@ -46,7 +47,7 @@ from sharpcli.training.tracking import Tracker
 from sharpcli.training.warm_start import Init, read_init
 from sharpcli.training.watchers import Moment, Watcher
 
-__all__ = ["DivergedError", "Trained", "train"]
+__all__ = ["DivergedError", "Run", "Trained", "not_finite", "train"]
 
 EVALUATION_BATCH = 1024  # bounds memory only; the loss does not depend on it
 _SHOWN = 32  # steps between two reports of progress where steps are counted
@@ -113,14 +114,14 @@ def train(
         # Weights, dropout and batches follow the seed. The order of the batches has its own
         # generator, so that it does not depend on how many numbers the model draws.
         seed_all(settings.seed)
-        run = _Run(task, settings, device, state, watchers, init or read_init(settings))
+        run = Run(task, settings, device, state, watchers, init or read_init(settings))
         if latest is not None:
             latest.text = run.latest
         run.begin()
         return run.trained(progress)
 
 
-class _Run:
+class Run:
     """A training that has begun: the data, the model, and what takes the steps."""
 
     def __init__(
@@ -202,7 +203,7 @@ class _Run:
         reached = settings.until_loss is None
         ended = False
         while not ended:
-            self._step()
+            self.step()
             ended = self.steps == settings.steps or (order.ended and order.epoch == settings.epochs)
             if (order.ended or ended) and self._averages:
                 self.stepper.average()
@@ -246,7 +247,8 @@ class _Run:
         scales = [noise_scale(lr, size, self.rows.count, momentum) for lr, size in steps]
         return replace(curves, noise_scale=scales)
 
-    def _step(self) -> None:
+    def step(self) -> None:
+        """Take one step."""
         chosen = self.order.take(self.pace.batch_size(self.steps))
         if self.augmenter is not None:
             self.augmenter.next_step()
@@ -447,9 +449,16 @@ class _Run:
         return min(100, round(100 * max(share, done / most))), 100
 
     def _not_finite(self, loss: float, step: int) -> SharpError:
-        said = f"{self.task.name}: the training loss is {loss} at step {step}"
-        if bad := self.rows.not_finite():
-            return SharpError(f"{said}: {bad}", MEND_DATA)
-        size = self.settings.step_size
-        rate = "" if size is None else f" ({setting('lr')} is {size:g})"
-        return DivergedError(said, f"lower the learning rate{rate}")
+        return not_finite(self.task, self.settings, self.rows, loss, step)
+
+
+def not_finite(
+    task: Task, settings: TrainSettings, rows: Rows, loss: float, step: int
+) -> SharpError:
+    """The error for a loss that is not finite at a step, counted from 1."""
+    said = f"{task.name}: the training loss is {loss} at step {step}"
+    if bad := rows.not_finite():
+        return SharpError(f"{said}: {bad}", MEND_DATA)
+    size = settings.step_size
+    rate = "" if size is None else f" ({setting('lr')} is {size:g})"
+    return DivergedError(said, f"lower the learning rate{rate}")

@@ -38,6 +38,7 @@ import skewed
 import spectra_attack
 import startup
 import sweeps
+import together
 import torch
 import tracking
 import training
@@ -68,6 +69,7 @@ _BENCHMARKS = (
     killed_training,
     sweeps,
     tracking,
+    together,
     interrupted,
     unwritable,
     processes,

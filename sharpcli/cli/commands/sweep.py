@@ -60,6 +60,14 @@ Examples:
     help="Runs that are trained at once, each by a process with one thread.",
 )
 @click.option(
+    "--together/--one-by-one",
+    "together",
+    default=None,
+    help="Train runs that differ in seeds and numbers of the optimizer together, where that is "
+    "faster: by default those whose checkpoints have the same bytes either way, with --together "
+    "also those whose weights differ by rounding.",
+)
+@click.option(
     "--shard",
     type=ShardType(),
     default="1/1",
@@ -88,6 +96,7 @@ def sweep(
     file: Path,
     output: Path,
     jobs: int,
+    together: bool | None,
     shard: tuple[int, int],
     on: str | None,
     detach: bool,
@@ -108,11 +117,13 @@ def sweep(
     from sharpcli.render import emit, report_problems, say, say_written
     from sharpcli.runs.sweep import sweep as train_all
     from sharpcli.runs.sweep_measures import MEASURES, measure_sweep
+    from sharpcli.runs.sweep_together import Way
 
     printed = OutputSettings(format="json" if as_json else output_format, quiet=quiet)
+    way = {None: Way.SAME_BYTES, True: Way.TOGETHER, False: Way.ONE_BY_ONE}[together]
     with sweep_progress(quiet=quiet) as watch:
         document = train_all(
-            file, output, jobs=jobs, shard=shard, on=on, detach=detach, watch=watch
+            file, output, jobs=jobs, shard=shard, way=way, on=on, detach=detach, watch=watch
         )
     emit(document, printed)
     mine = document["results"][shard[0] - 1 :: shard[1]]
