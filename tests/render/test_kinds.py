@@ -41,10 +41,11 @@ def test_an_unknown_kind_is_never_shown_as_another(form):
 
 
 def test_an_unknown_kind_and_one_without_figures_are_not_drawn():
-    for kind in ("weather", "measure"):
+    for kind in ("weather", "compare"):
         with pytest.raises(SharpError, match=f'"{kind}" has no figure') as error:
             read_drawing({"kind": kind, "results": []})
-        assert error.value.hint == "kinds with a figure: interpolate, landscape, spectrum, schedule"
+        drawn = "measure, train, interpolate, landscape, spectrum, schedule"
+        assert error.value.hint == f"kinds with a figure: {drawn}"
     with pytest.raises(UsageError):
         kind_of(UNKNOWN)
 
