@@ -98,7 +98,8 @@ def test_bad_options(saved, arguments, code, said):
 
 
 def test_a_document_without_a_figure(saved, document, result):
-    done = plot(saved({**document([result("a.safetensors")]), "kind": "compare"}))
+    compared = {**document([]), "kind": "compare", "settings": {"files": [], "by": []}}
+    done = plot(saved(compared))
     assert done.exit_code == 1
     assert 'result.json: a result of kind "compare" has no figure' in done.stderr
     assert "interpolate, landscape" in done.stderr
