@@ -98,7 +98,11 @@ def test_bad_options(saved, arguments, code, said):
 
 
 def test_a_document_without_a_figure(saved, document, result):
-    compared = {**document([]), "kind": "compare", "settings": {"files": [], "by": []}}
+    compared = {
+        **document([]),
+        "kind": "compare",
+        "settings": {"files": [], "by": [], "baseline": None},
+    }
     done = plot(saved(compared))
     assert done.exit_code == 1
     assert 'result.json: a result of kind "compare" has no figure' in done.stderr
