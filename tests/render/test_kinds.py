@@ -41,11 +41,11 @@ def test_an_unknown_kind_is_never_shown_as_another(form):
 
 
 def test_an_unknown_kind_and_one_without_figures_are_not_drawn():
-    for kind in ("weather", "measure"):
+    for kind in ("weather", "inspect"):
         with pytest.raises(SharpError, match=f'"{kind}" has no figure') as error:
             read_drawing({"kind": kind, "results": []})
-        kinds = "compare, interpolate, landscape, spectrum, schedule"
-        assert error.value.hint == f"kinds with a figure: {kinds}"
+        drawn = "measure, train, compare, interpolate, landscape, spectrum, schedule"
+        assert error.value.hint == f"kinds with a figure: {drawn}"
     with pytest.raises(UsageError):
         kind_of(UNKNOWN)
 

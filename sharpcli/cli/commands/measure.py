@@ -226,7 +226,8 @@ def measure(
 
     Prints a row for each checkpoint: loss and generalization gap, Keskar's ε-sharpness, the
     gradient's norm, both ends of the Hessian's spectrum and its trace, each with its error. A
-    failure is shown in its row, and the other checkpoints are still measured.
+    failure is shown in its row, and the other checkpoints are still measured. --plot draws the
+    measures over the steps of one training, whose checkpoints say theirs in their metadata.
     """
     from sharpcli.cli.progress_bars import notes_of, progress_bars
     from sharpcli.documents.results import to_document

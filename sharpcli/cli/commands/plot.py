@@ -23,6 +23,7 @@ __all__ = ["plot"]
 Examples:
   sharp plot line.json
   sharp plot line.json --plot line.pdf --plot line.html
+  sharp plot model.safetensors.curves.json --plot training.svg
   sharp plot plane.json --split test --metric accuracy --plot plane.png
   sharp interpolate a.pt b.pt --json | sharp plot - --plot line.svg""",
 )
@@ -58,11 +59,11 @@ def plot(
     width: float | None,
     output: OutputSettings,
 ) -> int:
-    """Draw a saved line, plane, landscape or spectrum.
+    """Draw a saved line, plane, landscape or spectrum, or a training.
 
-    RESULT.json is a file written by `sharp interpolate`, `landscape` or `spectrum` with --json; `-`
-    reads it from a pipe. Draws in the terminal, or to the files of --plot. Needs no torch, no task
-    and no checkpoint.
+    RESULT.json is a file written by `sharp interpolate`, `landscape` or `spectrum` with --json, or
+    FILE.curves.json of `sharp train`; `-` reads it from a pipe. Draws in the terminal, or to the
+    files of --plot. Needs no torch, no task and no checkpoint.
     """
     from sharpcli.render import emit, say_written
     from sharpcli.render.files.plotting import draw, narrowed

@@ -98,10 +98,22 @@ def test_bad_options(saved, arguments, code, said):
 
 
 def test_a_document_without_a_figure(saved, document, result):
+    compared = {
+        **document([]),
+        "kind": "compare",
+        "settings": {"files": [], "by": [], "baseline": None},
+    }
+    done = plot(saved(compared))
+    assert done.exit_code == 1
+    assert 'result.json: a result of kind "compare" has no figure' in done.stderr
+    assert "interpolate, landscape" in done.stderr
+
+
+def test_measures_of_one_checkpoint_have_no_figure(saved, document, result):
     done = plot(saved(document([result("a.safetensors")])))
     assert done.exit_code == 1
-    assert 'result.json: a result of kind "measure" has no figure' in done.stderr
-    assert "interpolate, landscape" in done.stderr
+    assert "result.json: a figure of measures is one over steps" in done.stderr
+    assert "two or more checkpoints of one training" in done.stderr
 
 
 def test_a_damaged_document(saved):
