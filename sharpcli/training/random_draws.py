@@ -19,13 +19,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeGuard, get_args
 
 from sharpcli.errors import UsageError
+from sharpcli.training.ranges import Choice, Range, read_range
 
 __all__ = ["draws"]
 
 _RUNS = "runs"
 _SEED = "seed"
-_RANGE = ("low", "high", "scale")
-_SCALES = ("linear", "log")
 _FINENESS = 300  # steps of a range at least: few digits, and hardly two equal draws
 _ATTEMPTS = 100  # draws for each run that is wanted, where many are equal
 
@@ -79,42 +78,24 @@ def draws(
 def _way(key: str, asked: Any, kind: Any, written: Callable[[str, Any], str]) -> Draw:
     """How one setting is drawn."""
     said = written(key, asked)
-    if isinstance(asked, Mapping) and "choices" in asked:
-        if len(asked) > 1:
-            raise UsageError(f"{said}: has choices and a range", "leave one of them")
-        asked = asked["choices"]
-    if isinstance(asked, list):
-        if not asked:
-            raise UsageError(f"{said}: has no choices", "give at least one value")
-        values = list(asked)
+    try:
+        found = read_range(asked)
+    except UsageError as error:
+        hint = f"{error.hint}; one value for all runs goes into [fixed]"
+        raise UsageError(f"{said}: {error.message}", hint) from error
+    if isinstance(found, Choice):
+        values = found.values
         return lambda share: values[int(share * len(values))]
-    if not isinstance(asked, Mapping):
-        raise UsageError(
-            f"{said}: is nothing to draw from",
-            f"write {key} = {{ low = …, high = … }}, or a list; one value for all runs goes into "
-            "[fixed]",
-        )
-    return _in_range(key, asked, kind, said)
+    return _in_range(key, found, kind, said)
 
 
-def _in_range(key: str, asked: Mapping[str, Any], kind: Any, said: str) -> Draw:
-    for name in asked:
-        if name not in _RANGE:
-            raise UsageError(
-                f"{said}: a range has no {name}", "write { low = …, high = …, scale = … }"
-            )
-    low, high, scale = asked.get("low"), asked.get("high"), asked.get("scale", "linear")
-    if not _is_number(low) or not _is_number(high) or low >= high:
-        raise UsageError(f"{said}: needs low and high, two numbers, the first below the second")
-    if scale not in _SCALES:
-        raise UsageError(f'{said}: scale is "linear" or "log"')
-    if scale == "log" and low <= 0:
-        raise UsageError(f"{said}: a logarithmic range begins above 0", 'or scale = "linear"')
+def _in_range(key: str, found: Range, kind: Any, said: str) -> Draw:
+    low, high, scale = found.low, found.high, found.scale
     kinds = (kind, *get_args(kind))
     if kind is not None and float not in kinds and int not in kinds:
         raise UsageError(f"{said}: {key} is no number", f"give a list of values: {key} = [ … ]")
-    if _is_whole(low) and _is_whole(high) and float not in kinds:
-        top = high
+    if found.whole and float not in kinds:
+        top = int(high)
         return lambda share: min(top, int(_at(low, top + 1, scale, share)))
     if int in kinds and float not in kinds:
         raise UsageError(f"{said}: {key} is a whole number, so low and high are, too")
@@ -136,7 +117,3 @@ def _at(low: float, high: float, scale: str, share: float) -> float:
 
 def _is_whole(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))

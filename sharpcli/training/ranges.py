@@ -2,7 +2,7 @@
 
 lr = { low = 1e-4, high = 1, scale = "log" }     # numbers from low to high
 batch_size = { low = 16, high = 256 }            # both whole: whole numbers
-optimizer = ["sgd", "adamw"]                     # one of these
+optimizer = ["sgd", "adamw"]                     # one of these, or { choices = [...] }
 """
 
 from __future__ import annotations
@@ -39,11 +39,15 @@ class Choice:
 
 
 def read_range(value: Any) -> Range | Choice:
-    """A range from its TOML value: a table with low and high, or a list.
+    """A range from its TOML value: a table with low and high, or with choices, or a list.
 
     Raises:
         UsageError: says what is wrong with it; who reads the file names the key.
     """
+    if isinstance(value, dict) and "choices" in value:
+        if len(value) > 1:
+            raise UsageError("has choices and a range", "leave one of them out")
+        value = value["choices"]
     if isinstance(value, list):
         if not value:
             raise UsageError("is an empty list", "give at least one value")

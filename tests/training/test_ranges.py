@@ -10,6 +10,7 @@ def test_a_table_is_a_range_and_a_list_a_choice():
     assert read_range({"low": 1e-4, "high": 1, "scale": "log"}) == Range(1e-4, 1, "log")
     assert read_range({"low": 16, "high": 256}) == Range(16, 256, "linear", whole=True)
     assert read_range(["sgd", "adamw"]) == Choice(("sgd", "adamw"))
+    assert read_range({"choices": ["sgd", "adamw"]}) == Choice(("sgd", "adamw"))
     assert read_range([[0.9, 0.99], [0.9, 0.999]]).values[1] == [0.9, 0.999]
 
 
@@ -17,6 +18,8 @@ def test_a_table_is_a_range_and_a_list_a_choice():
     ("value", "message"),
     [
         ([], "is an empty list"),
+        ({"choices": []}, "is an empty list"),
+        ({"choices": [1], "low": 1}, "has choices and a range"),
         (0.1, "is no range"),
         ({"low": 1}, "high is missing"),
         ({"low": 1, "high": "2"}, "high is no number"),
