@@ -20,7 +20,6 @@ because a task file is code and anybody can write to a shared folder such as /tm
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,14 +99,14 @@ def find_files(start: Path, home: Path) -> list[ConfigFile]:
     found = []
     for folder in folders:
         project = folder / "pyproject.toml"
-        settings = _read(project).get("tool", {}).get("sharp") if project.is_file() else None
+        settings = read_toml(project).get("tool", {}).get("sharp") if project.is_file() else None
         if settings is not None:
             found.append(ConfigFile(f"{project} [tool.sharp]", folder, settings))
             break
     for folder in folders:
         own = folder / "sharp.toml"
         if own.is_file():
-            found.append(ConfigFile(str(own), folder, _read(own)))
+            found.append(ConfigFile(str(own), folder, read_toml(own)))
             break
     return found
 
@@ -118,22 +117,6 @@ def _searched(start: Path, home: Path) -> list[Path]:
         if (folder / ".git").exists() or folder == home:
             return folders[:count]
     return [start]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path}: is not TOML: {error}", "correct the line") from error
-    except RecursionError as error:
-        raise UsageError(
-            f"{path}: its lists or tables are nested too deeply to be read",
-            "its values are names, numbers, and lists of them",
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{path}: cannot be read: {error}", "check its permissions and its encoding (UTF-8)"
-        ) from error
 
 
 def _command(group: click.Group, context: click.Context, name: str) -> click.Command:

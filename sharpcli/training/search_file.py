@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from sharpcli.errors import UsageError, did_you_mean, settings_written_by
+from sharpcli.runtime.toml import read_toml
 from sharpcli.settings import SearchSettings, typed
 from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.ranges import Choice, Range, read_range
@@ -37,7 +38,6 @@ from sharpcli.training.sweep_file import (
     as_toml,
     flat_settings,
     path_of_task,
-    read_toml,
     takes_a_table,
 )
 

@@ -27,13 +27,13 @@ import dataclasses
 import hashlib
 import itertools
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
 from sharpcli.errors import UsageError, did_you_mean, settings_written_by
+from sharpcli.runtime.toml import read_toml
 from sharpcli.settings import typed
 from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.random_draws import draws
@@ -48,7 +48,6 @@ __all__ = [
     "flat_settings",
     "path_of_task",
     "read_sweep",
-    "read_toml",
     "takes_a_table",
 ]
 
@@ -124,23 +123,6 @@ def read_sweep(path: Path) -> Sweep:
 def as_key(name: str, value: Any = ...) -> str:
     """A setting as a sweep file writes it, for messages: `lr = 0.1`."""
     return name if value is ... else f"{name} = {as_toml(value)}"
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The content of a TOML file; raises `UsageError` for what is none."""
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path}: is not TOML: {error}", "correct the line") from error
-    except RecursionError as error:
-        raise UsageError(
-            f"{path}: its tables are nested too deeply", "docs/guide.md shows a sweep file"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(
-            f"{path}: cannot be read: {reason}", "name a TOML file in UTF-8"
-        ) from error
 
 
 def path_of_task(path: Path, task: str) -> str:
