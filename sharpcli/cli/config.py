@@ -28,6 +28,7 @@ from typing import Any
 import click
 
 from sharpcli.errors import UsageError, counted, did_you_mean
+from sharpcli.runtime.toml import read_toml
 
 __all__ = ["command_defaults", "find_files"]
 

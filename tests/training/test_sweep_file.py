@@ -41,10 +41,11 @@ def test_options_of_the_task_can_vary(tmp_path):
     ]
 
 
-def test_the_file_of_the_guide(tmp_path):
+def test_the_files_of_the_guide(tmp_path):
     page = (Path(__file__).parents[2] / "docs" / "guide.md").read_text("utf-8")
-    (content,) = (each for each in re.findall(r"```toml\n(.*?)```", page, re.S) if "[grid]" in each)
-    plan = read_sweep(write(tmp_path, content))
+    files = [each for each in re.findall(r"```toml\n(.*?)```", page, re.S) if "[grid]" in each]
+    plan, schedules = (read_sweep(write(tmp_path, each)) for each in files)
+    assert len(schedules.runs) == 12
     assert len(plan.runs) == 13
     assert "optimizer=sgd,batch_size=16,seed=0" in [run.name for run in plan.runs]
     assert plan.runs[-1].name == "hot"
