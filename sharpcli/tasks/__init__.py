@@ -68,13 +68,15 @@ class Task:
 class Builtin:
     """A task that comes with sharp: a summary, its module, and the package that has its data.
 
-    `package` is None if the data are part of Python.
+    `package` is None if the data are part of Python. `training` has the settings that train it to
+    where the test loss stops falling, if those of `sharp train` itself do not.
     """
 
     name: str
     summary: str
     package: str | None
     module: ModuleType
+    training: Mapping[str, Any]
 
     def options(self) -> tuple[Option, ...]:
         """The options that the task takes."""
@@ -93,7 +95,7 @@ def builtin_tasks() -> Mapping[str, Builtin]:
     found = {}
     for _, name, _ in pkgutil.iter_modules(builtin.__path__):
         module = importlib.import_module(f"{builtin.__name__}.{name}")
-        found[name] = Builtin(name, module.SUMMARY, module.PACKAGE, module)
+        found[name] = Builtin(name, module.SUMMARY, module.PACKAGE, module, module.TRAINING)
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from sharpcli.cli.option_names import as_option
 from sharpcli.tasks import builtin_tasks
 
 __all__ = ["tasks"]
@@ -17,7 +18,7 @@ Examples:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def tasks(as_json: bool) -> None:
-    """List the built-in tasks and their options."""
+    """List the built-in tasks, their options, and a command that trains each."""
     if as_json:
         _print_json()
         return
@@ -27,6 +28,8 @@ def tasks(as_json: bool) -> None:
         click.echo(f"  ({source if task.package else 'data are part of Python'})")
         for option in task.options():
             click.echo(f"  -O {option}")
+        settings = [as_option(name, value) for name, value in task.training.items()]
+        click.echo(f"  {' '.join(['sharp train', task.name, *settings])}")
 
 
 def _print_json() -> None:
@@ -37,6 +40,7 @@ def _print_json() -> None:
             "name": task.name,
             "summary": task.summary,
             "package": task.package,
+            "training": dict(task.training),
             "options": [
                 {"name": option.name, "type": option.type_name, "default": option.default}
                 for option in task.options()

@@ -16,17 +16,18 @@ import hashlib
 import platform
 import zlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sharpcli.errors import SharpError, setting
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["PACKAGE", "SUMMARY", "data", "model"]
+__all__ = ["PACKAGE", "SUMMARY", "TRAINING", "data", "model"]
 
 SUMMARY = "the language reference that comes with Python, byte by byte, with a small GPT"
 PACKAGE = None  # the data are part of Python
+TRAINING: Mapping[str, Any] = {"optimizer": "adam", "lr": 0.003, "batch_size": 16}
 
 VOCABULARY = 256
 ABSENT = "absent"

@@ -17,6 +17,8 @@ def test_the_list():
     assert "text: the language reference" in done.stdout
     assert "data are part of Python" in done.stdout
     assert "-O batch_norm: bool = false" in done.stdout
+    assert "  sharp train digits\n" in done.stdout
+    assert "  sharp train text --optimizer adam --lr 0.003 --batch-size 16\n" in done.stdout
 
 
 def test_json():
