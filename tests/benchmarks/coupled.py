@@ -56,7 +56,7 @@ def run(setting: Setting) -> Section:
     right = [p for p in ordinary if all(_is_right(p, None, batch_size=size) for size in _BATCHES)]
     _bar(section, "ordinary tasks measured, right", right, ordinary)
     rows = [(p.name, _refusal(p) or "**measured**") for p in coupled]
-    section.tables.append(("What coupled losses are told", ("task", "message"), rows))
+    section.tables.append(("Messages to coupled losses", ("task", "message"), rows))
     return section
 
 
