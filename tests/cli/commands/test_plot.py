@@ -98,14 +98,14 @@ def test_bad_options(saved, arguments, code, said):
 
 
 def test_a_document_without_a_figure(saved, document, result):
-    compared = {
+    inspected = {
         **document([]),
-        "kind": "compare",
-        "settings": {"files": [], "by": [], "baseline": None},
+        "kind": "inspect",
+        "settings": {},
     }
-    done = plot(saved(compared))
+    done = plot(saved(inspected))
     assert done.exit_code == 1
-    assert 'result.json: a result of kind "compare" has no figure' in done.stderr
+    assert 'result.json: a result of kind "inspect" has no figure' in done.stderr
     assert "interpolate, landscape" in done.stderr
 
 

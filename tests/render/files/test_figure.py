@@ -273,7 +273,7 @@ def test_names_from_a_file_are_text():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda d: d.update(kind="compare"), 'a result of kind "compare" has no figure'),
+        (lambda d: d.update(kind="inspect"), 'a result of kind "inspect" has no figure'),
         (lambda d: d.update(results=[]), "has no point"),
         (lambda d: d["results"][0].update(curves={}), "has no point"),
     ],
