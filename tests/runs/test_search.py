@@ -218,6 +218,54 @@ def test_another_search_is_refused_naming_what_differs(tmp_path, out):
     search(write(tmp_path), out, trials=2)  # it holds what it held
 
 
+def test_the_folder_of_another_search_keeps_its_trials(tmp_path, out):
+    file = write(tmp_path, FIVE)
+    search(file, out, trials=2)
+    before = checkpoints(out)
+    other = file.with_name("other.toml")
+    other.write_text(FIVE, "utf-8")
+    with pytest.raises(UsageError, match="trials of another search, search"):
+        search(other, out, trials=1)
+    with pytest.raises(UsageError, match="another search, search in another storage"):
+        search(file, out, trials=1, storage=f"sqlite:///{tmp_path}/other.db")
+    assert checkpoints(out) == before
+    assert statuses(search(file, out, trials=2)) == ["ok", "ok"]
+
+
+def test_a_kill_before_the_first_trial_leaves_a_folder_that_goes_on(tmp_path, out, monkeypatch):
+    def killed(*_):
+        raise StoppedError
+
+    monkeypatch.setattr(search_study.SearchStudy, "_compare", killed)
+    with pytest.raises(StoppedError):
+        search(write(tmp_path), out)
+    assert (out / "search.db").exists()
+    monkeypatch.undo()
+    assert statuses(search(write(tmp_path), out, trials=1)) == ["ok"]
+
+
+def test_a_kill_while_values_are_chosen_changes_no_later_trial(tmp_path, out, monkeypatch):
+    from optuna.trial import Trial
+
+    straight = search(write(tmp_path), out, trials=3)
+    number, kept = 0, Trial.set_user_attr
+
+    def killed(trial, key, value):
+        nonlocal number
+        number += key == "home"
+        if number == 2:
+            raise StoppedError  # it has its values, and nothing says whose it is
+        kept(trial, key, value)
+
+    monkeypatch.setattr(Trial, "set_user_attr", killed)
+    with pytest.raises(StoppedError):
+        search(write(tmp_path), tmp_path / "again", trials=3)
+    monkeypatch.undo()
+    document = search(write(tmp_path), tmp_path / "again", trials=3)
+    assert choices(document) == choices(straight)
+    assert checkpoints(tmp_path / "again") == checkpoints(out)
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path, out):
     out.mkdir()
     (out / "thesis.tex").write_text("x", "utf-8")
