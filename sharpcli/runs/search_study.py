@@ -93,7 +93,7 @@ class SearchStudy:
 
     def name(self, trial: FrozenTrial | Trial) -> str:
         """The name of its folder."""
-        return str(trial.user_attrs.get("folder", f"trial-{trial.number:04}"))
+        return str(trial.user_attrs.get("folder", _folder(trial.number)))
 
     def checkpoint(self, name: str) -> Path:
         """Where a trial's weights go."""
@@ -133,27 +133,35 @@ class SearchStudy:
                 if self._is_dead(trial)
             ]
             for trial in dead:
-                attempt = trial.user_attrs.get("attempt", 1)
+                again = trial.user_attrs.get("attempt", 1) + 1
+                mark = functools.partial(self._storage.set_trial_user_attr, trial._trial_id)
                 if "folder" not in trial.user_attrs:  # the next one has its number and its choices
-                    self._storage.set_trial_user_attr(trial._trial_id, KILLED, True)
-                elif attempt < _ATTEMPTS:
-                    self._storage.set_trial_user_attr(trial._trial_id, KILLED, True)
-                    again = {"folder": self.name(trial), "attempt": attempt + 1}
-                    self.study.enqueue_trial(trial.params, user_attrs=again)
+                    mark(KILLED, True)
+                elif again <= _ATTEMPTS:
+                    # A kill between these lines leaves a trial that is still to be marked.
+                    if (self.name(trial), again) not in self._attempts():
+                        known = {"folder": self.name(trial), "attempt": again}
+                        self.study.enqueue_trial(trial.params, user_attrs=known)
+                    mark(KILLED, True)
                 else:
-                    said = f"the process that trained it has died {attempt} times"
-                    self._storage.set_trial_user_attr(trial._trial_id, "error", [said, None])
+                    mark("error", [f"the process that trained it has died {again - 1} times", None])
                 self.study.tell(trial.number, state=TrialState.FAIL)
         return len(dead)
+
+    def _attempts(self) -> set[tuple[str, int]]:
+        """The names of all trials, with which attempt each is."""
+        return {(self.name(t), t.user_attrs.get("attempt", 1)) for t in self.study.get_trials()}
 
     def _asked(self, trials: int) -> Trial | None:
         from optuna.trial import TrialState
 
         counted = self.trials
         waiting = [each for each in counted if each.state == TrialState.WAITING]
-        index = len(counted) - len(waiting)
-        if index >= trials:
+        if len(counted) - len(waiting) >= trials:
             return None
+        # A kill within `mend` leaves a gap, which the next one fills: no two have one folder.
+        taken = {self.name(each) for each in counted if "folder" in each.user_attrs}
+        index = next(n for n in itertools.count() if _folder(n) not in taken)
         if self.search.settings.sampler == "grid" and not waiting:
             combinations = itertools.product(*(each.values for each in self._choices()))
             combination = next(itertools.islice(combinations, index, None), None)
@@ -166,7 +174,7 @@ class SearchStudy:
         trial = self.study.ask(self._distributions())
         trial.set_user_attr("home", self._home)
         if "folder" not in trial.user_attrs:
-            trial.set_user_attr("folder", f"trial-{index:04}")
+            trial.set_user_attr("folder", _folder(index))
         return trial
 
     def _choices(self) -> list[Choice]:
@@ -251,6 +259,10 @@ class SearchStudy:
                 f"{self.output}: holds the trials of another search, {name}{where}",
                 f"give another {setting('output')}: each search has a folder of its own",
             )
+
+
+def _folder(index: int) -> str:
+    return f"trial-{index:04}"
 
 
 @contextlib.contextmanager

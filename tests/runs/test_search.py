@@ -266,6 +266,25 @@ def test_a_kill_while_values_are_chosen_changes_no_later_trial(tmp_path, out, mo
     assert checkpoints(tmp_path / "again") == checkpoints(out)
 
 
+def test_a_kill_while_a_dead_trial_is_marked_tries_it_once_more(tmp_path, out, stop, monkeypatch):
+    from optuna import Study
+
+    stop(1)
+    with pytest.raises(StoppedError):
+        search(write(tmp_path), out, trials=3)
+    tell = Study.tell
+
+    def killed(*_args, **_keywords):
+        raise StoppedError
+
+    monkeypatch.setattr(Study, "tell", killed)
+    with pytest.raises(StoppedError):
+        search(write(tmp_path), out, trials=3)
+    monkeypatch.setattr(Study, "tell", tell)
+    names = [result["trial"] for result in search(write(tmp_path), out, trials=3)["results"]]
+    assert sorted(names) == ["trial-0000", "trial-0001", "trial-0002"]
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path, out):
     out.mkdir()
     (out / "thesis.tex").write_text("x", "utf-8")
