@@ -216,8 +216,8 @@ class SearchStudy:
         target = self.checkpoint(self.name(trial))
         try:
             target.parent.mkdir(exist_ok=True)
-            with reserved(target):
-                return True
+            with reserved(target):  # it may have ended since it was read
+                return not self._storage.get_trial(trial._trial_id).state.is_finished()
         except InUseError:
             return False
 

@@ -19,6 +19,7 @@ from sharpcli.runs import search_study, search_trial
 from sharpcli.runs.search import SearchWatch, search
 from sharpcli.tasks import load_task
 from sharpcli.training.held_out import with_validation
+from sharpcli.training.search_file import read_search
 
 
 @pytest.fixture
@@ -283,6 +284,21 @@ def test_a_kill_while_a_dead_trial_is_marked_tries_it_once_more(tmp_path, out, s
     monkeypatch.setattr(Study, "tell", tell)
     names = [result["trial"] for result in search(write(tmp_path), out, trials=3)["results"]]
     assert sorted(names) == ["trial-0000", "trial-0001", "trial-0002"]
+
+
+def test_a_trial_that_ends_while_dead_ones_are_looked_for_is_none(tmp_path, out, monkeypatch):
+    from optuna import Study
+    from optuna.trial import TrialState
+
+    file = write(tmp_path)
+    search(file, out, trials=1)
+    with search_study.SearchStudy.opened(read_search(file), out, None) as study:
+        (trial,) = study.trials
+        trial.state = TrialState.RUNNING  # as it was when it was read
+        monkeypatch.setattr(Study, "get_trials", lambda *_, **__: [trial])
+        assert study.mend() == 0
+        monkeypatch.undo()
+        assert [each.state for each in study.trials] == [TrialState.COMPLETE]
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path, out):
