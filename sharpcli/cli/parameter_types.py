@@ -154,6 +154,8 @@ class NumberType(_Ranged):
         try:
             number = float(value)
         except (TypeError, ValueError):
+            if "," in str(value):
+                self.fail(f"'{value}' is not one number: separate several by blanks", param, ctx)
             self.fail(f"'{value}' is not {self._wanted()}", param, ctx)
         return self._checked(number, value, param, ctx)
 

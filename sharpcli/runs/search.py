@@ -11,7 +11,7 @@ from typing import Any
 from sharpcli.documents.results import Document, dumps
 from sharpcli.errors import SharpError, UsageError, setting
 from sharpcli.runs.search_report import search_document, trial_of
-from sharpcli.runs.search_study import SearchStudy
+from sharpcli.runs.search_study import SearchStudy, home_of
 from sharpcli.runs.search_trial import run_trial
 from sharpcli.runs.search_workers import search_in_processes
 from sharpcli.runs.sweep_run import Tasks
@@ -107,6 +107,8 @@ def run_trials(study: SearchStudy, tasks: Tasks, watch: SearchWatch) -> None:
     while True:
         with study.next_trial(study.search.settings.trials) as trial:
             if trial is None:
+                if study.mend():  # of another process, which died meanwhile
+                    continue
                 return
             name = study.name(trial)
             watch.began(name)
@@ -143,3 +145,4 @@ def _open(output: Path) -> None:
             f"{output}: is not empty and holds no search ({', '.join(sorted(others)[:4])})",
             f"give another {setting('output')}",
         )
+    home_of(output)  # before the storage, so that the folder is known again after a kill

@@ -28,11 +28,12 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial, Trial
 
-__all__ = ["KILLED", "SearchStudy"]
+__all__ = ["KILLED", "SearchStudy", "home_of"]
 
 KILLED = "killed"  # the attribute of a trial whose process has died; another one replaces it
 _ATTEMPTS = 3  # of one trial: it may be what kills its process
 _PLAN = "sharp_plan"
+_MARK = "sharp_mark"  # the attribute of a study by which a folder knows it again
 _PATIENCE = 60.0  # seconds: others hold the folder for as long as choosing values takes
 _TIMEOUT = 60  # seconds that SQLite waits for other processes
 _SQLITE = "sqlite:///"
@@ -42,10 +43,13 @@ _LONGEST = 200  # characters of a storage's own message
 class SearchStudy:
     """The study of a search and its folder. Made by `SearchStudy.opened`."""
 
-    def __init__(self, search: Search, output: Path, study: optuna.Study, storage: Any) -> None:
+    def __init__(
+        self, search: Search, output: Path, study: optuna.Study, storage: Any, *, shared: bool
+    ) -> None:
         self.search, self.output, self.study = search, output, study
         self._storage = storage
-        self._home = _home(output)
+        self._home = home_of(output)
+        self._shared = shared
 
     @classmethod
     @contextlib.contextmanager
@@ -73,8 +77,9 @@ class SearchStudy:
                     pruner=_pruner(search),
                     load_if_exists=True,
                 )
-                found = cls(search, output, study, kept)
+                found = cls(search, output, study, kept, shared=storage is not None)
                 found._compare()
+                found._claim()
                 yield found
             finally:
                 if engine := getattr(kept, "engine", None):
@@ -88,7 +93,7 @@ class SearchStudy:
 
     def name(self, trial: FrozenTrial | Trial) -> str:
         """The name of its folder."""
-        return str(trial.user_attrs.get("folder", f"trial-{trial.number:04}"))
+        return str(trial.user_attrs.get("folder", _folder(trial.number)))
 
     def checkpoint(self, name: str) -> Path:
         """Where a trial's weights go."""
@@ -109,7 +114,7 @@ class SearchStudy:
     def next_trial(self, trials: int) -> Iterator[Trial | None]:
         """A trial to run, while whose checkpoint's file is held; None where there are enough."""
         with contextlib.ExitStack() as held:
-            with self._alone():
+            with _alone(self.output):
                 trial = self._asked(trials)
                 if trial is not None:
                     target = self.checkpoint(self.name(trial))
@@ -121,32 +126,42 @@ class SearchStudy:
         """Mark the trials of this folder whose process has died, to be tried again; how many."""
         from optuna.trial import TrialState
 
-        with self._alone():
+        with _alone(self.output):
             dead = [
                 trial
                 for trial in self.study.get_trials(states=(TrialState.RUNNING,))
                 if self._is_dead(trial)
             ]
             for trial in dead:
-                attempt = trial.user_attrs.get("attempt", 1)
-                if attempt < _ATTEMPTS:
-                    self._storage.set_trial_user_attr(trial._trial_id, KILLED, True)
-                    again = {"folder": self.name(trial), "attempt": attempt + 1}
-                    self.study.enqueue_trial(trial.params, user_attrs=again)
+                again = trial.user_attrs.get("attempt", 1) + 1
+                mark = functools.partial(self._storage.set_trial_user_attr, trial._trial_id)
+                if "folder" not in trial.user_attrs:  # the next one has its number and its choices
+                    mark(KILLED, True)
+                elif again <= _ATTEMPTS:
+                    # A kill between these lines leaves a trial that is still to be marked.
+                    if (self.name(trial), again) not in self._attempts():
+                        known = {"folder": self.name(trial), "attempt": again}
+                        self.study.enqueue_trial(trial.params, user_attrs=known)
+                    mark(KILLED, True)
                 else:
-                    said = f"the process that trained it has died {attempt} times"
-                    self._storage.set_trial_user_attr(trial._trial_id, "error", [said, None])
+                    mark("error", [f"the process that trained it has died {again - 1} times", None])
                 self.study.tell(trial.number, state=TrialState.FAIL)
         return len(dead)
+
+    def _attempts(self) -> set[tuple[str, int]]:
+        """The names of all trials, with which attempt each is."""
+        return {(self.name(t), t.user_attrs.get("attempt", 1)) for t in self.study.get_trials()}
 
     def _asked(self, trials: int) -> Trial | None:
         from optuna.trial import TrialState
 
         counted = self.trials
         waiting = [each for each in counted if each.state == TrialState.WAITING]
-        index = len(counted) - len(waiting)
-        if index >= trials:
+        if len(counted) - len(waiting) >= trials:
             return None
+        # A kill within `mend` leaves a gap, which the next one fills: no two have one folder.
+        taken = {self.name(each) for each in counted if "folder" in each.user_attrs}
+        index = next(n for n in itertools.count() if _folder(n) not in taken)
         if self.search.settings.sampler == "grid" and not waiting:
             combinations = itertools.product(*(each.values for each in self._choices()))
             combination = next(itertools.islice(combinations, index, None), None)
@@ -159,7 +174,7 @@ class SearchStudy:
         trial = self.study.ask(self._distributions())
         trial.set_user_attr("home", self._home)
         if "folder" not in trial.user_attrs:
-            trial.set_user_attr("folder", f"trial-{index:04}")
+            trial.set_user_attr("folder", _folder(index))
         return trial
 
     def _choices(self) -> list[Choice]:
@@ -191,16 +206,18 @@ class SearchStudy:
 
     def _is_dead(self, trial: FrozenTrial) -> bool:
         home = trial.user_attrs.get("home")
-        if home is None:  # its process ended right after it was asked for
+        if home is None and self._shared:  # its process may have ended right after it was asked for
             begun = trial.datetime_start
             return begun is not None and time.time() - begun.timestamp() > _PATIENCE
-        if home != self._home:
+        if home not in (None, self._home):
             return False  # a machine with another folder has it
+        if "folder" not in trial.user_attrs:
+            return True  # who asks for one holds the folder until it has this, and we hold it now
         target = self.checkpoint(self.name(trial))
         try:
             target.parent.mkdir(exist_ok=True)
-            with reserved(target):
-                return True
+            with reserved(target):  # it may have ended since it was read
+                return not self._storage.get_trial(trial._trial_id).state.is_finished()
         except InUseError:
             return False
 
@@ -224,27 +241,53 @@ class SearchStudy:
                 "searches are not mixed; with a storage of your own, rename the file too",
             )
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep other processes of this folder from choosing at the same time."""
-        until = time.monotonic() + _PATIENCE
-        while True:
-            with contextlib.ExitStack() as held:
-                try:
-                    held.enter_context(reserved(self.output / "search.lock"))
-                except InUseError:
-                    if time.monotonic() > until:
-                        raise
-                    continue
-                yield
+    def _claim(self) -> None:
+        """Let the folder be this study's: another one has trials of the same names."""
+        mark = self.output / ".study"
+        with _alone(self.output):
+            if _MARK not in self.study.user_attrs:
+                self.study.set_user_attr(_MARK, uuid.uuid4().hex)
+            own = f"{self.study.user_attrs[_MARK]} {self.study.study_name}"
+            if not mark.exists():
+                write_whole(mark, own)
                 return
+        found = mark.read_text("utf-8")
+        if found != own:
+            name = found.partition(" ")[2]
+            where = "" if name != self.study.study_name else " in another storage"
+            raise UsageError(
+                f"{self.output}: holds the trials of another search, {name}{where}",
+                f"give another {setting('output')}: each search has a folder of its own",
+            )
 
 
-def _home(output: Path) -> str:
-    """The folder's own mark, the same for all who see this folder."""
+def _folder(index: int) -> str:
+    return f"trial-{index:04}"
+
+
+@contextlib.contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Keep other processes of this folder from choosing at the same time."""
+    until = time.monotonic() + _PATIENCE
+    while True:
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(reserved(output / "search.lock"))
+            except InUseError:
+                if time.monotonic() > until:
+                    raise
+                continue
+            yield
+            return
+
+
+def home_of(output: Path) -> str:
+    """The folder's own mark, the same for all who see this folder; made where there is none."""
     mark = output / ".home"
     if not mark.exists():
-        write_whole(mark, uuid.uuid4().hex)
+        with _alone(output):
+            if not mark.exists():
+                write_whole(mark, uuid.uuid4().hex)
     return mark.read_text("ascii")
 
 

@@ -83,6 +83,7 @@ def run_trial(study: SearchStudy, trial: Trial, tasks: Tasks, progress: Progress
                 run.settings,
                 target,
                 progress,
+                inits=search.sweep.path.parent,
                 watchers=(scorer,),
                 beside=lambda: {**about, "objective": f"{scorer.value:.6g}"},
             )

@@ -167,6 +167,11 @@ def notes(settings: TrainSettings, trained: Trained) -> list[str]:
             f"{counted(trained.epochs, 'epoch')}\n"
             "  hint: train for longer, or with another learning rate"
         )
+    if settings.swa is not None and not settings.averages_after(trained.epochs, trained.steps):
+        said.append(
+            f"{setting('swa', settings.swa)}: no average was begun in "
+            f"{counted(trained.steps, 'step')}, so the weights are those after the last one"
+        )
     if trained.problem is not None:
         said.append(
             f"a killed training would have begun anew: the state of {settings.optimizer} cannot be "

@@ -139,7 +139,7 @@ def take_step(
     except Exception as error:  # of an optimizer's own code, whatever it is
         raise SharpError(
             f"the optimizer {name} cannot take a step on this model: {error}",
-            f"take another one: {setting('optimizer', 'sgd')}",
+            f"check its options, or take another one: {setting('optimizer', 'sgd')}",
         ) from error
 
 

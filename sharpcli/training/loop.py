@@ -205,7 +205,7 @@ class Run:
         while not ended:
             self.step()
             ended = self.steps == settings.steps or (order.ended and order.epoch == settings.epochs)
-            if (order.ended or ended) and self._averages:
+            if (order.ended or ended) and settings.averages_after(order.epoch, self.steps):
                 self.stepper.average()
             if (order.ended and settings.until_loss is not None) or ended:
                 self.losses.read()
@@ -316,7 +316,16 @@ class Run:
         }
 
     def _restore(self, found: dict[str, Any]) -> None:
+        assert self.file is not None, "the state is from there"
+        with self.file.understood():
+            self._take_up(found)
+
+    def _take_up(self, found: dict[str, Any]) -> None:
         self.steps, self.first_loss = found["steps"], found["first_loss"]
+        if not 0 < self.steps < (self.settings.steps or math.inf):
+            raise ValueError(f"{self.steps} steps")
+        if self.settings.ema is not None and found["averages"] is None:
+            raise ValueError("no averages")
         self.model.load_state_dict(found["model"])
         restore_optimizer(self.stepper.optimizer, found["optimizer"])
         self.stepper.averages, self.stepper.averaged = found["averages"], found["averaged"]
@@ -329,20 +338,6 @@ class Run:
         if self.augmenter is not None:
             self.augmenter.restore(found["augmenter"])
         self.clock.start(found["seconds"])
-
-    @property
-    def _averages(self) -> bool:
-        """Whether the equal average of the weights has begun."""
-        start = self.settings.swa
-        if start is None:
-            return False
-        return self.steps >= start if start >= 1 else self._share >= start
-
-    @property
-    def _share(self) -> float:
-        """How much of the training is done, of its epochs or its steps."""
-        parts = (self.order.epoch, self.settings.epochs), (self.steps, self.settings.steps)
-        return max(done / most for done, most in parts if most is not None)
 
     @contextlib.contextmanager
     def _at_evaluated_weights(self) -> Iterator[None]:

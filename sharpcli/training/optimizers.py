@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import pkgutil
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -272,8 +273,8 @@ class TrainSettings:
             ),
             "ema": (self.ema is None or 0 <= self.ema < 1, "a decay is at least 0 and below 1"),
             "swa": (
-                self.swa is None or 0 <= self.swa < math.inf,
-                "the average starts at step 0 or later",
+                self.swa is None or 0 <= self.swa <= (self.steps or sys.maxsize),
+                "the average starts at step 0 or later, and at the last step at the latest",
             ),
             "batch_schedule": (
                 self.batch_schedule is None or self.fixed_batch is None,
@@ -352,6 +353,14 @@ class TrainSettings:
             ),
             "track_tol": (0 < self.track_tol <= 1, "a share of λ1 is above 0 and at most 1"),
         }
+
+    def averages_after(self, epochs: int, steps: int) -> bool:
+        """Whether the equal average of the weights has begun after so many epochs and steps."""
+        if self.swa is None:
+            return False
+        parts = (epochs, self.epochs), (steps, self.steps)
+        share = max(done / most for done, most in parts if most is not None)
+        return steps >= self.swa if self.swa >= 1 else share >= self.swa
 
     @property
     def preconditions(self) -> bool:

@@ -5,10 +5,11 @@ The file has tensors and JSON (safetensors): reading it runs no code.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from sharpcli.errors import SharpError, setting
 from sharpcli.runtime.files import write_whole
 from sharpcli.training.catalogue import BASE
 
-__all__ = ["StateFile", "decoded", "encoded", "optimizer_state", "restore_optimizer"]
+__all__ = ["StateFile", "decoded", "encoded", "optimizer_state", "restore_optimizer", "understood"]
 
 _FORMAT = "sharpcli-training/2"
 SECONDS = 5.0  # between two writes, at least
@@ -56,23 +57,27 @@ class StateFile:
         self._run = json.loads(json.dumps({"format": _FORMAT, **run}))
         if not self._resume or not self.path.exists():
             return None
-        again = f"start over with {setting('resume', False)}"
-        file = read_safetensors(self.path)
         try:
+            file = read_safetensors(self.path)
+        except SharpError as error:
+            raise SharpError(error.message, _again()) from error
+        with self.understood():
             header = json.loads(str(file.metadata[_KEY]))
             found = header["run"]
             differences = _differences(found, self._run)
             if not differences:
                 return decoded(header["state"], file.tensors, device)
-        except (KeyError, ValueError, TypeError) as error:
-            raise SharpError(f"{self.path}: does not hold a training's state", again) from error
         shown = differences[:_SHOWN]
         shown += [f"and {len(differences) - _SHOWN} more"] if len(differences) > _SHOWN else []
         raise SharpError(
             f"{self.path}: holds the state of another training: {'; '.join(shown)}",
             f"repeat that training's command to finish it, write to another {setting('output')}, "
-            f"or {again}",
+            f"or {_again()}",
         )
+
+    def understood(self) -> contextlib.AbstractContextManager[None]:
+        """While active, a file that makes no sense is one message."""
+        return understood(self.path, "a training's state", _again())
 
     @property
     def due(self) -> bool:
@@ -80,10 +85,13 @@ class StateFile:
         return time.monotonic() >= self._next
 
     def write(self, state: Any) -> None:
-        """Replace the file by this state; raises `SharpError` where it cannot be written.
+        """Replace the file by this state.
 
         Where the state has something that is neither a tensor nor a plain value, nothing is
         written, now or later, and `problem` says what.
+
+        Raises:
+            SharpError: It cannot be written.
         """
         begun = time.monotonic()
         tensors: dict[str, Tensor] = {}
@@ -92,12 +100,42 @@ class StateFile:
         except TypeError as error:
             self.problem, self._next = str(error), math.inf
             return
-        write_whole(self.path, save(tensors, metadata={_KEY: json.dumps(header)}))
+        try:
+            write_whole(self.path, save(tensors, metadata={_KEY: json.dumps(header)}))
+        except SharpError as error:
+            raise SharpError(
+                error.message, "make room and repeat the command: it goes on from its last state"
+            ) from error
         self._next = time.monotonic() + max(SECONDS, _SHARE * (time.monotonic() - begun))
 
     def remove(self) -> None:
         """Remove the file: the checkpoint is where it belongs."""
         self.path.unlink(missing_ok=True)
+
+
+def _again() -> str:
+    return f"start over with {setting('resume', False)}"
+
+
+@contextlib.contextmanager
+def understood(path: Path, what: str, hint: str) -> Iterator[None]:
+    """While active, content of a file that makes no sense, whatever it is, is one message.
+
+    Args:
+        path: the file.
+        what: what it should hold.
+        hint: what to do where it does not.
+
+    Raises:
+        SharpError: The content makes no sense.
+        OutOfMemoryError: The device has no room for it.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+        raise SharpError(f"{path}: does not hold {what}", hint) from e
 
 
 def encoded(node: Any, tensors: dict[str, Tensor]) -> Any:

@@ -18,7 +18,7 @@ from sharpcli.errors import SharpError, setting
 from sharpcli.runtime import files
 from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.precision import device_of
-from sharpcli.training.state import decoded, encoded, optimizer_state, restore_optimizer
+from sharpcli.training.state import decoded, encoded, optimizer_state, restore_optimizer, understood
 from sharpcli.training.watchers import Moment
 
 __all__ = ["Init", "OptimizerKeeper", "optimizer_file", "read_init"]
@@ -70,13 +70,14 @@ class Init:
             )
         # A new training may have another rate or momentum: what the user can set is not memory.
         state, settable = self.kept["state"], settings.kind.arguments
-        memory = {
-            "state": state["state"],
-            "shared": state["shared"],
-            "groups": [_without(group, settable) for group in state["groups"]],
-            "own": [_without(own, settable) for own in state["own"]],
-        }
-        restore_optimizer(optimizer, memory)
+        with understood(where, "a state of this optimizer", hint):
+            memory = {
+                "state": state["state"],
+                "shared": state["shared"],
+                "groups": [_without(group, settable) for group in state["groups"]],
+                "own": [_without(own, settable) for own in state["own"]],
+            }
+            restore_optimizer(optimizer, memory)
         if hasattr(optimizer, "train"):  # schedule-free ones save in evaluation
             optimizer.train()
 
@@ -109,16 +110,14 @@ def read_init(settings: TrainSettings, folder: Path | None = None) -> Init | Non
             f"{setting('init_optimizer')}",
         )
     file = read_safetensors(path)
-    try:
+    with understood(path, "an optimizer's state", "train the checkpoint again"):
         header = json.loads(str(file.metadata[_KEY]))
         kept, of = decoded(header[_FORMAT], file.tensors, device_of(settings)), header["checkpoint"]
-    except (KeyError, ValueError, TypeError) as error:
+        other = of[:12] if of != checkpoint.sha256 else ""
+        kept = {name: kept[name] for name in ("name", "parameters", "state")}
+    if other:
         raise SharpError(
-            f"{path}: does not hold an optimizer's state", "train the checkpoint again"
-        ) from error
-    if of != checkpoint.sha256:
-        raise SharpError(
-            f"{path}: belongs to other weights (SHA-256 {of[:12]}…) than {checkpoint.path} holds",
+            f"{path}: belongs to other weights (SHA-256 {other}…) than {checkpoint.path} holds",
             f"train that checkpoint again, or leave out {setting('init_optimizer')}",
         )
     return Init(checkpoint, kept, file.sha256)

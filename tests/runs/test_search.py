@@ -19,6 +19,7 @@ from sharpcli.runs import search_study, search_trial
 from sharpcli.runs.search import SearchWatch, search
 from sharpcli.tasks import load_task
 from sharpcli.training.held_out import with_validation
+from sharpcli.training.search_file import read_search
 
 
 @pytest.fixture
@@ -216,6 +217,88 @@ def test_another_search_is_refused_naming_what_differs(tmp_path, out):
     assert "fixed.epochs was 2, is 3" in e.value.message
     assert "search.gamma was " in e.value.message
     search(write(tmp_path), out, trials=2)  # it holds what it held
+
+
+def test_the_folder_of_another_search_keeps_its_trials(tmp_path, out):
+    file = write(tmp_path, FIVE)
+    search(file, out, trials=2)
+    before = checkpoints(out)
+    other = file.with_name("other.toml")
+    other.write_text(FIVE, "utf-8")
+    with pytest.raises(UsageError, match="trials of another search, search"):
+        search(other, out, trials=1)
+    with pytest.raises(UsageError, match="another search, search in another storage"):
+        search(file, out, trials=1, storage=f"sqlite:///{tmp_path}/other.db")
+    assert checkpoints(out) == before
+    assert statuses(search(file, out, trials=2)) == ["ok", "ok"]
+
+
+def test_a_kill_before_the_first_trial_leaves_a_folder_that_goes_on(tmp_path, out, monkeypatch):
+    def killed(*_):
+        raise StoppedError
+
+    monkeypatch.setattr(search_study.SearchStudy, "_compare", killed)
+    with pytest.raises(StoppedError):
+        search(write(tmp_path), out)
+    assert (out / "search.db").exists()
+    monkeypatch.undo()
+    assert statuses(search(write(tmp_path), out, trials=1)) == ["ok"]
+
+
+def test_a_kill_while_values_are_chosen_changes_no_later_trial(tmp_path, out, monkeypatch):
+    from optuna.trial import Trial
+
+    straight = search(write(tmp_path), out, trials=3)
+    number, kept = 0, Trial.set_user_attr
+
+    def killed(trial, key, value):
+        nonlocal number
+        number += key == "home"
+        if number == 2:
+            raise StoppedError  # it has its values, and nothing says whose it is
+        kept(trial, key, value)
+
+    monkeypatch.setattr(Trial, "set_user_attr", killed)
+    with pytest.raises(StoppedError):
+        search(write(tmp_path), tmp_path / "again", trials=3)
+    monkeypatch.undo()
+    document = search(write(tmp_path), tmp_path / "again", trials=3)
+    assert choices(document) == choices(straight)
+    assert checkpoints(tmp_path / "again") == checkpoints(out)
+
+
+def test_a_kill_while_a_dead_trial_is_marked_tries_it_once_more(tmp_path, out, stop, monkeypatch):
+    from optuna import Study
+
+    stop(1)
+    with pytest.raises(StoppedError):
+        search(write(tmp_path), out, trials=3)
+    tell = Study.tell
+
+    def killed(*_args, **_keywords):
+        raise StoppedError
+
+    monkeypatch.setattr(Study, "tell", killed)
+    with pytest.raises(StoppedError):
+        search(write(tmp_path), out, trials=3)
+    monkeypatch.setattr(Study, "tell", tell)
+    names = [result["trial"] for result in search(write(tmp_path), out, trials=3)["results"]]
+    assert sorted(names) == ["trial-0000", "trial-0001", "trial-0002"]
+
+
+def test_a_trial_that_ends_while_dead_ones_are_looked_for_is_none(tmp_path, out, monkeypatch):
+    from optuna import Study
+    from optuna.trial import TrialState
+
+    file = write(tmp_path)
+    search(file, out, trials=1)
+    with search_study.SearchStudy.opened(read_search(file), out, None) as study:
+        (trial,) = study.trials
+        trial.state = TrialState.RUNNING  # as it was when it was read
+        monkeypatch.setattr(Study, "get_trials", lambda *_, **__: [trial])
+        assert study.mend() == 0
+        monkeypatch.undo()
+        assert [each.state for each in study.trials] == [TrialState.COMPLETE]
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path, out):

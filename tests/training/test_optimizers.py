@@ -33,6 +33,7 @@ def built(settings):
         ({"steps": 0}, "steps=0"),
         ({"ema": 1.0}, "ema=1.0"),
         ({"swa": -1.0}, "swa=-1.0"),
+        ({"swa": 500.0, "steps": 30}, "swa=500.0: is out of range"),
         ({"swa": 0.5, "ema": 0.9}, "swa=0.5: cannot be used with ema"),
         (
             {"optimizer": "SAM", "optimizer_options": {"base_optimizer": "asam"}},

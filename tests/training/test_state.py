@@ -1,6 +1,7 @@
 """A training that is interrupted and goes on gives the same weights and curves, bit for bit."""
 
 import copy
+import functools
 import json
 import random
 import signal
@@ -11,9 +12,11 @@ import time
 import plain_loops as plain
 import pytest
 import torch
+from safetensors.torch import save
 from stopped_trainings import StoppedError, Stopping, interrupted, same
 from torch import nn
 
+from sharpcli.checkpoint.safetensors_file import read_safetensors
 from sharpcli.errors import SharpError
 from sharpcli.runs.train import notes
 from sharpcli.tasks import Task, defaults
@@ -157,10 +160,79 @@ def test_what_cannot_be_kept_is_said(tmp_path):
     assert "adashift" in note.lower()
 
 
+@pytest.mark.parametrize(
+    "given", [{"swa": 0.9, "until_loss": 9.0, "epochs": 50}, {"swa": 99.0, "epochs": 2}]
+)
+def test_an_average_that_never_began_is_said(given):
+    settings = TrainSettings(batch_size=8, **given)
+    (note,) = notes(settings, train(plain.task(), settings))
+    assert "no average was begun" in note
+
+
 def test_a_damaged_state_is_said(tmp_path):
     (tmp_path / "a.safetensors.state").write_bytes(b"no state")
     with pytest.raises(SharpError, match=r"a\.safetensors\.state"):
         train(plain.task(), TrainSettings(steps=2), state=StateFile(tmp_path / "a.safetensors"))
+
+
+def _set(name, value):
+    def edit(header, _tensors):
+        for pair in header["state"]["map"]:
+            if pair[0] == name:
+                pair[1] = value
+
+    return edit
+
+
+def _wrong_shape(_header, tensors):
+    tensors["0"] = torch.zeros(3, 3, 3)
+
+
+def _deep(header, _tensors):
+    header["state"] = functools.reduce(lambda inner, _: [inner], range(900), 1)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        _set("steps", -5),
+        _set("steps", "two"),
+        _set("steps", 10**9),
+        _set("model", {"map": []}),
+        _set("optimizer", None),
+        _set("order", {"map": [["epoch", 1], ["position", -7], ["before", 3]]}),
+        _set("averages", None),
+        _set("recorder", {"map": []}),
+        _set("random", {"map": []}),
+        _wrong_shape,
+        _deep,
+    ],
+)
+def test_a_state_that_makes_no_sense_is_one_message(tmp_path, edit):
+    output, settings = tmp_path / "a", TrainSettings(batch_size=8, steps=9, ema=0.9)
+    file = Stopping(output)
+    file.left = 2
+    with pytest.raises(StoppedError):
+        train(plain.task(), settings, state=file)
+    found = read_safetensors(file.path)
+    header, tensors = json.loads(found.metadata["training"]), dict(found.tensors)
+    edit(header, tensors)
+    file.path.write_bytes(save(tensors, metadata={"training": json.dumps(header)}))
+    with pytest.raises(SharpError, match=r"a\.state: does not hold a training's state") as e:
+        train(plain.task(), settings, state=StateFile(output))
+    assert e.value.hint == "start over with resume=False"
+
+
+def test_a_state_that_finds_no_room_says_how_to_go_on(tmp_path, monkeypatch):
+    def full(*_):
+        raise SharpError("a.state: cannot be written: No space left on device", "name a file")
+
+    monkeypatch.setattr("sharpcli.training.state.write_whole", full)
+    file = Stopping(tmp_path / "a")
+    file.left = 2
+    with pytest.raises(SharpError, match="No space left") as e:
+        train(plain.task(), TrainSettings(batch_size=8, steps=9), state=file)
+    assert e.value.hint == "make room and repeat the command: it goes on from its last state"
 
 
 TASK = """

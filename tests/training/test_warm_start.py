@@ -1,7 +1,9 @@
 """Trainings that start from a checkpoint, with or without its optimizer's state."""
 
+import json
 import math
 from dataclasses import replace
+from hashlib import sha256
 
 import plain_loops as plain
 import pytest
@@ -14,7 +16,8 @@ from sharpcli.runs.train import train_and_save
 from sharpcli.tasks import Task, defaults
 from sharpcli.training import TrainSettings
 from sharpcli.training.loop import train
-from sharpcli.training.state import StateFile
+from sharpcli.training.state import StateFile, encoded
+from sharpcli.training.warm_start import _parameters
 
 
 def task(width=8, kind=torch.float32):
@@ -163,6 +166,15 @@ def test_what_does_not_fit_is_refused(tmp_path, first):
     refused("optimizer", "", given)
     save_checkpoint(other, {"a": torch.zeros(1)}, {"optimizer": "adam"})
     refused("does not hold an optimizer's state", "train the checkpoint again", given)
+    kept = {"checkpoint": sha256(first.read_bytes()).hexdigest(), "sharpcli-optimizer/1": 3}
+    save_checkpoint(other, {"a": torch.zeros(1)}, {"optimizer": json.dumps(kept)})
+    refused("does not hold an optimizer's state", "train the checkpoint again", given)
+    state = {"map": [["state", [1]], ["shared", 2], ["groups", []], ["own", []]]}
+    parameters = encoded(_parameters(task().model()), {})
+    known = [["name", "adam"], ["parameters", parameters], ["state", state]]
+    kept["sharpcli-optimizer/1"] = {"map": known}
+    save_checkpoint(other, {"a": torch.zeros(1)}, {"optimizer": json.dumps(kept)})
+    refused("does not hold a state of this optimizer", "leave out init_optimizer", given)
     other.write_bytes(before)
     train_and_save(task(), replace(adam, steps=4), first)
     refused(r"belongs to other weights \(SHA-256 \w{12}…\)", "init_optimizer", given)

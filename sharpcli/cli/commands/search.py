@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,7 @@ def search(
     from sharpcli.render.pages.searches import ranked
     from sharpcli.runs.search import search as look
     from sharpcli.runtime import interruption
+    from sharpcli.training.sweep_file import path_of_task
 
     if len(places) > 2:
         raise UsageError("a search takes a task and a file", "sharp search digits search.toml")
@@ -102,7 +104,8 @@ def search(
     emit(document, OutputSettings(format=form, quiet=quiet))
     found = [each for each in ranked(document) if each["status"] == Outcome.OK]
     if found and form == "table":
-        click.echo(f"\nto train it again:\n  {_command(document, found[0])}")
+        named = task[0] if task else path_of_task(Path(file), document["task"]["name"])
+        click.echo(f"\nto train it again:\n  {_command(Path(file), found[0], named)}")
     if interruption.received():
         ended = sum(each["status"] != Outcome.WAITING for each in document["results"])
         say(f"interrupted: {counted(ended, 'trial')} kept; the same command goes on from there")
@@ -110,23 +113,36 @@ def search(
     return ExitCode.DONE if found else ExitCode.FAILED
 
 
-def _command(document: Mapping[str, Any], trial: Mapping[str, Any]) -> str:
-    """The line of `sharp train` with the settings of a trial."""
+def _command(file: Path, trial: Mapping[str, Any], task: str) -> str:
+    """The line of `sharp train` with the settings of a trial, to be run from this folder."""
     from sharpcli.training.optimizers import TrainSettings
 
-    words = ["sharp", "train", document["task"]["name"]]
+    words = ["sharp", "train", task]
     for name, value in trial["options"].items():
         words += ["-O", f"{name}={value}"]
+    plain = asdict(TrainSettings())
     for name, value in trial["settings"].items():
-        if value is None or value == getattr(TrainSettings(), name):
+        if value is None or _word(value) == _word(plain[name]):
             continue
-        if isinstance(value, Mapping):
-            words += [word for k, each in value.items() for word in ("-P", f"{k}={_word(each)}")]
-        elif name != "batch_size" or trial["settings"]["fixed_batch"] is None:
-            values = value if isinstance(value, list) else [value]
-            words += [f"--{name.replace('_', '-')}", *map(_word, values)]
+        if name == "batch_size" and trial["settings"]["fixed_batch"] is not None:
+            continue
+        words += _option(name, str(file.parent / value) if name == "init" else value)
     return shlex.join([*words, "--output", "best.safetensors"])
 
 
+def _option(name: str, value: Any) -> list[str]:
+    """A setting as `sharp train` takes it."""
+    option = f"--{name.replace('_', '-')}"
+    if isinstance(value, Mapping):
+        return [word for k, each in value.items() for word in ("-P", f"{k}={_word(each)}")]
+    if value is True:
+        return [option]
+    if name == "betas":  # the option takes two
+        return [option, *map(str, value)] if len(value) == 2 else ["-P", f"betas={_word(value)}"]
+    return [option, _word(value)]
+
+
 def _word(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ",".join(map(_word, value))
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from jsonschema import Draft202012Validator
+from safetensors.torch import load_file
 from tiny_searches import FIVE, write
 
 pytest.importorskip("optuna")
 
+from sharpcli.cli.commands.search import _option
 from sharpcli.cli.main import sharp
 from sharpcli.cli.search_progress import search_progress
 from sharpcli.render.pages.searches import ranked
@@ -53,6 +55,47 @@ def test_the_best_trials_come_first_and_the_last_line_trains_the_best_again():
     measured = CliRunner().invoke(sharp, [*measure, "--json"])
     loss = json.loads(measured.stdout)["results"][0]["measures"]["loss"]["test"]["value"]
     assert loss == pytest.approx(results[0]["objective"], rel=1e-6)
+
+
+def test_the_line_has_every_setting_as_train_takes_it():
+    Path("sub").mkdir()
+    Path("sub/task.py").write_bytes(Path("task.py").read_bytes())
+    start = ["train", "task.py", "-O", "width=3", "--steps", "2", "--output", "sub/start"]
+    assert CliRunner().invoke(sharp, start).exit_code == 0
+    Path("sub/s.toml").write_text(
+        """
+        task = "task.py"
+        split = "train"
+        trials = 1
+        options = { width = 3 }
+        [fixed]
+        steps = 4
+        init = "start"
+        optimizer = "adam"
+        betas = [0.8, 0.9]
+        optimizer_options = { amsgrad = true }
+        noise_scale = true
+        save_every = "log"
+        track = ["loss", "gradient"]
+        every = 2
+        [search]
+        lr = { low = 0.01, high = 0.1 }
+        """,
+        "utf-8",
+    )
+    done = run("sub/s.toml", "--output", "out")
+    assert done.exit_code == 0, done.output
+    words = shlex.split(done.stdout.splitlines()[-1])
+    again = CliRunner().invoke(sharp, words[1:])
+    assert again.exit_code == 0, again.output
+    first, second = (load_file(p) for p in ("out/trial-0000/model.safetensors", words[-1]))
+    assert all(first[name].equal(second[name]) for name in first)
+    curves = json.loads(Path(f"{words[-1]}.curves.json").read_text("utf-8"))
+    assert {"loss", "gradient"} <= {*curves["results"][0]["tracked"][0]["measures"]}
+
+
+def test_three_betas_are_an_option_of_the_optimizer():
+    assert _option("betas", [0.9, 0.99, 0.999]) == ["-P", "betas=0.9,0.99,0.999"]
 
 
 def test_json_is_what_search_json_holds_and_fits_the_schema():
