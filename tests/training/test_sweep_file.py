@@ -43,12 +43,30 @@ def test_options_of_the_task_can_vary(tmp_path):
 
 def test_the_file_of_the_guide(tmp_path):
     page = (Path(__file__).parents[2] / "docs" / "guide.md").read_text("utf-8")
-    (content,) = (each for each in re.findall(r"```toml\n(.*?)```", page, re.S) if "[grid]" in each)
+    files = re.findall(r"```toml\n(.*?)```", page, re.S)
+    (content,) = (each for each in files if "[grid]" in each and "[measure]" in each)
     plan = read_sweep(write(tmp_path, content))
     assert len(plan.runs) == 13
     assert "optimizer=sgd,batch_size=16,seed=0" in [run.name for run in plan.runs]
     assert plan.runs[-1].name == "hot"
     assert plan.measure == {"measures": ["loss", "hessian"]}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("[fixed]\nlr = 0.1\n[grid]\nseed = [0]\n", "[fixed]\nlr = 0.1\n[grid]\nseed = [0, 1]\n"),
+        ("[fixed]\nlr = 0.1\n[grid]\nseed = [0, 1]\n", "[[list]]\nlr = 0.5\n"),
+        ("[fixed]\nlr = 0.1\n[[list]]\nseed = 1\n", "[[list]]\nseed = 2\n"),
+        ("[fixed]\nlr = 0.1\n[[list]]\nseed = 1\n", "[[list]]\nseed = 1\nlr = 0.2\n"),
+    ],
+)
+def test_runs_keep_their_names_when_others_are_added(tmp_path, before, after):
+    head = 'task = "digits"\n'
+    first = names(tmp_path, head + before)
+    later = names(tmp_path, head + (after if "[grid]" in after else before + after))
+    assert later[: len(first)] == first
+    assert len(later) > len(first)
 
 
 def test_one_run_needs_no_grid(tmp_path):
@@ -91,6 +109,7 @@ def test_a_fixed_batch_is_the_batch_size(tmp_path):
         ('task = "digits"\n[grid]\nlr = [1, 1.0]\noptions.a = ["x/y", "x-y"]\n', "two runs have"),
         ('task = "digits"\n[[list]]\nname = "../up"\n', "is no name of a folder"),
         ('task = "digits"\n[[list]]\nname = "sweep.json"\n', "is no name of a folder"),
+        ('task = "digits"\n[[list]]\nname = ""\n', "is no name of a folder"),
         ('task = "digits"\ngrid = 3\n', "grid is a table"),
         ('task = "digits"\n[list]\nlr = 1\n', "a table for each run"),
         ('task = "digits"\n[fixed]\noptimizer = "sdg"\n', "sdg"),
