@@ -26,6 +26,7 @@ __all__ = ["draws"]
 _RUNS = "runs"
 _SEED = "seed"
 _FINENESS = 300  # steps of a range at least: few digits, and hardly two equal draws
+_LARGEST = 1e150  # of a range's numbers: their quotient, too, is a float64
 _ATTEMPTS = 100  # draws for each run that is wanted, where many are equal
 
 Draw = Callable[[float], Any]  # of a random number in [0, 1)
@@ -59,7 +60,7 @@ def draws(
         if key not in (_RUNS, _SEED)
     }
     if not ways:
-        raise UsageError("[random] draws nothing", "add a setting: lr = { low = 0.01, high = 1.0 }")
+        raise UsageError("draws nothing", "add a setting: lr = { low = 0.01, high = 1.0 }")
     found: dict[str, dict[str, Any]] = {}
     for index in range(runs * _ATTEMPTS):
         # A text as seed is hashed by SHA-512, on every machine alike.
@@ -91,6 +92,12 @@ def _way(key: str, asked: Any, kind: Any, written: Callable[[str, Any], str]) ->
 
 def _in_range(key: str, found: Range, kind: Any, said: str) -> Draw:
     low, high, scale = found.low, found.high, found.scale
+    narrowest = min(low, high - low) if scale == "log" else high - low
+    if max(abs(low), abs(high)) > _LARGEST or narrowest < 1 / _LARGEST:
+        raise UsageError(
+            f"{said}: is too wide or too narrow to draw from",
+            f"numbers are at most {_LARGEST:g} and {1 / _LARGEST:g} apart",
+        )
     kinds = (kind, *get_args(kind))
     if kind is not None and float not in kinds and int not in kinds:
         raise UsageError(f"{said}: {key} is no number", f"give a list of values: {key} = [ … ]")

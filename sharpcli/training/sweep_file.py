@@ -109,13 +109,9 @@ def read_sweep(path: Path) -> Sweep:
     fixed = flat_settings(path, "fixed", {"options": content.get("options", {})})
     fixed |= flat_settings(path, "fixed", content.get("fixed", {}))
     drawn, grid = _random(path, content, fixed), _grid(path, content, fixed)
-    many = [fixed | each | own for each in drawn for own in grid]
-    given = [
-        *(many if "grid" in content or "random" in content else []),
-        *_list(path, content, fixed),
-    ]
-    runs = [as_asked(path, values) for values in given] or [as_asked(path, fixed)]
-    named = _named(path, runs)
+    many = [each | own for each in drawn for own in grid]
+    own = [*(many if "grid" in content or "random" in content else []), *_list(path, content)]
+    named = _named(path, fixed, own or [{}])
     tables = content.get("measure"), content.get("slurm")
     return Sweep(path, task, path_of_task(path, task), named, *tables)
 
@@ -209,7 +205,7 @@ def _refuse_twice(path: Path, key: str, where: str, fixed: Mapping[str, Any]) ->
         )
 
 
-def _list(path: Path, content: Mapping[str, Any], fixed: dict[str, Any]) -> list[dict[str, Any]]:
+def _list(path: Path, content: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The runs that the file names one by one."""
     tables = content.get("list", [])
     if not isinstance(tables, list) or not all(isinstance(each, dict) for each in tables):
@@ -220,7 +216,7 @@ def _list(path: Path, content: Mapping[str, Any], fixed: dict[str, Any]) -> list
     for table in tables:
         own = {key: value for key, value in table.items() if key != "name"}
         named = {"name": table["name"]} if "name" in table else {}
-        runs.append(fixed | flat_settings(path, "[list]", own) | named)
+        runs.append(flat_settings(path, "[list]", own) | named)
     return runs
 
 
@@ -267,39 +263,47 @@ def as_asked(path: Path, values: Mapping[str, Any]) -> Asked:
         raise UsageError(f"{path}: {error.message}", error.hint) from error
 
 
-def _named(path: Path, asked: Sequence[Asked]) -> tuple[SweepRun, ...]:
-    """The runs with names that say what varies: `optimizer=sgd,batch_size=16,seed=0`."""
-    keys = dict.fromkeys(key for each in asked for key in each.given if key != "name")
-    varying = [key for key in keys if len({repr(each.given.get(key)) for each in asked}) > 1]
-    short = [key.rpartition(".")[2] for key in varying]
+def _named(
+    path: Path, fixed: Mapping[str, Any], own: Sequence[Mapping[str, Any]]
+) -> tuple[SweepRun, ...]:
+    """The runs with names that say what is their own: `optimizer=sgd,batch_size=16,seed=0`.
+
+    A name has nothing of the other runs in it, so that runs can be added to a sweep.
+
+    Raises:
+        UsageError: for two runs of one name.
+    """
+    keys = [*dict.fromkeys(key for each in own for key in each if key != "name")]
+    short = [key.rpartition(".")[2] for key in keys]
     labels = {
-        key: key if short.count(own) > 1 else own for key, own in zip(varying, short, strict=True)
+        key: key if short.count(last) > 1 else last for key, last in zip(keys, short, strict=True)
     }
     runs: dict[str, SweepRun] = {}
-    for each in asked:
-        own = [f"{labels[key]}={_text(each.given[key])}" for key in varying if key in each.given]
-        name = _own_name(path, each) if "name" in each.given else _safe(",".join(own) or "run")
+    for each in own:
+        asked = as_asked(path, {**fixed, **each})
+        said = ",".join(f"{labels[key]}={_text(each[key])}" for key in keys if key in each)
+        name = _own_name(path, each["name"]) if "name" in each else _safe(said or "run")
         # File systems may take upper and lower case for the same.
         if name.casefold() in runs:
             raise UsageError(
                 f"{path}: two runs have the name '{name}'",
                 'let them differ in a setting, or name them: [[list]] name = "…"',
             )
-        runs[name.casefold()] = SweepRun(name, each.settings, each.options)
+        runs[name.casefold()] = SweepRun(name, asked.settings, asked.options)
     return tuple(runs.values())
 
 
-def _own_name(path: Path, asked: Asked) -> str:
-    name = asked.given["name"]
+def _own_name(path: Path, name: Any) -> str:
     if (
         not isinstance(name, str)
+        or not name
         or name != _safe(name)
         or name.startswith(".")
         or name.casefold() in _RESERVED
     ):
         raise UsageError(
             f"{path}: [[list]] name = {as_toml(name)}: is no name of a folder",
-            "use letters, digits and . _ = + , ( ) -",
+            f"use up to {_LONGEST_NAME} letters, digits and . _ = + , ( ) -",
         )
     return name
 

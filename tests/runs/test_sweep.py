@@ -81,6 +81,20 @@ def test_a_checkpoint_without_its_record_is_enough(tmp_path, out, trained):
         assert again[key] == first[key]
 
 
+def test_a_run_that_was_killed_before_its_last_files_is_trained_again(tmp_path, out, trained):
+    file = write(tmp_path, FOUR.replace("epochs = 1", "epochs = 1\nsave_optimizer = true"))
+    sweep(file, out)
+    before = checkpoints(out)
+    for name, lost in ((NAMES[0], "curves.json"), (NAMES[2], "model.safetensors.optimizer")):
+        (out / name / "run.json").unlink()
+        (out / name / lost).unlink()
+    sweep(file, out)
+    assert trained == [*NAMES, NAMES[0], NAMES[2]]
+    assert checkpoints(out) == before
+    assert (out / NAMES[0] / "curves.json").exists()
+    assert (out / NAMES[2] / "model.safetensors.optimizer").exists()
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -200,7 +214,7 @@ DYING = TASK.replace(
     "def model(width: int = 4):\n    import os, signal\n"
     "    if torch.initial_seed() == 7: os.kill(os.getpid(), signal.SIGKILL)",
 )
-THREE = FOUR.replace('["sgd", "adam"]', '["sgd"]').replace("[0, 1]", "[0, 7, 2]")
+THREE = FOUR.replace('optimizer = ["sgd", "adam"]\n', "").replace("[0, 1]", "[0, 7, 2]")
 
 
 def test_processes_train_to_the_same_bytes_and_one_that_dies_is_marked(tmp_path, out):

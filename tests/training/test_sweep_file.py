@@ -52,6 +52,23 @@ def test_the_files_of_the_guide(tmp_path):
     assert plan.measure == {"measures": ["loss", "hessian"]}
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("[fixed]\nlr = 0.1\n[grid]\nseed = [0]\n", "[fixed]\nlr = 0.1\n[grid]\nseed = [0, 1]\n"),
+        ("[fixed]\nlr = 0.1\n[grid]\nseed = [0, 1]\n", "[[list]]\nlr = 0.5\n"),
+        ("[fixed]\nlr = 0.1\n[[list]]\nseed = 1\n", "[[list]]\nseed = 2\n"),
+        ("[fixed]\nlr = 0.1\n[[list]]\nseed = 1\n", "[[list]]\nseed = 1\nlr = 0.2\n"),
+    ],
+)
+def test_runs_keep_their_names_when_others_are_added(tmp_path, before, after):
+    head = 'task = "digits"\n'
+    first = names(tmp_path, head + before)
+    later = names(tmp_path, head + (after if "[grid]" in after else before + after))
+    assert later[: len(first)] == first
+    assert len(later) > len(first)
+
+
 def test_one_run_needs_no_grid(tmp_path):
     assert names(tmp_path, 'task = "digits"\n[fixed]\nlr = 1\n') == ["run"]
 
@@ -92,6 +109,7 @@ def test_a_fixed_batch_is_the_batch_size(tmp_path):
         ('task = "digits"\n[grid]\nlr = [1, 1.0]\noptions.a = ["x/y", "x-y"]\n', "two runs have"),
         ('task = "digits"\n[[list]]\nname = "../up"\n', "is no name of a folder"),
         ('task = "digits"\n[[list]]\nname = "sweep.json"\n', "is no name of a folder"),
+        ('task = "digits"\n[[list]]\nname = ""\n', "is no name of a folder"),
         ('task = "digits"\ngrid = 3\n', "grid is a table"),
         ('task = "digits"\n[list]\nlr = 1\n', "a table for each run"),
         ('task = "digits"\n[fixed]\noptimizer = "sdg"\n', "sdg"),

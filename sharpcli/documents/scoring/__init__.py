@@ -146,8 +146,8 @@ _MORE = f"runs know more metrics where they were trained with {setting('evaluate
 
 
 def _common_target(scorers: Sequence[Scorer], *, lower: bool) -> float | None:
-    """The best value that the median run of every group reaches; failed groups are left out."""
-    reached = [each.median_best() for each in scorers if each.has_curves]
+    """The best value that most runs of every group reach; groups that failed are left out."""
+    reached = [each.reached_by_most() for each in scorers if each.has_curves]
     finite = [value for value in reached if value is not None and math.isfinite(value)]
     if not finite:
         return None

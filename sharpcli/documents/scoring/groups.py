@@ -114,7 +114,10 @@ def _label(values: Mapping[str, Any]) -> str:
 
 def as_label(value: Any) -> str:
     """A value as one line of plain text. It is not cut: two groups may differ in the last digit."""
-    return visible(f"{value:g}" if isinstance(value, float) else str(value)).strip()
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else str(value)
+    return visible(str(value)).strip()
 
 
 def _plain(value: Any) -> Any:

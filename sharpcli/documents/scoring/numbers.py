@@ -73,23 +73,25 @@ class Scorer:
             curve=self._band(),
         )
 
-    def median_best(self) -> float | None:
-        """The best value of the median run, infinite where the median run failed."""
-        return self._median(self._bests())
+    def reached_by_most(self) -> float | None:
+        """The best value that more than half of the runs reach, so that its median cost is known.
+
+        It is that of the median run, of an even number the worse one of the two in the middle;
+        infinite where so many failed.
+        """
+        values = [*(self._sign * v for v in self._bests()), *[math.inf] * self.lost]
+        return self._sign * sorted(values)[len(values) // 2] if values else None
 
     def median_final(self) -> float | None:
         """The final value of the median run; infinite where the median run failed."""
-        return self._median(self._finals)
+        if not self.ended:
+            return None
+        found = median([*(self._sign * v for v in self._finals), *[math.inf] * self.lost])
+        return self._sign * found
 
     def arrives_at_once(self, target: float) -> bool:
         """Whether some run is at the target before its first step."""
         return any(self._first(run, target) == 0 for run in self.trained)
-
-    def _median(self, values: Sequence[float]) -> float | None:
-        if not self.ended:
-            return None
-        found = median([*(self._sign * v for v in values), *[math.inf] * self.lost])
-        return self._sign * found
 
     def _bests(self) -> list[float]:
         return [

@@ -53,7 +53,7 @@ def test_csv_has_a_row_for_each_run_with_its_settings():
     Path("sweep.toml").write_text(adam, "utf-8")
     done = run("--output", "out", "--format", "csv", "--quiet")
     rows = [*csv.DictReader(io.StringIO(done.stdout))]
-    assert [row["run"] for row in rows] == ["seed=0", "seed=1"]
+    assert [row["run"] for row in rows] == ["optimizer=adam,seed=0", "optimizer=adam,seed=1"]
     assert rows[-1]["settings.optimizer"] == "adam"
     assert rows[-1]["settings.betas"] == "0.8 0.9"
     assert rows[-1]["options.width"] == "3"

@@ -92,6 +92,21 @@ def test_the_default_target_is_what_the_median_run_of_each_group_reaches():
     assert [r["scores"]["to_target"]["reached"] for r in document["results"]] == [2, 3]
 
 
+@pytest.mark.parametrize("bests", [[0.8, 0.9], [0.7, 0.8, 0.9, 0.95]])
+def test_of_an_even_number_of_runs_more_than_half_reach_the_default_target(bests):
+    document = scored([run([0.1, each], seed=i) for i, each in enumerate(bests)])
+    assert document["settings"]["score"]["target"] == 0.8
+    (found,) = [r["scores"]["to_target"] for r in document["results"]]
+    assert found["reached"] > len(bests) / 2
+    assert found["steps"]["median"] == 10
+
+
+def test_labels_tell_groups_apart_by_any_digit():
+    document = scored([run(lr=0.1234567), run(lr=0.1234568), run(lr=1e6)])
+    labels = ["lr=0.1234567", "lr=0.1234568", "lr=1e+06"]
+    assert [each["label"] for each in document["results"]] == labels
+
+
 def test_a_loss_is_better_where_it_is_lower():
     curves = [[2.0, 0.5, 0.7], [2.0, 0.9, 0.6]]
     runs = [run(each, seed=i, metric="loss") for i, each in enumerate(curves)]
@@ -100,8 +115,8 @@ def test_a_loss_is_better_where_it_is_lower():
     assert (about["metric"], about["split"], about["lower_is_better"]) == ("loss", "test", True)
     assert found["best"]["values"] == [0.5, 0.6]
     assert found["over_seeds"]["worst"] == 0.7
-    assert about["target"] == pytest.approx(0.55)
-    assert found["to_target"]["reached"] == 1
+    assert about["target"] == pytest.approx(0.6)  # the worse one of two
+    assert found["to_target"]["reached"] == 2
 
 
 def test_a_metric_may_be_declared_lower():
