@@ -27,7 +27,7 @@ _PLACES, _NEAREST = 24, 1e-2
 
 @dataclass(frozen=True)
 class Largest:
-    """A Ritz pair: `residual` is ‖Av − value·v‖ for the unit `vector` (n,).
+    """A Ritz pair: `image` (n,) is Av of the unit `vector` v (n,), `residual` ‖Av − value·v‖.
 
     No eigenvalue is more than `above` larger, except with probability `MISSED`; infinite where that
     is not known. `met` says whether both are within the tolerance. `asymmetry` is how far rounding
@@ -36,6 +36,7 @@ class Largest:
 
     value: float
     vector: Tensor
+    image: Tensor
     residual: float
     above: float
     met: bool
@@ -85,9 +86,12 @@ def largest(
             break
     moved = math.hypot(space.rounding, space.dropped)
     values, vectors, _ = space.ritz()
+    beyond = space.coupling @ vectors[-space.coupling.shape[1] :, 0]
+    image = beyond.to(space.pending) @ space.pending
     turn(space, values[:1], vectors[:, :1])
     vector = space.basis[0].to(operator.device)
-    return Largest(value, vector, residual, above, met and not hopeless, moved, used)
+    image = image.to(vector) + value * vector
+    return Largest(value, vector, image, residual, above, met and not hopeless, moved, used)
 
 
 def _above(space: Krylov, value: float, residual: float, limit: float, noise: float) -> float:

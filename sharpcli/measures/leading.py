@@ -146,16 +146,20 @@ def _form(operator: CurvatureOperator, diagonal: Tensor | None) -> CurvatureOper
 def _certified(exact: CurvatureOperator, rough: Largest, tolerance: float) -> Largest | None:
     """The pair from one exact product with a vector; None if its error is above the tolerance.
 
-    What both products of the vector differ by is taken for the error of all rough ones.
+    What the exact and the rough product of the vector differ by is taken for the error of all rough
+    ones.
     """
     vector = rough.vector
     image = exact @ vector
     value = float(dots(vector[None], image[None]))
-    off = image - value * vector
-    residual = float(dots(off[None], off[None])) ** 0.5
-    differ = abs(value - rough.value) + residual + rough.residual
-    above = max(0.0, rough.value + rough.above - value) + differ
+    residual = _norm(image - value * vector)
+    above = max(0.0, rough.value + rough.above - value) + _norm(image - rough.image)
     met = max(residual, above) <= tolerance * abs(value)
-    moved = torch.finfo(vector.dtype).eps * float(dots(image[None], image[None])) ** 0.5
-    found = Largest(value, vector, residual, above, met, moved, rough.products + 1)
+    moved = torch.finfo(vector.dtype).eps * _norm(image)
+    found = Largest(value, vector, image, residual, above, met, moved, rough.products + 1)
     return found if met else None
+
+
+def _norm(vector: Tensor) -> float:
+    square = float(dots(vector[None], vector[None]))
+    return math.sqrt(square)

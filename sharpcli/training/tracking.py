@@ -33,7 +33,7 @@ from sharpcli.training.watchers import Moment
 __all__ = ["Tracker", "sample_of"]
 
 _BATCH = 256  # examples in a microbatch, which bounds the memory
-_CHECKED = 32  # examples on which second derivatives are checked in float64, as in `measure`
+_CHECKED = 8  # examples on which second derivatives are checked in float64, once
 # Terms of the loss, such as tokens, in the sample, and its fewest examples. On the text GPT at its
 # default sizes λ1 of 64 windows of 32 bytes is off by about 5 % of that of all data.
 _TERMS, _LEAST = 2048, 64

@@ -16,7 +16,7 @@ __all__ = ["course_file"]
 
 _WIDTH, _TALL, _LOW = 4.6, 0.44, 0.26  # inches; the heights of panels as shares of it
 _DASHES = (0, (3.5, 1.5))
-_MOST_DOTS = 80  # points of a line; with more, only the line is drawn
+_MOST_DOTS = 60  # points of a line; with more, only the line is drawn
 
 
 def course_file(course: Course, suffix: str, settings: FigureSettings) -> bytes:
@@ -55,6 +55,10 @@ def _draw_panel(axes: Any, panel: Panel, scale: str) -> None:
         axes.set_yscale("log", nonpositive="clip")
     axes.set_ylabel(figure_text(panel.title))
     axes.margins(x=0.02)
+    if panel.extent is not None:
+        log = axes.get_yscale() == "log"
+        if log == panel.wide:
+            axes.set_ylim(*panel.extent)
     if len(panel.lines) > 1:
         axes.legend(loc="best")
 
