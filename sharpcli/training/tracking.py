@@ -32,7 +32,9 @@ from sharpcli.training.watchers import Moment
 
 __all__ = ["Tracker", "sample_of"]
 
-_BATCH = 256  # examples in a microbatch, which bounds the memory
+# Examples in a microbatch: as many as this memory holds, counted once in bytes, so that a resumed
+# training takes the same.
+_BATCH, _BYTES = 256, 2**28
 _CHECKED = 8  # examples on which second derivatives are checked in float64, once
 # Terms of the loss, such as tokens, in the sample, and its fewest examples. On the text GPT at its
 # default sizes λ1 of 64 windows of 32 bytes is off by about 5 % of that of all data.
@@ -52,6 +54,7 @@ class Tracker:
         self._rows: Rows | None = None
         self._check: SelfCheck | None = None
         self._smooth = True  # until differences of gradients are not
+        self._batch: int | None = None
         self._rounded: tuple[float, float] | None = None  # a loss, and rounding's share of λ1 there
         self.steps: list[TrackedStep] = []
         self.examples = self.examples_in_all = 0
@@ -66,7 +69,7 @@ class Tracker:
             self._rows = sample_of(moment.rows, moment.network, self._settings)
         self.examples, self.examples_in_all = self._rows.count, moment.rows.count
         network, tensors = moment.network, moment.model.state_dict()
-        objective = Objective(network, self._rows, network.fixed(tensors), batch_size=_BATCH)
+        objective = self._objective(network, self._rows, network.fixed(tensors))
         theta = network.flatten(tensors)
         limit = self._threshold(moment)
         measures: dict[str, Any] = {}
@@ -100,6 +103,12 @@ class Tracker:
         self._smooth = state["smooth"]
         self._rounded = None if state["rounded"] is None else tuple(state["rounded"])
         self.steps = [_step(each) for each in state["steps"]]
+
+    def _objective(self, network: Network, rows: Rows, fixed: Mapping[str, Tensor]) -> Objective:
+        if self._batch is None:
+            each = Objective(network, rows, fixed, batch_size=_BATCH).saved_bytes
+            self._batch = max(_BATCH, int(min(rows.count, _BYTES / max(each, 1.0))))
+        return Objective(network, rows, fixed, batch_size=self._batch)
 
     def _threshold(self, moment: Moment) -> Threshold | None:
         # An average of the weights is not where the optimizer takes its steps.

@@ -50,20 +50,16 @@ def _draw_panel(axes: Any, panel: Panel, scale: str) -> None:
 
     colors = iter(COLORS)
     for line in panel.lines:
-        _draw_line(axes, line, "0.25" if line.dashed else next(colors))
+        _draw_line(axes, line, "0.25" if line.dashed else next(colors), panel.extent)
     if scale == "log" or (scale == "auto" and panel.wide):
         axes.set_yscale("log", nonpositive="clip")
     axes.set_ylabel(figure_text(panel.title))
     axes.margins(x=0.02)
-    if panel.extent is not None:
-        log = axes.get_yscale() == "log"
-        if log == panel.wide:
-            axes.set_ylim(*panel.extent)
     if len(panel.lines) > 1:
         axes.legend(loc="best")
 
 
-def _draw_line(axes: Any, line: Line, color: str) -> None:
+def _draw_line(axes: Any, line: Line, color: str, extent: tuple[float, float] | None) -> None:
     steps = drawable(np.array(line.steps, dtype=np.float64))
     values = drawable(np.array(line.values, dtype=np.float64))
     dots = len(steps) <= _MOST_DOTS and not (line.dashed or line.stepped)
@@ -81,9 +77,8 @@ def _draw_line(axes: Any, line: Line, color: str) -> None:
     )
     if line.errors:
         errors = drawable(np.array(line.errors, dtype=np.float64))
-        axes.fill_between(
-            steps, values - errors, values + errors, color=color, alpha=0.18, linewidth=0
-        )
+        low, high = np.clip([values - errors, values + errors], *(extent or (None, None)))
+        axes.fill_between(steps, low, high, color=color, alpha=0.18, linewidth=0)
     if line.doubtful:
         places = list(line.doubtful)
         axes.plot(
