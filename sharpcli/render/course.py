@@ -22,6 +22,7 @@ _OUTCOMES = {"steps", "epochs", "train_loss"}
 _LOSS = "loss"
 _CURVES = {"lr": "learning rate", "batch_size": "batch size", "gradient_norm": "gradient norm"}
 _DECADES = 100.0  # from the lowest to the highest value, beyond which a log scale shows more
+_MARGIN = 0.08  # around the values of an axis with errors, as a share of their range
 # Errors worth a band: those above this share of the values' range.
 _VISIBLE = 0.003
 
@@ -62,6 +63,20 @@ class Panel:
         ]
         return bool(values) and min(values) > 0 and max(values) > _DECADES * min(values)
 
+    @property
+    def extent(self) -> tuple[float, float] | None:
+        """The axis's ends where lines have errors: of the values, so that no error dwarfs them."""
+        values = [v for line in self.lines for v in line.values if v is not None]
+        values = [v for v in values if math.isfinite(v)]
+        if not values or not any(line.errors for line in self.lines):
+            return None
+        low, high = min(values), max(values)
+        if self.wide:
+            room = (high / low) ** _MARGIN
+            return low / room, high * room
+        room = _MARGIN * ((high - low) or abs(high) or 1.0)
+        return low - room, high + room
+
 
 @dataclass(frozen=True)
 class Course:
@@ -88,17 +103,48 @@ def read_course(document: Document) -> Course:
         (each["step"], flat_scalars(each["measures"]), each.get("threshold"))
         for each in result.get("tracked", ())
     ]
-    steps = curves["step"]
-    batch = Line("loss of the batch", steps, curves[_LOSS])
+    batch = Line("loss of the batch", curves["step"], curves[_LOSS])
     above, loss, below = _tracked_panels(tracked)
-    panels = [*above, Panel(_LOSS, [batch, *loss]), *below]
+    evaluated = _evaluated(result.get("evaluations"))
+    panels = [*above, Panel(_LOSS, [batch, *evaluated.pop(_LOSS, ()), *loss])]
+    panels += [Panel(clean(name), lines, minor=True) for name, lines in evaluated.items()]
+    panels += below
     for key, title in _CURVES.items():
-        known = [value for value in curves[key] if value is not None]
+        line = _noted(curves, key, title)
+        known = [value for value in line.values if value is not None]
         if known and min(known) < max(known):
-            stepped = key != "gradient_norm"
-            line = Line(title, steps, curves[key], stepped=stepped)
             panels.append(Panel(title, [line], minor=True))
     return Course(clean(result["checkpoint"]["path"]), panels)
+
+
+def _noted(curves: Mapping[str, Any], key: str, title: str) -> Line:
+    """What a training noted of its steps, without the gaps between: not each has a gradient norm.
+
+    The last batch of an epoch has what is left of the data. It is smaller than those before and
+    after it, which says nothing of the batch size, and is left out.
+    """
+    known = [(s, v) for s, v in zip(curves["step"], curves[key], strict=True) if v is not None]
+    if key == "batch_size":
+        sizes = [size for _, size in known]
+        before, after = [*sizes[:1], *sizes], [*sizes[1:], math.inf]
+        known = [
+            point
+            for point, earlier, later in zip(known, before, after, strict=False)
+            if not point[1] < min(earlier, later)
+        ]
+    steps, values = [step for step, _ in known], [value for _, value in known]
+    return Line(title, steps, values, stepped=key != "gradient_norm")
+
+
+def _evaluated(evaluations: Mapping[str, Any] | None) -> dict[str, list[Line]]:
+    """Lines of the loss and of each metric on training and test data, where they were computed."""
+    found: dict[str, list[Line]] = {}
+    for split in ("train", "test"):
+        for name, values in ((evaluations or {}).get(split) or {}).items():
+            assert evaluations is not None
+            line = Line(f"{split} data", evaluations["step"], values)
+            found.setdefault(name, []).append(line)
+    return found
 
 
 def read_measured_course(document: Document) -> Course:

@@ -10,35 +10,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharpcli.curvature import CurvatureOperator, SelfCheck, in_float64, make_operator, self_check
-from sharpcli.curvature.forward_difference import ForwardDifference
-from sharpcli.curvature.preconditioned import Preconditioned
+from sharpcli.curvature import SelfCheck, in_float64, self_check
 from sharpcli.documents.checkpoints import TrackedStep
 from sharpcli.documents.results import Failure, Scalar
 from sharpcli.documents.stability import PRECONDITIONED, PRECONDITIONED_NAME, Threshold
-from sharpcli.documents.statuses import Status
 from sharpcli.errors import SharpError
 from sharpcli.measures import choose, compute, options_of
 from sharpcli.measures.context import Context
-from sharpcli.measures.leading import leading
+from sharpcli.measures.example_curvature import with_sampling_error
+from sharpcli.measures.leading import EXACT, leading, rounding_share
 from sharpcli.measures.measure import Measure
 from sharpcli.objective.network import Network
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.reliability import carriers_of_columns
 from sharpcli.objective.rows import Rows
 from sharpcli.runtime.randomness import own_generator
-from sharpcli.settings import CurvatureSettings, MeasureSettings
+from sharpcli.settings import MeasureSettings
 from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.stability import preconditioner, threshold
 from sharpcli.training.watchers import Moment
 
 __all__ = ["Tracker", "sample_of"]
 
-# One order of differentiation, and no timing that could choose another one after a resume: the
-# same numbers every time.
-_CURVATURE = CurvatureSettings(hvp="double-backward")
-_BATCH = 256  # examples in a microbatch, which bounds the memory
-_CHECKED = 32  # examples on which second derivatives are checked in float64, as in `measure`
+# Examples in a microbatch: as many as this memory holds, counted once in bytes, so that a resumed
+# training takes the same.
+_BATCH, _BYTES = 256, 2**28
+_CHECKED = 8  # examples on which second derivatives are checked in float64, once
 # Terms of the loss, such as tokens, in the sample, and its fewest examples. On the text GPT at its
 # default sizes λ1 of 64 windows of 32 bytes is off by about 5 % of that of all data.
 _TERMS, _LEAST = 2048, 64
@@ -56,6 +53,9 @@ class Tracker:
         self._settings = settings
         self._rows: Rows | None = None
         self._check: SelfCheck | None = None
+        self._smooth = True  # until differences of gradients are not
+        self._batch: int | None = None
+        self._rounded: tuple[float, float] | None = None  # a loss, and rounding's share of λ1 there
         self.steps: list[TrackedStep] = []
         self.examples = self.examples_in_all = 0
 
@@ -69,7 +69,7 @@ class Tracker:
             self._rows = sample_of(moment.rows, moment.network, self._settings)
         self.examples, self.examples_in_all = self._rows.count, moment.rows.count
         network, tensors = moment.network, moment.model.state_dict()
-        objective = Objective(network, self._rows, network.fixed(tensors), batch_size=_BATCH)
+        objective = self._objective(network, self._rows, network.fixed(tensors))
         theta = network.flatten(tensors)
         limit = self._threshold(moment)
         measures: dict[str, Any] = {}
@@ -92,14 +92,23 @@ class Tracker:
         )
 
     def state(self) -> Any:
-        """All measurements, and what the check of second derivatives found."""
+        """All measurements, and what was found out about the products."""
         check = None if self._check is None else asdict(self._check)
-        return {"steps": [_plain(asdict(each)) for each in self.steps], "check": check}
+        steps = [_plain(asdict(each)) for each in self.steps]
+        return {"steps": steps, "check": check, "smooth": self._smooth, "rounded": self._rounded}
 
     def restore(self, state: Any) -> None:
         """Go on where `state` was taken."""
         self._check = None if state["check"] is None else SelfCheck(**state["check"])
+        self._smooth = state["smooth"]
+        self._rounded = None if state["rounded"] is None else tuple(state["rounded"])
         self.steps = [_step(each) for each in state["steps"]]
+
+    def _objective(self, network: Network, rows: Rows, fixed: Mapping[str, Tensor]) -> Objective:
+        if self._batch is None:
+            each = Objective(network, rows, fixed, batch_size=_BATCH).saved_bytes
+            self._batch = max(_BATCH, int(min(rows.count, _BYTES / max(each, 1.0))))
+        return Objective(network, rows, fixed, batch_size=self._batch)
 
     def _threshold(self, moment: Moment) -> Threshold | None:
         # An average of the weights is not where the optimizer takes its steps.
@@ -110,7 +119,7 @@ class Tracker:
     ) -> dict[str, Any]:
         """The numbers of one measure, without the time that it took."""
         if name == "hessian":
-            return {name: {"eigenvalues": [self._largest(objective, theta, None)]}}
+            return {name: {"eigenvalues": [self._largest(objective, theta, moment, None)]}}
         if name == PRECONDITIONED_NAME:
             return self._preconditioned(objective, theta, moment)
         (measure,) = choose([name])
@@ -138,41 +147,45 @@ class Tracker:
         parts = preconditioner(moment.optimizer, {name: named[name] for name in network.names})
         if parts is None:
             return {}
-        found = self._largest(objective, theta, network.flatten(parts))
+        found = self._largest(objective, theta, moment, network.flatten(parts))
         return {PRECONDITIONED: {"eigenvalues": [found]}}
 
-    def _largest(self, objective: Objective, theta: Tensor, diagonal: Tensor | None) -> Scalar:
-        """λ1 of the Hessian, of its preconditioned form with a `diagonal`.
-
-        By differences of gradients, which cost two fifths; by exact products where those do not
-        converge.
-        """
-        difference = ForwardDifference(objective, theta)
-        found = self._leading(difference, diagonal, None)
-        if found.status == Status.CONVERGED:
-            return found
-        exact = make_operator(objective, theta, _CURVATURE)
-        try:
-            return self._leading(exact, diagonal, self._checked(objective, theta))
-        finally:
-            exact.release()
-
-    def _leading(
-        self, operator: CurvatureOperator, diagonal: Tensor | None, check: SelfCheck | None
+    def _largest(
+        self, objective: Objective, theta: Tensor, moment: Moment, diagonal: Tensor | None
     ) -> Scalar:
-        return leading(
-            operator if diagonal is None else Preconditioned(operator, diagonal),
-            check,
+        """λ1 of the Hessian, of its preconditioned form with a `diagonal`."""
+        found = leading(
+            objective,
+            theta,
+            self._checked(objective, theta),
             tolerance=self._settings.track_tol,
-            seed=self._settings.seed,
+            diagonal=diagonal,
+            differences=self._smooth,
+            rounding=lambda value, vector: self._rounding(objective, theta, value, vector),
+            # Each start is independent of the last eigenvector, and the same after a resume.
+            seed=self._settings.seed + moment.steps,
             named="track_tol",
         )
+        self._smooth = found.smooth
+        along = found.vector if diagonal is None else diagonal.rsqrt() * found.vector
+        return with_sampling_error(found.scalar, objective, theta, along)
+
+    def _rounding(self, objective: Objective, theta: Tensor, value: float, vector: Tensor) -> float:
+        """The share of λ1 that rounding may change: measured again as often as the loss halves.
+
+        Rounding of a cross-entropy's slopes grows as its loss falls: twice the last share counts.
+        """
+        loss = abs(objective.loss(theta))
+        if self._rounded is None or not self._rounded[0] / 2 < loss < 2 * self._rounded[0]:
+            share = rounding_share(objective, theta, value, vector, self._settings.seed)
+            self._rounded = loss, share
+        return 2 * self._rounded[1]
 
     def _checked(self, objective: Objective, theta: Tensor) -> SelfCheck:
         """The check of second derivatives that `measure` makes too, when first asked for."""
         if self._check is None:
             double, there = in_float64(objective, theta, objective.rows.head(_CHECKED))
-            self._check = self_check(double, there, mode=_CURVATURE.hvp, seed=self._settings.seed)
+            self._check = self_check(double, there, mode=EXACT.hvp, seed=self._settings.seed)
         return self._check
 
     def _measure_settings(self, measure: Measure) -> MeasureSettings:
@@ -182,7 +195,7 @@ class Tracker:
             top=1,
             tol=tolerance,
             relative_error=tolerance,
-            curvature=_CURVATURE,
+            curvature=EXACT,
             options=options_of([measure], {}),
         )
 

@@ -20,7 +20,6 @@ from problem import Setting
 from report import Bar, Section
 from torch import Tensor, nn
 
-from sharpcli.curvature.forward_difference import ForwardDifference
 from sharpcli.measures.leading import leading
 from sharpcli.objective.objective import Objective
 from sharpcli.tasks import Task, load_task
@@ -106,8 +105,8 @@ class _Keeper:
         def largest(rows: Any, tolerance: float) -> float:
             objective = Objective(network, rows, fixed, batch_size=256)
             with torch.enable_grad():
-                found = leading(ForwardDifference(objective, theta), None, tolerance=tolerance)
-            return float(found.value or 0.0)
+                found = leading(objective, theta, None, tolerance=tolerance)
+            return float(found.scalar.value or 0.0)
 
         every = [dataclasses.replace(self._settings, seed=seed) for seed in self._seeds]
         samples = [largest(sample_of(moment.rows, network, each), 0.05) for each in every]

@@ -59,6 +59,51 @@ def test_adam_with_a_frozen_preconditioner_is_stable_up_to_its_threshold():
         assert (abs(x) > 1e-3) == leaves
 
 
+SQUARES = 0.09  # the running mean of squared gradients, kept
+
+
+def frozen(kind, x, **options):
+    """An optimizer whose preconditioner has settled, as over many steps of equal gradients."""
+    optimizer = kind([x], lr=0.01, eps=0.0, **options)
+    zeros, squares = torch.zeros_like(x), torch.full_like(x, SQUARES)
+    optimizer.state[x] = {
+        "step": torch.tensor(1e15),  # no bias is left to correct
+        "exp_avg": zeros.clone(),
+        "exp_avg_sq": squares,
+        "square_avg": squares.clone(),
+        "momentum_buffer": zeros.clone(),
+    }
+    return optimizer
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (torch.optim.Adam, {"betas": (0.9, 1 - 1e-12)}),
+        (torch.optim.AdamW, {"betas": (0.5, 1 - 1e-12), "weight_decay": 0.0}),
+        (torch.optim.RMSprop, {"alpha": 1 - 1e-12}),
+        (torch.optim.RMSprop, {"alpha": 1 - 1e-12, "momentum": 0.9}),
+    ],
+)
+def test_optimizers_leave_a_quadratic_just_above_their_preconditioned_threshold(kind, options):
+    def left(share):
+        x = nn.Parameter(torch.tensor([1e-3], dtype=torch.float64))
+        optimizer = frozen(kind, x, **options)
+        found = threshold(optimizer)
+        assert found.of == "preconditioned_hessian"
+        curvature = share * found.value * float(preconditioner(optimizer, {"x": x})["x"])
+        farthest = 0.0
+        for _ in range(400):
+            optimizer.zero_grad()
+            (curvature * x.square() / 2).sum().backward()
+            optimizer.step()
+            farthest = max(farthest, float(x.detach().abs()))
+        return farthest > 2e-2  # from there on large gradients change the preconditioner
+
+    assert left(1.02)
+    assert not left(0.98)
+
+
 def test_the_preconditioner_gives_adams_own_step():
     torch.manual_seed(0)
     model = nn.Linear(3, 2).double()

@@ -88,6 +88,57 @@ def test_what_does_not_vary_is_not_drawn():
     assert "learning rate" not in [panel.title for panel in read_course(trained()).panels]
 
 
+def panels_of(document):
+    return {panel.title: panel for panel in read_course(document).panels}
+
+
+def test_lines_go_through_the_gaps_between_steps_that_were_noted():
+    document = trained()
+    noted = [1.0 + i if i < 64 or i % 16 == 0 else None for i in range(100)]
+    document["results"][0]["curves"]["gradient_norm"] = noted
+    (line,) = panels_of(document)["gradient norm"].lines
+    assert None not in line.values
+    assert list(line.steps) == [*range(1, 66), 81, 97]
+
+
+@pytest.mark.parametrize("left", [10, 31])
+def test_the_last_short_batch_of_an_epoch_is_no_change_of_the_batch_size(left):
+    document = trained()
+    curves = document["results"][0]["curves"]
+    curves["batch_size"] = ([32] * 9 + [left]) * 10
+    assert "batch size" not in panels_of(document)
+    curves["batch_size"] = ([32] * 9 + [left]) * 5 + ([64] * 4 + [left]) * 10
+    (line,) = panels_of(document)["batch size"].lines
+    assert set(line.values) == {32, 64}
+
+
+def test_evaluations_are_drawn_on_the_loss_and_in_a_panel_of_their_own():
+    document = trained()
+    by_split = {"loss": [2.0, 1.0, 0.5], "accuracy": [0.1, 0.5, 0.9]}
+    document["results"][0]["evaluations"] = {
+        "step": [0, 50, 100],
+        "epochs": [0, 0.5, 1],
+        "seconds": [0, 1, 2],
+        "train": by_split,
+        "test": {**by_split, "accuracy": [0.1, 0.4, None]},
+    }
+    panels = panels_of(document)
+    names = ["loss of the batch", "train data", "test data"]
+    assert [line.name for line in panels["loss"].lines] == names
+    assert list(panels["accuracy"].lines[1].values) == [0.1, 0.4, None]
+    text = "\n".join(line.plain for line in course_lines(document, 80))
+    assert all(name in text for name in (*names, "accuracy"))
+
+
+def test_errors_do_not_stretch_the_axis():
+    document = trained()
+    for each in document["results"][0]["tracked"]:
+        each["measures"]["hessian"]["eigenvalues"][0]["error"] = 300.0
+    low, high = panels_of(document)["λ1"].extent
+    assert low > 0
+    assert high < 25
+
+
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
 def test_the_same_document_gives_the_same_figure(suffix):
     first, again = (course_file(read_course(trained()), suffix, FigureSettings()) for _ in "ab")

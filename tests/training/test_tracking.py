@@ -113,7 +113,7 @@ def test_a_resumed_training_keeps_what_was_tracked(tmp_path, monkeypatch):
         "adam", steps=20, track=("hessian", "preconditioned-hessian", "gradient"), every=5
     )
     whole = train(task(), settings)
-    step = module._Run._step
+    step = module.Run.step
 
     def killed(run):
         if run.steps == 12:
@@ -123,7 +123,7 @@ def test_a_resumed_training_keeps_what_was_tracked(tmp_path, monkeypatch):
 
     output = tmp_path / "model.safetensors"
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(module._Run, "_step", killed)
+        patched.setattr(module.Run, "step", killed)
         train(task(), settings, state=StateFile(output))
     resumed = train(task(), settings, state=StateFile(output))
     assert whole.tracker.state() == resumed.tracker.state()

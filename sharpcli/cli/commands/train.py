@@ -252,7 +252,7 @@ Examples:
     metavar="T",
     default=_DEFAULT.track_tol,
     show_default=True,
-    help="--track: largest residual of λ1 as a fraction of it.",
+    help="--track: largest error of λ1 as a fraction of it.",
 )
 @click.option(
     "--seed",

@@ -16,7 +16,7 @@ __all__ = ["course_file"]
 
 _WIDTH, _TALL, _LOW = 4.6, 0.44, 0.26  # inches; the heights of panels as shares of it
 _DASHES = (0, (3.5, 1.5))
-_MOST_DOTS = 80  # points of a line; with more, only the line is drawn
+_MOST_DOTS = 60  # points of a line; with more, only the line is drawn
 
 
 def course_file(course: Course, suffix: str, settings: FigureSettings) -> bytes:
@@ -50,7 +50,7 @@ def _draw_panel(axes: Any, panel: Panel, scale: str) -> None:
 
     colors = iter(COLORS)
     for line in panel.lines:
-        _draw_line(axes, line, "0.25" if line.dashed else next(colors))
+        _draw_line(axes, line, "0.25" if line.dashed else next(colors), panel.extent)
     if scale == "log" or (scale == "auto" and panel.wide):
         axes.set_yscale("log", nonpositive="clip")
     axes.set_ylabel(figure_text(panel.title))
@@ -59,7 +59,7 @@ def _draw_panel(axes: Any, panel: Panel, scale: str) -> None:
         axes.legend(loc="best")
 
 
-def _draw_line(axes: Any, line: Line, color: str) -> None:
+def _draw_line(axes: Any, line: Line, color: str, extent: tuple[float, float] | None) -> None:
     steps = drawable(np.array(line.steps, dtype=np.float64))
     values = drawable(np.array(line.values, dtype=np.float64))
     dots = len(steps) <= _MOST_DOTS and not (line.dashed or line.stepped)
@@ -77,9 +77,8 @@ def _draw_line(axes: Any, line: Line, color: str) -> None:
     )
     if line.errors:
         errors = drawable(np.array(line.errors, dtype=np.float64))
-        axes.fill_between(
-            steps, values - errors, values + errors, color=color, alpha=0.18, linewidth=0
-        )
+        low, high = np.clip([values - errors, values + errors], *(extent or (None, None)))
+        axes.fill_between(steps, low, high, color=color, alpha=0.18, linewidth=0)
     if line.doubtful:
         places = list(line.doubtful)
         axes.plot(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,9 @@ def course_page(course: Course, _suffix: str, settings: FigureSettings) -> str:
             "zeroline": False,
             **FRAME,
         }
+        if panel.extent is not None and scale == panel.wide:
+            ends = [math.log10(end) if scale else end for end in panel.extent]
+            layout[f"yaxis{suffix}"]["range"] = ends
         colors = iter(_COLORS * len(panel.lines))
         traces += [
             _trace(line, f"y{suffix}", _GREY if line.dashed else next(colors), panel.title)

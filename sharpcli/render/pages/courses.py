@@ -15,7 +15,11 @@ from sharpcli.render.terminal.table import page_lines
 
 __all__ = ["course_lines"]
 
-_STYLES: tuple[tuple[str, Dash], ...] = (("cyan", "solid"), ("yellow", "dotted"))
+_STYLES: tuple[tuple[str, Dash], ...] = (
+    ("cyan", "solid"),
+    ("yellow", "dotted"),
+    ("green", "dashed"),
+)
 _LIMIT: tuple[str, Dash] = ("magenta", "dashed")
 _TALL, _LOW = 11, 5  # lines of a chart
 
