@@ -153,6 +153,8 @@ class Pace:
 
     def check(self, most: int = 10_000) -> None:
         """Refuse a schedule that leaves its range within the steps that are sure to be taken."""
+        if self._rates is None and self._sizes is None:
+            return
         settings = self._settings
         steps = settings.steps or most
         epoch = 0

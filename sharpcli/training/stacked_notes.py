@@ -38,6 +38,7 @@ class StackedNotes:
         self._stride = 1
         self._points: list[_Point] = []
         self._unread: list[_Point] = []
+        self._columns: tuple[list[list[float]], list[list[float]]] | None = None
 
     def wants(self, step: int) -> bool:
         """Whether this step, from 0, is to be noted."""
@@ -56,6 +57,7 @@ class StackedNotes:
         norms: Tensor | None,
     ) -> None:
         """Note a step, from 0."""
+        self._columns = None
         self._points.append(_Point(step, losses, [*rates], batch_size, norms))
         self._unread.append(self._points[-1])
         if len(self._unread) >= _READ:
@@ -75,6 +77,7 @@ class StackedNotes:
 
     def keep(self, kept: Tensor) -> None:
         """Go on with these rows only."""
+        self._columns = None
         self._read()
         rows = kept.tolist()
         self._points = [
@@ -91,11 +94,14 @@ class StackedNotes:
         """All that is noted of one training; updates count from 1."""
         self._read()
         points = self._points
-        norms = [each.norms for each in points if each.norms is not None]
-        known = iter(_numbers(norms, row))
+        if self._columns is None:
+            norms = [each.norms for each in points if each.norms is not None]
+            self._columns = _columns([each.losses for each in points]), _columns(norms)
+        losses, norms_known = (columns[row] if columns else [] for columns in self._columns)
+        known = iter(norms_known)
         return TrainingCurves(
             step=[each.step + 1 for each in points],
-            loss=_numbers([each.losses for each in points], row),
+            loss=losses,
             lr=[each.rates[row] for each in points],
             batch_size=[each.batch_size for each in points],
             gradient_norm=[math.nan if each.norms is None else next(known) for each in points],
@@ -123,6 +129,7 @@ class StackedNotes:
         self._points = [_Point(*each) for each in zip(*state["points"], strict=True)]
 
 
-def _numbers(tensors: list[Tensor], row: int) -> list[float]:
-    numbers: list[float] = torch.stack([each[row] for each in tensors]).tolist() if tensors else []
-    return numbers
+def _columns(tensors: list[Tensor]) -> list[list[float]]:
+    """The numbers of each training, of tensors (runs,)."""
+    columns: list[list[float]] = torch.stack(tensors).T.tolist() if tensors else []
+    return columns

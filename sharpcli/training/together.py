@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sharpcli.errors import SharpError, counted, setting
+from sharpcli.errors import SharpError, counted
 from sharpcli.objective.network import give_shapes
 from sharpcli.objective.objective import Objective
 from sharpcli.runtime import interruption
@@ -29,7 +29,7 @@ from sharpcli.training.stacked_optimizers import OPTIONS
 from sharpcli.training.stacked_passes import NotTogetherError
 from sharpcli.training.state import StateFile, description
 
-__all__ = ["Keeping", "alike", "train_together"]
+__all__ = ["OTHER_BITS", "Keeping", "alike", "train_together"]
 
 # Settings that may differ between the runs of a stack, and those that it takes but all share.
 _OWN = ("seed", "lr", "momentum", "betas", "weight_decay", "schedule", "optimizer_options")
@@ -43,7 +43,7 @@ _CLOSE = 1e-5  # of a weight, relative to all, after the probed steps
 _CLEARLY = 1.25  # times as long: the first steps show it
 _SHOWN = 32  # steps between two reports of progress
 
-_OTHER_BITS = f"their weights would differ by rounding, which {setting('together')} allows"
+OTHER_BITS = "their weights would differ by rounding"
 _SLOWER = "that is faster"
 
 
@@ -145,7 +145,7 @@ class _Together:
         seed_all(settings[self._alone].seed)
         with _said_one_by_one():
             if exact and layers_of(task.model(), task) is None:  # before the data are read
-                raise NotTogetherError(_OTHER_BITS)
+                raise NotTogetherError(OTHER_BITS)
             seed_all(settings[self._alone].seed)
             self._run = Run(task, settings[self._alone], torch.device("cpu"), None, (), None)
             self._drawn = _random_state()
@@ -291,7 +291,7 @@ class _Together:
         """Refuse gradients of other bits than one by one, for each size that a batch has."""
         run, settings = self._run, self._settings[0]
         if not stack.by_layers or settings.batch_schedule is not None:
-            raise NotTogetherError(_OTHER_BITS)
+            raise NotTogetherError(OTHER_BITS)
         count, size = run.rows.count, min(settings.batch_size, run.rows.count)
         for each in {size, size if settings.fixed_batch else count % size or size}:
             chosen = torch.arange(each)
@@ -300,7 +300,7 @@ class _Together:
             alone = torch.autograd.grad(loss, parameters)
             together = stack.gradients(chosen)
             if not all(torch.equal(a, b[member]) for a, b in zip(alone, together, strict=True)):
-                raise NotTogetherError(_OTHER_BITS)
+                raise NotTogetherError(OTHER_BITS)
 
     def _check_worth(self, steps: int) -> None:
         if steps < _FEWEST:
@@ -347,7 +347,7 @@ def _check_same(one: nn.Module, other: nn.Module, *, exact: bool) -> None:
     for name, tensor in one.state_dict().items():
         same = other.state_dict()[name]
         if not (torch.equal(tensor, same) if exact else _close(tensor, same)):
-            raise NotTogetherError(_OTHER_BITS if exact else "their weights would differ")
+            raise NotTogetherError(OTHER_BITS if exact else "their weights would differ")
 
 
 def _close(one: Tensor, other: Tensor) -> bool:

@@ -48,9 +48,9 @@ def alone(monkeypatch):
     names = []
     train = sweep_run.train_and_save
 
-    def recorded(task, settings, output, progress):
+    def recorded(task, settings, output, progress, **others):
         names.append(output.parent.name)
-        return train(task, settings, output, progress)
+        return train(task, settings, output, progress, **others)
 
     monkeypatch.setattr(sweep_run, "train_and_save", recorded)
     return names
