@@ -121,7 +121,7 @@ def _adam(
     else:
         square.addcmul_(torch.mul(gradient, shares, out=scratch), gradient)
     roots = tuple((1 - beta**self.taken) ** 0.5 for beta in second)
-    below = torch.sqrt(square, out=scratch).div_(column(roots, kind))
+    below = _root(square, min(self.each("eps")) * min(roots), scratch).div_(column(roots, kind))
     below.add_(column(self.each("eps"), kind))
     steps = (-rate / (1 - beta**self.taken) for rate, beta in zip(rates, first, strict=True))
     factors = column(tuple(steps), kind)
@@ -129,6 +129,18 @@ def _adam(
         weights.addcdiv_(mean, below, value=factors)
     else:
         weights.addcdiv_(torch.mul(mean, factors, out=gradient), below)
+
+
+def _root(square: Tensor, least: float, out: Tensor) -> Tensor:
+    """The square root, exact to the last bit where that matters in a sum with `least` or more.
+
+    Torch's root of a zero takes ten times as long as that of another number, and a network has
+    many of them, such as the weights of pixels that are always black.
+    """
+    kind = torch.finfo(square.dtype)
+    if kind.tiny**0.5 < least * kind.eps / 4:  # a root below this changes no bit of the sum
+        return torch.clamp_min(square, kind.tiny, out=out).sqrt_()
+    return torch.sqrt(square, out=out)
 
 
 def _adamw(self: StackedOptimizer, weights: Tensor, gradient: Tensor, rates: Any) -> None:
