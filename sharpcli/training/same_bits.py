@@ -10,7 +10,7 @@ from torch import Tensor
 
 __all__ = ["LANES", "operation"]
 
-Together = Callable[..., object]
+Together = Callable[..., Callable[[], object]]
 Alone = Callable[..., Tensor]
 
 # Torch's memory begins at multiples of 64 bytes, and where it begins can decide by which code
@@ -29,13 +29,14 @@ def operation(
 
     Args:
         name: of the operation, with all that it depends on but the tensors.
-        together: called with `out` and `stacks`.
+        together: called with `out` and `stacks`, it gives what writes the result. So views of
+            these are made once, and not at each step.
         alone: called with a row of each of `stacks`, in memory of its own; gives a row of `out`.
         out: where the result goes.
         stacks: the arguments.
     """
     if _rounds_alike(name, together, alone, out, *stacks):
-        return functools.partial(together, out, *stacks)
+        return together(out, *stacks)
     return functools.partial(_one_by_one, alone, out, *stacks)
 
 
@@ -57,7 +58,7 @@ def _rounds_alike(
         result, *others = (_random_as(each, generator) for each in (out, *stacks))
         wanted = result.clone()
         _one_by_one(alone, wanted, *others)
-        together(result, *others)
+        together(result, *others)()
         _alike[name, layout] = torch.equal(result, wanted)
     return _alike[name, layout]
 

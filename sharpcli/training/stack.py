@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -276,8 +276,8 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in named}
 
 
-def _norms(out: Tensor, matrix: Tensor) -> None:
-    torch.linalg.vector_norm(matrix, dim=1, out=out)
+def _norms(out: Tensor, matrix: Tensor) -> Callable[[], object]:
+    return functools.partial(torch.linalg.vector_norm, matrix, dim=1, out=out)
 
 
 def _norm(row: Tensor) -> Tensor:

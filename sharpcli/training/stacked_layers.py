@@ -46,6 +46,7 @@ _GRADIENTS: Mapping[type[nn.Module], Callable[[Any, Tensor, Tensor, Tensor], Ten
 }
 
 Layer = Linear | nn.Module
+Work = Callable[[], object]
 
 
 def layers_of(model: nn.Module, task: Task, rows: Rows | None = None) -> list[Layer] | None:
@@ -153,11 +154,14 @@ class _Plan:
         self._size, self._inputs, self._targets = size, inputs, targets
         self._runs = len(next(iter(weights.values())))
         self._room = -(-size // LANES) * LANES
-        self._chosen = torch.zeros(self._runs, self._room, dtype=torch.int64)
-        self._classes = torch.zeros(self._runs * self._room, dtype=torch.int64)
+        chosen = torch.zeros(self._runs, self._room, dtype=torch.int64)
+        self._indices, self._used_chosen = chosen.view(-1), self._used(chosen)
+        self._classes = torch.zeros_like(self._indices)
+        self._class_column = self._classes.unsqueeze(1)
         self._values = self._memory(inputs.shape[1])
-        self._forward: list[Callable[[], object]] = []
-        backward: list[list[Callable[[], object]]] = []  # of each layer
+        self._flat_values = self._values.flatten(0, 1)
+        self._forward: list[Work] = []
+        backward: list[list[Work]] = []  # of each layer
         values, gradient = self._values, None
         before: Layer | None = None
         for layer in layers:
@@ -186,17 +190,16 @@ class _Plan:
 
     def gradients(self, chosen: Tensor) -> Tensor:
         """Take the gradients; the loss of each example."""
-        self._chosen[:, : self._size].copy_(chosen)
-        indices = self._chosen.view(-1)
-        torch.index_select(self._inputs, 0, indices, out=self._values.flatten(0, 1))
-        torch.index_select(self._targets, 0, indices, out=self._classes)
+        self._used_chosen.copy_(chosen)
+        torch.index_select(self._inputs, 0, self._indices, out=self._flat_values)
+        torch.index_select(self._targets, 0, self._indices, out=self._classes)
         for each in self._forward:
             each()
-        losses = self._losses.gather(1, self._classes.unsqueeze(1))
-        self._of_losses.zero_().scatter_(1, self._classes.unsqueeze(1), -1 / self._size)
+        losses = self._losses.gather(1, self._class_column)
+        self._of_losses.zero_().scatter_(1, self._class_column, -1 / self._size)
         for each in self._backward:
             each()
-        return losses.view(self._runs, self._room)[:, : self._size].neg()
+        return losses.view(self._runs, self._room)[:, : self._size].neg_()
 
     def _memory(self, width: int) -> Tensor:
         return torch.zeros(self._runs, self._room, width, dtype=self._inputs.dtype)
@@ -215,7 +218,7 @@ class _Plan:
         weight: Tensor,
         own: tuple[Tensor, Tensor],
         of_values: Tensor | None,
-    ) -> list[Callable[[], object]]:
+    ) -> list[Work]:
         given, by_weight, by_bias = self._used(of_result), *own
         found = [
             operation("by weight", _by_weight, _one_by_weight, by_weight, given, self._used(values)),
@@ -230,7 +233,7 @@ class _Plan:
         self._forward.append(
             operation(
                 ("forward", _described(layer)),
-                lambda out, x: out.copy_(layer(x)),
+                lambda out, x: lambda: out.copy_(layer(x)),
                 layer,
                 self._used(result),
                 self._used(values),
@@ -239,7 +242,7 @@ class _Plan:
 
     def _backward_activation(
         self, layer: nn.Module, values: Tensor, result: Tensor, gradient: Tensor | None
-    ) -> list[Callable[[], object]]:
+    ) -> list[Work]:
         if gradient is None:  # of the data
             return []
         if result is values:
@@ -250,7 +253,7 @@ class _Plan:
         return [
             operation(
                 ("backward", _described(layer)),
-                lambda out, *own: out.copy_(alone(*own)),
+                lambda out, *own: lambda: out.copy_(alone(*own)),
                 alone,
                 self._used(gradient),
                 *stacks,
@@ -262,12 +265,12 @@ class _Plan:
         flat = scores.flatten(0, 1)
         self._losses, self._of_losses = torch.zeros_like(flat), torch.zeros_like(flat)
         self._forward.append(
-            functools.partial(_aten._log_softmax.out, flat, 1, False, out=self._losses)
+            functools.partial(torch._log_softmax, flat, 1, False, out=self._losses)
         )
         self._backward.insert(
             0,
             functools.partial(
-                _aten._log_softmax_backward_data.out,
+                torch._log_softmax_backward_data,
                 self._of_losses,
                 self._losses,
                 1,
@@ -281,33 +284,34 @@ def _described(layer: nn.Module) -> tuple[str, str]:
     return type(layer).__name__, repr(layer)
 
 
-def _linear(out: Tensor, values: Tensor, weights: Tensor, biases: Tensor) -> None:
+def _linear(out: Tensor, values: Tensor, weights: Tensor, biases: Tensor) -> Work:
     """(runs, N, in), (runs, out, in), (runs, out) → (runs, N, out)."""
-    torch.baddbmm(biases.unsqueeze(1), values, weights.transpose(1, 2), out=out)
+    turned, added = weights.transpose(1, 2), biases.unsqueeze(1)
+    return functools.partial(torch.baddbmm, added, values, turned, out=out)
 
 
 def _one_linear(values: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return functional.linear(values, weight, bias)
 
 
-def _by_weight(out: Tensor, gradients: Tensor, values: Tensor) -> None:
-    torch.bmm(gradients.transpose(1, 2), values, out=out)
+def _by_weight(out: Tensor, gradients: Tensor, values: Tensor) -> Work:
+    return functools.partial(torch.bmm, gradients.transpose(1, 2), values, out=out)
 
 
 def _one_by_weight(gradient: Tensor, values: Tensor) -> Tensor:
     return torch.mm(gradient.t(), values)
 
 
-def _by_bias(out: Tensor, gradients: Tensor) -> None:
-    torch.sum(gradients, 1, out=out)
+def _by_bias(out: Tensor, gradients: Tensor) -> Work:
+    return functools.partial(torch.sum, gradients, 1, out=out)
 
 
 def _one_by_bias(gradient: Tensor) -> Tensor:
     return gradient.sum(0)
 
 
-def _by_values(out: Tensor, gradients: Tensor, weights: Tensor) -> None:
-    torch.bmm(gradients, weights, out=out)
+def _by_values(out: Tensor, gradients: Tensor, weights: Tensor) -> Work:
+    return functools.partial(torch.bmm, gradients, weights, out=out)
 
 
 _LEVELS = 8  # of partial sums in torch's nll_loss
