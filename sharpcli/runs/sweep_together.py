@@ -117,8 +117,9 @@ def train_group(
 ) -> None:
     """Train the runs of a group together, or one by one where that is right or faster.
 
-    `apart` is called with how many runs are trained one by one, and why. What came of each run, also a failure, is written beside its checkpoint. A run that is finished,
+    What came of each run, also a failure, is written beside its checkpoint. A run that is finished,
     or that another process is training, is left out. An interrupt is raised as `train_run` does.
+    `apart` is called with how many runs are trained one by one, and why.
     """
     left = [*group]
     if len(group) > 1:

@@ -33,16 +33,18 @@ class Linear:
     bias: str
 
 
-# The gradient of each activation, from that of its result, its argument and its result.
-_GRADIENTS: Mapping[type[nn.Module], Callable[[Any, Tensor, Tensor, Tensor], Tensor]] = {
-    nn.ReLU: lambda _, g, x, y: _aten.threshold_backward(g, y, 0),
-    nn.LeakyReLU: lambda m, g, x, y: _aten.leaky_relu_backward(g, x, m.negative_slope, False),
-    nn.Tanh: lambda _, g, x, y: _aten.tanh_backward(g, y),
-    nn.Sigmoid: lambda _, g, x, y: _aten.sigmoid_backward(g, y),
-    nn.GELU: lambda m, g, x, y: _aten.gelu_backward(g, x, approximate=m.approximate),
-    nn.SiLU: lambda _, g, x, y: _aten.silu_backward(g, x),
-    nn.ELU: lambda m, g, x, y: _aten.elu_backward(g, m.alpha, 1, 1, False, x),
-    nn.Softplus: lambda m, g, x, y: _aten.softplus_backward(g, x, m.beta, m.threshold),
+# The gradient of each activation, from that of its result and its result, or its argument.
+_BY_RESULT: Mapping[type[nn.Module], Callable[[Tensor, Tensor], Tensor]] = {
+    nn.ReLU: lambda g, y: _aten.threshold_backward(g, y, 0),
+    nn.Tanh: _aten.tanh_backward,
+    nn.Sigmoid: _aten.sigmoid_backward,
+}
+_BY_ARGUMENT: Mapping[type[nn.Module], Callable[[Any, Tensor, Tensor], Tensor]] = {
+    nn.LeakyReLU: lambda m, g, x: _aten.leaky_relu_backward(g, x, m.negative_slope, False),
+    nn.GELU: lambda m, g, x: _aten.gelu_backward(g, x, approximate=m.approximate),
+    nn.SiLU: lambda _, g, x: _aten.silu_backward(g, x),
+    nn.ELU: lambda m, g, x: _aten.elu_backward(g, m.alpha, 1, 1, False, x),
+    nn.Softplus: lambda m, g, x: _aten.softplus_backward(g, x, m.beta, m.threshold),
 }
 
 Layer = Linear | nn.Module
@@ -66,7 +68,7 @@ def layers_of(model: nn.Module, task: Task, rows: Rows | None = None) -> list[La
             found.append(Linear(names[id(module.weight)], names[id(module.bias)]))
         elif type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
             flat |= not found  # later ones change nothing
-        elif type(module) in _GRADIENTS:
+        elif type(module) in _BY_RESULT or type(module) in _BY_ARGUMENT:
             found.append(module)
         elif type(module) not in (nn.Sequential, nn.Identity):
             return None
@@ -162,7 +164,9 @@ class _Plan:
         self._flat_values = self._values.flatten(0, 1)
         self._forward: list[Work] = []
         backward: list[list[Work]] = []  # of each layer
-        values, gradient = self._values, None
+        values = self._values
+        gradient: Tensor | None = None  # by the layer's argument; none by the data
+        of_result: Tensor | None
         before: Layer | None = None
         for layer in layers:
             if isinstance(layer, Linear):
@@ -221,7 +225,9 @@ class _Plan:
     ) -> list[Work]:
         given, by_weight, by_bias = self._used(of_result), *own
         found = [
-            operation("by weight", _by_weight, _one_by_weight, by_weight, given, self._used(values)),
+            operation(
+                "by weight", _by_weight, _one_by_weight, by_weight, given, self._used(values)
+            ),
             operation("by bias", _by_bias, _one_by_bias, by_bias, given),
         ]
         if of_values is not None:
@@ -248,15 +254,18 @@ class _Plan:
         if result is values:
             step = _aten.threshold_backward.grad_input
             return [functools.partial(step, gradient, result, 0, grad_input=gradient)]
-        alone = functools.partial(_GRADIENTS[type(layer)], layer)
-        stacks = [self._used(each) for each in (gradient, values, result)]
+        alone = _BY_RESULT.get(type(layer))
+        by = values if alone is None else result
+        if alone is None:
+            alone = functools.partial(_BY_ARGUMENT[type(layer)], layer)
         return [
             operation(
                 ("backward", _described(layer)),
                 lambda out, *own: lambda: out.copy_(alone(*own)),
                 alone,
                 self._used(gradient),
-                *stacks,
+                self._used(gradient),
+                self._used(by),
             )
         ]
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -68,18 +69,13 @@ class VmapPass:
         runs, size = chosen.shape
         batch = self._rows.batch_of(chosen.reshape(-1))
         batch = map_leaves(batch, lambda leaf: leaf.view(runs, -1, *leaf.shape[1:]))
-        try:
-            with warnings.catch_warnings():
-                # Whether vmap batches an operation by a loop shows in the timing.
-                warnings.filterwarnings("ignore", message=".*performance drop")
-                losses, buffers = torch.vmap(self._mean_loss, in_dims=(0, 0, None))(
-                    {**self._leaves, **self._fixed}, batch, size
-                )
+        with _not_together(), warnings.catch_warnings():
+            # Whether vmap batches an operation by a loop shows in the timing.
+            warnings.filterwarnings("ignore", message=".*performance drop")
+            losses, buffers = torch.vmap(self._mean_loss, in_dims=(0, 0, None))(
+                {**self._leaves, **self._fixed}, batch, size
+            )
             found = torch.autograd.grad(losses.sum(), [*self._leaves.values()])
-        except (RuntimeError, ValueError, TypeError, SharpError) as error:  # as vmap raises them
-            if interruption.caused(error):
-                raise
-            raise NotTogetherError(f"torch cannot stack the network: {_first_line(error)}") from error
         torch._foreach_copy_(self._gradients, found)
         for name, value in buffers.items():
             if value is not self._fixed[name]:
@@ -112,8 +108,16 @@ class VmapPass:
         return tensor
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+@contextlib.contextmanager
+def _not_together() -> Iterator[None]:
+    """What `vmap` raises for a network that it cannot take becomes a `NotTogetherError`."""
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, SharpError) as error:
+        if interruption.caused(error):
+            raise
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise NotTogetherError(f"torch cannot stack the network: {line}") from error
 
 
 def _places(model: nn.Module) -> dict[str, list[tuple[dict[str, Any], str]]]:

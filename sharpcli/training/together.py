@@ -277,7 +277,7 @@ class _Together:
             self._step(stack)
             times.append((between - started, time.thread_time() - begun))
             # The first step of each way makes what the later ones use.
-            alone, stacked = (sorted(each)[len(each) // 2] for each in zip(*times[1:] or times))
+            alone, stacked = _medians(times[1:] or times)
             if len(times) > 1 and stacked > _CLEARLY * alone * len(stack.members):
                 raise NotTogetherError(_SLOWER)
         if member not in stack.members:
@@ -355,6 +355,11 @@ def _close(one: Tensor, other: Tensor) -> bool:
         return torch.equal(one, other)
     off = torch.linalg.vector_norm((one - other).double())
     return bool(off <= _CLOSE * torch.linalg.vector_norm(one.double()))
+
+
+def _medians(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    one, other = (sorted(each)[len(pairs) // 2] for each in zip(*pairs, strict=True))
+    return one, other
 
 
 def _how_far(stack: Stack, settings: TrainSettings) -> tuple[int, int]:
