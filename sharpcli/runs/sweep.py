@@ -112,8 +112,10 @@ def sweep(
             folder.write()
             written = time.monotonic()
 
+    allows = setting("together")  # as whoever reads it writes it, and not as a file does
+
     def apart(runs: int, why: str) -> None:
-        allowed = f", which {setting('together')} allows" if why == OTHER_BITS else ""
+        allowed = f", which {allows} allows" if why == OTHER_BITS else ""
         watch.noted(f"{counted(runs, 'run')} trained one by one: {why}{allowed}")
 
     try:

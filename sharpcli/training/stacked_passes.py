@@ -60,11 +60,10 @@ class VmapPass:
     def gradients(self, chosen: Tensor) -> Tensor:
         """Take the gradients of each run on its examples `chosen` (runs, size).
 
+        A network or a loss that `vmap` cannot take is a `NotTogetherError`.
+
         Returns:
             The mean loss of each run (runs,).
-
-        Raises:
-            NotTogetherError: if `vmap` cannot take the network or its loss.
         """
         runs, size = chosen.shape
         batch = self._rows.batch_of(chosen.reshape(-1))
