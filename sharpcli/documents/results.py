@@ -363,6 +363,11 @@ def _entry_name(index: int, entry: Any) -> str:
 
 
 def _plain(node: Any) -> Any:
+    kind = type(node)
+    if kind is float:  # most nodes of long curves are, and all that follows takes a while
+        return node if math.isfinite(node) else None
+    if kind in (int, str):
+        return node
     if is_dataclass(node) and not isinstance(node, type):
         values = [(f, getattr(node, f.name)) for f in fields(node)]
         return _checked({f.name: _plain(x) for f, x in values if not _left_out(f, x)})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpcli.documents.results import Document
-from sharpcli.errors import SharpError, UsageError, setting
+from sharpcli.errors import SharpError, UsageError, counted, setting
 from sharpcli.runs.sweep_folder import INTERRUPTED, SweepFolder
 from sharpcli.runs.sweep_jobs import find_jobs, train_in_jobs
 from sharpcli.runs.sweep_measures import read_measure
@@ -18,6 +18,7 @@ from sharpcli.runs.sweep_together import Way, groups_of, train_group
 from sharpcli.runs.sweep_workers import train_in_processes
 from sharpcli.runtime import interruption
 from sharpcli.training.sweep_file import SweepRun, read_sweep
+from sharpcli.training.together import OTHER_BITS
 
 __all__ = ["Watch", "sweep"]
 
@@ -111,6 +112,12 @@ def sweep(
             folder.write()
             written = time.monotonic()
 
+    allows = setting("together")  # as whoever reads it writes it, and not as a file does
+
+    def apart(runs: int, why: str) -> None:
+        allowed = f", which {allows} allows" if why == OTHER_BITS else ""
+        watch.noted(f"{counted(runs, 'run')} trained one by one: {why}{allowed}")
+
     try:
         groups = [] if submitted is not None else groups_of(folder, waiting, way, jobs)
         watch.together([len(group) for group in groups if len(group) > 1])
@@ -128,7 +135,14 @@ def sweep(
             )
         elif min(jobs, len(groups)) > 1:
             train_in_processes(
-                folder, groups, jobs, way, began=began, progress=watch.progress, ended=ended
+                folder,
+                groups,
+                jobs,
+                way,
+                began=began,
+                progress=watch.progress,
+                ended=ended,
+                apart=apart,
             )
         else:
             for group in groups:
@@ -141,6 +155,7 @@ def sweep(
                         began=began,
                         progress=watch.progress,
                         ended=ended,
+                        apart=apart,
                     )
                 interruption.hold()
     except KeyboardInterrupt:  # the sweep ends with what is finished

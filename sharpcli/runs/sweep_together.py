@@ -113,15 +113,17 @@ def train_group(
     began: Callable[[SweepRun], None],
     progress: Callable[[str, int, int | None], None],
     ended: Callable[[SweepRun], None],
+    apart: Callable[[int, str], None],
 ) -> None:
     """Train the runs of a group together, or one by one where that is right or faster.
 
     What came of each run, also a failure, is written beside its checkpoint. A run that is finished,
     or that another process is training, is left out. An interrupt is raised as `train_run` does.
+    `apart` is called with how many runs are trained one by one, and why.
     """
     left = [*group]
     if len(group) > 1:
-        left = _train_together(folder, group, tasks, way, began, progress, ended)
+        left = _train_together(folder, group, tasks, way, began, progress, ended, apart)
     for run in left:
         began(run)
         train_run(folder, run, tasks, functools.partial(progress, run.name))
@@ -136,6 +138,7 @@ def _train_together(
     began: Callable[[SweepRun], None],
     progress: Callable[[str, int, int | None], None],
     ended: Callable[[SweepRun], None],
+    apart: Callable[[int, str], None],
 ) -> list[SweepRun]:
     """The runs that are left, because they could not be trained together."""
     left = [*group]
@@ -172,7 +175,15 @@ def _train_together(
             with settings_written_by(as_key), one_thread():
                 exact = way is Way.SAME_BYTES
                 keeping = _keeping(folder, mine)
-                train_together(task, settings, end, show, exact=exact, keeping=keeping)
+                train_together(
+                    task,
+                    settings,
+                    end,
+                    show,
+                    exact=exact,
+                    keeping=keeping,
+                    refused=lambda why: apart(len(left), why),
+                )
     return left
 
 

@@ -48,6 +48,7 @@ def train_in_processes(
     began: Callable[[SweepRun], None],
     progress: Callable[[str, int, int | None], None],
     ended: Callable[[SweepRun], None],
+    apart: Callable[[int, str], None],
 ) -> None:
     """Train the groups of runs in up to `jobs` processes.
 
@@ -82,6 +83,9 @@ def train_in_processes(
                     for run in worker.group:
                         _bury(worker, run, folder)
                         ended(run)
+                    continue
+                if number is None:
+                    apart(*done)
                     continue
                 run = folder.sweep.runs[number]
                 if done == [None]:
@@ -164,10 +168,22 @@ def _work(pipe: Connection, output: Path, plan: Sweep, way: Way) -> None:
     def ended(run: SweepRun) -> None:
         pipe.send((numbers[run.name],))
 
+    def apart(runs: int, why: str) -> None:
+        pipe.send((None, runs, why))
+
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             group = [plan.runs[number] for number in pipe.recv()]
-            train_group(folder, group, tasks, way, began=began, progress=progress, ended=ended)
+            train_group(
+                folder,
+                group,
+                tasks,
+                way,
+                began=began,
+                progress=progress,
+                ended=ended,
+                apart=apart,
+            )
 
 
 def end_with_parent() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sharpcli.documents.checkpoints import TrainingCurves
 
-__all__ = ["MOST", "Recorder"]
+__all__ = ["MOST", "Recorder", "has_norm"]
 
 MOST = 2000  # steps that are kept: more than a print tells apart
 # A norm takes a twentieth of a small network's step. So each of the first steps has one, and then
@@ -45,7 +45,7 @@ class Recorder:
 
     def wants_norm(self, step: int) -> bool:
         """Whether the gradient's norm is to be noted too."""
-        return self.wants(step) and (step < _FIRST_NORMS or step % _NORM_EVERY == 0)
+        return self.wants(step) and has_norm(step)
 
     def add(
         self,
@@ -92,6 +92,11 @@ class Recorder:
         """Go on where `state` was taken."""
         self._stride = state["stride"]
         self._points = [_Point(*point) for point in state["points"]]
+
+
+def has_norm(step: int) -> bool:
+    """Whether the gradient's norm is noted of a step, from 0, that is noted."""
+    return step < _FIRST_NORMS or step % _NORM_EVERY == 0
 
 
 def _numbers(values: Sequence[Tensor | float | None]) -> list[Any]:

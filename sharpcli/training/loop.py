@@ -209,7 +209,7 @@ class Run:
                 self.stepper.average()
             if (order.ended and settings.until_loss is not None) or ended:
                 self.losses.read()
-                with self.clock.paused(), self._at_evaluated_weights():
+                with self.clock.paused(), self.at_evaluated_weights():
                     loss = self._finite(self._loss())
                 self.model.train()
                 if settings.until_loss is not None:
@@ -222,7 +222,7 @@ class Run:
             if self.file is not None and not ended and self.file.due:
                 with self.clock.paused():
                     self.file.write(self._state())
-        with self._at_evaluated_weights():
+        with self.at_evaluated_weights():
             state = self.model.state_dict()
             tensors = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
         problem = None if self.file is None else self.file.problem
@@ -277,7 +277,7 @@ class Run:
             return
         self.losses.read()
         paused, kept = self.clock.paused(), global_random_state_kept()
-        with paused, kept, self._at_evaluated_weights():
+        with paused, kept, self.at_evaluated_weights():
             moment = Moment(
                 self.steps,
                 self.order.epoch,
@@ -340,7 +340,7 @@ class Run:
         self.clock.start(found["seconds"])
 
     @contextlib.contextmanager
-    def _at_evaluated_weights(self) -> Iterator[None]:
+    def at_evaluated_weights(self) -> Iterator[None]:
         """While active, the model has the weights that are evaluated and saved.
 
         Averages have statistics of batch normalisation of their own, computed on the way in.

@@ -42,15 +42,25 @@ class Order:
 
     def take(self, size: int) -> Tensor:
         """The next examples, at most `size` and no more than the epoch has left."""
-        if self._position >= self._kept:
-            self._before = self._generator.get_state()
-            self._shuffle()
-            self.epoch, self._position = self.epoch + 1, 0
+        self._begin_epoch()
         if size >= self._count:  # its mean has no order, and so no rounding that follows the seed
             self._position = self._kept
             return self._all
         first, self._position = self._position, min(self._position + size, self._kept)
         return self._shuffled[first : self._position]
+
+    def take_all(self) -> Tensor:
+        """All that the epoch has, shuffled; of a new epoch if this one has ended."""
+        self._begin_epoch()
+        self._position = self._kept
+        return self._shuffled[: self._kept]
+
+    def _begin_epoch(self) -> None:
+        """Shuffle anew where no examples are left."""
+        if self._position >= self._kept:
+            self._before = self._generator.get_state()
+            self._shuffle()
+            self.epoch, self._position = self.epoch + 1, 0
 
     @property
     def ended(self) -> bool:
@@ -143,6 +153,8 @@ class Pace:
 
     def check(self, most: int = 10_000) -> None:
         """Refuse a schedule that leaves its range within the steps that are sure to be taken."""
+        if self._rates is None and self._sizes is None:
+            return
         settings = self._settings
         steps = settings.steps or most
         epoch = 0

@@ -6,8 +6,9 @@ rounding of products of matrices may differ.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,19 +17,21 @@ from torch import Tensor, nn
 from sharpcli.documents.checkpoints import TrainingCurves
 from sharpcli.errors import SharpError
 from sharpcli.objective.rows import Rows
-from sharpcli.objective.trees import leaves, map_leaves
+from sharpcli.objective.trees import leaves
 from sharpcli.tasks import Task
-from sharpcli.training.loop import not_finite
+from sharpcli.training.loop import EVALUATION_BATCH, not_finite
 from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.order import Order, Pace
+from sharpcli.training.same_bits import LANES, operation
 from sharpcli.training.schedules import parse_schedule
+from sharpcli.training.stacked_layers import LayeredPass, layers_of
 from sharpcli.training.stacked_notes import StackedNotes
 from sharpcli.training.stacked_optimizers import StackedOptimizer, column
-from sharpcli.training.stacked_passes import StackedPass
+from sharpcli.training.stacked_passes import NotTogetherError, VmapPass
+from sharpcli.training.statistics import normalisations, recompute
 
 __all__ = ["Stack"]
 
-_ALIGNED = 16  # numbers; torch's memory begins at multiples of 64 bytes
 _CLIPPED = 1e-6  # added to the norm, as torch.nn.utils.clip_grads_with_norm_ does
 
 
@@ -45,7 +48,7 @@ class Stack:
         rows: the training data, the same for all.
 
     Raises:
-        ValueError: for data or parameters that cannot be stacked.
+        NotTogetherError: for data or parameters that cannot be stacked.
     """
 
     def __init__(
@@ -53,15 +56,15 @@ class Stack:
     ) -> None:
         self._task, self._settings, self._models, self._rows = task, settings, models, rows
         if not rows.sliceable or not all(isinstance(each, Tensor) for each in leaves(rows.batch)):
-            raise ValueError("the data are no tensors with a row for each example")
+            raise NotTogetherError("the data are no tensors with a row for each example")
         trained = {k: p for k, p in models[0].named_parameters() if p.requires_grad}
         kinds = {each.dtype for each in trained.values()}
-        if len(kinds) != 1 or not kinds.pop().is_floating_point:
-            raise ValueError("the parameters have several types")
+        if kinds != {torch.get_default_dtype()}:
+            raise NotTogetherError("the parameters have several types")
         self._shapes = {name: each.shape for name, each in trained.items()}
         states = [_tensors(model) for model in models]
         if any([*each] != [*states[0]] for each in states):
-            raise ValueError("the models differ")
+            raise NotTogetherError("the networks differ")
         self._weights = torch.zeros(len(models), sum(map(_room, self._shapes.values())))
         for name, part in zip(trained, _split(self._weights, self._shapes), strict=True):
             part.copy_(torch.stack([each[name] for each in states]))
@@ -70,7 +73,7 @@ class Stack:
             for name in states[0]
             if name not in trained
         }
-        self._pass = StackedPass(models[0], task)
+        self._layers = layers_of(models[0], task, rows)
         self.members = list(range(len(models)))
         self.diverged: dict[int, SharpError] = {}
         self.steps = 0
@@ -80,7 +83,7 @@ class Stack:
         self._shuffled, self._position = torch.zeros(0, 0, dtype=torch.int64), 0
         self._optimizer = StackedOptimizer(settings)
         self._averages = self._weights.clone() if first.ema is not None else None
-        self._notes = StackedNotes()
+        self._notes = StackedNotes(lambda losses: self._pass.mean_losses(losses))
         specs = dict.fromkeys(each.schedule for each in settings if each.schedule is not None)
         self._schedules = {spec: parse_schedule(spec) for spec in specs}
         self._view()
@@ -105,27 +108,22 @@ class Stack:
     @property
     def by_layers(self) -> bool:
         """Whether products of matrices are those of one by one, in a stack."""
-        return self._pass.by_layers
+        return self._layers is not None
 
     def gradients(self, chosen: Tensor) -> list[Tensor]:
         """The gradients of each training on the same examples; a list of (runs, …)."""
-        runs, size = len(self.members), len(chosen)
-        batch = self._stacked(chosen.repeat(runs), runs)
-        return self._losses(batch, size)[1]
+        self._pass.gradients(chosen.expand(len(self.members), -1))
+        return self._gradient_views
 
     def step(self) -> None:
         """Take a step of every training."""
-        size, batch = self._batch()
-        rates = self._rates()
-        losses, gradients = self._losses(batch, size)
-        torch._foreach_copy_(self._gradient_views, gradients)
+        chosen = self._next()
+        losses = self._pass.gradients(chosen)
         if not math.isfinite(losses.sum().item()):
             losses = self._drop(losses)
-            rates = self._rates()
-            if not self.members:
-                return
-        self._update(losses, rates, size)
-        self.steps += 1
+        if self.members:
+            self._update(losses, self._rates(), chosen.shape[1])
+            self.steps += 1
 
     def model(self, member: int) -> nn.Module:
         """The model of a training, with the weights that are evaluated and saved."""
@@ -135,6 +133,10 @@ class Stack:
         with torch.no_grad():
             for name, tensor in _tensors(model).items():
                 tensor.copy_(values[name][row])
+        layers = [] if self._averages is None else normalisations(model.train())
+        if layers:
+            predict = functools.partial(self._task.predict, model)
+            recompute(model, layers, self._rows, predict, EVALUATION_BATCH)
         return model
 
     def curves(self, member: int) -> TrainingCurves:
@@ -166,66 +168,59 @@ class Stack:
         for order, row in zip(self._orders, rows, strict=True):
             order.restore({**state["orders"][row], "position": 0})
         if self.epoch:  # each has taken its epoch at once
-            self._shuffled = torch.stack([each.take(self._rows.count) for each in self._orders])
+            self._shuffled = torch.stack([each.take_all() for each in self._orders])
         self._view()
 
-    def _batch(self) -> tuple[int, Any]:
-        """The size of the next batch, and the batch of every training, (runs, size, …)."""
+    def _next(self) -> Tensor:
+        """The examples of every training's next batch, (runs, size)."""
         if self.epoch_ended:
-            self._shuffled = torch.stack([each.take(self._rows.count) for each in self._orders])
+            self._shuffled = torch.stack([each.take_all() for each in self._orders])
             self._position = 0
-        first = self._position
-        chosen = self._shuffled[:, first : first + self._pace.batch_size(self.steps)]
-        runs, size = chosen.shape
-        self._position += size
-        return size, self._stacked(chosen.reshape(-1), runs)
-
-    def _stacked(self, chosen: Tensor, runs: int) -> Any:
-        """The batch of each training: equal parts of the examples `chosen`."""
-        batch = self._rows.batch_of(chosen)
-        return map_leaves(batch, lambda leaf: leaf.view(runs, -1, *leaf.shape[1:]))
-
-    def _losses(self, batch: Any, size: int) -> tuple[Tensor, list[Tensor]]:
-        """The loss of each training, and the gradients of each of its tensors."""
-        losses = self._pass.losses({**self._parameters, **self._fixed}, batch, size)
-        gradients = torch.autograd.grad(losses.sum(), [*self._parameters.values()])
-        return losses.detach(), list(gradients)
+        first, size = self._position, self._pace.batch_size(self.steps)
+        if size >= self._rows.count:  # in the order of the data, as `Order.take` gives them
+            self._position = self._shuffled.shape[1]
+            return torch.arange(self._rows.count).expand(len(self.members), -1)
+        chosen = self._shuffled[:, first : first + size]
+        self._position += chosen.shape[1]
+        return chosen
 
     def _rates(self) -> list[float]:
         at = {spec: each.at(self.steps) for spec, each in self._schedules.items()}
         chosen = (self._settings[member] for member in self.members)
         return [
-            (each.step_size or 0.0) if each.schedule is None else at[each.schedule]
-            for each in chosen
+            rate if each.schedule is None else at[each.schedule]
+            for each, rate in zip(chosen, self._constant, strict=True)
         ]
 
     def _update(self, losses: Tensor, rates: Sequence[float], size: int) -> None:
         gradient = self._gradient
-        clips = [self._settings[member].clip_norm for member in self.members]
-        noted = self._notes.wants(self.steps)
-        if noted or clips[0] is not None:
-            norms = self._norms(exact=clips[0] is not None)
-            if noted:
-                self._notes.add(self.steps, losses, rates, size, norms)
-            if clips[0] is not None:
-                most = torch.tensor(clips, dtype=norms.dtype)
-                gradient.mul_((most / (norms + _CLIPPED)).clamp_(max=1).unsqueeze(1))
+        clipped = self._settings[0].clip_norm is not None
+        norms = None
+        if clipped or self._notes.wants_norm(self.steps):
+            norms = self._norms()
+        if self._notes.wants(self.steps):
+            self._notes.add(self.steps, losses, rates, size, norms)
+        if clipped and norms is not None:
+            clips = [self._settings[member].clip_norm for member in self.members]
+            most = torch.tensor(clips, dtype=norms.dtype)
+            gradient.mul_((most / (norms + _CLIPPED)).clamp_(max=1).unsqueeze(1))
         self._optimizer.step(self._weights, gradient, rates)
         if self._averages is not None:
             shares = [1 - (self._settings[member].ema or 0.0) for member in self.members]
-            self._averages.lerp_(self._weights, column(shares, self._weights))
+            self._averages.lerp_(self._weights, column(tuple(shares), gradient.dtype))
 
-    def _norms(self, *, exact: bool) -> Tensor:
-        """The norm of each gradient; if `exact`, rounded as by torch.nn.utils.get_total_norm."""
-        if not exact:
-            return _row_norms(self._gradient)
-        parts = [_row_norms(each.flatten(1)) for each in self._gradient_views]
-        return _row_norms(torch.stack(parts, dim=1))
+    def _norms(self) -> Tensor:
+        """The norm of each run's gradient."""
+        for each in self._take_norms:
+            each()
+        return self._norm.clone()
 
     def _drop(self, losses: Tensor) -> Tensor:
         """Go on without the trainings whose loss is not finite; the others' losses."""
-        values = losses.tolist()
+        values = self._pass.mean_losses(losses).tolist()
         bad = [row for row, value in enumerate(values) if not math.isfinite(value)]
+        if not bad:  # only the sum of all is out of range
+            return losses
         for row in bad:
             member = self.members[row]
             self.diverged[member] = not_finite(
@@ -238,8 +233,9 @@ class Stack:
         self._optimizer.keep(kept)
         gradient = self._gradient[kept]
         self._choose(kept)
-        self._view()
-        self._gradient.copy_(gradient)
+        if self.members:
+            self._view()
+            self._gradient.copy_(gradient)
         return losses[kept]
 
     def _choose(self, rows: Tensor) -> None:
@@ -252,14 +248,26 @@ class Stack:
         self._notes.keep(rows)
 
     def _view(self) -> None:
-        """The parameters as leaves, and where their gradients go."""
+        """Views of the parameters and of their gradients, and all that works on these."""
         self._gradient = torch.zeros_like(self._weights)
         self._gradient_views = _split(self._gradient, self._shapes)
-        parts = _split(self._weights, self._shapes)
-        self._parameters = {
-            name: part.detach().requires_grad_()
-            for name, part in zip(self._shapes, parts, strict=True)
-        }
+        weights = dict(zip(self._shapes, _split(self._weights, self._shapes), strict=True))
+        gradients = dict(zip(self._shapes, self._gradient_views, strict=True))
+        self._pass: LayeredPass | VmapPass
+        if self._layers is not None:
+            self._pass = LayeredPass(self._layers, weights, gradients, self._rows)
+        else:
+            model, fixed = self._models[0], self._fixed
+            self._pass = VmapPass(model, self._task, weights, gradients, fixed, self._rows)
+        self._constant = [self._settings[member].step_size or 0.0 for member in self.members]
+        # As the norm of one training is taken: of the norms of its tensors.
+        parts = self._gradient.new_zeros(len(self._weights), len(self._shapes))
+        self._norm = self._gradient.new_zeros(len(self._weights))
+        self._take_norms = [
+            operation("norm", _norms, _norm, into, each.flatten(1))
+            for into, each in zip(parts.unbind(1), self._gradient_views, strict=True)
+        ]
+        self._take_norms.append(operation("norm", _norms, _norm, self._norm, parts))
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -268,14 +276,18 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in named}
 
 
-def _row_norms(matrix: Tensor) -> Tensor:
-    norms: Tensor = torch.linalg.vector_norm(matrix, dim=1)
-    return norms
+def _norms(out: Tensor, matrix: Tensor) -> Callable[[], object]:
+    return functools.partial(torch.linalg.vector_norm, matrix, dim=1, out=out)
+
+
+def _norm(row: Tensor) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(row)
+    return norm
 
 
 def _room(shape: torch.Size) -> int:
     """Numbers that a tensor takes of a row: each begins where torch would begin one of its own."""
-    return -(-shape.numel() // _ALIGNED) * _ALIGNED
+    return -(-shape.numel() // LANES) * LANES
 
 
 def _split(matrix: Tensor, shapes: dict[str, torch.Size]) -> list[Tensor]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import random
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sharpcli.errors import SharpError
+from sharpcli.errors import SharpError, counted
 from sharpcli.objective.network import give_shapes
 from sharpcli.objective.objective import Objective
 from sharpcli.runtime import interruption
@@ -21,11 +22,14 @@ from sharpcli.runtime.randomness import global_random_state_kept, seed_all
 from sharpcli.tasks import Task
 from sharpcli.training.loop import EVALUATION_BATCH, Run, Trained, not_finite
 from sharpcli.training.optimizers import TrainSettings
+from sharpcli.training.schedules import parse_schedule
 from sharpcli.training.stack import Stack
+from sharpcli.training.stacked_layers import layers_of
 from sharpcli.training.stacked_optimizers import OPTIONS
+from sharpcli.training.stacked_passes import NotTogetherError
 from sharpcli.training.state import StateFile, description
 
-__all__ = ["Keeping", "alike", "train_together"]
+__all__ = ["OTHER_BITS", "Keeping", "alike", "train_together"]
 
 # Settings that may differ between the runs of a stack, and those that it takes but all share.
 _OWN = ("seed", "lr", "momentum", "betas", "weight_decay", "schedule", "optimizer_options")
@@ -36,7 +40,11 @@ _MOST_PROBED = 8  # steps by which both ways are timed
 _FEWEST = 100  # steps for which it is worth to look
 _SHARE_PROBED = 50  # and at most one in so many of all steps, but never fewer than 3
 _CLOSE = 1e-5  # of a weight, relative to all, after the probed steps
+_CLEARLY = 1.25  # times as long: the first steps show it
 _SHOWN = 32  # steps between two reports of progress
+
+OTHER_BITS = "their weights would differ by rounding"
+_SLOWER = "that is faster"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +74,8 @@ def alike(settings: TrainSettings) -> Hashable | None:
     options = settings.optimizer_options
     if any(name not in OPTIONS[settings.optimizer] for name in options):
         return None
+    if settings.schedule is not None and parse_schedule(settings.schedule).observes:
+        return None
     shared = tuple(getattr(settings, name) for name in _SHARED)
     some = tuple(getattr(settings, name) is None for name in _SOME)
     return shared, some, options.get("nesterov")
@@ -79,6 +89,7 @@ def train_together(
     *,
     exact: bool = False,
     keeping: Keeping | None = None,
+    refused: Callable[[str], object] = lambda _: None,
 ) -> list[int]:
     """Train runs that are `alike` together, each to the weights that it gets by itself.
 
@@ -94,6 +105,7 @@ def train_together(
         progress: called with what is done.
         exact: only if the weights have the same bits as one by one.
         keeping: where the state of all is kept every few seconds, and goes on from.
+        refused: called with the reason, in a few words, where runs are left to the caller.
 
     Returns:
         The numbers of the runs that have not ended: they are to be trained one by one.
@@ -109,14 +121,9 @@ def train_together(
     with global_random_state_kept():
         try:
             _Together(task, settings, end, exact, keeping).train(progress)
-        except Exception as error:  # whatever it is: one by one it shows again, or does not matter
-            if interruption.caused(error):
-                raise
+        except NotTogetherError as error:
+            refused(str(error))
     return [*left]
-
-
-class _NotTogetherError(Exception):
-    """The runs are better trained one by one."""
 
 
 class _Together:
@@ -130,24 +137,30 @@ class _Together:
     ) -> None:
         self._task, self._settings, self._end, self._exact = task, settings, end, exact
         self._keeping = keeping
+        if settings[0].epochs is None:
+            self._check_worth(settings[0].steps or 0)
         # The one of the lowest rate shows how long a step takes by itself: it goes furthest.
         rates = [each.step_size or 0.0 for each in settings]
         self._alone = rates.index(min(rates))
         seed_all(settings[self._alone].seed)
-        self._run = Run(task, settings[self._alone], torch.device("cpu"), None, (), None)
-        self._drawn = _random_state()
-        self._run.begin()
-        if self._all_steps() < _FEWEST:
-            raise _NotTogetherError
+        with _said_one_by_one():
+            if exact and layers_of(task.model(), task) is None:  # before the data are read
+                raise NotTogetherError(OTHER_BITS)
+            seed_all(settings[self._alone].seed)
+            self._run = Run(task, settings[self._alone], torch.device("cpu"), None, (), None)
+            self._drawn = _random_state()
+            self._check_worth(self._all_steps())
+            self._run.begin()
         self._numbers = [*range(len(settings))]
 
     def train(self, progress: Progress) -> None:
-        """Train them, or raise `_NotTogetherError`."""
-        models = self._models()
+        """Train them, or raise `NotTogetherError`."""
+        with _said_one_by_one():
+            models = self._models()
         found = self._found()
         chosen = [number for number, each in enumerate(models) if self._begins_finite(number, each)]
         if self._alone not in chosen or len(chosen) < 2:
-            raise _NotTogetherError
+            raise NotTogetherError("runs have no loss to begin with")
         self._numbers = chosen
         settings = [self._settings[number] for number in chosen]
         stack = Stack(self._task, settings, [models[number] for number in chosen], self._run.rows)
@@ -196,7 +209,7 @@ class _Together:
         """The initial model of each run.
 
         Raises:
-            _NotTogetherError: if the data depend on the seed, so that each run has its own.
+            NotTogetherError: if the data depend on the seed, so that each run has its own.
         """
         dtype = torch.get_default_dtype()
         models, drawn = [], []
@@ -208,10 +221,10 @@ class _Together:
             drawn.append(_random_state())
         # The run's own model was made after the data were read, and perhaps after imports.
         if drawn[self._alone] != self._drawn and self._draws_data():
-            raise _NotTogetherError
+            raise NotTogetherError("the data depend on the seed")
         mine, same = self._run.model.state_dict(), models[self._alone].state_dict()
         if not all(torch.equal(tensor, same[name]) for name, tensor in mine.items()):
-            raise _NotTogetherError
+            raise NotTogetherError("the network depends on more than the seed")
         return models
 
     def _draws_data(self) -> bool:
@@ -242,7 +255,7 @@ class _Together:
         """Take the first steps both ways.
 
         Raises:
-            _NotTogetherError: if one by one is faster, if it gives other weights, or if the model
+            NotTogetherError: if one by one is faster, if it gives other weights, or if the model
                 draws random numbers.
         """
         run, member = self._run, self._numbers.index(self._alone)
@@ -255,35 +268,43 @@ class _Together:
         while len(times) < count and not stack.ended:
             before = _random_state()
             started = time.thread_time()
-            run.step()
+            with _said_one_by_one():
+                run.step()
             between = time.thread_time()
             if _random_state() != before:
-                raise _NotTogetherError
+                raise NotTogetherError("the network draws random numbers")
             begun = time.thread_time()
             self._step(stack)
             times.append((between - started, time.thread_time() - begun))
+            # The first step of each way makes what the later ones use.
+            alone, stacked = _medians(times[1:] or times)
+            if len(times) > 1 and stacked > _CLEARLY * alone * len(stack.members):
+                raise NotTogetherError(_SLOWER)
         if member not in stack.members:
-            raise _NotTogetherError
-        with run.stepper.at_evaluated_weights():
+            raise NotTogetherError("the run with the lowest rate diverges")
+        with run.at_evaluated_weights():
             _check_same(run.model, stack.model(member), exact=self._exact)
-        alone, stacked = (sorted(each)[len(times) // 2] for each in zip(*times[1:], strict=True))
         if stacked > alone * len(stack.members):
-            raise _NotTogetherError
+            raise NotTogetherError(_SLOWER)
 
     def _check_gradients(self, stack: Stack, member: int) -> None:
         """Refuse gradients of other bits than one by one, for each size that a batch has."""
         run, settings = self._run, self._settings[0]
         if not stack.by_layers or settings.batch_schedule is not None:
-            raise _NotTogetherError
+            raise NotTogetherError(OTHER_BITS)
         count, size = run.rows.count, min(settings.batch_size, run.rows.count)
         for each in {size, size if settings.fixed_batch else count % size or size}:
             chosen = torch.arange(each)
-            loss = run.untrained.mean_loss_of(run.model, run.rows.batch_of(chosen), each)
+            loss = run.of_steps.mean_loss_of(run.model, run.rows.batch_of(chosen), each)
             parameters = [p for p in run.model.parameters() if p.requires_grad]
             alone = torch.autograd.grad(loss, parameters)
             together = stack.gradients(chosen)
             if not all(torch.equal(a, b[member]) for a, b in zip(alone, together, strict=True)):
-                raise _NotTogetherError
+                raise NotTogetherError(OTHER_BITS)
+
+    def _check_worth(self, steps: int) -> None:
+        if steps < _FEWEST:
+            raise NotTogetherError(f"{counted(steps, 'step')} each are too few to try")
 
     def _all_steps(self) -> int:
         settings = self._settings[0]
@@ -306,6 +327,17 @@ class _Together:
         return Trained(tensors, loss, stack.epoch, stack.steps, True, stack.curves(member))
 
 
+@contextlib.contextmanager
+def _said_one_by_one() -> Iterator[None]:
+    """Leave what cannot be trained to one by one, where its error is shown with the run's name."""
+    try:
+        yield
+    except (SharpError, RuntimeError) as error:  # as the task's code and torch raise them
+        if interruption.caused(error):
+            raise
+        raise NotTogetherError("one of them cannot be trained") from error
+
+
 def _random_state() -> tuple[bytes, object]:
     return torch.get_rng_state().numpy().tobytes(), random.getstate()
 
@@ -315,7 +347,7 @@ def _check_same(one: nn.Module, other: nn.Module, *, exact: bool) -> None:
     for name, tensor in one.state_dict().items():
         same = other.state_dict()[name]
         if not (torch.equal(tensor, same) if exact else _close(tensor, same)):
-            raise _NotTogetherError
+            raise NotTogetherError(OTHER_BITS if exact else "their weights would differ")
 
 
 def _close(one: Tensor, other: Tensor) -> bool:
@@ -323,6 +355,11 @@ def _close(one: Tensor, other: Tensor) -> bool:
         return torch.equal(one, other)
     off = torch.linalg.vector_norm((one - other).double())
     return bool(off <= _CLOSE * torch.linalg.vector_norm(one.double()))
+
+
+def _medians(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    one, other = (sorted(each)[len(pairs) // 2] for each in zip(*pairs, strict=True))
+    return one, other
 
 
 def _how_far(stack: Stack, settings: TrainSettings) -> tuple[int, int]:

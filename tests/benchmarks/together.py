@@ -1,108 +1,154 @@
-"""Runs that are trained together against one after another: runs an hour, and their weights."""
+"""Sweeps whose runs are trained together against one after another: runs an hour, and weights."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import statistics
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from problem import Setting
 from report import Bar, Section
+from safetensors.torch import load_file
 
-from sharpcli.tasks import load_task
-from sharpcli.training.loop import Trained, train
-from sharpcli.training.optimizers import TrainSettings
-from sharpcli.training.together import train_together
+from sharpcli.runs.sweep import Watch, sweep
+from sharpcli.runs.sweep_together import Way
 
 NAME = "together"
 _RUNS = 16
-_NETWORKS = {
-    "MLP 64-64-64-10": {"width": "64", "depth": "2"},
-    "CNN": {"model": "cnn"},
-}
 _FASTER, _CLOSE, _NEVER_SLOWER = 8.0, 1e-5, 0.95
+_FILE = """
+task = "digits"
+options = {options}
+[fixed]
+steps = {steps}
+optimizer = "{optimizer}"
+{more}
+[grid]
+lr = {rates}
+seed = [0, 1, 2, 3]
+"""
+_MLP, _CNN = "{ width = 64, depth = 2 }", '{ model = "cnn" }'
+_SGD = "momentum = 0.9", [0.02, 0.04, 0.06, 0.08]
+_ADAMW = "", [0.001, 0.002, 0.003, 0.004]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Case:
+    name: str
+    options: str
+    optimizer: str
+    steps: int
+    way: Way
+    least: float | None  # the bar on the ratio; None: only shown
+    jobs: int = 1
+
+    def write(self, folder: Path) -> Path:
+        more, rates = _SGD if self.optimizer == "sgd" else _ADAMW
+        text = _FILE.format(
+            options=self.options,
+            steps=self.steps,
+            optimizer=self.optimizer,
+            more=more,
+            rates=rates,
+        )
+        file = folder / "sweep.toml"
+        file.write_text(text, "utf-8")
+        return file
 
 
 def run(setting: Setting) -> Section:
-    # A long enough training that its start matters little, as in a sweep; the CNN's steps are long.
-    steps = {
-        "MLP 64-64-64-10": 300 if setting.quick else 3000,
-        "CNN": 100 if setting.quick else 300,
-    }
+    mlp, cnn = (200, 100) if setting.quick else (1500, 300)
+    name, bar = "MLP 64-64-64-10", _FASTER
+    cases = [
+        _Case(f"{name}, sgd", _MLP, "sgd", mlp, Way.SAME_BYTES, None if setting.quick else bar),
+        _Case(f"{name}, adamw", _MLP, "adamw", mlp, Way.SAME_BYTES, None if setting.quick else bar),
+        _Case("CNN, sgd", _CNN, "sgd", cnn, Way.SAME_BYTES, _NEVER_SLOWER),
+        _Case("CNN, sgd, --together", _CNN, "sgd", cnn, Way.TOGETHER, _NEVER_SLOWER),
+    ]
+    if setting.quick:
+        cases = cases[:1]
+    else:
+        cases.append(
+            _Case(f"{name}, sgd, --jobs 2", _MLP, "sgd", mlp, Way.SAME_BYTES, None, jobs=2)
+        )
     section = Section(
         NAME,
         "Runs together",
-        f"{_RUNS} runs of `digits` with other seeds and rates, batch 32, SGD with momentum and "
-        "AdamW: trained together (where the first steps show that it is faster) against one after "
-        "another, the first runs and the stack in turn, by CPU time of one thread.",
+        f"A sweep of {_RUNS} runs of `digits` (4 rates, 4 seeds, batch 32; {mlp:,} steps each, "
+        f"the CNN's {cnn:,}) as `sharp sweep` makes it, against one run after another "
+        "(`--one-by-one`) on one core. Wall clock of the whole sweep in one process, so with the "
+        "checks at the start, the steps taken both ways, the curves and the checkpoints, but "
+        "without the import of torch; with --jobs 2 the two processes import it, too. Both ways "
+        "in turn, median ratios of pairs.",
     )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        rows, bars = [], []
-        for name, options in _NETWORKS.items():
-            for optimizer in ("sgd", "adamw")[: 1 if setting.quick else 2]:
-                ratio, off, count = _against(options, optimizer, steps[name], setting.quick)
-                rows.append((name, optimizer, f"{count} of {_RUNS}", f"{ratio:.1f}", f"{off:.1e}"))
-                least = _FASTER if name.startswith("MLP") else _NEVER_SLOWER
-                bars.append(
-                    Bar(
-                        f"{name}, {optimizer}: runs an hour",
-                        f"{ratio:.1f} ×",
-                        f"≥ {least:g} ×",
-                        ratio >= least,
-                    )
-                )
-                bars.append(
-                    Bar(
-                        f"{name}, {optimizer}: weights",
-                        f"{off:.1e}",
-                        f"≤ {_CLOSE:g}",
-                        off <= _CLOSE,
-                    )
-                )
-    finally:
-        torch.set_num_threads(threads)
-    head = ("network", "optimizer", "together", "runs an hour, ratio", "weights differ by")
+    rows = []
+    for case in cases:
+        rounds = 1 if setting.quick else setting.repeats
+        row, bars = _against(case, rounds)
+        rows.append(row)
+        section.bars += bars
+    head = ("sweep", "together", "seconds", "one by one", "ratio", "CPU time", "weights differ by")
     section.tables.append(("Together against one by one", head, rows))
-    section.bars += bars
     return section
 
 
-def _against(
-    options: dict[str, str], optimizer: str, steps: int, quick: bool
-) -> tuple[float, float, int]:
-    """The ratio of speeds, the largest relative difference, and how many were trained together."""
-    task = load_task("digits", options)
-    rate = 0.02 if optimizer == "sgd" else 1e-3
-    momentum: dict[str, Any] = {"momentum": 0.9} if optimizer == "sgd" else {}
-    settings = [
-        TrainSettings(
-            optimizer, lr=rate * (1 + i % 4), steps=steps, epochs=10**6, seed=i, **momentum
+def _against(case: _Case, rounds: int) -> tuple[tuple[str, ...], list[Bar]]:
+    """The row of the table, and the bars."""
+    times: list[tuple[Any, Any]] = []
+    apart: list[str] = []
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        watch = Watch(noted=apart.append)
+        first = dataclasses.replace(case, steps=2).write(folder)
+        sweep(first, folder / "first")  # imports what both need
+        file = case.write(folder)
+        for number in range(rounds):
+            one, other = (folder / f"{name}-{number}" for name in ("together", "apart"))
+            together = _timed(
+                functools.partial(sweep, file, one, way=case.way, jobs=case.jobs, watch=watch)
+            )
+            alone = _timed(functools.partial(sweep, file, other, way=Way.ONE_BY_ONE))
+            times.append((together, alone))
+        off = max(_off(run / "model.safetensors", one) for run in other.iterdir() if run.is_dir())
+    wall, own = ([pair[1][i] / pair[0][i] for pair in times] for i in (0, 1))
+    ratio = statistics.median(wall)
+    seconds = [statistics.median(pair[i][0] for pair in times) for i in (0, 1)]
+    row = (
+        case.name,
+        "no" if apart else f"{_RUNS}",
+        *(f"{each:.1f}" for each in seconds),
+        f"{ratio:.1f}" if ratio > 2 else f"{ratio:.2f}",
+        "" if case.jobs > 1 else f"{statistics.median(own):.1f}",
+        f"{off:.0e}" if off else "0",
+    )
+    bars = [Bar(f"{case.name}: weights", f"{off:.1e}", f"≤ {_CLOSE:g}", off <= _CLOSE)]
+    if case.least is not None:
+        bars.insert(
+            0,
+            Bar(
+                f"{case.name}: runs an hour",
+                f"{ratio:.2f} ×",
+                f"≥ {case.least:g} ×",
+                ratio >= case.least,
+            ),
         )
-        for i in range(_RUNS)
-    ]
-    train(task, TrainSettings(optimizer, steps=1))  # imports
-    count = 2 if quick else 4
-    alone, seconds = [], 0.0
-    found: dict[int, Any] = {}
-    for each in settings[: count // 2]:
-        seconds += _timed(lambda each=each: alone.append(train(task, each)))
-    left: list[int] = []
-    whole = _timed(lambda: left.extend(train_together(task, settings, found.__setitem__)))
-    for each in settings[count // 2 : count]:
-        seconds += _timed(lambda each=each: alone.append(train(task, each)))
-    each_alone = seconds / count
-    off = max((_off(alone[i], found[i]) for i in range(count) if i in found), default=0.0)
-    return _RUNS * each_alone / (whole + len(left) * each_alone), off, len(found)
+    return row, bars
 
 
-def _timed(work: Any) -> float:
-    started = time.process_time()
+def _timed(work: Any) -> tuple[float, float]:
+    """Seconds by the clock, and of this process's CPU time."""
+    started, used = time.perf_counter(), time.process_time()
     work()
-    return time.process_time() - started
+    return time.perf_counter() - started, time.process_time() - used
 
 
-def _off(one: Trained, other: Trained) -> float:
-    flat = [torch.cat([t.double().flatten() for t in r.tensors.values()]) for r in (one, other)]
-    return float((flat[0] - flat[1]).norm() / flat[0].norm())
+def _off(file: Path, folder: Path) -> float:
+    """How far a checkpoint is from that of the same run in another sweep, relative to its norm."""
+    both = file, folder / file.parent.name / file.name
+    one, other = (torch.cat([t.double().flatten() for t in load_file(f).values()]) for f in both)
+    return float((one - other).norm() / one.norm())

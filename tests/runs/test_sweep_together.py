@@ -48,9 +48,9 @@ def alone(monkeypatch):
     names = []
     train = sweep_run.train_and_save
 
-    def recorded(task, settings, output, progress):
+    def recorded(task, settings, output, progress, **others):
         names.append(output.parent.name)
-        return train(task, settings, output, progress)
+        return train(task, settings, output, progress, **others)
 
     monkeypatch.setattr(sweep_run, "train_and_save", recorded)
     return names
@@ -110,3 +110,14 @@ def test_groups_for_all_jobs(tmp_path):
     sweep(file, tmp_path / "one", way=Way.ONE_BY_ONE)
     assert sizes == [[3]]
     assert checkpoints(tmp_path / "jobs") == checkpoints(tmp_path / "one")
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_why_runs_are_trained_one_by_one_is_said(tmp_path, jobs):
+    task = TASK.replace("torch.nn.ReLU()", "torch.nn.Dropout(0.5)")
+    lines = []
+    file = write(tmp_path, FILE.replace("[0.1, 1e30]", "[0.1, 0.2]"), task)
+    sweep(file, tmp_path / "out", jobs=jobs, watch=Watch(noted=lines.append))
+    runs = "3 runs" if jobs == 2 else "4 runs"
+    said = "trained one by one: their weights would differ by rounding, which together allows"
+    assert lines == [f"{runs} {said}"]

@@ -1,14 +1,18 @@
 """Runs that are trained together, against each by itself."""
 
+import math
 import time
 
 import pytest
 import torch
+from torch.nn import functional
 
 from sharpcli.tasks import load_task
+from sharpcli.training import curves, stacked_notes
 from sharpcli.training import together as module
 from sharpcli.training.loop import DivergedError, Trained, train
 from sharpcli.training.optimizers import TrainSettings
+from sharpcli.training.stacked_layers import mean_losses
 from sharpcli.training.state import StateFile
 from sharpcli.training.together import Keeping, alike, train_together
 
@@ -116,6 +120,76 @@ def test_each_run_gets_the_bits_that_it_gets_by_itself(task_of, kind):
         assert_same(outcomes[number], train(task, each))
 
 
+ACTIVATIONS = {
+    "LeakyReLU": "nn.LeakyReLU(0.2)",
+    "Tanh": "nn.Tanh()",
+    "Sigmoid": "nn.Sigmoid()",
+    "GELU": "nn.GELU()",
+    "GELU tanh": "nn.GELU(approximate='tanh')",
+    "SiLU": "nn.SiLU()",
+    "ELU": "nn.ELU(0.7)",
+    "Softplus": "nn.Softplus(2.0)",
+    "two": "nn.Tanh(), nn.ReLU(), nn.ReLU()",
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_round_as_by_themselves(task_of, name):
+    each = ACTIVATIONS[name]
+    layers = f"nn.ReLU(), nn.Linear(16, 24), {each}, nn.Linear(24, 9), {each}, nn.Linear(9, 3)"
+    task = task_of(layers)
+    settings = [TrainSettings(epochs=3, batch_size=16, lr=0.2, seed=seed) for seed in (0, 1)]
+    outcomes, left = trained_together(task, settings, exact=True)
+    assert left == []
+    for number, each in enumerate(settings):
+        assert_same(outcomes[number], train(task, each))
+
+
+@pytest.mark.parametrize("settings", [{"batch_size": 99}, {"batch_size": 16, "fixed_batch": 16}])
+def test_full_and_fixed_batches(task_of, settings):
+    task = task_of()
+    both = [TrainSettings(epochs=6, seed=seed, **settings) for seed in (0, 1)]
+    outcomes, left = trained_together(task, both, exact=True)
+    assert left == []
+    for number, each in enumerate(both):
+        assert_same(outcomes[number], train(task, each))
+
+
+def test_all_that_is_noted_has_the_same_bits(task_of, monkeypatch):
+    monkeypatch.setattr(curves, "MOST", 64)  # so that steps are dropped again
+    monkeypatch.setattr(stacked_notes, "MOST", 64)
+    task = task_of()
+    settings = [TrainSettings(epochs=40, batch_size=16, seed=seed) for seed in (0, 1)]
+    outcomes, _ = trained_together(task, settings, exact=True)
+    for number, each in enumerate(settings):
+        wanted = train(task, each).curves
+        assert any(math.isnan(norm) for norm in wanted.gradient_norm)
+        assert str(outcomes[number].curves) == str(wanted)
+
+
+def test_means_are_added_as_torch_adds_them():
+    generator = torch.Generator().manual_seed(0)
+    for size in (1, 2, 16, 17, 32, 100, 257, 5000):
+        scores = torch.randn(3, size, 7, generator=generator).log_softmax(-1)
+        targets = torch.randint(0, 7, (3, size), generator=generator)
+        wanted = [functional.nll_loss(*pair) for pair in zip(scores, targets, strict=True)]
+        losses = -scores.gather(2, targets.unsqueeze(2)).squeeze(2)
+        assert mean_losses(losses).tolist() == [float(each) for each in wanted]
+
+
+def test_roots_of_zeros_change_no_bit(task_of):
+    black = "\ndef data(split):\n    x, y = data_(split)\n    x[:, 5:9] = 0\n    return x, y\n"
+    task = task_of(more="\ndata_ = data\n" + black)
+    for eps in (1e-8, 1e-20):
+        settings = [
+            TrainSettings(**EPOCHS, optimizer="adam", optimizer_options={"eps": eps}, seed=seed)
+            for seed in (0, 1)
+        ]
+        outcomes, left = trained_together(task, settings, exact=True)
+        assert left == []
+        assert_same(outcomes[1], train(task, settings[1]))
+
+
 def test_a_run_does_not_depend_on_the_others(task_of):
     task = task_of()
     settings = [TrainSettings(**EPOCHS, lr=0.1 * (1 + seed), seed=seed) for seed in range(5)]
@@ -155,6 +229,15 @@ def test_batch_norm_keeps_the_statistics_of_each_run(task_of):
         assert_same(outcomes[number], wanted, rel=1e-5)
 
 
+def test_batch_norm_of_averages(task_of):
+    task = task_of(BATCH_NORM)
+    settings = [TrainSettings(**EPOCHS, ema=0.9, lr=0.05, seed=seed) for seed in (0, 1)]
+    outcomes, left = trained_together(task, settings)
+    assert left == []
+    for number, each in enumerate(settings):
+        assert_same(outcomes[number], train(task, each), rel=1e-5)
+
+
 def test_a_loss_of_the_task_and_tied_and_frozen_weights(task_of):
     more = (
         "class Net(nn.Module):\n"
@@ -184,18 +267,52 @@ def data(split):
 """
 
 
+def reason_of(task, settings, **arguments):
+    """Why runs are left; none of them has ended."""
+    reasons = []
+    found = trained_together(task, settings, refused=reasons.append, **arguments)
+    assert found == ({}, [*range(len(settings))])
+    (reason,) = reasons
+    return reason
+
+
 @pytest.mark.parametrize(
-    ("layers", "more"),
+    ("layers", "more", "reason"),
     [
-        ("nn.Linear(16, 8), nn.Dropout(0.5), nn.Linear(8, 3)", ""),
-        (MLP, DRAWN),
-        (BATCH_NORM.replace("(8), nn.R", "(8, momentum=None), nn.R"), ""),
+        ("nn.Linear(16, 8), nn.Dropout(0.5), nn.Linear(8, 3)", "", "draws random numbers"),
+        (MLP, DRAWN, "the data depend on the seed"),
+        (
+            BATCH_NORM.replace("(8), nn.R", "(8, momentum=None), nn.R"),
+            "",
+            "torch cannot stack the network",
+        ),
     ],
     ids=["dropout", "data by the seed", "no vmap"],
 )
-def test_what_cannot_be_stacked_is_left(task_of, layers, more):
+def test_what_cannot_be_stacked_is_left(task_of, layers, more, reason):
     settings = [TrainSettings(**EPOCHS, seed=seed) for seed in (0, 1)]
-    assert trained_together(task_of(layers, more), settings) == ({}, [0, 1])
+    assert reason in reason_of(task_of(layers, more), settings)
+
+
+def test_what_needs_vmap_is_left_before_the_data_are_read(task_of):
+    task = task_of(BATCH_NORM, "\ndef data(split):\n    raise AssertionError\n")
+    settings = [TrainSettings(**EPOCHS, seed=seed) for seed in (0, 1)]
+    assert reason_of(task, settings, exact=True) == module.OTHER_BITS
+
+
+def test_a_task_that_cannot_be_trained_is_left(task_of):
+    task = task_of(more="\ndef data(split):\n    return torch.full((9, 16), float('nan')), None\n")
+    settings = [TrainSettings(**EPOCHS, seed=seed) for seed in (0, 1)]
+    assert reason_of(task, settings) == "one of them cannot be trained"
+
+
+def test_a_bug_is_seen(task_of, monkeypatch):
+    def broken(stack):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(module.Stack, "step", broken)
+    with pytest.raises(KeyError, match="a bug"):
+        trained_together(task_of(), [TrainSettings(**EPOCHS, seed=seed) for seed in (0, 1)])
 
 
 def test_where_one_by_one_is_faster_all_are_left(task_of, monkeypatch):
@@ -206,13 +323,14 @@ def test_where_one_by_one_is_faster_all_are_left(task_of, monkeypatch):
     assert trained_together(task_of(), settings)[1] == []
     moments = iter(n + 5 * (n % 4 == 3) for n in range(1000))
     monkeypatch.setattr(time, "thread_time", lambda: next(moments))
-    assert trained_together(task_of(), settings) == ({}, [0, 1])
+    assert reason_of(task_of(), settings) == "that is faster"
 
 
 def test_few_steps_are_not_worth_it(task_of, monkeypatch):
     monkeypatch.setattr(module, "_FEWEST", 31)
-    settings = [TrainSettings(**EPOCHS, seed=seed) for seed in (0, 1)]
-    assert trained_together(task_of(), settings) == ({}, [0, 1])
+    for limit in (EPOCHS, {"steps": 30, "batch_size": 16}):
+        settings = [TrainSettings(**limit, seed=seed) for seed in (0, 1)]
+        assert reason_of(task_of(), settings) == "30 steps each are too few to try"
 
 
 def test_a_diverged_run_ends_at_its_step_and_the_others_go_on(task_of):
@@ -254,6 +372,18 @@ def test_runs_that_differ_in_more_than_numbers_are_not_alike(other):
         {"accumulate": 2},
         {"optimizer": "adam", "optimizer_options": {"amsgrad": True}},
         {"optimizer_options": {"foreach": True}},
+        {"schedule": "plateau(FIX(k0=0.1), factor=0.5)"},
+        {"swa": 0.5},
+        {"label_smoothing": 0.1},
+        {"augment": True},
+        {"evaluate_every": 5},
+        {"save_every": 5},
+        {"save_optimizer": True},
+        {"track": ("hessian",)},
+        {"noise_scale": True},
+        {"dtype": "float64"},
+        {"device": "cuda"},
+        {"init": "a.safetensors"},
     ],
 )
 def test_what_a_stack_does_not_know_is_alone(settings):
