@@ -16,7 +16,7 @@ from sharpcli.runs.train import summary, train_and_save
 from sharpcli.runtime.progress import Begin, silent
 from sharpcli.settings import RunSettings
 from sharpcli.tasks import load_task
-from sharpcli.training.optimizers import TrainSettings
+from sharpcli.training.train_settings import TrainSettings
 
 __all__ = [
     "LARGE",

@@ -17,9 +17,9 @@ from sharpcli.runs.search_workers import search_in_processes
 from sharpcli.runs.sweep_run import Tasks
 from sharpcli.runtime import interruption
 from sharpcli.runtime.files import write_whole
-from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.search_file import read_search
 from sharpcli.training.sweep_file import SweepRun
+from sharpcli.training.train_settings import TrainSettings
 
 __all__ = ["SearchWatch", "run_trials", "search"]
 

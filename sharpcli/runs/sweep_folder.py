@@ -34,8 +34,8 @@ from sharpcli.runtime import interruption
 from sharpcli.runtime.files import InUseError, reserved, write_whole
 from sharpcli.tasks import Task
 from sharpcli.training.loop import Trained
-from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.sweep_file import Sweep, SweepRun
+from sharpcli.training.train_settings import TrainSettings
 from sharpcli.training.warm_start import optimizer_file
 
 __all__ = ["INTERRUPTED", "SweepFolder"]

@@ -24,8 +24,8 @@ from sharpcli.tasks import Task
 from sharpcli.tasks.arguments import as_text
 from sharpcli.training.evaluations import EvaluationWatcher
 from sharpcli.training.loop import Trained, train
-from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.state import StateFile
+from sharpcli.training.train_settings import TrainSettings
 from sharpcli.training.warm_start import Init, OptimizerKeeper, read_init
 from sharpcli.training.watchers import Watcher
 

@@ -36,7 +36,6 @@ from sharpcli.training.clock import Clock
 from sharpcli.training.curves import Recorder
 from sharpcli.training.losses import Losses
 from sharpcli.training.noise_scale import noise_scale
-from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.order import Order, Pace
 from sharpcli.training.precision import autocast, device_of, dtype_of, model_of_device, repeatable
 from sharpcli.training.repeated import taken_again
@@ -44,6 +43,7 @@ from sharpcli.training.state import StateFile, description, optimizer_state, res
 from sharpcli.training.statistics import normalisations, recompute
 from sharpcli.training.stepper import Stepper
 from sharpcli.training.tracking import Tracker
+from sharpcli.training.train_settings import TrainSettings
 from sharpcli.training.warm_start import Init, read_init
 from sharpcli.training.watchers import Moment, Watcher
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from sharpcli.errors import UsageError, counted, setting
-from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.schedules import parse_schedule
+from sharpcli.training.train_settings import TrainSettings
 
 __all__ = ["Order", "Pace"]
 

@@ -12,7 +12,7 @@ from sharpcli.errors import SharpError, UsageError, setting
 from sharpcli.objective.arithmetic import without_tf32
 from sharpcli.runtime.devices import resolve_device
 from sharpcli.runtime.processes import size
-from sharpcli.training.optimizers import TrainSettings
+from sharpcli.training.train_settings import TrainSettings
 
 __all__ = ["autocast", "device_of", "dtype_of", "model_of_device", "repeatable"]
 

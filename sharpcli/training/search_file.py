@@ -28,7 +28,6 @@ from typing import Any, get_type_hints
 from sharpcli.errors import UsageError, did_you_mean, settings_written_by
 from sharpcli.runtime.toml import read_toml
 from sharpcli.settings import SearchSettings, typed
-from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.ranges import Choice, Range, read_range
 from sharpcli.training.sweep_file import (
     Sweep,
@@ -40,6 +39,7 @@ from sharpcli.training.sweep_file import (
     path_of_task,
     takes_a_table,
 )
+from sharpcli.training.train_settings import TrainSettings
 
 __all__ = ["Search", "read_search"]
 

@@ -20,7 +20,6 @@ from sharpcli.objective.rows import Rows
 from sharpcli.objective.trees import leaves
 from sharpcli.tasks import Task
 from sharpcli.training.loop import EVALUATION_BATCH, not_finite
-from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.order import Order, Pace
 from sharpcli.training.same_bits import LANES, operation
 from sharpcli.training.schedules import parse_schedule
@@ -29,6 +28,7 @@ from sharpcli.training.stacked_notes import StackedNotes
 from sharpcli.training.stacked_optimizers import StackedOptimizer, column
 from sharpcli.training.stacked_passes import NotTogetherError, VmapPass
 from sharpcli.training.statistics import normalisations, recompute
+from sharpcli.training.train_settings import TrainSettings
 
 __all__ = ["Stack"]
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharpcli.training.optimizers import TrainSettings
+from sharpcli.training.train_settings import TrainSettings
 
 __all__ = ["OPTIONS", "StackedOptimizer", "column"]
 

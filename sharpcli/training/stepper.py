@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from sharpcli.training.build import at_evaluated_weights, take_step, tensors_together
-from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.order import Pace
+from sharpcli.training.train_settings import TrainSettings
 
 __all__ = ["Stepper"]
 

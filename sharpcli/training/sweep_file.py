@@ -35,8 +35,8 @@ from typing import Any, get_origin, get_type_hints
 from sharpcli.errors import UsageError, did_you_mean, settings_written_by
 from sharpcli.runtime.toml import read_toml
 from sharpcli.settings import typed
-from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.random_draws import draws
+from sharpcli.training.train_settings import TrainSettings
 
 __all__ = [
     "Asked",

@@ -21,13 +21,13 @@ from sharpcli.runtime.progress import Progress, silent
 from sharpcli.runtime.randomness import global_random_state_kept, seed_all
 from sharpcli.tasks import Task
 from sharpcli.training.loop import EVALUATION_BATCH, Run, Trained, not_finite
-from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.schedules import parse_schedule
 from sharpcli.training.stack import Stack
 from sharpcli.training.stacked_layers import layers_of
 from sharpcli.training.stacked_optimizers import OPTIONS
 from sharpcli.training.stacked_passes import NotTogetherError
 from sharpcli.training.state import StateFile, description
+from sharpcli.training.train_settings import TrainSettings
 
 __all__ = ["OTHER_BITS", "Keeping", "alike", "train_together"]
 

@@ -26,8 +26,8 @@ from sharpcli.objective.reliability import carriers_of_columns
 from sharpcli.objective.rows import Rows
 from sharpcli.runtime.randomness import own_generator
 from sharpcli.settings import MeasureSettings
-from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.stability import preconditioner, threshold
+from sharpcli.training.train_settings import TrainSettings
 from sharpcli.training.watchers import Moment
 
 __all__ = ["Tracker", "sample_of"]

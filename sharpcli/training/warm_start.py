@@ -16,9 +16,9 @@ from sharpcli.checkpoint import Checkpoint, load_checkpoint, match_tensors
 from sharpcli.checkpoint.safetensors_file import read_safetensors
 from sharpcli.errors import SharpError, setting
 from sharpcli.runtime import files
-from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.precision import device_of
 from sharpcli.training.state import decoded, encoded, optimizer_state, restore_optimizer, understood
+from sharpcli.training.train_settings import TrainSettings
 from sharpcli.training.watchers import Moment
 
 __all__ = ["Init", "OptimizerKeeper", "optimizer_file", "read_init"]

@@ -24,8 +24,8 @@ from sharpcli.measures.leading import leading
 from sharpcli.objective.objective import Objective
 from sharpcli.tasks import Task, load_task
 from sharpcli.training.loop import train
-from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.tracking import sample_of
+from sharpcli.training.train_settings import TrainSettings
 from sharpcli.training.watchers import Moment
 
 NAME = "tracking"

@@ -5,7 +5,8 @@ import torch
 
 from sharpcli.errors import UsageError
 from sharpcli.training import catalogue
-from sharpcli.training.optimizers import HYPERPARAMETERS, OPTIMIZERS, Optimizer, TrainSettings
+from sharpcli.training.optimizers import HYPERPARAMETERS, OPTIMIZERS, Optimizer
+from sharpcli.training.train_settings import TrainSettings
 
 
 def built(settings):

@@ -11,10 +11,10 @@ from sharpcli.tasks import load_task
 from sharpcli.training import curves, stacked_notes
 from sharpcli.training import together as module
 from sharpcli.training.loop import DivergedError, Trained, train
-from sharpcli.training.optimizers import TrainSettings
 from sharpcli.training.stacked_layers import mean_losses
 from sharpcli.training.state import StateFile
 from sharpcli.training.together import Keeping, alike, train_together
+from sharpcli.training.train_settings import TrainSettings
 
 MODEL = """
 import torch

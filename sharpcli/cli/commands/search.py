@@ -115,7 +115,7 @@ def search(
 
 def _command(file: Path, trial: Mapping[str, Any], task: str) -> str:
     """The line of `sharp train` with the settings of a trial, to be run from this folder."""
-    from sharpcli.training.optimizers import TrainSettings
+    from sharpcli.training.train_settings import TrainSettings
 
     words = ["sharp", "train", task]
     for name, value in trial["options"].items():

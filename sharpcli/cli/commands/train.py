@@ -25,7 +25,8 @@ from sharpcli.runtime.files import is_special, reserved
 from sharpcli.runtime.progress import Latest
 from sharpcli.runtime.text import visible
 from sharpcli.settings import OutputSettings
-from sharpcli.training.optimizers import EVERY, HYPERPARAMETERS, OPTIMIZERS, TrainSettings
+from sharpcli.training.optimizers import HYPERPARAMETERS, OPTIMIZERS
+from sharpcli.training.train_settings import EVERY, TrainSettings
 
 __all__ = ["train"]
 
