@@ -10,7 +10,7 @@ from typing import Any, Literal
 from sharpcli.checkpoint import save_checkpoint
 from sharpcli.errors import SharpError, counted, setting
 from sharpcli.runtime.progress import Say
-from sharpcli.training.loop import Trained
+from sharpcli.training.outcome import Trained
 from sharpcli.training.watchers import Moment
 
 __all__ = ["SavedPath", "saved_steps"]

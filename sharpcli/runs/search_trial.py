@@ -15,7 +15,7 @@ from sharpcli.runtime import interruption
 from sharpcli.runtime.progress import Progress
 from sharpcli.tasks import Task
 from sharpcli.training.held_out import VALIDATION, with_validation
-from sharpcli.training.loop import DivergedError
+from sharpcli.training.outcome import DivergedError
 from sharpcli.training.scoring import ObjectiveError, Scorer
 from sharpcli.training.search_file import Search
 from sharpcli.training.state import StateFile

@@ -33,7 +33,7 @@ from sharpcli.runs.training_files import TrainingFiles
 from sharpcli.runtime import interruption
 from sharpcli.runtime.files import InUseError, reserved, write_whole
 from sharpcli.tasks import Task
-from sharpcli.training.loop import Trained
+from sharpcli.training.outcome import Trained
 from sharpcli.training.sweep_file import Sweep, SweepRun
 from sharpcli.training.train_settings import TrainSettings
 from sharpcli.training.warm_start import optimizer_file

@@ -19,7 +19,7 @@ from sharpcli.runtime import interruption
 from sharpcli.runtime.files import InUseError, reserved
 from sharpcli.runtime.progress import Progress
 from sharpcli.tasks import Task, load_task
-from sharpcli.training.loop import DivergedError
+from sharpcli.training.outcome import DivergedError
 from sharpcli.training.sweep_file import Sweep, SweepRun, as_key
 
 __all__ = ["Tasks", "one_thread", "train_run"]

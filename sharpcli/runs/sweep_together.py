@@ -23,7 +23,7 @@ from sharpcli.runs.training_files import TrainingFiles
 from sharpcli.runtime import interruption
 from sharpcli.runtime.files import reserved
 from sharpcli.tasks import Task
-from sharpcli.training.loop import DivergedError, Trained
+from sharpcli.training.outcome import DivergedError, Trained
 from sharpcli.training.state import StateFile
 from sharpcli.training.sweep_file import SweepRun, as_key
 from sharpcli.training.together import Keeping, alike, train_together

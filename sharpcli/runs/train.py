@@ -23,7 +23,8 @@ from sharpcli.runtime.progress import UNSAID, Latest, Notes, Progress, silent
 from sharpcli.tasks import Task
 from sharpcli.tasks.arguments import as_text
 from sharpcli.training.evaluations import EvaluationWatcher
-from sharpcli.training.loop import Trained, train
+from sharpcli.training.loop import train
+from sharpcli.training.outcome import Trained
 from sharpcli.training.state import StateFile
 from sharpcli.training.train_settings import TrainSettings
 from sharpcli.training.warm_start import Init, OptimizerKeeper, read_init

@@ -6,22 +6,20 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sharpcli.checkpoint import Checkpoint
-from sharpcli.documents.checkpoints import Evaluations, TrainingCurves
+from sharpcli.documents.checkpoints import TrainingCurves
 from sharpcli.errors import SharpError, UsageError, setting
-from sharpcli.objective.checks import MEND_DATA, check_deterministic, check_finite
+from sharpcli.objective.checks import check_deterministic, check_finite
 from sharpcli.objective.coupling import check_coupling, coupling_named
 from sharpcli.objective.network import Network, give_shapes
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.passes import check_pass, some_rows
 from sharpcli.objective.reading import read_rows
-from sharpcli.objective.rows import Rows
 from sharpcli.runtime.progress import Latest, Progress, silent
 from sharpcli.runtime.randomness import (
     global_random_state_kept,
@@ -37,6 +35,7 @@ from sharpcli.training.curves import Recorder
 from sharpcli.training.losses import Losses
 from sharpcli.training.noise_scale import noise_scale
 from sharpcli.training.order import Order, Pace
+from sharpcli.training.outcome import Trained, not_finite
 from sharpcli.training.precision import autocast, device_of, dtype_of, model_of_device, repeatable
 from sharpcli.training.repeated import taken_again
 from sharpcli.training.state import StateFile, description, optimizer_state, restore_optimizer
@@ -47,36 +46,10 @@ from sharpcli.training.train_settings import TrainSettings
 from sharpcli.training.warm_start import Init, read_init
 from sharpcli.training.watchers import Moment, Watcher
 
-__all__ = ["DivergedError", "Run", "Trained", "not_finite", "train"]
+__all__ = ["EVALUATION_BATCH", "Run", "train"]
 
 EVALUATION_BATCH = 1024  # bounds memory only; the loss does not depend on it
 _SHOWN = 32  # steps between two reports of progress where steps are counted
-
-
-class DivergedError(SharpError):
-    """The training loss is not finite, and the data are."""
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A trained model's tensors (on the CPU), and the outcome of the training.
-
-    `train_loss` is the mean loss over all training data in eval mode, without weight decay.
-    `epochs` are those that were begun. `reached` says whether the loss is at most `until_loss`
-    (True where none was asked for). `problem` is why no state could be kept on the way. `saved` is
-    the checkpoint that holds it, once it is written. `tracker` holds what was measured during it.
-    """
-
-    tensors: dict[str, Tensor]
-    train_loss: float
-    epochs: int
-    steps: int
-    reached: bool
-    curves: TrainingCurves | None = None
-    evaluations: Evaluations | None = None
-    problem: str | None = None
-    saved: Checkpoint | None = None
-    tracker: Tracker | None = None
 
 
 def train(
@@ -161,7 +134,10 @@ class Run:
             init.give_memory(self.stepper.optimizer, settings, self.model)
         self.repeats = repeats(self.stepper.optimizer)
         self.recorder = Recorder()
-        self.losses, self.clock = Losses(self._not_finite), Clock()
+        self.losses, self.clock = (
+            Losses(functools.partial(not_finite, task, settings, self.rows)),
+            Clock(),
+        )
         self.tracker = Tracker(settings) if settings.track else None
         self.watchers = [*watchers, *([self.tracker] if self.tracker else [])]
         self.steps, self.first_loss = 0, math.nan
@@ -392,7 +368,7 @@ class Run:
 
     def _finite(self, loss: float) -> float:
         if not math.isfinite(loss):
-            raise self._not_finite(loss, self.steps)
+            raise not_finite(self.task, self.settings, self.rows, loss, self.steps)
         return loss
 
     def _objective(self) -> tuple[Objective, Tensor]:
@@ -442,18 +418,3 @@ class Run:
             return done, most
         share = math.log(first / loss) / math.log(first / goal) if loss > 0 else 1.0
         return min(100, round(100 * max(share, done / most))), 100
-
-    def _not_finite(self, loss: float, step: int) -> SharpError:
-        return not_finite(self.task, self.settings, self.rows, loss, step)
-
-
-def not_finite(
-    task: Task, settings: TrainSettings, rows: Rows, loss: float, step: int
-) -> SharpError:
-    """The error for a loss that is not finite at a step, counted from 1."""
-    said = f"{task.name}: the training loss is {loss} at step {step}"
-    if bad := rows.not_finite():
-        return SharpError(f"{said}: {bad}", MEND_DATA)
-    size = settings.step_size
-    rate = "" if size is None else f" ({setting('lr')} is {size:g})"
-    return DivergedError(said, f"lower the learning rate{rate}")

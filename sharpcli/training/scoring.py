@@ -12,7 +12,8 @@ from sharpcli.objective.objective import Objective
 from sharpcli.objective.reading import read_rows
 from sharpcli.objective.rows import Rows
 from sharpcli.tasks import Task
-from sharpcli.training.loop import EVALUATION_BATCH, DivergedError
+from sharpcli.training.loop import EVALUATION_BATCH
+from sharpcli.training.outcome import DivergedError
 from sharpcli.training.watchers import Moment
 
 __all__ = ["ObjectiveError", "Scorer"]

@@ -19,8 +19,9 @@ from sharpcli.errors import SharpError
 from sharpcli.objective.rows import Rows
 from sharpcli.objective.trees import leaves
 from sharpcli.tasks import Task
-from sharpcli.training.loop import EVALUATION_BATCH, not_finite
+from sharpcli.training.loop import EVALUATION_BATCH
 from sharpcli.training.order import Order, Pace
+from sharpcli.training.outcome import not_finite
 from sharpcli.training.same_bits import LANES, operation
 from sharpcli.training.schedules import parse_schedule
 from sharpcli.training.stacked_layers import LayeredPass, layers_of

@@ -20,7 +20,8 @@ from sharpcli.runtime import interruption
 from sharpcli.runtime.progress import Progress, silent
 from sharpcli.runtime.randomness import global_random_state_kept, seed_all
 from sharpcli.tasks import Task
-from sharpcli.training.loop import EVALUATION_BATCH, Run, Trained, not_finite
+from sharpcli.training.loop import EVALUATION_BATCH, Run
+from sharpcli.training.outcome import Trained, not_finite
 from sharpcli.training.schedules import parse_schedule
 from sharpcli.training.stack import Stack
 from sharpcli.training.stacked_layers import layers_of

@@ -9,7 +9,8 @@ import torch
 
 from sharpcli.tasks import Task
 from sharpcli.training import TrainSettings
-from sharpcli.training.loop import Trained, train
+from sharpcli.training.loop import train
+from sharpcli.training.outcome import Trained
 from sharpcli.training.state import StateFile
 
 

@@ -8,7 +8,8 @@ import pytest
 from sharpcli.tasks import load_task
 from sharpcli.training import TrainSettings
 from sharpcli.training.held_out import with_validation
-from sharpcli.training.loop import DivergedError, train
+from sharpcli.training.loop import train
+from sharpcli.training.outcome import DivergedError
 from sharpcli.training.scoring import ObjectiveError, Scorer
 
 TASK = """

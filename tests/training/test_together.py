@@ -10,7 +10,8 @@ from torch.nn import functional
 from sharpcli.tasks import load_task
 from sharpcli.training import curves, stacked_notes
 from sharpcli.training import together as module
-from sharpcli.training.loop import DivergedError, Trained, train
+from sharpcli.training.loop import train
+from sharpcli.training.outcome import DivergedError, Trained
 from sharpcli.training.stacked_layers import mean_losses
 from sharpcli.training.state import StateFile
 from sharpcli.training.together import Keeping, alike, train_together
