@@ -47,6 +47,10 @@ _KNOWN = {
         "the shapes do not fit: compare those of data() (the first axis is the examples) with "
         "what the model and loss() take"
     ),
+    r"more than 1 value per channel": (
+        "batch norm takes no single example in training: choose a batch size that leaves none over "
+        "at the end of an epoch, or has no part of one example"
+    ),
     r"but got (Long|Int|Short|Char|Byte|Bool) and": (
         "integer inputs stay integers: convert them in data() with .float()"
     ),

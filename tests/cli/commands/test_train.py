@@ -229,3 +229,23 @@ def test_help_needs_no_torch():
     code = "import sys; from sharpcli.cli.commands import train; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_a_single_example_left_for_batch_norm_names_the_batch_size(tmp_path):
+    file = tmp_path / "task.py"
+    file.write_text(
+        "import torch\n"
+        "def model(): return torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))\n"
+        "def data(split): return torch.eye(2).repeat(3, 1), torch.tensor([0, 1] * 3)\n",
+        "utf-8",
+    )
+    arguments = ["train", str(file), "--batch-size", "5", "--output", str(tmp_path / "a")]
+    done = CliRunner().invoke(sharp, arguments)
+    assert done.exit_code == 1
+    assert "choose a batch size that leaves none over" in done.stderr
+
+
+def test_several_numbers_in_one_are_said_to_be_that():
+    done = CliRunner().invoke(sharp, ["train", "digits", "--betas", "0.9,0.99", "x"])
+    assert done.exit_code == 2
+    assert "'0.9,0.99' is not one number: separate several by blanks" in done.stderr
