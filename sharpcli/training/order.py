@@ -43,9 +43,8 @@ class Order:
     def take(self, size: int) -> Tensor:
         """The next examples, at most `size` and no more than the epoch has left."""
         self._begin_epoch()
-        if (
-            size >= self._count and not self._position
-        ):  # its mean has no order, and so no rounding that follows the seed
+        if size >= self._count and not self._position:
+            # The mean of all has no order, and so no rounding that follows the seed.
             self._position = self._kept
             return self._all
         first, self._position = self._position, min(self._position + size, self._kept)
