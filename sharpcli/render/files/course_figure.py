@@ -42,7 +42,17 @@ def _figure(course: Course, settings: FigureSettings) -> Any:
         _draw_panel(own, panel, settings.scale)
     axes[-1].set_xlabel("step")
     figure.align_ylabels(list(axes))
+    _settle(figure)
     return figure
+
+
+def _settle(figure: Any) -> None:
+    """Keep the layout, rounded: its solver's last digits differ from one run to the next."""
+    figure.draw_without_rendering()
+    places = [[round(each, 5) for each in axes.get_position().bounds] for axes in figure.axes]
+    figure.set_layout_engine("none")
+    for axes, place in zip(figure.axes, places, strict=True):
+        axes.set_position(place)
 
 
 def _draw_panel(axes: Any, panel: Panel, scale: str) -> None:
