@@ -58,6 +58,8 @@ def layers_of(model: nn.Module, task: Task, rows: Rows | None = None) -> list[La
     """
     if not (defaults.is_default(task.predict) and defaults.is_default(task.loss)):
         return None
+    if rows is not None and not (isinstance(rows.batch, tuple | list) and len(rows.batch) == 2):
+        return None
     names = {id(tensor): name for name, tensor in model.named_parameters()}
     found: list[Layer] = []
     flat = rows is None or rows.batch[0].ndim == 2

@@ -17,6 +17,7 @@ from sharpcli.errors import SharpError, counted
 from sharpcli.objective.network import give_shapes
 from sharpcli.objective.objective import Objective
 from sharpcli.runtime import interruption
+from sharpcli.runtime.memory import is_out_of_memory
 from sharpcli.runtime.progress import Progress, silent
 from sharpcli.runtime.randomness import global_random_state_kept, seed_all
 from sharpcli.tasks import Task
@@ -111,6 +112,9 @@ def train_together(
     Returns:
         The numbers of the runs that have not ended: they are to be trained one by one.
 
+    Raises:
+        RuntimeError: that an interrupt was turned into.
+
     Cost: the steps of the stack; one by one, a few steps of one run.
     """
     left = dict.fromkeys(range(len(settings)))
@@ -124,6 +128,10 @@ def train_together(
             _Together(task, settings, end, exact, keeping).train(progress)
         except NotTogetherError as error:
             refused(str(error))
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            refused("the memory is too small for all at once")
     return [*left]
 
 

@@ -28,6 +28,21 @@ def test_nothing_that_steers_a_terminal_is_left(text):
     assert all(line.isprintable() for line in visible_lines(text).split("\n"))
 
 
+def test_json_is_indented_as_by_json():
+    numbers = [1, 2.5, -0.0, 1e300, None, True, "a, b"]
+    nest = {
+        "a": numbers,
+        "b": [{}, [], [numbers, {"c": [1]}], ()],
+        "d": {1: [2], None: "x"},
+        "e": 3,
+    }
+    for node in (nest, [nest], numbers, {}, [], "x", 1.5, (1, [2])):
+        assert json_text(node) == json.dumps(node, indent=2, ensure_ascii=False)
+    for bad in ([1.0, float("nan")], {"a": float("inf")}, [[], float("nan")]):
+        with pytest.raises(ValueError, match="JSON"):
+            json_text(bad)
+
+
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("ascii_only", [False, True])
 def test_json_reads_back_the_same_and_is_printable(text, ascii_only):

@@ -395,6 +395,15 @@ class Killed(BaseException):
     pass
 
 
+def test_too_little_memory_leaves_all(task_of, monkeypatch):
+    def greedy(stack):
+        return torch.empty(1 << 60)
+
+    monkeypatch.setattr(module.Stack, "step", greedy)
+    settings = [TrainSettings(**EPOCHS, seed=seed) for seed in (0, 1)]
+    assert "memory is too small" in reason_of(task_of(), settings)
+
+
 @pytest.mark.parametrize("gone", [0, 1, 2])
 def test_a_killed_stack_goes_on_with_the_runs_that_are_left(task_of, tmp_path, monkeypatch, gone):
     task, names = task_of(), ["a", "b", "c"]
