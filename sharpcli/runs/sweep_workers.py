@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from sharpcli.documents.results import Failure
-from sharpcli.errors import setting
+from sharpcli.errors import SharpError, setting
 from sharpcli.runs.sweep_folder import SweepFolder
 from sharpcli.runs.sweep_run import Tasks
 from sharpcli.runs.sweep_together import Way, train_group
@@ -55,6 +55,9 @@ def train_in_processes(
     Where a process dies, a run by itself is kept as failed, and those of a group are trained one by
     one: the others are not to blame. Another process takes over. Where this one ends, however it
     does, the others end too, and what they have not finished is not kept.
+
+    Raises:
+        SharpError: if the folder cannot be written to.
     """
     queue, workers = deque(list(group) for group in groups), list[_Worker]()
 
@@ -87,6 +90,8 @@ def train_in_processes(
                 if number is None:
                     apart(*done)
                     continue
+                if isinstance(number, Failure):
+                    raise SharpError(number.message, number.hint)
                 run = folder.sweep.runs[number]
                 if done == [None]:
                     began(run)
@@ -174,16 +179,20 @@ def _work(pipe: Connection, output: Path, plan: Sweep, way: Way) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             group = [plan.runs[number] for number in pipe.recv()]
-            train_group(
-                folder,
-                group,
-                tasks,
-                way,
-                began=began,
-                progress=progress,
-                ended=ended,
-                apart=apart,
-            )
+            try:
+                train_group(
+                    folder,
+                    group,
+                    tasks,
+                    way,
+                    began=began,
+                    progress=progress,
+                    ended=ended,
+                    apart=apart,
+                )
+            except SharpError as error:  # not the run's: the folder cannot be written
+                pipe.send((Failure(error.message, error.hint),))
+                return
 
 
 def end_with_parent() -> None:

@@ -178,7 +178,8 @@ class Stack:
             self._shuffled = torch.stack([each.take_all() for each in self._orders])
             self._position = 0
         first, size = self._position, self._pace.batch_size(self.steps)
-        if size >= self._rows.count:  # in the order of the data, as `Order.take` gives them
+        if size >= self._rows.count and not first:
+            # In the order of the data, as `Order.take` gives them.
             self._position = self._shuffled.shape[1]
             return torch.arange(self._rows.count).expand(len(self.members), -1)
         chosen = self._shuffled[:, first : first + size]

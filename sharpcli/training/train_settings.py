@@ -274,6 +274,7 @@ class TrainSettings:
             "accumulate": None if self.accumulate == 1 else self.accumulate,
             "ema": self.ema,
             "swa": self.swa,
+            "until_loss": self.until_loss,
             "label_smoothing": self.label_smoothing or None,
             "augment": self.augment or None,
             "dtype": None if self.dtype == "float32" else self.dtype,

@@ -8,7 +8,7 @@ from tiny_sweeps import FOUR, NAMES, TASK, checkpoints, write
 
 from sharpcli.checkpoint import load_checkpoint
 from sharpcli.documents.reading import load_document
-from sharpcli.errors import UsageError
+from sharpcli.errors import SharpError, UsageError
 from sharpcli.runs import sweep_run as module
 from sharpcli.runs.sweep import Watch, sweep
 
@@ -231,6 +231,23 @@ def test_processes_train_to_the_same_bytes_and_one_that_dies_is_marked(tmp_path,
     assert checkpoints(together) == checkpoints(out)
     assert sorted(ended) == ["seed=0", "seed=2", "seed=7"]
     assert ("seed=0", 1, 1) in progress
+
+
+SPOILING = TASK.replace(
+    "def model(width: int = 4):",
+    """def model(width: int = 4):
+    import pathlib, shutil
+    folder = pathlib.Path(__file__).parent / "jobs" / "seed=7"
+    if torch.initial_seed() == 7:
+        shutil.rmtree(folder)
+        folder.write_text("no folder")""",
+)
+
+
+def test_a_folder_that_a_process_cannot_write_to_is_one_message(tmp_path, capfd):
+    with pytest.raises(SharpError, match=r"seed=7.* cannot be written"):
+        sweep(write(tmp_path, THREE, SPOILING), tmp_path / "jobs", jobs=2)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_moved_folder_goes_on(tmp_path, out, trained):

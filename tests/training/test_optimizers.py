@@ -147,3 +147,7 @@ def test_metadata_hold_what_the_optimizer_uses_and_no_more():
     settings = TrainSettings("adamw", betas=(0.8, 0.9), weight_decay=0.1)
     expected = {"beta1": 0.8, "beta2": 0.9, "weight_decay": 0.1}
     assert OPTIMIZERS["adamw"].metadata(settings) == expected
+
+
+def test_a_loss_to_reach_is_kept_with_what_made_the_weights():
+    assert TrainSettings(until_loss=0.1).extras == {"until_loss": 0.1}
