@@ -8,11 +8,12 @@ from sharpcli.checkpoint.contents import Checkpoint, first_not_finite, pieces, p
 from sharpcli.checkpoint.load import load_checkpoint
 from sharpcli.checkpoint.matching import Match, match_tensors
 from sharpcli.checkpoint.optimizer import summarize_optimizer
-from sharpcli.checkpoint.safetensors_file import save_checkpoint
+from sharpcli.checkpoint.safetensors_file import checkpoint_content, save_checkpoint
 
 __all__ = [
     "Checkpoint",
     "Match",
+    "checkpoint_content",
     "first_not_finite",
     "load_checkpoint",
     "match_tensors",

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -36,7 +36,7 @@ from sharpcli.checkpoint.contents import (
 from sharpcli.errors import SharpError
 from sharpcli.runtime import files
 
-__all__ = ["looks_like_safetensors", "read_safetensors", "save_checkpoint"]
+__all__ = ["checkpoint_content", "looks_like_safetensors", "read_safetensors", "save_checkpoint"]
 
 _LONGEST_HEADER = 100_000_000  # bytes; the limit of the format's own reader
 _DAMAGED = "the file is damaged or incomplete: copy or download it again"
@@ -108,21 +108,36 @@ def read_safetensors(path: Path) -> Checkpoint:
 def save_checkpoint(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
 ) -> Checkpoint:
-    """Write a safetensors file atomically.
+    """Write a safetensors file atomically, as `checkpoint_content` makes it.
+
+    If the file cannot be written, the `SharpError` of `files.save` says where the content is
+    instead.
+
+    Returns:
+        The checkpoint.
+    """
+    checkpoint, content = checkpoint_content(path, tensors, metadata)
+    files.save(checkpoint.path, content)
+    return checkpoint
+
+
+def checkpoint_content(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
+) -> tuple[Checkpoint, Sequence[bytes | memoryview]]:
+    """A checkpoint and the pieces of its safetensors file, before anything is written.
 
     Each tensor is stored under its own name, tied ones in full, so that any reader can load the
-    file strictly. The same tensors and metadata give the same bytes, so the same digest. If the
-    file cannot be written, the `SharpError` of `files.save` says where the content is instead.
+    file strictly. The same tensors and metadata give the same bytes, so the same digest.
 
     Args:
-        path: the file to write.
+        path: the file that it is for.
         tensors: tensors by name, on any device.
         metadata: values become text (True → "true", a sequence → "0.9,0.999"; None is left out);
             `load_checkpoint` turns numbers back into numbers.
 
     Returns:
         The checkpoint with the digest and the metadata that `load_checkpoint` reads from the file,
-        and the tensors as given.
+        and the tensors as given; and the pieces to write, in order.
 
     Cost: the tensors' size in memory.
     """
@@ -131,12 +146,11 @@ def save_checkpoint(
     target = Path(path)
     facts = {str(key): _text(value) for key, value in metadata.items() if value is not None}
     written = _in_fixed_order(save(_separate(tensors), metadata={**facts, "format": "pt"}))
-    files.save(target, written)
     digest = hashlib.sha256()
     for piece in written:
         digest.update(piece)
     read, _ = _split_metadata(dict(sorted(facts.items())), tensors)
-    return Checkpoint(target, dict(tensors), read, digest.hexdigest())
+    return Checkpoint(target, dict(tensors), read, digest.hexdigest()), written
 
 
 def _read_header(path: Path, file: BufferedReader, size: int) -> tuple[bytes, dict[str, Any]]:

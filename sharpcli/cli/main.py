@@ -47,7 +47,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "plot": (
         "sharpcli.cli.commands.plot",
         "plot",
-        "Draw a saved line, plane, landscape or spectrum.",
+        "Draw a saved line, plane, landscape or spectrum, or a training.",
     ),
     "compare": (
         "sharpcli.cli.commands.compare",

@@ -29,14 +29,12 @@ from sharpcli.documents.results import (
 from sharpcli.documents.statuses import Outcome
 from sharpcli.documents.sweeps import SweptRun
 from sharpcli.errors import SharpError, UsageError, counted, setting
-from sharpcli.runs.training_files import TrainingFiles
 from sharpcli.runtime import interruption
 from sharpcli.runtime.files import InUseError, reserved, write_whole
 from sharpcli.tasks import Task
 from sharpcli.training.outcome import Trained
 from sharpcli.training.sweep_file import Sweep, SweepRun
 from sharpcli.training.train_settings import TrainSettings
-from sharpcli.training.warm_start import optimizer_file
 
 __all__ = ["INTERRUPTED", "SweepFolder"]
 
@@ -132,9 +130,7 @@ class SweepFolder:
         state = self._read(run)
         if trained and (state is None or state["status"] != Outcome.OK):
             # The training was killed after it wrote the checkpoint, or is about to write the rest.
-            if (rebuilt := self._rebuilt(run)) is not None:
-                return rebuilt
-            trained = False
+            return self._rebuilt(run)
         if state is None or (state["status"] == Outcome.OK and not trained):
             return {"status": Outcome.WAITING}
         if state["status"] == Outcome.OK:
@@ -191,19 +187,9 @@ class SweepFolder:
             found["error"] = _without_none(found["error"])
         return found
 
-    def _rebuilt(self, run: SweepRun) -> dict[str, Any] | None:
-        """What a checkpoint itself says of a training; None where its other files are missing."""
+    def _rebuilt(self, run: SweepRun) -> dict[str, Any]:
+        """What a checkpoint itself says of a training; it is the last file that is written."""
         saved = load_checkpoint(self.checkpoint(run))
-        files = TrainingFiles.in_folder(self.checkpoint(run))
-        try:
-            (result,) = json.loads(files.curves.read_text("utf-8"))["results"]
-            complete = result["checkpoint"]["sha256"] == saved.sha256
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            complete = False
-        if not complete or (
-            run.settings.save_optimizer and not optimizer_file(self.checkpoint(run)).exists()
-        ):
-            return None
         metadata = saved.metadata
         known: dict[str, Any] = {k: metadata[k] for k in ("epochs", "steps") if k in metadata}
         loss = metadata.get("train_loss")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpcli import __version__
-from sharpcli.checkpoint import load_checkpoint, save_checkpoint
+from sharpcli.checkpoint import checkpoint_content, load_checkpoint
 from sharpcli.documents.checkpoints import TrainedResult
 from sharpcli.documents.environment import environment
 from sharpcli.documents.results import MeasuredCheckpoint, Report, Scalar, dumps, to_document
@@ -76,9 +77,8 @@ def train_and_save(
         trained = replace(trained, evaluations=evaluating.evaluations())
     with interruption.deferred():  # the training may have taken hours
         about = {**metadata(task, settings, trained, init), **beside()}
-        trained = save_trained(task, settings, files, trained, about)
-        if settings.save_optimizer and trained.saved is not None:
-            keeper.write(trained.saved)
+        memory = keeper if settings.save_optimizer else None
+        trained = save_trained(task, settings, files, trained, about, memory)
         state.remove()
     return trained
 
@@ -89,11 +89,18 @@ def save_trained(
     files: TrainingFiles,
     trained: Trained,
     about: Mapping[str, Any],
+    memory: OptimizerKeeper | None = None,
 ) -> Trained:
-    """Write a trained model's checkpoint with the metadata `about`, and its curves."""
-    trained = replace(trained, saved=save_checkpoint(files.checkpoint, trained.tensors, about))
-    curves = to_document(report(task, settings, files.checkpoint, trained))
-    save(files.curves, dumps(curves) + "\n")
+    """Write a trained model's curves, its optimizer's memory, and its checkpoint with `about`."""
+    saved, content = checkpoint_content(files.checkpoint, trained.tensors, about)
+    trained = replace(trained, saved=saved)
+    with contextlib.ExitStack() as last:
+        # The checkpoint is written last: who has it has all files. It is, whatever else fails.
+        last.callback(save, files.checkpoint, content)
+        curves = to_document(report(task, settings, files.checkpoint, trained))
+        save(files.curves, dumps(curves) + "\n")
+        if memory is not None:
+            memory.write(saved)
     return trained
 
 

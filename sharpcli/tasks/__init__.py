@@ -95,7 +95,9 @@ def builtin_tasks() -> Mapping[str, Builtin]:
     found = {}
     for _, name, _ in pkgutil.iter_modules(builtin.__path__):
         module = importlib.import_module(f"{builtin.__name__}.{name}")
-        found[name] = Builtin(name, module.SUMMARY, module.PACKAGE, module, module.TRAINING)
+        found[name] = Builtin(
+            name, module.SUMMARY, module.PACKAGE, module, getattr(module, "TRAINING", {})
+        )
     return found
 
 

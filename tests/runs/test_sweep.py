@@ -81,20 +81,6 @@ def test_a_checkpoint_without_its_record_is_enough(tmp_path, out, trained):
         assert again[key] == first[key]
 
 
-def test_a_run_that_was_killed_before_its_last_files_is_trained_again(tmp_path, out, trained):
-    file = write(tmp_path, FOUR.replace("epochs = 1", "epochs = 1\nsave_optimizer = true"))
-    sweep(file, out)
-    before = checkpoints(out)
-    for name, lost in ((NAMES[0], "curves.json"), (NAMES[2], "model.safetensors.optimizer")):
-        (out / name / "run.json").unlink()
-        (out / name / lost).unlink()
-    sweep(file, out)
-    assert trained == [*NAMES, NAMES[0], NAMES[2]]
-    assert checkpoints(out) == before
-    assert (out / NAMES[0] / "curves.json").exists()
-    assert (out / NAMES[2] / "model.safetensors.optimizer").exists()
-
-
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

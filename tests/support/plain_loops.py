@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sharpcli.tasks import Task, defaults
-from sharpcli.training import optimizers, order
+from sharpcli.training import order, train_settings
 
 Array = NDArray[np.float64]
 Gradient = Callable[[Array], Array]
@@ -165,5 +165,5 @@ class Policy:
 
 def with_schedule(monkeypatch: Any, at: Callable[[int], float]) -> None:
     """Let every schedule be `at`."""
-    for module in (order, optimizers):
+    for module in (order, train_settings):
         monkeypatch.setattr(module, "parse_schedule", lambda spec: Policy(at))

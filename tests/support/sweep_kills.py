@@ -1,6 +1,7 @@
 """Runs of `sharp sweep` that are ended from outside, and what the same command makes of the rest.
 
-The task writes a line to a log for each training that begins, with the training's seed.
+The task writes a line to a log for each model that is made, with the process and the training's
+seed. A process may make the model of a run twice, to see whether runs can be trained together.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import torch
 
 def model():
     file = os.open(os.environ["SHARP_TEST_LOG"], os.O_APPEND | os.O_CREAT | os.O_WRONLY)
-    os.write(file, f"{torch.initial_seed()}\\n".encode())
+    os.write(file, f"{os.getpid()} {torch.initial_seed()}\\n".encode())
     os.close(file)
     return torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 2))
 
@@ -52,7 +53,7 @@ class Repeated:
     """What came of a sweep that was killed and repeated."""
 
     finished: int  # runs with a checkpoint when it was killed
-    again: int  # those of them that were trained once more
+    again: int  # those of them that were trained once more, and runs that two processes trained
     checkpoints: dict[str, bytes]  # at the end
 
 
@@ -107,8 +108,10 @@ def killed(
     _, said = again.communicate()
     assert again.returncode == 0, said
     finished = {name.removeprefix("seed=") for name in before}
-    trained = log.read_text("utf-8").split() if log.exists() else []
-    twice = len(trained) - len(set(trained)) + len(finished & set(trained))
+    lines = log.read_text("utf-8").splitlines() if log.exists() else []
+    begun = {tuple(line.split()) for line in lines}
+    seeds = [seed for _, seed in begun]
+    twice = len(seeds) - len(set(seeds)) + len(finished & set(seeds))
     found = checkpoints(folder / "killed")
     assert all(found[name] == content for name, content in before.items())
     return Repeated(len(before), twice, found)

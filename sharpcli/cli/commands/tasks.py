@@ -18,7 +18,10 @@ Examples:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def tasks(as_json: bool) -> None:
-    """List the built-in tasks, their options, and a command that trains each."""
+    """List the built-in tasks and their options.
+
+    Each is followed by a command that trains it well.
+    """
     if as_json:
         _print_json()
         return

@@ -12,16 +12,12 @@ from sharpcli.errors import SharpError
 from sharpcli.tasks.images import Activation, Kind, augment, classifier, part
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
     from torch import Tensor, nn
 
-__all__ = ["PACKAGE", "SUMMARY", "TRAINING", "augment", "data", "model"]
+__all__ = ["PACKAGE", "SUMMARY", "augment", "data", "model"]
 
 SUMMARY = "8x8 images of handwritten digits: 1,797 of ten classes, with an MLP, a CNN or a ResNet"
 PACKAGE = "scikit-learn"
-TRAINING: Mapping[str, Any] = {}
 
 SIDE = 8
 

