@@ -230,7 +230,7 @@ def log(work: Path) -> Path:
 
 
 def trainings(work: Path) -> list[str]:
-    return log(work).read_text("utf-8").split()
+    return [line.split()[1] for line in log(work).read_text("utf-8").splitlines()]
 
 
 def show_logs(folder: Path) -> None:
