@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sharpcli.errors import SharpError
 from sharpcli.measures.context import Context
 from sharpcli.measures.measure import Measure
 from sharpcli.objective.checks import end_of_float64
@@ -14,8 +15,13 @@ __all__ = ["compute"]
 
 
 def compute(measures: Sequence[Measure], context: Context) -> dict[str, Any]:
-    """Every measure's numbers by JSON key, each with the seconds that it took."""
+    """Every measure's numbers by JSON key, each with the seconds that it took.
+
+    A run of all measures leaves those out, with a warning, that do not apply to the checkpoint. If
+    one is asked for by name, its `SharpError` passes before anything is computed.
+    """
     found: dict[str, Any] = {}
+    measures = _applicable(measures, context)
     for measure in measures:
         context.progress = context.begin(measure.name)
         started = time.perf_counter()
@@ -27,6 +33,22 @@ def compute(measures: Sequence[Measure], context: Context) -> dict[str, Any]:
             numbers[key] = {**numbers[key], "seconds": seconds}
         found |= numbers
     return _without_vanished(found, measures, context)
+
+
+def _applicable(measures: Sequence[Measure], context: Context) -> list[Measure]:
+    """The measures that apply to the checkpoint."""
+    chosen = []
+    for measure in measures:
+        try:
+            if measure.applies:
+                measure.applies(context)
+        except SharpError as error:
+            if "all" not in context.settings.measures:
+                raise
+            context.warnings.append(f"{measure.name} is left out: {error}")
+        else:
+            chosen.append(measure)
+    return chosen
 
 
 def _without_vanished(

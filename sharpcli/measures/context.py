@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sharpcli.checkpoint import Checkpoint
 from sharpcli.curvature import CurvatureOperator, Rounding, SelfCheck, make_operator
 from sharpcli.curvature.memory_plan import Budget, share_memory
 from sharpcli.linalg.eigsh import SMALL, EigshResult, Krylov, eigsh, krylov_space
@@ -32,7 +33,8 @@ class Context:
 
     `theta` (n,) are the checkpoint's parameters; `objective` is the measured split's and one of
     `splits`. Measures append to `warnings`. `self_check` was made once for the model, None if no
-    measure needs second derivatives. `part` means that θ is one block of parameters, measured after
+    measure needs second derivatives. `checkpoint` is the file with its metadata, None for θ that is
+    in no file. `part` means that θ is one block of parameters, measured after
     all of them. `begin` opens a measure's `progress`; `notes` are its other messages. `quotients`
     (shards, k) are vᵢᵀH_s vᵢ over shards of a subset, once the sampling error of the eigenvalues is
     known. `off_quotients` is the sum of vᵀ(Ĥ − H)v over the Ritz vectors whose rounding has been
@@ -45,6 +47,7 @@ class Context:
     settings: MeasureSettings
     seed: int = 0
     self_check: SelfCheck | None = None
+    checkpoint: Checkpoint | None = None
     part: bool = False
     warnings: list[str] = field(default_factory=list)
     begin: Begin = lambda _: silent

@@ -81,8 +81,10 @@ class Measure:
     `exact`: a number without an error is exact up to rounding.
 
     `check(size, settings)` raises `UsageError` if that many parameters are too few for the
-    settings. `vanished(numbers, split, advice)` marks the numbers if the loss of a split at θ is
-    too small for float64 (None: they do not depend on that loss).
+    settings. `applies(context)` raises `SharpError` before anything is computed if the checkpoint
+    lacks what the measure needs; a run of all measures then leaves this one out. `vanished(numbers,
+    split, advice)` marks the numbers if the loss of a split at θ is too small for float64 (None:
+    they do not depend on that loss).
     """
 
     name: str
@@ -106,6 +108,7 @@ class Measure:
     legend: Mapping[str, str] = field(default_factory=dict)
     remarks: Callable[[Collection[str]], list[str]] = lambda _: []
     check: Callable[[int, MeasureSettings], None] | None = None
+    applies: Callable[[Context], None] | None = None
     vanished: Callable[[Any, str | None, str], Any] | None = None
 
     def __post_init__(self) -> None:

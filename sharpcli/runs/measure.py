@@ -250,6 +250,7 @@ def _measure(
         settings,
         seed=study.run.seed,
         self_check=study.checked,
+        checkpoint=loaded.checkpoint,
         warnings=warnings,
         begin=lambda name: begin(f"{loaded.checkpoint.path.name}: {name}"),
         notes=notes.about(loaded.checkpoint.path.name),

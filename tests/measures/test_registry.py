@@ -4,6 +4,7 @@ import importlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import click
@@ -257,3 +258,17 @@ def test_numbers_of_a_loss_at_the_end_of_float64_are_marked_by_their_measure():
     assert small["status"] == "precision"
     assert small["advice"] == "too small, or take larger epsilons"
     assert large == boxes[1]
+
+
+def test_a_measure_that_does_not_apply_is_left_out_of_all_and_refused_by_name():
+    def missing(_):
+        raise SharpError("no optimizer's state", "save it")
+
+    known, of = known_measures(), context(CASES["tanh"])
+    both = [known["gradient"], replace(known["trace"], name="unready", applies=missing)]
+    with pytest.raises(SharpError, match="no optimizer's state"):
+        compute(both, of)
+    assert not of.known("value_and_gradient")  # refused before anything was computed
+    of.settings = replace(of.settings, measures=("all",))
+    assert list(compute(both, of)) == ["gradient"]
+    assert of.warnings[-1] == "unready is left out: no optimizer's state"

@@ -69,6 +69,8 @@ class MeasureCommand(click.Command):
 @functools.cache
 def own_options() -> dict[str, click.Option]:
     """The options that measures define, by the name of their parameter."""
+    every = [(o, m.name) for m in known_measures(strict=False).values() for o in m.options]
+    readers = {option.name: [m for o, m in every if o.name == option.name] for option, _ in every}
     return {
         option.name: click.Option(
             [f"--{option.name.replace('_', '-')}", option.name],
@@ -76,10 +78,9 @@ def own_options() -> dict[str, click.Option]:
             is_flag=isinstance(option.default, bool),
             default=option.default,
             show_default=True,
-            help=f"{measure.name}: {option.help}",
+            help=f"{', '.join(readers[option.name])}: {option.help}",
         )
-        for measure in known_measures(strict=False).values()
-        for option in measure.options
+        for option, _ in every
     }
 
 

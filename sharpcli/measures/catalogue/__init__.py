@@ -1,0 +1,1 @@
+"""Descriptions of the built-in measures; without torch."""
