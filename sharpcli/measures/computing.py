@@ -45,7 +45,8 @@ def _applicable(measures: Sequence[Measure], context: Context) -> list[Measure]:
         except SharpError as error:
             if "all" not in context.settings.measures:
                 raise
-            context.warnings.append(f"{measure.name} is left out: {error}")
+            hint = f" ({error.hint})" if error.hint else ""
+            context.warnings.append(f"{measure.name} is left out: {error.message}{hint}")
         else:
             chosen.append(measure)
     return chosen

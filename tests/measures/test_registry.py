@@ -271,4 +271,4 @@ def test_a_measure_that_does_not_apply_is_left_out_of_all_and_refused_by_name():
     assert not of.known("value_and_gradient")  # refused before anything was computed
     of.settings = replace(of.settings, measures=("all",))
     assert list(compute(both, of)) == ["gradient"]
-    assert of.warnings[-1] == "unready is left out: no optimizer's state"
+    assert of.warnings[-1] == "unready is left out: no optimizer's state (save it)"
