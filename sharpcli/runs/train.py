@@ -175,6 +175,12 @@ def notes(settings: TrainSettings, trained: Trained) -> list[str]:
             f"{counted(trained.epochs, 'epoch')}\n"
             "  hint: train for longer, or with another learning rate"
         )
+    taken = max(trained.curves.batch_size, default=0) if trained.curves else 0
+    if taken and settings.batch_schedule is None and taken < settings.batch_size:
+        said.append(
+            f"{setting('batch_size', settings.batch_size)}: there are fewer training examples, so "
+            f"each step took {counted(taken, 'example')} at most"
+        )
     if settings.swa is not None and not settings.averages_after(trained.epochs, trained.steps):
         said.append(
             f"{setting('swa', settings.swa)}: no average was begun in "

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharpcli.errors import SharpError, UsageError, setting
+from sharpcli.errors import SharpError, UsageError, counted, setting
 from sharpcli.objective.rows import Batch
+from sharpcli.objective.trees import leaves
 from sharpcli.runtime.randomness import own_generator
 from sharpcli.tasks import Task
 
@@ -52,6 +53,13 @@ class Augmenter:
             raise SharpError(
                 f"{self._name}: augment(batch, generator) returned None", "is `return` missing?"
             )
+        before, after = _examples(batch), _examples(found)
+        if after != before:
+            raise SharpError(
+                f"{self._name}: augment(batch, generator) returned {counted(after, 'example')} for "
+                f"a batch of {before}",
+                "return as many examples as came in",
+            )
         return found
 
     def state(self) -> Tensor:
@@ -61,3 +69,8 @@ class Augmenter:
     def restore(self, state: Any) -> None:
         """Go on where `state` was taken."""
         self._generator.set_state(state)
+
+
+def _examples(batch: Batch) -> int:
+    """How many examples a batch has: the length of its first tensor; 0 without tensors."""
+    return next((len(leaf) for leaf in leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim), 0)

@@ -221,3 +221,10 @@ def test_built_in_images_are_shifted_by_a_pixel(name):
     edge[:, 0, 0, 0] = 1
     shifted, _ = augment((edge, classes[:100]), torch.Generator().manual_seed(1))
     assert 0 < shifted.sum() < 100  # what is moved out is gone
+
+
+def test_an_augmentation_that_drops_examples_is_refused():
+    fewer = task(augment=lambda batch, generator: tuple(each[:-1] for each in batch))
+    with pytest.raises(SharpError, match=r"returned 9 examples for a batch of 10") as refused:
+        train(fewer, TrainSettings(batch_size=10, steps=2, augment=True))
+    assert refused.value.hint == "return as many examples as came in"

@@ -290,3 +290,15 @@ def test_a_killed_command_goes_on_and_writes_the_same_bytes(tmp_path):
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     assert written() == expected
     assert not state.exists()
+
+
+def test_a_batch_size_above_the_data_is_noted():
+    settings = TrainSettings(batch_size=10_000, steps=2)
+    trained = train(plain.task(), settings)
+    taken = max(trained.curves.batch_size)
+    (note,) = notes(settings, trained)
+    assert note == (
+        f"batch_size=10000: there are fewer training examples, so each step took {taken} examples "
+        "at most"
+    )
+    assert not notes(TrainSettings(batch_size=taken, steps=2), trained)
