@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from sharpcli.curvature import in_float64
@@ -25,19 +26,25 @@ _AGREE = 0.1
 
 
 def with_sampling_error(
-    scalar: Scalar, objective: Objective, theta: Tensor, direction: Tensor
+    scalar: Scalar,
+    objective: Objective,
+    theta: Tensor,
+    direction: Tensor,
+    searched: Tensor | None = None,
 ) -> Scalar:
-    """An eigenvalue of a sample, with the error that the choice of its examples makes.
+    """An eigenvalue's curvature on a sample, with the error that the choice of its examples makes.
 
-    It is the first-order one, as in `hessian`: the standard error of the mean of uᵀHᵢu, from second
-    differences of each example's loss along u. A sample also pushes its largest eigenvalue up,
-    which is left out: on the text GPT by at most a third of this error.
+    The error is the first-order one, as in `hessian`: the standard error of the mean of uᵀHᵢu, from
+    second differences of each example's loss along u. The examples in which u was searched have a
+    larger curvature along it than all others, because u fits their noise too. So the value is the
+    mean over the whole sample, in which they are few.
 
     Args:
-        scalar: λ = uᵀHu.
+        scalar: λ = uᵀHu of the examples in which u was searched.
         objective: the mean loss of the sample.
         theta: θ (n,).
         direction: u (n,), the unit eigenvector; with a preconditioner P, P^(-1/2) times it.
+        searched: the numbers of those examples in the sample; None for all.
 
     Cost: three forward passes, and three in float64 if rounding or kinks show.
     """
@@ -47,15 +54,20 @@ def with_sampling_error(
     unknown = replace(scalar, sampling_status=SamplingStatus.UNRELIABLE)
     if rows.count < 2 or not value > 0:
         return unknown
+    chosen = torch.arange(rows.count) if searched is None else searched
     try:
         own, weights = _curvatures(objective, theta, direction, value)
-        agree = _agree(own, weights, value)
+        agree = _agree(own[chosen], weights[chosen], value)
         if not agree:
             double, there = in_float64(objective, theta)
             own, weights = _curvatures(double, there, direction.to(there), value)
-            agree = _agree(own, weights, value)
+            agree = _agree(own[chosen], weights[chosen], value)
     except SharpError:  # the loss gives one sum for a batch
         return unknown
+    if agree:
+        # Exact where u was searched, by differences in the rest.
+        exact = value * float(weights[chosen].sum()) - float(own[chosen].sum())
+        value = (float(own.sum()) + exact) / float(weights.sum())
     off = (own - value * weights) / weights.mean()
     off -= off.mean()
     carried = carriers(float(off.square().sum()), float(off.pow(4).sum()), rows.count)
@@ -64,7 +76,7 @@ def with_sampling_error(
     if not agree or not math.isfinite(error):
         return replace(unknown, sampling_error=error if math.isfinite(error) else None)
     status = sampling_status(rows.doubt, carried)
-    return replace(scalar, sampling_error=error, sampling_status=status)
+    return replace(scalar, value=value, sampling_error=error, sampling_status=status)
 
 
 def _curvatures(
@@ -78,7 +90,7 @@ def _curvatures(
         objective.per_example_losses(theta.add(direction, alpha=way * step))[0] for way in (1, -1)
     ]
     found: Tensor = (ends[0] - 2 * here + ends[1]) / step**2
-    return found.double(), weights.double()
+    return found.double().cpu(), weights.double().cpu()
 
 
 def _agree(own: Tensor, weights: Tensor, value: float) -> bool:

@@ -24,7 +24,7 @@ from sharpcli.measures.leading import leading
 from sharpcli.objective.objective import Objective
 from sharpcli.tasks import Task, load_task
 from sharpcli.training.loop import train
-from sharpcli.training.tracking import sample_of
+from sharpcli.training.tracking import Tracker
 from sharpcli.training.train_settings import TrainSettings
 from sharpcli.training.watchers import Moment
 
@@ -32,6 +32,7 @@ NAME = "tracking"
 _EVERY, _STEPS, _REPEATS = 50, 600, 3
 _COST, _SAMPLE = 0.30, 0.05
 _SEEDS = (0, 1, 2)
+_SAMPLED = range(6)
 # Tanh and full batches, as in the paper; deep enough that λ1 starts well below 2/η.
 _NETWORK = {"activation": "tanh", "depth": "4", "width": "64"}
 _RATES = (0.15, 0.2, 0.3)
@@ -94,7 +95,7 @@ class _Keeper:
 
     def __init__(self, every: int, settings: TrainSettings, seeds: Sequence[int]) -> None:
         self._every, self._settings, self._seeds = every, settings, seeds
-        self.found: list[tuple[int, float, list[float]]] = []
+        self.found: list[tuple[int, float, list[tuple[float, float]]]] = []
 
     def wants(self, steps: int, *, epoch_ended: bool, ended: bool) -> bool:
         return ended or (steps > 0 and steps % self._every == 0)
@@ -102,16 +103,16 @@ class _Keeper:
     def look(self, moment: Moment) -> None:
         tensors, network = moment.model.state_dict(), moment.network
         theta, fixed = network.flatten(tensors), network.fixed(tensors)
-
-        def largest(rows: Any, tolerance: float) -> float:
-            objective = Objective(network, rows, fixed, batch_size=256)
-            with torch.enable_grad():
-                found = leading(objective, theta, None, tolerance=tolerance)
-            return float(found.scalar.value or 0.0)
-
-        every = [dataclasses.replace(self._settings, seed=seed) for seed in self._seeds]
-        samples = [largest(sample_of(moment.rows, network, each), 0.05) for each in every]
-        self.found.append((moment.steps, largest(moment.rows, 0.02), samples))
+        whole = Objective(network, moment.rows, fixed, batch_size=256)
+        with torch.enable_grad():
+            true = leading(whole, theta, None, tolerance=0.02).scalar.value
+        own = []
+        for seed in self._seeds:
+            tracker = Tracker(dataclasses.replace(self._settings, seed=seed, track=("hessian",)))
+            tracker.look(moment)
+            found = tracker.steps[0].measures["hessian"]["eigenvalues"][0]
+            own.append((float(found.value), float(found.sampling_error)))
+        self.found.append((moment.steps, float(true or 0.0), own))
 
     def state(self) -> Any:
         return None
@@ -123,16 +124,22 @@ class _Keeper:
 def _samples(section: Section, quick: bool) -> Bar:
     """λ1 of the default sample, drawn by several seeds, against λ1 of all data."""
     settings = TrainSettings("adam", lr=0.003, steps=10 if quick else _STEPS)
-    keeper = _Keeper(10 if quick else 100, settings, _SEEDS)
+    keeper = _Keeper(10 if quick else 100, settings, _SAMPLED)
     train(load_task("text", {}), settings, watchers=[keeper])
     rows = []
     off: list[float] = []
+    held: list[bool] = []
     for step, whole, samples in keeper.found:
-        own = [sample / whole - 1 for sample in samples]
+        own = [value / whole - 1 for value, _ in samples]
+        errors = [f"{error / whole:.1%}" for _, error in samples]
         off += own
-        rows.append((str(step), f"{whole:.4g}", ", ".join(f"{each:+.1%}" for each in own)))
-    header = ("step", "λ1 of all data", f"the sample's, seeds {', '.join(map(str, _SEEDS))}")
-    section.tables.append(("What the sample is off by", header, rows))
+        held += [abs(value - whole) <= 1.96 * error for value, error in samples]
+        said = ", ".join(f"{each:+.1%}" for each in own)
+        rows.append((str(step), f"{whole:.4g}", said, ", ".join(errors)))
+    seeds = f"seeds 0 to {_SAMPLED[-1]}"
+    header = ("step", "λ1 of all data", f"off by, {seeds}", "sampling error")
+    title = f"What the sample is off by; {sum(held)} of {len(held)} within 1.96 errors"
+    section.tables.append((title, header, rows))
     typical = statistics.median(map(abs, off))
     return Bar("sample, median error", f"{typical:.1%}", f"≤ {_SAMPLE:.0%}", typical <= _SAMPLE)
 

@@ -102,3 +102,17 @@ def test_all_data_have_no_sampling_error():
     found = leading(objective, theta, None, tolerance=0.05)
     scalar = with_sampling_error(found.scalar, objective, theta, found.vector)
     assert scalar == found.scalar
+
+
+def test_the_value_is_the_curvature_of_the_whole_sample():
+    objective, theta, _ = problem(nn.Tanh(), samples=200)
+    searched = torch.arange(0, 200, 5)
+    few = objective.in_precision(torch.float32, rows=objective.rows.take(searched))
+    found = leading(few, theta, None, tolerance=0.05)
+    scalar = with_sampling_error(found.scalar, objective, theta, found.vector, searched)
+    double = objective.in_precision(torch.float64)
+    vector, step = found.vector.double(), 1e-4
+    ends = [double.gradient(theta.double() + way * step * vector)[1] for way in (1, -1)]
+    true = float(vector @ (ends[0] - ends[1])) / (2 * step)
+    assert scalar.value == pytest.approx(true, rel=2e-3)
+    assert abs(found.scalar.value / true - 1) > 0.02  # of the searched examples alone

@@ -244,8 +244,8 @@ Examples:
     "--track-samples",
     type=POSITIVE,
     metavar="N",
-    help="Training examples that --track measures. Default: enough for 2,048 terms of the loss, at "
-    "least 64.",
+    help="Training examples that --track measures. Default: enough for 6,144 terms of the loss, at "
+    "least 192.",
 )
 @click.option(
     "--track-tol",
