@@ -108,7 +108,7 @@ def worst_of_shards(context: Context, region: Region, m: int) -> list[Worst]:
         rises = {name: max(0.0, each.value - at_theta[0]) for name, each in points.items()}
         best = max(rises, key=lambda name: rises[name])
         evaluations = 1 + sum(point.evaluations for point in points.values())
-        resolved = rises[best] > _rounding(context.theta.dtype, at_theta[0])
+        resolved = rises[best] > _rounding(shard.network.compute, at_theta[0])
         found.append(Worst(rises, points[best].point, resolved, evaluations))
         context.progress(number + 1, count)
     return found

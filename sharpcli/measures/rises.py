@@ -106,11 +106,11 @@ class Surroundings:
             return self.sampled(None)
         return self.sampled(self._base[0] + changes)
 
-    def scalar(self, rise: Rise) -> Scalar:
+    def scalar(self, rise: Rise, rounding: float) -> Scalar:
         """A single rise with its rounding and its sampling error."""
         sampled = self.sampled(rise.changes)
         wide = self._objective.network.compute == torch.float64
-        return with_rounding(rise.value, self.rounding, sampled.error, sampled.status, wide=wide)
+        return with_rounding(rise.value, rounding, sampled.error, sampled.status, wide=wide)
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,20 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from sharpcli.curvature import Rounding
 from sharpcli.documents.results import Scalar, scalar_fields
 from sharpcli.documents.statuses import Status
 from sharpcli.errors import setting
 from sharpcli.linalg.ball import Ball
+from sharpcli.linalg.trace import random_signs
 from sharpcli.measures.context import Context
 from sharpcli.measures.rises import Surroundings
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.shards import shards, share_left
+from sharpcli.runtime.randomness import own_generator
 
 __all__ = ["sam_sharpness"]
 
@@ -32,7 +36,8 @@ def sam_sharpness(context: Context) -> dict[str, Any]:
     and then there is no value. On a subset the step follows the subset's own gradient, and the
     sampling bias is what this adds.
 
-    Cost: two forward passes and one gradient; on a subset about two gradients more.
+    Cost: one gradient, and for each a forward pass and one more for its rounding; on a subset
+    about two gradients more.
     Source: Foret et al. 2021 (ρ = 0.05); Kwon et al. 2021 (ASAM, ρ = 0.5).
     """
     options, theta = context.settings.options, context.theta
@@ -45,7 +50,7 @@ def sam_sharpness(context: Context) -> dict[str, Any]:
     ):
         scalar = _one(context, around, gradient, rho, scale)
         found[name] = scalar_fields(scalar, rho=rho)
-    return {"sam_sharpness": {**found, "evaluations": 3}}
+    return {"sam_sharpness": {**found, "evaluations": 5}}
 
 
 def _one(
@@ -61,7 +66,7 @@ def _one(
             f"measure {setting('measures', ['adaptive-sharpness'])}",
         )
     rise = around.rise(shift)
-    scalar = around.scalar(rise)
+    scalar = around.scalar(rise, _rounding(context, around, rise.value, shift, rho, scale))
     if scalar.sampling_error is not None:
         bias = _selection_bias(context, rise.value, rho, scale)
         error = math.hypot(scalar.sampling_error, bias)
@@ -83,6 +88,32 @@ def _step(gradient: Tensor, rho: float, scale: Tensor | None) -> Tensor:
     if scale is None:
         return rho * ball.farthest(gradient)
     return rho * scale * ball.farthest(scale * gradient)
+
+
+def _rounding(
+    context: Context,
+    around: Surroundings,
+    rise: float,
+    shift: Tensor,
+    rho: float,
+    scale: Tensor | None,
+) -> float:
+    """The error of a rise from rounding in both losses, in the gradient and in θ + δ.
+
+    The step is taken again, with the gradient moved by its rounding and θ by its last places, both
+    with random signs. Cost: a forward pass, and two of a few rows.
+    """
+    _, gradient = context.value_and_gradient
+    _, off = context.rounding.gradient
+    signs = random_signs(2, gradient[None], own_generator("rounding of a step", context.seed))
+    moved = gradient + signs[0].to(gradient) * off.to(gradient)
+    last = torch.finfo(gradient.dtype).eps * (context.theta + shift)
+    again = _step(moved, rho, scale) + signs[1].to(gradient) * last
+    there = Rounding(
+        context.objective, context.theta + shift, context.settings.curvature, context.seed
+    )
+    change = around.rise(again).value - rise
+    return math.hypot(around.rounding, there.loss, 2 * change)
 
 
 def _rounded(context: Context, gradient: Tensor, scale: Tensor | None) -> bool:

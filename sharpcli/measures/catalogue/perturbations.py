@@ -57,8 +57,8 @@ PERTURBATIONS: tuple[Measure, ...] = (
             Column(r"adaptive_sharpness\..+", None),
         ),
         legend={
-            "worst ℓ": "worst ℓ∞, ℓ2: adaptive sharpness, the largest rise of the loss where no "
-            "weight moves by more than ρ of its size",
+            "worst ℓ": "worst ℓ∞, ℓ2: adaptive sharpness, the largest rise of the loss within a "
+            "distance ρ, measured in units of each weight",
             "avg ℓ2": "avg ℓ2: the loss's mean rise under normal noise of ρ times each weight",
         },
         vanished=_VANISHED,
@@ -67,7 +67,7 @@ PERTURBATIONS: tuple[Measure, ...] = (
         name="sam-sharpness",
         meaning="the rise of the loss after the step of sharpness-aware minimization",
         formula="sam: L(θ + ρg/‖g‖) − L(θ); asam: L(θ + ρT²g/‖Tg‖) − L(θ), T = diag |θ|",
-        cost="two forward passes and a gradient",
+        cost="a gradient, and two forward passes each",
         invariances="asam: any rescaling of weights that leaves the function unchanged; sam: none",
         source="Foret et al. 2021; Kwon et al. 2021",
         warns="a lower bound of the worst case in the same ball; a gradient that is zero or "
@@ -140,7 +140,7 @@ PERTURBATIONS: tuple[Measure, ...] = (
         ),
         legend={
             "1/σ²": "1/σ²: σ is the noise on the weights (mag.: relative to each) that lowers the "
-            "accuracy by 0.1"
+            "accuracy by 0.1, or as much as was asked"
         },
     ),
     Measure(
