@@ -28,7 +28,6 @@ from sharpcli.measures.rises import (
 )
 from sharpcli.measures.sampling import Sampled, degrees_of_freedom
 from sharpcli.objective.reliability import sampling_status, widened
-from sharpcli.objective.shards import share_left
 
 __all__ = ["adaptive_sharpness"]
 
@@ -122,13 +121,16 @@ def _worst_by_shard(context: Context, region: Region, m: int) -> dict[str, Any]:
 
 
 def _over_shards(context: Context, values: Tensor) -> Sampled:
-    """The sampling error of a mean over shards, each with its own maximum."""
+    """The sampling error of a mean over shards, each with its own maximum.
+
+    Other shards of the same examples have other maxima, so there is no finite-population factor.
+    """
     rows = context.objective.rows
     if not rows.sampled:
         return Sampled()
     if len(values) < _FEWEST_SHARDS:
         return Sampled(None, SamplingStatus.UNRELIABLE)
-    error = math.sqrt(float(values.var()) / len(values) * share_left(context.objective))
+    error = math.sqrt(float(values.var()) / len(values))
     error = widened(error, degrees_of_freedom(values, context.carriers))
     return Sampled(error, sampling_status(rows.doubt, context.carriers))
 

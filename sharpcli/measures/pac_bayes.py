@@ -31,6 +31,8 @@ _LEAST_VARIANCE = 1e-6
 _DRAWS, _TRIES = 8, 9
 # Where the search for σ starts, and the factor by which it looks for a bracket.
 _START, _FACTOR = {"isotropic": 0.05, "magnitude": 0.2}, 4.0
+# The last try is beyond the others if σ is within this factor of their end.
+_NEAR = 1.6
 # Rows on which the names of a task's metrics are looked up.
 _PROBE = 8
 _METRIC = "accuracy"
@@ -152,6 +154,21 @@ def _search(curve: _Curve, drop: float) -> None:
             place += math.log(_FACTOR) * (1 if high is None else -1)
         else:
             place = (low + high) / 2
+            if number == _TRIES - 2 and (beyond := _beyond(curve, drop)) is not None:
+                place = beyond
+
+
+def _beyond(curve: _Curve, drop: float) -> float | None:
+    """A σ outside those tried, if the crossing is so near their end that a jackknife leaves them.
+
+    In some directions the accuracy falls later, and their crossing has to be interpolated too.
+    """
+    found = curve.crossing(drop)
+    if found is not None and curve.places[-1] - found < math.log(_NEAR):
+        return curve.places[-1] + math.log(2.0)
+    if found is not None and found - curve.places[0] < math.log(_NEAR):
+        return curve.places[0] - math.log(2.0)
+    return None
 
 
 def _entry(context: Context, curve: _Curve, drop: float, at_theta: float) -> dict[str, Any]:
