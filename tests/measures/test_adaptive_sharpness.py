@@ -185,17 +185,17 @@ def test_a_box_that_float32_does_not_resolve_is_measured_in_float64():
         assert found[key]["status"] == "lower_bound"
 
 
-@pytest.mark.parametrize("m", [0, 5])
+@pytest.mark.parametrize("m", [0, 10])
 def test_a_sample_has_an_error_that_holds_the_value_on_all_data(m):
     of = task(lambda: nn.Linear(8, 3), vectors(8, 3), train=80)
     given = {"m_sharpness": m, "average_draws": 2}
     true = measured(of, given=given)
     held = {"worst_linf": 0, "worst_l2": 0}
-    for seed in range(1, 11):
+    for seed in range(1, 9):
         found = measured(of, samples=40, seed=seed, given=given)
         for key in held:
             scalar = found[key]
             centre = scalar["value"] - (scalar["sampling_bias"] or 0)
             assert scalar["sampling_error"] > 0
             held[key] += abs(centre - true[key]["value"]) <= 1.96 * scalar["sampling_error"]
-    assert min(held.values()) >= 9
+    assert min(held.values()) >= 7

@@ -57,8 +57,12 @@ class Plain:
             return float((outputs.argmax(-1) == self._batch[1]).double().mean())
 
     def mean_rise(self, draw: Callable[[], Tensor], count: int) -> tuple[float, float]:
-        """The mean rise over independent displacements, and its standard error."""
-        rises = torch.tensor([self.rise(draw()) for _ in range(count)], dtype=torch.float64)
+        """The mean rise over displacements of mean zero, without gᵀδ, and its standard error."""
+        slope = self.gradient(torch.zeros_like(self.theta))
+        shifts = [draw() for _ in range(count)]
+        rises = torch.tensor(
+            [self.rise(shift) - float(slope @ shift) for shift in shifts], dtype=torch.float64
+        )
         return float(rises.mean()), float(rises.std()) / count**0.5
 
 
