@@ -48,8 +48,9 @@ def adaptive_sharpness(context: Context) -> dict[str, Any]:
     On a subset the sampling error of a worst case is that of the losses at the point found, and the
     sampling bias is what choosing that point on the subset adds.
 
-    Cost: about 70 gradients (`worst_linf`), 30 to 50 (`worst_l2`), and 20 forward passes for each
-    average. Source: Andriushchenko et al. 2023; Kwon et al. 2021; Auto-PGD, Croce & Hein 2020.
+    Cost: about 70 gradients for each worst case, with m as many again, and 20 forward passes for
+    each average.
+    Source: Andriushchenko et al. 2023; Kwon et al. 2021; Auto-PGD, Croce & Hein 2020.
     """
     options = context.settings.options
     adaptive = options["adaptive_scale"] == "weights"
@@ -63,7 +64,7 @@ def adaptive_sharpness(context: Context) -> dict[str, Any]:
         region = Region(norm, options[f"worst_{norm}_rho"], adaptive)
         m = options["m_sharpness"]
         if m and m < context.objective.rows.count:
-            found[f"worst_{norm}"] = _worst_by_shard(context, region, m)
+            found[f"worst_{norm}"] = _worst_by_shard(context, searches, region, m)
         else:
             found[f"worst_{norm}"] = _worst(context, searches, around, region)
     for norm in _NORMS:
@@ -90,7 +91,7 @@ def _worst(
     )
 
 
-def _worst_by_shard(context: Context, region: Region, m: int) -> dict[str, Any]:
+def _worst_by_shard(context: Context, searches: Searches, region: Region, m: int) -> dict[str, Any]:
     """The mean over shards of about m examples of each shard's own worst case."""
     rows = context.objective.rows
     if rows.fixed_batch is not None:
@@ -99,7 +100,8 @@ def _worst_by_shard(context: Context, region: Region, m: int) -> dict[str, Any]:
             "which shards would change",
             f"leave it out: {setting('m_sharpness', 0)}",
         )
-    found = worst_of_shards(context, region, m)
+    whole = worst(searches, region)
+    found = worst_of_shards(context, region, m, whole.point)
     values = torch.tensor([each.value for each in found], dtype=torch.float64)
     by_name = {
         name: statistics.fmean(each.rises[name] for each in found) for name in found[0].rises
@@ -116,7 +118,7 @@ def _worst_by_shard(context: Context, region: Region, m: int) -> dict[str, Any]:
         by_maximizer=by_name,
         shards=len(found),
         m=m,
-        evaluations=_passes(found),
+        evaluations=whole.evaluations + _passes(found),
     )
 
 

@@ -152,6 +152,14 @@ def test_m_sharpness_is_the_mean_over_shards_of_their_own_maxima():
         assert found[key]["value"] > whole[key]["value"]
 
 
+@pytest.mark.parametrize("name", ["relu", "conv"])
+def test_m_sharpness_is_never_below_the_worst_case_of_all(name):
+    whole = measured(CASES[name])
+    by_shard = measured(CASES[name], given={"m_sharpness": 6})
+    for key in ("worst_linf", "worst_l2"):
+        assert by_shard[key]["value"] >= whole[key]["value"] * (1 - 1e-9)
+
+
 def test_shards_would_change_fixed_batches():
     own = context(CASES["tanh"], options=options("adaptive-sharpness", m_sharpness=6))
     own.objective.rows.fixed_batch = 8

@@ -16,7 +16,7 @@ PERTURBATIONS: tuple[Measure, ...] = (
             "worst: max over ‖δ ⊘ c‖ ≤ ρ of L(θ + δ) − L(θ); average: its mean over δ ∼ "
             "N(0, ρ² diag c²) (ℓ2) or uniform ±ρc (ℓ∞); c = |θ|, or 1"
         ),
-        cost="about 70 gradients (worst ℓ∞), 30 to 50 (worst ℓ2), 20 forward passes an average",
+        cost="about 70 gradients a worst case, 20 forward passes an average",
         invariances="with c = |θ| any rescaling of weights that leaves the function unchanged",
         source="Andriushchenko et al. 2023; Kwon et al. 2021; Auto-PGD: Croce & Hein 2020",
         warns="a worst case is a lower bound; a rise that the dtype does not resolve",
