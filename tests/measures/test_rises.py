@@ -5,7 +5,8 @@ import torch
 from networks import CASES, context, real_targets, squared_error, task
 from torch import nn
 
-from sharpcli.documents.results import Scalar
+from sharpcli.documents.results import Scalar, flat_scalars
+from sharpcli.measures import choose, compute, options_of
 from sharpcli.measures.rises import Surroundings, estimated, normal_draws, signed_draws, vanished
 from sharpcli.measures.sampling import Sampled
 
@@ -52,3 +53,15 @@ def test_draws_do_not_depend_on_the_precision():
         for one, two in zip(narrow, wide, strict=True):
             assert torch.equal(one.double(), two)
     assert float(wide[0].abs().max()) <= 1
+
+
+@pytest.mark.parametrize("samples", [1, 20, 64])
+def test_every_number_of_a_small_sample_is_marked(samples):
+    names = ("adaptive-sharpness", "sam-sharpness", "low-pass", "local-entropy")
+    chosen = choose(names)
+    of = task(
+        lambda: nn.Linear(4, 1), real_targets(4, 1), loss=squared_error, metrics=None, train=400
+    )
+    own = context(of, samples=samples, options=options_of(chosen, {"average_draws": 2}))
+    for key, each in flat_scalars(compute(chosen, own)).items():
+        assert each.get("sampling_status") == "unreliable", key
