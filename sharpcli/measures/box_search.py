@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -29,12 +29,12 @@ from sharpcli.runtime.memory import is_out_of_memory
 from sharpcli.runtime.processes import add_up, rank, size
 from sharpcli.runtime.randomness import own_generator
 
-__all__ = ["Search", "Searches", "in_double", "maxima"]
+__all__ = ["EVEN_POWER", "Search", "Searches", "in_double", "maxima"]
 
 # Further starts for the corner ascents, chosen by trial on minima with losses from 1e-1 to 1e-7:
 # the gradient of losses to this power, which evens out the examples, and ascents on shards of the
 # data.
-_POWER = 0.1
+EVEN_POWER = 0.1
 _SHARDS, _SHARD_STEPS, _SHARD_STARTS = 8, 4, 3
 # All corners are evaluated up to this many dimensions, if the passes use at most this many bytes of
 # activations: about three seconds of one CPU core, or less for one layer of many. Without `vmap`
@@ -106,7 +106,7 @@ class Search:
     def even(self) -> Tensor:
         """The gradient of the mean of ℓ^q (n,). Cost: one gradient."""
         self.evaluations += 1
-        return self.context.objective.gradient(self.context.theta, power=_POWER)[1]
+        return self.context.objective.gradient(self.context.theta, power=EVEN_POWER)[1]
 
     @cached_property
     def shards(self) -> dict[int, tuple[Objective, tuple[float, Tensor]]]:
@@ -123,6 +123,19 @@ class Search:
             if number % size() == rank()
         }
         return {number: (shard, shard.gradient(context.theta)) for number, shard in own.items()}
+
+    @property
+    def divisible(self) -> bool:
+        """Whether there are examples enough for shards, which must not change fixed batches."""
+        rows = self.context.objective.rows
+        return rows.count >= 2 * _SHARDS and rows.fixed_batch is None
+
+    def shard_gradients(self) -> Iterator[Tensor]:
+        """The gradient (n,) of each shard in turn, the same in every process."""
+        theta = self.context.theta
+        for number in range(_SHARDS):
+            own = self.shards.get(number)
+            yield add_up(torch.zeros_like(theta) if own is None else own[1][1].clone())
 
     @cached_property
     def bytes_a_pass(self) -> int:
@@ -332,8 +345,7 @@ def _starts(search: Search, box: Box) -> tuple[list[Tensor], int]:
     context, before, starts = search.context, search.evaluations, []
     if context.value_and_gradient[0] > 0:
         starts.append(box.space.pull(search.even).sign())
-    rows = context.objective.rows
-    if rows.count < 2 * _SHARDS or rows.fixed_batch is not None:  # shards would change the batches
+    if not search.divisible:
         return starts, search.evaluations - before
     found, climbed = _shard_corners(search, box)
     return starts + found, search.evaluations - before + climbed

@@ -31,6 +31,7 @@ import many
 import maximum
 import memory
 import optimizers
+import perturbations
 import processes
 import product
 import schedules
@@ -81,6 +82,7 @@ _BENCHMARKS = (
     schedules,
     optimizers,
     training,
+    perturbations,
 )
 
 
