@@ -62,7 +62,7 @@ def compare(
     """Compare `measure` documents in one report of kind "compare".
 
     A document that is not a measurement, or documents without a measured checkpoint, give a
-    `SharpError`; an unknown key in `by` or `within`, or an unknown `baseline`, a `UsageError`.
+    `SharpError`; an unknown key or `baseline` a `UsageError`.
 
     Args:
         documents: Pairs of a name, for messages, and a document.
@@ -74,6 +74,9 @@ def compare(
         rescaled: Names, for a warning, of the measures that change if layers are rescaled without
             changing the function, by flat key.
         drawn: What a figure shows: {"scatter": flat key} or {"heat": flat key}.
+
+    Raises:
+        UsageError: An unknown key in `by` or `within`, a key in both, or an unknown `baseline`.
     """
     members, notes = read_members(documents, exact)
     check_keys(within, members, "within")

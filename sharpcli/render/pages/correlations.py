@@ -29,7 +29,9 @@ def correlation_sheet(
     if any("granulated" in c for c in correlations):
         columns.append(Column("Ψ", [_psi(c) for c in correlations]))
     rows = [Row(titles[c["measure"]]) for c in correlations]
-    return Sheet(rows, columns, "correlation with the generalization gap", "measure")
+    return Sheet(
+        rows, columns, "Pearson's and rank correlation with the generalization gap", "measure"
+    )
 
 
 def agreement_sheet(agreement: Mapping[str, Any] | None, titles: Mapping[str, str]) -> Sheet | None:
