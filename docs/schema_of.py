@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import schema_shapes
 from schema_shapes import (
+    Agreement,
     CompareSettings,
     Correlation,
     Environment,
@@ -184,6 +185,7 @@ def contract() -> Schema:
             "anyOf": task,
         },
         "correlations": {**fields["correlations"], "items": maker.of(Correlation)},
+        "agreement": maker.of(Agreement),
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -289,7 +291,7 @@ class Maker:
         if kind.alone:
             found["results"] |= {"minItems": 1, "maxItems": 1}
         if name != "compare":
-            found["correlations"] = False
+            found |= {"correlations": False, "agreement": False}
         if name != "search":
             found["importance"] = False
         return {"if": {"properties": {"kind": {"const": name}}}, "then": {"properties": found}}

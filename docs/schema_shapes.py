@@ -177,6 +177,17 @@ class CompareSettings:
     """Settings of `sharp compare`."""
 
     by: Annotated[Sequence[str], "Metadata keys that rows were grouped by."]
+    within: Annotated[
+        Sequence[str],
+        "Metadata keys in which members of two groups match; absent without --within.",
+        Keywords(optional=True),
+    ]
+    scatter: Annotated[
+        str, "Flat key of what a figure shows against the gap.", Keywords(optional=True)
+    ]
+    heat: Annotated[
+        str, "Flat key of what is shown over the two keys of `by`.", Keywords(optional=True)
+    ]
     baseline: Annotated[str | None, "Label of the row that differences are to."]
     files: Annotated[Sequence[str], "The documents, in the order given."]
     score: Annotated[
@@ -194,8 +205,8 @@ class Difference:
     ]
     error_kind: Annotated[
         Literal["standard_error", "measurement"] | None,
-        "standard_error: Welch's over the members, between two groups; measurement: that of both "
-        "measurements, between two single checkpoints.",
+        "standard_error: over the members, between two groups: that of matched differences, else "
+        "Welch's; measurement: that of both measurements, between two single checkpoints.",
     ]
     degrees_of_freedom: Annotated[Number, "Of Welch's standard error (Satterthwaite)."]
     measurement_error: Annotated[
@@ -234,6 +245,17 @@ class Difference:
         "unreliable: the sampling error of a member of either side may be too small; absent if "
         "it can be trusted.",
     ] = absent()
+    matched: Annotated[
+        int,
+        "How many blocks, such as seeds, both groups have; the difference is the mean over these. "
+        "Absent where nothing was matched.",
+        Keywords(minimum=2),
+    ] = absent()
+    group_interval: Annotated[
+        Interval,
+        "Student's 95 % interval from the spread over the members, without the measurement's own "
+        "error; absent except between two groups.",
+    ] = absent()
 
 
 @dataclass(frozen=True)
@@ -253,6 +275,9 @@ class Summary:
         str | None, Keywords({"$ref": "#/$defs/scalar_fields/properties/error_kind"})
     ]
     status: Annotated[str, "The worst of the members'.", _STATUS]
+    values: Annotated[
+        Sequence[Number], "Of each member, in the order of `members`; null for none.", _LATER
+    ]
     difference: Annotated[
         Difference | None, "To the baseline; null without one and for the baseline itself."
     ]
@@ -287,8 +312,38 @@ class Group:
 
 
 @dataclass(frozen=True)
+class GranulatedFactor:
+    """How a measure goes with the gap along one factor."""
+
+    value: Annotated[float, "ψ of this factor.", Keywords(minimum=-1, maximum=1)]
+    interval: Annotated[Interval, "Bootstrap, 95 %; null where it is not known."]
+    settings: Annotated[int, "Settings of the other factors that it is a mean over.", _SOME]
+
+
+@dataclass(frozen=True)
+class GranulatedKendall:
+    """The granulated Kendall coefficient (Jiang et al. 2020)."""
+
+    value: Annotated[float, "Ψ, the mean over the factors.", Keywords(minimum=-1, maximum=1)]
+    interval: Annotated[Interval, "Bootstrap over runs, 95 %; null where it is not known."]
+    factors: Annotated[Mapping[str, GranulatedFactor], "By metadata key."]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Kendall's tau-b between measures, over the checkpoints."""
+
+    measures: Annotated[Sequence[str], "Flat keys of rows and columns."]
+    tau: Annotated[
+        Sequence[Sequence[Number]],
+        "The symmetric matrix; null where a side is constant, or fewer than four checkpoints have "
+        "both numbers.",
+    ]
+
+
+@dataclass(frozen=True)
 class Correlation:
-    """Kendall's tau-b over the checkpoints."""
+    """Correlations over the checkpoints; `tau` is Kendall's tau-b."""
 
     measure: Annotated[str, "Flat key."]
     with_: Annotated[str, "Flat key of the gap."]
@@ -303,3 +358,19 @@ class Correlation:
         "converged, or the worst status of the numbers that it takes in.",
         Keywords(**_STATUS, **_LATER),
     ]
+    tau_interval: Annotated[Interval, "Of tau: bootstrap percentiles, 95 %.", _LATER]
+    pearson: Annotated[
+        Number,
+        "Pearson's correlation; null where one side is constant.",
+        Keywords(minimum=-1, maximum=1, **_LATER),
+    ]
+    pearson_interval: Annotated[Interval, "Bootstrap percentiles, 95 %.", _LATER]
+    resampled: Annotated[
+        Literal["runs", "settings"],
+        "What the bootstrap draws: single checkpoints, or settings with all their checkpoints.",
+        _LATER,
+    ]
+    resamples: Annotated[int, "How many.", Keywords(**_SOME, **_LATER)]
+    granulated: Annotated[
+        GranulatedKendall, "Absent where no two checkpoints differ in one factor only."
+    ] = absent()

@@ -221,8 +221,12 @@ class Report:
     ]
     correlations: Annotated[
         Sequence[Any],
-        "For `compare`: rank correlation of each measure with the generalization gap.",
+        "For `compare`: correlation of each measure with the generalization gap.",
     ] = absent(())
+    agreement: Annotated[
+        Mapping[str, Any] | None,
+        "For `compare`: Kendall's tau-b between each pair of measures, over the checkpoints.",
+    ] = absent()
     importance: Annotated[
         Mapping[str, Number] | None,
         "For `search`: how much each chosen value decides which trials are the best (PED-ANOVA); "

@@ -9,7 +9,7 @@ from sharpcli.documents.labels import clean
 from sharpcli.measures import Measure, known_measures
 from sharpcli.measures.measure import Column
 
-__all__ = ["column_titles", "in_tables", "leading_names"]
+__all__ = ["column_titles", "in_tables", "key_named", "leading_names", "not_scale_invariant"]
 
 # Numbers by split that belong to no measure: metrics of the task, shown by their test value.
 _METRICS = (
@@ -43,6 +43,29 @@ def column_titles(keys: Iterable[str]) -> dict[str, str]:
         elif column.title is not None and column.instead.format(*groups) not in present:
             titles[key] = column.title.format(*map(clean, groups)).strip()
     return dict(sorted(titles.items(), key=lambda item: places[item[0]]))
+
+
+def key_named(text: str, keys: Iterable[str]) -> str | None:
+    """The flat key that a user names: itself, a column's title, or a measure with its first column.
+
+    None if nothing has that name.
+    """
+    present = list(dict.fromkeys(keys))
+    titles = column_titles(present)
+    if text in present:
+        return text
+    for key, title in titles.items():
+        if text in (title, title.replace(" ", "")):
+            return key
+    wanted = {m.key for m in in_tables(present) if text in (m.name, m.key)}
+    return next((key for key in titles if _first_part(key) in wanted), None)
+
+
+def not_scale_invariant(keys: Iterable[str]) -> dict[str, str]:
+    """The titles, by flat key, of shown numbers that change if layers are rescaled."""
+    titles = column_titles(keys)
+    changing = {m.key for m in in_tables(titles) if m.scale_invariant is False}
+    return {key: title for key, title in titles.items() if _first_part(key) in changing}
 
 
 def leading_names(keys: Collection[str]) -> dict[str, str]:

@@ -78,7 +78,8 @@ class Measure:
 
     In tables its `columns` are at a `place` among those of other measures, smallest first. `legend`
     explains symbols in the titles, and `remarks(flat keys)` returns further lines for a table.
-    `exact`: a number without an error is exact up to rounding.
+    `exact`: a number without an error is exact up to rounding. `scale_invariant`: whether the
+    numbers stay if layers are rescaled without changing the function (None: not known).
 
     `check(size, settings)` raises `UsageError` if that many parameters are too few for the
     settings. `applies(context)` raises `SharpError` before anything is computed if the checkpoint
@@ -105,6 +106,7 @@ class Measure:
     columns: tuple[Column, ...] = ()
     place: int = 100
     exact: bool = False
+    scale_invariant: bool | None = None
     legend: Mapping[str, str] = field(default_factory=dict)
     remarks: Callable[[Collection[str]], list[str]] = lambda _: []
     check: Callable[[int, MeasureSettings], None] | None = None

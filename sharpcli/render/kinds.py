@@ -79,8 +79,13 @@ KINDS: dict[str, Kind] = {
         page="pages.scores:comparison_page",
         rows="files.spreadsheet:group_rows",
         lines="pages.scores:comparison_lines",
-        drawing="pages.scores:read_bands",
-        figures=dict.fromkeys((".png", ".svg", ".pdf", ".npz"), "files.score_figure:score_file"),
+        drawing="relations:read_comparison",
+        figures={
+            **dict.fromkeys(
+                (".png", ".svg", ".pdf", ".npz"), "files.comparison_figure:comparison_file"
+            ),
+            ".html": "files.comparison_html:comparison_html",
+        },
         cheap=True,
     ),
     "inspect": Kind(

@@ -22,6 +22,7 @@ import epsilon_sharpness
 import faithful
 import forged
 import gpt2
+import granulated
 import house
 import interrupted
 import killed
@@ -69,6 +70,7 @@ _BENCHMARKS = (
     killed,
     killed_training,
     sweeps,
+    granulated,
     tracking,
     together,
     interrupted,

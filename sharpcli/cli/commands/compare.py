@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,7 +21,7 @@ from sharpcli.settings import OutputSettings
 
 __all__ = ["compare", "read_result"]
 
-_OF_SCORES = ("metric", "split", "lower_is_better", "target", "over", "plot_files")
+_OF_SCORES = ("metric", "split", "lower_is_better", "target", "over")
 
 
 @click.command(
@@ -31,6 +31,8 @@ Examples:
   sharp compare sgd.json adam.json --by batch_size --baseline batch_size=8
   sharp measure *.safetensors --json | sharp compare -
   sharp sweep sweep.toml --output runs && sharp compare runs --by optimizer
+  sharp compare runs --by batch_size --within seed --baseline batch_size=8
+  sharp compare runs --by optimizer --scatter λ1 --plot gap.png
   sharp compare runs --score --target 0.9 --plot curves.svg""",
 )
 @click.argument("results", nargs=-1, required=True, metavar="RESULT.json...")
@@ -45,6 +47,26 @@ Examples:
     "--baseline",
     metavar="KEY=VALUE[,...]",
     help="Add each row's difference and ratio to this row (metadata, or a checkpoint's label).",
+)
+@click.option(
+    "--within",
+    type=NAMES,
+    default=(),
+    metavar="KEY[,KEY]",
+    help="Match groups in these metadata keys (--within seed): differences to the baseline are "
+    "means over what both groups have, and their errors those of matched pairs.",
+)
+@click.option(
+    "--scatter",
+    metavar="MEASURE",
+    help="With --plot: draw this measure against the generalization gap, coloured by the first "
+    "key of --by. A column's title or a JSON key. Default: λ1, else the first measure.",
+)
+@click.option(
+    "--heat",
+    metavar="MEASURE",
+    help="Show the group means of this measure over the two keys of --by as a table, and with "
+    "--plot as a heat map.",
 )
 @click.option(
     "--score",
@@ -92,33 +114,101 @@ def compare(
     output: OutputSettings,
     *,
     score: bool,
+    within: tuple[str, ...],
+    scatter: str | None,
+    heat: str | None,
     **asked: Any,
 ) -> int:
     """Compare saved results in one table.
 
     RESULT.json is a file written by `sharp measure --json`, or the folder of a sweep that measured
-    its runs; `-` reads it from a pipe. Shows groups over seeds, differences to a baseline, and the
-    rank correlation of each measure with the generalization gap.
+    its runs; `-` reads it from a pipe. Shows groups over seeds, differences to a baseline, the
+    correlation of each measure with the generalization gap (Kendall's, Pearson's, and the
+    granulated Kendall of Jiang et al. 2020, with bootstrap intervals), and how measures agree.
 
     With --score it is the folder of a sweep, or a MODEL.curves.json of `sharp train`. Shows for
     each group of settings how good its runs end, what they take to reach a target, and how much
     that depends on seed and learning rate. Needs no torch, no task and no checkpoint.
     """
     if score:
+        refuse_unread(("within", "scatter", "heat"), "with --score", "leave it out")
+        html = [path for path in output.plot if path.suffix.lower() == ".html"]
+        if html:
+            raise UsageError(
+                f"--plot {html[0]}: scores are not drawn as .html", "use .png, .svg, .pdf or .npz"
+            )
         return _score(results, by, baseline, output, asked)
     refuse_unread(_OF_SCORES, "without --score", "add --score, or leave it out")
     from sharpcli.documents import comparison
     from sharpcli.documents.results import to_document
-    from sharpcli.measures.columns import in_tables
+    from sharpcli.measures.columns import in_tables, not_scale_invariant
     from sharpcli.render import emit
 
+    _check_figure(by, scatter, heat, output)
     documents = [read_result(name) for name in results]
-    keys = [key for _, each in documents for r in each["results"] for key in r.get("measures", ())]
+    keys = _keys(documents)
     exact = {measure.key for measure in in_tables(keys) if measure.exact}
-    document = to_document(comparison.compare(documents, by, baseline, exact))
+    report = comparison.compare(
+        documents,
+        by,
+        baseline,
+        exact,
+        within=within,
+        rescaled=not_scale_invariant(keys),
+        drawn=_drawn(documents, scatter, heat),
+    )
+    document = to_document(report)
     emit(document, output)
     missed = output.strict and _took_in_unconverged(document)
     return ExitCode.UNCONVERGED if missed else ExitCode.DONE
+
+
+def _keys(documents: Sequence[tuple[str, Document]]) -> list[str]:
+    """The flat keys of all measured numbers."""
+    from sharpcli.documents.results import flat_scalars
+
+    return list(
+        dict.fromkeys(
+            key
+            for _, each in documents
+            for result in each["results"]
+            for key in flat_scalars(result.get("measures", {}))
+        )
+    )
+
+
+def _check_figure(
+    by: Sequence[str], scatter: str | None, heat: str | None, output: OutputSettings
+) -> None:
+    """Raise `UsageError` for figures that cannot be."""
+    if scatter is not None and heat is not None:
+        raise UsageError("--scatter and --heat exclude each other", "draw them one after the other")
+    if scatter is not None and not output.plot:
+        raise UsageError(f"--scatter {scatter}: has no effect without --plot", "add --plot FILE")
+    if heat is not None and len(by) != 2:
+        raise UsageError(
+            f"--heat {heat}: needs the two keys that the map is over, not {len(by)}",
+            "name them: --by batch_size,lr",
+        )
+
+
+def _drawn(
+    documents: Sequence[tuple[str, Document]], scatter: str | None, heat: str | None
+) -> dict[str, str]:
+    """What the figure shows, with the measure's flat key."""
+    from sharpcli.measures.columns import column_titles, key_named
+
+    drawn = {}
+    for name, text in (("scatter", scatter), ("heat", heat)):
+        if text is None:
+            continue
+        keys = _keys(documents)
+        key = key_named(text, keys)
+        if key is None:
+            shown = ", ".join(column_titles(keys).values())
+            raise UsageError(f"--{name} {text}: no checkpoint has this", f"there are: {shown}")
+        drawn[name] = key
+    return drawn
 
 
 def _score(

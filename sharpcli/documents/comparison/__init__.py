@@ -7,17 +7,29 @@ group; without `by` each checkpoint is its own group.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Mapping, Sequence
 
 from sharpcli.documents.comparison.checks import (
     comparability_warnings,
     grouping_notes,
     same_task,
+    scale_warnings,
     training_loss_warning,
 )
-from sharpcli.documents.comparison.members import Group, Member, group_members, read_members
-from sharpcli.documents.comparison.ranks import kendall, smallest_p_value
+from sharpcli.documents.comparison.correlations import agreement, correlations
+from sharpcli.documents.comparison.matched import (
+    block_means,
+    matched,
+    matching_notes,
+    student_interval,
+)
+from sharpcli.documents.comparison.members import (
+    Group,
+    check_keys,
+    group_members,
+    read_members,
+    value_of,
+)
 from sharpcli.documents.comparison.uncertainty import (
     Uncertainty,
     bound_of,
@@ -32,12 +44,9 @@ from sharpcli.documents.environment import environment
 from sharpcli.documents.labels import named
 from sharpcli.documents.results import Document, Report
 from sharpcli.documents.statuses import SOUND, SamplingStatus
-from sharpcli.errors import UsageError, counted, setting
+from sharpcli.errors import UsageError, setting
 
 __all__ = ["compare", "training_loss_warning"]
-
-_GAP = "loss.gap"
-_FEWEST_CORRELATED = 4  # three have no p-value below 1/3
 
 
 def compare(
@@ -45,86 +54,69 @@ def compare(
     by: Sequence[str] = (),
     baseline: str | None = None,
     exact: Collection[str] = (),
+    *,
+    within: Sequence[str] = (),
+    rescaled: Mapping[str, str] | None = None,
+    drawn: Mapping[str, str] | None = None,
 ) -> Report:
     """Compare `measure` documents in one report of kind "compare".
 
     A document that is not a measurement, or documents without a measured checkpoint, give a
-    `SharpError`; an unknown key in `by` or an unknown `baseline` gives a `UsageError`.
+    `SharpError`; an unknown key or `baseline` a `UsageError`.
 
     Args:
         documents: Pairs of a name, for messages, and a document.
         by: Metadata keys that define the groups.
         baseline: A row's label, a path or `key=value,…`.
         exact: JSON keys of measures whose numbers are exact up to rounding if they state no error.
+        within: Metadata keys in which members of two groups match, such as the seed: differences
+            are then means over what both groups have, with the error of matched pairs.
+        rescaled: Names, for a warning, of the measures that change if layers are rescaled without
+            changing the function, by flat key.
+        drawn: What a figure shows: {"scatter": flat key} or {"heat": flat key}.
+
+    Raises:
+        UsageError: An unknown key in `by` or `within`, a key in both, or an unknown `baseline`.
     """
     members, notes = read_members(documents, exact)
+    check_keys(within, members, "within")
+    if again := [key for key in within if key in by]:
+        raise UsageError(
+            f"{setting('within', again[0])}: is also in {setting('by', ','.join(by))}",
+            "groups are made by one key and matched in another",
+        )
     groups = group_members(members, by)
     summaries = [_summary(group) for group in groups]
     if baseline is not None:
         base = _baseline(baseline, groups)
         summaries = [
-            _differences(groups[index], summary, groups[base], summaries[base])
+            _differences(groups[index], summary, groups[base], summaries[base], within)
             if index != base
             else summary
             for index, summary in enumerate(summaries)
         ]
-    correlations, allowed = _correlations(members)
+        notes += matching_notes(groups, groups[base], within)
+    correlated, allowed = correlations(members, by, within)
     return Report(
         kind="compare",
         settings={
             "by": list(by),
+            **({"within": list(within)} if within else {}),
+            **(drawn or {}),
             "baseline": None if baseline is None else groups[base].label,
             "files": [name for name, _ in documents],
         },
         environment=environment(),
         task=documents[0][1]["task"] if same_task(documents) else {},
         results=summaries,
-        correlations=correlations,
+        correlations=correlated,
+        agreement=agreement(members),
         notes=[*notes, *grouping_notes(members, groups, by), *allowed],
-        warnings=comparability_warnings(documents, members, groups, grouped=bool(by)),
+        warnings=[
+            *comparability_warnings(documents, members, groups, grouped=bool(by)),
+            *scale_warnings(groups, rescaled or {}),
+        ],
     )
-
-
-def _correlations(members: Sequence[Member]) -> tuple[list[Document], list[str]]:
-    """Kendall's tau-b of every measure with the generalization gap, over the checkpoints.
-
-    Test values and gaps are left out, because the gap is computed from them.
-    """
-    having_gap = [m for m in members if _value(m, _GAP) is not None]
-    n = len(having_gap)
-    if n < _FEWEST_CORRELATED:
-        found = (
-            f"{n} of these {counted(len(members), 'checkpoint')} {'has' if n == 1 else 'have'} one"
-        )
-        return [], [
-            "no rank correlations with the generalization gap (test loss minus training loss): "
-            f"they need {_FEWEST_CORRELATED} checkpoints with a gap, but {found}"
-        ]
-    correlations = []
-    for key in dict.fromkeys(key for member in having_gap for key in member.scalars):
-        if key.endswith((".test", ".gap")):
-            continue
-        having_both = [member for member in having_gap if _value(member, key) is not None]
-        if len(having_both) >= _FEWEST_CORRELATED:
-            both = [[float(m.scalars[name]["value"]) for m in having_both] for name in (key, _GAP)]
-            statuses = [m.scalars[name]["status"] for m in having_both for name in (key, _GAP)]
-            correlations.append(
-                {
-                    "measure": key,
-                    "with": _GAP,
-                    **asdict(kendall(*both)),
-                    "status": worst_status([each for each in statuses if each not in SOUND]),
-                }
-            )
-    return correlations, [
-        f"rank correlations are over {n} checkpoints: the smallest possible p-value is "
-        f"{smallest_p_value(n):.2g}, and each p is for one measure alone"
-    ]
-
-
-def _value(member: Member, key: str) -> float | None:
-    value = member.scalars.get(key, {}).get("value")
-    return None if value is None else float(value)
 
 
 def _summary(group: Group) -> Document:
@@ -157,6 +149,7 @@ def _statistics(group: Group, key: str) -> Document:
         "error": _mean(errors) if found and len(errors) == len(values) else None,
         "error_kind": kinds.pop() if len(kinds) == 1 else None,
         "status": worst_status([scalar["status"] for scalar in scalars]),
+        "values": [value_of(member, key) for member in group.members],
         "difference": None,
     }
     if any(scalar.get("sampling_error") is not None for scalar in finite):
@@ -180,18 +173,25 @@ def _deviation(values: Sequence[float]) -> float | None:
     return math.hypot(*(value - mean for value in values)) / math.sqrt(len(values) - 1)
 
 
-def _differences(group: Group, summary: Document, base: Group, of_base: Document) -> Document:
+def _differences(
+    group: Group, summary: Document, base: Group, of_base: Document, within: Sequence[str]
+) -> Document:
     """A group's summary, with the difference to the baseline added to each measure."""
     return {
         **summary,
         "measures": {
             key: {
                 **own,
-                "difference": _difference(
-                    own,
-                    of_base["measures"].get(key),
-                    _uncertainty(group, key),
-                    _uncertainty(base, key),
+                "difference": _matched_or_not(
+                    _difference(
+                        own,
+                        of_base["measures"].get(key),
+                        _uncertainty(group, key),
+                        _uncertainty(base, key),
+                    ),
+                    matched(block_means(group, key, within), block_means(base, key, within))
+                    if within
+                    else None,
                 ),
             }
             for key, own in summary["measures"].items()
@@ -199,9 +199,28 @@ def _differences(group: Group, summary: Document, base: Group, of_base: Document
     }
 
 
+def _matched_or_not(difference: Document | None, found: Document | None) -> Document | None:
+    """The difference, that of matched members where there is one, with its interval.
+
+    A ratio whose measurement errors are unknown, or whose baseline may be 0, has no error.
+    """
+    if difference is None:
+        return None
+    if found is not None:
+        known = difference["ratio_error"] is not None
+        difference = {**difference, **found}
+        if not known:
+            difference["ratio_error"] = None
+    if difference["error_kind"] != "standard_error":
+        return difference
+    value, error = difference["value"], difference["error"]
+    interval = student_interval(value, error, difference["degrees_of_freedom"])
+    return {**difference, "group_interval": interval}
+
+
 def _uncertainty(group: Group, key: str) -> Uncertainty | None:
     """The uncertainty of a measure's mean over a group; None if a part of it is unknown."""
-    finite = [(m, m.scalars[key]) for m in group.members if _value(m, key) is not None]
+    finite = [(m, m.scalars[key]) for m in group.members if value_of(m, key) is not None]
     if not finite:
         return None
     parts = [uncertainty_of(key, scalar, sampled=m.sampled, exact=m.exact) for m, scalar in finite]

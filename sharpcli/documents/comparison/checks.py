@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+from sharpcli.documents.comparison.factors import NOT_A_CHOICE
 from sharpcli.documents.comparison.members import Group, Member
 from sharpcli.documents.labels import clean, differing_metadata, named
 from sharpcli.documents.results import Document, leaves
 from sharpcli.documents.statuses import SOUND, Status
 from sharpcli.errors import counted, setting
 
-__all__ = ["comparability_warnings", "grouping_notes", "same_task", "training_loss_warning"]
+__all__ = [
+    "comparability_warnings",
+    "grouping_notes",
+    "same_task",
+    "scale_warnings",
+    "training_loss_warning",
+]
 
 _LOSS_RATIO = 2.0
-_NOT_A_CHOICE = {"seed", "epochs", "steps", "train_loss"}  # seeds and outcomes, not settings
+_NORM_RATIO = 1.5  # φ's box and λ1 go with the square of a common scale: about 2×
+_NORM = re.compile(r"parameter_norms?(\.(norm|l2|two))?")
+_SCALING = ("weight_decay", "batch_norm", "normalization", "norm")  # settings, by metadata key
 _WITHOUT_EFFECT = re.compile(
     r"settings\.(run\.(device|batch_size)$|measure\.by$|output\b|checkpoints\b|paths\b)"
 )
@@ -49,7 +58,7 @@ def comparability_warnings(
     grouped: bool,
 ) -> list[str]:
     """All warnings that matter when two rows are compared."""
-    loss_warning = training_loss_warning({g.label: _mean_training_loss(g) for g in groups})
+    loss_warning = training_loss_warning({g.label: _mean_of(g, "loss.train") for g in groups})
     return [
         *_different_settings(documents),
         *([loss_warning] if loss_warning else []),
@@ -75,7 +84,7 @@ def grouping_notes(
     keys = [
         key
         for key in differing_metadata(metadata)
-        if key not in _NOT_A_CHOICE and len({row.get(key) for row in metadata}) < len(members)
+        if key not in NOT_A_CHOICE and len({row.get(key) for row in metadata}) < len(members)
     ]
     grouped = {tuple(row.get(key) for key in keys) for row in metadata}
     if not keys or len(grouped) == len(groups):
@@ -84,6 +93,58 @@ def grouping_notes(
         f"`{setting('by', ','.join(keys))}` would group these {counted(len(members), 'row')} into "
         f"{len(grouped)}"
     ]
+
+
+def scale_warnings(groups: Sequence[Group], rescaled: Mapping[str, str]) -> list[str]:
+    """A warning if the rows differ in the parameters' scale and measures depend on it.
+
+    Evidence is the parameters' norm where it was measured, else settings that shrink or normalise
+    the parameters.
+
+    Args:
+        groups: The rows.
+        rescaled: Names of the measures that depend on the scale of layers, by flat key.
+    """
+    keys = {key for group in groups for member in group.members for key in member.scalars}
+    names = list(dict.fromkeys(name for key, name in rescaled.items() if key in keys))
+    if not names:
+        return []
+    reason = _norms_differ(groups, keys)
+    if reason is None:
+        return []
+    verb = "changes" if len(names) == 1 else "change"
+    return [
+        f"{reason}; {named(names)} {verb} with the parameters' scale also where the function stays "
+        "the same, so a part of the differences may be scale: compare with a measure that does "
+        f"not, or see what moves with {setting('rescale_check', True)} of `sharp measure`"
+    ]
+
+
+def _norms_differ(groups: Sequence[Group], keys: Collection[str]) -> str | None:
+    """Why the rows' parameters have different scales, as far as the documents say; else None."""
+    norm = next((key for key in keys if _NORM.fullmatch(key)), None)
+    if norm is not None:
+        norms = {group.label: _mean_of(group, norm) for group in groups}
+        known = {label: x for label, x in norms.items() if x is not None and x > 0}
+        if len(known) < 2:
+            return None
+        low, high = (pick(known, key=lambda label: known[label]) for pick in (min, max))
+        if known[high] <= _NORM_RATIO * known[low]:
+            return None
+        return (
+            f"the parameters' norms differ {known[high] / known[low]:.3g}×: {known[low]:.3g} "
+            f"({low}) to {known[high]:.3g} ({high})"
+        )
+    for key in _SCALING:
+        found = {str(m.metadata.get(key)) for group in groups for m in group.members}
+        if len(found) > 1 and len(groups) > 1 and _between(groups, key):
+            return f"the rows differ in {key}, which changes the scale of the parameters"
+    return None
+
+
+def _between(groups: Sequence[Group], key: str) -> bool:
+    """Whether a setting differs between rows, not only within each."""
+    return len({frozenset(str(m.metadata.get(key)) for m in g.members) for g in groups}) > 1
 
 
 def same_task(documents: Sequence[tuple[str, Document]]) -> bool:
@@ -171,7 +232,7 @@ def _unreliable(members: Sequence[Member]) -> list[str]:
     ]
 
 
-def _mean_training_loss(group: Group) -> float | None:
-    values = [member.scalars.get("loss.train", {}).get("value") for member in group.members]
+def _mean_of(group: Group, key: str) -> float | None:
+    values = [member.scalars.get(key, {}).get("value") for member in group.members]
     known = [float(value) for value in values if value is not None]
     return sum(value / len(known) for value in known) if known else None

@@ -12,7 +12,7 @@ from sharpcli.documents.results import Document, flat_scalars
 from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import SharpError, UsageError, setting
 
-__all__ = ["Group", "Member", "group_members", "read_members"]
+__all__ = ["Group", "Member", "check_keys", "group_members", "read_members", "value_of"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,12 @@ class Group:
     label: str
     values: Mapping[str, Any]
     members: Sequence[Member]
+
+
+def value_of(member: Member, key: str) -> float | None:
+    """A measure's value; None if the member has none or it is not finite."""
+    value = member.scalars.get(key, {}).get("value")
+    return None if value is None else float(value)
 
 
 def read_members(
@@ -97,14 +103,15 @@ def _sampled(result: Mapping[str, Any]) -> bool:
     )
 
 
-def _check_keys(by: Sequence[str], members: Sequence[Member]) -> None:
+def check_keys(keys_given: Sequence[str], members: Sequence[Member], name: str = "by") -> None:
+    """Raise `UsageError` for a key that no checkpoint's metadata has; `name` is the setting."""
     keys = sorted({key for member in members for key in member.metadata})
-    for key in by:
+    for key in keys_given:
         if key not in keys:
             near = difflib.get_close_matches(key, keys, 1)
             there = f"the metadata keys are: {', '.join(keys)}" if keys else "there is no metadata"
             hint = f"did you mean '{near[0]}'? {there}" if near else there
-            raise UsageError(f"{setting('by', key)}: no checkpoint has metadata of that name", hint)
+            raise UsageError(f"{setting(name, key)}: no checkpoint has metadata of that name", hint)
 
 
 def group_members(members: Sequence[Member], by: Sequence[str]) -> list[Group]:
@@ -112,7 +119,7 @@ def group_members(members: Sequence[Member], by: Sequence[str]) -> list[Group]:
 
     A key that no checkpoint's metadata has is a `UsageError`.
     """
-    _check_keys(by, members)
+    check_keys(by, members)
     if not by:
         told = differing_metadata([member.metadata for member in members])
         return sorted(

@@ -29,7 +29,7 @@ _TOLD = ("checkpoint", "status", "error", "warnings", "layers", "layer", "parame
 _OF_A_DIFFERENCE = (
     *("value", "error", "error_kind", "degrees_of_freedom"),
     *("measurement_error", "sampling_error", "sampling_bias", "sampling_status"),
-    *("interval", "bound"),
+    *("matched", "group_interval", "interval", "bound"),
     *("ratio", "ratio_error", "ratio_interval", "ratio_bound", "status"),
 )
 
@@ -61,6 +61,8 @@ def group_rows(document: Document) -> list[dict[str, Any]]:
         row |= {f"metadata.{key}": value for key, value in result["group"].items()}
         for key, summary in result["measures"].items():
             for name, value in summary.items():
+                if name == "values":
+                    continue  # those of single checkpoints are in the CSV of `measure`
                 if name != "difference":
                     row[f"{key}.{name}"] = value
                 elif document["settings"]["baseline"] is not None:

@@ -17,6 +17,12 @@ from sharpcli.render.numbers import (
     format_uncertain,
 )
 from sharpcli.render.pages.context import task_name
+from sharpcli.render.pages.correlations import (
+    agreement_sheet,
+    correlation_legend,
+    correlation_sheet,
+    heat_sheet,
+)
 from sharpcli.render.pages.measurements import column_titles, legend
 from sharpcli.render.terminal.table import Column, Page, Row, Sheet
 
@@ -61,8 +67,13 @@ def compare_page(document: Mapping[str, Any]) -> Page:
         sheets.append(Sheet([rows[index] for index in others], differences, title, caption))
     correlations = {c["measure"]: c for c in document.get("correlations", ())}
     shown = [key for key in titles if key in correlations]
+    if "heat" in document["settings"]:
+        sheets.append(heat_sheet(document, titles, _mean))
     if shown:
-        sheets.append(_correlation_sheet([correlations[key] for key in shown], titles))
+        sheets.append(correlation_sheet([correlations[key] for key in shown], titles))
+    agreeing = agreement_sheet(document.get("agreement"), titles)
+    if agreeing is not None:
+        sheets.append(agreeing)
     return Page(
         context=[name] if (name := task_name(document["task"])) else [],
         sheets=sheets,
@@ -140,24 +151,17 @@ def _ratio(difference: Mapping[str, Any]) -> str:
     return f" ×{sign}{text}"
 
 
-def _correlation_sheet(
-    correlations: Sequence[Mapping[str, Any]], titles: Mapping[str, str]
-) -> Sheet:
-    columns = [
-        Column("τ", [_three(c["tau"], sign=True) + _mark(c) for c in correlations]),
-        Column("p", [_three(c["p_value"]) for c in correlations]),
-        Column("n", [str(c["n"]) for c in correlations]),
+def _error_of_differences(document: Mapping[str, Any]) -> str:
+    differences = [
+        summary["difference"] or {}
+        for result in document["results"]
+        for summary in result["measures"].values()
     ]
-    rows = [Row(titles[c["measure"]]) for c in correlations]
-    return Sheet(rows, columns, "rank correlation with the generalization gap", "measure")
-
-
-def _three(value: float | None, sign: bool = False) -> str:
-    if value is None:
-        return "–"
-    if sign:
-        return f"{value:+.2f}"
-    return format_number(value, 2)
+    matched = [each for each in differences if "matched" in each]
+    if not matched:
+        return "Welch's standard error"
+    names = ", ".join(map(clean, document["settings"]["within"]))
+    return f"the standard error of differences at the same {names}"
 
 
 def _legend(
@@ -172,7 +176,7 @@ def _legend(
     if any(result["n"] > 1 for result in document["results"]):
         about = {
             "15.2±0.7": "12.3±0.4: mean ± standard deviation over the group; in differences, ± is "
-            "Welch's standard error",
+            + _error_of_differences(document),
             "15.2±0.7?": "?: includes an unreliable sampling error",
             "12.31(4)": "12.31(4): 12.31 ± 0.04, the error of the measurement",
         }
@@ -187,6 +191,4 @@ def _legend(
         lines.append("×?: within its error the baseline may be 0, so there is no ratio")
     if any(" n=" in cell for column in numbers for cell in column.cells):
         lines.append("n=4: only 4 of the row's n checkpoints have the number")
-    if document.get("correlations"):
-        lines.append("τ, p: Kendall's tau-b over the checkpoints and its two-sided p-value")
-    return lines
+    return [*lines, *correlation_legend(document)]

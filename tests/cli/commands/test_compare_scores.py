@@ -64,7 +64,10 @@ def test_the_loss_of_the_training_data(trained):
     ("arguments", "said"),
     [
         (("--target", "0.9"), "--target: has no effect without --score"),
-        (("--plot", "a.svg"), "--plot: has no effect without --score"),
+        (("--over", "epochs"), "--over: has no effect without --score"),
+        (("--scatter", "λ1"), "--scatter λ1: has no effect without --plot"),
+        (("--heat", "λ1", "--by", "lr"), "--heat λ1: needs the two keys"),
+        (("--score", "--within", "seed"), "--within: has no effect with --score"),
         (("--score", "--baseline", "lr=0.1"), "--baseline lr=0.1: has no effect with --score"),
         (("--score", "--metric", "acuracy"), "--metric acuracy: is not known of any run"),
         (("--score", "--by", "lrr"), "--by lrr: the runs have no such setting"),
