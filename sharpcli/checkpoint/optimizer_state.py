@@ -23,7 +23,14 @@ from sharpcli.checkpoint.safetensors_file import looks_like_safetensors, read_sa
 from sharpcli.checkpoint.torch_file import read_torch
 from sharpcli.errors import SharpError, counted, setting
 
-__all__ = ["FORMAT", "KEY", "OptimizerState", "find_optimizer_state", "optimizer_file"]
+__all__ = [
+    "FORMAT",
+    "KEY",
+    "NoOptimizerState",
+    "OptimizerState",
+    "find_optimizer_state",
+    "optimizer_file",
+]
 
 FORMAT = "sharpcli-optimizer/1"
 KEY = "optimizer"
@@ -41,6 +48,10 @@ _ABSENT = (
     "train with {0}, keep the optimizer's state dict in the checkpoint or as 'optimizer.pt' beside "
     "it, or name its file with {1}"
 )
+
+
+class NoOptimizerState(SharpError):  # noqa: N818 (its name is what it says)
+    """There is no state, in the checkpoint or beside it."""
 
 
 @dataclass(frozen=True)
@@ -265,7 +276,7 @@ def _beside(checkpoint: Checkpoint) -> _Raw:
     for file in files:
         if file.is_file():
             return _read(checkpoint, file)
-    raise SharpError(
+    raise NoOptimizerState(
         f"{path}: has no optimizer state, in it or beside it",
         _ABSENT.format(setting("save_optimizer", True), setting("optimizer_state")),
     )

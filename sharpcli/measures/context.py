@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 
 from sharpcli.checkpoint import Checkpoint
-from sharpcli.checkpoint.optimizer_state import OptimizerState, find_optimizer_state
+from sharpcli.checkpoint.optimizer_state import (
+    NoOptimizerState,
+    OptimizerState,
+    find_optimizer_state,
+)
 from sharpcli.curvature import CurvatureOperator, Rounding, SelfCheck, make_operator
 from sharpcli.curvature.memory_plan import Budget, share_memory
-from sharpcli.errors import SharpError
 from sharpcli.linalg.eigsh import SMALL, EigshResult, Krylov, eigsh, krylov_space
 from sharpcli.objective.checks import check_finite
 from sharpcli.objective.means import Evaluation
@@ -94,10 +97,10 @@ class Context:
         """What the optimizer that trained the checkpoint remembers.
 
         Raises:
-            SharpError: there is no state that fits the model.
+            NoOptimizerState: the weights are in no file, or there is no state with them.
         """
         if self.checkpoint is None:
-            raise SharpError("the weights are in no file, so there is no optimizer state")
+            raise NoOptimizerState("the weights are in no file, so there is no optimizer state")
         parameters = dict(self.objective.network.model.named_parameters())
         given = self.settings.options.get("optimizer_state") or None
         return find_optimizer_state(self.checkpoint, parameters, given)

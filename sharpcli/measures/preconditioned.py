@@ -17,7 +17,7 @@ from sharpcli.measures.context import Context
 from sharpcli.measures.example_curvature import with_sampling_error
 from sharpcli.measures.leading import leading, rounding_share
 
-__all__ = ["applies", "diagonal", "preconditioned_sharpness"]
+__all__ = ["ADAM", "ROOTS", "applies", "diagonal", "diagonal_of", "preconditioned_sharpness"]
 
 ADAM, ROOTS = ("adam", "adamw"), ("rmsprop", "adagrad")
 _NEEDED = {"adam": "exp_avg_sq", "adamw": "exp_avg_sq", "rmsprop": "square_avg", "adagrad": "sum"}
@@ -54,7 +54,7 @@ def diagonal(context: Context) -> Tensor:
         SharpError: the state lacks a setting, or P has a zero or is not finite.
     """
     state, network = context.optimizer, context.objective.network
-    found = network.flatten({name: _diagonal(state, name) for name in network.names})
+    found = network.flatten({name: diagonal_of(state, name) for name in network.names})
     if not bool((found.isfinite() & (found > 0)).all()):
         index = int((~(found.isfinite() & (found > 0))).nonzero()[0])
         raise SharpError(
@@ -65,7 +65,8 @@ def diagonal(context: Context) -> Tensor:
     return found
 
 
-def _diagonal(state: OptimizerState, name: str) -> Tensor:
+def diagonal_of(state: OptimizerState, name: str) -> Tensor:
+    """P of one parameter, in its shape; raises `SharpError` if the state lacks a setting."""
     group, slots = state.groups[name], _wide(state.slots[name])
     try:
         if state.name in ADAM:

@@ -39,4 +39,36 @@ OPTIMIZATION: tuple[Measure, ...] = (
         },
         vanished=marked,
     ),
+    Measure(
+        name="critical-sharpness",
+        meaning="2/η for the smallest step η along the optimizer's update that raises the loss",
+        formula="2/η_c, η_c = min{η > 0: L(θ − ηΔ) > L(θ)}; directional: ΔᵀHΔ/Δᵀg",
+        cost="8 to 12 forward passes; one gradient if the optimizer's state is not known",
+        invariances="those of the loss and Δ; directional also the scale of Δ",
+        source="Kalra et al. 2026",
+        warns="an update along which the loss does not fall",
+        compute=loaded_later("critical.critical_sharpness"),
+        needs_gradients=False,
+        reads=("hvp",),
+        options=(
+            OPTIMIZER_STATE,
+            Option(
+                "exact_directional",
+                False,
+                "also ΔᵀHΔ/Δᵀg by one Hessian product, beside that by differences of losses",
+            ),
+        ),
+        place=61,
+        columns=(
+            Column(r"critical_sharpness", "2/η_c", leading="2/η_c"),
+            Column(r"critical_sharpness\.directional", "ΔᵀHΔ/Δᵀg"),
+            Column(r"critical_sharpness\.directional_exact", None),
+        ),
+        legend={
+            "2/η_c": "2/η_c: critical sharpness, η_c the smallest step along the update Δ that "
+            "raises the loss",
+            "ΔᵀHΔ/Δᵀg": "ΔᵀHΔ/Δᵀg: directional sharpness, which is 2/η_c on a quadratic",
+        },
+        vanished=marked,
+    ),
 )
