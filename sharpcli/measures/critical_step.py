@@ -58,8 +58,8 @@ def crossing(
 
     For a quadratic f(η)/η is a straight line, so its zero is guessed from two points and approached
     from both sides. Without a clear guess steps double or halve and then grow or shrink eightfold,
-    and where guesses are wrong the bracket is halved on the scale of its logarithm. A fall and rise between two steps
-    that were tried is not seen.
+    and where guesses are wrong the bracket is halved on the scale of its logarithm. A fall and rise
+    between two steps that were tried is not seen.
 
     Args:
         rise: f, with f(0) = 0; not finite counts as above.

@@ -96,7 +96,8 @@ def measured_noise(context: Context) -> Noise:
     indices = torch.randperm(rows.count, generator=generator)[:most]
     squares = []
     for off in deviations(context, indices, weight):
-        squares.append(dots(off, off).double().cpu())
+        norms = torch.linalg.vector_norm(off, dim=1, dtype=torch.float64)
+        squares.append(norms.square().cpu())
         context.progress(sum(map(len, squares)), len(indices))
     factor = rows.count / (rows.count - 1) if rows.sampled and rows.count > 1 else 1.0
     left = 1 - len(indices) / rows.total

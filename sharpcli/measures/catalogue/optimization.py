@@ -13,6 +13,10 @@ OPTIMIZER_STATE = Option(
     "checkpoint nor beside it",
 )
 
+NOISE_EXAMPLES = Option(
+    "noise_examples", 512, "examples whose own gradients are taken, drawn at random", low=2
+)
+
 OPTIMIZATION: tuple[Measure, ...] = (
     Measure(
         name="preconditioned-sharpness",
@@ -68,6 +72,78 @@ OPTIMIZATION: tuple[Measure, ...] = (
             "2/η_c": "2/η_c: critical sharpness, η_c the smallest step along the update Δ that "
             "raises the loss",
             "ΔᵀHΔ/Δᵀg": "ΔᵀHΔ/Δᵀg: directional sharpness, which is 2/η_c on a quadratic",
+        },
+        vanished=marked,
+    ),
+    Measure(
+        name="noise-scale",
+        meaning="the batch size at which the gradient's noise weighs as much as the gradient",
+        formula="B_simple = tr Σ/|G|², B_noise = tr(HΣ)/(GᵀHG), g = ηN/B of SGD",
+        cost="512 gradients of one example and 33 products, by default",
+        invariances="rotations of θ; B_noise also rescaling of the loss",
+        source="McCandlish et al. 2018; Smith et al. 2018",
+        warns="a gradient that cannot be distinguished from zero; negative curvature along it",
+        compute=loaded_later("noise_scale.noise_scale"),
+        applies=loaded_later("noise.applies"),
+        needs_curvature=True,
+        reads=("hvp", "operator"),
+        options=(
+            NOISE_EXAMPLES,
+            Option("noise_products", 32, "products, each with one example's gradient", low=2),
+        ),
+        place=62,
+        columns=(
+            Column(r"noise_scale\.simple", "B simple", leading="B_simple"),
+            Column(r"noise_scale\.noise", "B noise", leading="B_noise"),
+            Column(r"noise_scale\.smith", None),
+        ),
+        legend={
+            "B simple": "B simple: tr Σ/|G|², the batch size at which noise and gradient are alike",
+            "B noise": "B noise: tr(HΣ)/(GᵀHG), the same with the curvature's weights",
+        },
+        vanished=marked,
+    ),
+    Measure(
+        name="fisher-rao",
+        meaning="the size of θ in the metric of the model's Fisher matrix",
+        formula="θᵀFθ and √(θᵀFθ), F = E JᵀBJ with targets drawn from the model",
+        cost="one product",
+        invariances="rescaling of layers that leaves the function unchanged",
+        source="Liang et al. 2019",
+        warns="needs a loss that is a log-likelihood, such as cross-entropy",
+        compute=loaded_later("fisher_rao.fisher_rao"),
+        applies=loaded_later("fisher_rao.applies"),
+        needs_curvature=True,
+        reads=(),
+        place=63,
+        columns=(
+            Column(r"fisher_rao\.norm", "‖θ‖ F-R", leading="the Fisher-Rao norm"),
+            Column(r"fisher_rao\.squared", None),
+        ),
+        legend={"‖θ‖ F-R": "‖θ‖ F-R: Fisher-Rao norm, √(θᵀFθ)"},
+        vanished=marked,
+    ),
+    Measure(
+        name="gradient-coherence",
+        meaning="how far gradients of examples agree, and those of train and test",
+        formula="|G|²/E|gᵢ|²; cos(∇L_train, ∇L_test) and their inner product",
+        cost="512 gradients of one example by default, and one of the other split",
+        invariances="rotations of θ; rescaling of the loss, except the inner product",
+        source="Chatterjee & Zielinski 2020",
+        warns="—",
+        compute=loaded_later("coherence.gradient_coherence"),
+        applies=loaded_later("noise.applies"),
+        reads=(),
+        options=(NOISE_EXAMPLES,),
+        place=64,
+        columns=(
+            Column(r"gradient_coherence\.examples", "coherence", leading="the coherence"),
+            Column(r"gradient_coherence\.cosine", "cos test"),
+            Column(r"gradient_coherence\.(inner|m)", None),
+        ),
+        legend={
+            "coherence": "coherence: |G|²/E|g|² over examples, 1 if all gradients are the same",
+            "cos test": "cos test: cosine of the gradients of training and test loss",
         },
         vanished=marked,
     ),
