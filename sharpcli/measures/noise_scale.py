@@ -54,7 +54,7 @@ def noise_scale(context: Context) -> dict[str, Any]:
     """
     noise = measured_noise(context)
     generator = own_generator("bootstrap of noise", context.seed)
-    trace = _trace(context, noise, generator)
+    trace = _trace(noise, generator)
     square = squared_gradient(context, noise)
     below = _Part(
         square.value, square.error, _moved(context, square.value, square.moves, generator)
@@ -71,7 +71,7 @@ def noise_scale(context: Context) -> dict[str, Any]:
     return {"noise_scale": numbers}
 
 
-def _trace(context: Context, noise: Noise, generator: torch.Generator) -> _Part:
+def _trace(noise: Noise, generator: torch.Generator) -> _Part:
     """Tr Σ with its replicates."""
     count = len(noise.squares)
     drawn = torch.randint(count, (_REPLICATES, count), generator=generator)

@@ -46,7 +46,7 @@ def example_gradients(
             found = _by_vmap(objective, theta, chosen, check=not start) if batched else None
             if found is None:
                 batched = False
-                pairs = [_alone(objective, theta, index) for index in chosen.split(1)]
+                pairs = [_alone(objective, theta, index) for index in torch.split(chosen, 1)]
                 yield torch.stack([p[0] for p in pairs]), torch.stack([p[1] for p in pairs])
             else:
                 yield found

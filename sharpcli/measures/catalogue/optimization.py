@@ -147,4 +147,26 @@ OPTIMIZATION: tuple[Measure, ...] = (
         },
         vanished=marked,
     ),
+    Measure(
+        name="effective-rank",
+        meaning="how many eigenvalues of the Hessian are large",
+        formula="Σ max(λ, 0)/λ1; the number of eigenvalues above the bulk's edge",
+        cost="as sharp spectrum: 160 to 3,200 products, at most one for each parameter",
+        invariances="rotations of θ; the scale of the loss",
+        source="Keskar et al. 2017; Tropp 2015",
+        warns="a bulk whose edge is not resolved",
+        compute=loaded_later("effective_rank.effective_rank"),
+        needs_curvature=True,
+        reads=("operator", "hvp"),
+        place=65,
+        columns=(
+            Column(r"effective_rank", "eff. rank", leading="the effective rank"),
+            Column(r"effective_rank\.outliers", "large λ"),
+        ),
+        legend={
+            "eff. rank": "eff. rank: Σ max(λ, 0)/λ1",
+            "large λ": "large λ: eigenvalues of the Hessian above the bulk of the others",
+        },
+        vanished=marked,
+    ),
 )
