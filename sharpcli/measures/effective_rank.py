@@ -96,7 +96,7 @@ def _outliers(found: Quadrature) -> Scalar:
     """The number of eigenvalues above the bulk."""
     above = bulk(found)
     if above.resolved:
-        return Scalar(float(len(above.outliers)))
+        return Scalar(len(above.outliers))
     advice = (
         "where the bulk ends is not known: `sharp spectrum` with more "
         f"{setting('probes' if above.copies else 'steps')} may tell"

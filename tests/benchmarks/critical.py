@@ -53,8 +53,8 @@ def run(setting: Setting) -> Section:
         table.append(
             (
                 name,
-                f"{found['value']:.4g} ± {found['error']:.2g}",
-                f"{ratio.value:.4g} ± {ratio.error:.2g}",
+                f"{found['value']:.4g} ± {found['error'] or 0:.2g} ({found['status']})",
+                "–" if ratio.error is None else f"{ratio.value:.4g} ± {ratio.error:.2g}",
                 f"{exact.value:.4g}",
                 f"{100 * off:.1f} %",
                 str(passes),
