@@ -143,7 +143,8 @@ class _Line:
 
 def _critical(found: Crossing, noise: float) -> Scalar:
     """2/η_c with its bracket as the error."""
-    if not found.low:
+    if not found.low or (found.high < math.inf and not found.fell):
+        # Within its noise a rise that is not seen is no fall either.
         advice = "the update is no direction of descent: see the gradient's critical sharpness"
         return Scalar(2 / found.high, None, "lower_bound", Status.LOWER_BOUND, advice)
     if found.high == math.inf:

@@ -32,6 +32,7 @@ class Crossing:
         best: the most likely place between them.
         slope: f'(best), from the bracket.
         evaluations: of f.
+        fell: whether f was seen below zero by more than its noise.
     """
 
     low: float
@@ -39,6 +40,7 @@ class Crossing:
     best: float
     slope: float
     evaluations: int
+    fell: bool
 
     @property
     def narrow(self) -> bool:
@@ -79,7 +81,8 @@ def crossing(
         high = min((at for at, value in tried.items() if not value <= noise), default=math.inf)
         low = max((at for at in tried if at < high), default=0.0)
         guess = _guess(tried, slope, noise)
-        found = Crossing(low, high, *_best(tried, low, high, guess), len(tried))
+        fell = any(value < -noise for value in tried.values())
+        found = Crossing(low, high, *_best(tried, low, high, guess), len(tried), fell)
         if found.narrow or len(tried) == most:
             return found
         below = None  # whether the next step is below a guess, if it is beside one
