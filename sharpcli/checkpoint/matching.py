@@ -13,7 +13,7 @@ from torch import Tensor
 from sharpcli.checkpoint.contents import Checkpoint, listed, quoted, tied
 from sharpcli.errors import SharpError, setting
 
-__all__ = ["Match", "match_tensors"]
+__all__ = ["Match", "best_names", "match_tensors"]
 
 # prefixes that DataParallel, torch.compile, Lightning modules and training scripts add
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
@@ -57,7 +57,7 @@ def match_tensors(checkpoint: Checkpoint, expected: Mapping[str, Tensor]) -> Mat
     (['bias', 'weight'], ("prefix 'module.' removed",))
     """
     wanted = {name: tensor for name, tensor in expected.items() if isinstance(tensor, Tensor)}
-    names, notes = _best_names(checkpoint.tensors, wanted)
+    names, notes = best_names(checkpoint.tensors, wanted)
     given = {name: checkpoint.tensors[stored] for name, stored in names.items()}
     twins = tied(wanted.items())
     matched: dict[str, Tensor] = {}
@@ -92,7 +92,7 @@ def match_tensors(checkpoint: Checkpoint, expected: Mapping[str, Tensor]) -> Mat
     return Match(matched, tuple(notes))
 
 
-def _best_names(stored: Iterable[str], wanted: Mapping[str, Tensor]) -> tuple[_Names, list[str]]:
+def best_names(stored: Iterable[str], wanted: Mapping[str, Tensor]) -> tuple[_Names, list[str]]:
     """The renaming under which most names match; among equals, the one with fewest changes."""
     best: tuple[_Names, list[str]] = ({}, [])
     most = -1

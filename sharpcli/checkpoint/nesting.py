@@ -24,7 +24,7 @@ from sharpcli.checkpoint.optimizer import is_optimizer, optimizer_settings
 from sharpcli.checkpoint.plain_pickle import Stub
 from sharpcli.errors import SharpError
 
-__all__ = ["unnest"]
+__all__ = ["optimizers_in", "unnest"]
 
 _STATE_KEYS = (
     "state_dict",
@@ -222,6 +222,13 @@ def _facts(
     if aside:
         notes.append(f"not read: {listed(aside)}")
     return metadata, optimizer
+
+
+def optimizers_in(loaded: object) -> Iterator[Mapping[str, Any]]:
+    """The optimizers' state dicts under the usual keys of a training's file."""
+    table = loaded if isinstance(loaded, Mapping) else {}
+    for key in _OPTIMIZER_KEYS:
+        yield from (each for each in _each(table.get(key)) if is_optimizer(each))
 
 
 def _each(value: Any) -> Iterator[Any]:

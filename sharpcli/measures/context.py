@@ -12,6 +12,11 @@ import torch
 from torch import Tensor
 
 from sharpcli.checkpoint import Checkpoint
+from sharpcli.checkpoint.optimizer_state import (
+    NoOptimizerState,
+    OptimizerState,
+    find_optimizer_state,
+)
 from sharpcli.curvature import CurvatureOperator, Rounding, SelfCheck, make_operator
 from sharpcli.curvature.memory_plan import Budget, share_memory
 from sharpcli.linalg.eigsh import SMALL, EigshResult, Krylov, eigsh, krylov_space
@@ -86,6 +91,19 @@ class Context:
         value, gradient = self.objective.gradient(self.theta)
         check_finite(self.objective, value, self.theta, gradient)
         return value, gradient
+
+    @cached_property
+    def optimizer(self) -> OptimizerState:
+        """What the optimizer that trained the checkpoint remembers.
+
+        Raises:
+            NoOptimizerState: the weights are in no file, or there is no state with them.
+        """
+        if self.checkpoint is None:
+            raise NoOptimizerState("the weights are in no file, so there is no optimizer state")
+        parameters = dict(self.objective.network.model.named_parameters())
+        given = self.settings.options.get("optimizer_state") or None
+        return find_optimizer_state(self.checkpoint, parameters, given)
 
     @cached_property
     def budget(self) -> Budget:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,6 +26,7 @@ __all__ = [
     "Sampled",
     "degrees_of_freedom",
     "eigenvalue_errors",
+    "error_of_mean",
     "gradient_errors",
     "too_few",
     "trace_error",
@@ -180,6 +181,19 @@ def gradient_errors(context: Context) -> dict[str, Sampled]:
         name: _sampled(context, math.hypot(first[name], added[name]), spread[name])
         for name in first
     }
+
+
+def error_of_mean(context: Context, what: str, values: Callable[[], Tensor]) -> Sampled:
+    """The sampling error of a number that is the mean of its `values` (16,), one a shard.
+
+    No error if all data, or too few, were measured; `what` is measured, for the warning then. The
+    shards are those of `shards(context.objective, context.seed)`.
+    """
+    if not _enough(context, what):
+        return _unknown(context)
+    found = values().double().cpu()
+    variance = float(found.var()) * share_left(context.objective) / SHARDS
+    return _sampled(context, math.sqrt(variance), found)
 
 
 def degrees_of_freedom(values: Tensor, carried: float) -> float:

@@ -110,6 +110,7 @@ def _context(whole: Context, network: Network, batch_size: int | None, begin: Be
         torch.cat([views[name].reshape(-1) for name in network.names]),
         whole.settings,
         seed=whole.seed,
+        checkpoint=whole.checkpoint,
         part=True,
         begin=begin,
     )

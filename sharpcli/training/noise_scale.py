@@ -15,6 +15,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sharpcli.documents.noise import noise_scale
+
 __all__ = [
     "Plan",
     "as_batch_size",
@@ -45,17 +47,6 @@ class Plan:
             noise_scale(lr, batch, examples, self.momentum)
             for lr, batch in zip(self.lr, self.batch_size, strict=True)
         ]
-
-
-def noise_scale(lr: float, batch_size: float, examples: int, momentum: float = 0.0) -> float:
-    """The noise scale: g = η(N/B − 1), with momentum ηN/(B(1−m)).
-
-    >>> noise_scale(0.1, 100, 10_000)
-    9.9
-    """
-    if momentum:
-        return lr * examples / (batch_size * (1 - momentum))
-    return lr * (examples / batch_size - 1)
 
 
 def batch_size_at(scale: float, lr: float, examples: int, momentum: float = 0.0) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sharpcli.curvature.preconditioned import adam_diagonal, root_diagonal
 from sharpcli.documents.stability import Threshold, of_adam, of_momentum, of_rmsprop
 from sharpcli.errors import SharpError
 
@@ -64,14 +65,9 @@ def _diagonal(
     optimizer: torch.optim.Optimizer, group: Mapping[str, Any], state: Mapping[str, Any]
 ) -> Tensor:
     if type(optimizer) is torch.optim.RMSprop:
-        root: Tensor = state["square_avg"].sqrt() + group["eps"]
-        return root
+        return root_diagonal(group, state)
     if type(optimizer) not in _ADAM:
         raise SharpError(
             f"the preconditioner of {type(optimizer).__name__} is not known", "take Adam or RMSprop"
         )
-    steps, (first, second) = float(state["step"]), group["betas"]
-    squares: Tensor = state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"]
-    unbiased = squares / (1 - second**steps)
-    diagonal: Tensor = (1 - first**steps) * (unbiased.sqrt() + group["eps"])
-    return diagonal
+    return adam_diagonal(group, state, float(state["step"]))

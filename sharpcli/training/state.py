@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sharpcli import __version__
+from sharpcli.checkpoint.plain_values import decoded, encoded
 from sharpcli.checkpoint.safetensors_file import read_safetensors
 from sharpcli.errors import SharpError, setting
 from sharpcli.runtime.files import write_whole
@@ -136,45 +137,6 @@ def understood(path: Path, what: str, hint: str) -> Iterator[None]:
         raise
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
         raise SharpError(f"{path}: does not hold {what}", hint) from e
-
-
-def encoded(node: Any, tensors: dict[str, Tensor]) -> Any:
-    """A nest of tensors and plain values as JSON; its tensors go to `tensors` by number.
-
-    Raises:
-        TypeError: for what is neither.
-    """
-    if isinstance(node, Tensor):
-        # Kept in the order of its memory, on which the rounding of later products depends.
-        name, plain = str(len(tensors)), node.detach().cpu()
-        order = sorted(range(plain.ndim), key=plain.stride().__getitem__, reverse=True)
-        tensors[name] = plain.permute(order).contiguous().clone()
-        return {"tensor": [name, order, *(() if node.device.type == "cpu" else ("device",))]}
-    if isinstance(node, tuple):
-        return {"tuple": [encoded(each, tensors) for each in node]}
-    if isinstance(node, Mapping):
-        return {"map": [[encoded(k, tensors), encoded(v, tensors)] for k, v in node.items()]}
-    if isinstance(node, list):
-        return [encoded(each, tensors) for each in node]
-    if node is None or isinstance(node, bool | int | float | str):
-        return node
-    raise TypeError(f"{type(node).__name__} is no plain value")
-
-
-def decoded(node: Any, tensors: Mapping[str, Tensor], device: torch.device | None = None) -> Any:
-    """What `encoded` was given; tensors that were not on the CPU go to `device`."""
-    if isinstance(node, list):
-        return [decoded(each, tensors, device) for each in node]
-    if not isinstance(node, dict):
-        return node
-    ((kind, value),) = node.items()
-    if kind == "tensor":
-        name, order, *elsewhere = value
-        tensor = tensors[name].permute([order.index(axis) for axis in range(len(order))])
-        return tensor.to(device) if elsewhere and device is not None else tensor
-    if kind == "tuple":
-        return tuple(decoded(each, tensors, device) for each in value)
-    return {decoded(k, tensors, device): decoded(v, tensors, device) for k, v in value}
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> Any:

@@ -13,18 +13,17 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from sharpcli.checkpoint import Checkpoint, load_checkpoint, match_tensors
+from sharpcli.checkpoint.optimizer_state import FORMAT, KEY, optimizer_file
+from sharpcli.checkpoint.plain_values import decoded, encoded
 from sharpcli.checkpoint.safetensors_file import read_safetensors
 from sharpcli.errors import SharpError, setting
 from sharpcli.runtime import files
 from sharpcli.training.precision import device_of
-from sharpcli.training.state import decoded, encoded, optimizer_state, restore_optimizer, understood
+from sharpcli.training.state import optimizer_state, restore_optimizer, understood
 from sharpcli.training.train_settings import TrainSettings
 from sharpcli.training.watchers import Moment
 
 __all__ = ["Init", "OptimizerKeeper", "optimizer_file", "read_init"]
-
-_FORMAT = "sharpcli-optimizer/1"
-_KEY = "optimizer"
 
 
 @dataclass(frozen=True)
@@ -111,8 +110,8 @@ def read_init(settings: TrainSettings, folder: Path | None = None) -> Init | Non
         )
     file = read_safetensors(path)
     with understood(path, "an optimizer's state", "train the checkpoint again"):
-        header = json.loads(str(file.metadata[_KEY]))
-        kept, of = decoded(header[_FORMAT], file.tensors, device_of(settings)), header["checkpoint"]
+        header = json.loads(str(file.metadata[KEY]))
+        kept, of = decoded(header[FORMAT], file.tensors, device_of(settings)), header["checkpoint"]
         other = of[:12] if of != checkpoint.sha256 else ""
         kept = {name: kept[name] for name in ("name", "parameters", "state")}
     if other:
@@ -162,20 +161,9 @@ class OptimizerKeeper:
 
     def write(self, checkpoint: Checkpoint) -> None:
         """Write the state beside the checkpoint that it belongs to."""
-        header = {"checkpoint": checkpoint.sha256, _FORMAT: self._kept}
-        content = save(self._tensors, metadata={_KEY: json.dumps(header)})
+        header = {"checkpoint": checkpoint.sha256, FORMAT: self._kept}
+        content = save(self._tensors, metadata={KEY: json.dumps(header)})
         files.save(optimizer_file(checkpoint.path), content)
-
-
-def optimizer_file(checkpoint: Path) -> Path:
-    """Where the optimizer's state of a checkpoint is kept.
-
-    It is no `.safetensors` by name, so that a pattern of a shell does not take it for a checkpoint.
-    Of a folder, such as a run of a sweep, it is that of the `model.safetensors` in it.
-    """
-    if checkpoint.is_dir():
-        checkpoint = checkpoint / "model.safetensors"
-    return checkpoint.with_name(f"{checkpoint.name}.optimizer")
 
 
 def _parameters(model: nn.Module) -> list[Any]:

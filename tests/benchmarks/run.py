@@ -13,6 +13,7 @@ import checks
 import corners
 import coupled
 import coverage
+import critical
 import density
 import derivatives
 import differences
@@ -31,6 +32,7 @@ import line
 import many
 import maximum
 import memory
+import noise_scales
 import optimizers
 import perturbations
 import processes
@@ -77,6 +79,8 @@ _BENCHMARKS = (
     unwritable,
     processes,
     gpt2,
+    critical,
+    noise_scales,
     house,
     faithful,
     forged,
