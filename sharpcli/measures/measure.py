@@ -80,6 +80,9 @@ class Measure:
     explains symbols in the titles, and `remarks(flat keys)` returns further lines for a table.
     `exact`: a number without an error is exact up to rounding.
 
+    `gradients(settings, size)` is about what it costs, in gradients over the data, for a model of
+    that many parameters; without it, it counts as one.
+
     `check(size, settings)` raises `UsageError` if that many parameters are too few for the
     settings. `applies(context)` raises `SharpError` before anything is computed if the checkpoint
     lacks what the measure needs; a run of all measures then leaves this one out. `vanished(numbers,
@@ -107,6 +110,7 @@ class Measure:
     exact: bool = False
     legend: Mapping[str, str] = field(default_factory=dict)
     remarks: Callable[[Collection[str]], list[str]] = lambda _: []
+    gradients: Callable[[MeasureSettings, int], float] | None = None
     check: Callable[[int, MeasureSettings], None] | None = None
     applies: Callable[[Context], None] | None = None
     vanished: Callable[[Any, str | None, str], Any] | None = None
