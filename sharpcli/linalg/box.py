@@ -42,8 +42,10 @@ _ARMIJO = 1e-4
 # dominate.
 _SCOUT, _CLIMB = 3, 3
 _CLIMBERS, _SHARE = 4, 4
+# Starts near maxima climb one step each, and this many climb on.
+_NEAR = 3
 # The best corners of other ascents to return.
-_OTHERS = 3
+_OTHERS = 1
 # Up to this many coordinates, pairs are flipped too: 496 pairs.
 _PAIRED = 32
 
@@ -52,7 +54,7 @@ _PAIRED = 32
 class BoxMaximum:
     """The best point found in the box, its value, and the number of evaluations.
 
-    `others` are the best corners of other ascents, best first, one byte an entry.
+    `others` are corners from which ascents in a similar box may start, one byte an entry.
     """
 
     value: float
@@ -82,12 +84,12 @@ def corner_ascent(
         value: f at the centre of the box.
         gradient: its gradient there (p,).
         starts: further starting points (p,).
-        near: the starts are near maxima, so that two steps show which ones to follow.
+        near: the starts are near maxima, so that a step of each shows which ones to follow.
         iterations: the most steps of one ascent.
         progress: called with the steps done and the steps expected.
 
     Cost: one gradient a step: 10 for the centre alone, otherwise about 3 a start and 16 more; near
-    maxima 2 a start and 13 more.
+    maxima 1 a start and 12 more.
 
     >>> import torch
     >>> def f(u):  # a convex parabola whose maximum over the box is 4 + 9 at (−1, 1)
@@ -104,7 +106,7 @@ def corner_ascent(
     total, evaluations = 0, 0
     rounds = [(len(climbs), _SCOUT), (max(_CLIMBERS, len(climbs) // _SHARE), _CLIMB)]
     if near:
-        rounds = [(len(climbs), 2), (_CLIMBERS // 2, 3)]
+        rounds = [(len(climbs), 1), (_NEAR, 2)]
     rounds.append((1, max(iterations - sum(steps for _, steps in rounds), 0)))
     if len(climbs) == 1:
         rounds = [(1, iterations)]

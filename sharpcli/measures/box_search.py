@@ -52,11 +52,9 @@ _FREE_BYTES, _FREE_STARTS = 2**20, 8
 # Random corners to start from, for each factor of ten that ε is above the usual 1e-3; as many more
 # if they cost next to nothing; and if the gradient is zero.
 _STARTS_A_DECADE, _FREE_STARTS_A_DECADE, _STATIONARY_STARTS = 8, 32, 4
-# A search starts from the maxima of a box of the same shape that is at most this many times as
+# A search also starts from the maxima of a box of the same shape that is at most this many times as
 # large, and no larger than the usual 1e-3: in larger boxes it lost up to 40 % of φ.
 _SIMILAR, _USUAL = 2.0, 1e-3
-# Iterations of L-BFGS from such a maximum.
-_CONTINUED = 5
 # A box narrower than this many units in the last place is searched in float64.
 _RESOLVED = 16
 # Rows for testing whether the model runs in float64.
@@ -107,8 +105,8 @@ class Search:
         """The maxima found in the smallest box of the same shape that is not much larger.
 
         A similar box has its maxima at similar places: the point u of one box is a point of the
-        other. Larger boxes have more maxima, so a search never starts from a smaller box. If passes
-        cost next to nothing, each box has a search of its own.
+        other. Larger boxes have more maxima, so a search never starts from those of a smaller box.
+        If passes cost next to nothing, each box has a search of its own.
         """
         if _free_starts(self, box):
             return {}
@@ -272,15 +270,10 @@ def _lbfgsb(search: Search, box: Box, tops: Sequence[Tensor]) -> BoxMaximum:
     context = search.context
     function, start = box.scaled(context.objective, context.value_and_gradient)
     iterations, progress = context.settings.iterations, context.progress
-    known = search.larger(box).get("lbfgsb")
-    found = []
-    if known is not None:
-        tops, iterations = [known.point], min(_CONTINUED, iterations)
-    else:
-        found.append(projected_lbfgs(function, *start, iterations=iterations, progress=progress))
+    found = [projected_lbfgs(function, *start, iterations=iterations, progress=progress)]
     free = _free_starts(search, box)
     extra = min(free, _POLISHED)
-    corners = extra or (1 if _decades(box) or known is not None else 0)
+    corners = extra or (1 if _decades(box) else 0)
     points = [*tops[:corners], *_inside(search, box, extra)]
     for point in points:
         value, gradient = function(point)
@@ -312,7 +305,10 @@ def _corner(search: Search, box: Box) -> BoxMaximum:
     context = search.context
     function, start = box.unscaled(context.objective, context.value_and_gradient)
     known = search.larger(box).get("corner")
-    starts, spent = ([known.point, *known.others], 0) if known else _starts(search, box)
+    starts, spent = _starts(search, box)
+    if known is not None:
+        # The highest corner of a smaller box may belong to other examples, so its own starts stay.
+        starts += [known.point, *known.others]
     stationary = not bool(start[1].any())
     count = round(_STARTS_A_DECADE * _decades(box)) + _free_starts(search, box)
     count = max(count, _STATIONARY_STARTS if stationary else 0)

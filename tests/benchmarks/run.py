@@ -34,6 +34,7 @@ import optimizers
 import processes
 import product
 import schedules
+import sharing
 import skewed
 import spectra_attack
 import startup
@@ -79,6 +80,7 @@ _BENCHMARKS = (
     forged,
     documents,
     schedules,
+    sharing,
     optimizers,
     training,
 )

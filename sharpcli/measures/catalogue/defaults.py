@@ -34,7 +34,7 @@ def _of_sharpness(settings: MeasureSettings, size: int) -> float:
 
     On 784-512-512-10 lbfgsb took 10 gradients, corner 37, and both 4 forward passes in float64.
     """
-    each = {"lbfgsb": 14.0, "corner": 40.0, "both": 51.0, "raw": 20.0}[settings.maximizer]
+    each = {"lbfgsb": 14.0, "corner": 40.0, "both": 49.0, "raw": 20.0}[settings.maximizer]
     wide = sum(max(0.0, math.log10(epsilon / 1e-3) - 0.5) for epsilon in settings.epsilons)
     boxes = sum(settings.draws if p and p < size else 1 for p in settings.subspaces)
     return boxes * (each * len(settings.epsilons) + 30.0 * wide)
