@@ -170,6 +170,7 @@ class MeasureSettings:
         relative_error: Bound on the trace's standard error, as a fraction of the trace.
         sampling_error: The data sample grows until its relative sampling error is below this; None:
             the sample does not grow.
+        time: Seconds for all checkpoints, in which the data sample grows; None: no limit.
         by: "layer" also measures each layer's block of the parameters.
         options: Options that measures define themselves, by name.
     """
@@ -185,6 +186,7 @@ class MeasureSettings:
     max_products: int | None = None
     relative_error: float = 0.02
     sampling_error: float | None = None
+    time: float | None = None
     curvature: CurvatureSettings = CurvatureSettings()
     by: Literal["layer"] | None = None
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -195,6 +197,12 @@ class MeasureSettings:
             _check(self, name, lambda x: x is None or x >= 1, "give 1 or more")
         for name in ("relative_error", "sampling_error"):
             _check(self, name, lambda x: x is None or x > 0, "a share is above 0")
+        _check(self, "time", lambda x: x is None or x > 0, "give seconds above 0")
+        if self.time is not None and self.by is not None:
+            raise UsageError(
+                f"{setting('time', self.time)} and {setting('by', self.by)} do not go together",
+                f"layers have no sample of their own: leave {setting('time')} out",
+            )
         _check(self, "tol", lambda x: 0 < x <= 1, "a share of λ1 is above 0 and at most 1")
         _check(self, "epsilons", lambda all_: all(x > 0 for x in all_), "each ε is above 0")
         _check(

@@ -13,6 +13,7 @@ from sharpcli.settings import SEEDS
 
 __all__ = [
     "DEVICE",
+    "DURATION",
     "NAMES",
     "NAME_VALUE",
     "POSITIVE",
@@ -64,6 +65,24 @@ class NamesType(ParameterType):
         if len(set(names)) < len(names):
             self.fail(f"'{value}' contains a name twice", param, ctx)
         return names
+
+
+class DurationType(ParameterType):
+    """A time such as `60`, `60s`, `2m` or `1h`, in seconds."""
+
+    name = "time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The seconds; fails unless they are a positive number."""
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"(\d+|\d*\.\d+)([smh]?)", str(value).strip())
+        seconds = float(found[1]) * {"m": 60, "h": 3600}.get(found[2], 1) if found else 0.0
+        if not 0 < seconds < math.inf:
+            self.fail(f"'{value}' is not a time such as 60, 60s, 2m or 1h", param, ctx)
+        return seconds
 
 
 class DeviceType(ParameterType):
@@ -180,6 +199,7 @@ class EveryType(ParameterType):
 
 NAME_VALUE: Final = NameValueType()
 NAMES: Final = NamesType()
+DURATION: Final = DurationType()
 DEVICE: Final = DeviceType()
 POSITIVE: Final = WholeType(1)
 SIZE: Final = SizeType()

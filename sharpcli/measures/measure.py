@@ -81,6 +81,9 @@ class Measure:
     `exact`: a number without an error is exact up to rounding. `scale_invariant`: whether the
     numbers stay if layers are rescaled without changing the function (None: not known).
 
+    `gradients(settings, size)` is about what it costs, in gradients over the data, for a model of
+    that many parameters; without it, it counts as one.
+
     `check(size, settings)` raises `UsageError` if that many parameters are too few for the
     settings. `applies(context)` raises `SharpError` before anything is computed if the checkpoint
     lacks what the measure needs; a run of all measures then leaves this one out. `vanished(numbers,
@@ -109,6 +112,7 @@ class Measure:
     scale_invariant: bool | None = None
     legend: Mapping[str, str] = field(default_factory=dict)
     remarks: Callable[[Collection[str]], list[str]] = lambda _: []
+    gradients: Callable[[MeasureSettings, int], float] | None = None
     check: Callable[[int, MeasureSettings], None] | None = None
     applies: Callable[[Context], None] | None = None
     vanished: Callable[[Any, str | None, str], Any] | None = None

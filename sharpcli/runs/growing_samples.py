@@ -13,10 +13,17 @@ from sharpcli.errors import counted
 from sharpcli.measures.columns import leading_names
 from sharpcli.runtime.progress import Notes
 
-__all__ = ["FIRST_SAMPLES", "Judge", "Widest", "grown", "widest"]
+__all__ = ["FIRST_IN_TIME", "FIRST_SAMPLES", "Judge", "Limit", "Widest", "grown", "widest"]
 
 # Size of the first sample.
 FIRST_SAMPLES = 512
+# Size of the first sample of a run with a time limit: small, so that it fits, and large enough for
+# sampling errors from 16 shards.
+FIRST_IN_TIME = 128
+# Growth by less is not worth a measurement; growth by more is not foretold well enough.
+_LEAST_GROWTH, _MOST_GROWTH = 1.5, 8.0
+# Share of the time left that the next measurement may take by the estimate.
+_USED = 0.8
 # The first sample must reach this share of the target.
 _AT_ONCE = 0.7
 
@@ -52,6 +59,28 @@ def widest(measures: Mapping[str, Any], split: str) -> Widest | None:
     chosen = {key: scalars[key] for key in leading} or scalars
     found = [_known(key, each) for key, each in chosen.items()]
     return max(found, key=lambda each: each.share, default=None)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """When the measurements of a checkpoint must end, by a clock, and the most that one grows."""
+
+    end: float
+    clock: Callable[[], float]
+    most: float = _MOST_GROWTH
+
+    @property
+    def left(self) -> float:
+        """Seconds left; negative if it is too late."""
+        return self.end - self.clock()
+
+    def factor(self, seconds: float) -> float:
+        """How many times as many examples fit into the time left, after a look of `seconds`.
+
+        The time of a look is taken as proportional to its examples, which is too long where a fixed
+        part is long; a fifth of the time left stays free for more iterations on more data.
+        """
+        return min(self.most, _USED * self.left / max(seconds, 1e-9))
 
 
 class Judge:
@@ -98,8 +127,11 @@ def grown(
     *,
     first: int,
     notes: Notes,
+    limit: Limit | None = None,
 ) -> CheckpointResult:
     """Measure on `first` examples, and on twice as many each time until `judge` is satisfied.
+
+    With a `limit` growth also ends before a measurement that would probably end too late.
 
     `measure` calls the judge, which is satisfied once the relative sampling error of every leading
     number meets the target. All data have no sampling error, so growth ends there. Samples with
@@ -109,6 +141,7 @@ def grown(
     """
     count = first
     while True:
+        started = limit.clock() if limit else 0.0
         result = measure(count)
         used, total = result.checkpoint.get("examples"), result.checkpoint.get("examples_in_all")
         if result.status != Outcome.OK or total is None:
@@ -120,7 +153,19 @@ def grown(
         if judge.enough:
             notes.note(f"measured on {used:,} of {counted(total, 'example')}: {judge.widest}")
             return result
-        count *= 2
+        factor = limit.factor(limit.clock() - started) if limit else 2.0
+        if factor < _LEAST_GROWTH:
+            late = limit is not None and limit.left < 0
+            notes.note(
+                f"measured on {used:,} of {counted(total, 'example')}: {judge.widest}; "
+                + (
+                    "even this sample took longer than the time given"
+                    if late and count == first
+                    else "no larger sample fits into the time"
+                )
+            )
+            return result
+        count = min(int(count * factor), total)
         more = "all" if count >= total else str(count)
         notes.note(
             f"{used:,} of {counted(total, 'example')} not enough ({judge.widest}); trying {more}"

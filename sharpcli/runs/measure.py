@@ -20,8 +20,9 @@ from sharpcli.measures.context import Context
 from sharpcli.objective.reliability import warning
 from sharpcli.runs.by_layer import check_layers, measure_layers
 from sharpcli.runs.failures import INTERRUPTED, each_checkpoint
-from sharpcli.runs.growing_samples import FIRST_SAMPLES, Judge, grown
+from sharpcli.runs.growing_samples import FIRST_IN_TIME, FIRST_SAMPLES, Judge, Limit, grown
 from sharpcli.runs.preflight import ready
+from sharpcli.runs.price import Foreteller, TimeShares
 from sharpcli.runs.study import Loaded, Studies, Study, matched, prepare
 from sharpcli.runtime.devices import resolve_device
 from sharpcli.runtime.progress import UNSAID, Begin, Notes, silent
@@ -63,6 +64,7 @@ def measure_checkpoints(
     check_layers(measures, settings)
     device = resolve_device(run.device)
     sized: dict[int | None, Studies] = {}
+    foretell, shares = Foreteller(len(paths), notes), _shares(settings, len(paths))
 
     def studies_of(samples: int | None) -> Studies:
         if samples not in sized:
@@ -77,8 +79,9 @@ def measure_checkpoints(
             run,
             said,
             lambda samples, judge: _measured(
-                path, about, studies_of(samples), measures, settings, begin, notes, judge
+                path, about, studies_of(samples), measures, settings, begin, notes, judge, foretell
             ),
+            shares,
         )
 
     first = _first_samples(run, settings)
@@ -161,6 +164,7 @@ def measure_model(
         loss=loss or defaults.loss_for(name),
         metrics=metrics or defaults.metrics,
     )
+    foretell = Foreteller(1, notes)
     with global_random_state_kept():
         studies: list[Study] = []
 
@@ -171,9 +175,9 @@ def measure_model(
             checkpoint = Checkpoint(Path(name), dict(model.state_dict()), {}, "")
             about: dict[str, Any] = {"path": name, "metadata": {}}
             loaded = matched(checkpoint, study)
-            return _measure(loaded, about, measures, settings, begin, notes, judge)
+            return _measure(loaded, about, measures, settings, begin, notes, judge, foretell)
 
-        result = _grown(settings, run, notes.about(name), at)
+        result = _grown(settings, run, notes.about(name), at, _shares(settings, 1))
     return Report(
         kind="measure",
         settings=as_settings(run, settings),
@@ -192,9 +196,16 @@ def as_settings(run: RunSettings, settings: MeasureSettings) -> dict[str, Any]:
 
 
 def _first_samples(run: RunSettings, settings: MeasureSettings) -> int | None:
+    if settings.time is not None:
+        return run.samples or FIRST_IN_TIME
     if settings.sampling_error is None:
         return run.samples
     return run.samples or FIRST_SAMPLES
+
+
+def _shares(settings: MeasureSettings, checkpoints: int) -> TimeShares | None:
+    """The checkpoints' shares of the run's time, if it is limited; it begins now."""
+    return None if settings.time is None else TimeShares(settings.time, checkpoints)
 
 
 def _grown(
@@ -202,13 +213,21 @@ def _grown(
     run: RunSettings,
     notes: Notes,
     measure: Callable[[int | None, Judge | None], CheckpointResult],
+    shares: TimeShares | None,
 ) -> CheckpointResult:
-    """One measurement, or several on growing samples until the sampling error meets its target."""
+    """One measurement, or several on growing samples.
+
+    They grow until the sampling error meets its target or the checkpoint's share of the time ends.
+    """
     target, first = settings.sampling_error, _first_samples(run, settings)
-    if target is None or first is None:
+    if first is None or (target is None and shares is None):
         return measure(first, None)
-    judge = Judge(target, run.split)
-    return grown(judge, lambda count: measure(count, judge), first=first, notes=notes)
+    judge = Judge(target or 0.0, run.split)
+    limit = None
+    if shares is not None:
+        most = Limit.most if target is None else 2.0
+        limit = Limit(shares.end_of_next(), shares.clock, most)
+    return grown(judge, lambda count: measure(count, judge), first=first, notes=notes, limit=limit)
 
 
 def _measured(
@@ -220,13 +239,15 @@ def _measured(
     begin: Begin,
     notes: Notes,
     judge: Judge | None,
+    foretell: Foreteller,
 ) -> CheckpointResult:
     """One checkpoint's result; adds facts about the checkpoint to `about`."""
     checkpoint = load_checkpoint(path)
     about |= {"sha256": checkpoint.sha256, "metadata": checkpoint.metadata}
     study = studies.of(checkpoint)
     _check_size(study, measures, settings)
-    return _measure(matched(checkpoint, study), about, measures, settings, begin, notes, judge)
+    loaded = matched(checkpoint, study)
+    return _measure(loaded, about, measures, settings, begin, notes, judge, foretell)
 
 
 def _measure(
@@ -237,6 +258,7 @@ def _measure(
     begin: Begin,
     notes: Notes,
     judge: Judge | None,
+    foretell: Foreteller,
 ) -> CheckpointResult:
     study, warnings = loaded.study, list[str]()
     check = any(measure.needs_curvature for measure in measures)
@@ -256,6 +278,8 @@ def _measure(
         notes=notes.about(loaded.checkpoint.path.name),
     )
     try:
+        if judge is None:
+            foretell(context, measures)
         found = compute(measures, context)
     finally:
         context.release()

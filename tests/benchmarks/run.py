@@ -38,6 +38,7 @@ import perturbations
 import processes
 import product
 import schedules
+import sharing
 import skewed
 import spectra_attack
 import startup
@@ -86,6 +87,7 @@ _BENCHMARKS = (
     forged,
     documents,
     schedules,
+    sharing,
     optimizers,
     training,
     perturbations,

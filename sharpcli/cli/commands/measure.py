@@ -17,7 +17,7 @@ from sharpcli.cli.options import (
     run_options,
     task_options,
 )
-from sharpcli.cli.parameter_types import NumberType, ParameterType, WholeType
+from sharpcli.cli.parameter_types import DURATION, NumberType, ParameterType, WholeType
 from sharpcli.errors import UsageError
 from sharpcli.measures import BUILT_IN, Option, choose, known_measures, readers
 from sharpcli.settings import CurvatureSettings, MeasureSettings, OutputSettings, RunSettings
@@ -186,6 +186,14 @@ Examples:
     "share of each: 512 (or --samples), then twice as many, up to all.",
 )
 @click.option(
+    "--time",
+    type=DURATION,
+    metavar="T",
+    help="Take about this long for all checkpoints together, divided evenly over them: 60 "
+    "(seconds), 2m or 1h. Measures 128 examples (or --samples), then as many as fit, and states "
+    "their sampling errors. With --sampling-error whichever comes first.",
+)
+@click.option(
     "--max-products",
     type=WholeType(1),
     metavar="N",
@@ -214,6 +222,7 @@ def measure(
     tol: float,
     relative_error: float | None,
     sampling_error: float | None,
+    time: float | None,
     max_products: int | None,
     by: Any,
     options: dict[str, Any],
@@ -256,6 +265,7 @@ def measure(
         max_products=max_products,
         relative_error=DEFAULT.relative_error if relative_error is None else relative_error,
         sampling_error=sampling_error,
+        time=time,
         curvature=curvature,
         by=by,
         options=options,
