@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -42,25 +42,17 @@ _ARMIJO = 1e-4
 # dominate.
 _SCOUT, _CLIMB = 3, 3
 _CLIMBERS, _SHARE = 4, 4
-# Starts near maxima climb one step each, and this many climb on.
-_NEAR = 3
-# The best corners of other ascents to return.
-_OTHERS = 1
 # Up to this many coordinates, pairs are flipped too: 496 pairs.
 _PAIRED = 32
 
 
 @dataclass(frozen=True)
 class BoxMaximum:
-    """The best point found in the box, its value, and the number of evaluations.
-
-    `others` are corners from which ascents in a similar box may start, one byte an entry.
-    """
+    """The best point found in the box, its value, and the number of evaluations."""
 
     value: float
     point: Tensor
     evaluations: int
-    others: Sequence[Tensor] = ()
 
 
 def corner_ascent(
@@ -69,7 +61,6 @@ def corner_ascent(
     gradient: Tensor,
     *,
     starts: Iterable[Tensor] = (),
-    near: bool = False,
     iterations: int = 10,
     progress: Progress = silent,
 ) -> BoxMaximum:
@@ -84,12 +75,10 @@ def corner_ascent(
         value: f at the centre of the box.
         gradient: its gradient there (p,).
         starts: further starting points (p,).
-        near: the starts are near maxima, so that a step of each shows which ones to follow.
         iterations: the most steps of one ascent.
         progress: called with the steps done and the steps expected.
 
-    Cost: one gradient a step: 10 for the centre alone, otherwise about 3 a start and 16 more; near
-    maxima 1 a start and 12 more.
+    Cost: one gradient a step: 10 for the centre alone, otherwise about 3 a start and 16 more.
 
     >>> import torch
     >>> def f(u):  # a convex parabola whose maximum over the box is 4 + 9 at (−1, 1)
@@ -105,9 +94,7 @@ def corner_ascent(
     climbs = [first, *(_Climb(start.to(torch.int8), -math.inf, None) for start in starts)]
     total, evaluations = 0, 0
     rounds = [(len(climbs), _SCOUT), (max(_CLIMBERS, len(climbs) // _SHARE), _CLIMB)]
-    if near:
-        rounds = [(len(climbs), 1), (_NEAR, 2)]
-    rounds.append((1, max(iterations - sum(steps for _, steps in rounds), 0)))
+    rounds.append((1, max(iterations - _SCOUT - _CLIMB, 0)))
     if len(climbs) == 1:
         rounds = [(1, iterations)]
     for count, steps in rounds:
@@ -120,11 +107,9 @@ def corner_ascent(
                 _ascend(climb, function, gradient)
                 evaluations += 1
                 progress(evaluations, total)
-    climbs.sort(key=lambda climb: -climb.value)
-    best = climbs[0]
+    best = max(climbs, key=lambda climb: climb.value)
     point = centre if best.point is None else best.point.to(gradient)
-    others = [each.point for each in climbs[1 : 1 + _OTHERS] if each.point is not None]
-    return BoxMaximum(best.value, point, evaluations, others)
+    return BoxMaximum(best.value, point, evaluations)
 
 
 @dataclass

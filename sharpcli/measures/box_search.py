@@ -52,9 +52,6 @@ _FREE_BYTES, _FREE_STARTS = 2**20, 8
 # Random corners to start from, for each factor of ten that ε is above the usual 1e-3; as many more
 # if they cost next to nothing; and if the gradient is zero.
 _STARTS_A_DECADE, _FREE_STARTS_A_DECADE, _STATIONARY_STARTS = 8, 32, 4
-# A search also starts from the maxima of a box of the same shape that is at most this many times as
-# large, and no larger than the usual 1e-3: in larger boxes it lost up to 40 % of φ.
-_SIMILAR, _USUAL = 2.0, 1e-3
 # A box narrower than this many units in the last place is searched in float64.
 _RESOLVED = 16
 # Rows for testing whether the model runs in float64.
@@ -99,30 +96,6 @@ class Search:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.evaluations = 0
-        self._found: list[tuple[Box, dict[str, BoxMaximum]]] = []
-
-    def larger(self, box: Box) -> dict[str, BoxMaximum]:
-        """The maxima found in the smallest box of the same shape that is not much larger.
-
-        A similar box has its maxima at similar places: the point u of one box is a point of the
-        other. Larger boxes have more maxima, so a search never starts from those of a smaller box.
-        If passes cost next to nothing, each box has a search of its own.
-        """
-        if _free_starts(self, box):
-            return {}
-        similar = [
-            (other.epsilon, found)
-            for other, found in self._found
-            if other.space is box.space
-            and 1 < other.epsilon / box.epsilon <= _SIMILAR
-            and other.epsilon <= _USUAL
-        ]
-        return min(similar, key=lambda each: each[0])[1] if similar else {}
-
-    def remember(self, box: Box, found: dict[str, BoxMaximum]) -> None:
-        """Keep the maxima for searches in smaller boxes of the same shape, and no others."""
-        self._found = [each for each in self._found if each[0].space is box.space]
-        self._found.append((box, found))
 
     @cached_property
     def loss(self) -> float:
@@ -246,7 +219,6 @@ def maxima(search: Search, box: Box) -> tuple[dict[str, BoxMaximum], int | None]
         found["lbfgsb"] = _lbfgsb(search, box, tops)
     if "raw" in names:
         found["raw"] = _raw(search.context, box)
-    search.remember(box, found)
     return {name: found[name] for name in names}, corners
 
 
@@ -317,11 +289,7 @@ def _inside(search: Search, box: Box, count: int) -> Tensor:
 def _corner(search: Search, box: Box) -> BoxMaximum:
     context = search.context
     function, start = box.unscaled(context.objective, context.value_and_gradient)
-    known = search.larger(box).get("corner")
     starts, spent = _starts(search, box)
-    if known is not None:
-        # The highest corner of a smaller box may belong to other examples, so its own starts stay.
-        starts += [known.point, *known.others]
     stationary = not bool(start[1].any())
     count = round(_STARTS_A_DECADE * _decades(box)) + _free_starts(search, box)
     count = max(count, _STATIONARY_STARTS if stationary else 0)
@@ -332,7 +300,6 @@ def _corner(search: Search, box: Box) -> BoxMaximum:
         function,
         *start,
         starts=starts,
-        near=known is not None,
         iterations=context.settings.iterations,
         progress=context.progress,
     )

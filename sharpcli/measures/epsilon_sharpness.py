@@ -66,8 +66,8 @@ def epsilon_sharpness(context: Context) -> dict[str, Any]:
         found: dict[float, list[_Found]] = {each: [] for each in context.settings.epsilons}
         for draw in range(draws):
             space = _space(context, dimensions, draw)
-            for epsilon in sorted(found, reverse=True):  # large boxes help to search small ones
-                found[epsilon].append(_one(searches, space, epsilon))
+            for epsilon, runs in found.items():
+                runs.append(_one(searches, space, epsilon))
         entries += [_entry(context, dimensions, epsilon, runs) for epsilon, runs in found.items()]
     return {"epsilon_sharpness": entries}
 

@@ -5,8 +5,6 @@ import torch
 from networks import CASES, dense_loss, objective, real_targets, squared_error, task
 from torch import nn
 
-from sharpcli import MeasureSettings, measure_model
-from sharpcli.measures import box_search
 from sharpcli.measures.box_search import in_double
 
 
@@ -66,23 +64,3 @@ def test_a_model_without_float64_has_none(model):
     of = task(model, real_targets(4, 1), loss=narrow_loss, metrics=None)
     narrow, theta = objective(of, "float32")
     assert in_double(narrow, theta) is None
-
-
-def test_a_smaller_box_starts_from_the_maxima_of_the_larger(monkeypatch):
-    """Half as large a box takes fewer gradients, and its maximum is no lower."""
-    monkeypatch.setattr(box_search, "_FREE_BYTES", 1)  # as if passes were expensive
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
-    data = torch.randn(40, 5), torch.randint(0, 3, (40,))
-
-    def found(*epsilons):
-        settings = MeasureSettings(measures=("epsilon-sharpness",), epsilons=epsilons)
-        entries = measure_model(model, data, settings=settings).results[0].measures
-        return {entry["epsilon"]: entry for entry in entries["epsilon_sharpness"]}
-
-    both, alone, far = found(5e-4, 1e-3), found(5e-4), found(5e-4, 5e-3)
-    assert list(both) == [5e-4, 1e-3]  # as asked for, whatever the order of the searches
-    assert both[1e-3]["value"] == found(1e-3)[1e-3]["value"]
-    assert both[5e-4]["evaluations"] < alone[5e-4]["evaluations"]
-    assert both[5e-4]["value"] >= alone[5e-4]["value"] * (1 - 1e-4)
-    assert far[5e-4]["value"] == alone[5e-4]["value"]  # too much larger to help
