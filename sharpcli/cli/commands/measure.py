@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -196,6 +197,33 @@ Examples:
     type=click.Choice(["layer"]),
     help="Also measure each layer's block of the parameters, one run per layer.",
 )
+@click.option(
+    "--initial",
+    type=click.Path(path_type=Path),
+    metavar="CKPT",
+    help="distance-from-initialisation: the checkpoint from before the training.",
+)
+@click.option(
+    "--rescale-check",
+    is_flag=True,
+    help="Rescale hidden units so that the function stays the same, measure again, and say which "
+    "numbers moved.",
+)
+@click.option(
+    "--rescale-by",
+    type=click.Choice(["unit", "layer"]),
+    default=DEFAULT.rescale_by,
+    show_default=True,
+    help="--rescale-check: a factor for each hidden unit, or one for a layer's units.",
+)
+@click.option(
+    "--rescale-factor",
+    type=NumberType(1, 1000, open_=True),
+    metavar="F",
+    default=DEFAULT.rescale_factor,
+    show_default=True,
+    help="--rescale-check: factors are log-uniform between 1/F and F.",
+)
 @parameters_option
 @curvature_options
 @task_options
@@ -216,6 +244,10 @@ def measure(
     sampling_error: float | None,
     max_products: int | None,
     by: Any,
+    initial: Path | None,
+    rescale_check: bool,
+    rescale_by: Any,
+    rescale_factor: float,
     options: dict[str, Any],
     curvature: CurvatureSettings,
     task: str | None,
@@ -258,6 +290,10 @@ def measure(
         sampling_error=sampling_error,
         curvature=curvature,
         by=by,
+        initial=initial,
+        rescale_check=rescale_check,
+        rescale_by=rescale_by,
+        rescale_factor=rescale_factor,
         options=options,
     )
     notes = notes_of(output)

@@ -168,9 +168,7 @@ def _multiplied(tensor: Tensor, place: RescaledPlace, factors: Tensor) -> Tensor
     return ((wide + epsilon) * along.reshape(shape) - epsilon).to(tensor.device)
 
 
-def _follow(
-    traced: TracedAxes, tensors: Mapping[fx.Node, Scaled], equations: Equations
-) -> None:
+def _follow(traced: TracedAxes, tensors: Mapping[fx.Node, Scaled], equations: Equations) -> None:
     """Add the equations of every operation along the graph."""
     known: dict[fx.Node, Any] = dict(tensors)
     for node in traced.module.graph.nodes:

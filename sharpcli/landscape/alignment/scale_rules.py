@@ -160,7 +160,9 @@ def _copied(call: _Call) -> bool:
 def _numbered(argument: Any, numbers: Any) -> Any:
     if isinstance(argument, Scaled):
         return next(numbers)
-    return [_numbered(each, numbers) for each in argument] if isinstance(argument, list) else argument
+    return (
+        [_numbered(each, numbers) for each in argument] if isinstance(argument, list) else argument
+    )
 
 
 def _unravelled(number: int, shape: Sequence[int]) -> tuple[int, ...]:
@@ -285,9 +287,7 @@ def _reduced(call: _Call) -> bool:
     dims = {each % rank for each in (named or range(len(tensor.shape)))}
     kept = call["keepdim"]
     for index in tensor.indices():
-        there = tuple(
-            0 if n in dims else i for n, i in enumerate(index) if kept or n not in dims
-        )
+        there = tuple(0 if n in dims else i for n, i in enumerate(index) if kept or n not in dims)
         call.equal(tensor, index, call.out, there)
     return True
 
