@@ -113,7 +113,7 @@ def layer_matrices(context: Context) -> list[LayerMatrix]:
             scale = scales[norm]
             matrix = matrix * (scale[:, None] if len(scale) == len(matrix) else scale.abs().max())
         found.append(LayerMatrix(name, matrix))
-    places = dict((module, name) for name, module in network.model.named_modules())
+    places = {module: name for name, module in network.model.named_modules()}
     return found + [
         LayerMatrix(places[module], torch.diag(scale))
         for module, scale in scales.items()
@@ -142,7 +142,7 @@ def _layers(network: Network) -> list[tuple[nn.Module, Tensor]]:
 def _scale(module: Any, names: Mapping[int, str], tensors: Mapping[str, Tensor]) -> Tensor:
     """γ/√(variance + ε) of a batch norm."""
     variance = tensors[names[id(module.running_var)]]
-    scale = (variance + module.eps).rsqrt()
+    scale: Tensor = (variance + module.eps).rsqrt()
     return scale if module.weight is None else scale * tensors[names[id(module.weight)]]
 
 

@@ -68,7 +68,10 @@ def margin(context: Context) -> dict[str, Any]:
 
 
 def check_margin(context: Context) -> None:
-    """Raise `SharpError` if the task's outputs and targets are not those of a classifier.
+    """Check that the task's outputs and targets are those of a classifier.
+
+    Raises:
+        SharpError: if they are not.
 
     Cost: a forward pass on two examples.
     """

@@ -1,4 +1,4 @@
-"""The path norm: the 2-norm, over all paths from an input to an output, of their weights' product."""
+"""The path norm: the 2-norm over all paths through a network of the product of their weights."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ from sharpcli.objective.trees import leaves, map_leaves
 
 __all__ = ["check_path_norm", "path_norm", "value"]
 
-# Operations that pass sums over paths on: linear in what they read, a ReLU, or a mean of it. Squared
+# Operations that pass sums over paths on: linear in what they read, a ReLU, or a mean. Squared
 # weights and inputs of ones are not negative, so a maximum is taken over sums of the same kind.
-_POSITIVE = frozenset(
-    "relu leaky_relu abs neg clone detach alias contiguous _to_copy lift_fresh lift_fresh_copy add "
-    "sub mul div maximum t transpose permute view _unsafe_view reshape _reshape_alias expand repeat "
-    "squeeze unsqueeze cat stack split split_with_sizes slice select unbind flip constant_pad_nd mm "
-    "bmm addmm baddbmm linear convolution native_batch_norm mean sum amax avg_pool1d avg_pool2d "
-    "avg_pool3d adaptive_avg_pool1d _adaptive_avg_pool2d adaptive_avg_pool2d _adaptive_avg_pool3d "
-    "max_pool2d_with_indices max_pool3d_with_indices max_pool2d max_pool3d upsample_nearest1d "
-    "upsample_nearest2d upsample_bilinear2d _prelu_kernel zeros zeros_like ones_like empty "
-    "empty_like new_zeros cudnn_batch_norm _batch_norm_no_update "
-    "_native_batch_norm_legit_no_training threshold clamp_min fill copy".split()
-)
+_NAMES = """
+relu leaky_relu _prelu_kernel threshold clamp_min abs neg add sub mul div maximum mean sum amax
+mm bmm addmm baddbmm linear convolution native_batch_norm cudnn_batch_norm _batch_norm_no_update
+_native_batch_norm_legit_no_training
+clone detach alias contiguous _to_copy copy lift_fresh lift_fresh_copy t transpose permute view
+_unsafe_view reshape _reshape_alias expand repeat squeeze unsqueeze cat stack split split_with_sizes
+slice select unbind flip constant_pad_nd zeros zeros_like ones_like new_zeros fill empty empty_like
+avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d _adaptive_avg_pool2d
+_adaptive_avg_pool3d max_pool2d max_pool3d max_pool2d_with_indices max_pool3d_with_indices
+upsample_nearest1d upsample_nearest2d upsample_bilinear2d
+"""
+_SUMS_OVER_PATHS = frozenset(_NAMES.split())
 
 
 def path_norm(context: Context) -> dict[str, Any]:
@@ -74,11 +75,11 @@ def value(context: Context) -> float:
     return float(sum(leaf.double().sum() for leaf in tensors_of(outputs)))
 
 
-class _Operations(TorchDispatchMode):
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch
     """Records operations that are not sums over paths."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # of torch
         self.others: list[str] = []
 
     def __torch_dispatch__(
@@ -86,7 +87,7 @@ class _Operations(TorchDispatchMode):
     ) -> Any:
         """Look at the operation's name, and run it."""
         name = function._schema.name.partition("::")[2].removesuffix("_")
-        if name not in _POSITIVE:
+        if name not in _SUMS_OVER_PATHS:
             self.others.append(name)
         return function(*args, **(kwargs or {}))
 

@@ -57,7 +57,7 @@ def spectral_norms(context: Context) -> dict[str, Any]:
 
 
 def log_product(context: Context) -> float:
-    """log Π ‖Wₗ‖₂."""
+    """The logarithm of Π ‖Wₗ‖₂."""
     return _log([_largest(layer.matrix) for layer in layer_matrices(context)])
 
 
@@ -66,5 +66,5 @@ def _log(norms: list[float]) -> float:
 
 
 def _largest(matrix: Tensor) -> float:
-    """The largest singular value, by the smaller Gram matrix's size an exact decomposition."""
+    """The largest singular value, from all of them."""
     return float(torch.linalg.matrix_norm(matrix, 2))

@@ -79,8 +79,8 @@ def measure_rescaled(
         study: The task.
         begin: Opens a measure's progress.
 
-    Raises:
-        SharpError: The model cannot be traced, or the rescaled network computes something else.
+    A `SharpError` says that the model cannot be traced, or that the rescaled network computes
+    something else.
 
     Cost: that of the measures, and a few forward passes on 256 examples.
 

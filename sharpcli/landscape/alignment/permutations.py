@@ -131,8 +131,7 @@ def trace_axes(
         asked: The setting that an error tells the user to leave out.
         purpose: What cannot be done where the model cannot be traced, as a clause.
 
-    Raises:
-        SharpError: The model cannot be traced.
+    A `SharpError` says that the model cannot be traced.
 
     Cost: a forward pass.
     """

@@ -90,8 +90,7 @@ def trace_rescalings(
         tensors: A checkpoint's tensors, under the names of the model's state dict.
         asked: The setting that an error tells the user to leave out.
 
-    Raises:
-        SharpError: The model cannot be traced.
+    A `SharpError` says that the model cannot be traced.
 
     Cost: a forward pass.
 
@@ -203,9 +202,9 @@ def _epsilons(traced: TracedAxes) -> dict[str, float]:
     for node in traced.module.graph.nodes:
         if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
             given = arguments_of(node)
-            name = names.get(given.get("running_var"))
-            if name is not None:
-                found[name] = float(given.get("eps", given.get("epsilon", 0.0)))
+            variance = given.get("running_var")
+            if isinstance(variance, fx.Node) and variance in names:
+                found[names[variance]] = float(given.get("eps", given.get("epsilon", 0.0)))
     return found
 
 

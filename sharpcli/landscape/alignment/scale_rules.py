@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from sharpcli.landscape.alignment.scales import Equations, Scaled, entries_of
 

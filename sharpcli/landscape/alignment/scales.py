@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sharpcli.landscape.alignment.symbolic_axes import Axis, Value, leaves

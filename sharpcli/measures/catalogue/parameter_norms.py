@@ -57,8 +57,8 @@ PARAMETER_NORMS: tuple[Measure, ...] = (
     Measure(
         name="spectral-norms",
         meaning="product of the layers' spectral norms, and the sum of their stable ranks",
-        formula="Π ‖Wₗ‖₂ (as its logarithm too), Σ ‖Wₗ‖_F²/‖Wₗ‖₂²; a kernel as a matrix (out, rest)",
-        cost="a singular value decomposition of each layer's matrix, one forward pass of 2 examples",
+        formula="Π ‖Wₗ‖₂ and its logarithm, Σ ‖Wₗ‖_F²/‖Wₗ‖₂²; a kernel as a matrix (out, rest)",
+        cost="the singular values of each layer's matrix, and a forward pass of two examples",
         invariances="rescaling of whole layers by one factor each; not of single units",
         source="Bartlett et al. 2017; Neyshabur et al. 2018; Jiang et al. 2020",
         warns="norms between layers that no matrix takes in, such as a layer norm",
@@ -108,8 +108,7 @@ PARAMETER_NORMS: tuple[Measure, ...] = (
         meaning="a low percentile of the output margin, and its share of the network's norms",
         formula="q-th percentile of f_y − max_{j≠y} f_j; divided by Π ‖Wₗ‖₂, and by the path norm",
         cost="one forward pass, and those of spectral-norms and path-norm",
-        invariances="rescaling of units: the margin and its share of the path norm; of whole layers: "
-        "its share of Π ‖Wₗ‖₂ too",
+        invariances="rescaling of units; the share of Π ‖Wₗ‖₂: of whole layers only",
         source="Bartlett et al. 2017; Jiang et al. 2020",
         warns="a sample too small for the percentile",
         compute=loaded_later("margin.margin"),
