@@ -116,7 +116,11 @@ Examples:
     "what there is.",
 )
 @click.option(
-    "--list", "list_measures", is_flag=True, help="Print the available measures and exit."
+    "--list",
+    "list_measures",
+    is_flag=True,
+    help="Print a table of the measures with their cost and what each is invariant to, and exit. "
+    "With -m print all about the named ones.",
 )
 @click.option(
     "--epsilon",
@@ -267,7 +271,9 @@ def measure(
     from sharpcli.render import emit
 
     if list_measures:
-        _print_measures()
+        from sharpcli.cli.measure_list import print_measures
+
+        print_measures(measures, as_json=output.format == "json")
         return 0
     if not checkpoints:
         raise UsageError("no checkpoint: nothing to measure", "sharp measure model.safetensors")
@@ -316,12 +322,3 @@ def _note_unread(settings: MeasureSettings, notes: Notes) -> None:
             continue  # with --samples it is the sample's
         for option in given([name]):
             notes.note(f"{option} has no effect: it is for -m {' and -m '.join(measures)}")
-
-
-def _print_measures() -> None:
-    for known in known_measures().values():
-        default = "" if known.default else " (on request)"
-        click.echo(f"{known.name}{default}: {known.meaning}")
-        for label in ("formula", "cost", "invariances", "source", "warns"):
-            said = getattr(known, label)
-            click.echo(f"    {'warns of' if label == 'warns' else label}: {said}")
