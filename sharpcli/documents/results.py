@@ -192,8 +192,8 @@ class RescaledNumber:
     relative_change: Annotated[Number, "after/before − 1; null if that is undefined."]
     verdict: Annotated[
         Literal["moved", "unchanged", "undecided"],
-        "unchanged: by at most 2 % (10 % for a bound); undecided: by more, but by no more than the "
-        "errors of the two numbers.",
+        "unchanged: by at most 2 %; undecided: by more, but by no more than the errors of the two "
+        "numbers (10 % for a bound, whose search ends elsewhere each time).",
     ]
 
 

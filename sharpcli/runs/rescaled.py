@@ -34,9 +34,9 @@ _COMPARED = 256
 # Tolerated difference of outputs, relative to the largest: float64 rounding is far below, and that
 # of float32 with factors up to 4 stays below in networks of some dozen layers.
 _TOLERANCE, _TOLERANCE_IN_RUN = 1e-10, 1e-5
-# Numbers that move by less are unchanged; for bounds, whose search ends elsewhere each time, what
-# two maximisers may differ by without a warning.
-_SAME, _SAME_BOUND = 0.02, 0.1
+# Numbers that move by less are unchanged. The search for a bound ends elsewhere each time, so a
+# bound's own error counts as the share by which two maximisers may differ without a warning.
+_SAME, _BOUNDS_ERROR = 0.02, 0.1
 _BOUNDS = (Status.LOWER_BOUND, Status.UPPER_BOUND)
 
 
@@ -111,7 +111,7 @@ def measure_rescaled(
 
 
 def verdict(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> RescaledNumber:
-    """Whether a number moved by more than its errors and than 2 % (10 % for a bound).
+    """Whether a number moved by more than 2 % and than its errors (10 % for a bound).
 
     Both are measured on the same data, so sampling errors do not count.
     """
@@ -121,9 +121,9 @@ def verdict(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Re
         return RescaledNumber(key, _number(old), _number(new), math.nan, _word(same))
     bound = before["status"] in _BOUNDS or after["status"] in _BOUNDS
     errors = 2 * math.hypot(_own_error(before), _own_error(after))
-    limit = (_SAME_BOUND if bound else _SAME) * abs(old)
+    errors = max(errors, _BOUNDS_ERROR * abs(old)) if bound else errors
     change = (new - old) / abs(old) if old else (0.0 if new == old else math.nan)
-    if abs(new - old) <= limit:
+    if abs(new - old) <= _SAME * abs(old):
         return RescaledNumber(key, old, new, change, "unchanged")
     said: Literal["undecided", "moved"] = "undecided" if abs(new - old) <= errors else "moved"
     return RescaledNumber(key, old, new, change, said)

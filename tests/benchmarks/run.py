@@ -33,6 +33,7 @@ import memory
 import optimizers
 import processes
 import product
+import rescaling
 import schedules
 import skewed
 import spectra_attack
@@ -60,6 +61,7 @@ _BENCHMARKS = (
     differences,
     memory,
     epsilon_sharpness,
+    rescaling,
     maximum,
     corners,
     line,
