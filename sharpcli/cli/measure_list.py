@@ -1,4 +1,4 @@
-"""What `sharp measure --list` prints: a table of all measures, a card of each named one, or JSON."""
+"""What `sharp measure --list` prints: a table of all measures, cards of named ones, or JSON."""
 
 from __future__ import annotations
 
@@ -31,8 +31,7 @@ _CARD = {
 def print_measures(names: Sequence[str], *, as_json: bool) -> None:
     """Print the measures: all in a table, or those of `names` in full, or a JSON document.
 
-    Raises:
-        UsageError: a name is unknown.
+    A `UsageError` says that a name is unknown.
     """
     chosen = choose(names) if names else list(known_measures().values())
     if as_json:

@@ -45,7 +45,7 @@ def _applicable(measures: Sequence[Measure], context: Context) -> list[Measure]:
         except SharpError as error:
             if "all" not in context.settings.measures:
                 raise
-            context.warnings.append(f"{measure.name} is left out: {error}")
+            context.warnings.append(f"{measure.name} is left out: {error.message}")
         else:
             chosen.append(measure)
     return chosen

@@ -218,7 +218,7 @@ def _measured(
             if measure.applies:
                 measure.applies(own)
         except SharpError as error:
-            context.warnings.append(f"{measure.name} is not measured rescaled: {error}")
+            context.warnings.append(f"{measure.name} is not measured rescaled: {error.message}")
         else:
             chosen.append(measure)
     try:

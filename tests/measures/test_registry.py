@@ -18,6 +18,7 @@ from sharpcli.cli.commands.measure import measure as command
 from sharpcli.documents.results import Scalar
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.measures import (
+    BUILT_IN,
     Column,
     Measure,
     Option,
@@ -172,14 +173,14 @@ def test_a_package_s_measure_heads_its_columns_and_says_its_place(installed):
 
 def test_a_table_loads_only_the_packages_that_brought_its_numbers(installed):
     installed(mine=described(), broken="no measure")
-    assert [measure.name for measure in in_tables(["loss.train"])] == [
-        *("loss", "epsilon-sharpness", "hessian", "trace", "gradient")
-    ]
+    shown = [measure.name for measure in in_tables(["loss.train"])]
+    assert shown[:5] == ["loss", "epsilon-sharpness", "hessian", "trace", "gradient"]
+    assert set(shown) == set(BUILT_IN)
     assert "mine" in [measure.name for measure in in_tables(["mine"])]
 
 
 def test_options_of_measures_have_their_defaults_and_no_other_names(installed):
-    assert options_of(choose(("all",)), {}) == {}
+    assert options_of(choose(()), {}) == {}
     installed(mine=described(options=(Option("rho", 0.05, "the radius"),), reads=()))
     assert options_of(choose(("mine",)), {}) == {"rho": 0.05}
     assert options_of(choose(("mine",)), {"rho": 1.0}) == {"rho": 1.0}
@@ -235,12 +236,12 @@ def test_options_of_measures_are_options_of_the_command(installed):
         done = CliRunner().invoke(asked, words)
         return done.exit_code, done.output
 
-    assert json.loads(given()[1]) == {"step_size": 0.05, "steps": 3, "both": False, "norm": "l2"}
+    built_in = {o.name: o.default for m in BUILT_IN.values() for o in m.options}
+    own = {"step_size": 0.05, "steps": 3, "both": False, "norm": "l2"}
+    assert json.loads(given()[1]) == built_in | own
     code, said = given("--step-size", "1", "--steps", "2", "--both", "--norm", "l1")
-    assert (code, json.loads(said)) == (
-        0,
-        {"step_size": 1.0, "steps": 2, "both": True, "norm": "l1"},
-    )
+    own = {"step_size": 1.0, "steps": 2, "both": True, "norm": "l1"}
+    assert (code, json.loads(said)) == (0, built_in | own)
     for words in (("--step-size", "0"), ("--steps", "0"), ("--norm", "l3")):
         assert given(*words)[0] == 2
     assert "mine: the radius" in given("--help")[1]
