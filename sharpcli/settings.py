@@ -172,6 +172,11 @@ class MeasureSettings:
             the sample does not grow.
         time: Seconds for all checkpoints, in which the data sample grows; None: no limit.
         by: "layer" also measures each layer's block of the parameters.
+        initial: A checkpoint from before the training, for the distance from it.
+        rescale_check: The measures are computed again at a rescaled θ of the same function.
+        rescale_by: "unit": each hidden unit has a factor of its own; "layer": those of a layer
+            share one.
+        rescale_factor: Factors are log-uniform between 1/f and f.
         options: Options that measures define themselves, by name.
     """
 
@@ -189,6 +194,10 @@ class MeasureSettings:
     time: float | None = None
     curvature: CurvatureSettings = CurvatureSettings()
     by: Literal["layer"] | None = None
+    initial: Path | None = None
+    rescale_check: bool = False
+    rescale_by: Literal["unit", "layer"] = "unit"
+    rescale_factor: float = 4.0
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -204,6 +213,7 @@ class MeasureSettings:
                 f"layers have no sample of their own: leave {setting('time')} out",
             )
         _check(self, "tol", lambda x: 0 < x <= 1, "a share of λ1 is above 0 and at most 1")
+        _check(self, "rescale_factor", lambda x: 1 < x <= 1e3, "it is above 1 and at most 1000")
         _check(self, "epsilons", lambda all_: all(x > 0 for x in all_), "each ε is above 0")
         _check(
             self, "subspaces", lambda all_: all(x is None or x >= 1 for x in all_), "give 1 or more"

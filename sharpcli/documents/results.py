@@ -31,6 +31,8 @@ __all__ = [
     "Notes",
     "Number",
     "Report",
+    "RescaledNumber",
+    "RescalingFacts",
     "Scalar",
     "Sentences",
     "Sha256",
@@ -181,6 +183,40 @@ class LayerResult:
 
 
 @dataclass(frozen=True)
+class RescaledNumber:
+    """A number of the checkpoint, and of the same function with rescaled hidden units."""
+
+    measure: Annotated[str, "The number's flat key, such as `hessian.eigenvalues[0]`."]
+    before: Annotated[Number, "At the checkpoint."]
+    after: Annotated[Number, "Rescaled."]
+    relative_change: Annotated[Number, "after/before − 1; null if that is undefined."]
+    verdict: Annotated[
+        Literal["moved", "unchanged", "undecided"],
+        "unchanged: by at most 2 %; undecided: by more, but by no more than the errors of the two "
+        "numbers (10 % for a bound, whose search ends elsewhere each time).",
+    ]
+
+
+@dataclass(frozen=True)
+class RescalingFacts:
+    """How hidden units were rescaled, and how far the function stayed the same."""
+
+    by: Annotated[
+        Literal["unit", "layer"],
+        "unit: each unit had a factor of its own; layer: those of a layer shared one.",
+    ]
+    factor: Annotated[float, "Factors were log-uniform between 1/factor and factor."]
+    units: Annotated[int, "Number of units that can be rescaled.", Keywords(minimum=1)]
+    tensors: Annotated[int, "Number of tensors that changed.", Keywords(minimum=1)]
+    output_difference: Annotated[
+        float, "Largest difference of outputs in float64, relative to the largest output."
+    ]
+    output_difference_in_run: Annotated[
+        float, "The same in the precision of the run.", Keywords(minimum=0)
+    ]
+
+
+@dataclass(frozen=True)
 class CheckpointResult:
     """One result of `measure`.
 
@@ -201,6 +237,11 @@ class CheckpointResult:
         Sequence[LayerResult],
         'With by "layer": the same for each layer\'s block of the parameters.',
     ] = absent(())
+    rescaled: Annotated[
+        Sequence[RescaledNumber],
+        "With rescale_check: each number of the table before and after a rescaling.",
+    ] = absent(())
+    rescaling: Annotated[RescalingFacts | None, "With rescale_check: the rescaling."] = absent()
 
 
 @dataclass(frozen=True)

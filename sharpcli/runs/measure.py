@@ -23,6 +23,7 @@ from sharpcli.runs.failures import INTERRUPTED, each_checkpoint
 from sharpcli.runs.growing_samples import FIRST_IN_TIME, FIRST_SAMPLES, Judge, Limit, grown
 from sharpcli.runs.preflight import ready
 from sharpcli.runs.price import Foreteller, TimeShares
+from sharpcli.runs.rescaled import Rescaled, check_rescaling, measure_rescaled
 from sharpcli.runs.study import Loaded, Studies, Study, matched, prepare
 from sharpcli.runtime.devices import resolve_device
 from sharpcli.runtime.progress import UNSAID, Begin, Notes, silent
@@ -62,6 +63,7 @@ def measure_checkpoints(
     measures = choose(settings.measures)
     settings = replace(settings, options=options_of(measures, settings.options))
     check_layers(measures, settings)
+    check_rescaling(run, settings)
     device = resolve_device(run.device)
     sized: dict[int | None, Studies] = {}
     foretell, shares = Foreteller(len(paths), notes), _shares(settings, len(paths))
@@ -152,6 +154,7 @@ def measure_model(
     measures = choose(settings.measures)
     settings = replace(settings, options=options_of(measures, settings.options))
     check_layers(measures, settings)
+    check_rescaling(run, settings)
     device = resolve_device(run.device)
     name = type(model).__name__
     task = Task(
@@ -261,6 +264,7 @@ def _measure(
     foretell: Foreteller,
 ) -> CheckpointResult:
     study, warnings = loaded.study, list[str]()
+    tensors = dict(loaded.match.tensors) if settings.rescale_check else {}
     check = any(measure.needs_curvature for measure in measures)
     gradients = any(measure.needs_gradients for measure in measures)
     objectives = ready(loaded, settings.curvature, warnings, check=check, gradients=gradients)
@@ -296,7 +300,18 @@ def _measure(
             found = judge(found, rows.count, rows.total)
             enough = judge.enough
     layers = measure_layers(context, measures, loaded, begin) if settings.by and enough else []
-    return CheckpointResult(about, Outcome.OK, found, warnings=warnings, layers=layers)
+    rescaled = Rescaled()
+    if settings.rescale_check and enough:
+        rescaled = measure_rescaled(context, measures, found, tensors, study, begin)
+    return CheckpointResult(
+        about,
+        Outcome.OK,
+        found,
+        warnings=warnings,
+        layers=layers,
+        rescaled=rescaled.numbers,
+        rescaling=rescaled.facts,
+    )
 
 
 def _check_size(study: Study, measures: Sequence[Measure], settings: MeasureSettings) -> None:

@@ -37,6 +37,7 @@ import optimizers
 import perturbations
 import processes
 import product
+import rescaling
 import schedules
 import sharing
 import skewed
@@ -65,6 +66,7 @@ _BENCHMARKS = (
     differences,
     memory,
     epsilon_sharpness,
+    rescaling,
     maximum,
     corners,
     line,

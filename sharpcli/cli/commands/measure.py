@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -115,7 +116,11 @@ Examples:
     "what there is.",
 )
 @click.option(
-    "--list", "list_measures", is_flag=True, help="Print the available measures and exit."
+    "--list",
+    "list_measures",
+    is_flag=True,
+    help="Print a table of the measures with their cost and what each is invariant to, and exit. "
+    "With -m print all about the named ones.",
 )
 @click.option(
     "--epsilon",
@@ -204,6 +209,33 @@ Examples:
     type=click.Choice(["layer"]),
     help="Also measure each layer's block of the parameters, one run per layer.",
 )
+@click.option(
+    "--initial",
+    type=click.Path(path_type=Path),
+    metavar="CKPT",
+    help="distance-from-initialisation: the checkpoint from before the training.",
+)
+@click.option(
+    "--rescale-check",
+    is_flag=True,
+    help="Rescale hidden units so that the function stays the same, measure again, and say which "
+    "numbers moved.",
+)
+@click.option(
+    "--rescale-by",
+    type=click.Choice(["unit", "layer"]),
+    default=DEFAULT.rescale_by,
+    show_default=True,
+    help="--rescale-check: a factor for each hidden unit, or one for a layer's units.",
+)
+@click.option(
+    "--rescale-factor",
+    type=NumberType(1, 1000, open_=True),
+    metavar="F",
+    default=DEFAULT.rescale_factor,
+    show_default=True,
+    help="--rescale-check: factors are log-uniform between 1/F and F.",
+)
 @parameters_option
 @curvature_options
 @task_options
@@ -225,6 +257,10 @@ def measure(
     time: float | None,
     max_products: int | None,
     by: Any,
+    initial: Path | None,
+    rescale_check: bool,
+    rescale_by: Any,
+    rescale_factor: float,
     options: dict[str, Any],
     curvature: CurvatureSettings,
     task: str | None,
@@ -244,7 +280,9 @@ def measure(
     from sharpcli.render import emit
 
     if list_measures:
-        _print_measures()
+        from sharpcli.cli.measure_list import print_measures
+
+        print_measures(measures, as_json=output.format == "json")
         return 0
     if not checkpoints:
         raise UsageError("no checkpoint: nothing to measure", "sharp measure model.safetensors")
@@ -268,6 +306,10 @@ def measure(
         time=time,
         curvature=curvature,
         by=by,
+        initial=initial,
+        rescale_check=rescale_check,
+        rescale_by=rescale_by,
+        rescale_factor=rescale_factor,
         options=options,
     )
     notes = notes_of(output)
@@ -290,12 +332,3 @@ def _note_unread(settings: MeasureSettings, notes: Notes) -> None:
             continue  # with --samples it is the sample's
         for option in given([name]):
             notes.note(f"{option} has no effect: it is for -m {' and -m '.join(measures)}")
-
-
-def _print_measures() -> None:
-    for known in known_measures().values():
-        default = "" if known.default else " (on request)"
-        click.echo(f"{known.name}{default}: {known.meaning}")
-        for label in ("formula", "cost", "invariances", "source", "warns"):
-            said = getattr(known, label)
-            click.echo(f"    {'warns of' if label == 'warns' else label}: {said}")

@@ -31,11 +31,16 @@ __all__ = [
     "Group",
     "Permutations",
     "Place",
+    "TracedAxes",
     "apply_permutations",
+    "arguments_of",
     "permuted",
+    "trace_axes",
     "trace_permutations",
+    "twins_of",
 ]
 
+_ALIGNED = "its hidden units cannot be aligned"
 TRACED_EXAMPLES = 2  # a batch of one would hide the batch dimension
 
 
@@ -85,13 +90,58 @@ def trace_permutations(
 
     Cost: a forward pass.
     """
+    traced = trace_axes(network, batch, tensors, asked="align", purpose=_ALIGNED)
+    order = {node: place for place, node in enumerate(traced.module.graph.nodes)}
+    named, free = traced.placeholders, traced.free
+    met = sorted(free, key=lambda name: min(order[user] for user in named[name].users))
+    return Permutations(
+        _groups({name: free[name] for name in met}),
+        traced.statistics,
+        twins_of(network),
+        traced.without_rule,
+    )
+
+
+@dataclass(frozen=True)
+class TracedAxes:
+    """A forward pass as a graph, and the axes of each node's output (a list for several).
+
+    `free` has the axes of the tensors that may change, by name, `placeholders` the nodes of all
+    tensors. `statistics` are the names of running statistics. `without_rule` lists unknown
+    operations, which pin all axes that they meet.
+    """
+
+    module: fx.GraphModule
+    axes: Mapping[fx.Node, Any]
+    free: Mapping[str, Value]
+    placeholders: Mapping[str, fx.Node]
+    statistics: frozenset[str]
+    without_rule: tuple[str, ...]
+
+
+def trace_axes(
+    network: Network, batch: Batch, tensors: Mapping[str, Tensor], *, asked: str, purpose: str
+) -> TracedAxes:
+    """Trace a network's forward pass in eval mode, and find which axes move together.
+
+    Args:
+        network: The network.
+        batch: Two examples or more, preferably few.
+        tensors: A checkpoint's tensors, under the names of the model's state dict.
+        asked: The setting that an error tells the user to leave out.
+        purpose: What cannot be done where the model cannot be traced, as a clause.
+
+    A `SharpError` says that the model cannot be traced.
+
+    Cost: a forward pass.
+    """
     still = Network(
         network.model, network.task, device=network.device, dtype=network.dtype, mode="eval"
     )
     names = [*still.names, *still.fixed_names]
     values = [*still.unflatten(still.flatten(tensors)), *still.fixed(tensors).values()]
     rows = Rows(batch, 0, 0).to(still.device, still.dtype)
-    module = _traced(still, values, rows.batch)
+    module = _traced(still, values, rows.batch, asked, purpose)
     graph = module.graph
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     named = dict(zip(names, placeholders, strict=False))
@@ -101,13 +151,13 @@ def trace_permutations(
         for name, tensor in zip(names, values, strict=True)
         if named[name].users and (name in still.names or named[name] in statistics)
     }
-    without_rule = _follow(module, {named[name]: value for name, value in free.items()})
-    order = {node: place for place, node in enumerate(graph.nodes)}
-    met = sorted(free, key=lambda name: min(order[user] for user in named[name].users))
-    return Permutations(
-        _groups({name: free[name] for name in met}),
+    axes, without_rule = _follow(module, {named[name]: value for name, value in free.items()})
+    return TracedAxes(
+        module,
+        axes,
+        free,
+        named,
         frozenset(name for name in free if named[name] in statistics),
-        _twins(network),
         without_rule,
     )
 
@@ -138,7 +188,9 @@ def permuted(tensor: Tensor, place: Place, permutation: Tensor) -> Tensor:
     return tensor.index_select(place.axis, index.to(tensor.device))
 
 
-def _traced(network: Network, values: Sequence[Tensor], batch: Batch) -> fx.GraphModule:
+def _traced(
+    network: Network, values: Sequence[Tensor], batch: Batch, asked: str, purpose: str
+) -> fx.GraphModule:
     leaves_of_batch, shape = pytree.tree_flatten(batch)
     given = [leaf for leaf in leaves_of_batch if isinstance(leaf, Tensor)]
     trained, count = len(network.names), len(values)
@@ -157,9 +209,9 @@ def _traced(network: Network, values: Sequence[Tensor], batch: Batch) -> fx.Grap
             module = make_fx(forward)(*values, *given)
     except (RuntimeError, SharpError) as error:
         raise SharpError(
-            f"{network.task.name}: the model's operations cannot be traced, so its hidden units "
-            f"cannot be aligned: {str(error).splitlines()[0]}",
-            f"leave {setting('align')} out; or keep .item() and branches on values out of the "
+            f"{network.task.name}: the model's operations cannot be traced, so {purpose}: "
+            f"{str(error).splitlines()[0]}",
+            f"leave {setting(asked)} out; or keep .item() and branches on values out of the "
             "forward pass",
         ) from error
     module.graph.eliminate_dead_code()
@@ -170,15 +222,17 @@ def _running_statistics(graph: fx.Graph) -> set[fx.Node]:
     found = set()
     for node in graph.nodes:
         if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
-            given = _arguments(node)
+            given = arguments_of(node)
             for name in normalized_inputs(node.target):
                 if isinstance(given.get(name), fx.Node):
                     found.add(given[name])
     return found
 
 
-def _follow(module: fx.GraphModule, free: Mapping[fx.Node, Value]) -> tuple[str, ...]:
-    """Unify and pin axes along the graph; return the operations without a rule."""
+def _follow(
+    module: fx.GraphModule, free: Mapping[fx.Node, Value]
+) -> tuple[dict[fx.Node, Any], tuple[str, ...]]:
+    """Unify and pin axes along the graph; return them, and the operations without a rule."""
     known: dict[fx.Node, Any] = dict(free)
     without_rule: dict[str, None] = {}
     for node in module.graph.nodes:
@@ -190,7 +244,7 @@ def _follow(module: fx.GraphModule, free: Mapping[fx.Node, Value]) -> tuple[str,
         elif node.op == "get_attr":
             known[node] = pinned(getattr(module, node.target).shape)
         elif node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
-            given = {name: _resolved(each, known) for name, each in _arguments(node).items()}
+            given = {name: _resolved(each, known) for name, each in arguments_of(node).items()}
             shapes, many = _shapes(node)
             outputs, at_a_loss = outputs_of(node.target, given, shapes)
             known[node] = outputs if many else outputs[0]
@@ -201,7 +255,7 @@ def _follow(module: fx.GraphModule, free: Mapping[fx.Node, Value]) -> tuple[str,
                 _pin_all(known[source])
             shapes, many = _shapes(node)
             known[node] = [pinned(each) for each in shapes] if many else pinned(shapes[0])
-    return tuple(without_rule)
+    return known, tuple(without_rule)
 
 
 def _pin_all(value: Value | list[Value]) -> None:
@@ -210,7 +264,7 @@ def _pin_all(value: Value | list[Value]) -> None:
             pin(dimension)
 
 
-def _arguments(node: fx.Node) -> dict[str, Any]:
+def arguments_of(node: fx.Node) -> dict[str, Any]:
     """A call's arguments by name, defaults included."""
     schema = node.target._schema  # type: ignore[union-attr]  # an OpOverload
     given = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
@@ -262,7 +316,7 @@ def _joined(several: list[Tensor]) -> list[Tensor]:
     return [joined] if len(set(joined.flatten().tolist())) == joined.numel() else several
 
 
-def _twins(network: Network) -> dict[str, str]:
+def twins_of(network: Network) -> dict[str, str]:
     """Map each further name of a tied tensor to its first name."""
     model = network.model
     named = (

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from sharpcli.errors import SharpError, setting
 from sharpcli.landscape.alignment.permutations import (
@@ -30,7 +29,7 @@ from sharpcli.landscape.alignment.permutations import (
     permuted,
     trace_permutations,
 )
-from sharpcli.objective.arithmetic import exact_arithmetic
+from sharpcli.landscape.alignment.same_function import function_difference
 from sharpcli.objective.network import Network
 from sharpcli.objective.rows import Batch, Rows
 
@@ -98,7 +97,7 @@ def align(
         )
     permutations = match_weights(structure, tensors_a, tensors_b, device=network.device, seed=seed)
     aligned = apply_permutations(structure, tensors_b, permutations)
-    difference = _function_difference(network, batch, tensors_b, aligned)
+    difference = function_difference(network, batch, tensors_b, aligned)
     if not difference <= _TOLERANCE:
         raise SharpError(
             f"{network.task.name}: the aligned network does not compute what B computes: outputs "
@@ -299,31 +298,6 @@ def _inner_product(
         float(left[name].detach().double().flatten() @ right[name].detach().double().flatten())
         for name in names
     )
-
-
-def _function_difference(
-    network: Network, batch: Batch, before: Mapping[str, Tensor], after: Mapping[str, Tensor]
-) -> float:
-    """The largest difference of outputs on a batch, relative to the largest output, in float64."""
-    device = network.device if network.device.type != "mps" else torch.device("cpu")
-    double = Network(network.model, network.task, device=device, dtype=torch.float64, mode="eval")
-    rows = Rows(batch, 0, 0).to(device, torch.float64).batch
-    found: list[list[Tensor]] = []
-    for tensors in (before, after):
-        parameters, fixed = double.unflatten(double.flatten(tensors)), double.fixed(tensors)
-        with torch.no_grad(), exact_arithmetic():
-            outputs = pytree.tree_leaves(double.outputs(parameters, fixed, rows))
-        found.append([leaf.double() for leaf in outputs if isinstance(leaf, Tensor)])
-    return max((_difference(*pair) for pair in zip(*found, strict=True)), default=0.0)
-
-
-def _difference(before: Tensor, after: Tensor) -> float:
-    """The largest difference as a share of the largest finite value; equal infinities are equal."""
-    apart = torch.where(before == after, 0.0, (before - after).abs())
-    finite = before[before.isfinite()].abs()
-    if not apart.any():
-        return 0.0
-    return float(apart.max() / finite.max()) if len(finite) else math.inf
 
 
 def _assignment() -> Callable[..., Any]:

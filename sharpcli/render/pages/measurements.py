@@ -20,6 +20,7 @@ from sharpcli.measures.columns import column_titles, in_tables
 from sharpcli.render.numbers import NOT_FINITE, format_cells, format_number
 from sharpcli.render.pages.context import run_lines
 from sharpcli.render.pages.layers import layer_rows, layer_sheets
+from sharpcli.render.pages.rescaling import rescaling_sheets
 from sharpcli.render.terminal.table import Column, Page, Row, Sheet
 
 __all__ = [
@@ -76,7 +77,7 @@ def measure_page(document: Mapping[str, Any]) -> Page:
     shown = [*columns, *(column for sheet in by_layer for column in sheet.columns)]
     return Page(
         context=[*run_lines(document), *_in_common(known)],
-        sheets=[Sheet(rows, columns), *by_layer],
+        sheets=[Sheet(rows, columns), *by_layer, *rescaling_sheets(results, labels)],
         footnotes=footnotes(
             [*labels, *(name for name, _ in layers)],
             [*scalars, *(row for _, row in layers)],

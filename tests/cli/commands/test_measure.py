@@ -209,16 +209,58 @@ def test_one_checkpoint_without_a_task_does_not_cost_the_others_their_results(fo
     assert "--task" in done.stderr
 
 
-def test_list_says_every_measure():
-    done = measure("--list")
+def test_list_is_a_table_of_every_measure():
+    for width in (80, 160):
+        done = measure("--list", width=width)
+        assert done.exit_code == 0
+        assert all(len(line) <= width for line in done.stdout.splitlines())
+        said = " ".join(done.stdout.split())
+        for known in known_measures().values():
+            assert f"{known.name}{' *' if known.default else ''} " in said
+        assert "invariant to" in said
+        assert "cost" in said
+
+
+def test_list_says_all_about_named_measures():
+    done = measure("--list", "-m", "all")
     assert done.exit_code == 0
     for known in known_measures().values():
         assert f"{known.name}: {known.meaning}" in done.stdout.replace(" (on request)", "")
         assert known.formula in done.stdout
+        assert known.source in done.stdout
+        assert known.warns in done.stdout
+    done = measure("--list", "-m", "path-norm")
+    assert done.stdout.startswith("path-norm (on request): ")
+    assert "epsilon" not in done.stdout
 
 
-def test_all_measures():
-    document = document_of(measure("sgd.safetensors", "-t", "task.py", "-m", "all", "--json"))
+def test_list_is_a_document_too():
+    document = json.loads(measure("--list", "--json").stdout)
+    assert document["kind"] == "measures"
+    found = {each["name"]: each for each in document["measures"]}
+    assert [*found] == [*known_measures()]
+    assert found["margin"]["key"] == "margin"
+    assert found["margin"]["options"][0]["name"] == "margin_percentile"
+
+
+def test_rescale_check_names_what_moved(folder):
+    (folder / "task.py").write_text(TASK.replace("nn.Tanh", "nn.ReLU"), "utf-8")
+    done = measure(*BOTH, "-m", "loss", "-m", "path-norm", "-m", "parameter-norms",
+                   "--rescale-check", width=80)  # fmt: skip
+    assert done.exit_code == 0
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+    assert "sgd, rescaled: the same function with 8 units rescaled" in done.stdout
+    lines = [line for line in done.stdout.splitlines() if line.startswith("path norm ")]
+    assert len(lines) == 2 and all(line.endswith("unchanged") for line in lines)
+    assert "moved" in next(x for x in done.stdout.splitlines() if x.startswith("‖θ‖ "))
+
+
+def test_all_measures(folder):
+    named = ("--initial", "adam.safetensors")
+    (folder / "task.py").write_text(TASK.replace("nn.Tanh", "nn.ReLU"), "utf-8")  # has a path norm
+    document = document_of(
+        measure("sgd.safetensors", "-t", "task.py", "-m", "all", *named, "--json")
+    )
     keys = {known.name.replace("-", "_") for known in known_measures().values()}
     assert keys <= set(document["results"][0]["measures"])
 
