@@ -20,6 +20,7 @@ NOISE_EXAMPLES = Option(
 OPTIMIZATION: tuple[Measure, ...] = (
     Measure(
         name="preconditioned-sharpness",
+        gradients=lambda _, __: 15.0,
         meaning="the largest eigenvalue of the Hessian in the optimizer's own coordinates",
         formula="λ1(P^(-1/2) H P^(-1/2)); Adam: P = (1 − β1ᵗ)(√(v/(1 − β2ᵗ)) + ε)",
         cost="10 to 20 gradients",
@@ -45,6 +46,7 @@ OPTIMIZATION: tuple[Measure, ...] = (
     ),
     Measure(
         name="critical-sharpness",
+        gradients=lambda _, __: 5.0,
         meaning="2/η for the smallest step η along the optimizer's update that raises the loss",
         formula="2/η_c, η_c = min{η > 0: L(θ − ηΔ) > L(θ)}; directional: ΔᵀHΔ/Δᵀg",
         cost="8 to 12 forward passes; one gradient if the optimizer's state is not known",
@@ -77,6 +79,8 @@ OPTIMIZATION: tuple[Measure, ...] = (
     ),
     Measure(
         name="noise-scale",
+        gradients=lambda _, __: 56.0,
+        scale_invariant=False,
         meaning="the batch size at which the gradient's noise weighs as much as the gradient",
         formula="B_simple = tr Σ/|G|², B_noise = tr(HΣ)/(GᵀHG), g = ηN/B of SGD",
         cost="512 gradients of one example and 33 products, by default",
@@ -105,6 +109,8 @@ OPTIMIZATION: tuple[Measure, ...] = (
     ),
     Measure(
         name="fisher-rao",
+        gradients=lambda _, __: 2.5,
+        scale_invariant=True,
         meaning="the size of θ in the metric of the model's Fisher matrix",
         formula="θᵀFθ and √(θᵀFθ), F = E JᵀBJ with targets drawn from the model",
         cost="one product",
@@ -125,6 +131,8 @@ OPTIMIZATION: tuple[Measure, ...] = (
     ),
     Measure(
         name="gradient-coherence",
+        gradients=lambda _, __: 2.0,
+        scale_invariant=False,
         meaning="how far gradients of examples agree, and those of train and test",
         formula="|G|²/E|gᵢ|²; cos(∇L_train, ∇L_test) and their inner product",
         cost="512 gradients of one example by default, and one of the other split",
@@ -149,6 +157,8 @@ OPTIMIZATION: tuple[Measure, ...] = (
     ),
     Measure(
         name="effective-rank",
+        gradients=lambda _, __: 270.0,
+        scale_invariant=False,
         meaning="how many eigenvalues of the Hessian are large",
         formula="Σ max(λ, 0)/λ1; the number of eigenvalues above the bulk's edge",
         cost="as sharp spectrum: 160 to 3,200 products, at most one for each parameter",

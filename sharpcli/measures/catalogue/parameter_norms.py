@@ -17,6 +17,8 @@ PERCENTILE = Option(
 PARAMETER_NORMS: tuple[Measure, ...] = (
     Measure(
         name="parameter-norms",
+        gradients=lambda _, __: 0.0,
+        scale_invariant=False,
         meaning="norms of the measured parameters",
         formula="‖θ‖₂, ‖θ‖₂², max |θᵢ|",
         cost="nothing: no pass over the data",
@@ -36,6 +38,8 @@ PARAMETER_NORMS: tuple[Measure, ...] = (
     ),
     Measure(
         name="distance-from-initialisation",
+        gradients=lambda _, __: 0.0,
+        scale_invariant=False,
         meaning="how far the parameters are from those before the training",
         formula="‖θ − θ₀‖₂, and its ratio to ‖θ₀‖₂; Σ over matrices of ‖W − W₀‖_F",
         cost="reading the initial checkpoint",
@@ -56,6 +60,8 @@ PARAMETER_NORMS: tuple[Measure, ...] = (
     ),
     Measure(
         name="spectral-norms",
+        gradients=lambda _, __: 0.0,
+        scale_invariant=False,
         meaning="product of the layers' spectral norms, and the sum of their stable ranks",
         formula="Π ‖Wₗ‖₂ and its logarithm, Σ ‖Wₗ‖_F²/‖Wₗ‖₂²; a kernel as a matrix (out, rest)",
         cost="the singular values of each layer's matrix, and a forward pass of two examples",
@@ -81,6 +87,8 @@ PARAMETER_NORMS: tuple[Measure, ...] = (
     ),
     Measure(
         name="path-norm",
+        gradients=lambda _, __: 0.0,
+        scale_invariant=True,
         meaning="the 2-norm over all paths of the product of their weights",
         formula="√Σ_outputs f(1; θ²): the network of squared weights on an input of ones",
         cost="one forward pass of one example",
@@ -105,6 +113,7 @@ PARAMETER_NORMS: tuple[Measure, ...] = (
     ),
     Measure(
         name="margin",
+        gradients=lambda _, __: 0.4,
         meaning="a low percentile of the output margin, and its share of the network's norms",
         formula="q-th percentile of f_y − max_{j≠y} f_j; divided by Π ‖Wₗ‖₂, and by the path norm",
         cost="one forward pass, and those of spectral-norms and path-norm",

@@ -11,6 +11,8 @@ _VANISHED = loaded_later("rises.vanished")
 PERTURBATIONS: tuple[Measure, ...] = (
     Measure(
         name="adaptive-sharpness",
+        gradients=lambda _, __: 155.0,
+        scale_invariant=True,
         meaning="the worst and the average rise of the loss, relative to each weight",
         formula=(
             "worst: max over ‖δ ⊘ c‖ ≤ ρ of L(θ + δ) − L(θ); average: its mean over δ ∼ "
@@ -65,6 +67,7 @@ PERTURBATIONS: tuple[Measure, ...] = (
     ),
     Measure(
         name="sam-sharpness",
+        gradients=lambda _, __: 2.5,
         meaning="the rise of the loss after the step of sharpness-aware minimization",
         formula="sam: L(θ + ρg/‖g‖) − L(θ); asam: L(θ + ρT²g/‖Tg‖) − L(θ), T = diag |θ|",
         cost="a gradient, and two forward passes each",
@@ -92,6 +95,8 @@ PERTURBATIONS: tuple[Measure, ...] = (
     ),
     Measure(
         name="low-pass",
+        gradients=lambda _, __: 35.0,
+        scale_invariant=False,
         meaning="the mean rise of the loss under normal noise of one size on all weights",
         formula="E L(θ + u) − L(θ), u ∼ N(0, σ²I)",
         cost="100 forward passes and a gradient",
@@ -111,6 +116,7 @@ PERTURBATIONS: tuple[Measure, ...] = (
     ),
     Measure(
         name="pac-bayes",
+        gradients=lambda _, __: 48.0,
         meaning="how little noise on the weights lowers the accuracy by a tenth",
         formula="1/σ² with E accuracy(θ + u) = accuracy(θ) − 0.1; isotropic u ∼ N(0, σ²I), "
         "magnitude u ∼ N(0, σ²θ² + 10⁻⁶)",
@@ -145,6 +151,8 @@ PERTURBATIONS: tuple[Measure, ...] = (
     ),
     Measure(
         name="local-entropy",
+        gradients=lambda _, __: 35.0,
+        scale_invariant=False,
         meaning="the log of the volume of small losses around θ",
         formula="mean: log E exp(−L(θ + u)), u ∼ N(0, I/γ); integral: "
         "log ∫ exp(−L(θ′) − γ/2‖θ − θ′‖²) dθ′, which is mean + ½n·log(2π/γ)",
