@@ -112,6 +112,17 @@ class Scalar:
         "unreliable: the sampling error may be too small, because few examples dominate the number "
         "or the sample may lack important kinds of example; absent if it is reliable.",
     ] = absent()
+    shards: Annotated[
+        Sequence[float] | None,
+        "The number to first order on each of the equal shards of the sample, which are the same "
+        "for all checkpoints with the same `sample`; absent if all data were measured.",
+        Keywords(minItems=2),
+    ] = absent()
+    sampling_shift: Annotated[
+        float | None,
+        "How far sampling moves the value on average, to second order, as far as known; part of "
+        "sampling_error, and not subtracted.",
+    ] = absent()
 
 
 @dataclass(frozen=True)
@@ -152,6 +163,11 @@ class MeasuredCheckpoint:
         int | None,
         "Number of examples in the split; absent if all were measured.",
         Keywords(minimum=1),
+    ] = absent()
+    sample: Annotated[
+        str | None,
+        "Identifies the sample's examples and their division in shards; absent if all were "
+        "measured.",
     ] = absent()
 
 
@@ -222,6 +238,11 @@ class Report:
     correlations: Annotated[
         Sequence[Any],
         "For `compare`: rank correlation of each measure with the generalization gap.",
+    ] = absent(())
+    pairs: Annotated[
+        Sequence[Any],
+        "For `measure` of several checkpoints and for `compare`: each number of two of them, "
+        "compared.",
     ] = absent(())
     importance: Annotated[
         Mapping[str, Number] | None,

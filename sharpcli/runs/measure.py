@@ -268,6 +268,7 @@ def _measure(
         about["examples"] = rows.count
     if rows.sampled:
         about["examples_in_all"] = rows.total
+        about["sample"] = study.sample
         if judge is not None:
             found = judge(found, rows.count, rows.total)
             enough = judge.enough
