@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Annotated, Any, Literal
@@ -102,11 +102,11 @@ class Measured:
     sample: str | None = None
 
 
-def measured(label: str, result: Mapping[str, Any]) -> Measured:
-    """The numbers of a `measure` document's result."""
+def measured(result: Mapping[str, Any]) -> Measured:
+    """The numbers of a `measure` document's result, under the checkpoint's path."""
     about = result["checkpoint"]
     return Measured(
-        label,
+        str(about["path"]),
         flat_scalars(result["measures"]),
         about.get("examples"),
         about.get("examples_in_all"),
@@ -116,7 +116,7 @@ def measured(label: str, result: Mapping[str, Any]) -> Measured:
 
 def pairs_of(
     checkpoints: Sequence[Measured],
-    larger_is_sharper: Callable[[str], bool | None] = lambda _: None,
+    larger_is_sharper: Mapping[str, bool | None],
     *,
     baseline: int | None = None,
     exact: Collection[str] = (),
@@ -125,7 +125,8 @@ def pairs_of(
     """Every number that two checkpoints share, for all pairs of them.
 
     With more than six checkpoints, or with the index of a `baseline`, each other one is compared
-    with the baseline (default: the first). `exact` is as for `pair_of`.
+    with the baseline (default: the first). `larger_is_sharper` has by flat key what `pair_of` is
+    given, as `exact`.
     """
     if baseline is None and len(checkpoints) <= _MOST_FOR_ALL:
         chosen = list(itertools.combinations(checkpoints, 2))
@@ -141,7 +142,7 @@ def pairs_of(
                 a.count,
                 a.total,
                 same_rows=a.sample is not None and a.sample == b.sample,
-                larger_is_sharper=larger_is_sharper(key),
+                larger_is_sharper=larger_is_sharper.get(key),
                 exact=exact,
                 level=level,
             ),

@@ -65,7 +65,12 @@ DEFAULTS = (
         reads=("epsilons", "subspaces", "draws", "maximizer"),
         place=20,
         columns=(
-            Column(r"epsilon_sharpness\[(([^,\]]+)(?:,(p=\d+))?)\]", "φ {1} {2}", leading="φ({0})"),
+            Column(
+                r"epsilon_sharpness\[(([^,\]]+)(?:,(p=\d+))?)\]",
+                "φ {1} {2}",
+                leading="φ({0})",
+                larger_is_sharper=True,
+            ),
         ),
         legend={
             "φ": "φ ε: sharpness, 100·(max L − L)/(1 + L) over the box of half-width ε(|θᵢ| + 1)",
@@ -107,8 +112,8 @@ DEFAULTS = (
         reads=(*CURVATURE, "top", "tol"),
         place=30,
         columns=(
-            Column(r"hessian\.eigenvalues\[0\]", "λ1", leading="λ1"),
-            Column(r"hessian\.eigenvalues\[\d+\]", None),
+            Column(r"hessian\.eigenvalues\[0\]", "λ1", leading="λ1", larger_is_sharper=True),
+            Column(r"hessian\.eigenvalues\[\d+\]", None, larger_is_sharper=True),
             Column(r"hessian\.ratio_1_5", "λ1/λ5"),
             Column(r"hessian\.smallest", "λmin"),
         ),
@@ -130,7 +135,7 @@ DEFAULTS = (
         needs_curvature=True,
         reads=(*CURVATURE, "relative_error"),
         place=40,
-        columns=(Column("trace", "trace", leading="trace"),),
+        columns=(Column("trace", "trace", leading="trace", larger_is_sharper=True),),
         legend={"trace": "trace: of the Hessian, the sum of its eigenvalues"},
         vanished=marked,
     ),
