@@ -114,6 +114,18 @@ class Scalar:
         "unreliable: the sampling error may be too small, because few examples dominate the number "
         "or the sample may lack important kinds of example; absent if it is reliable.",
     ] = absent()
+    shards: Annotated[
+        Sequence[float] | None,
+        "The number on each of the equal shards of the sample, as far as the shard moves it: their "
+        "mean is the number but for small terms. The shards are the same for all checkpoints with "
+        "the same `sample`; absent if all data were measured.",
+        Keywords(minItems=2),
+    ] = absent()
+    sampling_shift: Annotated[
+        float | None,
+        "How far sampling moves the value on average, to second order, as far as known; part of "
+        "sampling_error, and not subtracted.",
+    ] = absent()
 
 
 @dataclass(frozen=True)
@@ -154,6 +166,11 @@ class MeasuredCheckpoint:
         int | None,
         "Number of examples in the split; absent if all were measured.",
         Keywords(minimum=1),
+    ] = absent()
+    sample: Annotated[
+        str | None,
+        "Identifies the sample's examples and their division in shards; absent if all were "
+        "measured.",
     ] = absent()
 
 
@@ -268,6 +285,11 @@ class Report:
         Mapping[str, Any] | None,
         "For `compare`: Kendall's tau-b between each pair of measures, over the checkpoints.",
     ] = absent()
+    pairs: Annotated[
+        Sequence[Any],
+        "For `measure` of several checkpoints and for `compare`: each number of two of them, "
+        "compared.",
+    ] = absent(())
     importance: Annotated[
         Mapping[str, Number] | None,
         "For `search`: how much each chosen value decides which trials are the best (PED-ANOVA); "

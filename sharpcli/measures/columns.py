@@ -9,7 +9,14 @@ from sharpcli.documents.labels import clean
 from sharpcli.measures import Measure, known_measures
 from sharpcli.measures.measure import Column
 
-__all__ = ["column_titles", "in_tables", "key_named", "leading_names", "not_scale_invariant"]
+__all__ = [
+    "column_titles",
+    "in_tables",
+    "key_named",
+    "leading_names",
+    "not_scale_invariant",
+    "sharper_if_larger",
+]
 
 # Numbers by split that belong to no measure: metrics of the task, shown by their test value.
 _METRICS = (
@@ -77,6 +84,13 @@ def leading_names(keys: Collection[str]) -> dict[str, str]:
         for key, (column, groups) in found.items()
         if column and column.leading
     }
+
+
+def sharper_if_larger(keys: Collection[str]) -> dict[str, bool | None]:
+    """What a larger value of each number means: sharper, flatter (False), or only higher (None)."""
+    owners = {measure.key: measure for measure in in_tables(keys)}
+    columns = {key: _described(key, owners)[1] for key in keys}
+    return {key: column.larger_is_sharper if column else None for key, column in columns.items()}
 
 
 def _described(

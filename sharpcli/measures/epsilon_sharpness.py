@@ -25,7 +25,7 @@ from sharpcli.measures.subspace import FullSpace, RandomSubspace, Space
 from sharpcli.objective.checks import SMALLEST_SOUND
 from sharpcli.objective.means import mean_of, moments
 from sharpcli.objective.reliability import sampling_status
-from sharpcli.objective.shards import shards, share_left
+from sharpcli.objective.shards import SHARDS, shard_indices, shards, share_left
 
 __all__ = ["epsilon_sharpness", "sharpness", "vanished"]
 
@@ -180,6 +180,7 @@ def _entry(
             [found.sampling_bias for found in runs],
         )
     )
+    by_shard = [found.sampled.shards for found in runs if found.sampled.shards]
     scalar = Scalar(
         statistics.fmean(values),
         statistics.stdev(values) / math.sqrt(len(values)) if several else None,
@@ -189,6 +190,7 @@ def _entry(
         sampling_error=error,
         sampling_bias=bias,
         sampling_status=next((f.sampled.status for f in runs if f.sampled.status), None),
+        shards=[statistics.fmean(each) for each in zip(*by_shard, strict=True)] or None,
     )
     if error is not None and bias is not None and bias > error / 2 and not context.part:
         rows = context.objective.rows
@@ -271,7 +273,13 @@ def _sampling_error(context: Context, shift: Tensor, loss: float) -> Sampled:
     change = (moved - maximum * weights) / (1 + loss)
     change -= (base - loss * weights) * (1 + maximum) / (1 + loss) ** 2
     found = mean_of(moments(100 * change, weights).tolist(), rows.total, sampled=True)
-    return Sampled(found.sampling_error, sampling_status(rows.doubt, found.carriers))
+    status = sampling_status(rows.doubt, found.carriers)
+    if rows.count < 2 * SHARDS:
+        return Sampled(found.sampling_error, status)
+    by_shard = [change[each].sum() for each in shard_indices(rows.count, context.seed)]
+    value = sharpness(maximum, loss)
+    values = [value + float(100 * SHARDS * each / weights.sum()) for each in by_shard]
+    return Sampled(found.sampling_error, status, values)
 
 
 def _selection_bias(context: Context, box: Box, point: Tensor) -> float | None:

@@ -63,6 +63,7 @@ def fisher_rao(context: Context) -> dict[str, Any]:
     )
     wide = context.objective.network.compute == torch.float64
     squared = with_rounding(value, off, sampled.error, sampled.status, wide=wide)
+    squared = replace(squared, shards=sampled.shards)
     return {"fisher_rao": {"squared": squared, "norm": _root(squared), "products": 1}}
 
 
@@ -81,9 +82,11 @@ def _root(square: Scalar) -> Scalar:
     def halved(error: float | None) -> float | None:
         return None if error is None or not value else error / (2 * value)
 
+    by_shard = [(value + each / value) / 2 for each in square.shards or ()] if value else []
     return replace(
         square,
         value=value,
         error=halved(square.error),
         sampling_error=halved(square.sampling_error),
+        shards=by_shard or None,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -43,8 +44,12 @@ def gradient(context: Context) -> dict[str, Any]:
     rounding = {"norm": float(off.norm()), "l1": float(off.sum()), "max": float(off.max())}
     values = {"norm": norm, "l1": _perturbed_l1(found), "max": float(found.abs().max())}
     numbers = {
-        name: with_rounding(
-            value, rounding[name], errors[name].error, errors[name].status, wide=wide
+        name: replace(
+            with_rounding(
+                value, rounding[name], errors[name].error, errors[name].status, wide=wide
+            ),
+            shards=errors[name].shards,
+            sampling_shift=errors[name].shift,
         )
         for name, value in values.items()
     }

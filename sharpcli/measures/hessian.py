@@ -19,7 +19,7 @@ from sharpcli.linalg.orthogonal import project_out
 from sharpcli.linalg.trace import random_signs
 from sharpcli.linalg.trace import trace as estimate_trace
 from sharpcli.measures.context import Context
-from sharpcli.measures.sampling import Sampled, eigenvalue_errors, trace_error
+from sharpcli.measures.sampling import Sampled, eigenvalue_errors, trace_error, with_sampling
 from sharpcli.objective.objective import Objective
 from sharpcli.runtime.randomness import own_generator
 from sharpcli.settings import MeasureSettings, Operator
@@ -110,7 +110,7 @@ def numbers_of(context: Context, found: EigshResult) -> dict[str, Any]:
             off = math.hypot(rounding, context.hessian.error)
             known = off <= limit or is_settled(value, off)
         status, advice = doubt or _verdict(context, found, met=met, known=known, limit=limit)
-        return _with_sampling(Scalar(value, error, "residual", status, advice), sampling)
+        return with_sampling(Scalar(value, error, "residual", status, advice), sampling)
 
     top = [
         scalar(float(value), float(error), met, each, off)
@@ -187,7 +187,7 @@ def trace(context: Context) -> dict[str, Any]:
         status = Status.PRECISION
         advice = f"rounding keeps the error above {allowed}: {remedy}"
     scalar = Scalar(found.value, error, "standard_error", status, advice)
-    return {"trace": scalar_fields(_with_sampling(scalar, sampled), products=found.products)}
+    return {"trace": scalar_fields(with_sampling(scalar, sampled), products=found.products)}
 
 
 def _trace_rounding(context: Context, krylov: Krylov) -> float:
@@ -343,10 +343,6 @@ def _verdict(
     return Status.CONVERGED, None
 
 
-def _with_sampling(scalar: Scalar, sampled: Sampled) -> Scalar:
-    return replace(scalar, sampling_error=sampled.error, sampling_status=sampled.status)
-
-
 def _ratio(first: Scalar, fifth: Scalar, sampled: Sampled) -> Scalar:
     """λ1/λ5 with its residual error and its relative `sampled` error, propagated to first order."""
     if not first.value or not fifth.value:
@@ -362,6 +358,11 @@ def _ratio(first: Scalar, fifth: Scalar, sampled: Sampled) -> Scalar:
             None, status=status, advice=worst.advice or "λ5 cannot be distinguished from zero"
         )
     if sampled.error is not None:
-        sampled = replace(sampled, error=abs(value) * sampled.error)
+        shares = sampled.shards or ()
+        sampled = replace(
+            sampled,
+            error=abs(value) * sampled.error,
+            shards=[value * share for share in shares] or None,
+        )
     scalar = Scalar(value, error, "residual", worst.status, worst.advice)
-    return _with_sampling(scalar, sampled)
+    return with_sampling(scalar, sampled)

@@ -25,13 +25,15 @@ class Column:
     `keys` is a regular expression for the keys. `title` heads the column and may contain its groups
     (`φ {0}`); with None the numbers appear only in JSON and CSV. The column is left out if there is
     a number with the key `instead`. A number with a `leading` name, which sentences use, determines
-    the size of a growing sample.
+    the size of a growing sample. `larger_is_sharper` says what a larger value means when two
+    checkpoints are compared: sharper, flatter (False), or only higher (None).
     """
 
     keys: str
     title: str | None
     leading: str = ""
     instead: str = ""
+    larger_is_sharper: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sharpcli.curvature import CurvatureOperator, make_operator
+from sharpcli.documents.results import Scalar
 from sharpcli.documents.statuses import SamplingStatus
 from sharpcli.errors import counted
 from sharpcli.linalg.eigsh import Krylov
@@ -28,12 +29,17 @@ __all__ = [
     "eigenvalue_errors",
     "error_of_mean",
     "gradient_errors",
+    "means_by_shard",
+    "sampled_of",
     "too_few",
     "trace_error",
+    "with_sampling",
 ]
 
 # Eigenvectors whose part of the trace is computed exactly, and random probes for the rest.
 _FOLLOWED, _PROBES = 5, 4
+# Shards of the losses, which cost little: few examples carry a small loss, and more shards show it.
+_LOSS_SHARDS = 64
 # Vectors to which an operator is applied at once.
 _BLOCK = 2
 
@@ -44,10 +50,67 @@ _LEAST_KEPT = 1 / 8
 
 @dataclass(frozen=True)
 class Sampled:
-    """A number's sampling error and its status; both None if all data were measured."""
+    """A number's sampling error and its status; both None if all data were measured.
+
+    `shards` are its first-order values on the shards, so that the errors of two checkpoints on one
+    sample can be paired; `shift` is how far sampling moves the number on average, to second order,
+    as far as `error` includes it.
+    """
 
     error: float | None = None
     status: SamplingStatus | None = None
+    shards: Sequence[float] | None = None
+    shift: float | None = None
+
+
+def with_sampling(scalar: Scalar, sampled: Sampled) -> Scalar:
+    """The number with its sampling error, status and values by shard."""
+    return replace(
+        scalar,
+        sampling_error=sampled.error,
+        sampling_status=sampled.status,
+        shards=sampled.shards,
+        sampling_shift=sampled.shift,
+    )
+
+
+def sampled_of(context: Context, values: Sequence[float] | Tensor, shift: float = 0.0) -> Sampled:
+    """The sampling error of a number from its values on the shards of the sample.
+
+    For any measure: give the number's first-order value on each shard, in the order of
+    `objective.shards.shards(context.objective, context.seed)`, and how far sampling moves it on
+    average to second order. The error is the standard error over the shards and the shift, widened
+    for few degrees of freedom. No error if all data, or too few examples for shards, were measured.
+
+    Cost: a forward pass, if the losses are not known yet.
+    """
+    rows = context.objective.rows
+    if not rows.sampled or rows.count < 2 * SHARDS:
+        return _unknown(context)
+    each = torch.as_tensor(values, dtype=torch.float64)
+    first = float(each.var()) * share_left(context.objective) / len(each)
+    return _sampled(context, math.hypot(math.sqrt(first), shift), each, each, shift)
+
+
+def means_by_shard(context: Context) -> dict[str, list[float]]:
+    """Loss and metrics of the measured split on each shard of a sample, linearised by weight.
+
+    Empty if all data, or too few examples for shards, were measured. Cost: one forward pass.
+    """
+    rows = context.objective.rows
+    if not rows.sampled or rows.count < 2 * SHARDS:
+        return {}
+    names: list[str] = []
+    sums = []
+    count = _LOSS_SHARDS if rows.count >= 2 * _LOSS_SHARDS else SHARDS
+    for shard in shards(context.objective, context.seed, count):
+        names, moments = shard.moments(context.theta)
+        sums.append(moments[:, :2].double().cpu())
+    parts = torch.stack(sums)
+    total, weight = parts.sum(0).unbind(1)
+    mean = total / weight
+    values = mean + (parts[..., 0] - mean * parts[..., 1]) * len(parts) / weight
+    return {name: values[:, index].tolist() for index, name in enumerate(names)}
 
 
 @dataclass(frozen=True)
@@ -93,11 +156,21 @@ def eigenvalue_errors(context: Context, krylov: Krylov, k: int) -> EigenvalueErr
         gaps = values[index] - values
         mixed[i, index] = 0.0
         push = float(_repulsion(gaps, mixed[i]).sum() + _repulsion(values[index], beyond[i]))
-        errors.append(_sampled(context, math.hypot(float(first[i]) ** 0.5, push), own[:, i]))
+        error = math.hypot(float(first[i]) ** 0.5, push)
+        off = (inside[:, i] - inside[:, i].mean(0)).square()
+        off[:, index] = 0.0
+        outside = (whole[:, i] - inside[:, i].square().sum(1)).clamp_min(0)
+        # Pseudo-values of the jackknife: vᵢ fits the sample, so that vᵢᵀH_s vᵢ alone scatters more
+        # than λi; leaving a shard out changes λi to second order too, by the same formula.
+        left_out = (SHARDS - 1) ** 2
+        pushes = _repulsion(gaps, off / left_out).sum(1)
+        pushes += _repulsion(values[index], outside / left_out)
+        pseudo = own[:, i] - (SHARDS - 1) * pushes
+        errors.append(_sampled(context, error, own[:, i], pseudo, push))
     ratio = Sampled()
     if k >= 5 and count >= 5 and float(values[0]) and float(values[4]):
         shares = own[:, 0] / values[0] - own[:, 4] / values[4]
-        ratio = _sampled(context, float(shares.var() * factor) ** 0.5, shares)
+        ratio = _sampled(context, float(shares.var() * factor) ** 0.5, shares, 1 + shares)
     return EigenvalueErrors(errors[:k], errors[-1] if count > k else Sampled(), ratio)
 
 
@@ -130,7 +203,7 @@ def trace_error(context: Context, krylov: Krylov) -> Sampled:
     totals = known + rest
     whole = float(totals.var())
     factor = share_left(context.objective) / SHARDS
-    found = _sampled(context, math.sqrt(whole * factor), totals)
+    found = _sampled(context, math.sqrt(whole * factor), totals, totals)
     if not whole:
         return found
     # Satterthwaite's degrees of freedom of a difference of two variances.
@@ -155,16 +228,17 @@ def gradient_errors(context: Context) -> dict[str, Sampled]:
     norm = float(dots(whole[None], whole[None])) ** 0.5
     towards, sides = whole / norm if norm else whole, whole.sign()
     squares = torch.zeros_like(whole)
-    along: dict[str, list[float]] = {"norm": [], "l1": [], "square": []}
+    largest = int(whole.abs().argmax())
+    along: dict[str, list[float]] = {"norm": [], "l1": [], "max": [], "square": []}
     for shard in shards(context.objective, context.seed):
         off = shard.gradient(context.theta)[1] - whole
         along["norm"].append(float(dots(off[None], towards[None])))
         along["l1"].append(float(dots(off[None], sides[None])))
+        along["max"].append(float(off[largest] * sides[largest]))
         along["square"].append(float(dots(off[None], off[None])))
         squares += off.square()
     factor = share_left(context.objective) / SHARDS
     variance = squares * (factor / (SHARDS - 1))
-    largest = int(whole.abs().argmax())
     first = {name: (statistics.variance(along[name]) * factor) ** 0.5 for name in ("norm", "l1")}
     # For normal noise the squared norm varies as much as over shards, scaled.
     noise = float(variance.double().sum()) + statistics.stdev(along["square"]) * factor
@@ -176,9 +250,16 @@ def gradient_errors(context: Context) -> dict[str, Sampled]:
         "max": float(whole[largest].abs() - cleared.max()),
     }
     spread = {name: torch.tensor(each, dtype=torch.float64) for name, each in along.items()}
+    values = {
+        "norm": norm + spread["norm"],
+        "l1": float(whole.abs().double().sum()) + spread["l1"],
+        "max": float(whole[largest].abs()) + spread["max"],
+    }
     spread["max"] = spread["norm"]
     return {
-        name: _sampled(context, math.hypot(first[name], added[name]), spread[name])
+        name: _sampled(
+            context, math.hypot(first[name], added[name]), spread[name], values[name], added[name]
+        )
         for name in first
     }
 
@@ -191,9 +272,7 @@ def error_of_mean(context: Context, what: str, values: Callable[[], Tensor]) -> 
     """
     if not _enough(context, what):
         return _unknown(context)
-    found = values().double().cpu()
-    variance = float(found.var()) * share_left(context.objective) / SHARDS
-    return _sampled(context, math.sqrt(variance), found)
+    return sampled_of(context, values().double().cpu())
 
 
 def degrees_of_freedom(values: Tensor, carried: float) -> float:
@@ -205,10 +284,16 @@ def degrees_of_freedom(values: Tensor, carried: float) -> float:
     return min(len(values) - 1.0, 2 * (_carried(values) or math.inf), 2 * carried)
 
 
-def _sampled(context: Context, error: float, values: Tensor) -> Sampled:
-    """A widened standard error from the `values` of shards, with its reliability."""
-    error = widened(error, degrees_of_freedom(values, context.carriers))
-    return Sampled(error, sampling_status(context.objective.rows.doubt, context.carriers))
+def _sampled(
+    context: Context, error: float, spread: Tensor, values: Tensor, shift: float = 0.0
+) -> Sampled:
+    """A widened standard error from the `spread` over shards, with its reliability.
+
+    `values` are the number's own on the shards.
+    """
+    error = widened(error, degrees_of_freedom(spread, context.carriers))
+    status = sampling_status(context.objective.rows.doubt, context.carriers)
+    return Sampled(error, status, values.tolist(), shift or None)
 
 
 def _carried(values: Tensor) -> float:

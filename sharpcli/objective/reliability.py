@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sharpcli.documents.results import flat_scalars
+from sharpcli.documents.scoring.statistics import carriers
 from sharpcli.documents.statuses import SamplingStatus
 from sharpcli.errors import setting
 from sharpcli.objective.trees import leaves
@@ -63,22 +64,6 @@ _STUDENT = (
 )
 # A row's norm uses columns of up to this many numbers in all.
 _MOST_NUMBERS = 2**27
-
-
-def carriers(second: float, fourth: float, count: int) -> float:
-    """How many of `count` examples carry a variance: count/(κ − 1), at most count − 1.
-
-    `second` and `fourth` are Σd² and Σd⁴ of deviations from a mean; κ = count·Σd⁴/(Σd²)² is their
-    kurtosis. The variance's relative standard deviation is 1/√carriers, as if it came from that
-    many examples alone: m of equal weight among others of zero weight give about m. Without
-    variance there are no carriers.
-    """
-    if not second:
-        return 0.0
-    square = second * second
-    excess = fourth - square / count
-    most = max(count - 1.0, 1.0)
-    return most if excess <= square / most else max(1.0, square / excess)
 
 
 def student(degrees: float) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sharpcli.objective.objective import Objective
 
-__all__ = ["SHARDS", "part", "shards", "share_left"]
+__all__ = ["SHARDS", "part", "shard_indices", "shards", "share_left"]
 
 # Shards for sampling errors: enough for a standard error that is itself accurate to about 20 %;
 # twice as many gave no better intervals.
@@ -31,8 +31,13 @@ def part(objective: Objective, indices: Tensor, *, alone: bool = False) -> Objec
 
 def shards(objective: Objective, seed: int, count: int = SHARDS) -> Iterator[Objective]:
     """The objective on each of `count` shards of its examples, of equal size up to one example."""
+    for indices in shard_indices(objective.rows.count, seed, count):
+        yield part(objective, indices)
+
+
+def shard_indices(examples: int, seed: int, count: int = SHARDS) -> list[Tensor]:
+    """The examples of each shard, as `shards` divides them."""
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(objective.rows.count, generator=generator)
+    order = torch.randperm(examples, generator=generator)
     edges = torch.linspace(0, len(order), count + 1).long().tolist()
-    for start, stop in itertools.pairwise(edges):
-        yield part(objective, order[start:stop])
+    return [order[start:stop] for start, stop in itertools.pairwise(edges)]

@@ -13,9 +13,11 @@ from sharpcli.checkpoint import Checkpoint, load_checkpoint
 from sharpcli.documents.comparison import training_loss_warning
 from sharpcli.documents.environment import environment
 from sharpcli.documents.labels import short_labels
+from sharpcli.documents.pairing import Pair, measured, pairs_of
 from sharpcli.documents.results import CheckpointResult, Report
 from sharpcli.documents.statuses import Outcome
 from sharpcli.measures import Measure, choose, compute, options_of
+from sharpcli.measures.columns import in_tables, sharper_if_larger
 from sharpcli.measures.context import Context
 from sharpcli.objective.reliability import warning
 from sharpcli.runs.by_layer import check_layers, measure_layers
@@ -74,7 +76,7 @@ def measure_checkpoints(
             sized[samples] = Studies(task, task_options or {}, asked, device, begin)
         return sized[samples]
 
-    def measured(path: Path, about: dict[str, Any]) -> CheckpointResult:
+    def measured_one(path: Path, about: dict[str, Any]) -> CheckpointResult:
         said = notes.about(path.name)
         return _grown(
             settings,
@@ -92,7 +94,7 @@ def measure_checkpoints(
             _check_size(studies_of(first).of(None), measures, settings)
         results = each_checkpoint(
             paths,
-            measured,
+            measured_one,
             lambda about, error: CheckpointResult(about, Outcome.FAILED, error=error),
             is_last=lambda result: any(layer.error == INTERRUPTED for layer in result.layers),
         )
@@ -102,6 +104,7 @@ def measure_checkpoints(
         environment=environment(device),
         task=list(sized.values())[-1].description() if sized else studies_of(first).description(),
         results=results,
+        pairs=_pairs(results),
         warnings=[w for w in [_loss_warning(results)] if w],
     )
 
@@ -296,6 +299,7 @@ def _measure(
         about["examples"] = rows.count
     if rows.sampled:
         about["examples_in_all"] = rows.total
+        about["sample"] = study.sample
         if judge is not None:
             found = judge(found, rows.count, rows.total)
             enough = judge.enough
@@ -329,3 +333,15 @@ def _loss_warning(results: Sequence[CheckpointResult]) -> str | None:
         if result.status == Outcome.OK and "loss" in result.measures
     }
     return training_loss_warning(losses)
+
+
+def _pairs(results: Sequence[CheckpointResult]) -> list[Pair]:
+    """The measured checkpoints, two by two."""
+    found = [
+        measured({"checkpoint": each.checkpoint, "measures": each.measures})
+        for each in results
+        if each.status == Outcome.OK
+    ]
+    keys = {key for each in found for key in each.scalars}
+    exact = {measure.key for measure in in_tables(keys) if measure.exact}
+    return pairs_of(found, sharper_if_larger(keys), exact=exact)

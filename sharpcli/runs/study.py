@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +61,12 @@ class Study:
         own = self.network.model.parameters()
         trained = [each for each in own if each.requires_grad]
         return sum(each.numel() * (1 + each.is_complex()) for each in trained)
+
+    @functools.cached_property
+    def sample(self) -> str:
+        """Identifies the measured split's examples and their division in shards."""
+        rows = self.rows[self.run.split].digest()
+        return hashlib.sha256(f"{rows} {self.run.seed}".encode()).hexdigest()[:16]
 
     def objectives(self, tensors: Mapping[str, Tensor]) -> dict[str, Objective]:
         """The objective of each split with a checkpoint's buffers."""

@@ -34,6 +34,7 @@ import maximum
 import memory
 import noise_scales
 import optimizers
+import pairs
 import perturbations
 import processes
 import product
@@ -61,6 +62,7 @@ _BENCHMARKS = (
     density,
     derivatives,
     coverage,
+    pairs,
     coupled,
     skewed,
     differences,

@@ -140,19 +140,26 @@ def compare(
         return _score(results, by, baseline, output, asked)
     refuse_unread(_OF_SCORES, "without --score", "add --score, or leave it out")
     from sharpcli.documents import comparison
-    from sharpcli.documents.results import to_document
-    from sharpcli.measures.columns import in_tables, not_scale_invariant
+    from sharpcli.documents.results import flat_scalars, to_document
+    from sharpcli.measures.columns import in_tables, not_scale_invariant, sharper_if_larger
     from sharpcli.render import emit
 
     _check_figure(by, scatter, heat, output)
     documents = [read_result(name) for name in results]
     keys = _keys(documents)
     exact = {measure.key for measure in in_tables(keys) if measure.exact}
+    flat = {
+        key
+        for _, each in documents
+        for result in each["results"]
+        for key in flat_scalars(result.get("measures", {}))
+    }
     report = comparison.compare(
         documents,
         by,
         baseline,
         exact,
+        sharper_if_larger(flat),
         within=within,
         rescaled=not_scale_invariant(keys),
         drawn=_drawn(documents, scatter, heat),

@@ -30,6 +30,7 @@ from sharpcli.documents.comparison.members import (
     read_members,
     value_of,
 )
+from sharpcli.documents.comparison.paired import paired_difference, pairs_of_rows
 from sharpcli.documents.comparison.uncertainty import (
     Uncertainty,
     bound_of,
@@ -54,6 +55,7 @@ def compare(
     by: Sequence[str] = (),
     baseline: str | None = None,
     exact: Collection[str] = (),
+    larger_is_sharper: Mapping[str, bool | None] | None = None,
     *,
     within: Sequence[str] = (),
     rescaled: Mapping[str, str] | None = None,
@@ -69,6 +71,7 @@ def compare(
         by: Metadata keys that define the groups.
         baseline: A row's label, a path or `key=value,…`.
         exact: JSON keys of measures whose numbers are exact up to rounding if they state no error.
+        larger_is_sharper: By flat key, what a larger value means (default: only higher).
         within: Metadata keys in which members of two groups match, such as the seed: differences
             are then means over what both groups have, with the error of matched pairs.
         rescaled: Names, for a warning, of the measures that change if layers are rescaled without
@@ -87,6 +90,7 @@ def compare(
         )
     groups = group_members(members, by)
     summaries = [_summary(group) for group in groups]
+    base = None
     if baseline is not None:
         base = _baseline(baseline, groups)
         summaries = [
@@ -103,7 +107,7 @@ def compare(
             "by": list(by),
             **({"within": list(within)} if within else {}),
             **(drawn or {}),
-            "baseline": None if baseline is None else groups[base].label,
+            "baseline": None if base is None else groups[base].label,
             "files": [name for name, _ in documents],
         },
         environment=environment(),
@@ -111,6 +115,7 @@ def compare(
         results=summaries,
         correlations=correlated,
         agreement=agreement(members),
+        pairs=pairs_of_rows(groups, base, larger_is_sharper or {}, exact),
         notes=[*notes, *grouping_notes(members, groups, by), *allowed],
         warnings=[
             *comparability_warnings(documents, members, groups, grouped=bool(by)),
@@ -180,32 +185,17 @@ def _differences(
     return {
         **summary,
         "measures": {
-            key: {
-                **own,
-                "difference": _matched_or_not(
-                    _difference(
-                        own,
-                        of_base["measures"].get(key),
-                        _uncertainty(group, key),
-                        _uncertainty(base, key),
-                    ),
-                    matched(block_means(group, key, within), block_means(base, key, within))
-                    if within
-                    else None,
-                ),
-            }
+            key: {**own, "difference": _between(group, own, base, of_base, key, within)}
             for key, own in summary["measures"].items()
         },
     }
 
 
-def _matched_or_not(difference: Document | None, found: Document | None) -> Document | None:
+def _matched_or_not(difference: Document, found: Document | None) -> Document:
     """The difference, that of matched members where there is one, with its interval.
 
     A ratio whose measurement errors are unknown, or whose baseline may be 0, has no error.
     """
-    if difference is None:
-        return None
     if found is not None:
         known = difference["ratio_error"] is not None
         difference = {**difference, **found}
@@ -216,6 +206,24 @@ def _matched_or_not(difference: Document | None, found: Document | None) -> Docu
     value, error = difference["value"], difference["error"]
     interval = student_interval(value, error, difference["degrees_of_freedom"])
     return {**difference, "group_interval": interval}
+
+
+def _between(
+    group: Group, own: Document, base: Group, of_base: Document, key: str, within: Sequence[str]
+) -> Document | None:
+    """The difference of one measure to the baseline.
+
+    Paired where two checkpoints share a sample; between groups of matched members if there are any.
+    """
+    found = _difference(
+        own, of_base["measures"].get(key), _uncertainty(group, key), _uncertainty(base, key)
+    )
+    if found is None:
+        return None
+    if len(group.members) > 1 or len(base.members) > 1 or within:
+        blocks = block_means(group, key, within), block_means(base, key, within)
+        return _matched_or_not(found, matched(*blocks) if within else None)
+    return paired_difference(key, found, group.members[0], base.members[0])
 
 
 def _uncertainty(group: Group, key: str) -> Uncertainty | None:

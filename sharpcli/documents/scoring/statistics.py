@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
 __all__ = [
+    "carriers",
     "deviation",
     "interval_of_mean",
     "interval_of_median",
     "mean",
     "median",
     "quantile",
+    "student",
     "student_quantile",
 ]
 
 CONFIDENCE = 0.95
+_MANY = 1000.0  # degrees of freedom, beyond which Student's t is normal to 0.1 %
 
 
 def mean(values: Sequence[float]) -> float | None:
@@ -40,6 +44,7 @@ def interval_of_mean(values: Sequence[float]) -> tuple[float, float] | None:
     return middle - half, middle + half
 
 
+@functools.lru_cache(maxsize=1024)
 def student_quantile(degrees: int, confidence: float = CONFIDENCE) -> float:
     """The t with P(|T| ≤ t) = confidence, for a whole number of degrees of freedom.
 
@@ -67,6 +72,35 @@ def _within(theta: float, degrees: int) -> float:
         term *= cosine * cosine * k / (k + 1)
     total *= math.sin(theta)
     return 2 / math.pi * (theta + total) if odd else total
+
+
+def student(degrees: float, confidence: float = CONFIDENCE) -> float:
+    """`student_quantile` for any degrees of freedom of at least 1, interpolated in their inverse.
+
+    The interpolation is never too narrow, because the curve is convex.
+    """
+    degrees = min(max(degrees, 1.0), _MANY)
+    low, high = math.floor(degrees), math.ceil(degrees)
+    above, below = (student_quantile(each, confidence) for each in (low, high))
+    if low == high:
+        return above
+    return above + (below - above) * (1 / degrees - 1 / low) / (1 / high - 1 / low)
+
+
+def carriers(second: float, fourth: float, count: int) -> float:
+    """How many of `count` examples carry a variance: count/(κ − 1), at most count − 1.
+
+    `second` and `fourth` are Σd² and Σd⁴ of deviations from a mean; κ = count·Σd⁴/(Σd²)² is their
+    kurtosis. The variance's relative standard deviation is 1/√carriers, as if it came from that
+    many examples alone: m of equal weight among others of zero weight give about m. Without
+    variance there are no carriers.
+    """
+    if not second:
+        return 0.0
+    square = second * second
+    excess = fourth - square / count
+    most = max(count - 1.0, 1.0)
+    return most if excess <= square / most else max(1.0, square / excess)
 
 
 def quantile(values: Sequence[float], share: float) -> float:

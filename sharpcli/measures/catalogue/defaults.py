@@ -87,7 +87,12 @@ DEFAULTS = (
         gradients=_of_sharpness,
         place=20,
         columns=(
-            Column(r"epsilon_sharpness\[(([^,\]]+)(?:,(p=\d+))?)\]", "φ {1} {2}", leading="φ({0})"),
+            Column(
+                r"epsilon_sharpness\[(([^,\]]+)(?:,(p=\d+))?)\]",
+                "φ {1} {2}",
+                leading="φ({0})",
+                larger_is_sharper=True,
+            ),
         ),
         legend={
             "φ": "φ ε: sharpness, 100·(max L − L)/(1 + L) over the box of half-width ε(|θᵢ| + 1)",
@@ -133,8 +138,8 @@ DEFAULTS = (
         gradients=_of_eigenvalues,
         place=30,
         columns=(
-            Column(r"hessian\.eigenvalues\[0\]", "λ1", leading="λ1"),
-            Column(r"hessian\.eigenvalues\[\d+\]", None),
+            Column(r"hessian\.eigenvalues\[0\]", "λ1", leading="λ1", larger_is_sharper=True),
+            Column(r"hessian\.eigenvalues\[\d+\]", None, larger_is_sharper=True),
             Column(r"hessian\.ratio_1_5", "λ1/λ5"),
             Column(r"hessian\.smallest", "λmin"),
         ),
@@ -158,7 +163,7 @@ DEFAULTS = (
         scale_invariant=False,
         gradients=lambda _, __: 17.0,  # 6 products and as much again for 44 projections
         place=40,
-        columns=(Column("trace", "trace", leading="trace"),),
+        columns=(Column("trace", "trace", leading="trace", larger_is_sharper=True),),
         legend={"trace": "trace: of the Hessian, the sum of its eigenvalues"},
         vanished=marked,
     ),

@@ -34,7 +34,9 @@ OPTIMIZATION: tuple[Measure, ...] = (
         options=(OPTIMIZER_STATE,),
         place=60,
         columns=(
-            Column(r"preconditioned_sharpness", "λ1(P⁻¹H)", leading="λ1(P⁻¹H)"),
+            Column(
+                r"preconditioned_sharpness", "λ1(P⁻¹H)", leading="λ1(P⁻¹H)", larger_is_sharper=True
+            ),
             Column(r"preconditioned_sharpness\.ratio", "of limit"),
         ),
         legend={
@@ -66,9 +68,9 @@ OPTIMIZATION: tuple[Measure, ...] = (
         ),
         place=61,
         columns=(
-            Column(r"critical_sharpness", "2/η_c", leading="2/η_c"),
-            Column(r"critical_sharpness\.directional", "ΔᵀHΔ/Δᵀg"),
-            Column(r"critical_sharpness\.directional_exact", None),
+            Column(r"critical_sharpness", "2/η_c", leading="2/η_c", larger_is_sharper=True),
+            Column(r"critical_sharpness\.directional", "ΔᵀHΔ/Δᵀg", larger_is_sharper=True),
+            Column(r"critical_sharpness\.directional_exact", None, larger_is_sharper=True),
         ),
         legend={
             "2/η_c": "2/η_c: critical sharpness, η_c the smallest step along the update Δ that "

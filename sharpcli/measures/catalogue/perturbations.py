@@ -53,10 +53,10 @@ PERTURBATIONS: tuple[Measure, ...] = (
             ),
         ),
         columns=(
-            Column(r"adaptive_sharpness\.worst_linf", "worst ℓ∞"),
-            Column(r"adaptive_sharpness\.worst_l2", "worst ℓ2"),
-            Column(r"adaptive_sharpness\.average_l2", "avg ℓ2"),
-            Column(r"adaptive_sharpness\..+", None),
+            Column(r"adaptive_sharpness\.worst_linf", "worst ℓ∞", larger_is_sharper=True),
+            Column(r"adaptive_sharpness\.worst_l2", "worst ℓ2", larger_is_sharper=True),
+            Column(r"adaptive_sharpness\.average_l2", "avg ℓ2", larger_is_sharper=True),
+            Column(r"adaptive_sharpness\..+", None, larger_is_sharper=True),
         ),
         legend={
             "worst ℓ": "worst ℓ∞, ℓ2: adaptive sharpness, the largest rise of the loss within a "
@@ -83,9 +83,9 @@ PERTURBATIONS: tuple[Measure, ...] = (
             Option("asam_rho", 0.5, "ρ of ASAM's step, as in its paper.", low=0, open_=True),
         ),
         columns=(
-            Column(r"sam_sharpness\.sam", "SAM"),
-            Column(r"sam_sharpness\.asam", "ASAM"),
-            Column(r"sam_sharpness\..+", None),
+            Column(r"sam_sharpness\.sam", "SAM", larger_is_sharper=True),
+            Column(r"sam_sharpness\.asam", "ASAM", larger_is_sharper=True),
+            Column(r"sam_sharpness\..+", None, larger_is_sharper=True),
         ),
         legend={
             "SAM": "SAM, ASAM: the rise of the loss after one step along the gradient, of length ρ "
@@ -110,7 +110,7 @@ PERTURBATIONS: tuple[Measure, ...] = (
             Option("low_pass_sigma", 0.01, "σ, the standard deviation.", low=0, open_=True),
             Option("low_pass_draws", 100, "number of random displacements.", low=2),
         ),
-        columns=(Column("low_pass", "low-pass"),),
+        columns=(Column("low_pass", "low-pass", larger_is_sharper=True),),
         legend={"low-pass": "low-pass: the loss's mean rise under noise N(0, σ²) on every weight"},
         vanished=marked,
     ),
@@ -140,9 +140,9 @@ PERTURBATIONS: tuple[Measure, ...] = (
             ),
         ),
         columns=(
-            Column(r"pac_bayes\.isotropic", "1/σ²"),
-            Column(r"pac_bayes\.magnitude", "1/σ² mag."),
-            Column(r"pac_bayes\..+", None),
+            Column(r"pac_bayes\.isotropic", "1/σ²", larger_is_sharper=True),
+            Column(r"pac_bayes\.magnitude", "1/σ² mag.", larger_is_sharper=True),
+            Column(r"pac_bayes\..+", None, larger_is_sharper=True),
         ),
         legend={
             "1/σ²": "1/σ²: σ is the noise on the weights (mag.: relative to each) that lowers the "
@@ -169,8 +169,8 @@ PERTURBATIONS: tuple[Measure, ...] = (
             Option("entropy_draws", 100, "number of random displacements.", low=4),
         ),
         columns=(
-            Column(r"local_entropy\.mean", "entropy"),
-            Column(r"local_entropy\..+", None),
+            Column(r"local_entropy\.mean", "entropy", larger_is_sharper=False),
+            Column(r"local_entropy\..+", None, larger_is_sharper=False),
         ),
         legend={
             "entropy": "entropy: local entropy, the log of the mean of exp(−loss) under noise of "
