@@ -170,6 +170,9 @@ class MeasureSettings:
         relative_error: Bound on the trace's standard error, as a fraction of the trace.
         sampling_error: The data sample grows until its relative sampling error is below this; None:
             the sample does not grow.
+        decide: A measure, or the flat key of a number, by which checkpoints are ordered: the sample
+            grows until their order is decided; None: no order is asked for.
+        baseline: The checkpoint that all others are compared with; None: all pairs.
         by: "layer" also measures each layer's block of the parameters.
         options: Options that measures define themselves, by name.
     """
@@ -185,6 +188,8 @@ class MeasureSettings:
     max_products: int | None = None
     relative_error: float = 0.02
     sampling_error: float | None = None
+    decide: str | None = None
+    baseline: str | None = None
     curvature: CurvatureSettings = CurvatureSettings()
     by: Literal["layer"] | None = None
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -200,6 +205,18 @@ class MeasureSettings:
         _check(
             self, "subspaces", lambda all_: all(x is None or x >= 1 for x in all_), "give 1 or more"
         )
+        if self.decide is not None and self.sampling_error is not None:
+            raise UsageError(
+                f"{setting('decide', self.decide)} and "
+                f"{setting('sampling_error', self.sampling_error)}: both determine the sample",
+                "give one of the two",
+            )
+        if self.decide is not None and self.by is not None:
+            raise UsageError(
+                f"{setting('decide', self.decide)} and {setting('by', self.by)}: the order is "
+                "decided for all parameters together",
+                "give one of the two",
+            )
 
 
 @dataclass(frozen=True)

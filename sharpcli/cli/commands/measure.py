@@ -101,6 +101,7 @@ Examples:
   sharp measure a.pt -m epsilon-sharpness --subspace full --subspace 100
   sharp measure a.safetensors -t digits -m hessian -m trace --by layer
   sharp measure a.pt -t task.py -m loss -m hessian --sampling-error 0.1
+  sharp measure a.pt b.pt c.pt -t task.py --decide hessian
   sharp measure run-*/model.safetensors --json > result.json""",
 )
 @click.argument("checkpoints", nargs=-1, metavar="CKPT...")
@@ -186,6 +187,18 @@ Examples:
     "share of each: 512 (or --samples), then twice as many, up to all.",
 )
 @click.option(
+    "--decide",
+    metavar="MEASURE",
+    help="Measure as few examples as decide at 95 % which checkpoint is sharper by this measure "
+    "(or number, as hessian.eigenvalues[1]): 256 (or --samples), then twice as many, up to all. "
+    "Other measures (-m) are measured on the last sample.",
+)
+@click.option(
+    "--baseline",
+    metavar="CKPT",
+    help="Compare the other checkpoints with this one only, not all with one another.",
+)
+@click.option(
     "--max-products",
     type=WholeType(1),
     metavar="N",
@@ -214,6 +227,8 @@ def measure(
     tol: float,
     relative_error: float | None,
     sampling_error: float | None,
+    decide: str | None,
+    baseline: str | None,
     max_products: int | None,
     by: Any,
     options: dict[str, Any],
@@ -243,7 +258,7 @@ def measure(
         raise UsageError(
             "a checkpoint's path is empty", "is a variable of the shell not set? Name a file"
         )
-    if sampling_error is None and run.samples is not None:
+    if sampling_error is None and run.samples is not None and decide is None:
         sampling_error = relative_error
     settings = MeasureSettings(
         measures=measures,
@@ -256,6 +271,8 @@ def measure(
         max_products=max_products,
         relative_error=DEFAULT.relative_error if relative_error is None else relative_error,
         sampling_error=sampling_error,
+        decide=decide,
+        baseline=baseline,
         curvature=curvature,
         by=by,
         options=options,

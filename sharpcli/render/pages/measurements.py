@@ -19,6 +19,7 @@ from sharpcli.documents.statuses import NOT_CONVERGED, Outcome
 from sharpcli.measures.columns import column_titles, in_tables
 from sharpcli.render.numbers import NOT_FINITE, format_cells, format_number
 from sharpcli.render.pages.context import run_lines
+from sharpcli.render.pages.decision import decision_lines
 from sharpcli.render.pages.layers import layer_rows, layer_sheets
 from sharpcli.render.terminal.table import Column, Page, Row, Sheet
 
@@ -86,6 +87,7 @@ def measure_page(document: Mapping[str, Any]) -> Page:
             line.replace("the Hessian", curvature_name(document)) for line in legend(shown, titles)
         ]
         + [line for measure in in_tables(keys) for line in measure.remarks(keys)],
+        conclusions=decision_lines(document),
     )
 
 
