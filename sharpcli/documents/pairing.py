@@ -21,7 +21,17 @@ from sharpcli.documents.scoring.statistics import carriers, student
 from sharpcli.documents.statuses import NOT_CONVERGED, SamplingStatus
 from sharpcli.settings import Keywords
 
-__all__ = ["Estimate", "Measured", "Pair", "Verdict", "measured", "pair_of", "pairs_of"]
+__all__ = [
+    "Contrast",
+    "Estimate",
+    "Measured",
+    "Pair",
+    "Verdict",
+    "contrast_of",
+    "measured",
+    "pair_of",
+    "pairs_of",
+]
 
 Verdict = Literal["sharper", "flatter", "higher", "lower", "undecided"]
 
@@ -180,37 +190,62 @@ def pair_of(
         exact: JSON keys of measures that are exact up to rounding if they state no error.
         level: Of the intervals and the verdict.
     """
-    empty = Pair("a", "b", key, Estimate(None), Estimate(None))
+    found = Pair("a", "b", key, Estimate(None), Estimate(None))
     if a.get("value") is None or b.get("value") is None:
-        return replace(empty, reason="one of them has no value")
-    sampled = total is not None
-    own = [uncertainty_of(key, each, sampled=sampled, exact=exact) for each in (a, b)]
-    values = [float(each["value"]) - float(each.get("sampling_bias") or 0.0) for each in (a, b)]
+        return replace(found, reason="one of them has no value")
+    above, below = (_middle(each) for each in (a, b))
     found = replace(
-        empty,
-        ratio=Estimate(values[0] / values[1] if values[1] else None),
-        difference=Estimate(values[0] - values[1]),
-        sampling_status=next(
-            (x["sampling_status"] for x in (a, b) if x.get("sampling_status")), None
-        ),
+        found,
+        ratio=Estimate(above / below if below else None),
+        difference=Estimate(above - below),
+        sampling_status=_unreliable(a, b),
     )
-    if own[0] is None or own[1] is None:
+    both = contrast_of(a, b, key, count, total, same_rows=same_rows, exact=exact, level=level)
+    if both is None:
         return replace(found, reason="the error of one of them is not known")
-    scatter = _scatter(a, b, count, total) if same_rows else None
-    both = Contrast((values[0], values[1]), (own[0], own[1]), scatter, level)
-    if any(each.sampling for each in own if each) or scatter:
-        found = replace(found, paired=scatter is not None)
+    sampled = both.scatter is not None or any(each.sampling for each in both.own)
     if "upper_bound" not in _bounds(a, b) and (sampled or "lower_bound" not in _bounds(a, b)):
         found = replace(
             found,
             ratio=replace(found.ratio, interval=both.ratio_interval()),
             difference=replace(found.difference, interval=both.interval()),
         )
-    if values[0] and values[1]:
-        found = replace(found, log_error=both.standard(1.0, both.center) / abs(values[0]))
-    if scatter is not None:
-        found = replace(found, degrees_of_freedom=both.degrees)
+    found = replace(
+        found,
+        paired=both.scatter is not None if sampled else None,
+        log_error=both.standard(1.0, both.center) / abs(above) if above and below else None,
+        degrees_of_freedom=both.degrees if both.scatter is not None else None,
+    )
     return _judged(found, both, a, b, larger_is_sharper, count, total)
+
+
+def contrast_of(
+    a: Mapping[str, Any],
+    b: Mapping[str, Any],
+    key: str,
+    count: int | None = None,
+    total: int | None = None,
+    *,
+    same_rows: bool = True,
+    exact: Collection[str] = (),
+    level: float = LEVEL,
+) -> Contrast | None:
+    """Both numbers with their errors, as for `pair_of`; None if part of an error is not known."""
+    own = [uncertainty_of(key, each, sampled=total is not None, exact=exact) for each in (a, b)]
+    if own[0] is None or own[1] is None or a.get("value") is None or b.get("value") is None:
+        return None
+    scatter = _scatter(a, b, count, total) if same_rows else None
+    return Contrast((_middle(a), _middle(b)), (own[0], own[1]), scatter, level)
+
+
+def _middle(scalar: Mapping[str, Any]) -> float:
+    """The value without its known bias."""
+    return float(scalar["value"]) - float(scalar.get("sampling_bias") or 0.0)
+
+
+def _unreliable(*scalars: Mapping[str, Any]) -> SamplingStatus | None:
+    some = any(each.get("sampling_status") for each in scalars)
+    return SamplingStatus.UNRELIABLE if some else None
 
 
 def _bounds(*scalars: Mapping[str, Any]) -> set[Any]:
@@ -347,6 +382,10 @@ class Contrast:
         within = NormalDist().inv_cdf((1 + self.level) / 2)
         quantile = within if self.scatter is None else student(self.degrees, self.level)
         return within * self._random(x, y), quantile * self._sampling(x, y)
+
+    def widened(self, x: float, y: float) -> float:
+        """The standard error widened so that ± 1.96 times it is Student's interval."""
+        return math.hypot(*self.parts(x, y)) / NormalDist().inv_cdf((1 + self.level) / 2)
 
     def half(self, x: float, y: float) -> float:
         """Half the width of the interval."""

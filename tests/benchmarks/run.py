@@ -31,6 +31,7 @@ import many
 import maximum
 import memory
 import optimizers
+import pairs
 import processes
 import product
 import schedules
@@ -55,6 +56,7 @@ _BENCHMARKS = (
     density,
     derivatives,
     coverage,
+    pairs,
     coupled,
     skewed,
     differences,

@@ -108,14 +108,21 @@ def compare(
         return _score(results, by, baseline, output, asked)
     refuse_unread(_OF_SCORES, "without --score", "add --score, or leave it out")
     from sharpcli.documents import comparison
-    from sharpcli.documents.results import to_document
-    from sharpcli.measures.columns import in_tables
+    from sharpcli.documents.results import flat_scalars, to_document
+    from sharpcli.measures.columns import in_tables, sharper_if_larger
     from sharpcli.render import emit
 
     documents = [read_result(name) for name in results]
     keys = [key for _, each in documents for r in each["results"] for key in r.get("measures", ())]
     exact = {measure.key for measure in in_tables(keys) if measure.exact}
-    document = to_document(comparison.compare(documents, by, baseline, exact))
+    flat = {
+        key
+        for _, each in documents
+        for result in each["results"]
+        for key in flat_scalars(result.get("measures", {}))
+    }
+    sharper = sharper_if_larger(flat)
+    document = to_document(comparison.compare(documents, by, baseline, exact, sharper))
     emit(document, output)
     missed = output.strict and _took_in_unconverged(document)
     return ExitCode.UNCONVERGED if missed else ExitCode.DONE

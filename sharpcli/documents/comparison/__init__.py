@@ -7,7 +7,7 @@ group; without `by` each checkpoint is its own group.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 
 from sharpcli.documents.comparison.checks import (
@@ -17,6 +17,7 @@ from sharpcli.documents.comparison.checks import (
     training_loss_warning,
 )
 from sharpcli.documents.comparison.members import Group, Member, group_members, read_members
+from sharpcli.documents.comparison.paired import paired_difference, pairs_of_rows
 from sharpcli.documents.comparison.ranks import kendall, smallest_p_value
 from sharpcli.documents.comparison.uncertainty import (
     Uncertainty,
@@ -45,6 +46,7 @@ def compare(
     by: Sequence[str] = (),
     baseline: str | None = None,
     exact: Collection[str] = (),
+    larger_is_sharper: Mapping[str, bool | None] | None = None,
 ) -> Report:
     """Compare `measure` documents in one report of kind "compare".
 
@@ -56,10 +58,12 @@ def compare(
         by: Metadata keys that define the groups.
         baseline: A row's label, a path or `key=value,…`.
         exact: JSON keys of measures whose numbers are exact up to rounding if they state no error.
+        larger_is_sharper: By flat key, what a larger value means (default: only higher).
     """
     members, notes = read_members(documents, exact)
     groups = group_members(members, by)
     summaries = [_summary(group) for group in groups]
+    base = None
     if baseline is not None:
         base = _baseline(baseline, groups)
         summaries = [
@@ -73,13 +77,14 @@ def compare(
         kind="compare",
         settings={
             "by": list(by),
-            "baseline": None if baseline is None else groups[base].label,
+            "baseline": None if base is None else groups[base].label,
             "files": [name for name, _ in documents],
         },
         environment=environment(),
         task=documents[0][1]["task"] if same_task(documents) else {},
         results=summaries,
         correlations=correlations,
+        pairs=pairs_of_rows(groups, base, larger_is_sharper or {}, exact),
         notes=[*notes, *grouping_notes(members, groups, by), *allowed],
         warnings=comparability_warnings(documents, members, groups, grouped=bool(by)),
     )
@@ -185,18 +190,22 @@ def _differences(group: Group, summary: Document, base: Group, of_base: Document
     return {
         **summary,
         "measures": {
-            key: {
-                **own,
-                "difference": _difference(
-                    own,
-                    of_base["measures"].get(key),
-                    _uncertainty(group, key),
-                    _uncertainty(base, key),
-                ),
-            }
+            key: {**own, "difference": _between(group, own, base, of_base, key)}
             for key, own in summary["measures"].items()
         },
     }
+
+
+def _between(
+    group: Group, own: Document, base: Group, of_base: Document, key: str
+) -> Document | None:
+    """The difference of one measure to the baseline, paired where both share a sample."""
+    found = _difference(
+        own, of_base["measures"].get(key), _uncertainty(group, key), _uncertainty(base, key)
+    )
+    if found is None or len(group.members) > 1 or len(base.members) > 1:
+        return found
+    return paired_difference(key, found, group.members[0], base.members[0])
 
 
 def _uncertainty(group: Group, key: str) -> Uncertainty | None:

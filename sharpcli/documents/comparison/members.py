@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sharpcli.documents.labels import differing_metadata, named, natural_order, pairs, short_labels
@@ -20,6 +20,7 @@ class Member:
     """One measured checkpoint of one document; `sampled` if measured on a sample of the data.
 
     Numbers of the measures in `exact` (JSON keys) without an error are exact up to rounding.
+    `result` is the document's own.
     """
 
     source: str
@@ -30,6 +31,7 @@ class Member:
     scalars: Mapping[str, Mapping[str, Any]]
     sampled: bool = False
     exact: Collection[str] = ()
+    result: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ def read_members(
             flat_scalars(result["measures"]),
             _sampled(result),
             exact,
+            result,
         )
         for label, (source, result) in zip(labels, found, strict=True)
     ]
