@@ -13,6 +13,7 @@ import checks
 import corners
 import coupled
 import coverage
+import decide
 import density
 import derivatives
 import differences
@@ -56,6 +57,7 @@ _BENCHMARKS = (
     density,
     derivatives,
     coverage,
+    decide,
     pairs,
     coupled,
     skewed,
