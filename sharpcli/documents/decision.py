@@ -10,11 +10,12 @@ Source: spending of the error over looks, Lan & DeMets 1983.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-from sharpcli.documents.pairing import LEVEL, Measured, Pair, Verdict, pair_of
+from sharpcli.documents.pairing import LEVEL, Measured, Pair, Verdict, contrast_of, pair_of
 from sharpcli.documents.results import Number, absent
 from sharpcli.settings import Keywords
 
@@ -151,23 +152,44 @@ class Decider:
         level = level_of(look, looks, max(1, len(self.chosen)))
         for a, b in self.open:
             one, other = found[a], found[b]
-            pair = pair_of(
-                one.scalars[self.key],
-                other.scalars[self.key],
-                self.key,
-                one.count,
-                one.total,
-                same_rows=one.sample is not None and one.sample == other.sample,
-                larger_is_sharper=self._sharper,
-                exact=self._exact,
-                level=level,
-            )
-            pair = replace(pair, a=one.label, b=other.label)
+            pair = self._compared(one, other, level)
             self._last[a, b] = pair
             pairs.append(pair)
             if pair.verdict != "undecided":
                 self._learn((a, b) if pair.verdict in _FIRST else (b, a))
         return level, pairs
+
+    def _compared(self, one: Measured, other: Measured, level: float) -> Pair:
+        """A pair with the interval of its ratio at a level, from that of log(a/b).
+
+        Errors of positive numbers are about in proportion to them. So log(a/b) decides a large
+        ratio on fewer examples than a − b, whose error grows with the larger number: at 10× on 256
+        instead of 512 examples of the benchmark `decide`.
+        """
+        numbers = one.scalars[self.key], other.scalars[self.key]
+        same = one.sample is not None and one.sample == other.sample
+        pair = pair_of(
+            *numbers, self.key, one.count, one.total, same_rows=same, larger_is_sharper=self._sharper, exact=self._exact,
+            level=level,
+        )  # fmt: skip
+        pair = replace(pair, a=one.label, b=other.label)
+        both = contrast_of(
+            *numbers, self.key, one.count, one.total, same_rows=same, exact=self._exact, level=level
+        )
+        bounds = {"lower_bound", "upper_bound"} & {each.get("error_kind") for each in numbers}
+        if pair.reason is not None or both is None or bounds:
+            return pair
+        (a, b), limits = both.values, (both.limit(1.0, 0.0), both.limit(0.0, 1.0))
+        if a <= limits[0] or b <= limits[1]:
+            return pair
+        half = math.exp(math.hypot(*both.parts(1.0, a / b)) / a)
+        low = (a - limits[0]) / (b + limits[1]) / half
+        high = (a + limits[0]) / (b - limits[1]) * half
+        found = replace(pair, ratio=replace(pair.ratio, interval=(low, high)))
+        if low <= 1 <= high:
+            return replace(found, verdict="undecided")
+        larger = (low > 1) == (self._sharper is not False)
+        return replace(found, verdict=self._verdict(larger), more_examples=None)
 
     @property
     def pairs(self) -> list[Pair]:

@@ -70,12 +70,18 @@ def run(setting: Setting) -> Section:
             section.bars.append(
                 Bar(f"examples at {ratio:g}×", f"{middle:,.0f}", f"≤ {most:,.0f}", middle <= most)
             )
+        level = _brought_to(1.0, below, above, task)
+        equal = [_decided(Path(folder), task, level, above, seed) for seed in range(seeds)]
+        rows.append(_row("1, another minimum", equal))
         permuted = _permuted(above)
         same = [_decided(Path(folder), task, permuted, above, seed) for seed in range(seeds)]
         rows.append(_row("1, permuted", same))
     share = wrong / count
     bar = f"{share:.1%} of {count}", f"≤ {_WRONG:.0%}", share <= _WRONG
     section.bars.append(Bar("wrong order", *bar))
+    early = sum(each.examples < len(inputs) for each in equal) / seeds
+    bar = f"{early:.0%} of {seeds}", f"≤ {_WRONG:.0%}", early <= _WRONG
+    section.bars.append(Bar("equal λ1 of two minima decided before all data", *bar))
     left = sum(not each.decided for each in same) / seeds
     bar = f"{left:.0%} of {seeds}", f"≥ {_UNDECIDED:.0%}", left >= _UNDECIDED
     section.bars.append(Bar("equal pair undecided", *bar))
@@ -203,12 +209,12 @@ def _largest(weights: Sequence[Tensor], task: Task) -> float:
     )
     vector = torch.randn(gradient.shape, generator=torch.Generator().manual_seed(0))
     value = before = 0.0
-    for _ in range(200):
+    for _ in range(1000):
         vector /= vector.norm()
         parts = torch.autograd.grad(gradient, parameters, vector, retain_graph=True)
         image = torch.cat([part.flatten() for part in parts])
         before, value = value, float(vector @ image)
-        if abs(value - before) < 1e-3 * abs(value):
+        if abs(value - before) < 1e-7 * abs(value):
             break
         vector = image
     return value
