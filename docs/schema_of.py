@@ -29,6 +29,7 @@ from schema_shapes import (
 
 from sharpcli.documents import grids, results
 from sharpcli.documents.checkpoints import Inspected, TrainedResult
+from sharpcli.documents.decision import Decision
 from sharpcli.documents.grids import Explored, Interpolated
 from sharpcli.documents.results import (
     SCHEMA,
@@ -184,6 +185,7 @@ def contract() -> Schema:
             "anyOf": task,
         },
         "correlations": {**fields["correlations"], "items": maker.of(Correlation)},
+        "decision": {**fields["decision"], **maker.of(Decision)},
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -290,6 +292,8 @@ class Maker:
             found["results"] |= {"minItems": 1, "maxItems": 1}
         if name != "compare":
             found["correlations"] = False
+        if name != "measure":
+            found["decision"] = False
         if name != "search":
             found["importance"] = False
         return {"if": {"properties": {"kind": {"const": name}}}, "then": {"properties": found}}

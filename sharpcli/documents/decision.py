@@ -23,6 +23,7 @@ __all__ = ["Decider", "Decision", "Full", "Look", "level_of", "looks_to"]
 
 _COUNT = Keywords(minimum=0)
 _SOME = Keywords(minimum=1)
+_WIDEST = 100.0  # half the width of an interval of log(a/b) that says nothing
 _FIRST: Collection[Verdict] = ("sharper", "higher")
 
 
@@ -169,9 +170,15 @@ class Decider:
         numbers = one.scalars[self.key], other.scalars[self.key]
         same = one.sample is not None and one.sample == other.sample
         pair = pair_of(
-            *numbers, self.key, one.count, one.total, same_rows=same, larger_is_sharper=self._sharper, exact=self._exact,
+            *numbers,
+            self.key,
+            one.count,
+            one.total,
+            same_rows=same,
+            larger_is_sharper=self._sharper,
+            exact=self._exact,
             level=level,
-        )  # fmt: skip
+        )
         pair = replace(pair, a=one.label, b=other.label)
         both = contrast_of(
             *numbers, self.key, one.count, one.total, same_rows=same, exact=self._exact, level=level
@@ -182,7 +189,7 @@ class Decider:
         (a, b), limits = both.values, (both.limit(1.0, 0.0), both.limit(0.0, 1.0))
         if a <= limits[0] or b <= limits[1]:
             return pair
-        half = math.exp(math.hypot(*both.parts(1.0, a / b)) / a)
+        half = math.exp(min(math.hypot(*both.parts(1.0, a / b)) / a, _WIDEST))
         low = (a - limits[0]) / (b + limits[1]) / half
         high = (a + limits[0]) / (b - limits[1]) * half
         found = replace(pair, ratio=replace(pair.ratio, interval=(low, high)))

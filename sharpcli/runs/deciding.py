@@ -16,7 +16,7 @@ from sharpcli.documents.pairing import LEVEL, Pair, measured
 from sharpcli.documents.results import CheckpointResult
 from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import UsageError, counted, did_you_mean, setting
-from sharpcli.measures import Measure, known_measures
+from sharpcli.measures import Measure, known_measures, measure_of
 from sharpcli.measures.columns import leading_names, sharper_if_larger
 from sharpcli.runs.failures import each_checkpoint
 from sharpcli.runtime.progress import Notes
@@ -106,17 +106,15 @@ def asked_for(text: str) -> Asked:
     Raises:
         UsageError: if there is no such measure.
     """
-    known = known_measures()
-    if text in known:
-        measure = known[text]
-        return Asked(measure, "hessian.eigenvalues[0]" if text == "hessian" else None)
-    first = re.split(r"[.\[]", text, maxsplit=1)[0]
-    for measure in known.values():
-        if measure.key == first:
-            return Asked(measure, None if text == first else text)
-    raise UsageError(
-        f"{setting('decide', text)}: there is no such measure", did_you_mean(text, known)
-    )
+    measure = measure_of(text)
+    if measure is None:
+        raise UsageError(
+            f"{setting('decide', text)}: there is no such measure",
+            did_you_mean(text, known_measures()),
+        )
+    if text not in (measure.name, measure.key):
+        return Asked(measure, text)
+    return Asked(measure, "hessian.eigenvalues[0]" if measure.name == "hessian" else None)
 
 
 def baseline_of(text: str | None, paths: Sequence[str | Path]) -> int | None:
@@ -184,6 +182,7 @@ def decide(
 
 def with_others(
     decided: Decided,
+    asked: Asked,
     paths: Sequence[str | Path],
     measures: Sequence[Measure],
     settings: MeasureSettings,
@@ -192,18 +191,26 @@ def with_others(
 ) -> Decided:
     """The results with all measures that are asked for, on the sample that decided.
 
-    What was measured to decide stays beside them if it was measured on that sample. Where Ctrl-C
-    comes before, a checkpoint keeps what decided.
+    What decided stays beside them. A checkpoint that was decided on a smaller sample is measured
+    again. Where Ctrl-C comes before, a checkpoint keeps what decided.
     """
     decision = decided.decision
     if decision is None or decision.interrupted:
         return decided
     samples = decision.examples
+    beside = [asked.measure] if asked.measure not in measures else []
+    light = asked.light(settings, _ROUGH) if beside else settings
+    sound = [each.status == Outcome.OK for each in decided.results]
+    earlier = {
+        Path(path)
+        for path, each in zip(paths, decided.results, strict=True)
+        if each.checkpoint.get("examples") != samples
+    }
 
     def work(path: Path, about: dict[str, Any]) -> CheckpointResult:
-        return measure(path, about, samples, measures, settings, lowest=True)
+        every = [*(beside if path in earlier else ()), *measures]
+        return measure(path, about, samples, every, light, lowest=not beside or asked.lowest)
 
-    sound = [each.status == Outcome.OK for each in decided.results]
     chosen = [path for path, fine in zip(paths, sound, strict=True) if fine]
     found = iter(each_checkpoint(chosen, work, failed))
     results = [
@@ -244,12 +251,11 @@ class _Growth:
     ) -> None:
         self._paths, self._asked, self._run = paths, asked, run
         self._settings, self._notes = settings, notes
-        self._labels = short_labels([str(path) for path in paths])
         self._baseline = baseline_of(settings.baseline, paths)
         self._results: dict[int, CheckpointResult] = {}
         self._decider: Decider | None = None
         self._looks: list[Look] = []
-        self._costs: list[list[tuple[int, float, int]]] = []  # examples, seconds, products
+        self._costs: list[_Cost] = []
         self._count = run.samples or FIRST
         self._first, self._used, self._total = self._count, self._count, 0
         self._tolerance = _ROUGH
@@ -261,13 +267,9 @@ class _Growth:
         asked, count, started = self._asked, self._count, time.perf_counter()
         settings = asked.light(self._settings, self._tolerance)
         now = sorted(self._decider.needed) if self._decider else [*range(len(self._paths))]
-        seconds: dict[Path, float] = {}
 
         def work(path: Path, about: dict[str, Any]) -> CheckpointResult:
-            begun = time.perf_counter()
-            found = measure(path, about, count, [asked.measure], settings, lowest=asked.lowest)
-            seconds[path] = time.perf_counter() - begun
-            return found
+            return measure(path, about, count, [asked.measure], settings, lowest=asked.lowest)
 
         made = each_checkpoint([self._paths[index] for index in now], work, failed)
         found = dict(zip(now, made, strict=True))
@@ -280,12 +282,6 @@ class _Growth:
         self._used = max((each.checkpoint["examples"] for each in sound.values()), default=count)
         totals = (each.checkpoint.get("examples_in_all") for each in sound.values())
         self._total = max((total for total in totals if total), default=self._used)
-        self._costs.append(
-            [
-                (self._used, *_cost(each, asked.measure, seconds[Path(self._paths[i])]))
-                for i, each in sound.items()
-            ]
-        )
         known = {i: measured(vars(each)) for i, each in sound.items()}
         if self._decider is None:
             if len(sound) < 2:
@@ -294,11 +290,15 @@ class _Growth:
             self._decider = self._started(known)
         decider = self._decider
         decider.leave_out(set(found) - set(sound))
+        if not sound:
+            self.going = False
+            return
         looks = looks_to(self._first, self._total)
         level, pairs = decider.look(known, len(self._looks) + 1, looks)
-        products = sum(cost[2] for cost in self._costs[-1])
         spent = time.perf_counter() - started
-        self._looks.append(Look(self._used, level, pairs, spent, products or None))
+        cost = _cost(self._used, [*sound.values()], asked.measure.key, spent)
+        self._costs.append(cost)
+        self._looks.append(Look(self._used, level, pairs, spent, cost.products or None))
         self.going = bool(decider.open) and self._used < self._total
         self._grow(pairs)
 
@@ -306,7 +306,7 @@ class _Growth:
         """The results, and the decision if there were two checkpoints to compare."""
         results = [self._results[index] for index in range(len(self._paths))]
         decider = self._decider
-        if decider is None:
+        if decider is None or not decider.chosen or not self._looks:
             return Decided(results)
         order = decider.order
         products = sum(look.products or 0 for look in self._looks)
@@ -364,7 +364,8 @@ class _Growth:
         if decider is None:
             return ""
         closest = min((each for each in pairs if each.verdict == "undecided"), key=_distance)
-        names = dict(zip(map(str, self._paths), self._labels, strict=True))
+        paths = list(dict.fromkeys(map(str, self._paths)))
+        names = dict(zip(paths, short_labels(paths), strict=True))
         title = leading_names([decider.key]).get(decider.key, decider.key)
         done, every = len(decider.chosen) - len(decider.open), len(decider.chosen)
         said = f"{title} of {names[closest.a]}"
@@ -381,32 +382,41 @@ class _Growth:
         return said if every == 1 else f"{done} of {every} pairs decided, the closest: {said}"
 
 
-def _cost(result: CheckpointResult, measure: Measure, seconds: float) -> tuple[float, int]:
-    """Seconds of a measurement, and products."""
-    numbers = result.measures.get(measure.key)
-    numbers = numbers if isinstance(numbers, Mapping) else {}
-    return seconds, int(numbers.get("products") or 0)
+@dataclass(frozen=True)
+class _Cost:
+    """What the checkpoints of one look took: `measuring` is the part of the measure itself."""
+
+    examples: int
+    checkpoints: int
+    seconds: float
+    measuring: float
+    products: int
 
 
-def _full(costs: Sequence[Sequence[tuple[int, float, int]]], total: int) -> Full:
-    """What all data would have taken every checkpoint, at most.
+def _cost(examples: int, results: Sequence[CheckpointResult], key: str, seconds: float) -> _Cost:
+    """The cost of the results of one look, which took `seconds` in all."""
+    numbers = [result.measures.get(key) for result in results]
+    known = [each for each in numbers if isinstance(each, Mapping)]
+    measuring = sum(float(each.get("seconds") or 0.0) for each in known)
+    products = sum(int(each.get("products") or 0) for each in known)
+    return _Cost(examples, len(results), seconds, measuring or seconds, products)
 
-    Time is a line in the number of examples through the first and the last sample, or through zero
-    and the only one.
+
+def _full(costs: Sequence[_Cost], total: int) -> Full:
+    """What all data would have taken.
+
+    The time of the measure is a line in the number of examples through the first and the last
+    sample, or through zero and the only one; all else, such as reading the data, is as at first.
     """
-    means = [
-        (each[0][0], sum(cost[1] for cost in each) / len(each), sum(c[2] for c in each) / len(each))
-        for each in costs
-        if each
-    ]
-    checkpoints = max(map(len, costs))
-    (last, seconds, products), (first, before, _) = means[-1], means[0]
-    slope = (seconds - before) / (last - first) if last > first else seconds / last
-    slope = max(slope, 0.0)
+    first, last = costs[0], costs[-1]
+    before, after = first.measuring / first.checkpoints, last.measuring / last.checkpoints
+    longer = last.examples - first.examples
+    slope = max(0.0, (after - before) / longer if longer else after / last.examples)
+    each = after + slope * (total - last.examples)
     return Full(
         total,
-        checkpoints * (seconds + slope * (total - last)),
-        round(checkpoints * products) or None,
+        first.seconds - first.measuring + first.checkpoints * each,
+        round(first.checkpoints * last.products / last.checkpoints) or None,
     )
 
 

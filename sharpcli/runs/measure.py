@@ -61,11 +61,12 @@ def measure_checkpoints(
         notes: Receives notes for the user.
     """
     run, settings = run or RunSettings(), settings or MeasureSettings()
-    measures = choose(settings.measures)
-    settings = replace(settings, options=options_of(measures, settings.options))
+    asked = None if settings.decide is None else deciding.asked_for(settings.decide)
+    measures = choose(settings.measures) if settings.measures or asked is None else [asked.measure]
+    every = measures if asked is None or asked.measure in measures else [asked.measure, *measures]
+    settings = replace(settings, options=options_of(every, settings.options))
     check_layers(measures, settings)
     deciding.check(paths, run, settings)
-    asked = None if settings.decide is None else deciding.asked_for(settings.decide)
     baseline = deciding.baseline_of(settings.baseline, paths)
     device = resolve_device(run.device)
     sized: dict[int | None, Studies] = {}
@@ -106,7 +107,9 @@ def measure_checkpoints(
         if asked is not None:
             found = deciding.decide(paths, asked, run, settings, measured_on, _failed, notes)
             if settings.measures:
-                found = deciding.with_others(found, paths, measures, settings, measured_on, _failed)
+                found = deciding.with_others(
+                    found, asked, paths, measures, settings, measured_on, _failed
+                )
             results = found.results
         else:
             found = deciding.Decided(())

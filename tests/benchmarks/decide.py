@@ -7,7 +7,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -72,21 +72,27 @@ def run(setting: Setting) -> Section:
             )
         level = _brought_to(1.0, below, above, task)
         equal = [_decided(Path(folder), task, level, above, seed) for seed in range(seeds)]
-        rows.append(_row("1, another minimum", equal))
+        rows.append(_row("1, another minimum", [_only_early(each, len(inputs)) for each in equal]))
         permuted = _permuted(above)
         same = [_decided(Path(folder), task, permuted, above, seed) for seed in range(seeds)]
         rows.append(_row("1, permuted", same))
     share = wrong / count
     bar = f"{share:.1%} of {count}", f"≤ {_WRONG:.0%}", share <= _WRONG
     section.bars.append(Bar("wrong order", *bar))
-    early = sum(each.examples < len(inputs) for each in equal) / seeds
-    bar = f"{early:.0%} of {seeds}", f"≤ {_WRONG:.0%}", early <= _WRONG
-    section.bars.append(Bar("equal λ1 of two minima decided before all data", *bar))
     left = sum(not each.decided for each in same) / seeds
     bar = f"{left:.0%} of {seeds}", f"≥ {_UNDECIDED:.0%}", left >= _UNDECIDED
     section.bars.append(Bar("equal pair undecided", *bar))
     section.tables.append((f"{len(inputs):,} images", header, rows))
+    section.notes.append(
+        "1, another minimum: two minima whose λ1 are equal on all images to 1e-3, so that every "
+        "order that a sample decides is wrong: at 95 % this may happen to 5 % of the seeds."
+    )
     return section
+
+
+def _only_early(seen: _Seen, count: int) -> _Seen:
+    """Two equal λ1 have no right order: one that is decided on a sample is wrong."""
+    return replace(seen, decided=seen.examples < count, right=False)
 
 
 def _row(name: str, seen: Sequence[_Seen]) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from sharpcli.cli.options import (
 )
 from sharpcli.cli.parameter_types import NumberType, ParameterType, WholeType
 from sharpcli.errors import UsageError
-from sharpcli.measures import BUILT_IN, Option, choose, known_measures, readers
+from sharpcli.measures import BUILT_IN, Option, choose, known_measures, measure_of, readers
 from sharpcli.settings import CurvatureSettings, MeasureSettings, OutputSettings, RunSettings
 
 if TYPE_CHECKING:
@@ -292,7 +292,9 @@ def measure(
 
 def _note_unread(settings: MeasureSettings, notes: Notes) -> None:
     """Note which given options none of the requested measures uses."""
-    for name, measures in readers(choose(settings.measures)).items():
+    decided = None if settings.decide is None else measure_of(settings.decide)
+    chosen = choose(settings.measures) if settings.measures or decided is None else []
+    for name, measures in readers([*chosen, *([decided] if decided else [])]).items():
         if name == "relative_error" and settings.sampling_error is not None:
             continue  # with --samples it is the sample's
         for option in given([name]):

@@ -20,7 +20,7 @@ def decision_lines(document: Mapping[str, Any]) -> list[str]:
     decision = document.get("decision")
     if decision is None:
         return []
-    paths = [str(result["checkpoint"]["path"]) for result in document["results"]]
+    paths = list(dict.fromkeys(str(each["checkpoint"]["path"]) for each in document["results"]))
     names = dict(zip(paths, short_labels(paths), strict=True))
     key = decision["measure"]
     title = leading_names([key]).get(key, key)
