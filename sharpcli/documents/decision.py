@@ -23,6 +23,8 @@ __all__ = ["Decider", "Decision", "Full", "Look", "level_of", "looks_to"]
 
 _COUNT = Keywords(minimum=0)
 _SOME = Keywords(minimum=1)
+# Numbers that agree to this share are equal: float32 makes two orders of the same sums differ.
+_ROUNDING = 1e-6
 _WIDEST = 100.0  # half the width of an interval of log(a/b) that says nothing
 _FIRST: Collection[Verdict] = ("sharper", "higher")
 
@@ -186,7 +188,11 @@ class Decider:
         bounds = {"lower_bound", "upper_bound"} & {each.get("error_kind") for each in numbers}
         if pair.reason is not None or both is None or bounds:
             return pair
-        (a, b), limits = both.values, (both.limit(1.0, 0.0), both.limit(0.0, 1.0))
+        a, b = both.values
+        limits = (
+            max(both.limit(1.0, 0.0), _ROUNDING * abs(a)),
+            max(both.limit(0.0, 1.0), _ROUNDING * abs(b)),
+        )
         if a <= limits[0] or b <= limits[1]:
             return pair
         half = math.exp(min(math.hypot(*both.parts(1.0, a / b)) / a, _WIDEST))

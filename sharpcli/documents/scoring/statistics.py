@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -43,6 +44,7 @@ def interval_of_mean(values: Sequence[float]) -> tuple[float, float] | None:
     return middle - half, middle + half
 
 
+@functools.cache
 def student_quantile(degrees: int, confidence: float = CONFIDENCE) -> float:
     """The t with P(|T| ≤ t) = confidence, for a whole number of degrees of freedom.
 
