@@ -372,7 +372,7 @@ class _Growth:
         if closest.ratio.value is not None and closest.ratio.interval is not None:
             low, high = closest.ratio.interval
             said += (
-                f" is {closest.ratio.value:.3g} [{low:.3g}, {high:.3g}] × that of "
+                f" is {closest.ratio.value:.4g} [{low:.4g}, {high:.4g}] × that of "
                 f"{names[closest.b]}"
             )
         else:
