@@ -31,6 +31,7 @@ from sharpcli.documents import grids, results
 from sharpcli.documents.checkpoints import Inspected, TrainedResult
 from sharpcli.documents.decision import Decision
 from sharpcli.documents.grids import Explored, Interpolated
+from sharpcli.documents.pairing import Pair
 from sharpcli.documents.results import (
     SCHEMA,
     CheckpointResult,
@@ -186,6 +187,7 @@ def contract() -> Schema:
         },
         "correlations": {**fields["correlations"], "items": maker.of(Correlation)},
         "decision": {**fields["decision"], **maker.of(Decision)},
+        "pairs": {**fields["pairs"], "items": maker.of(Pair)},
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -294,6 +296,8 @@ class Maker:
             found["correlations"] = False
         if name != "measure":
             found["decision"] = False
+        if name not in ("measure", "compare"):
+            found["pairs"] = False
         if name != "search":
             found["importance"] = False
         return {"if": {"properties": {"kind": {"const": name}}}, "then": {"properties": found}}

@@ -42,6 +42,10 @@ _MOST_FOR_ALL = 6
 # `maximum`: of 24 minima with losses from 1e-1 to 1e-7, the worst was 4.2 % below the best of 60
 # random starts.
 _MISSED_BY_SEARCH = 0.05
+# Up to this many shards sums over them are nearly normal. With 64 shards of 512 of 4,000 MNIST
+# images at a loss of 0.02, half the degrees of freedom covered a ratio of losses in 92 % of 400
+# samples instead of 91 %, of gaps in 94 % instead of 92 %.
+_FEW_SHARDS = 16
 # float32 gives two orders of the same sums as different numbers: by at most this share.
 _ROUNDING = 1e-6
 
@@ -330,13 +334,15 @@ class Scatter:
     def degrees(self, x: float, y: float) -> float:
         """Degrees of freedom of that error: one fewer than the shards, less if few carry it.
 
-        Satterthwaite's 2·count/(κ − 1) with the kurtosis κ over the shards.
+        Satterthwaite's 2·count/(κ − 1) with the kurtosis κ over the shards; half of it over many
+        shards, as for the mean of a sample: its heaviest examples may be missing.
         """
         offs = self._offs_at(x, y)
         largest = max(map(abs, offs)) or 1.0
         powers = [(off / largest) ** 2 for off in offs]
         carried = carriers(sum(powers), sum(power * power for power in powers), len(offs))
-        return max(1.0, min(len(offs) - 1.0, 2 * carried or math.inf))
+        factor = 1 if len(offs) > _FEW_SHARDS else 2
+        return max(1.0, min(len(offs) - 1.0, factor * carried or math.inf))
 
     def _offs_at(self, x: float, y: float) -> list[float]:
         return [x * a - y * b for a, b in zip(*self.offs, strict=True)]

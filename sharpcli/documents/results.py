@@ -114,8 +114,9 @@ class Scalar:
     ] = absent()
     shards: Annotated[
         Sequence[float] | None,
-        "The number to first order on each of the equal shards of the sample, which are the same "
-        "for all checkpoints with the same `sample`; absent if all data were measured.",
+        "The number on each of the equal shards of the sample, as far as the shard moves it: their "
+        "mean is the number but for small terms. The shards are the same for all checkpoints with "
+        "the same `sample`; absent if all data were measured.",
         Keywords(minItems=2),
     ] = absent()
     sampling_shift: Annotated[

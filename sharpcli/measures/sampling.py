@@ -37,6 +37,8 @@ __all__ = [
 
 # Eigenvectors whose part of the trace is computed exactly, and random probes for the rest.
 _FOLLOWED, _PROBES = 5, 4
+# Shards of the losses, which cost little: few examples carry a small loss, and more shards show it.
+_LOSS_SHARDS = 64
 # Vectors to which an operator is applied at once.
 _BLOCK = 2
 
@@ -99,7 +101,8 @@ def means_by_shard(context: Context) -> dict[str, list[float]]:
         return {}
     names: list[str] = []
     sums = []
-    for shard in shards(context.objective, context.seed):
+    count = _LOSS_SHARDS if rows.count >= 2 * _LOSS_SHARDS else SHARDS
+    for shard in shards(context.objective, context.seed, count):
         names, moments = shard.moments(context.theta)
         sums.append(moments[:, :2].double().cpu())
     parts = torch.stack(sums)
@@ -153,7 +156,16 @@ def eigenvalue_errors(context: Context, krylov: Krylov, k: int) -> EigenvalueErr
         mixed[i, index] = 0.0
         push = float(_repulsion(gaps, mixed[i]).sum() + _repulsion(values[index], beyond[i]))
         error = math.hypot(float(first[i]) ** 0.5, push)
-        errors.append(_sampled(context, error, own[:, i], own[:, i], push))
+        off = (inside[:, i] - inside[:, i].mean(0)).square()
+        off[:, index] = 0.0
+        outside = (whole[:, i] - inside[:, i].square().sum(1)).clamp_min(0)
+        # Pseudo-values of the jackknife: vᵢ fits the sample, so that vᵢᵀH_s vᵢ alone scatters more
+        # than λi; leaving a shard out changes λi to second order too, by the same formula.
+        left_out = (SHARDS - 1) ** 2
+        pushes = _repulsion(gaps, off / left_out).sum(1)
+        pushes += _repulsion(values[index], outside / left_out)
+        pseudo = own[:, i] - (SHARDS - 1) * pushes
+        errors.append(_sampled(context, error, own[:, i], pseudo, push))
     ratio = Sampled()
     if k >= 5 and count >= 5 and float(values[0]) and float(values[4]):
         shares = own[:, 0] / values[0] - own[:, 4] / values[4]

@@ -18,6 +18,7 @@ from sharpcli.render.numbers import (
 )
 from sharpcli.render.pages.context import task_name
 from sharpcli.render.pages.measurements import column_titles, legend
+from sharpcli.render.pages.pairs import pair_notes, pair_sheets
 from sharpcli.render.terminal.table import Column, Page, Row, Sheet
 
 __all__ = ["compare_page"]
@@ -59,6 +60,8 @@ def compare_page(document: Mapping[str, Any]) -> Page:
         ]
         title = f"difference to {baseline} (and ratio)"
         sheets.append(Sheet([rows[index] for index in others], differences, title, caption))
+    compared = document.get("pairs", ())
+    sheets += pair_sheets(compared, titles, {})
     correlations = {c["measure"]: c for c in document.get("correlations", ())}
     shown = [key for key in titles if key in correlations]
     if shown:
@@ -66,7 +69,7 @@ def compare_page(document: Mapping[str, Any]) -> Page:
     return Page(
         context=[name] if (name := task_name(document["task"])) else [],
         sheets=sheets,
-        legend=_legend(document, numbers, sheets, titles),
+        legend=[*_legend(document, numbers, sheets, titles), *pair_notes(compared, titles)],
     )
 
 

@@ -21,6 +21,7 @@ from sharpcli.render.numbers import NOT_FINITE, format_cells, format_number
 from sharpcli.render.pages.context import run_lines
 from sharpcli.render.pages.decision import decision_lines
 from sharpcli.render.pages.layers import layer_rows, layer_sheets
+from sharpcli.render.pages.pairs import pair_notes, pair_sheets
 from sharpcli.render.terminal.table import Column, Page, Row, Sheet
 
 __all__ = [
@@ -72,12 +73,17 @@ def measure_page(document: Mapping[str, Any]) -> Page:
         *(Column(title, format_cells(scalars, key)) for key, title in titles.items()),
     ]
     rows = [*map(result_row, labels, results)]
+    compared = document.get("pairs", ())
     layers = layer_rows(results, labels)
     by_layer = layer_sheets(results, labels, column_titles)
     shown = [*columns, *(column for sheet in by_layer for column in sheet.columns)]
     return Page(
         context=[*run_lines(document), *_in_common(known)],
-        sheets=[Sheet(rows, columns), *by_layer],
+        sheets=[
+            Sheet(rows, columns),
+            *pair_sheets(compared, titles, _labels_by_path(results, labels)),
+            *by_layer,
+        ],
         footnotes=footnotes(
             [*labels, *(name for name, _ in layers)],
             [*scalars, *(row for _, row in layers)],
@@ -86,9 +92,14 @@ def measure_page(document: Mapping[str, Any]) -> Page:
         legend=[
             line.replace("the Hessian", curvature_name(document)) for line in legend(shown, titles)
         ]
-        + [line for measure in in_tables(keys) for line in measure.remarks(keys)],
+        + [line for measure in in_tables(keys) for line in measure.remarks(keys)]
+        + pair_notes(compared, titles),
         conclusions=decision_lines(document),
     )
+
+
+def _labels_by_path(results: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> dict[str, str]:
+    return {str(r["checkpoint"]["path"]): label for r, label in zip(results, labels, strict=True)}
 
 
 def train_page(document: Mapping[str, Any]) -> Page:
