@@ -33,6 +33,7 @@ import maximum
 import memory
 import optimizers
 import pairs
+import precision
 import processes
 import product
 import schedules
@@ -58,6 +59,7 @@ _BENCHMARKS = (
     derivatives,
     coverage,
     decide,
+    precision,
     pairs,
     coupled,
     skewed,
