@@ -30,6 +30,7 @@ from schema_shapes import (
 
 from sharpcli.documents import grids, results
 from sharpcli.documents.checkpoints import Inspected, TrainedResult
+from sharpcli.documents.decision import Decision
 from sharpcli.documents.grids import Explored, Interpolated
 from sharpcli.documents.pairing import Pair
 from sharpcli.documents.results import (
@@ -187,6 +188,7 @@ def contract() -> Schema:
         },
         "correlations": {**fields["correlations"], "items": maker.of(Correlation)},
         "agreement": maker.of(Agreement),
+        "decision": {**fields["decision"], **maker.of(Decision)},
         "pairs": {**fields["pairs"], "items": maker.of(Pair)},
     }
     return {
@@ -294,6 +296,8 @@ class Maker:
             found["results"] |= {"minItems": 1, "maxItems": 1}
         if name != "compare":
             found |= {"correlations": False, "agreement": False}
+        if name != "measure":
+            found["decision"] = False
         if name not in ("measure", "compare"):
             found["pairs"] = False
         if name != "search":

@@ -171,6 +171,9 @@ class MeasureSettings:
         sampling_error: The data sample grows until its relative sampling error is below this; None:
             the sample does not grow.
         time: Seconds for all checkpoints, in which the data sample grows; None: no limit.
+        decide: A measure, or the flat key of a number, by which checkpoints are ordered: the sample
+            grows until their order is decided; None: no order is asked for.
+        baseline: The checkpoint that all others are compared with; None: all pairs.
         by: "layer" also measures each layer's block of the parameters.
         initial: A checkpoint from before the training, for the distance from it.
         rescale_check: The measures are computed again at a rescaled θ of the same function.
@@ -192,6 +195,8 @@ class MeasureSettings:
     relative_error: float = 0.02
     sampling_error: float | None = None
     time: float | None = None
+    decide: str | None = None
+    baseline: str | None = None
     curvature: CurvatureSettings = CurvatureSettings()
     by: Literal["layer"] | None = None
     initial: Path | None = None
@@ -218,6 +223,18 @@ class MeasureSettings:
         _check(
             self, "subspaces", lambda all_: all(x is None or x >= 1 for x in all_), "give 1 or more"
         )
+        if self.decide is not None and self.sampling_error is not None:
+            raise UsageError(
+                f"{setting('decide', self.decide)} and "
+                f"{setting('sampling_error', self.sampling_error)}: both determine the sample",
+                "give one of the two",
+            )
+        if self.decide is not None and self.by is not None:
+            raise UsageError(
+                f"{setting('decide', self.decide)} and {setting('by', self.by)}: the order is "
+                "decided for all parameters together",
+                "give one of the two",
+            )
 
 
 @dataclass(frozen=True)

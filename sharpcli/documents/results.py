@@ -290,6 +290,9 @@ class Report:
         "For `measure` of several checkpoints and for `compare`: each number of two of them, "
         "compared.",
     ] = absent(())
+    decision: Annotated[
+        Any, "For `measure` with decide: the order of the checkpoints, and what it took."
+    ] = absent()
     importance: Annotated[
         Mapping[str, Number] | None,
         "For `search`: how much each chosen value decides which trials are the best (PED-ANOVA); "
@@ -311,7 +314,7 @@ def to_document(report: Report) -> Document:
 
 def is_interrupted(document: Document) -> bool:
     """Whether the run was interrupted before it was complete."""
-    return any(
+    return bool((document.get("decision") or {}).get("interrupted")) or any(
         part.get("status") == Outcome.INTERRUPTED or _ended_by_a_signal(part.get("error") or {})
         for result in document["results"]
         for part in (result, *result.get("layers", ()))

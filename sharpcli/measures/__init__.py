@@ -7,6 +7,7 @@ functions are loaded when called.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -31,6 +32,7 @@ __all__ = [
     "choose",
     "compute",
     "known_measures",
+    "measure_of",
     "options_of",
     "readers",
 ]
@@ -101,6 +103,13 @@ def choose(names: Sequence[str]) -> list[Measure]:
     if "all" in names:
         return list(known.values())
     return [m for m in known.values() if (m.name in names if names else m.default)]
+
+
+def measure_of(text: str) -> Measure | None:
+    """The measure with this name, or whose numbers have flat keys like this one; None if none."""
+    known = known_measures()
+    first = re.split(r"[.\[]", text, maxsplit=1)[0]
+    return known.get(text) or next((each for each in known.values() if each.key == first), None)
 
 
 def readers(measures: Sequence[Measure]) -> dict[str, list[str]]:

@@ -39,11 +39,11 @@ class Context:
     `theta` (n,) are the checkpoint's parameters; `objective` is the measured split's and one of
     `splits`. Measures append to `warnings`. `self_check` was made once for the model, None if no
     measure needs second derivatives. `checkpoint` is the file with its metadata, None for θ that is
-    in no file. `part` means that θ is one block of parameters, measured after
-    all of them. `begin` opens a measure's `progress`; `notes` are its other messages. `quotients`
-    (shards, k) are vᵢᵀH_s vᵢ over shards of a subset, once the sampling error of the eigenvalues is
-    known. `off_quotients` is the sum of vᵀ(Ĥ − H)v over the Ritz vectors whose rounding has been
-    measured.
+    in no file. `part` means that θ is one block of parameters, measured after all of them. `lowest`
+    is false if nobody asks for the smallest eigenvalue. `begin` opens a measure's `progress`;
+    `notes` are its other messages. `quotients` (shards, k) are vᵢᵀH_s vᵢ over shards of a subset,
+    once the sampling error of the eigenvalues is known. `off_quotients` is the sum of vᵀ(Ĥ − H)v
+    over the Ritz vectors whose rounding has been measured.
     """
 
     objective: Objective
@@ -54,6 +54,7 @@ class Context:
     self_check: SelfCheck | None = None
     checkpoint: Checkpoint | None = None
     part: bool = False
+    lowest: bool = True
     warnings: list[str] = field(default_factory=list)
     begin: Begin = lambda _: silent
     notes: Notes = field(default_factory=Notes)
@@ -154,7 +155,7 @@ class Context:
         """How many eigenvalues at the top, and how many at the bottom."""
         size = self.objective.size
         top = min(self.settings.top, size)
-        return top, min(1, size - top)
+        return top, min(1, size - top) if self.lowest else 0
 
     def release(self) -> None:
         """Free the graphs kept by products."""

@@ -138,7 +138,7 @@ def numbers_of(context: Context, found: EigshResult) -> dict[str, Any]:
             off = math.hypot(space.rounding, space.dropped, rounding[-1], context.hessian.error)
             lowest = at_most(lowest, off)
         numbers["smallest"] = lowest
-    else:
+    elif context.lowest:
         numbers["smallest"] = top[-1]  # all eigenvalues are at hand
     if len(top) >= 5:
         numbers["ratio_1_5"] = _ratio(top[0], top[4], sampled.ratio)

@@ -135,7 +135,7 @@ def eigenvalue_errors(context: Context, krylov: Krylov, k: int) -> EigenvalueErr
         return EigenvalueErrors([unknown] * k, unknown, unknown)
     basis, values = krylov.basis, krylov.projected.diagonal().double()
     count = len(values)
-    wanted = [*range(min(k, count)), *([count - 1] if count > k else [])]
+    wanted = [*range(min(k, count)), *([count - 1] if count > k and context.lowest else [])]
     coordinates, norms = [], []
     for operator in _operators(context):
         for images, _ in _applied_to(operator, [basis[index] for index in wanted]):
@@ -171,7 +171,7 @@ def eigenvalue_errors(context: Context, krylov: Krylov, k: int) -> EigenvalueErr
     if k >= 5 and count >= 5 and float(values[0]) and float(values[4]):
         shares = own[:, 0] / values[0] - own[:, 4] / values[4]
         ratio = _sampled(context, float(shares.var() * factor) ** 0.5, shares, 1 + shares)
-    return EigenvalueErrors(errors[:k], errors[-1] if count > k else Sampled(), ratio)
+    return EigenvalueErrors(errors[:k], errors[-1] if len(wanted) > k else Sampled(), ratio)
 
 
 def trace_error(context: Context, krylov: Krylov) -> Sampled:

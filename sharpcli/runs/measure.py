@@ -14,12 +14,13 @@ from sharpcli.documents.comparison import training_loss_warning
 from sharpcli.documents.environment import environment
 from sharpcli.documents.labels import short_labels
 from sharpcli.documents.pairing import Pair, measured, pairs_of
-from sharpcli.documents.results import CheckpointResult, Report
+from sharpcli.documents.results import CheckpointResult, Failure, Report
 from sharpcli.documents.statuses import Outcome
 from sharpcli.measures import Measure, choose, compute, options_of
 from sharpcli.measures.columns import in_tables, sharper_if_larger
 from sharpcli.measures.context import Context
 from sharpcli.objective.reliability import warning
+from sharpcli.runs import deciding
 from sharpcli.runs.by_layer import check_layers, measure_layers
 from sharpcli.runs.failures import INTERRUPTED, each_checkpoint
 from sharpcli.runs.growing_samples import FIRST_IN_TIME, FIRST_SAMPLES, Judge, Limit, grown
@@ -62,10 +63,14 @@ def measure_checkpoints(
         notes: Receives notes for the user.
     """
     run, settings = run or RunSettings(), settings or MeasureSettings()
-    measures = choose(settings.measures)
-    settings = replace(settings, options=options_of(measures, settings.options))
+    asked = None if settings.decide is None else deciding.asked_for(settings.decide)
+    measures = choose(settings.measures) if settings.measures or asked is None else [asked.measure]
+    every = measures if asked is None or asked.measure in measures else [asked.measure, *measures]
+    settings = replace(settings, options=options_of(every, settings.options))
     check_layers(measures, settings)
     check_rescaling(run, settings)
+    deciding.check(paths, run, settings)
+    baseline = deciding.baseline_of(settings.baseline, paths)
     device = resolve_device(run.device)
     sized: dict[int | None, Studies] = {}
     foretell, shares = Foreteller(len(paths), notes), _shares(settings, len(paths))
@@ -88,23 +93,53 @@ def measure_checkpoints(
             shares,
         )
 
+    def measured_on(
+        path: Path,
+        about: dict[str, Any],
+        samples: int,
+        measures: Sequence[Measure],
+        settings: MeasureSettings,
+        *,
+        lowest: bool,
+    ) -> CheckpointResult:
+        studies = studies_of(samples)
+        return _measured(path, about, studies, measures, settings, begin, notes, lowest=lowest)
+
     first = _first_samples(run, settings)
     with global_random_state_kept():
         if task is not None:
             _check_size(studies_of(first).of(None), measures, settings)
-        results = each_checkpoint(
-            paths,
-            measured_one,
-            lambda about, error: CheckpointResult(about, Outcome.FAILED, error=error),
-            is_last=lambda result: any(layer.error == INTERRUPTED for layer in result.layers),
-        )
+        if asked is not None:
+            found = deciding.decide(paths, asked, run, settings, measured_on, _failed, notes)
+            if settings.measures:
+                found = deciding.with_others(
+                    found, asked, paths, measures, settings, measured_on, _failed
+                )
+            results = found.results
+        else:
+            found = deciding.Decided(())
+            results = each_checkpoint(
+                paths,
+                measured_one,
+                _failed,
+                is_last=lambda result: any(layer.error == INTERRUPTED for layer in result.layers),
+            )
+    decision = found.decision
     return Report(
         kind="measure",
         settings=as_settings(run, settings),
         environment=environment(device),
         task=list(sized.values())[-1].description() if sized else studies_of(first).description(),
         results=results,
-        pairs=_pairs(results),
+        pairs=[
+            *found.pairs,
+            *(
+                pair
+                for pair in _pairs(results, baseline)
+                if decision is None or pair.measure != decision.measure
+            ),
+        ],
+        decision=decision,
         warnings=[w for w in [_loss_warning(results)] if w],
     )
 
@@ -204,6 +239,8 @@ def as_settings(run: RunSettings, settings: MeasureSettings) -> dict[str, Any]:
 def _first_samples(run: RunSettings, settings: MeasureSettings) -> int | None:
     if settings.time is not None:
         return run.samples or FIRST_IN_TIME
+    if settings.decide is not None:
+        return run.samples or deciding.FIRST
     if settings.sampling_error is None:
         return run.samples
     return run.samples or FIRST_SAMPLES
@@ -244,8 +281,10 @@ def _measured(
     settings: MeasureSettings,
     begin: Begin,
     notes: Notes,
-    judge: Judge | None,
-    foretell: Foreteller,
+    judge: Judge | None = None,
+    foretell: Foreteller | None = None,
+    *,
+    lowest: bool = True,
 ) -> CheckpointResult:
     """One checkpoint's result; adds facts about the checkpoint to `about`."""
     checkpoint = load_checkpoint(path)
@@ -253,7 +292,7 @@ def _measured(
     study = studies.of(checkpoint)
     _check_size(study, measures, settings)
     loaded = matched(checkpoint, study)
-    return _measure(loaded, about, measures, settings, begin, notes, judge, foretell)
+    return _measure(loaded, about, measures, settings, begin, notes, judge, foretell, lowest=lowest)
 
 
 def _measure(
@@ -263,8 +302,10 @@ def _measure(
     settings: MeasureSettings,
     begin: Begin,
     notes: Notes,
-    judge: Judge | None,
-    foretell: Foreteller,
+    judge: Judge | None = None,
+    foretell: Foreteller | None = None,
+    *,
+    lowest: bool = True,
 ) -> CheckpointResult:
     study, warnings = loaded.study, list[str]()
     tensors = dict(loaded.match.tensors) if settings.rescale_check else {}
@@ -280,12 +321,13 @@ def _measure(
         seed=study.run.seed,
         self_check=study.checked,
         checkpoint=loaded.checkpoint,
+        lowest=lowest,
         warnings=warnings,
         begin=lambda name: begin(f"{loaded.checkpoint.path.name}: {name}"),
         notes=notes.about(loaded.checkpoint.path.name),
     )
     try:
-        if judge is None:
+        if judge is None and foretell is not None:
             foretell(context, measures)
         found = compute(measures, context)
     finally:
@@ -295,7 +337,7 @@ def _measure(
         warnings.append(said)
     about = {**about, **loaded.description()}
     rows, enough = objective.rows, True
-    if rows.sampled or judge is not None:
+    if rows.sampled or judge is not None or settings.decide is not None:
         about["examples"] = rows.count
     if rows.sampled:
         about["examples_in_all"] = rows.total
@@ -335,13 +377,22 @@ def _loss_warning(results: Sequence[CheckpointResult]) -> str | None:
     return training_loss_warning(losses)
 
 
-def _pairs(results: Sequence[CheckpointResult]) -> list[Pair]:
-    """The measured checkpoints, two by two."""
-    found = [
-        measured({"checkpoint": each.checkpoint, "measures": each.measures})
-        for each in results
+def _failed(about: Mapping[str, Any], error: Failure) -> CheckpointResult:
+    return CheckpointResult(about, Outcome.FAILED, error=error)
+
+
+def _pairs(results: Sequence[CheckpointResult], baseline: int | None = None) -> list[Pair]:
+    """The measured checkpoints, two by two, or each with the one at the index `baseline`."""
+    numbered = [
+        (index, measured({"checkpoint": each.checkpoint, "measures": each.measures}))
+        for index, each in enumerate(results)
         if each.status == Outcome.OK
     ]
+    places = [index for index, _ in numbered]
+    if baseline is not None and baseline not in places:
+        return []
+    base = None if baseline is None else places.index(baseline)
+    found = [each for _, each in numbered]
     keys = {key for each in found for key in each.scalars}
     exact = {measure.key for measure in in_tables(keys) if measure.exact}
-    return pairs_of(found, sharper_if_larger(keys), exact=exact)
+    return pairs_of(found, sharper_if_larger(keys), baseline=base, exact=exact)

@@ -14,6 +14,7 @@ import corners
 import coupled
 import coverage
 import critical
+import decide
 import density
 import derivatives
 import differences
@@ -36,6 +37,7 @@ import noise_scales
 import optimizers
 import pairs
 import perturbations
+import precision
 import processes
 import product
 import rescaling
@@ -62,6 +64,8 @@ _BENCHMARKS = (
     density,
     derivatives,
     coverage,
+    decide,
+    precision,
     pairs,
     coupled,
     skewed,

@@ -20,7 +20,7 @@ from sharpcli.cli.options import (
 )
 from sharpcli.cli.parameter_types import DURATION, NumberType, ParameterType, WholeType
 from sharpcli.errors import UsageError
-from sharpcli.measures import BUILT_IN, Option, choose, known_measures, readers
+from sharpcli.measures import BUILT_IN, Option, choose, known_measures, measure_of, readers
 from sharpcli.settings import CurvatureSettings, MeasureSettings, OutputSettings, RunSettings
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ Examples:
   sharp measure a.pt -m epsilon-sharpness --subspace full --subspace 100
   sharp measure a.safetensors -t digits -m hessian -m trace --by layer
   sharp measure a.pt -t task.py -m loss -m hessian --sampling-error 0.1
+  sharp measure a.pt b.pt c.pt -t task.py --decide hessian
   sharp measure run-*/model.safetensors --json > result.json""",
 )
 @click.argument("checkpoints", nargs=-1, metavar="CKPT...")
@@ -199,6 +200,18 @@ Examples:
     "their sampling errors. With --sampling-error whichever comes first.",
 )
 @click.option(
+    "--decide",
+    metavar="MEASURE",
+    help="Measure as few examples as decide at 95 % which checkpoint is sharper by this measure "
+    "(or number, as hessian.eigenvalues[1]): 256 (or --samples), then twice as many, up to all. "
+    "Other measures (-m) are measured on the last sample.",
+)
+@click.option(
+    "--baseline",
+    metavar="CKPT",
+    help="Compare the other checkpoints with this one only, not all with one another.",
+)
+@click.option(
     "--max-products",
     type=WholeType(1),
     metavar="N",
@@ -255,6 +268,8 @@ def measure(
     relative_error: float | None,
     sampling_error: float | None,
     time: float | None,
+    decide: str | None,
+    baseline: str | None,
     max_products: int | None,
     by: Any,
     initial: Path | None,
@@ -290,7 +305,7 @@ def measure(
         raise UsageError(
             "a checkpoint's path is empty", "is a variable of the shell not set? Name a file"
         )
-    if sampling_error is None and run.samples is not None:
+    if sampling_error is None and run.samples is not None and decide is None:
         sampling_error = relative_error
     settings = MeasureSettings(
         measures=measures,
@@ -304,6 +319,8 @@ def measure(
         relative_error=DEFAULT.relative_error if relative_error is None else relative_error,
         sampling_error=sampling_error,
         time=time,
+        decide=decide,
+        baseline=baseline,
         curvature=curvature,
         by=by,
         initial=initial,
@@ -327,7 +344,9 @@ def measure(
 
 def _note_unread(settings: MeasureSettings, notes: Notes) -> None:
     """Note which given options none of the requested measures uses."""
-    for name, measures in readers(choose(settings.measures)).items():
+    decided = None if settings.decide is None else measure_of(settings.decide)
+    chosen = choose(settings.measures) if settings.measures or decided is None else []
+    for name, measures in readers([*chosen, *([decided] if decided else [])]).items():
         if name == "relative_error" and settings.sampling_error is not None:
             continue  # with --samples it is the sample's
         for option in given([name]):

@@ -65,8 +65,8 @@ def _data(
     used: this equals the requested size for a sample, is smaller if the split has fewer, and larger
     for a split that was used completely.
     """
-    own = sorted({about["examples"] for about in checkpoints if "examples_in_all" in about})
-    if own:
+    own = sorted({about["examples"] for about in checkpoints if "examples" in about})
+    if any("examples_in_all" in about for about in checkpoints):
         count = str(own[0]) if len(own) == 1 else f"{own[0]} to {own[-1]}"
         noun = "example" if own == [1] else "examples"
         return f"a sample of {count} {' and '.join(splits)} {noun}"

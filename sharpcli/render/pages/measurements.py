@@ -19,6 +19,7 @@ from sharpcli.documents.statuses import NOT_CONVERGED, Outcome
 from sharpcli.measures.columns import column_titles, in_tables
 from sharpcli.render.numbers import NOT_FINITE, format_cells, format_number
 from sharpcli.render.pages.context import run_lines
+from sharpcli.render.pages.decision import decision_lines
 from sharpcli.render.pages.layers import layer_rows, layer_sheets
 from sharpcli.render.pages.pairs import pair_notes, pair_sheets
 from sharpcli.render.pages.rescaling import rescaling_sheets
@@ -95,6 +96,7 @@ def measure_page(document: Mapping[str, Any]) -> Page:
         ]
         + [line for measure in in_tables(keys) for line in measure.remarks(keys)]
         + pair_notes(compared, titles),
+        conclusions=decision_lines(document),
     )
 
 

@@ -56,6 +56,7 @@ class Page:
     sheets: Sequence[Sheet]
     footnotes: Sequence[str] = ()
     legend: Sequence[str] = ()
+    conclusions: Sequence[str] = ()
 
 
 def page_lines(page: Page, width: int) -> Iterator[Text]:
@@ -71,6 +72,10 @@ def page_lines(page: Page, width: int) -> Iterator[Text]:
             if index:
                 yield Text()
             yield from _sheet_lines(part, width, again=index > 0)
+    if page.conclusions:
+        yield Text()
+    for line in page.conclusions:
+        yield from _folded(line, width, "")
     if page.footnotes or page.legend:
         yield Text()
     for line in page.footnotes:
@@ -98,7 +103,8 @@ def markdown(page: Page) -> str:
         lines = [table[0], rule, *table[1:]]
         blocks.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
     lists = [
-        f"- {markdown_text(line, begins_line=True)}" for line in (*page.footnotes, *page.legend)
+        f"- {markdown_text(line, begins_line=True)}"
+        for line in (*page.conclusions, *page.footnotes, *page.legend)
     ]
     return "\n\n".join([*blocks, *(["\n".join(lists)] if lists else [])]) + "\n"
 
@@ -114,9 +120,9 @@ def _visible(page: Page) -> Page:
         )
         for sheet in page.sheets
     ]
-    lines = (page.context, page.footnotes, page.legend)
-    context, footnotes, legend = ([*map(visible, each)] for each in lines)
-    return Page(context, sheets, footnotes, legend)
+    lines = (page.context, page.footnotes, page.legend, page.conclusions)
+    context, footnotes, legend, conclusions = ([*map(visible, each)] for each in lines)
+    return Page(context, sheets, footnotes, legend, conclusions)
 
 
 def _fitted(sheet: Sheet, width: int) -> Iterator[Sheet]:
