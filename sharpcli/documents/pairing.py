@@ -369,6 +369,12 @@ class Contrast:
             return math.inf
         return self.scatter.degrees(1.0, self.center if self.values[1] else 1.0)
 
+    @functools.cached_property
+    def _quantiles(self) -> tuple[float, float]:
+        """Of the normal distribution, and of Student's for the paired sampling error."""
+        within = NormalDist().inv_cdf((1 + self.level) / 2)
+        return within, within if self.scatter is None else student(self.degrees, self.level)
+
     def standard(self, x: float, y: float) -> float:
         """The standard error, without limits and not widened for few degrees of freedom."""
         return math.hypot(self._random(x, y), self._sampling(x, y))
@@ -385,13 +391,12 @@ class Contrast:
 
     def parts(self, x: float, y: float) -> tuple[float, float]:
         """What random estimates and the sample add to half the width, as in `half`."""
-        within = NormalDist().inv_cdf((1 + self.level) / 2)
-        quantile = within if self.scatter is None else student(self.degrees, self.level)
+        within, quantile = self._quantiles
         return within * self._random(x, y), quantile * self._sampling(x, y)
 
     def widened(self, x: float, y: float) -> float:
         """The standard error widened so that ± 1.96 times it is Student's interval."""
-        return math.hypot(*self.parts(x, y)) / NormalDist().inv_cdf((1 + self.level) / 2)
+        return math.hypot(*self.parts(x, y)) / self._quantiles[0]
 
     def half(self, x: float, y: float) -> float:
         """Half the width of the interval."""

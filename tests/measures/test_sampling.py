@@ -13,8 +13,9 @@ from sharpcli.measures.epsilon_sharpness import epsilon_sharpness
 from sharpcli.measures.gradient import gradient
 from sharpcli.measures.hessian import hessian, trace
 from sharpcli.measures.loss import loss
-from sharpcli.measures.sampling import degrees_of_freedom
+from sharpcli.measures.sampling import degrees_of_freedom, sampled_of
 from sharpcli.objective.reliability import widened
+from sharpcli.objective.shards import shard_indices
 
 TOTAL, COUNT, SEEDS = 1600, 400, 30
 
@@ -245,3 +246,49 @@ def test_too_few_examples_are_said_once_for_each_measure():
         "the trace",
         "the gradient",
     ]
+
+
+def test_values_by_shard_are_those_of_the_numbers():
+    names = ("loss", "epsilon-sharpness", "gradient", "hessian", "trace")
+    of = [known_measures()[name] for name in names]
+    found = flat_scalars(compute(of, context(regression(), top=2, samples=COUNT)))
+    del found["loss.test"]
+    for key, number in found.items():
+        shards = torch.tensor(number["shards"], dtype=torch.float64)
+        assert len(shards) == (64 if key.startswith("loss") else 16), key
+        error = float(shards.std()) / len(shards) ** 0.5
+        off = abs(float(shards.mean()) - number["value"])
+        assert off <= 3 * error + abs(number.get("sampling_shift") or 0), key
+    largest = found["hessian.eigenvalues[0]"]
+    assert largest["sampling_shift"] > 0
+    whole = flat_scalars(compute(of, context(regression(), top=2)))
+    assert not any("shards" in number for number in whole.values())
+
+
+def test_a_gap_has_the_shards_of_the_sampled_split():
+    found = loss(context(regression(), samples=COUNT))["loss"]
+    gaps = [found["test"].value - each for each in found["train"].shards]
+    assert found["gap"].shards == pytest.approx(gaps)
+    assert found["test"].shards is None
+
+
+def test_shards_of_the_loss_are_means_of_the_examples():
+    made = context(regression(), samples=COUNT)
+    sums, _ = made.objective.per_example_losses(made.theta)
+    shards = [sums[each].mean() for each in shard_indices(COUNT, made.seed, 64)]
+    expected = [
+        float(sums.mean() + (each - sums.mean()) * n * 64 / COUNT)
+        for each, n in zip(shards, map(len, shard_indices(COUNT, made.seed, 64)), strict=True)
+    ]
+    assert loss(made)["loss"]["train"].shards == pytest.approx(expected, rel=1e-9)
+
+
+def test_sampled_of_gives_the_error_of_values_by_shard():
+    made = context(regression(), samples=COUNT)
+    values = [1.0, 3.0] * 8
+    found = sampled_of(made, values, shift=0.1)
+    first = math.sqrt(16 / 15 / 16 * (1 - COUNT / TOTAL))
+    plain = math.hypot(first, 0.1)
+    assert found.error == pytest.approx(widened(plain, 15.0), rel=1e-6)
+    assert (found.shards, found.shift) == (values, 0.1)
+    assert sampled_of(context(regression()), values).error is None

@@ -44,7 +44,7 @@ def interval_of_mean(values: Sequence[float]) -> tuple[float, float] | None:
     return middle - half, middle + half
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1024)
 def student_quantile(degrees: int, confidence: float = CONFIDENCE) -> float:
     """The t with P(|T| ≤ t) = confidence, for a whole number of degrees of freedom.
 

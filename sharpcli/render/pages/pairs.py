@@ -60,9 +60,8 @@ def pair_notes(pairs: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) ->
         return []
     same = "; measured on the same examples, most of their sampling errors cancel"
     shared = any(pair.get("paired") for pair in pairs)
-    notes = [
-        f"ratio: of the first checkpoint to the second, with its 95 % interval{same if shared else ''}"
-    ]
+    about = "ratio: of the first checkpoint to the second, with its 95 % interval"
+    notes = [about + (same if shared else "")]
     reasons: dict[str, list[str]] = {}
     for pair in pairs:
         if pair["measure"] in chosen and pair.get("reason"):
