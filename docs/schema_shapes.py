@@ -240,6 +240,9 @@ class Difference:
     sampling_bias: Annotated[
         float, "How much higher samples make the difference; absent where that is nothing."
     ] = absent()
+    paired: Annotated[
+        bool, "True where both were measured on one sample and the errors are paired by shard."
+    ] = absent()
     sampling_status: Annotated[
         Literal["unreliable"],
         "unreliable: the sampling error of a member of either side may be too small; absent if "
