@@ -383,10 +383,13 @@ def _failed(about: Mapping[str, Any], error: Failure) -> CheckpointResult:
 
 def _pairs(results: Sequence[CheckpointResult], baseline: int | None = None) -> list[Pair]:
     """The measured checkpoints, two by two, or each with the one at the index `baseline`."""
+    first: dict[Any, int] = {}  # a file that is given twice is compared once
+    for index, each in enumerate(results):
+        first.setdefault(each.checkpoint["path"], index)
     numbered = [
         (index, measured({"checkpoint": each.checkpoint, "measures": each.measures}))
         for index, each in enumerate(results)
-        if each.status == Outcome.OK
+        if each.status == Outcome.OK and first[each.checkpoint["path"]] == index
     ]
     places = [index for index, _ in numbered]
     if baseline is not None and baseline not in places:

@@ -33,7 +33,7 @@ def options() -> set[str]:
         name
         for command in commands
         if command is not None
-        for parameter in command.params
+        for parameter in command.get_params(context)
         for name in (*parameter.opts, *parameter.secondary_opts)
     }
 
