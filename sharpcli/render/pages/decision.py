@@ -63,17 +63,17 @@ def _order(
 
 
 def _cost(decision: Mapping[str, Any]) -> str:
-    """`this took 2.1 s; all 10,000 examples would have taken 40 s`."""
+    """`this took 2 s, 0.03× the work of all data: all 10,000 examples would have taken 40 s`."""
     took = f"this took {readable_time(decision['seconds'])}"
     full = decision.get("full")
     if full is None or decision["examples"] >= decision["examples_in_all"]:
         alone = f", of which the last sample {readable_time(decision['looks'][-1]['seconds'])}"
         return took + (alone if len(decision["looks"]) > 1 else "")
     share = decision.get("share")
-    work = f" and {100 * share:.2g} % of the products × examples" if share is not None else ""
+    work = "" if share is None else f", {share:.2g}× the work of all data"
     most = "up to" if len(decision["looks"]) == 1 else "about"
     return (
-        f"{took}{work}; all {counted(full['examples'], 'example')} would have taken {most} "
+        f"{took}{work}: all {counted(full['examples'], 'example')} would have taken {most} "
         f"{readable_time(full['seconds'])}"
     )
 

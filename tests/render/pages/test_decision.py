@@ -33,8 +33,8 @@ def test_two_checkpoints_and_what_it_took():
     found = document({("a.pt", "b.pt"): "flatter"}, order=["b.pt", "a.pt"], share=0.026)
     assert decision_lines(found) == [
         "b is sharper than a by λ1: decided on 256 of 10,000 examples, at 95 %",
-        "this took 2 s and 2.6 % of the products × examples; all 10,000 examples would have taken "
-        "up to 40 s",
+        "this took 2 s, 0.026× the work of all data: all 10,000 examples would have taken up to "
+        "40 s",
     ]
     assert decision_lines({"results": []}) == []
 
