@@ -16,6 +16,7 @@ from sharpcli.errors import SharpError, setting
 from sharpcli.linalg.orthogonal import dots
 from sharpcli.measures.context import Context
 from sharpcli.measures.critical_step import RELATIVE, Crossing, crossing
+from sharpcli.measures.kinks import has_kinks
 from sharpcli.measures.sampling import Sampled, error_of_mean
 from sharpcli.measures.update import Update, update
 from sharpcli.objective.checks import check_finite
@@ -42,15 +43,17 @@ def critical_sharpness(context: Context) -> dict[str, Any]:
     Δ is the optimizer's last update if its state is known, else the gradient. On a quadratic both
     numbers are equal; elsewhere 2/η_c sees the loss as far as the step goes. The error of 2/η_c is
     its bracket, a sixteenth wide at most. ΔᵀHΔ and Δᵀg are differences of losses along Δ, with what
-    two step sizes differ by and rounding as their error. An option adds ΔᵀHΔ/Δᵀg by one product.
+    two step sizes differ by and rounding as their error. Over a step kinks, as of ReLU, bend the
+    loss as much as H does, at every step size alike: with kinks ΔᵀHΔ/Δᵀg is by a product. An option
+    adds it by a product for any loss.
     The second number does not depend on the scale of Δ; the first is for the step θ −= ηΔ.
 
     Raises:
         SharpError: Δ is zero.
 
     Cost: 8 to 10 forward passes, at most 12, without derivatives, with two vectors beside θ; one
-    gradient if Δ is the gradient or made of it. On a subset two more forward passes, and two
-    gradients if Δ is made of the gradient.
+    gradient if Δ is the gradient or made of it; with kinks a gradient and a product. On
+    a subset two more forward passes, and two gradients if Δ is made of the gradient.
     Source: Kalra et al. 2026 (critical sharpness).
     """
     moved = update(context)
@@ -72,11 +75,17 @@ def critical_sharpness(context: Context) -> dict[str, Any]:
     left = _PASSES - line.passes
     slope, bend = line.derivatives(around * _DIFFERENCE, left)
     ratio = _ratio(slope, bend, critical=None if left >= 4 else 2 / around)
+    exact = None
+    kinked = has_kinks(context.objective, context.theta)
+    if kinked or context.settings.options.get("exact_directional"):
+        exact = _exact(context, moved.direction, None if kinked else ratio)
+    if kinked and exact is not None:
+        ratio = exact
     errors = _sampling(context, line, found, ratio)
     scalar, ratio = (_with(each, own) for each, own in zip((scalar, ratio), errors, strict=True))
     numbers |= {"directional": ratio, "forward_passes": line.passes}
-    if context.settings.options.get("exact_directional"):
-        numbers["directional_exact"] = _exact(context, moved.direction, ratio)
+    if exact is not None and context.settings.options.get("exact_directional"):
+        numbers["directional_exact"] = exact
     return {"critical_sharpness": scalar_fields(scalar, **numbers)}
 
 
@@ -181,7 +190,7 @@ def _ratio(slope: Scalar, bend: Scalar, *, critical: float | None) -> Scalar:
         error += _DIFFERENCE * abs(value - critical)
     if error > RELATIVE * abs(value):
         advice = (
-            "differences of losses do not resolve it: the loss has kinks along the update, or "
+            "differences of losses do not resolve it: the loss is not smooth along the update, or "
             f"rounding hides it; {setting('dtype', 'float64')} or "
             f"{setting('exact_directional', True)} may"
         )
@@ -189,26 +198,33 @@ def _ratio(slope: Scalar, bend: Scalar, *, critical: float | None) -> Scalar:
     return Scalar(value, error, "residual")
 
 
-def _exact(context: Context, direction: Tensor, other: Scalar) -> Scalar:
-    """ΔᵀHΔ/Δᵀg by one product and the gradient."""
+def _exact(context: Context, direction: Tensor, other: Scalar | None) -> Scalar:
+    """ΔᵀHΔ/Δᵀg by one product and the gradient; `other` is that of differences, if it is sound."""
     settings = replace(context.settings.curvature, operator="hessian")
     operator = make_operator(context.objective, context.theta, settings)
     try:
         image = operator @ direction
     finally:
         operator.release()
-    slope = _dot(direction, context.value_and_gradient[1])
-    if not slope:
-        return Scalar(None, status=Status.UNRESOLVED, advice="Δᵀg is zero")
-    value, error = _dot(direction, image) / slope, operator.error * _dot(direction, direction)
-    if other.value is not None and other.error is not None:
+    slope, length = _dot(direction, context.value_and_gradient[1]), float(direction.norm())
+    noise = length * float(context.rounding.gradient[1].norm())
+    if abs(slope) <= noise:
+        advice = "Δᵀg cannot be distinguished from zero: the update neither descends nor climbs"
+        return Scalar(None, status=Status.UNRESOLVED, advice=advice)
+    value = _dot(direction, image) / slope
+    bend = length * float(context.rounding.products(direction[None]).norm())
+    error = math.hypot(operator.error * length**2 + bend, value * noise) / abs(slope)
+    if other is not None and other.value is not None and other.error is not None:
         off = abs(value - other.value)
         if off > 3 * other.error + RELATIVE * abs(value) and other.status == Status.CONVERGED:
             context.warnings.append(
                 f"critical-sharpness: ΔᵀHΔ/Δᵀg is {value:.4g} by a product and {other.value:.4g} "
                 "by differences of losses: the second derivatives may be wrong"
             )
-    return Scalar(value, error / abs(slope) or None, "rounding" if error else None)
+    if error > RELATIVE * abs(value):
+        advice = f"rounding hides it: use {setting('dtype', 'float64')}"
+        return Scalar(value, error, "rounding", Status.PRECISION, advice)
+    return Scalar(value, error or None, "rounding" if error else None)
 
 
 def _sampling(

@@ -89,8 +89,8 @@ def measured_noise(context: Context) -> Noise:
         found: Noise = known
         return found
     objective, rows = context.objective, context.objective.rows
-    _, weights = objective.per_example_losses(context.theta)
-    weight = float(weights.mean())
+    names, sums = objective.moments(context.theta)
+    weight = float(sums[names.index("loss")][1]) / rows.count
     most = int(context.settings.options["noise_examples"])
     generator = own_generator("noise of examples", context.seed)
     indices = torch.randperm(rows.count, generator=generator)[:most]

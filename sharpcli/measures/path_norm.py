@@ -23,7 +23,7 @@ __all__ = ["check_path_norm", "path_norm", "value"]
 # Operations that pass sums over paths on: linear in what they read, a ReLU, or a mean. Squared
 # weights and inputs of ones are not negative, so a maximum is taken over sums of the same kind.
 _NAMES = """
-relu leaky_relu _prelu_kernel threshold clamp_min abs neg add sub mul div maximum mean sum amax
+relu leaky_relu _prelu_kernel threshold clamp_min abs add mul div maximum mean sum amax
 mm bmm addmm baddbmm linear convolution native_batch_norm cudnn_batch_norm _batch_norm_no_update
 _native_batch_norm_legit_no_training
 clone detach alias contiguous _to_copy copy lift_fresh lift_fresh_copy t transpose permute view
@@ -34,6 +34,8 @@ _adaptive_avg_pool3d max_pool2d max_pool3d max_pool2d_with_indices max_pool3d_wi
 upsample_nearest1d upsample_nearest2d upsample_bilinear2d
 """
 _SUMS_OVER_PATHS = frozenset(_NAMES.split())
+# Those of them that a constant below zero makes negative, which is no sum over squared paths.
+_SIGNED = frozenset(["add", "mul", "div", "mm", "bmm", "addmm", "baddbmm", "linear", "convolution"])
 
 
 def path_norm(context: Context) -> dict[str, Any]:
@@ -89,7 +91,10 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of tor
         name = function._schema.name.partition("::")[2].removesuffix("_")
         if name not in _SUMS_OVER_PATHS:
             self.others.append(name)
-        return function(*args, **(kwargs or {}))
+        found = function(*args, **(kwargs or {}))
+        if name in _SIGNED and found.is_floating_point() and bool((found < 0).any()):
+            self.others.append(f"{name} with a constant below zero")
+        return found
 
 
 def _as_squares(

@@ -8,6 +8,7 @@ from torch import nn
 
 from sharpcli.errors import SharpError
 from sharpcli.measures.critical import critical_sharpness
+from sharpcli.measures.kinks import has_kinks
 from sharpcli.objective.objective import Objective
 
 NAME = "critical-sharpness"
@@ -121,6 +122,24 @@ def test_along_each_optimizers_update(case):
         low, high = found["step"]
         assert loss(theta - low * along) <= loss(theta) < loss(theta - high * along)
         assert found["forward_passes"] <= 12
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("case", ["relu", "conv"])
+def test_kinks_are_not_taken_for_curvature(case, dtype):
+    matrix, gradient = dense_hessian(case), dense_gradient(case)
+    true = float(gradient @ matrix @ gradient / (gradient @ gradient))
+    given = remembered(CASES[case], None, dtype, measure=NAME)
+    assert has_kinks(given.objective, given.theta)
+    ratio = critical_sharpness(given)["critical_sharpness"]["directional"]
+    assert ratio.value == pytest.approx(true, rel=1e-9 if dtype == "float64" else 1e-3)
+    assert not given.warnings
+
+
+@pytest.mark.parametrize("case", ["tanh", "tied"])
+def test_smooth_losses_have_no_kinks(case):
+    given = remembered(CASES[case], None, measure=NAME)
+    assert not has_kinks(given.objective, given.theta)
 
 
 def test_an_update_that_climbs_is_called_out():

@@ -90,6 +90,23 @@ def test_all_examples_give_the_exact_noise_scales(case, dtype):
         assert "no batch size" in found["noise"]["advice"]
 
 
+def test_a_loss_of_one_sum_a_batch_has_the_same_noise_scales():
+    def each(outputs, batch):
+        weight = batch[0][:, 0].abs() + 0.1
+        return (outputs - batch[1]).square().sum(1) * weight, weight
+
+    def summed(outputs, batch):
+        return tuple(part.sum() for part in each(outputs, batch))
+
+    found = []
+    for loss in (each, summed):
+        of = task(lambda: nn.Linear(4, 2), real_targets(4, 2), loss=loss, metrics=None)
+        given = remembered(of, None, measure="noise-scale", options=ALL, batch_size=5)
+        found.append(noise_scale(given)["noise_scale"])
+    assert found[1]["simple"]["value"] == pytest.approx(found[0]["simple"]["value"], rel=1e-9)
+    assert found[1]["noise"]["value"] == pytest.approx(found[0]["noise"]["value"], rel=1e-9)
+
+
 def line(count=1500):
     return task(
         lambda: nn.Linear(4, 2),

@@ -147,6 +147,25 @@ def test_no_path_norm_of_what_is_no_sum_over_paths(name):
         check_path_norm(context(CASES[name]))
 
 
+class Signed(nn.Module):
+    def __init__(self, sign):
+        super().__init__()
+        self.first, self.second, self.sign = nn.Linear(4, 3), nn.Linear(4, 3), sign
+
+    def forward(self, inputs):
+        shown = torch.relu(self.second(inputs))
+        if self.sign is None:
+            return self.first(inputs) - shown
+        return self.first(inputs) + self.sign * shown
+
+
+@pytest.mark.parametrize("sign", [None, -1.0])
+def test_no_path_norm_where_squared_paths_would_cancel(sign):
+    with pytest.raises(SharpError, match="has no path norm"):
+        check_path_norm(context(task(lambda: Signed(sign), vectors(4, 3))))
+    assert path_norm(context(task(lambda: Signed(1.0), vectors(4, 3))))["path_norm"]["norm"].value
+
+
 def margins(of):
     inputs, targets = of.data("train")
     outputs = of.model().double()(inputs.double()).detach()

@@ -51,7 +51,8 @@ OPTIMIZATION: tuple[Measure, ...] = (
         gradients=lambda _, __: 5.0,
         meaning="2/η for the smallest step η along the optimizer's update that raises the loss",
         formula="2/η_c, η_c = min{η > 0: L(θ − ηΔ) > L(θ)}; directional: ΔᵀHΔ/Δᵀg",
-        cost="8 to 12 forward passes; one gradient if the optimizer's state is not known",
+        cost="8 to 12 forward passes; one gradient if the optimizer's state is not known, and one "
+        "with a product if the loss has kinks, as of ReLU",
         invariances="those of the loss and Δ; directional also the scale of Δ",
         source="Kalra et al. 2026",
         warns="an update along which the loss does not fall",
