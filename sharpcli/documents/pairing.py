@@ -153,8 +153,8 @@ def pairs_of(
                 a.scalars[key],
                 b.scalars[key],
                 key,
-                a.count,
-                a.total,
+                *_smaller_sample(a, b),
+                sampled=(a.total is not None, b.total is not None),
                 same_rows=a.sample is not None and a.sample == b.sample,
                 larger_is_sharper=larger_is_sharper.get(key),
                 exact=exact,
@@ -176,6 +176,7 @@ def pair_of(
     count: int | None = None,
     total: int | None = None,
     *,
+    sampled: tuple[bool, bool] | None = None,
     same_rows: bool = True,
     larger_is_sharper: bool | None = True,
     exact: Collection[str] = (),
@@ -189,6 +190,7 @@ def pair_of(
         key: Its flat key.
         count: How many examples were measured; None if all.
         total: How many examples there are in all.
+        sampled: Which of the two were measured on a sample; None: both, if there is a `total`.
         same_rows: Both were measured on the same examples in the same shards.
         larger_is_sharper: What a larger value means; None if it is no sharpness.
         exact: JSON keys of measures that are exact up to rounding if they state no error.
@@ -204,11 +206,13 @@ def pair_of(
         difference=Estimate(above - below),
         sampling_status=_unreliable(a, b),
     )
-    both = contrast_of(a, b, key, count, total, same_rows=same_rows, exact=exact, level=level)
+    both = contrast_of(
+        a, b, key, count, total, sampled=sampled, same_rows=same_rows, exact=exact, level=level
+    )
     if both is None:
         return replace(found, reason="the error of one of them is not known")
-    sampled = both.scatter is not None or any(each.sampling for each in both.own)
-    if "upper_bound" not in _bounds(a, b) and (sampled or "lower_bound" not in _bounds(a, b)):
+    of_samples = both.scatter is not None or any(each.sampling for each in both.own)
+    if "upper_bound" not in _bounds(a, b) and (of_samples or "lower_bound" not in _bounds(a, b)):
         found = replace(
             found,
             ratio=replace(found.ratio, interval=both.ratio_interval()),
@@ -216,7 +220,7 @@ def pair_of(
         )
     found = replace(
         found,
-        paired=both.scatter is not None if sampled else None,
+        paired=both.scatter is not None if of_samples else None,
         log_error=both.standard(1.0, both.center) / abs(above) if above and below else None,
         degrees_of_freedom=both.degrees if both.scatter is not None else None,
     )
@@ -230,16 +234,27 @@ def contrast_of(
     count: int | None = None,
     total: int | None = None,
     *,
+    sampled: tuple[bool, bool] | None = None,
     same_rows: bool = True,
     exact: Collection[str] = (),
     level: float = LEVEL,
 ) -> Contrast | None:
     """Both numbers with their errors, as for `pair_of`; None if part of an error is not known."""
-    own = [uncertainty_of(key, each, sampled=total is not None, exact=exact) for each in (a, b)]
+    which = sampled or (total is not None,) * 2
+    own = [
+        uncertainty_of(key, each, sampled=of_sample, exact=exact)
+        for each, of_sample in zip((a, b), which, strict=True)
+    ]
     if own[0] is None or own[1] is None or a.get("value") is None or b.get("value") is None:
         return None
     scatter = _scatter(a, b, count, total) if same_rows else None
     return Contrast((_middle(a), _middle(b)), (own[0], own[1]), scatter, level)
+
+
+def _smaller_sample(*checkpoints: Measured) -> tuple[int | None, int | None]:
+    """The examples of the smallest sample and of all data; no number if all data were measured."""
+    samples = [(each.count or 0, each.total) for each in checkpoints if each.total is not None]
+    return min(samples, default=(checkpoints[0].count, None), key=lambda each: each[0] or 0)
 
 
 def _middle(scalar: Mapping[str, Any]) -> float:
