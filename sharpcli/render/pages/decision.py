@@ -10,9 +10,15 @@ from sharpcli.errors import counted
 from sharpcli.measures.columns import leading_names
 from sharpcli.runtime.progress import readable_time
 
-__all__ = ["decision_lines"]
+__all__ = ["decided_by", "decision_lines"]
 
 _FIRST = ("sharper", "higher")
+
+
+def decided_by(document: Mapping[str, Any]) -> str | None:
+    """The flat key of the number that the order goes by; None without a decision."""
+    decision = document.get("decision")
+    return None if decision is None else str(decision["measure"])
 
 
 def decision_lines(document: Mapping[str, Any]) -> list[str]:
@@ -57,7 +63,10 @@ def _order(
     if not left:
         return f"{said}: decided on {on}, at {100 * decision['level']:g} %"
     open_ = _listed((f"{names[a]} and {names[b]}" for a, b in left), "; ")
-    why = "they may be equal" if count >= total else "interrupted"
+    reasons = [
+        pair["reason"] for pair in pairs if pair["verdict"] == "undecided" and "reason" in pair
+    ]
+    why = "interrupted" if count < total else _listed(reasons, "; ") or "they may be equal"
     undecided = f"undecided by {title} on {on} ({why}): {open_}"
     return f"{said}; {undecided}" if said else undecided
 
@@ -70,12 +79,17 @@ def _cost(decision: Mapping[str, Any]) -> str:
         alone = f", of which the last sample {readable_time(decision['looks'][-1]['seconds'])}"
         return took + (alone if len(decision["looks"]) > 1 else "")
     share = decision.get("share")
-    work = f" and {100 * share:.2g} % of the products × examples" if share is not None else ""
+    work = f" and {_percent(share)} of the products × examples" if share is not None else ""
     most = "up to" if len(decision["looks"]) == 1 else "about"
     return (
         f"{took}{work}; all {counted(full['examples'], 'example')} would have taken {most} "
         f"{readable_time(full['seconds'])}"
     )
+
+
+def _percent(share: float) -> str:
+    """A share with two digits, as 2.6 % or 120 %."""
+    return f"{float(f'{100 * share:.2g}'):g} %"
 
 
 def _put(pair: Mapping[str, Any]) -> tuple[str, str]:
