@@ -307,6 +307,8 @@ class _Growth:
         results = [self._results[index] for index in range(len(self._paths))]
         decider = self._decider
         if decider is None or not decider.chosen or not self._looks:
+            if not any(map(_interrupted, results)):
+                self._notes.note(f"{setting('decide')}: no order, {self._lacking(results)}")
             return Decided(results)
         order = decider.order
         products = sum(look.products or 0 for look in self._looks)
@@ -330,6 +332,12 @@ class _Growth:
             interrupted=self._interrupted or None,
         )
         return Decided(results, decision, decider.pairs)
+
+    def _lacking(self, results: Sequence[CheckpointResult]) -> str:
+        sound = [each.status == Outcome.OK for each in results]
+        if self._baseline is not None and not sound[self._baseline]:
+            return "because the baseline could not be measured"
+        return f"because only {sum(sound)} of {len(sound)} checkpoints could be measured"
 
     def _started(self, known: Mapping[int, Any]) -> Decider:
         scalars = [each.scalars for each in known.values()]

@@ -47,7 +47,8 @@ def _order(
     sharpness = all(pair["verdict"] not in ("higher", "lower") for pair in pairs)
     more = "sharper" if sharpness else "higher"
     decided = [_put(pair) for pair in pairs if pair["verdict"] != "undecided"]
-    left = [(pair["a"], pair["b"]) for pair in pairs if pair["verdict"] == "undecided"]
+    open_pairs = [pair for pair in pairs if pair["verdict"] == "undecided"]
+    left = [(pair["a"], pair["b"]) for pair in open_pairs]
     if decision["order"] is not None and len(decision["order"]) > 2:
         first = "sharpest" if sharpness else "highest"
         said = f"by {title}, {first} first: {', '.join(names[each] for each in decision['order'])}"
