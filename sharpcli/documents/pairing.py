@@ -10,12 +10,16 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Annotated, Any, Literal
 
-from sharpcli.documents.comparison.uncertainty import Uncertainty, uncertainty_of
+from sharpcli.documents.comparison.uncertainty import (
+    NOTHING_EXACT,
+    Uncertainty,
+    uncertainty_of,
+)
 from sharpcli.documents.results import absent, flat_scalars
 from sharpcli.documents.scoring.statistics import carriers, student
 from sharpcli.documents.statuses import NOT_CONVERGED, SamplingStatus
@@ -133,7 +137,7 @@ def pairs_of(
     larger_is_sharper: Mapping[str, bool | None],
     *,
     baseline: int | None = None,
-    exact: Collection[str] = (),
+    exact: Mapping[str, bool] = NOTHING_EXACT,
     level: float = LEVEL,
 ) -> list[Pair]:
     """Every number that two checkpoints share, for all pairs of them.
@@ -179,7 +183,7 @@ def pair_of(
     sampled: tuple[bool, bool] | None = None,
     same_rows: bool = True,
     larger_is_sharper: bool | None = True,
-    exact: Collection[str] = (),
+    exact: Mapping[str, bool] = NOTHING_EXACT,
     level: float = LEVEL,
 ) -> Pair:
     """Compare one number of two checkpoints; the mappings are fields of a `Scalar`.
@@ -193,7 +197,8 @@ def pair_of(
         sampled: Which of the two were measured on a sample; None: both, if there is a `total`.
         same_rows: Both were measured on the same examples in the same shards.
         larger_is_sharper: What a larger value means; None if it is no sharpness.
-        exact: JSON keys of measures that are exact up to rounding if they state no error.
+        exact: JSON keys of measures that are exact up to rounding if they state no error, and
+            whether their numbers depend on the data.
         level: Of the intervals and the verdict.
     """
     found = Pair("a", "b", key, Estimate(None), Estimate(None))
@@ -236,7 +241,7 @@ def contrast_of(
     *,
     sampled: tuple[bool, bool] | None = None,
     same_rows: bool = True,
-    exact: Collection[str] = (),
+    exact: Mapping[str, bool] = NOTHING_EXACT,
     level: float = LEVEL,
 ) -> Contrast | None:
     """Both numbers with their errors, as for `pair_of`; None if part of an error is not known."""

@@ -342,13 +342,13 @@ class _Growth:
     def _started(self, known: Mapping[int, Any]) -> Decider:
         scalars = [each.scalars for each in known.values()]
         shared = {key: each for key, each in scalars[0].items() if all(key in x for x in scalars)}
-        key = self._asked.found_in(shared, self._run.split)
+        key, measure = self._asked.found_in(shared, self._run.split), self._asked.measure
         return Decider(
             key,
             len(self._paths),
             larger_is_sharper=sharper_if_larger([key])[key],
             baseline=self._baseline,
-            exact={self._asked.measure.key} if self._asked.measure.exact else (),
+            exact={measure.key: measure.of_data} if measure.exact else {},
         )
 
     def _grow(self, pairs: Sequence[Pair]) -> None:

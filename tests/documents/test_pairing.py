@@ -182,3 +182,12 @@ def test_a_sample_is_compared_with_all_data_by_its_own_error() -> None:
     unknown = replace(sample, scalars={KEY: scalar(10.0)})
     for each in ([full, unknown], [unknown, full]):
         assert pairs_of(each, {})[0].reason == "the error of one of them is not known"
+
+
+def test_numbers_of_the_weights_alone_have_no_sampling_error() -> None:
+    a, b = ({"value": each, "error": None, "error_kind": None} for each in (2.0, 1.0))
+    weights = pair_of(a, b, "path_norm.norm", 100, 1000, exact={"path_norm": False})
+    assert (weights.verdict, weights.reason) == ("sharper", None)
+    assert weights.ratio.interval == pytest.approx([2.0, 2.0], rel=1e-5)
+    data = pair_of(a, b, "gradient.norm", 100, 1000, exact={"gradient": True})
+    assert (data.verdict, data.reason) == ("undecided", "the error of one of them is not known")

@@ -236,3 +236,10 @@ def test_an_interrupt_keeps_the_last_finished_sample(written, monkeypatch):
     assert (report.decision.interrupted, report.decision.decided) == (True, False)
     assert [look.examples for look in report.decision.looks] == [256, 512]
     assert [each.checkpoint["examples"] for each in report.results] == [512, 512]
+
+
+def test_a_number_of_the_weights_alone_is_decided_at_once(written):
+    paths = written(a=[1.0, 1.0, 1.0], b=[1.0, 1.0, 1.01])
+    report = decided(paths, decide="parameter-norms")
+    assert (report.decision.decided, report.decision.examples) == (True, 256)
+    assert [pair.verdict for pair in report.pairs] == ["lower"] * len(report.pairs)
