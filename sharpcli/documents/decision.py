@@ -66,7 +66,7 @@ class Decision:
     ]
     examples: Annotated[int, "Examples of the largest sample.", _SOME]
     examples_in_all: Annotated[int, "Number of examples in the split.", _SOME]
-    looks: Sequence[Look]
+    looks: Annotated[Sequence[Look], "The samples, smallest first."]
     seconds: Annotated[float, "Wall time of all looks.", _COUNT]
     products: Annotated[int | None, "Matrix-vector products of all looks.", _COUNT] = absent()
     share: Annotated[
