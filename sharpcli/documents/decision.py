@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
+from sharpcli.documents.comparison.uncertainty import NOTHING_EXACT
 from sharpcli.documents.pairing import LEVEL, Measured, Pair, Verdict, contrast_of, pair_of
 from sharpcli.documents.results import Number, absent
 from sharpcli.settings import Keywords
@@ -104,7 +105,7 @@ class Decider:
         *,
         larger_is_sharper: bool | None,
         baseline: int | None = None,
-        exact: Collection[str] = (),
+        exact: Mapping[str, bool] = NOTHING_EXACT,
     ) -> None:
         self.key, self._sharper, self._exact = key, larger_is_sharper, exact
         self._baseline, self._count = baseline, count

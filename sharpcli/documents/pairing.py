@@ -10,12 +10,16 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Annotated, Any, Literal
 
-from sharpcli.documents.comparison.uncertainty import Uncertainty, uncertainty_of
+from sharpcli.documents.comparison.uncertainty import (
+    NOTHING_EXACT,
+    Uncertainty,
+    uncertainty_of,
+)
 from sharpcli.documents.results import absent, flat_scalars
 from sharpcli.documents.scoring.statistics import carriers, student
 from sharpcli.documents.statuses import NOT_CONVERGED, SamplingStatus
@@ -133,7 +137,7 @@ def pairs_of(
     larger_is_sharper: Mapping[str, bool | None],
     *,
     baseline: int | None = None,
-    exact: Collection[str] = (),
+    exact: Mapping[str, bool] = NOTHING_EXACT,
     level: float = LEVEL,
 ) -> list[Pair]:
     """Every number that two checkpoints share, for all pairs of them.
@@ -153,8 +157,8 @@ def pairs_of(
                 a.scalars[key],
                 b.scalars[key],
                 key,
-                a.count,
-                a.total,
+                *_smaller_sample(a, b),
+                sampled=(a.total is not None, b.total is not None),
                 same_rows=a.sample is not None and a.sample == b.sample,
                 larger_is_sharper=larger_is_sharper.get(key),
                 exact=exact,
@@ -176,9 +180,10 @@ def pair_of(
     count: int | None = None,
     total: int | None = None,
     *,
+    sampled: tuple[bool, bool] | None = None,
     same_rows: bool = True,
     larger_is_sharper: bool | None = True,
-    exact: Collection[str] = (),
+    exact: Mapping[str, bool] = NOTHING_EXACT,
     level: float = LEVEL,
 ) -> Pair:
     """Compare one number of two checkpoints; the mappings are fields of a `Scalar`.
@@ -189,9 +194,11 @@ def pair_of(
         key: Its flat key.
         count: How many examples were measured; None if all.
         total: How many examples there are in all.
+        sampled: Which of the two were measured on a sample; None: both, if there is a `total`.
         same_rows: Both were measured on the same examples in the same shards.
         larger_is_sharper: What a larger value means; None if it is no sharpness.
-        exact: JSON keys of measures that are exact up to rounding if they state no error.
+        exact: JSON keys of measures that are exact up to rounding if they state no error, and
+            whether their numbers depend on the data.
         level: Of the intervals and the verdict.
     """
     found = Pair("a", "b", key, Estimate(None), Estimate(None))
@@ -204,11 +211,13 @@ def pair_of(
         difference=Estimate(above - below),
         sampling_status=_unreliable(a, b),
     )
-    both = contrast_of(a, b, key, count, total, same_rows=same_rows, exact=exact, level=level)
+    both = contrast_of(
+        a, b, key, count, total, sampled=sampled, same_rows=same_rows, exact=exact, level=level
+    )
     if both is None:
         return replace(found, reason="the error of one of them is not known")
-    sampled = both.scatter is not None or any(each.sampling for each in both.own)
-    if "upper_bound" not in _bounds(a, b) and (sampled or "lower_bound" not in _bounds(a, b)):
+    of_samples = both.scatter is not None or any(each.sampling for each in both.own)
+    if "upper_bound" not in _bounds(a, b) and (of_samples or "lower_bound" not in _bounds(a, b)):
         found = replace(
             found,
             ratio=replace(found.ratio, interval=both.ratio_interval()),
@@ -216,7 +225,7 @@ def pair_of(
         )
     found = replace(
         found,
-        paired=both.scatter is not None if sampled else None,
+        paired=both.scatter is not None if of_samples else None,
         log_error=both.standard(1.0, both.center) / abs(above) if above and below else None,
         degrees_of_freedom=both.degrees if both.scatter is not None else None,
     )
@@ -230,16 +239,27 @@ def contrast_of(
     count: int | None = None,
     total: int | None = None,
     *,
+    sampled: tuple[bool, bool] | None = None,
     same_rows: bool = True,
-    exact: Collection[str] = (),
+    exact: Mapping[str, bool] = NOTHING_EXACT,
     level: float = LEVEL,
 ) -> Contrast | None:
     """Both numbers with their errors, as for `pair_of`; None if part of an error is not known."""
-    own = [uncertainty_of(key, each, sampled=total is not None, exact=exact) for each in (a, b)]
+    which = sampled or (total is not None,) * 2
+    own = [
+        uncertainty_of(key, each, sampled=of_sample, exact=exact)
+        for each, of_sample in zip((a, b), which, strict=True)
+    ]
     if own[0] is None or own[1] is None or a.get("value") is None or b.get("value") is None:
         return None
     scatter = _scatter(a, b, count, total) if same_rows else None
     return Contrast((_middle(a), _middle(b)), (own[0], own[1]), scatter, level)
+
+
+def _smaller_sample(*checkpoints: Measured) -> tuple[int | None, int | None]:
+    """The examples of the smallest sample and of all data; no number if all data were measured."""
+    samples = [(each.count or 0, each.total) for each in checkpoints if each.total is not None]
+    return min(samples, default=(checkpoints[0].count, None), key=lambda each: each[0] or 0)
 
 
 def _middle(scalar: Mapping[str, Any]) -> float:

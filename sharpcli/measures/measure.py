@@ -81,7 +81,8 @@ class Measure:
     In tables its `columns` are at a `place` among those of other measures, smallest first. `legend`
     explains symbols in the titles, and `remarks(flat keys)` returns further lines for a table.
     `exact`: a number without an error is exact up to rounding. `scale_invariant`: whether the
-    numbers stay if layers are rescaled without changing the function (None: not known).
+    numbers stay if layers are rescaled without changing the function (None: not known). `of_data`
+    is false if the numbers are of the weights alone: a sample of the data has no error for them.
 
     `gradients(settings, size)` is about what it costs, in gradients over the data, for a model of
     that many parameters; without it, it counts as one.
@@ -111,6 +112,7 @@ class Measure:
     columns: tuple[Column, ...] = ()
     place: int = 100
     exact: bool = False
+    of_data: bool = True
     scale_invariant: bool | None = None
     legend: Mapping[str, str] = field(default_factory=dict)
     remarks: Callable[[Collection[str]], list[str]] = lambda _: []

@@ -307,6 +307,8 @@ class _Growth:
         results = [self._results[index] for index in range(len(self._paths))]
         decider = self._decider
         if decider is None or not decider.chosen or not self._looks:
+            if not any(map(_interrupted, results)):
+                self._notes.note(f"{setting('decide')}: no order, {self._lacking(results)}")
             return Decided(results)
         order = decider.order
         products = sum(look.products or 0 for look in self._looks)
@@ -331,16 +333,22 @@ class _Growth:
         )
         return Decided(results, decision, decider.pairs)
 
+    def _lacking(self, results: Sequence[CheckpointResult]) -> str:
+        sound = [each.status == Outcome.OK for each in results]
+        if self._baseline is not None and not sound[self._baseline]:
+            return "because the baseline could not be measured"
+        return f"because only {sum(sound)} of {len(sound)} checkpoints could be measured"
+
     def _started(self, known: Mapping[int, Any]) -> Decider:
         scalars = [each.scalars for each in known.values()]
         shared = {key: each for key, each in scalars[0].items() if all(key in x for x in scalars)}
-        key = self._asked.found_in(shared, self._run.split)
+        key, measure = self._asked.found_in(shared, self._run.split), self._asked.measure
         return Decider(
             key,
             len(self._paths),
             larger_is_sharper=sharper_if_larger([key])[key],
             baseline=self._baseline,
-            exact={self._asked.measure.key} if self._asked.measure.exact else (),
+            exact={measure.key: measure.of_data} if measure.exact else {},
         )
 
     def _grow(self, pairs: Sequence[Pair]) -> None:

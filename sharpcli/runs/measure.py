@@ -397,5 +397,5 @@ def _pairs(results: Sequence[CheckpointResult], baseline: int | None = None) -> 
     base = None if baseline is None else places.index(baseline)
     found = [each for _, each in numbered]
     keys = {key for each in found for key in each.scalars}
-    exact = {measure.key for measure in in_tables(keys) if measure.exact}
+    exact = {measure.key: measure.of_data for measure in in_tables(keys) if measure.exact}
     return pairs_of(found, sharper_if_larger(keys), baseline=base, exact=exact)

@@ -161,3 +161,33 @@ def test_many_checkpoints_are_compared_with_the_first_or_a_baseline() -> None:
 
 def test_shards_are_fields_of_a_scalar() -> None:
     assert Scalar(1.0).shards is None and Scalar(1.0).sampling_shift is None
+
+
+def test_a_sample_is_compared_with_all_data_by_its_own_error() -> None:
+    shards = [9.0, 11.0] * 8
+    sample = Measured("sample", {KEY: scalar(10.0, shards)}, 100, 1000, "x")
+    smaller = replace(sample, label="smaller", count=50, sample="y")
+    full = Measured("full", {KEY: scalar(10.6)})
+    pairs = pairs_of([sample, full], {KEY: True}) + pairs_of([full, sample], {KEY: True})
+    for pair in pairs:
+        assert pair.reason is None and pair.paired is False
+        low, high = pair.difference.interval or (0.0, 0.0)
+        assert (high - low) / 2 == pytest.approx(1.96 * 0.5, rel=1e-3)
+        assert pair.verdict == "undecided" and pair.more_examples
+    assert pairs[0].more_examples == pairs[1].more_examples
+    far = replace(full, scalars={KEY: scalar(20.0)})
+    assert [p.verdict for p in pairs_of([sample, far], {KEY: True})] == ["flatter"]
+    needs = [pairs_of(each, {})[0].more_examples for each in ([full, smaller], [smaller, full])]
+    assert needs[0] == needs[1] is not None
+    unknown = replace(sample, scalars={KEY: scalar(10.0)})
+    for each in ([full, unknown], [unknown, full]):
+        assert pairs_of(each, {})[0].reason == "the error of one of them is not known"
+
+
+def test_numbers_of_the_weights_alone_have_no_sampling_error() -> None:
+    a, b = ({"value": each, "error": None, "error_kind": None} for each in (2.0, 1.0))
+    weights = pair_of(a, b, "path_norm.norm", 100, 1000, exact={"path_norm": False})
+    assert (weights.verdict, weights.reason) == ("sharper", None)
+    assert weights.ratio.interval == pytest.approx([2.0, 2.0], rel=1e-5)
+    data = pair_of(a, b, "gradient.norm", 100, 1000, exact={"gradient": True})
+    assert (data.verdict, data.reason) == ("undecided", "the error of one of them is not known")

@@ -172,8 +172,13 @@ def test_a_checkpoint_that_cannot_be_measured_is_left_out(written, tmp_path):
     report = decided([paths[0], missing, paths[1]])
     assert [each.status for each in report.results] == ["ok", "failed", "ok"]
     assert report.decision.order == [str(paths[1]), str(paths[0])]
-    alone = decided([paths[0], missing])
+    said = []
+    alone = decided([paths[0], missing], said=said)
     assert alone.decision is None
+    assert any("no order, because only 1 of 2 checkpoints could be measured" in x for x in said)
+    said = []
+    assert decided([missing, *paths], said=said, baseline="missing").decision is None
+    assert any("no order, because the baseline could not be measured" in x for x in said)
     assert [each.status for each in alone.results] == ["ok", "failed"]
 
 
@@ -231,3 +236,10 @@ def test_an_interrupt_keeps_the_last_finished_sample(written, monkeypatch):
     assert (report.decision.interrupted, report.decision.decided) == (True, False)
     assert [look.examples for look in report.decision.looks] == [256, 512]
     assert [each.checkpoint["examples"] for each in report.results] == [512, 512]
+
+
+def test_a_number_of_the_weights_alone_is_decided_at_once(written):
+    paths = written(a=[1.0, 1.0, 1.0], b=[1.0, 1.0, 1.01])
+    report = decided(paths, decide="parameter-norms")
+    assert (report.decision.decided, report.decision.examples) == (True, 256)
+    assert [pair.verdict for pair in report.pairs] == ["lower"] * len(report.pairs)

@@ -147,7 +147,7 @@ def compare(
     _check_figure(by, scatter, heat, output)
     documents = [read_result(name) for name in results]
     keys = _keys(documents)
-    exact = {measure.key for measure in in_tables(keys) if measure.exact}
+    exact = {measure.key: measure.of_data for measure in in_tables(keys) if measure.exact}
     flat = {
         key
         for _, each in documents

@@ -7,7 +7,7 @@ group; without `by` each checkpoint is its own group.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from sharpcli.documents.comparison.checks import (
     comparability_warnings,
@@ -32,6 +32,7 @@ from sharpcli.documents.comparison.members import (
 )
 from sharpcli.documents.comparison.paired import paired_difference, pairs_of_rows
 from sharpcli.documents.comparison.uncertainty import (
+    NOTHING_EXACT,
     Uncertainty,
     bound_of,
     difference_bound,
@@ -54,7 +55,7 @@ def compare(
     documents: Sequence[tuple[str, Document]],
     by: Sequence[str] = (),
     baseline: str | None = None,
-    exact: Collection[str] = (),
+    exact: Mapping[str, bool] = NOTHING_EXACT,
     larger_is_sharper: Mapping[str, bool | None] | None = None,
     *,
     within: Sequence[str] = (),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sharpcli.documents.comparison.uncertainty import NOTHING_EXACT
 from sharpcli.documents.labels import differing_metadata, named, natural_order, pairs, short_labels
 from sharpcli.documents.results import Document, flat_scalars
 from sharpcli.documents.statuses import Outcome
@@ -30,7 +31,7 @@ class Member:
     metadata: Mapping[str, Any]
     scalars: Mapping[str, Mapping[str, Any]]
     sampled: bool = False
-    exact: Collection[str] = ()
+    exact: Mapping[str, bool] = field(default_factory=dict)
     result: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
@@ -50,7 +51,7 @@ def value_of(member: Member, key: str) -> float | None:
 
 
 def read_members(
-    documents: Sequence[tuple[str, Document]], exact: Collection[str] = ()
+    documents: Sequence[tuple[str, Document]], exact: Mapping[str, bool] = NOTHING_EXACT
 ) -> tuple[list[Member], list[str]]:
     """The measured checkpoints of named documents, and a note for each that failed.
 

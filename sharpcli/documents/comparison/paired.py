@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from sharpcli.documents import pairing
@@ -16,7 +16,7 @@ def pairs_of_rows(
     groups: Sequence[Group],
     baseline: int | None,
     larger_is_sharper: Mapping[str, bool | None],
-    exact: Collection[str],
+    exact: Mapping[str, bool],
 ) -> list[pairing.Pair]:
     """The rows two by two, or each with the baseline; none if a row has several checkpoints."""
     if any(len(group.members) > 1 for group in groups):

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import Any, Literal
 
 from sharpcli.documents.statuses import SOUND, Status
 
 __all__ = [
+    "NOTHING_EXACT",
     "WITHIN",
     "Bound",
     "Uncertainty",
@@ -31,6 +33,8 @@ __all__ = [
 WITHIN = 1.96  # standard errors: an interval of nominally 95 %
 
 Bound = Literal["lower_bound", "upper_bound", "two_bounds"]
+
+NOTHING_EXACT: Mapping[str, bool] = MappingProxyType({})
 
 # Losses and metrics are means over examples; without an error they are exact up to rounding.
 _MEAN = re.compile(r"[^.\[]+\.(train|test|gap)")
@@ -91,7 +95,7 @@ class Uncertainty:
 
 
 def uncertainty_of(
-    key: str, scalar: Mapping[str, Any], *, sampled: bool, exact: Collection[str] = ()
+    key: str, scalar: Mapping[str, Any], *, sampled: bool, exact: Mapping[str, bool] = NOTHING_EXACT
 ) -> Uncertainty | None:
     """The errors of one scalar of a document; None if some part of them is unknown.
 
@@ -102,14 +106,17 @@ def uncertainty_of(
             error, which is unknown if it is not stated. A loss or metric is the exception, because
             one of its splits may have been measured completely. A sampling error of 0, as for an
             accuracy of 1, is unknown too.
-        exact: JSON keys of measures that are exact up to rounding if they state no error.
+        exact: JSON keys of measures that are exact up to rounding if they state no error, and
+            whether their numbers depend on the data.
     """
     error, kind = scalar.get("error"), scalar.get("error_kind")
     sampling = scalar.get("sampling_error")
     mean = _MEAN.fullmatch(key)
-    rounded = mean or key.partition(".")[0] in exact
+    measure = key.partition(".")[0]
+    rounded = mean or measure in exact
+    of_data = exact.get(measure, True) and not mean
     unknown = error is None and bound_of(scalar) is None and not rounded
-    of_a_sample = scalar.get("sampling_status") or (sampled and not mean)
+    of_a_sample = scalar.get("sampling_status") or (sampled and of_data)
     if unknown or sampling == 0 or (of_a_sample and sampling is None):
         return None
     if kind == "standard_error" and error == sampling:

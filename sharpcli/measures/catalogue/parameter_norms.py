@@ -30,6 +30,7 @@ PARAMETER_NORMS: tuple[Measure, ...] = (
         needs_gradients=False,
         place=200,
         exact=True,
+        of_data=False,
         columns=(
             Column(r"parameter_norms\.norm", "‖θ‖"),
             Column(r"parameter_norms\..*", None),
@@ -51,6 +52,7 @@ PARAMETER_NORMS: tuple[Measure, ...] = (
         needs_gradients=False,
         place=201,
         exact=True,
+        of_data=False,
         columns=(
             Column(r"distance_from_initialisation\.norm", "‖θ−θ₀‖"),
             Column(r"distance_from_initialisation\..*", None),
@@ -74,6 +76,7 @@ PARAMETER_NORMS: tuple[Measure, ...] = (
         of_parameters=False,
         place=210,
         exact=True,
+        of_data=False,
         columns=(
             Column(r"spectral_norms\.product", "Π‖W‖₂"),
             Column(r"spectral_norms\.stable_rank", "stable rank"),
@@ -101,6 +104,7 @@ PARAMETER_NORMS: tuple[Measure, ...] = (
         of_parameters=False,
         place=211,
         exact=True,
+        of_data=False,
         columns=(
             Column(r"path_norm\.norm", "path norm"),
             Column(r"path_norm\..*", None),

@@ -10,9 +10,15 @@ from sharpcli.errors import counted
 from sharpcli.measures.columns import leading_names
 from sharpcli.runtime.progress import readable_time
 
-__all__ = ["decision_lines"]
+__all__ = ["decided_by", "decision_lines"]
 
 _FIRST = ("sharper", "higher")
+
+
+def decided_by(document: Mapping[str, Any]) -> str | None:
+    """The flat key of the number that the order goes by; None without a decision."""
+    decision = document.get("decision")
+    return None if decision is None else str(decision["measure"])
 
 
 def decision_lines(document: Mapping[str, Any]) -> list[str]:
@@ -41,7 +47,8 @@ def _order(
     sharpness = all(pair["verdict"] not in ("higher", "lower") for pair in pairs)
     more = "sharper" if sharpness else "higher"
     decided = [_put(pair) for pair in pairs if pair["verdict"] != "undecided"]
-    left = [(pair["a"], pair["b"]) for pair in pairs if pair["verdict"] == "undecided"]
+    open_pairs = [pair for pair in pairs if pair["verdict"] == "undecided"]
+    left = [(pair["a"], pair["b"]) for pair in open_pairs]
     if decision["order"] is not None and len(decision["order"]) > 2:
         first = "sharpest" if sharpness else "highest"
         said = f"by {title}, {first} first: {', '.join(names[each] for each in decision['order'])}"
@@ -57,7 +64,10 @@ def _order(
     if not left:
         return f"{said}: decided on {on}, at {100 * decision['level']:g} %"
     open_ = _listed((f"{names[a]} and {names[b]}" for a, b in left), "; ")
-    why = "they may be equal" if count >= total else "interrupted"
+    reasons = [
+        pair["reason"] for pair in pairs if pair["verdict"] == "undecided" and "reason" in pair
+    ]
+    why = "interrupted" if count < total else _listed(reasons, "; ") or "they may be equal"
     undecided = f"undecided by {title} on {on} ({why}): {open_}"
     return f"{said}; {undecided}" if said else undecided
 

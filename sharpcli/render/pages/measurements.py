@@ -19,7 +19,7 @@ from sharpcli.documents.statuses import NOT_CONVERGED, Outcome
 from sharpcli.measures.columns import column_titles, in_tables
 from sharpcli.render.numbers import NOT_FINITE, format_cells, format_number
 from sharpcli.render.pages.context import run_lines
-from sharpcli.render.pages.decision import decision_lines
+from sharpcli.render.pages.decision import decided_by, decision_lines
 from sharpcli.render.pages.layers import layer_rows, layer_sheets
 from sharpcli.render.pages.pairs import pair_notes, pair_sheets
 from sharpcli.render.pages.rescaling import rescaling_sheets
@@ -82,7 +82,7 @@ def measure_page(document: Mapping[str, Any]) -> Page:
         context=[*run_lines(document), *_in_common(known)],
         sheets=[
             Sheet(rows, columns),
-            *pair_sheets(compared, titles, _labels_by_path(results, labels)),
+            *pair_sheets(compared, titles, _labels_by_path(results)),
             *by_layer,
             *rescaling_sheets(results, labels),
         ],
@@ -95,13 +95,15 @@ def measure_page(document: Mapping[str, Any]) -> Page:
             line.replace("the Hessian", curvature_name(document)) for line in legend(shown, titles)
         ]
         + [line for measure in in_tables(keys) for line in measure.remarks(keys)]
-        + pair_notes(compared, titles),
+        + pair_notes(compared, titles, decided=decided_by(document)),
         conclusions=decision_lines(document),
     )
 
 
-def _labels_by_path(results: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> dict[str, str]:
-    return {str(r["checkpoint"]["path"]): label for r, label in zip(results, labels, strict=True)}
+def _labels_by_path(results: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Labels without numbers: pairs name a checkpoint that is given twice by its path."""
+    paths = list(dict.fromkeys(str(result["checkpoint"]["path"]) for result in results))
+    return dict(zip(paths, short_labels(paths), strict=True))
 
 
 def train_page(document: Mapping[str, Any]) -> Page:

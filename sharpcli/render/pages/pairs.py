@@ -53,8 +53,13 @@ def pair_sheets(
         yield Sheet(rows, columns, f"{clean(a)} against {clean(b)}", "measure")
 
 
-def pair_notes(pairs: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> list[str]:
-    """What the sheets' columns mean, and why some measures can have no verdict."""
+def pair_notes(
+    pairs: Sequence[Mapping[str, Any]], titles: Mapping[str, str], *, decided: str | None = None
+) -> list[str]:
+    """What the sheets' columns mean, and why some measures can have no verdict.
+
+    `decided` is the flat key of the number whose order was decided on a growing sample.
+    """
     chosen = _chosen([pair["measure"] for pair in pairs], titles)
     if not chosen:
         return []
@@ -62,6 +67,11 @@ def pair_notes(pairs: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) ->
     shared = any(pair.get("paired") for pair in pairs)
     about = "ratio: of the first checkpoint to the second, with its 95 % interval"
     notes = [about + (same if shared else "")]
+    if decided in chosen:
+        notes.append(
+            f"{titles[decided]}: an interval is of the sample on which the pair was decided, and "
+            "wider, so that all verdicts together hold at 95 %"
+        )
     reasons: dict[str, list[str]] = {}
     for pair in pairs:
         if pair["measure"] in chosen and pair.get("reason"):

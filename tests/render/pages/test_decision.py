@@ -67,3 +67,16 @@ def test_what_is_undecided_says_why(examples, why):
 def test_a_number_that_is_no_sharpness_is_higher():
     found = document({("a.pt", "b.pt"): "lower"}, order=["b.pt", "a.pt"], key="loss.train")
     assert decision_lines(found)[0].startswith("b is higher than a by the loss: decided on 256")
+
+
+def test_a_share_above_all_data_is_a_plain_number():
+    found = document({("a.pt", "b.pt"): "flatter"}, order=["b.pt", "a.pt"], share=1.234)
+    assert "this took 2 s and 120 % of the products × examples" in decision_lines(found)[1]
+
+
+def test_on_all_data_a_reason_is_said_instead_of_equality():
+    found = document({("a.pt", "b.pt"): "undecided"}, examples=10_000)
+    found["pairs"][0]["reason"] = "one of them did not converge"
+    assert decision_lines(found)[0] == (
+        "undecided by λ1 on all 10,000 examples (one of them did not converge): a and b"
+    )
