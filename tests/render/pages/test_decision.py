@@ -71,7 +71,7 @@ def test_a_number_that_is_no_sharpness_is_higher():
 
 def test_a_share_above_all_data_is_a_plain_number():
     found = document({("a.pt", "b.pt"): "flatter"}, order=["b.pt", "a.pt"], share=1.234)
-    assert "this took 2 s and 120 % of the products × examples" in decision_lines(found)[1]
+    assert "this took 2 s, 1.2× the work of all data" in decision_lines(found)[1]
 
 
 def test_on_all_data_a_reason_is_said_instead_of_equality():
