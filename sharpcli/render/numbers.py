@@ -44,7 +44,9 @@ _TWO_DIGITS_BELOW = Decimal(
 def format_number(
     value: float, digits: int = _EXACT_DIGITS, rounding: str = ROUND_HALF_EVEN
 ) -> str:
-    """`value` with `digits` significant digits: 0.6931, 1.523e-05, 18.10, 123457."""
+    """`value` with `digits` significant digits: 0.6931, 1.523e-05, 18.10, 123457. A count is whole."""
+    if isinstance(value, int):
+        return str(value)
     exact = _exact(value)
     if exact == 0:
         return "0"

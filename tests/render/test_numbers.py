@@ -147,3 +147,8 @@ def test_differences_have_a_sign() -> None:
     assert format_signed(1.25) == "+1.250"
     assert format_signed(-1.25, spread=0.4) == "-1.2±0.4"
     assert format_signed(6e-4, spread=7e-4) == "(+6±7)e-04"
+
+
+def test_a_count_is_written_as_it_is():
+    assert format_number(4) == "4"
+    assert format_number(4.0) == "4.000"
