@@ -44,7 +44,10 @@ _TWO_DIGITS_BELOW = Decimal(
 def format_number(
     value: float, digits: int = _EXACT_DIGITS, rounding: str = ROUND_HALF_EVEN
 ) -> str:
-    """`value` with `digits` significant digits: 0.6931, 1.523e-05, 18.10, 123457. A count is whole."""
+    """`value` with `digits` significant digits: 0.6931, 1.523e-05, 18.10, 123457.
+
+    A whole number of Python's, such as a count, is written as it is.
+    """
     if isinstance(value, int):
         return str(value)
     exact = _exact(value)
