@@ -8,7 +8,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from sharpcli.documents.comparison.factors import settings_of
 from sharpcli.documents.comparison.members import Group, value_of
 from sharpcli.documents.results import Document
-from sharpcli.documents.scoring.statistics import deviation, mean, student_quantile
+from sharpcli.documents.scoring.statistics import deviation, mean, student, student_quantile
 from sharpcli.errors import setting
 
 __all__ = ["block_means", "matched", "matching_notes", "student_interval"]
@@ -59,14 +59,8 @@ def matched(own: Blocks, base: Blocks) -> Document | None:
 
 
 def student_interval(value: float, error: float, degrees: float | None) -> list[float]:
-    """Student's 95 % interval; between whole degrees of freedom, linear in their inverse."""
-    if degrees is None:
-        return [value, value]
-    low = max(1, math.floor(degrees))
-    share = (1 / low - 1 / degrees) / (1 / low - 1 / (low + 1)) if degrees > low else 0.0
-    half = error * (
-        (1 - share) * student_quantile(low) + share * (student_quantile(low + 1) if share else 0.0)
-    )
+    """Student's 95 % interval; without degrees of freedom there is no scatter, and no width."""
+    half = 0.0 if degrees is None else error * student(degrees)
     return [value - half, value + half]
 
 
