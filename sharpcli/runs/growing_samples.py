@@ -22,6 +22,8 @@ FIRST_SAMPLES = 512
 FIRST_IN_TIME = 128
 # Growth by less is not worth a measurement; growth by more is not foretold well enough.
 _LEAST_GROWTH, _MOST_GROWTH = 1.5, 8.0
+# More examples than the target needs by the errors so far, which are known to about a fifth.
+_SPARE = 1.2
 # Share of the time left that the next measurement may take by the estimate.
 _USED = 0.8
 # The first sample must reach this share of the target.
@@ -63,11 +65,10 @@ def widest(measures: Mapping[str, Any], split: str) -> Widest | None:
 
 @dataclass(frozen=True)
 class Limit:
-    """When the measurements of a checkpoint must end, by a clock, and the most that one grows."""
+    """When the measurements of a checkpoint must end, by a clock."""
 
     end: float
     clock: Callable[[], float]
-    most: float = _MOST_GROWTH
 
     @property
     def left(self) -> float:
@@ -80,7 +81,7 @@ class Limit:
         The time of a look is taken as proportional to its examples, which is too long where a fixed
         part is long; a fifth of the time left stays free for more iterations on more data.
         """
-        return min(self.most, _USED * self.left / max(seconds, 1e-9))
+        return min(_MOST_GROWTH, _USED * self.left / max(seconds, 1e-9))
 
 
 class Judge:
@@ -120,6 +121,16 @@ class Judge:
         self._looks = looks
         return found
 
+    def factor(self, count: int, total: int) -> float:
+        """How many times as many examples the target needs, by the widest error of the last sample.
+
+        The square of an error falls as 1/count − 1/total. Two if the error is not known.
+        """
+        if self.widest is None or not self.widest.reliable or not math.isfinite(self.widest.share):
+            return 2.0
+        left = (self._target / self.widest.share) ** 2 * (1 / count - 1 / total)
+        return min(max(_SPARE / count / (left + 1 / total), _LEAST_GROWTH), _MOST_GROWTH)
+
 
 def grown(
     judge: Judge,
@@ -129,15 +140,16 @@ def grown(
     notes: Notes,
     limit: Limit | None = None,
 ) -> CheckpointResult:
-    """Measure on `first` examples, and on twice as many each time until `judge` is satisfied.
+    """Measure on `first` examples, and on more each time until `judge` is satisfied.
 
-    With a `limit` growth also ends before a measurement that would probably end too late.
+    The next sample has as many examples as the errors so far ask for. With a `limit` growth also
+    ends before a measurement that would probably end too late.
 
     `measure` calls the judge, which is satisfied once the relative sampling error of every leading
     number meets the target. All data have no sampling error, so growth ends there. Samples with
     the same seed are nested.
 
-    Cost: at most twice that of the last measurement.
+    Cost: that of the last measurement and of the smaller ones before it; mostly two in all.
     """
     count = first
     while True:
@@ -153,7 +165,9 @@ def grown(
         if judge.enough:
             notes.note(f"measured on {used:,} of {counted(total, 'example')}: {judge.widest}")
             return result
-        factor = limit.factor(limit.clock() - started) if limit else 2.0
+        factor = judge.factor(used or count, total)
+        if limit is not None:
+            factor = min(factor, limit.factor(limit.clock() - started))
         if factor < _LEAST_GROWTH:
             late = limit is not None and limit.left < 0
             notes.note(

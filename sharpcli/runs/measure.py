@@ -266,10 +266,7 @@ def _grown(
     if first is None or (target is None and shares is None):
         return measure(first, None)
     judge = Judge(target or 0.0, run.split)
-    limit = None
-    if shares is not None:
-        most = Limit.most if target is None else 2.0
-        limit = Limit(shares.end_of_next(), shares.clock, most)
+    limit = None if shares is None else Limit(shares.end_of_next(), shares.clock)
     return grown(judge, lambda count: measure(count, judge), first=first, notes=notes, limit=limit)
 
 

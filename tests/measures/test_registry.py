@@ -104,7 +104,7 @@ def test_what_no_chosen_measure_reads_is_known_by_its_readers(installed):
     assert found["top"] == ["hessian"]
     assert found["epsilons"] == ["epsilon-sharpness"]
     assert "operator" not in found
-    curved = ["hessian", "trace", "noise-scale", "effective-rank"]
+    curved = ["hessian", "trace", "largest-eigenvalue", "noise-scale", "effective-rank"]
     assert readers(choose(("gradient",)))["operator"] == curved
     options = {option.name for option in command.params}
     assert {name for known in known_measures().values() for name in known.reads} <= options

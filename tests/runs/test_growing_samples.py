@@ -36,14 +36,15 @@ def error_of(variance, count, total=TOTAL):
     return math.sqrt(variance / count * (1 - count / total))
 
 
-def judged(judge, errors, first=100):
-    """Grow over samples whose own errors of the number 2 are given one after the other."""
+def judged(judge, variances, first=100):
+    """Grow over samples in which the number 2 has these variances an example, one after another."""
     notes, said = heard()
     asked = []
 
     def measure(count):
         asked.append(count)
-        found = result(min(count, TOTAL), errors[len(asked) - 1])
+        used = min(count, TOTAL)
+        found = result(used, error_of(variances[min(len(asked), len(variances)) - 1], used))
         if count >= TOTAL:
             return found
         return replace(found, measures=judge(found.measures, count, TOTAL))
@@ -81,34 +82,47 @@ def test_a_number_whose_error_cannot_be_told_is_not_known():
     assert (str(found), found.share) == ("trace not reliably", 1.0)
 
 
-def test_samples_double_until_the_target_is_met():
-    errors = [error_of(16, n) for n in (100, 200, 400, 800, 1600)]
-    found, asked, said = judged(Judge(0.08, "train"), errors)
-    assert asked == [100, 200, 400, 800]
-    assert found.checkpoint["examples"] == 800
-    assert found.measures["trace"].sampling_error == pytest.approx(errors[3])
-    assert said[0] == "100 of 3,000 examples not enough (trace to 19.7 %); trying 200"
-    assert said[-1] == "measured on 800 of 3,000 examples: trace to 6.06 %"
+def test_a_sample_grows_to_what_its_error_asks_for():
+    found, asked, said = judged(Judge(0.08, "train"), [16])
+    # 16/n·(1 − n/3000) = (2·0.08)² for n = 517, and a fifth more.
+    assert asked == [100, 620]
+    assert found.measures["trace"].sampling_error == pytest.approx(error_of(16, 620))
+    assert said[0] == "100 of 3,000 examples not enough (trace to 19.7 %); trying 620"
+    assert said[-1] == "measured on 620 of 3,000 examples: trace to 7.15 %"
+
+
+def test_a_sample_grows_by_half_at_least_and_eight_times_at_most():
+    _, asked, _ = judged(Judge(0.19, "train"), [16])
+    assert asked == [100, 150]
+    _, asked, _ = judged(Judge(0.01, "train"), [16])
+    assert asked[:2] == [100, 800]
+
+
+def test_a_sample_of_unknown_error_doubles():
+    judge = Judge(0.1, "train")
+    marked = Scalar(2.0, sampling_error=9.0, sampling_status="unreliable")
+    judge({"trace": marked}, 100, TOTAL)
+    assert judge.factor(100, TOTAL) == 2
+    judge({"trace": Scalar(2.0)}, 100, TOTAL)
+    assert judge.factor(100, TOTAL) == 2
 
 
 def test_a_first_sample_has_to_be_well_within_the_target():
-    lucky, clear = error_of(16, 100), error_of(7, 100)
-    _, asked, _ = judged(Judge(0.2, "train"), [lucky, error_of(16, 200)])
-    assert asked == [100, 200]
-    _, asked, _ = judged(Judge(0.2, "train"), [clear])
+    _, asked, _ = judged(Judge(0.2, "train"), [16])
+    assert asked == [100, 150]
+    _, asked, _ = judged(Judge(0.2, "train"), [7])
     assert asked == [100]
 
 
 def test_an_error_that_looks_small_is_held_against_the_ones_before_it():
-    # By its own error of 2 % the second sample would be enough.
-    errors = [error_of(16, 100), 0.04, error_of(16, 400), error_of(16, 800), error_of(16, 1600)]
+    # By its own error the second sample would be enough.
     judge = Judge(0.05, "train")
-    found, asked, _ = judged(judge, errors)
-    assert asked == [100, 200, 400, 800, 1600]
+    found, asked, _ = judged(judge, [16, 10.5, 16])
+    assert asked == [100, 800, 1200]
+    assert error_of(10.5, 800) < 2 * 0.05
     # Variances an example are averaged, with the examples as weights.
-    lucky = 0.04**2 * 200 / (1 - 200 / TOTAL)
-    pooled = (16 * (100 + 400 + 800 + 1600) + lucky * 200) / 3100
-    assert found.measures["trace"].sampling_error == pytest.approx(error_of(pooled, 1600))
+    pooled = (16 * (100 + 1200) + 10.5 * 800) / 2100
+    assert found.measures["trace"].sampling_error == pytest.approx(error_of(pooled, 1200))
 
 
 def test_an_error_marked_unreliable_neither_ends_it_nor_counts():
@@ -126,7 +140,7 @@ def test_an_error_marked_unreliable_neither_ends_it_nor_counts():
 
 
 def test_where_no_sample_is_enough_all_of_the_data_are_measured():
-    found, _, said = judged(Judge(1e-9, "train"), [1.0] * 9, first=1000)
+    found, _, said = judged(Judge(1e-9, "train"), [16], first=1000)
     assert found.checkpoint == {"examples": TOTAL}
     assert said[-1] == "measured on all 3,000 examples: no smaller sample was enough"
 
@@ -164,8 +178,7 @@ def test_a_measurement_uses_as_few_examples_as_meet_the_target(target, samples):
     document, said = measured(target, samples=samples)
     about = document["results"][0]["checkpoint"]
     used = about["examples"]
-    first = samples or 512
-    assert used in {first * 2**k for k in range(6)}
+    assert used == (samples or 512) if target == 0.5 else used > (samples or 512)
     assert about["examples_in_all"] == TOTAL
     assert document["task"]["examples"]["train"] == used
     assert document["settings"]["run"]["samples"] == samples
@@ -174,7 +187,8 @@ def test_a_measurement_uses_as_few_examples_as_meet_the_target(target, samples):
         document["results"][0]["measures"]["trace"],
     ):
         assert scalar["sampling_error"] <= target * abs(scalar["value"])
-    assert len(said) == 1 + [first * 2**k for k in range(6)].index(used)
+    assert (len(said) == 1) == (target == 0.5)
+    assert f"measured on {used:,} of " in said[-1]
     json.dumps(document, allow_nan=False)
 
 

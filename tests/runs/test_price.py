@@ -26,11 +26,11 @@ class FakeClock:
         return self.now
 
 
-def grown_in(seconds, *, fixed=0.0, an_example=0.01, **limited):
+def grown_in(seconds, *, fixed=0.0, an_example=0.01, target=0.0):
     """Grow over samples that take `fixed` plus `an_example` seconds, within `seconds`."""
     clock, said, asked = FakeClock(), [], []
-    judge = Judge(limited.pop("target", 0.0), "train")
-    limit = Limit(seconds, clock, **limited)
+    judge = Judge(target, "train")
+    limit = Limit(seconds, clock)
 
     def measure(count):
         asked.append(count)
@@ -64,7 +64,7 @@ def test_growth_in_time_ends_at_the_data_or_the_target():
     asked, _, said = grown_in(1e6)
     assert asked[-1] == TOTAL
     assert "measured on all" in said[-1]
-    asked, _, said = grown_in(1e6, target=0.05, most=2.0)
+    asked, _, said = grown_in(1e6, target=0.05)
     assert asked[-1] < 1000
     assert "no larger" not in said[-1]
 

@@ -189,7 +189,7 @@ Examples:
     type=NumberType(0, open_=True),
     metavar="R",
     help="Measure as few examples as bring the sampling errors of loss, φ, λ1 and trace below this "
-    "share of each: 512 (or --samples), then twice as many, up to all.",
+    "share of each: 512 (or --samples), then as many as it takes, up to all.",
 )
 @click.option(
     "--time",
