@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,8 @@ def print_measures(names: Sequence[str], *, as_json: bool) -> None:
         found = [_document(measure) for measure in chosen]
         click.echo(dumps({"schema": SCHEMA, "kind": "measures", "measures": found}))
     elif names:
-        click.echo("\n\n".join(map(_card, chosen)))
+        width = console().width
+        click.echo("\n\n".join(_card(measure, width) for measure in chosen))
     else:
         _print_table(chosen, console())
 
@@ -57,15 +59,18 @@ def _document(measure: Measure) -> dict[str, Any]:
     }
 
 
-def _card(measure: Measure) -> str:
-    """Everything that a measure says of itself."""
+def _card(measure: Measure, width: int) -> str:
+    """Everything that a measure says of itself, in lines of at most `width` characters."""
     default = "" if measure.default else " (on request)"
     lines = [f"{measure.name}{default}: {measure.meaning}", f"    JSON key: {measure.key}"]
     lines += [f"    {label}: {getattr(measure, name)}" for name, label in _CARD.items()]
     lines += [
         f"    {as_option(option.name, option.default)}: {option.help}" for option in measure.options
     ]
-    return "\n".join(lines)
+    return "\n".join(
+        textwrap.fill(line, width, subsequent_indent=" " * 8, break_on_hyphens=False)
+        for line in lines
+    )
 
 
 def _print_table(measures: Sequence[Measure], out: Console) -> None:

@@ -109,8 +109,9 @@ def asked_for(text: str) -> Asked:
     measure = measure_of(text)
     if measure is None:
         raise UsageError(
-            f"{setting('decide', text)}: there is no such measure",
-            did_you_mean(text, known_measures()),
+            f"{setting('decide', text)}: there is no such measure or number",
+            f"{did_you_mean(text, known_measures())}; a number is given by its key, such as "
+            "loss.gap or hessian.eigenvalues[1]",
         )
     if text not in (measure.name, measure.key):
         return Asked(measure, text)

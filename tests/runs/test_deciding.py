@@ -192,7 +192,7 @@ def test_samples_is_the_first_size(written):
 @pytest.mark.parametrize(
     ("settings", "run", "message"),
     [
-        ({"decide": "hessan"}, {}, "there is no such measure"),
+        ({"decide": "hessan"}, {}, "there is no such measure or number"),
         ({"decide": "loss.foo"}, {}, "loss gives no such number"),
         ({"decide": "hessian"}, {"split": "both"}, "one split decides"),
         ({"decide": "hessian"}, {"fixed_batch": 8}, "couples the examples"),

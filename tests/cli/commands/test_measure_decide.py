@@ -42,7 +42,7 @@ def test_a_baseline_limits_the_pairs_with_and_without_decide():
         (("--sampling-error", "0.1"), "--decide hessian and --sampling-error 0.1: both determine"),
         (("--by", "layer"), "--decide hessian and --by layer"),
         (("--baseline", "none"), "--baseline none: matches no checkpoint"),
-        (("--decide", "hessan"), "--decide hessan: there is no such measure"),
+        (("--decide", "hessan"), "--decide hessan: there is no such measure or number"),
     ],
 )
 def test_what_contradicts_is_refused_in_the_words_of_options(options, message):
