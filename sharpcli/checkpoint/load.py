@@ -22,6 +22,7 @@ from sharpcli.checkpoint.contents import (
     quoted,
     regular_size,
 )
+from sharpcli.checkpoint.foreign import foreign_by_bytes, foreign_by_name, foreign_folder
 from sharpcli.checkpoint.nesting import under_prefix, unnest
 from sharpcli.checkpoint.optimizer import is_optimizer, optimizer_settings
 from sharpcli.checkpoint.safetensors_file import looks_like_safetensors, read_safetensors
@@ -51,14 +52,6 @@ _BESIDE_WEIGHTS = (  # Hugging Face's Trainer and accelerate
     *("sampler", "dl_state_dict", "random_states", "custom_checkpoint"),
 )
 _LARGEST_JSON = 256 * 2**20  # bytes; an index of a million tensors takes half of this
-_SIGNATURES = {
-    b"\x89HDF\r\n": "an HDF5 (Keras) file",
-    b"GGUF": "a GGUF file",
-    b"\x93NUMPY": "a NumPy array",
-    b"\x1f\x8b": "a gzip archive",
-    b"\x28\xb5\x2f\xfd": "a Zstandard archive",
-    b"7z\xbc\xaf": "a 7-Zip archive",
-}
 
 
 def load_checkpoint(path: str | Path, weights: str | None = None) -> Checkpoint:
@@ -159,6 +152,8 @@ def _only(checkpoint: Checkpoint, weights: str | None) -> Checkpoint:
 
 def _read_file(path: Path, weights: str | None = None) -> Checkpoint:
     size = regular_size(path)
+    if (foreign := foreign_by_name(path)) is not None:
+        raise foreign
     try:
         with path.open("rb") as file:
             head = file.read(512)
@@ -193,9 +188,8 @@ def _format(path: Path, head: bytes, size: int) -> str:
         raise SharpError(f"{path}: is a Git LFS pointer, not the file itself", "run: git lfs pull")
     if _is_text(head):
         raise SharpError(f"{path}: is a text file, not a checkpoint", _KNOWN)
-    for signature, name in _SIGNATURES.items():
-        if head.startswith(signature):
-            raise SharpError(f"{path}: is {name}, not a checkpoint", _KNOWN)
+    if (foreign := foreign_by_bytes(path, head)) is not None:
+        raise foreign
     if head[8:9] == b"{" or path.suffix.lower() == ".safetensors":
         return "safetensors"
     raise SharpError(f"{path}: is neither safetensors nor a torch file", _KNOWN)
@@ -246,6 +240,11 @@ def _weights_in(folder: Path) -> Path:
         for each in every
         if each.suffix.lower() in _FORMATS and not each.name.startswith(_BESIDE_WEIGHTS)
     ]
+    foreign = foreign_folder(folder, [each.name for each in every])
+    # DeepSpeed's shards are files of torch
+    sharded = any(each.name.endswith("_states.pt") for each in files)
+    if foreign is not None and (sharded or not (indices or files)):
+        raise foreign
     found = indices or files
     if len(found) == 1:
         return found[0]
@@ -253,12 +252,6 @@ def _weights_in(folder: Path) -> Path:
         raise SharpError(
             f"{folder}: has more than one checkpoint: {listed(each.name for each in found)}",
             f"name one, as {found[0]}",
-        )
-    if any(each.suffix == ".distcp" for each in every):
-        raise SharpError(
-            f"{folder}: is a distributed checkpoint",
-            "convert it: python -m torch.distributed.checkpoint.format_utils dcp_to_torch "
-            f"{folder} model.pt",
         )
     below = [each for each in every if each.is_dir() and each.name.startswith("checkpoint")]
     raise SharpError(

@@ -66,6 +66,11 @@ def mismatch(
 
 
 def _hint(checkpoint: Checkpoint, goal: Goal, fit: Fit, *, partial: bool) -> str:
+    if fit.misfits and all(not fit.matched[name].numel() for name in fit.misfits):
+        return (
+            "its tensors are empty, as in DeepSpeed ZeRO-3 files, where shards hold the data: "
+            "merge them with the folder's zero_to_fp32.py (python zero_to_fp32.py . OUTPUT)"
+        )
     keys = list(checkpoint.others)
     held = f"; the file also holds {listed(keys)} ({setting('weights', keys[0])})" if keys else ""
     if not goal.adapters and any("lora_A" in name for name in checkpoint.tensors):

@@ -23,14 +23,14 @@ _KINDS = (
     (
         ".g_idx",
         "integers by GPTQ",
-        "use the weights from before quantisation, or in gptqmodel: "
-        "GPTQModel.dequantize_model(folder, folder + '-float')",
+        "use the weights from before quantisation, or convert them: "
+        "gptqmodel.utils.model_dequant.dequantize_model(folder, output)",
     ),
     (
         ".qweight",
         "integers by GPTQ or AWQ",
-        "use the weights from before quantisation; from transformers with the library that "
-        "wrote it: from_pretrained(folder), model.dequantize(), save_pretrained(…)",
+        "use the weights from before quantisation, or convert them: "
+        "gptqmodel.utils.model_dequant.dequantize_model(folder, output)",
     ),
     (".weight_packed", "compressed tensors", _IN_TRANSFORMERS),
     (
@@ -48,7 +48,7 @@ _KINDS = (
     (
         ".scales",
         "integers with scales, as MLX writes them",
-        "in MLX: mlx_lm.convert(folder, 'float', dequantize=True) (mlx_lm.convert -d)",
+        "in MLX: python -m mlx_lm convert --hf-path FOLDER --mlx-path OUTPUT --dequantize",
     ),
 )
 
