@@ -290,8 +290,8 @@ def _measured(
     checkpoint = read_checkpoint(path, studies.weights)
     about |= {"sha256": checkpoint.sha256, "metadata": checkpoint.metadata}
     study = studies.of(checkpoint)
-    _check_size(study, measures, settings)
     loaded = matched(checkpoint, study)
+    _check_size(loaded.study, measures, settings)
     return _measure(loaded, about, measures, settings, begin, notes, judge, foretell, lowest=lowest)
 
 

@@ -40,7 +40,8 @@ class Study:
     """A task ready to measure any of its checkpoints: the network, and the data in memory.
 
     `original` is the task's own model, kept until the network has been compared with it. `rest` has
-    its tensors, where checkpoints may hold a part of them.
+    its tensors, where checkpoints may hold a part of them; `parts` are then the studies of the
+    parameters that the checkpoints so far cover.
     """
 
     task: Task
@@ -73,9 +74,10 @@ class Study:
         Raises:
             SharpError: the checkpoint covers no parameter that requires a gradient.
         """
-        if covered is None or self.run.parameters:
+        if self.rest is None or self.run.parameters:
             return self
-        names = tuple(name for name in self.network.names if name in covered)
+        whole = tuple(self.network.names)
+        names = whole if covered is None else tuple(name for name in whole if name in covered)
         if not names:
             raise SharpError(
                 f"{self.task.name}: the checkpoint holds none of the parameters that require a "
@@ -83,8 +85,8 @@ class Study:
                 "leave requires_grad on for them in model(), or choose parameters with "
                 f"{setting('parameters')}",
             )
-        if len(names) == len(self.network.names):
-            return self
+        if names == whole:
+            self.parts[names] = self
         if names not in self.parts:
             network = self.network.subset(names)
             self.parts[names] = replace(self, network=network, notes=list(self.notes), parts={})
