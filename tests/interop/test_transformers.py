@@ -10,7 +10,7 @@ from live_models import assert_equal, measured, module_of, perturbed
 
 pytest.importorskip("transformers")
 
-GPT2 = '''
+GPT2 = """
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -32,8 +32,8 @@ def predict(model, batch):
 def loss(outputs, batch):
     logits = outputs[:, :-1].transpose(1, 2)
     return torch.nn.functional.cross_entropy(logits, batch[1][:, 1:], reduction="none").mean(1)
-'''
-BERT = '''
+"""
+BERT = """
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -56,7 +56,7 @@ def predict(model, batch):
 
 def loss(outputs, batch):
     return torch.nn.functional.cross_entropy(outputs, batch[1], reduction="none")
-'''
+"""
 
 
 def written(folder, source):
@@ -91,13 +91,17 @@ def test_constants_of_older_releases_are_left_out(tmp_path):
     torch.save(old, tmp_path / "pytorch_model.bin")
     result = measured(path, tmp_path / "pytorch_model.bin")
     assert_equal(result, task, model)
-    assert any("attn.masked_bias' not in the model: left out" in n for n in result.checkpoint["notes"])
+    assert any(
+        "attn.masked_bias' not in the model: left out" in n for n in result.checkpoint["notes"]
+    )
 
 
 def test_a_classifier_with_the_first_names_of_layer_norms(tmp_path):
     path, task, model = written(tmp_path, BERT)
     old = {
-        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): t
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ): t
         for name, t in model.state_dict().items()
     }
     old["bert.embeddings.position_ids"] = torch.arange(6)[None]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sharpcli.runs.measure import measure_checkpoints
 from sharpcli.settings import MeasureSettings, RunSettings
@@ -40,7 +42,8 @@ def dense(task: ModuleType, model: nn.Module) -> tuple[float, list[float]]:
     """The mean loss and the largest eigenvalues of the Hessian in the trained parameters."""
     model = copy.deepcopy(model).double().eval()
     batch = tuple(t.double() if t.is_floating_point() else t for t in task.data("train"))
-    loss = task.loss(task.predict(model, batch), batch).mean()
+    with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+        loss = task.loss(task.predict(model, batch), batch).mean()
     trained = [each for each in model.parameters() if each.requires_grad]
     slopes = torch.autograd.grad(loss, trained, create_graph=True, materialize_grads=True)
     rows = [
@@ -57,13 +60,15 @@ def dense(task: ModuleType, model: nn.Module) -> tuple[float, list[float]]:
     return loss.item(), torch.linalg.eigvalsh(torch.stack(rows))[-_TOP:].flip(0).tolist()
 
 
-def measured(task: Path, checkpoint: Path, **run: Any) -> Any:
+def measured(
+    task: Path, checkpoint: Path, measures: Sequence[str] = ("loss", "hessian"), **run: Any
+) -> Any:
     """The result of `sharp measure` in float64: the loss and the largest eigenvalues."""
     report = measure_checkpoints(
         [checkpoint],
         task,
         run=RunSettings(device="cpu", dtype="float64", **run),
-        settings=MeasureSettings(measures=("loss", "hessian"), top=_TOP, tol=1e-8),
+        settings=MeasureSettings(measures=tuple(measures), top=_TOP, tol=1e-8),
     )
     return report.results[0]
 
