@@ -260,7 +260,8 @@ class Loaded:
     def description(self) -> dict[str, Any]:
         """The number of measured parameters (and of all, if they differ), and the notes."""
         study = self.study
-        in_all = {"parameters_in_all": study.size} if study.run.parameters else {}
+        part = study.run.parameters or study.network.size < study.size
+        in_all = {"parameters_in_all": study.size} if part else {}
         return {"parameters": study.network.size, **in_all, "notes": self.notes}
 
     def forget(self) -> None:
