@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -63,16 +64,20 @@ class Goal:
             return True
         if name in self.buffers or any(pattern.search(name) for pattern in self._ignored):
             return True
-        own = any(each.startswith(f"{first}.") for each in self.wanted)
+        own = first in self._first_parts
         return "." in name and not own and _OF_LOSSES.fullmatch(first) is not None
 
-    @property
+    @functools.cached_property
+    def _first_parts(self) -> set[str]:
+        return {name.partition(".")[0] for name in self.wanted}
+
+    @functools.cached_property
     def buffers(self) -> dict[str, Tensor]:
         """The model's buffers that its state dict leaves out."""
         named = self.model.named_buffers() if self.model is not None else ()
         return {name: tensor for name, tensor in named if name not in self.wanted}
 
-    @property
+    @functools.cached_property
     def _ignored(self) -> list[re.Pattern[str]]:
         """Patterns of names that the model's class in transformers ignores in a file."""
         patterns = getattr(self.model, "_keys_to_ignore_on_load_unexpected", None) or ()
@@ -140,7 +145,7 @@ def fitted(stored: Mapping[str, Tensor], renaming: Renaming, goal: Goal) -> Fit:
         for name, old in renaming.names.items()
         if name not in goal.wanted and old not in outside
     ]
-    left = [name for name in extra if goal.constant(name, tensors[name])]
+    left = dict.fromkeys(name for name in extra if goal.constant(name, tensors[name]))
     return Fit(
         renaming,
         tensors,

@@ -71,6 +71,7 @@ def unnest(path: Path, loaded: object, size: int, key: str | None = None) -> Che
     weights = _Weights()
     state, prefix = loaded, key
     if key is not None:
+        _refuse_nameless(path, loaded, key)
         state, prefix = _asked_for(loaded, key, weights, around, notes)
     state, undecided = _innermost(state, weights, around, notes, open_prefix=bool(prefix))
     if not isinstance(state, Mapping):
@@ -195,6 +196,19 @@ def _asked_for(
         notes.append(f"weights taken from {quoted(head)}")
         state = state[head]
     return state, rest
+
+
+def _refuse_nameless(path: Path, loaded: object, key: str) -> None:
+    """Raise `SharpError` if `key` holds a list of tensors, as torch-ema and diffusers store it."""
+    held = loaded.get(key) if isinstance(loaded, Mapping) else None
+    lists = held.values() if isinstance(held, Mapping) else (held,)
+    for each in lists:
+        if isinstance(each, list | tuple) and any(isinstance(one, Tensor) for one in each):
+            raise SharpError(
+                f"{path}: {quoted(key)} holds a list of {len(each)} tensors without names",
+                "in the training environment: ema.copy_to(model.parameters()), then save the "
+                "model's state dict",
+            )
 
 
 def _others(

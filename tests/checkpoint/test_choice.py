@@ -140,6 +140,14 @@ def test_a_key_that_is_not_there(tmp_path):
     )
 
 
+def test_an_average_without_names(tmp_path):
+    shadow = {"decay": 0.9, "shadow_params": list(net(1).parameters())}
+    path = saved(tmp_path, {"model": net(1).state_dict(), "ema": shadow})
+    error = refusal(path, net(), weights="ema")
+    assert "'ema' holds a list of 6 tensors without names" in error.message
+    assert "ema.copy_to(model.parameters())" in error.hint
+
+
 @pytest.mark.parametrize(
     ("name", "tensor"),
     [

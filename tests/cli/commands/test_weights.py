@@ -78,7 +78,7 @@ def test_every_command_takes_the_option(folder):
     line = document("interpolate", "run.pt", "plain.pt", "-t", "task.py", "--points", "3")
     assert len(line["results"]) == 1
     words = ("-t", "task.py", "--weights", "ema")
-    shown = document("spectrum", "run.pt", *words, "--probes", "2", "--steps", "2")
+    shown = document("spectrum", "run.pt", *words, "--probes", "2", "--steps", "5")
     assert shown["settings"]["run"]["weights"] == "ema"
     plane = document("landscape", "run.pt", *words, "--points", "3")
     assert plane["settings"]["run"]["weights"] == "ema"
