@@ -85,6 +85,10 @@ class RunSettings:
         parameters: Shell patterns over parameter names. θ holds the parameters that match one, and
             the others stay fixed; empty: θ holds all.
         tf32: Allow TF32 for float32 products on a GPU (about three significant digits).
+        weights: The mapping or the prefix of names in the checkpoints to measure; None: the one
+            that fits the model.
+        partial: Checkpoints may hold a part of the model. The rest is as the task's model() made it
+            and stays fixed, unless `parameters` names it.
     """
 
     split: Annotated[Split, "The data that the measurement uses."] = "train"
@@ -110,6 +114,17 @@ class RunSettings:
         "independent examples.",
         Keywords(minimum=1, optional=True),
     ] = None
+    weights: Annotated[
+        str | None,
+        "The mapping or prefix of names in the checkpoints that was measured; null: the one that "
+        "fits the model.",
+        _OPTIONAL,
+    ] = None
+    partial: Annotated[
+        bool,
+        "Whether checkpoints may hold a part of the model; the rest is as the task made it.",
+        _OPTIONAL,
+    ] = False
 
     def __post_init__(self) -> None:
         """Refuse numbers out of range, and contradictions; raises `UsageError`."""

@@ -5,7 +5,7 @@ are checked before anything is allocated. The package's own pickle reader makes 
 """
 
 from sharpcli.checkpoint.contents import Checkpoint, first_not_finite, pieces, place, tied
-from sharpcli.checkpoint.load import load_checkpoint
+from sharpcli.checkpoint.load import load_checkpoint, read_checkpoint
 from sharpcli.checkpoint.matching import Match, match_tensors
 from sharpcli.checkpoint.optimizer import summarize_optimizer
 from sharpcli.checkpoint.safetensors_file import checkpoint_content, save_checkpoint
@@ -19,6 +19,7 @@ __all__ = [
     "match_tensors",
     "pieces",
     "place",
+    "read_checkpoint",
     "save_checkpoint",
     "summarize_optimizer",
     "tied",

@@ -8,7 +8,7 @@ import math
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,6 +70,10 @@ class Checkpoint:
     file's digest. For a sharded checkpoint it is the digest of the shards' binary digests, joined
     in the order of the file names. `notes` list what was converted or skipped. `optimizer` is the
     optimizer's state dict, if the checkpoint has one.
+
+    `others` are further mappings of tensors in the file by their key, such as an average of the
+    weights. `undecided` has the keys of several mappings of which none is the usual one: `tensors`
+    then holds all of them, each name after its key.
     """
 
     path: Path
@@ -78,6 +82,8 @@ class Checkpoint:
     sha256: str
     notes: tuple[str, ...] = ()
     optimizer: Mapping[str, Any] | None = None
+    others: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    undecided: tuple[str, ...] = ()
 
 
 def allowance(size: int) -> int:

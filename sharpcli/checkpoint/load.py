@@ -22,13 +22,14 @@ from sharpcli.checkpoint.contents import (
     quoted,
     regular_size,
 )
-from sharpcli.checkpoint.nesting import unnest
+from sharpcli.checkpoint.foreign import foreign_by_bytes, foreign_by_name, foreign_folder
+from sharpcli.checkpoint.nesting import under_prefix, unnest
 from sharpcli.checkpoint.optimizer import is_optimizer, optimizer_settings
 from sharpcli.checkpoint.safetensors_file import looks_like_safetensors, read_safetensors
 from sharpcli.checkpoint.torch_file import looks_like_torch, read_torch, refuse_text_pickle
-from sharpcli.errors import SharpError, nearest
+from sharpcli.errors import SharpError, nearest, setting
 
-__all__ = ["load_checkpoint"]
+__all__ = ["load_checkpoint", "read_checkpoint"]
 
 _FORMATS = {
     ".safetensors": "safetensors",
@@ -43,27 +44,29 @@ _FOLDER_NAMES = (  # in the order of preference
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
+    "adapter_model.safetensors",
+    "adapter_model.bin",
 )
-_BESIDE_WEIGHTS = ("optimizer", "scheduler", "scaler", "training_args", "rng_state")
+_BESIDE_WEIGHTS = (  # Hugging Face's Trainer and accelerate
+    *("optimizer", "scheduler", "scaler", "training_args", "rng_state"),
+    *("sampler", "dl_state_dict", "random_states", "custom_checkpoint"),
+)
 _LARGEST_JSON = 256 * 2**20  # bytes; an index of a million tensors takes half of this
-_SIGNATURES = {
-    b"\x89HDF\r\n": "an HDF5 (Keras) file",
-    b"GGUF": "a GGUF file",
-    b"\x93NUMPY": "a NumPy array",
-    b"\x1f\x8b": "a gzip archive",
-    b"\x28\xb5\x2f\xfd": "a Zstandard archive",
-    b"7z\xbc\xaf": "a 7-Zip archive",
-}
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
+def load_checkpoint(path: str | Path, weights: str | None = None) -> Checkpoint:
     """Read the checkpoint at `path`. The content decides the format, not the name.
 
     It is a safetensors file, a torch file, a sharded index, or a folder. No code in it runs.
 
+    Args:
+        path: the file or folder.
+        weights: the mapping or the prefix of names to take, such as "ema" or "backbone."; None: the
+            usual ones.
+
     Raises:
-        SharpError: it is not a complete checkpoint of plain tensors; the message names the file
-            and the tensor.
+        SharpError: it is not a complete checkpoint of plain tensors, or several mappings could be
+            the weights; the message names the file and the tensor.
 
     Cost: one pass over the file, and its size in memory; twice its size while the digest of a
     torch file is computed.
@@ -84,6 +87,25 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     {'betas': '0.9,0.999', 'lr': 0.001, 'optimizer': 'adam'}
     >>> folder.cleanup()
     """
+    checkpoint = read_checkpoint(path, weights)
+    if checkpoint.undecided:
+        raise SharpError(
+            f"{path}: more than one entry could be the weights: {listed(checkpoint.undecided)}",
+            f"choose one with {setting('weights', checkpoint.undecided[0])}",
+        )
+    aside = (f"not read: {listed(checkpoint.others)}",) if checkpoint.others else ()
+    return dataclasses.replace(checkpoint, notes=(*checkpoint.notes, *aside), others={})
+
+
+def read_checkpoint(path: str | Path, weights: str | None = None) -> Checkpoint:
+    """Read the checkpoint at `path` as `load_checkpoint` does, for a model that chooses in it.
+
+    The file's other mappings of tensors are kept in `others`. If none of several is the usual one,
+    `undecided` has their keys.
+
+    Raises:
+        SharpError: as `load_checkpoint`.
+    """
     path = Path(path)
     try:
         status = path.stat()
@@ -95,11 +117,11 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise unreadable from error
     try:
         if stat.S_ISDIR(status.st_mode):
-            checkpoint = _read_folder(path)
+            checkpoint = _read_folder(path, weights)
         elif path.name.endswith(".index.json"):
-            checkpoint = _read_sharded(path)
+            checkpoint = _only(_read_sharded(path), weights)
         else:
-            checkpoint = _read_file(path)
+            checkpoint = _read_file(path, weights)
     except OSError as error:
         unreadable = open_error(path, error)
         raise unreadable from error
@@ -119,16 +141,27 @@ def _nearby(path: Path) -> str:
     return nearest(path.name, names) or "check the path"
 
 
-def _read_file(path: Path) -> Checkpoint:
+def _only(checkpoint: Checkpoint, weights: str | None) -> Checkpoint:
+    """A checkpoint of one mapping with only the names under the prefix `weights`, if given."""
+    if weights is None:
+        return checkpoint
+    tensors = under_prefix(checkpoint.path, checkpoint.tensors, weights)
+    note = f"only names under {quoted(weights)} taken"
+    return dataclasses.replace(checkpoint, tensors=tensors, notes=(*checkpoint.notes, note))
+
+
+def _read_file(path: Path, weights: str | None = None) -> Checkpoint:
     size = regular_size(path)
+    if (foreign := foreign_by_name(path)) is not None:
+        raise foreign
     try:
         with path.open("rb") as file:
             head = file.read(512)
         kind = _format(path, head, size)
         if kind == "safetensors":
-            checkpoint = read_safetensors(path)
+            checkpoint = _only(read_safetensors(path), weights)
         else:
-            checkpoint = unnest(path, read_torch(path), size)
+            checkpoint = unnest(path, read_torch(path), size, weights)
     except OSError as error:
         raise open_error(path, error) from error
     named = _FORMATS.get(path.suffix.lower())
@@ -155,9 +188,8 @@ def _format(path: Path, head: bytes, size: int) -> str:
         raise SharpError(f"{path}: is a Git LFS pointer, not the file itself", "run: git lfs pull")
     if _is_text(head):
         raise SharpError(f"{path}: is a text file, not a checkpoint", _KNOWN)
-    for signature, name in _SIGNATURES.items():
-        if head.startswith(signature):
-            raise SharpError(f"{path}: is {name}, not a checkpoint", _KNOWN)
+    if (foreign := foreign_by_bytes(path, head)) is not None:
+        raise foreign
     if head[8:9] == b"{" or path.suffix.lower() == ".safetensors":
         return "safetensors"
     raise SharpError(f"{path}: is neither safetensors nor a torch file", _KNOWN)
@@ -171,11 +203,11 @@ def _is_text(head: bytes) -> bool:
     return all(character.isprintable() or character in "\t\r\n\f" for character in text)
 
 
-def _read_folder(folder: Path) -> Checkpoint:
-    weights = _weights_in(folder)
-    sharded = weights.name.endswith(".index.json")
-    inner = _read_sharded(weights) if sharded else _read_file(weights)
-    notes = [f"read from '{weights.name}'", *inner.notes]
+def _read_folder(folder: Path, weights: str | None) -> Checkpoint:
+    file = _weights_in(folder)
+    sharded = file.name.endswith(".index.json")
+    inner = _only(_read_sharded(file), weights) if sharded else _read_file(file, weights)
+    notes = [f"read from '{file.name}'", *inner.notes]
     metadata, optimizer = dict(inner.metadata), inner.optimizer
     for name, value in _trainer_state(folder, notes).items():
         metadata.setdefault(name, value)
@@ -192,7 +224,9 @@ def _read_folder(folder: Path) -> Checkpoint:
                     metadata.setdefault(name, value)
             else:
                 notes.append("'optimizer.pt' not read: it holds no optimizer state")
-    return Checkpoint(folder, inner.tensors, metadata, inner.sha256, tuple(notes), optimizer)
+    return dataclasses.replace(
+        inner, path=folder, metadata=metadata, notes=tuple(notes), optimizer=optimizer
+    )
 
 
 def _weights_in(folder: Path) -> Path:
@@ -206,6 +240,11 @@ def _weights_in(folder: Path) -> Path:
         for each in every
         if each.suffix.lower() in _FORMATS and not each.name.startswith(_BESIDE_WEIGHTS)
     ]
+    foreign = foreign_folder(folder, [each.name for each in every])
+    # DeepSpeed's shards are files of torch
+    sharded = any(each.name.endswith("_states.pt") for each in files)
+    if foreign is not None and (sharded or not (indices or files)):
+        raise foreign
     found = indices or files
     if len(found) == 1:
         return found[0]
@@ -213,12 +252,6 @@ def _weights_in(folder: Path) -> Path:
         raise SharpError(
             f"{folder}: has more than one checkpoint: {listed(each.name for each in found)}",
             f"name one, as {found[0]}",
-        )
-    if any(each.suffix == ".distcp" for each in every):
-        raise SharpError(
-            f"{folder}: is a distributed checkpoint",
-            "convert it: python -m torch.distributed.checkpoint.format_utils dcp_to_torch "
-            f"{folder} model.pt",
         )
     below = [each for each in every if each.is_dir() and each.name.startswith("checkpoint")]
     raise SharpError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from sharpcli.checkpoint.contents import (
 )
 from sharpcli.checkpoint.optimizer import is_optimizer, optimizer_settings
 from sharpcli.checkpoint.plain_pickle import Stub
-from sharpcli.errors import SharpError
+from sharpcli.errors import SharpError, nearest, setting
 
-__all__ = ["optimizers_in", "unnest"]
+__all__ = ["optimizers_in", "under_prefix", "unnest"]
 
 _STATE_KEYS = (
     "state_dict",
@@ -54,23 +54,26 @@ _MOST_OVERLAP = 4
 _SMALL = 2**20  # bytes; reading these takes no time
 
 
-def unnest(path: Path, loaded: object, size: int) -> Checkpoint:
+def unnest(path: Path, loaded: object, size: int, key: str | None = None) -> Checkpoint:
     """Find the state dict in `loaded`, which came from a file of `size` bytes at `path`.
 
+    Args:
+        path: the file, for messages.
+        loaded: the object in it.
+        size: the file's size in bytes.
+        key: the mapping or prefix to take (`ema`, `state_dict.backbone`); None: the usual ones.
+
     Raises:
-        SharpError: there is no state dict, or a tensor in it is not plain.
+        SharpError: there is no state dict, none of that name, or a tensor in it is not plain.
     """
     notes: list[str] = []
     around: list[Mapping[Any, Any]] = []
     weights = _Weights()
-    state = loaded
-    for _ in range(_DEEPEST):
-        key = _state_key(path, state, weights)
-        if key is None or not isinstance(state, Mapping):
-            break
-        notes.append(f"weights taken from {quoted(key)}")
-        around.append({name: value for name, value in state.items() if name != key})
-        state = state[key]
+    state, prefix = loaded, key
+    if key is not None:
+        _refuse_nameless(path, loaded, key)
+        state, prefix = _asked_for(loaded, key, weights, around, notes)
+    state, undecided = _innermost(state, weights, around, notes, open_prefix=bool(prefix))
     if not isinstance(state, Mapping):
         raise SharpError(f"{path}: holds {_described(state)}, not tensors by name", _SAVE)
     tensors = {
@@ -86,8 +89,162 @@ def unnest(path: Path, loaded: object, size: int) -> Checkpoint:
         notes.append(f"left out {listed(dropped)}: not a tensor")
     elif dropped:
         around.append({name: value for name, value in state.items() if name not in tensors})
-    metadata, optimizer = _facts(around, notes, weights)
-    return Checkpoint(path, tensors, metadata, sha256_of(path), tuple(notes), optimizer)
+    others = _others(around, weights, size)
+    if prefix:
+        tensors = under_prefix(path, tensors, prefix, known=others)
+        notes.append(f"only names under {quoted(prefix)} taken")
+    metadata, optimizer = _facts(around, notes, weights, others)
+    return Checkpoint(
+        path,
+        tensors,
+        metadata,
+        sha256_of(path),
+        tuple(notes),
+        optimizer,
+        others if key is None else {},
+        () if key is not None else undecided,
+    )
+
+
+def under_prefix(
+    path: Path, tensors: Mapping[str, Tensor], key: str, known: Iterable[str] = ()
+) -> dict[str, Tensor]:
+    """The tensors whose names begin with `key` and a dot, without these.
+
+    Raises:
+        SharpError: there are none; the message lists the prefixes and the keys in `known`.
+    """
+    prefix = key.removesuffix(".") + "."
+    taken = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    if taken:
+        return taken
+    first = dict.fromkeys(name.partition(".")[0] for name in tensors if "." in name)
+    there = [*known, *first]
+    raise SharpError(
+        f"{path}: has no weights {quoted(key)} ({setting('weights')}); it has "
+        f"{listed(there, 8) or 'names without a prefix only'}",
+        nearest(key, there) or f"name one of these, or leave {setting('weights')} out",
+    )
+
+
+def _innermost(
+    state: object,
+    weights: _Weights,
+    around: list[Mapping[Any, Any]],
+    notes: list[str],
+    *,
+    open_prefix: bool = False,
+) -> tuple[object, tuple[str, ...]]:
+    """The mapping that holds the weights, below the usual keys.
+
+    Several mappings of which none is the usual one become a single mapping, each name after its
+    key; the keys are then the second result. With `open_prefix`, one of them is meant.
+    """
+    for _ in range(_DEEPEST):
+        keys = _state_keys(state, weights)
+        if not keys or not isinstance(state, Mapping):
+            break
+        around.append({name: value for name, value in state.items() if name not in keys})
+        if len(keys) > 1:
+            if not open_prefix:
+                notes.append(f"several mappings of weights: {listed(keys)}")
+            return _joined(state, keys, weights), tuple(keys)
+        notes.append(f"weights taken from {quoted(keys[0])}")
+        state = state[keys[0]]
+    return state, ()
+
+
+def _joined(
+    state: Mapping[Any, Any], keys: Sequence[str], weights: _Weights
+) -> dict[str, Tensor | NotPlain]:
+    """The tensors of several mappings, each name after its mapping's key."""
+    joined, seen = {}, set[int]()
+    for key in keys:
+        inner, _ = _innermost(state[key], weights, [], [])
+        if not isinstance(inner, Mapping) or id(inner) in seen:  # a file may link to one often
+            continue
+        seen.add(id(inner))
+        for name, value in inner.items():
+            if isinstance(name, str) and isinstance(value, Tensor | NotPlain):
+                joined[f"{key}.{name}"] = value
+    return joined
+
+
+def _asked_for(
+    state: object,
+    key: str,
+    weights: _Weights,
+    around: list[Mapping[Any, Any]],
+    notes: list[str],
+) -> tuple[object, str]:
+    """The mapping that `key` names, and the rest of `key`, which is then a prefix of names."""
+    rest = key.removesuffix(".")
+    for _ in range(2 * _DEEPEST):
+        if not isinstance(state, Mapping):
+            break
+        parts = rest.split(".") if rest else []
+        heads = [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
+        head = next((each for each in heads if weights.in_(state.get(each), _DEEPEST)), None)
+        if head is not None:
+            rest = rest.removeprefix(head).removeprefix(".")
+        else:
+            usual = _state_keys(state, weights)
+            if not rest or len(usual) != 1:
+                break
+            head = usual[0]
+        around.append({name: value for name, value in state.items() if name != head})
+        notes.append(f"weights taken from {quoted(head)}")
+        state = state[head]
+    return state, rest
+
+
+def _refuse_nameless(path: Path, loaded: object, key: str) -> None:
+    """Raise `SharpError` if `key` holds a list of tensors, as torch-ema and diffusers store it."""
+    held = loaded.get(key) if isinstance(loaded, Mapping) else None
+    lists = held.values() if isinstance(held, Mapping) else (held,)
+    for each in lists:
+        if isinstance(each, list | tuple) and any(isinstance(one, Tensor) for one in each):
+            raise SharpError(
+                f"{path}: {quoted(key)} holds a list of {len(each)} tensors without names",
+                "in the training environment: ema.copy_to(model.parameters()), then save the "
+                "model's state dict",
+            )
+
+
+def _others(
+    around: Sequence[Mapping[Any, Any]], weights: _Weights, size: int
+) -> dict[str, Mapping[str, Tensor]]:
+    """Further mappings of plain tensors, by key; the outermost of a name is the one."""
+    others: dict[str, Mapping[str, Tensor]] = {}
+    seen: set[int] = set()
+    for level in around:
+        for key, value in level.items():
+            if not _may_be_weights(key, value) or key in others:
+                continue
+            inner, several = _innermost(value, weights, [], [])
+            if several or not isinstance(inner, Mapping) or id(inner) in seen:
+                continue
+            seen.add(id(inner))
+            tensors = {
+                name: each
+                for name, each in inner.items()
+                if isinstance(name, str) and isinstance(each, Tensor) and is_text(name)
+            }
+            lost = any(isinstance(each, NotPlain) for each in inner.values())
+            if tensors and not lost and _overlap(tensors) <= _MOST_OVERLAP * size + _SMALL:
+                others[key] = tensors
+    return others
+
+
+def _may_be_weights(key: object, value: object) -> bool:
+    return (
+        isinstance(key, str)
+        and is_text(key)
+        and isinstance(value, Mapping)
+        and key not in _OPTIMIZER_KEYS
+        and not key.startswith(("optim", "lr_sched", "sched"))
+        and not is_optimizer(value)
+    )
 
 
 class _Weights:
@@ -120,33 +277,20 @@ class _Weights:
         return self._known[id(table)]
 
 
-def _state_key(path: Path, loaded: object, weights: _Weights) -> str | None:
-    """The key of the weights one level deeper, None if they are on this level.
-
-    Raises:
-        SharpError: more than one entry could be the weights.
-    """
+def _state_keys(loaded: object, weights: _Weights) -> list[str]:
+    """The keys of what could be the weights one level deeper: none if they are on this level."""
     if not isinstance(loaded, Mapping):
-        return None
+        return []
     for key in _STATE_KEYS:
         if key in loaded and weights.in_(loaded[key], _DEEPEST):
-            return key
+            return [key]
     if weights.in_(loaded, 1) or is_optimizer(loaded):
-        return None
-    others = [
+        return []
+    return [
         name
         for name, value in loaded.items()
-        if isinstance(name, str)
-        and not name.startswith(("optim", "lr_sched", "sched"))
-        and not is_optimizer(value)
-        and weights.in_(value, 1)
+        if _may_be_weights(name, value) and weights.in_(value, 1)
     ]
-    if len(others) > 1:
-        raise SharpError(
-            f"{path}: more than one entry could be the weights: {listed(others)}",
-            "save only the state dict to measure, or save it under the key 'model'",
-        )
-    return others[0] if others else None
 
 
 def _raise_without_tensors(path: Path, state: Mapping[Any, Any]) -> None:
@@ -181,9 +325,9 @@ def _plain(path: Path, name: str, tensor: Tensor | NotPlain, size: int) -> Tenso
 def _check_size(path: Path, tensors: Mapping[str, Tensor], size: int) -> None:
     """Raise `SharpError` if names or overlaps are so many that reading them would never end."""
     refuse_many(path, len(tensors), size)
-    once = {place(tensor): tensor for tensor in tensors.values()}.values()
-    total = sum(tensor.numel() * tensor.element_size() for tensor in once)
+    total = _overlap(tensors)
     if total > _MOST_OVERLAP * size + _SMALL:
+        once = {place(tensor) for tensor in tensors.values()}
         raise SharpError(
             f"{path}: its {len(once)} tensors together have {total} bytes, the file {size}: they "
             "overlap",
@@ -191,8 +335,17 @@ def _check_size(path: Path, tensors: Mapping[str, Tensor], size: int) -> None:
         )
 
 
+def _overlap(tensors: Mapping[str, Tensor]) -> int:
+    """The bytes of all tensors, each view of the same data counted once."""
+    once = {place(tensor): tensor for tensor in tensors.values()}.values()
+    return sum(tensor.numel() * tensor.element_size() for tensor in once)
+
+
 def _facts(
-    around: list[Mapping[Any, Any]], notes: list[str], weights: _Weights
+    around: list[Mapping[Any, Any]],
+    notes: list[str],
+    weights: _Weights,
+    others: Container[str],
 ) -> tuple[Metadata, Mapping[str, Any] | None]:
     """The scalars stored with the weights (outermost level first), and the optimizer's state."""
     metadata: Metadata = {}
@@ -210,7 +363,7 @@ def _facts(
                 if len(found) > 1:
                     many = f"{quoted(str(key))} has {len(found)} optimizers"
                     notes.append(f"{many}; the first is used")
-            elif weights.in_(value, 1):
+            elif weights.in_(value, 1) and key not in others:
                 aside.append(str(key))
     for level in around:
         for key in _SETTINGS_KEYS:

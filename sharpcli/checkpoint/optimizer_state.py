@@ -15,10 +15,10 @@ from typing import Any
 from torch import Tensor
 
 from sharpcli.checkpoint.contents import Checkpoint, Metadata, listed, quoted
-from sharpcli.checkpoint.matching import best_names
 from sharpcli.checkpoint.nesting import optimizers_in
 from sharpcli.checkpoint.optimizer import is_optimizer
 from sharpcli.checkpoint.plain_values import decoded
+from sharpcli.checkpoint.renaming import best_names
 from sharpcli.checkpoint.safetensors_file import looks_like_safetensors, read_safetensors
 from sharpcli.checkpoint.torch_file import read_torch
 from sharpcli.errors import SharpError, counted, setting

@@ -39,6 +39,7 @@ __all__ = [
     "run_options",
     "task_argument",
     "task_options",
+    "weights_option",
 ]
 
 Command = Callable[..., Any]
@@ -124,7 +125,8 @@ def _run_options(command: Command, split: Callable[[Command], Command]) -> Comma
     @functools.wraps(command)
     def with_run(*args: Any, **kwargs: Any) -> Any:
         names = ("split", "samples", "batch_size", "fixed_batch", "device", "dtype", "tf32")
-        given = {name: kwargs.pop(name) for name in (*names, "mode", "seed")}
+        more = ("mode", "seed", "weights", "partial")
+        given = {name: kwargs.pop(name) for name in (*names, *more)}
         run = RunSettings(**given, parameters=tuple(dict.fromkeys(kwargs.pop("parameters", ()))))
         return command(*args, run=run, **kwargs)
 
@@ -188,6 +190,23 @@ def _run_options(command: Command, split: Callable[[Command], Command]) -> Comma
             show_default=True,
             help="The seed of everything random.",
         ),
+        weights_option(),
+        click.option(
+            "--partial",
+            is_flag=True,
+            help="The checkpoint holds a part of the model, such as an adapter or a head: measure "
+            "it, with the rest as the task's model() makes it.",
+        ),
+    )
+
+
+def weights_option() -> Callable[[Command], Command]:
+    """The option --weights, which names a part of a checkpoint."""
+    return click.option(
+        "--weights",
+        metavar="KEY",
+        help="Which weights in the checkpoint: a key such as ema, or a prefix of names such as "
+        "backbone. Default: those that fit the model.",
     )
 
 

@@ -238,6 +238,12 @@ def _of_one_task(path: str | Path, studies: Studies, first: str | Path) -> Loade
             "name checkpoints of one architecture, or one task for all of them with "
             f"{setting('task')}",
         )
+    if len(made[0].parts) > 1:
+        raise UsageError(
+            f"{first} and {path} hold different parts of the model: they are not points of one "
+            "parameter space",
+            "name checkpoints of the same part",
+        )
     return loaded
 
 

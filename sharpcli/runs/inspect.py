@@ -12,30 +12,37 @@ from torch import Tensor
 from sharpcli.checkpoint import (
     Checkpoint,
     first_not_finite,
-    load_checkpoint,
     pieces,
     place,
+    read_checkpoint,
     summarize_optimizer,
 )
+from sharpcli.checkpoint.contents import quoted
 from sharpcli.documents.checkpoints import Inspected, InspectedCheckpoint, StoredTensor
 from sharpcli.documents.environment import environment
 from sharpcli.documents.results import FailedResult, Failure, MeasuredCheckpoint, Report
-from sharpcli.errors import SharpError
+from sharpcli.errors import SharpError, counted, setting
 
 __all__ = ["inspect_checkpoint", "inspect_checkpoints"]
 
 _UNORDERED = (torch.bool, torch.uint16, torch.uint32, torch.uint64)
 
 
-def inspect_checkpoints(paths: Sequence[str]) -> Report:
-    """A report with each checkpoint's contents, or why it could not be read."""
-    return Report("inspect", {}, environment(), {}, [inspect_checkpoint(path) for path in paths])
+def inspect_checkpoints(paths: Sequence[str], weights: str | None = None) -> Report:
+    """A report with each checkpoint's contents, or why it could not be read.
+
+    Args:
+        paths: the checkpoints.
+        weights: the mapping or prefix of names to show; None: the usual one.
+    """
+    results = [inspect_checkpoint(path, weights) for path in paths]
+    return Report("inspect", {}, environment(), {}, results)
 
 
-def inspect_checkpoint(path: str) -> Inspected | FailedResult:
+def inspect_checkpoint(path: str, weights: str | None = None) -> Inspected | FailedResult:
     """One checkpoint's contents, or why it could not be read."""
     try:
-        checkpoint = load_checkpoint(path)
+        checkpoint = read_checkpoint(path, weights)
     except SharpError as error:
         failure = Failure(error.message, error.hint)
         return FailedResult(checkpoint=MeasuredCheckpoint(path), error=failure)
@@ -61,8 +68,17 @@ def _described(checkpoint: Checkpoint, once: Collection[Tensor]) -> InspectedChe
         elements=sum(tensor.numel() for tensor in once),
         bytes=sum(tensor.numel() * tensor.element_size() for tensor in once),
         metadata=checkpoint.metadata,
-        notes=checkpoint.notes,
+        notes=(*checkpoint.notes, *_more(checkpoint)),
     )
+
+
+def _more(checkpoint: Checkpoint) -> Sequence[str]:
+    """Notes on other weights in the file, which an option shows."""
+    return [
+        f"also holds {quoted(key)} ({counted(len(tensors), 'tensor')}): "
+        f"{setting('weights', key)} shows it"
+        for key, tensors in checkpoint.others.items()
+    ]
 
 
 def _measured(tensor: Tensor) -> Mapping[str, Any]:

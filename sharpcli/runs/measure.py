@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from sharpcli.checkpoint import Checkpoint, load_checkpoint
+from sharpcli.checkpoint import Checkpoint, read_checkpoint
 from sharpcli.documents.comparison import training_loss_warning
 from sharpcli.documents.environment import environment
 from sharpcli.documents.labels import short_labels
@@ -284,11 +284,11 @@ def _measured(
     lowest: bool = True,
 ) -> CheckpointResult:
     """One checkpoint's result; adds facts about the checkpoint to `about`."""
-    checkpoint = load_checkpoint(path)
+    checkpoint = read_checkpoint(path, studies.weights)
     about |= {"sha256": checkpoint.sha256, "metadata": checkpoint.metadata}
     study = studies.of(checkpoint)
-    _check_size(study, measures, settings)
     loaded = matched(checkpoint, study)
+    _check_size(loaded.study, measures, settings)
     return _measure(loaded, about, measures, settings, begin, notes, judge, foretell, lowest=lowest)
 
 

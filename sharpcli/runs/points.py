@@ -111,7 +111,7 @@ def _checkpoints(
                 unseen=unseen,
                 measures=measures,
                 on_surface=on_surface,
-                parameters_in_all=this.study.size if this.study.run.parameters else None,
+                parameters_in_all=loaded.description().get("parameters_in_all"),
             )
         )
     return found

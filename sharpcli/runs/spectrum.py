@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharpcli.checkpoint import load_checkpoint
+from sharpcli.checkpoint import read_checkpoint
 from sharpcli.curvature import Rounding, SelfCheck, make_operator
 from sharpcli.curvature.memory_plan import Budget, share_memory_of_probes
 from sharpcli.documents.environment import environment
@@ -73,7 +73,7 @@ def spectra_of_checkpoints(
     studies = Studies(task, task_options or {}, run, device, begin)
 
     def found(path: Path, about: dict[str, Any]) -> Spectrum | FailedResult:
-        checkpoint = load_checkpoint(path)
+        checkpoint = read_checkpoint(path, run.weights)
         about |= {"sha256": checkpoint.sha256, "metadata": checkpoint.metadata}
         loaded = matched(checkpoint, studies.of(checkpoint))
         return _spectrum(loaded, about, settings, begin, notes.about(path.name))

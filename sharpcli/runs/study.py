@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from sharpcli.checkpoint import (
     Checkpoint,
     Match,
     first_not_finite,
-    load_checkpoint,
     match_tensors,
+    read_checkpoint,
 )
 from sharpcli.curvature import SelfCheck
 from sharpcli.errors import SharpError, UsageError, setting
@@ -39,7 +39,9 @@ __all__ = ["Loaded", "Studies", "Study", "load", "matched", "prepare"]
 class Study:
     """A task ready to measure any of its checkpoints: the network, and the data in memory.
 
-    `original` is the task's own model, kept until the network has been compared with it.
+    `original` is the task's own model, kept until the network has been compared with it. `rest` has
+    its tensors, where checkpoints may hold a part of them; `parts` are then the studies of the
+    parameters that the checkpoints so far cover.
     """
 
     task: Task
@@ -49,6 +51,8 @@ class Study:
     checked: SelfCheck | None = None
     original: nn.Module | None = None
     notes: list[str] = field(default_factory=list)
+    rest: Mapping[str, Tensor] | None = None
+    parts: dict[tuple[str, ...], Study] = field(default_factory=dict)
 
     @property
     def split(self) -> str:
@@ -61,6 +65,32 @@ class Study:
         own = self.network.model.parameters()
         trained = [each for each in own if each.requires_grad]
         return sum(each.numel() * (1 + each.is_complex()) for each in trained)
+
+    def part(self, covered: Collection[str] | None) -> Study:
+        """The study in which θ holds only parameters that a checkpoint of a part covers.
+
+        It is the same study if all are covered, or if the run's settings choose the parameters.
+
+        Raises:
+            SharpError: the checkpoint covers no parameter that requires a gradient.
+        """
+        if self.rest is None or self.run.parameters:
+            return self
+        whole = tuple(self.network.names)
+        names = whole if covered is None else tuple(name for name in whole if name in covered)
+        if not names:
+            raise SharpError(
+                f"{self.task.name}: the checkpoint holds none of the parameters that require a "
+                "gradient",
+                "leave requires_grad on for them in model(), or choose parameters with "
+                f"{setting('parameters')}",
+            )
+        if names == whole:
+            self.parts[names] = self
+        if names not in self.parts:
+            network = self.network.subset(names)
+            self.parts[names] = replace(self, network=network, notes=list(self.notes), parts={})
+        return self.parts[names]
 
     @functools.cached_property
     def sample(self) -> str:
@@ -121,6 +151,7 @@ def prepare(
             progress=begin(f"reading the {name} data"),
         )
     give_shapes(model, task, rows["train"] if "train" in rows else rows["test"])
+    rest = _tensors_of(model) if run.partial else None
     network = Network(
         model,
         task,
@@ -135,7 +166,13 @@ def prepare(
     for name, read in rows.items():
         rows[name] = read.to(device, network.compute).with_fixed_batch(run.fixed_batch)
     notes = batch_note(rows, run.mode)
-    return Study(task, network, rows, run, notes=notes, original=model)
+    return Study(task, network, rows, run, notes=notes, original=model, rest=rest)
+
+
+def _tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of a model's tensors as it was built, on the CPU."""
+    state = model.state_dict()
+    return {k: t.detach().to("cpu", copy=True) for k, t in state.items() if isinstance(t, Tensor)}
 
 
 class Studies:
@@ -153,6 +190,11 @@ class Studies:
         self._options, self._run = dict(options), run
         self._device, self._begin = device, begin
         self._made: dict[tuple[str, ...], Study] = {}
+
+    @property
+    def weights(self) -> str | None:
+        """Which weights of a checkpoint are asked for."""
+        return self._run.weights
 
     @property
     def made(self) -> list[Study]:
@@ -218,7 +260,8 @@ class Loaded:
     def description(self) -> dict[str, Any]:
         """The number of measured parameters (and of all, if they differ), and the notes."""
         study = self.study
-        in_all = {"parameters_in_all": study.size} if study.run.parameters else {}
+        part = study.run.parameters or study.network.size < study.size
+        in_all = {"parameters_in_all": study.size} if part else {}
         return {"parameters": study.network.size, **in_all, "notes": self.notes}
 
     def forget(self) -> None:
@@ -229,7 +272,7 @@ class Loaded:
 
 def load(path: str | Path, studies: Studies) -> Loaded:
     """Read a checkpoint and match it to its task's model; raises `SharpError` if that fails."""
-    checkpoint = load_checkpoint(path)
+    checkpoint = read_checkpoint(path, studies.weights)
     return matched(checkpoint, studies.of(checkpoint, path))
 
 
@@ -239,7 +282,10 @@ def matched(checkpoint: Checkpoint, study: Study) -> Loaded:
     Raises:
         SharpError: a tensor has a NaN or an infinity; the message names the first one.
     """
-    found = match_tensors(checkpoint, study.network.model.state_dict())
+    model = study.network.model
+    found = match_tensors(checkpoint, model.state_dict(), model=model, rest=study.rest)
+    checkpoint = replace(checkpoint, others={})
+    study = study.part(found.covered)
     bad = first_not_finite(found.tensors)
     if bad is not None:
         raise SharpError(

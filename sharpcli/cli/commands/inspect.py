@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from sharpcli.cli.exit_codes import exit_code
-from sharpcli.cli.options import output_options
+from sharpcli.cli.options import output_options, weights_option
 from sharpcli.documents.results import to_document
 from sharpcli.settings import OutputSettings
 
@@ -19,8 +19,9 @@ Examples:
   sharp inspect run-*/model.pt --json | jq '.results[].checkpoint.metadata'"""
 )
 @click.argument("checkpoints", nargs=-1, required=True, metavar="CKPT...")
+@weights_option()
 @output_options
-def inspect(checkpoints: tuple[str, ...], output: OutputSettings) -> int:
+def inspect(checkpoints: tuple[str, ...], weights: str | None, output: OutputSettings) -> int:
     """Show what is in a checkpoint.
 
     Shows its tensors with shape, dtype, norm and range, the settings stored with them, and the
@@ -30,6 +31,6 @@ def inspect(checkpoints: tuple[str, ...], output: OutputSettings) -> int:
     from sharpcli.render import emit
     from sharpcli.runs.inspect import inspect_checkpoints
 
-    document = to_document(inspect_checkpoints(checkpoints))
+    document = to_document(inspect_checkpoints(checkpoints, weights))
     emit(document, output)
     return exit_code(document)

@@ -1,0 +1,124 @@
+"""Choose which of a file's weights a model gets, by what fits it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from sharpcli.checkpoint.contents import Checkpoint, listed, quoted
+from sharpcli.checkpoint.fitting import Fit, Goal, fitted
+from sharpcli.checkpoint.mismatch import mismatch
+from sharpcli.checkpoint.own_hooks import TranslationError, translated
+from sharpcli.checkpoint.renaming import Renaming, renamings
+from sharpcli.errors import SharpError, setting
+
+__all__ = ["chosen"]
+
+
+def chosen(checkpoint: Checkpoint, goal: Goal, *, partial: bool) -> tuple[Fit, list[str]]:
+    """The weights in a checkpoint that fit a model, and notes on the choice.
+
+    The usual mapping goes first, in it names without a prefix or with one that wrappers add. Where
+    it does not fit, the only one that does is taken. With `partial` a fit may lack tensors. A
+    `SharpError` says that none fits, or that several do and none is the usual one.
+    """
+    whole, best = _fits(checkpoint.tensors, goal)
+    others = {
+        key: fits[0]
+        for key, tensors in checkpoint.others.items()
+        if (fits := _fits(tensors, goal)[0])
+    }
+    if whole:
+        fit, notes = _usual(checkpoint, whole)
+        notes += [_fits_too(key) for key in others]
+        unread = [key for key in checkpoint.others if key not in others]
+    elif others:
+        if len(others) > 1:
+            several = _several(checkpoint, list(others))
+            raise several
+        ((key, fit),) = others.items()
+        notes = [f"weights taken from {quoted(key)}: only these fit the model", *fit.renaming.notes]
+        unread = [each for each in checkpoint.others if each != key]
+    else:
+        reason = ""
+        try:
+            fit = _by_own_hooks(checkpoint.tensors, best, goal) or best
+        except TranslationError as error:
+            reason, fit = str(error), best
+        if not (fit.whole or (partial and _part(fit))):
+            differs = mismatch(checkpoint, goal, fit, partial=partial, reason=reason)
+            raise differs
+        notes = list(fit.renaming.notes)
+        unread = list(checkpoint.others)
+    if unread:
+        notes.append(f"not read: {listed(unread)}")
+    return fit, notes
+
+
+def _fits(stored: Mapping[str, Tensor], goal: Goal) -> tuple[list[Fit], Fit]:
+    """The fits that cover the model, each set of tensors once, and the best of all."""
+    whole: dict[frozenset[str], Fit] = {}
+    fits: list[Fit] = []
+    for renaming in renamings(stored, goal.wanted, goal.adapters):
+        fit = fitted(stored, renaming, goal)
+        fits.append(fit)
+        if fit.whole:
+            used = frozenset(renaming.names[n] for n in fit.matched if n in renaming.names)
+            whole.setdefault(used, fit)
+            if len(used) == len(stored):
+                break
+    return list(whole.values()), max(fits, key=_rank)
+
+
+def _rank(fit: Fit) -> tuple[int, int]:
+    return fit.covered, -len(fit.unexpected) - len(fit.outside)
+
+
+def _part(fit: Fit) -> bool:
+    return bool(fit.matched) and not fit.unexpected and not fit.misfits
+
+
+def _usual(checkpoint: Checkpoint, whole: list[Fit]) -> tuple[Fit, list[str]]:
+    """The fit under the plainest names, and notes on the others; `SharpError` if none is plain."""
+    plain = [fit for fit in whole if fit.renaming.plain]
+    if not plain and len(whole) > 1:
+        several = _several(checkpoint, [fit.renaming.prefix for fit in whole])
+        raise several
+    fit = (plain or whole)[0]
+    notes = list(fit.renaming.notes)
+    notes += [_fits_too(each.renaming.prefix) for each in whole if each is not fit]
+    return fit, notes
+
+
+def _fits_too(key: str) -> str:
+    return f"{quoted(key)} fits too: {setting('weights', key)} measures it"
+
+
+def _several(checkpoint: Checkpoint, keys: list[str]) -> SharpError:
+    return SharpError(
+        f"{checkpoint.path}: several sets of weights fit the model: {listed(keys)}",
+        f"choose one: {setting('weights', keys[0])}",
+    )
+
+
+def _by_own_hooks(stored: Mapping[str, Tensor], best: Fit, goal: Goal) -> Fit | None:
+    """The fit after the model's own hooks have translated the names, if it is better.
+
+    A `TranslationError` says that a hook failed.
+    """
+    if goal.model is None:
+        return None
+    for names, notes in (({n: n for n in stored}, ()), (best.renaming.names, best.renaming.notes)):
+        given = {new: stored[old] for new, old in names.items()}
+        found = translated(goal.model, given)
+        if found is None:
+            return None
+        renaming = Renaming(
+            {name: name for name in found},
+            (*notes, "names translated by the model's own load_state_dict"),
+        )
+        fit = fitted(found, renaming, goal)
+        if _rank(fit) > _rank(best):
+            return fit
+    return None
