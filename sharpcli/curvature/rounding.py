@@ -81,7 +81,7 @@ class Rounding:
             return [self._compared(few, 1.0)]
         others = [self._compared(rows.take(drawn), 1.0)]
         if rows.sliceable:
-            far = outstanding(rows.batch, rows.count, len(drawn), _OUTSTANDING)
+            far = outstanding(rows.columns, rows.count, len(drawn), _OUTSTANDING)
             if len(far):
                 both = torch.tensor(sorted({*drawn.tolist(), *far.tolist()}))
                 others.append(self._compared(rows.take(both), _SCALED))

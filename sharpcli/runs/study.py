@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,22 @@ from sharpcli.checkpoint import (
 )
 from sharpcli.curvature import SelfCheck
 from sharpcli.errors import SharpError, UsageError, setting
+from sharpcli.objective.collated import CollatedRows
 from sharpcli.objective.coupling import batch_note, batches_of
-from sharpcli.objective.network import Network, give_shapes
+from sharpcli.objective.network import Network, give_shapes, takes_lengths
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.parameter_names import matching
-from sharpcli.objective.reading import read_rows
+from sharpcli.objective.reading import memory_for_data, read_rows
 from sharpcli.objective.rows import Rows
 from sharpcli.runs.described import check_described
 from sharpcli.runtime.progress import Begin, silent
 from sharpcli.settings import RunSettings
 from sharpcli.tasks import Task, load_task, task_from_metadata
 
-__all__ = ["Loaded", "Studies", "Study", "load", "matched", "prepare"]
+__all__ = ["SPLITS", "Loaded", "Studies", "Study", "load", "matched", "prepare"]
+
+
+SPLITS = ("train", "test")
 
 
 @dataclass
@@ -62,6 +66,11 @@ class Study:
         trained = [each for each in own if each.requires_grad]
         return sum(each.numel() * (1 + each.is_complex()) for each in trained)
 
+    @property
+    def data_bytes(self) -> int:
+        """The bytes of memory that the data take."""
+        return sum(rows.bytes for rows in self.rows.values())
+
     @functools.cached_property
     def sample(self) -> str:
         """Identifies the measured split's examples and their division in shards."""
@@ -88,12 +97,19 @@ class Study:
 
 
 def prepare(
-    task: Task, run: RunSettings, device: torch.device, *, begin: Begin = lambda _: silent
+    task: Task,
+    run: RunSettings,
+    device: torch.device,
+    *,
+    begin: Begin = lambda _: silent,
+    memory: int | None = None,
+    splits: Collection[str] = SPLITS,
 ) -> Study:
     """Build a task's model and read its training and (if any) test data.
 
-    Errors of the task's functions pass, as does the `UsageError` for a pattern of `run.parameters`
-    that no parameter matches.
+    Data of more than a share of the `memory` (None: of what is free) stay out of it. Only the
+    `splits`, and the one to measure on, are read. Errors of the task's functions pass, as does the
+    `UsageError` for a pattern of `run.parameters` that no parameter matches.
 
     Raises:
         SharpError: the split to measure on has no data.
@@ -103,7 +119,10 @@ def prepare(
     narrow = torch.bfloat16 if run.dtype == "bfloat16" else None
     model = task.model()
     rows = {}
-    for name in ("train", "test"):
+    room = memory_for_data(memory)
+    for name in SPLITS:
+        if name not in splits and run.split not in (name, "both"):
+            continue
         data = task.data(name)
         if data is None and name == run.split:
             raise SharpError(
@@ -119,8 +138,18 @@ def prepare(
             seed=run.seed,
             collate=task.collate,
             progress=begin(f"reading the {name} data"),
+            room=room,
+            by_length=run.fixed_batch is None and run.mode == "eval",
         )
-    give_shapes(model, task, rows["train"] if "train" in rows else rows["test"])
+        room = max(room - rows[name].bytes, 0)
+    give_shapes(model, task, next(iter(rows.values())))
+    for name, read in rows.items():
+        if (
+            isinstance(read, CollatedRows)
+            and read.only_padded
+            and not takes_lengths(model, task, read)
+        ):
+            rows[name] = read.padded_to_one_length()
     network = Network(
         model,
         task,
@@ -134,7 +163,7 @@ def prepare(
         network = network.subset(matching(network.model, run.parameters))
     for name, read in rows.items():
         rows[name] = read.to(device, network.compute).with_fixed_batch(run.fixed_batch)
-    notes = batch_note(rows, run.mode)
+    notes = [*batch_note(rows, run.mode), *(note for each in rows.values() for note in each.notes)]
     return Study(task, network, rows, run, notes=notes, original=model)
 
 
@@ -148,7 +177,11 @@ class Studies:
         run: RunSettings,
         device: torch.device,
         begin: Begin = lambda _: silent,
+        *,
+        memory: int | None = None,
+        splits: Collection[str] = SPLITS,
     ) -> None:
+        self._memory, self._splits = memory, splits
         self._task = str(task) if isinstance(task, Path) else task
         self._options, self._run = dict(options), run
         self._device, self._begin = device, begin
@@ -175,7 +208,14 @@ class Studies:
             ready = task if isinstance(task, Task) else load_task(task, options)
             if self._task is None and checkpoint is not None:
                 check_described(ready, checkpoint)
-            self._made[key] = prepare(ready, self._run, self._device, begin=self._begin)
+            self._made[key] = prepare(
+                ready,
+                self._run,
+                self._device,
+                begin=self._begin,
+                memory=self._memory,
+                splits=self._splits,
+            )
         return self._made[key]
 
     def description(self) -> dict[str, Any]:
