@@ -9,6 +9,7 @@ import mmap
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,6 +46,7 @@ class Spool:
         self.folder = _folder()
         self.bytes = 0
         self._file = tempfile.TemporaryFile(prefix="sharp-", dir=self.folder)  # noqa: SIM115
+        weakref.finalize(self, self._file.close)  # mappings keep what they need of it
         self._segment, self._used = memoryview(b""), 0
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
