@@ -73,7 +73,7 @@ def read_collated(
     if alike == _SAME:
         return Rows(batch, len(items), total)
     padded = CollatedRows([items[i] for i in some], collate, total)
-    # In the file's name, not in memory: the batch of all rows is made again where it is needed.
+    # The batch of all rows is not kept: a model that takes no other makes it again.
     if by_length and padded_share(lengths) > _PADDED_SHARE:
 
         def whole() -> Rows:

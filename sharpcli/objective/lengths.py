@@ -14,8 +14,8 @@ from sharpcli.objective.trees import leaves
 
 __all__ = ["length_of", "padded_share", "ranges"]
 
-# A batch costs about as much as this many more numbers: on a transformer of two layers of width 32
-# a batch of one text of 20 tokens took as long as 300 tokens in a batch of 256 texts.
+# A batch is taken to cost as much as this many more numbers. It is an estimate, not a measurement,
+# and changes the time of a pass only.
 _A_BATCH = 300
 # Lengths are rounded up to this many different ones before the best division is sought.
 _STEPS = 128

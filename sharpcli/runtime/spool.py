@@ -124,7 +124,7 @@ def release_mapped_pages() -> None:
 
     They stay what they are, and in the system's cache while that has room: the next use maps them
     again. Private mappings are left alone, since their pages may hold changes. Does nothing where
-    the system is not Linux. Cost: less than a millisecond, and 0.1 s a GB when read again.
+    the system is not Linux. Cost: a few milliseconds, and page faults when they are read again.
     """
     for start, stop in _shared_mappings():
         _libc().madvise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), _DONTNEED)
