@@ -154,8 +154,8 @@ class CurvatureSettings:
     """The curvature matrix and how its products are computed.
 
     `hvp` is the differentiation mode of Hessian-vector products; "auto" picks the fastest for the
-    model. `memory` bounds the bytes that a measurement uses in addition to model, checkpoint and
-    data: kept graphs, the eigenvector basis, microbatches (None: what is free).
+    model. `memory` bounds the bytes that a measurement uses in addition to model and
+    checkpoint: data, kept graphs, the eigenvector basis, microbatches (None: what is free).
     """
 
     operator: Operator = "hessian"

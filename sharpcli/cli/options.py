@@ -244,7 +244,7 @@ def curvature_options(command: Command) -> Command:
             "--memory",
             type=SIZE,
             metavar="SIZE",
-            help="Memory to use in addition to model and data, such as 500MB or 2GB: kept graphs, "
+            help="Memory to use in addition to the model, such as 500MB or 2GB: data, kept graphs, "
             "eigenvectors and batches are sized to fit. Default: what is free.",
         ),
     )

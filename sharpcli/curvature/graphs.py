@@ -73,10 +73,11 @@ def graph_cost(objective: Objective, leaves: list[Tensor], make: Linearize) -> G
 
 def _held(objective: Objective, leaves: list[Tensor], make: Linearize, count: int) -> int:
     """Bytes of the storages saved by a product on the first `count` examples."""
-    rows = objective.rows.head(count)
+    rows = objective.rows.typical(count)
     own = {leaf.untyped_storage().data_ptr() for leaf in leaves}
     own |= {tensor.untyped_storage().data_ptr() for tensor in objective.fixed.values()}
-    own |= rows.storages()
+    if not objective.rows.converts:  # else a graph keeps its batch's converted numbers
+        own |= rows.storages()
     return bytes_saved(lambda: make(objective, leaves, rows.batch, rows.count), own)
 
 

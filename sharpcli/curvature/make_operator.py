@@ -61,7 +61,7 @@ def graph_bytes(
 ) -> tuple[float, float]:
     """Bytes of one microbatch's graphs, and of all microbatches' graphs. Cost: `graph_cost`."""
     cost = product_cost(objective, theta, settings)
-    sizes = [count for _, count in objective.batches()]
+    sizes = objective.counts
     return cost.of(max(sizes)), sum(map(cost.of, sizes))
 
 

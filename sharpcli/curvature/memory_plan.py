@@ -20,6 +20,9 @@ __all__ = ["Budget", "share_memory", "share_memory_of_probes"]
 
 # Share of the free memory to use if no limit is given: other programs need some.
 _SHARE = 0.8
+# Where not all graphs fit, a part of them saves little time, and a CPU's memory also serves the
+# system's cache of files and other programs: they then take this share of the free memory at most.
+_PART_OF_GRAPHS = 1 / 32
 # Copies of θ beside the basis: two for each vector of a block (the vector and its product), and two
 # for gradients in progress.
 _COPIES_A_VECTOR, _COPIES = 2, 2
@@ -93,7 +96,7 @@ def share_memory(
 
     Cost: `graph_cost`.
     """
-    total, copy = _total(theta, settings), theta.numel() * theta.element_size()
+    total, copy = _total(objective, theta, settings), theta.numel() * theta.element_size()
     block = block_width(k)
     least = min(theta.numel(), least_rows(k, smallest))
     needed = (least + block) * copy
@@ -110,6 +113,7 @@ def share_memory(
     else:
         wanted = min(most, max(least, min(expected_products(k, smallest), fits // 2)))
         graphs = max(left - (wanted + block) * copy, 0.0)
+        graphs = _worth(graphs, every, theta, settings)
         one, every = _some_kept(objective, theta, settings, graphs)
         rows = min(most, int((left - min(graphs, every)) // copy) - block)
     (rows,), device = _agreed((rows,), device)
@@ -140,7 +144,7 @@ def share_memory_of_probes(
 
     Cost: `graph_cost`.
     """
-    total, copy = _total(theta, settings), theta.numel() * theta.element_size()
+    total, copy = _total(objective, theta, settings), theta.numel() * theta.element_size()
     if theta.numel() <= probes * steps:  # the full matrix is computed, without a basis
         probes = steps = 0
     known = int(_KNOWN_A_STEP * steps) if probes > 1 else 0
@@ -172,6 +176,7 @@ def share_memory_of_probes(
             if fewer >= 5
             else f"raise {setting('memory')}, or use a machine with more memory",
         )
+    graphs = _worth(graphs, every, theta, settings)
     one, every = _some_kept(objective, theta, settings, graphs)
     return Budget(
         total,
@@ -211,10 +216,23 @@ def _room(left: float, basis: float, device: torch.device) -> float:
     return left if basis >= left and _has_elsewhere(device) else left - basis
 
 
-def _total(theta: Tensor, settings: CurvatureSettings) -> int:
-    """The bytes to divide, the same in all processes."""
+def _total(objective: Objective, theta: Tensor, settings: CurvatureSettings) -> int:
+    """The bytes to divide, the same in all processes; the data are counted in a limit."""
     free = _free(theta.device)
-    return share(int(_SHARE * free) if settings.memory is None else min(settings.memory, free))
+    if settings.memory is None:
+        return share(int(_SHARE * free))
+    left = settings.memory if objective.memory is None else objective.memory
+    return share(min(settings.memory, left, free))
+
+
+def _worth(graphs: float, every: float, theta: Tensor, settings: CurvatureSettings) -> float:
+    """Bytes for kept graphs: those that fit, or few if others have to be built again anyway.
+
+    A GPU's memory serves nothing else, and a limit set by the user may be used up.
+    """
+    if every <= graphs or settings.memory is not None or theta.device.type != "cpu":
+        return graphs
+    return min(graphs, _PART_OF_GRAPHS * _free(theta.device))
 
 
 def _vectors(block: int, copy: int) -> float:

@@ -24,6 +24,8 @@ __all__ = ["Rounding"]
 # parameters times rows allow, which take well below a second, but at least four. On 4,000 images
 # and 784-512-512-10 the eigenvectors' products in both precisions then cost less than a gradient.
 _SHARE, _SMALL, _FEWEST = 128, 2e7, 4
+# Bytes of their activations at the most: they are one batch, in both precisions.
+_BYTES = 2**27
 # Rounding is proportional to the machine epsilon, so the error of a float64 run is that of float32
 # times the ratio of the two. This factor allows for the variation between rounding samples.
 _SCALED = 4.0
@@ -75,13 +77,13 @@ class Rounding:
         larger.
         """
         rows = self._run.rows
-        drawn = _chosen(rows, self._run.size, self._seed)
+        drawn = _chosen(rows, self._run.size, self._seed, _BYTES / max(self._run.saved_bytes, 1))
         if drawn is None:
             few = rows.head(rows.fixed_batch) if rows.fixed_batch else rows
             return [self._compared(few, 1.0)]
         others = [self._compared(rows.take(drawn), 1.0)]
         if rows.sliceable:
-            far = outstanding(rows.batch, rows.count, len(drawn), _OUTSTANDING)
+            far = outstanding(rows.columns, rows.count, len(drawn), _OUTSTANDING)
             if len(far):
                 both = torch.tensor(sorted({*drawn.tolist(), *far.tolist()}))
                 others.append(self._compared(rows.take(both), _SCALED))
@@ -248,13 +250,13 @@ def _off(found: Tensor, there: Tensor, factor: float) -> Tensor:
     return factor * torch.where(torch.isfinite(there), found - there, found)
 
 
-def _chosen(rows: Rows, size: int, seed: int) -> Tensor | None:
-    """Indices of the rows on which precisions are compared, drawn by the seed.
+def _chosen(rows: Rows, size: int, seed: int, most: float) -> Tensor | None:
+    """Indices of the rows on which precisions are compared, `most` or so, drawn by the seed.
 
     None means all rows, if that is cheap, or the first batch, if batches are fixed.
     """
     count = rows.count
-    wanted = min(count, max(count // _SHARE, int(_SMALL / size), _FEWEST))
+    wanted = min(count, max(min(max(count // _SHARE, int(_SMALL / size)), int(most)), _FEWEST))
     if wanted == count or rows.fixed_batch:
         return None
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed + 3))

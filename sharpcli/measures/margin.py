@@ -19,6 +19,7 @@ from sharpcli.measures.spectral_norms import log_product
 from sharpcli.objective.objective import Objective, accumulator
 from sharpcli.objective.reliability import sampling_status
 from sharpcli.objective.shards import share_left
+from sharpcli.runtime import processes
 from sharpcli.tasks.defaults import IGNORED
 
 __all__ = ["check_margin", "margin", "percentile_with_error"]
@@ -127,24 +128,26 @@ def _margins(objective: Objective, theta: Tensor) -> Tensor:
     """The margin of each example (or token) that counts, float64, of all processes."""
     network, kind = objective.network, accumulator(objective.network.device)
 
-    def passed() -> tuple[Tensor, Tensor]:
+    def passed() -> Tensor:
         found = []
         with torch.no_grad():
             for batch, _ in objective.batches():
                 outputs = network.outputs(network.unflatten(theta), objective.fixed, batch)
                 classes = _classes(outputs, batch)
                 assert classes is not None  # checked before
-                found.append(_of_batch(*classes, kind))
-        margins, counts = (torch.cat(each) for each in zip(*found, strict=True))
-        return margins, counts
+                margins, counts = _of_batch(*classes, kind)
+                found.append(margins[counts > 0])  # batches may differ in length
+        return torch.cat(found)
 
-    margins, counts = objective.within_memory(passed)
-    first, last = objective.share
+    margins = objective.within_memory(passed)
     if objective.divided:
-        whole = torch.zeros(2, objective.rows.count, *margins.shape[1:], dtype=kind).to(margins)
-        whole[0, first:last], whole[1, first:last] = margins, counts
-        margins, counts = objective.add_up(whole)
-    return margins[counts > 0].cpu()
+        sizes = torch.zeros(processes.size(), dtype=kind, device=margins.device)
+        sizes[processes.rank()] = len(margins)
+        ends = objective.add_up(sizes).long().cumsum(0).tolist()
+        whole = torch.zeros(ends[-1], dtype=kind, device=margins.device)
+        whole[ends[processes.rank()] - len(margins) : ends[processes.rank()]] = margins
+        margins = objective.add_up(whole)
+    return margins.cpu()
 
 
 def _of_batch(scores: Tensor, targets: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -83,6 +83,7 @@ class Measure:
     `exact`: a number without an error is exact up to rounding. `scale_invariant`: whether the
     numbers stay if layers are rescaled without changing the function (None: not known). `of_data`
     is false if the numbers are of the weights alone: a sample of the data has no error for them.
+    With `one_split` they are of the measured split alone, and other data need not be read.
 
     `gradients(settings, size)` is about what it costs, in gradients over the data, for a model of
     that many parameters; without it, it counts as one.
@@ -113,6 +114,7 @@ class Measure:
     place: int = 100
     exact: bool = False
     of_data: bool = True
+    one_split: bool = False
     scale_invariant: bool | None = None
     legend: Mapping[str, str] = field(default_factory=dict)
     remarks: Callable[[Collection[str]], list[str]] = lambda _: []

@@ -43,8 +43,8 @@ def most_in_memory(objective: Objective) -> int:
 
 def bytes_an_example(objective: Objective) -> float:
     """Bytes that one example's forward pass keeps for the backward pass, measured on a few."""
-    network, first = objective.network, torch.arange(objective.rows.head(_SIZING_EXAMPLES).count)
-    rows = objective.rows.take(first)  # copies: a view would count as the full data
+    network, few = objective.network, objective.rows.typical(_SIZING_EXAMPLES)
+    rows = few.take(torch.arange(few.count))  # copies: a view would count as the full data
     parameters = objective.leaves(torch.zeros(objective.size, dtype=network.dtype))
     held = (*parameters, *(objective.fixed[name] for name in network.fixed_parameters))
     own = {p.untyped_storage().data_ptr() for p in held}

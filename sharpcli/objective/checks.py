@@ -186,7 +186,12 @@ def _first_bad_module(
                 parameters = objective.network.unflatten(theta)
                 total, _ = objective.sum_and_weight(parameters, batch, count)
                 if found or not bool(torch.isfinite(total)):
-                    examples = f"examples {rows.number(start)} to {rows.number(start + count - 1)}"
+                    order = objective.visited
+                    ends = (start, start + count - 1)
+                    if order is not None:
+                        chosen = order[start : start + count]
+                        ends = (int(chosen.min()), int(chosen.max()))
+                    examples = f"examples {rows.number(ends[0])} to {rows.number(ends[1])}"
                     if row is not None:
                         examples = f"example {rows.number(row)}"
                     return next(iter(found), None), f"{examples} of the {rows.name}"

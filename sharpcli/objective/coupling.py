@@ -218,7 +218,8 @@ def _check_rows(
             if above and (name == LOSS or len(above) == len(largest)):
                 what = f"{'weight of the ' if which else ''}{name}"
                 task = objective.network.task.name
-                raise _coupled(task, what, above[0], rows.count, split, padded=padded)
+                seen = padded or not objective.rows.sliceable  # batches differ in their padding
+                raise _coupled(task, what, above[0], rows.count, split, padded=seen)
 
 
 def _check_many(

@@ -233,10 +233,34 @@ class Objective:
 
     def batches(self) -> Iterator[tuple[Batch, int]]:
         """Microbatches of this process's share, and the number of examples in each."""
+        take = self.rows.slice if self.fixed_batch else self.rows.visit
+        for start, stop in self._ranges():
+            yield take(start, stop), stop - start
+
+    @property
+    def counts(self) -> list[int]:
+        """The number of examples in each microbatch of this process's share."""
+        return [stop - start for start, stop in self._ranges()]
+
+    def _ranges(self) -> list[tuple[int, int]]:
         (first, last), most = self.share, self.batch_size
-        for start in range(first, last, most):
-            stop = min(start + most, last)
-            yield self.rows.slice(start, stop), stop - start
+        if self.fixed_batch:
+            return [(start, min(start + most, last)) for start in range(first, last, most)]
+        return self.rows.visits(first, last, most)
+
+    @property
+    def visited(self) -> Tensor | None:
+        """The rows in the order in which `batches` has them; None for their own order."""
+        return None if self.fixed_batch else self.rows.visited
+
+    def in_order(self, values: Tensor) -> Tensor:
+        """Numbers of all examples in the order of `batches`, in the order of the rows instead."""
+        visited = self.visited
+        if visited is None:
+            return values
+        ordered = torch.empty_like(values)
+        ordered[visited.to(values.device)] = values
+        return ordered
 
     @property
     def divided(self) -> bool:
@@ -444,12 +468,14 @@ class Objective:
                 found.append((total.to(kind).reshape(-1), weight.to(kind).reshape(-1)))
         sums, weights = (torch.cat(parts) for parts in zip(*found, strict=True))
         first, last = self.share
-        if not self.divided or len(sums) != last - first:
+        if len(sums) != last - first:
             return sums, weights
+        if not self.divided:
+            return self.in_order(sums), self.in_order(weights)
         whole = torch.zeros(2, self.rows.count, dtype=kind, device=theta.device)
         whole[:, first:last] = torch.stack([sums, weights])
         sums, weights = self.add_up(whole)
-        return sums, weights
+        return self.in_order(sums), self.in_order(weights)
 
     def within_memory(self, work: Callable[[], T]) -> T:
         """Run `work` in exact arithmetic, backward passes included.

@@ -1,9 +1,8 @@
-"""Read all of a task's data: sample, collate, and check that it makes a fixed objective."""
+"""Read a task's data: sample, decode, and check that it makes a fixed objective."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,20 +10,27 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from sharpcli.errors import SharpError
+from sharpcli.objective.collating import read_collated
+from sharpcli.objective.decoding import decode
 from sharpcli.objective.reliability import carriers_of_columns
-from sharpcli.objective.rows import Batch, CollatedRows, Rows, pick
-from sharpcli.objective.trees import equal, join, leaves, map_leaves
+from sharpcli.objective.rows import Batch, Rows
+from sharpcli.objective.trees import bytes_of, join
+from sharpcli.runtime.memory import available_memory
+from sharpcli.runtime.processes import share
 from sharpcli.runtime.progress import Progress, silent
+from sharpcli.runtime.spool import is_mapped
 
-__all__ = ["join_rows", "read_rows"]
+__all__ = ["join_rows", "memory_for_data", "read_rows"]
 
-# Rows collated at once before they are joined: bounds the memory that unjoined rows take twice.
-_CHUNK = 1024
-# Rows that are read twice to check that a data set returns the same row. A random flip leaves half
-# of the rows unchanged, and all of sixteen once in 65,536 times.
-_PROBE = 16
-# Rows for comparing a task's own collate with slices of the full batch, and those alone.
-_COLLATED, _COLLATED_ALONE = 32, 4
+# Data take this part of the free memory at most, so that the system's cache of files, which holds
+# the rest of them, graphs and other programs have room; and this part of a limit set by the user.
+_SHARE, _SHARE_OF_LIMIT = 16, 4
+
+
+def memory_for_data(limit: int | None = None) -> float:
+    """Bytes of data to hold in memory, of a `limit` (None: of what is free)."""
+    free = available_memory(torch.device("cpu"))
+    return free / _SHARE if limit is None else min(free, limit) / _SHARE_OF_LIMIT
 
 
 def read_rows(
@@ -35,22 +41,29 @@ def read_rows(
     seed: int = 0,
     collate: Callable[[list[Any]], Batch] | None = None,
     progress: Progress = silent,
+    room: float | None = None,
+    by_length: bool = False,
 ) -> Rows:
-    """Read all rows of a map-style data set, or of a tuple of equally long tensors.
+    """Read the rows of a map-style data set, or of a tuple of equally long tensors, once.
+
+    Numbers keep their dtypes. What does not fit in memory is in a temporary file afterwards.
 
     Args:
-        dataset: the data set or tuple.
+        dataset: the data set or tuple. Tensors are taken as they are, also those of mapped files.
         name: the split in messages, as in "train data of task.py".
         samples: how many rows to draw without replacement, if fewer than there are.
         seed: of the draw.
         collate: makes a batch of rows (default: PyTorch's).
         progress: called with the rows read and the number of rows.
+        room: bytes of data to hold in memory (default: `memory_for_data`).
+        by_length: let collate make each batch, of rows of similar length, if it pads.
 
     Raises:
         SharpError: if there are no rows, or a row read twice differs (random augmentation, a
             shuffling data set). Tensors of different lengths and rows that cannot be collated are
-            refused too.
+            refused too, as is a disk that is full.
     """
+    room = share(memory_for_data() if room is None else room)
     tensors = isinstance(dataset, tuple | list) and all(isinstance(t, Tensor) for t in dataset)
     if tensors:
         _check_lengths(dataset, name)
@@ -60,38 +73,24 @@ def read_rows(
     indices = _subset(total, samples, seed)
     if tensors:
         rows = Rows(tuple(dataset), total, total)
-        rows.name = name
+        rows.mapped = any(map(is_mapped, dataset))
+        rows.name, rows.room = name, room
         if indices is None:
             return rows
-        carried = carriers_of_columns(rows.batch, total, len(indices))
+        carried = carriers_of_columns(rows.columns, total, len(indices))
         rows = rows.take(indices)
         rows.carriers = carried
         return rows
     order = range(total) if indices is None else indices.tolist()
-    merge = collate or default_collate
-    # A task's own collate may pad, so that only all rows together have one width.
-    size = _CHUNK if collate is None else len(order)
-    chunks: list[Batch] = []
-    items: list[Any] = []
-    probe: list[Any] = []
-    for start in range(0, len(order), size):
-        items = [dataset[index] for index in order[start : start + size]]
-        with _one_batch(name, start, start + len(items)):
-            chunks.append(merge(items))
-        probe = probe or items[:_PROBE]
-        progress(start + len(items), len(order))
-    again = [dataset[index] for index in order[: len(probe)]]
-    if not equal(merge(probe), merge(again)):
-        raise SharpError(
-            f"the {name} give another row when the same row is read twice",
-            "switch off random augmentation and shuffling in data(): the objective must be fixed",
-        )
-    if collate is not None:
-        rows = _as_collated(chunks[0], items, collate, total, seed)
+    if collate is None:
+        found = decode(dataset, order, default_collate, name=name, limit=room, progress=progress)
+        rows = Rows(found.batch, len(order), total)
+        rows.mapped, rows.notes = found.spool is not None, found.notes
     else:
-        with _one_batch(name, 0, len(order)):
-            rows = Rows(join(chunks), len(order), total)
-    rows.name, rows.places = name, indices
+        rows = read_collated(
+            dataset, order, collate, total, seed, name, progress, room, by_length=by_length
+        )
+    rows.name, rows.places, rows.room = name, indices, room
     if indices is None:
         return rows
     known = _columns_at_hand(dataset, total)
@@ -99,7 +98,7 @@ def read_rows(
         rows.carriers = carriers_of_columns(known, total, len(order))
     elif rows.sliceable:
         # Without columns of all rows, those of the sample show what it has few of.
-        rows.carriers = carriers_of_columns(rows.batch, len(order), len(order))
+        rows.carriers = carriers_of_columns(rows.columns, len(order), len(order))
     return rows
 
 
@@ -114,102 +113,18 @@ def _check_lengths(tensors: Sequence[Tensor], name: str) -> None:
         )
 
 
-def _as_collated(
-    batch: Batch,
-    items: list[Any],
-    collate: Callable[[list[Any]], Batch],
-    total: int,
-    seed: int,
-) -> Rows:
-    """Rows that a task's own collate has made into a batch.
-
-    Slices of the batch are used as its rows only if collate makes the same of some rows, except for
-    padding; otherwise collate is called for each batch.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    some = torch.randperm(len(items), generator=generator)[:_COLLATED].tolist()
-    single = some[:_COLLATED_ALONE] if len(items) > 1 else []
-    subsets = [some, some[: -(-len(some) // 3)], *([index] for index in single)]
-    alike = min(
-        _alike(_row_slice(batch, len(items), subset), collate([items[i] for i in subset]))
-        for subset in subsets
-    )
-    if alike == _DIFFERENT:
-        return CollatedRows(items, collate, total)
-    padded = CollatedRows([items[i] for i in some], collate, total) if alike == _PADDED else None
-    return Rows(batch, len(items), total, padded=padded)
-
-
-def _row_slice(batch: Batch, count: int, indices: list[int]) -> Batch:
-    """The rows of `indices`; None if a leaf does not have one row for each of `count`."""
-    for leaf in leaves(batch):
-        sized = (isinstance(leaf, Tensor) and leaf.ndim > 0) or isinstance(leaf, list | tuple)
-        if not sized or len(leaf) != count:
-            return None
-    chosen = torch.tensor(indices)
-    return map_leaves(batch, lambda leaf: pick(leaf, chosen))
-
-
-# How a slice of a batch compares with what collate makes of the same rows.
-_DIFFERENT, _PADDED, _SAME = range(3)
-
-
-def _alike(sliced: Any, made: Any) -> int:
-    """Compare a slice with collate's batch: same, same except for padding, or different."""
-    if isinstance(made, Tensor):
-        return _alike_tensors(sliced, made)
-    if isinstance(made, Mapping):
-        if not isinstance(sliced, Mapping) or list(made) != list(sliced):
-            return _DIFFERENT
-        return min((_alike(sliced[key], made[key]) for key in made), default=_SAME)
-    if isinstance(made, list | tuple):
-        if not isinstance(sliced, list | tuple) or len(made) != len(sliced):
-            return _DIFFERENT
-        return min((_alike(a, b) for a, b in zip(sliced, made, strict=True)), default=_SAME)
-    return _SAME if sliced is not None and equal(sliced, made) else _DIFFERENT
-
-
-def _alike_tensors(sliced: Any, made: Tensor) -> int:
-    if not isinstance(sliced, Tensor) or sliced.dtype != made.dtype or sliced.ndim != made.ndim:
-        return _DIFFERENT
-    if sliced.shape == made.shape:
-        return _SAME if equal(sliced, made) else _DIFFERENT
-    if len(sliced) != len(made) or any(
-        a < b for a, b in zip(sliced.shape, made.shape, strict=True)
-    ):
-        return _DIFFERENT
-    left = sliced[tuple(slice(0, size) for size in made.shape)]
-    right = sliced[
-        tuple(slice(len_ - size, len_) for len_, size in zip(sliced.shape, made.shape, strict=True))
-    ]
-    return _PADDED if equal(left, made) or equal(right, made) else _DIFFERENT
-
-
 def join_rows(parts: Sequence[Rows]) -> Rows | None:
     """Rows of several data sets one after the other; None if they do not make a batch."""
-    if not all(part.sliceable for part in parts):
+    if not all(part.sliceable and not part.mapped and not part.converts for part in parts):
         return None
+    if sum(bytes_of(part.columns) for part in parts) > min(part.room for part in parts):
+        return None  # they would be held twice
     try:
         batch = join([part.batch for part in parts])
     except (RuntimeError, TypeError, KeyError, ValueError):
         return None
     counts = [part.count for part in parts]
     return Rows(batch, sum(counts), sum(part.total for part in parts))
-
-
-@contextlib.contextmanager
-def _one_batch(name: str, start: int, stop: int) -> Iterator[None]:
-    """Say which rows cannot be collated."""
-    try:
-        yield
-    except (RuntimeError, TypeError, KeyError) as error:
-        hint = "give rows of equal shape (pad in the data set), or define collate(rows)"
-        # Images, texts and objects: a plain TypeError of torch's.
-        if "batch must contain" in str(error):
-            hint = "make tensors of what a row holds in the data set, or define collate(rows)"
-        raise SharpError(
-            f"rows {start} to {stop - 1} of the {name} do not make a batch: {error}", hint
-        ) from error
 
 
 def _columns_at_hand(dataset: Any, total: int) -> Any:

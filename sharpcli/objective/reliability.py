@@ -64,6 +64,8 @@ _STUDENT = (
 )
 # A row's norm uses columns of up to this many numbers in all.
 _MOST_NUMBERS = 2**27
+# Rows whose norms are computed together.
+_NORMED = 4096
 
 
 def student(degrees: float) -> float:
@@ -160,7 +162,12 @@ def _columns(batch: Any) -> Iterator[Tensor]:
         if rows.shape[1] == 1:
             yield rows[:, 0].double() if rows.is_floating_point() else _surprise(rows[:, 0])
         elif rows.is_floating_point() and rows.numel() <= _MOST_NUMBERS:
-            yield torch.linalg.vector_norm(rows.float(), dim=1).double()
+            parts = torch.split(
+                rows, _NORMED
+            )  # numbers of a coarser type are converted a few at a time
+            yield torch.cat(
+                [torch.linalg.vector_norm(part.float(), dim=1) for part in parts]
+            ).double()
 
 
 def _surprise(labels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A task's data as one collated batch of rows, decoded once and kept on the device."""
+"""A task's data as one collated batch of rows, decoded once, on the device or in a mapped file."""
 
 from __future__ import annotations
 
@@ -7,18 +7,27 @@ import functools
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sharpcli.objective.reliability import doubt
-from sharpcli.objective.trees import leaves, map_leaves, named_leaves
+from sharpcli.objective.trees import bytes_of, join, leaves, map_leaves, named_leaves
+from sharpcli.runtime.memory import available_memory
+from sharpcli.runtime.spool import PageWindow
 
-__all__ = ["Batch", "CollatedRows", "Rows", "pick"]
+__all__ = ["Batch", "Move", "Rows", "bytes_hashed", "pick"]
 
 Batch = Any
 """Collated rows: a tensor, or any nesting of sequences and mappings of tensors and lists."""
+
+
+# Rows of a file that are picked or looked at together, and bytes that are hashed together.
+_PICKED, _LOOKED_AT, _HASHED = 1024, 4096, 2**24
+# A GPU holds data of up to this part of its memory, in the run's dtype.
+_DEVICE_SHARE = 4
 
 
 class Rows:
@@ -28,11 +37,16 @@ class Rows:
     batch of that many consecutive rows. If the task's own collate pads, `padded` are a few
     uncollated rows, to check whether padding matters. `carriers` is how many rows of the rarest
     column are expected in a sample (`carriers_of_columns`). `name` is the split in messages.
-    `places` are the rows' numbers in the data, unless they are all rows in order.
+    `places` are the rows' numbers in the data, unless they are all rows in order. `notes` say how
+    the rows are kept. They are `mapped` if their numbers are in a file, and a conversion of more
+    than `room` bytes is done batch by batch.
     """
 
     name = "data"
     places: Tensor | None = None
+    mapped = False
+    room = math.inf
+    notes: Sequence[str] = ()
 
     def __init__(
         self,
@@ -41,22 +55,43 @@ class Rows:
         total: int,
         *,
         fixed_batch: int | None = None,
-        padded: CollatedRows | None = None,
+        padded: Rows | None = None,
         carriers: float = math.inf,
     ) -> None:
         self.count, self.total = count, total
         self.fixed_batch, self.padded, self.carriers = fixed_batch, padded, carriers
         self._batch = batch
-        self._on_slice: Callable[[Any], Any] | None = None
+        self._late: tuple[Callable[[Any], Any], ...] = ()
+        self._window = PageWindow()
 
     @property
     def batch(self) -> Batch:
         """All rows as one batch."""
-        return self._late(self._batch)
+        return self._converted_late(self._batch)
 
-    def _late(self, batch: Batch) -> Batch:
+    @property
+    def columns(self) -> Batch:
+        """All rows as one batch, in the dtypes and on the device where they are kept."""
+        return self._batch
+
+    @property
+    def bytes(self) -> int:
+        """The bytes of memory that the rows take."""
+        return 0 if self.mapped else bytes_of(self._batch)
+
+    @property
+    def converts(self) -> bool:
+        """Whether each batch is converted when it is taken."""
+        return bool(self._late)
+
+    def _converted_late(self, batch: Batch) -> Batch:
         """Convert a batch, if rows are converted only when taken."""
-        return batch if self._on_slice is None else map_leaves(batch, self._on_slice)
+        return map_leaves(batch, self._leaf) if self._late else batch
+
+    def _leaf(self, leaf: Any) -> Any:
+        for convert in self._late:
+            leaf = convert(leaf)
+        return leaf
 
     @property
     def sampled(self) -> bool:
@@ -80,18 +115,38 @@ class Rows:
 
     def slice(self, start: int, stop: int) -> Batch:
         """Rows `start` to `stop` as a batch."""
-        return self._late(map_leaves(self._batch, lambda leaf: leaf[start:stop]))
+        batch = map_leaves(self._batch, lambda leaf: leaf[start:stop])
+        if self.mapped:
+            self._window.read(bytes_of(batch))
+        return self._converted_late(batch)
+
+    def visits(self, first: int, last: int, most: int) -> list[tuple[int, int]]:
+        """The batches of a pass, of at most `most` rows, as ranges of `visited` rows."""
+        return [(start, min(start + most, last)) for start in range(first, last, most)]
+
+    @property
+    def visited(self) -> Tensor | None:
+        """The order in which a pass visits the rows; None for their own order."""
+        return None
+
+    def visit(self, start: int, stop: int) -> Batch:
+        """The visited rows `start` to `stop` as a batch."""
+        return self.slice(start, stop)
 
     def head(self, count: int) -> Rows:
         """The first `count` rows; the first batch if batches are fixed."""
         count = min(self.fixed_batch or count, self.count)
         return Rows(self.slice(0, count), count, count, fixed_batch=self.fixed_batch)
 
+    def typical(self, count: int) -> Rows:
+        """A few rows by which the memory of a batch can be judged."""
+        return self.head(count)
+
     def take(self, indices: Tensor) -> Rows:
         """The rows of `indices`, copied."""
         rows = copy.copy(self)
-        rows._batch = self._late(map_leaves(self._batch, lambda leaf: pick(leaf, indices)))
-        rows.count, rows.padded, rows._on_slice = len(indices), None, None
+        rows._batch, rows.mapped = self._picked(indices), False
+        rows.count, rows.padded = len(indices), None
         rows.places = indices.cpu() if self.places is None else self.places[indices.cpu()]
         return rows
 
@@ -100,11 +155,23 @@ class Rows:
         batch = self._batch
         if (
             type(batch) is tuple
-            and self._on_slice is None
+            and not self._late
+            and not self.mapped
             and all(type(leaf) is Tensor and leaf.is_contiguous() for leaf in batch)
         ):  # in half the time for a small batch: no search for leaves, no general indexing
             return tuple([leaf.index_select(0, indices.to(leaf.device)) for leaf in batch])
-        return self._late(map_leaves(batch, lambda leaf: pick(leaf, indices)))
+        return self._converted_late(self._picked(indices))
+
+    def _picked(self, indices: Tensor) -> Batch:
+        """The rows of `indices` as they are kept; of a file a few at a time."""
+        if not self.mapped:
+            return map_leaves(self._batch, lambda leaf: pick(leaf, indices))
+        parts = []
+        for some in torch.split(indices, _PICKED) if len(indices) else [indices]:
+            part = map_leaves(self._batch, functools.partial(pick, indices=some))
+            self._window.read(bytes_of(part), len(some))
+            parts.append(part)
+        return join(parts)
 
     def not_finite(self, row: int | None = None) -> str | None:
         """The first NaN or infinity in the data, in words; None if all data are finite.
@@ -112,6 +179,11 @@ class Rows:
         It checks one `row`, or all. Cost: a look at every number.
         """
         first, last = (0, self.count) if row is None else (row, row + 1)
+        step = _LOOKED_AT if self.mapped or self._late else max(last - first, 1)
+        found = (self._not_finite(at, min(at + step, last)) for at in range(first, last, step))
+        return next((each for each in found if each), None)
+
+    def _not_finite(self, first: int, last: int) -> str | None:
         for path, leaf in named_leaves(self.slice(first, last)):
             numbers = isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
             if not numbers or bool(torch.isfinite(leaf).all()):
@@ -136,132 +208,136 @@ class Rows:
 
     def storages(self) -> set[int]:
         """The addresses of the tensors' storages (`Tensor.data_ptr`)."""
-        tensors = (leaf for leaf in leaves(self.batch) if isinstance(leaf, Tensor))
+        tensors = (leaf for leaf in leaves(self._batch) if isinstance(leaf, Tensor))
         return {tensor.untyped_storage().data_ptr() for tensor in tensors}
 
     def digest(self) -> str:
-        """SHA-256 over shapes, dtypes and bytes of all rows."""
+        """SHA-256 over shapes, dtypes and bytes of all rows, a few rows at a time."""
         found = hashlib.sha256()
-        for leaf in leaves(self.batch):
-            if isinstance(leaf, Tensor):
-                raw = leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-                found.update(f"{tuple(leaf.shape)}{leaf.dtype}".encode())
-                found.update(raw.numpy().data)
-            else:
-                found.update(repr(leaf).encode())
+        for leaf in leaves(self._batch):
+            if not isinstance(leaf, Tensor) or not leaf.ndim or not len(leaf):
+                self._add(found, leaf)
+                continue
+            found.update(f"{tuple(leaf.shape)}{self._leaf(leaf[:1]).dtype}".encode())
+            for part in torch.split(leaf, max(1, _HASHED * len(leaf) // max(leaf.nbytes, 1))):
+                found.update(bytes_hashed(self._leaf(part)))
+                if self.mapped:
+                    self._window.read(part.nbytes)
         return found.hexdigest()
+
+    def _add(self, found: Any, leaf: Any) -> None:
+        leaf = self._leaf(leaf)
+        if isinstance(leaf, Tensor):
+            found.update(f"{tuple(leaf.shape)}{leaf.dtype}".encode())
+            found.update(bytes_hashed(leaf))
+        else:
+            found.update(repr(leaf).encode())
 
     @property
     def images(self) -> bool:
         """Whether some tensor has four dimensions, as images in batches have."""
-        return any(map(_is_images, leaves(self.batch)))
+        return any(map(_is_images, leaves(self.slice(0, 1))))
 
     def channels_last(self) -> Rows:
         """The same rows with images stored channels last."""
-
-        def move(leaf: Any) -> Any:
-            return leaf.to(memory_format=torch.channels_last) if _is_images(leaf) else leaf
-
-        return self._converted(move)
+        return self._later(_channels_last) if self._kept else self._converted(_channels_last)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Rows:
-        """The rows on `device`, with floating-point tensors in `dtype`; integers stay integers."""
-        if self._on_slice is not None:
-            return self.as_taken(device, dtype)
-        return self._converted(functools.partial(_moved, device=device, dtype=dtype))
+        """The rows on `device`, with floating-point tensors in `dtype`; integers stay integers.
+
+        Large data, and data in a file, stay what and where they are: batches are converted.
+        """
+        move = Move(device, dtype)
+        fits = _copied(self._batch, move) <= self._room_on(device)
+        if fits and self.mapped and device.type != "cpu" and not self._late:
+            return self._moved(move)
+        if self._kept or not fits:
+            return self._later(move)
+        return self._converted(move)
 
     def as_taken(self, device: torch.device, dtype: torch.dtype) -> Rows:
         """As `to`, but each batch is converted when taken, so that rows are not held twice."""
+        return self._later(Move(device, dtype))
+
+    def _moved(self, move: Move) -> Rows:
+        """The rows of a file on another device, without all of them in memory."""
+
+        def moved(leaf: Any) -> Any:
+            if not isinstance(leaf, Tensor):
+                return leaf
+            there = torch.empty(leaf.shape, dtype=move(leaf[:0]).dtype, device=move.device)
+            for start in range(0, len(leaf), _LOOKED_AT):
+                part = leaf[start : start + _LOOKED_AT]
+                there[start : start + len(part)] = part.to(move.device)
+                self._window.read(part.nbytes)
+            return there
+
         rows = copy.copy(self)
-        rows._on_slice = functools.partial(_moved, device=device, dtype=dtype)
+        rows._batch, rows.mapped = map_leaves(self._batch, moved), False
+        rows.padded = None if self.padded is None else self.padded._converted(move)
+        return rows
+
+    @property
+    def _kept(self) -> bool:
+        """Whether rows are converted when taken only."""
+        return bool(self._late) or self.mapped
+
+    def _room_on(self, device: torch.device) -> float:
+        if device.type == "cuda":
+            return available_memory(device) / _DEVICE_SHARE
+        return self.room
+
+    def _later(self, leaf: Callable[[Any], Any]) -> Rows:
+        """The same rows with `leaf` applied to the tensors of each batch."""
+        if self._late[-1:] == (leaf,):
+            return self
+        rows = copy.copy(self)
+        rows._late = (*self._late, leaf)
+        rows.padded = None if self.padded is None else self.padded._converted(leaf)
         return rows
 
     def _converted(self, leaf: Callable[[Any], Any]) -> Rows:
         """The same rows with `leaf` applied to every tensor."""
         rows = copy.copy(self)
-        rows._batch, rows._on_slice = map_leaves(self.batch, leaf), None
+        rows._batch, rows._late = map_leaves(self.batch, leaf), ()
         rows.padded = None if self.padded is None else self.padded._converted(leaf)
         return rows
 
 
-class CollatedRows(Rows):
-    """Rows whose batches must each be made by the task's own collate, because slices would differ.
+@dataclass(frozen=True)
+class Move:
+    """Moves a leaf to a device, and to the dtype if it is a floating-point tensor."""
 
-    Batches stay on the device until other ones are taken, at most the split once.
-    """
+    device: torch.device
+    dtype: torch.dtype
 
-    def __init__(
-        self, items: Sequence[Any], collate: Callable[[list[Any]], Batch], total: int
-    ) -> None:
-        super().__init__(None, len(items), total)
-        self._items, self._collate = items, collate
-        self._convert: tuple[Callable[[Any], Any], ...] = ()
-        self._made: dict[tuple[int, int], Batch] = {}
-
-    @property
-    def batch(self) -> Batch:
-        """All rows as one batch."""
-        return self.slice(0, self.count)
-
-    @property
-    def sliceable(self) -> bool:
-        """Always False: only collate makes a batch of these rows."""
-        return False
-
-    def slice(self, start: int, stop: int) -> Batch:
-        """Rows `start` to `stop` as a batch."""
-        if (start, stop) not in self._made:
-            held = sum(last - first for first, last in self._made)
-            if held + stop - start > self.count:
-                self._made.clear()
-            batch = self._collate(list(self._items[start:stop]))
-            for leaf in self._convert:
-                batch = map_leaves(batch, leaf)
-            self._made[start, stop] = batch
-        return self._made[start, stop]
-
-    def head(self, count: int) -> Rows:
-        """The first `count` rows; the first batch if batches are fixed."""
-        rows = self._of(self._items[: min(self.fixed_batch or count, self.count)])
-        rows.total = rows.count
-        return rows
-
-    def take(self, indices: Tensor) -> Rows:
-        """The uncollated rows of `indices`."""
-        rows = self._of([self._items[index] for index in indices.tolist()])
-        rows.places = indices.cpu() if self.places is None else self.places[indices.cpu()]
-        return rows
-
-    def batch_of(self, indices: Tensor) -> Batch:
-        """The batch of the rows of `indices`, made by collate."""
-        return self.take(indices).batch
-
-    def with_fixed_batch(self, size: int | None) -> Rows:
-        """The same rows, with losses defined on consecutive batches of `size` rows."""
-        rows = self._of(self._items)
-        rows.fixed_batch = size
-        return rows
-
-    def _of(self, items: Sequence[Any]) -> CollatedRows:
-        rows = copy.copy(self)
-        rows._items, rows.count, rows._made = items, len(items), {}
-        return rows
-
-    def _converted(self, leaf: Callable[[Any], Any]) -> CollatedRows:
-        rows = self._of(self._items)
-        rows._convert = (*self._convert, leaf)
-        return rows
-
-    def as_taken(self, device: torch.device, dtype: torch.dtype) -> Rows:
-        """As `to`: every batch is made when taken anyway."""
-        return self.to(device, dtype)
+    def __call__(self, leaf: Any) -> Any:
+        """The leaf there."""
+        if not isinstance(leaf, Tensor):
+            return leaf
+        if leaf.is_floating_point():
+            return leaf.to(self.device, self.dtype)
+        return leaf.to(self.device)
 
 
-def _moved(leaf: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """A leaf on a device, in the dtype if it is a floating-point tensor."""
-    if not isinstance(leaf, Tensor):
-        return leaf
-    return leaf.to(device, dtype) if leaf.is_floating_point() else leaf.to(device)
+def _copied(batch: Batch, move: Move) -> int:
+    """The bytes of the tensors that a move would copy."""
+    found = 0
+    for leaf in leaves(batch):
+        if isinstance(leaf, Tensor):
+            dtype = move.dtype if leaf.is_floating_point() else leaf.dtype
+            if dtype != leaf.dtype or move.device.type != leaf.device.type:
+                found += leaf.numel() * dtype.itemsize
+    return found
+
+
+def _channels_last(leaf: Any) -> Any:
+    return leaf.to(memory_format=torch.channels_last) if _is_images(leaf) else leaf
+
+
+def bytes_hashed(leaf: Tensor) -> Any:
+    """A tensor's bytes in the order of its rows."""
+    return leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _is_images(leaf: Any) -> bool:

@@ -9,7 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["equal", "holds_tensors", "join", "leaves", "map_leaves", "named_leaves"]
+__all__ = [
+    "bytes_of",
+    "equal",
+    "holds_tensors",
+    "join",
+    "leaves",
+    "map_leaves",
+    "named_leaves",
+    "paired_leaves",
+]
 
 
 def named_leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -87,6 +96,23 @@ def join(chunks: list[Any]) -> Any:
     if _is_nested(first):
         return type(first)(join(list(parts)) for parts in zip(*chunks, strict=True))
     return [row for chunk in chunks for row in chunk]
+
+
+def paired_leaves(first: Any, other: Any) -> Iterator[tuple[Any, Any]]:
+    """The leaves of two batches that `join` can join, in the first one's order."""
+    if isinstance(first, Mapping):
+        for key, value in first.items():
+            yield from paired_leaves(value, other[key])
+    elif not isinstance(first, Tensor) and _is_nested(first):
+        for one, two in zip(first, other, strict=True):
+            yield from paired_leaves(one, two)
+    else:
+        yield first, other
+
+
+def bytes_of(batch: Any) -> int:
+    """The bytes of a batch's tensors."""
+    return sum(leaf.nbytes for leaf in leaves(batch) if isinstance(leaf, Tensor))
 
 
 def equal(left: Any, right: Any) -> bool:

@@ -115,7 +115,15 @@ def exploring(
     run = run or RunSettings(split="both")
     try:
         with global_random_state_kept():
-            yield Studies(task, task_options or {}, run, resolve_device(run.device), watch.begin)
+            # Batch norm's statistics are those of training data.
+            yield Studies(
+                task,
+                task_options or {},
+                run,
+                resolve_device(run.device),
+                watch.begin,
+                splits=("train",),
+            )
     except RuntimeError as error:
         said = said_by_torch(error)
         if said is None:

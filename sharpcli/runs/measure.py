@@ -27,7 +27,7 @@ from sharpcli.runs.growing_samples import FIRST_IN_TIME, FIRST_SAMPLES, Judge, L
 from sharpcli.runs.preflight import ready
 from sharpcli.runs.price import Foreteller, TimeShares
 from sharpcli.runs.rescaled import Rescaled, check_rescaling, measure_rescaled
-from sharpcli.runs.study import Loaded, Studies, Study, matched, prepare
+from sharpcli.runs.study import SPLITS, Loaded, Studies, Study, matched, prepare
 from sharpcli.runtime.devices import resolve_device
 from sharpcli.runtime.progress import UNSAID, Begin, Notes, silent
 from sharpcli.runtime.randomness import global_random_state_kept
@@ -78,7 +78,15 @@ def measure_checkpoints(
     def studies_of(samples: int | None) -> Studies:
         if samples not in sized:
             asked = replace(run, samples=samples)
-            sized[samples] = Studies(task, task_options or {}, asked, device, begin)
+            sized[samples] = Studies(
+                task,
+                task_options or {},
+                asked,
+                device,
+                begin,
+                memory=settings.curvature.memory,
+                splits=_splits(run, every),
+            )
         return sized[samples]
 
     def measured_one(path: Path, about: dict[str, Any]) -> CheckpointResult:
@@ -210,7 +218,14 @@ def measure_model(
         studies: list[Study] = []
 
         def at(samples: int | None, judge: Judge | None) -> CheckpointResult:
-            study = prepare(task, replace(run, samples=samples), device, begin=begin)
+            study = prepare(
+                task,
+                replace(run, samples=samples),
+                device,
+                begin=begin,
+                memory=settings.curvature.memory,
+                splits=_splits(run, measures),
+            )
             studies.append(study)
             _check_size(study, measures, settings)
             checkpoint = Checkpoint(Path(name), dict(model.state_dict()), {}, "")
@@ -234,6 +249,11 @@ def as_settings(run: RunSettings, settings: MeasureSettings) -> dict[str, Any]:
     if not measure["options"]:
         del measure["options"]
     return {"run": asdict(run), "measure": measure}
+
+
+def _splits(run: RunSettings, measures: Sequence[Measure]) -> Sequence[str]:
+    """The splits that the measures read."""
+    return (run.split,) if all(measure.one_split for measure in measures) else SPLITS
 
 
 def _first_samples(run: RunSettings, settings: MeasureSettings) -> int | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from sharpcli.curvature import SelfCheck, in_float64, self_check, unvouched_operations
-from sharpcli.errors import SharpError
+from sharpcli.errors import SharpError, setting
 from sharpcli.objective.checks import check_deterministic
 from sharpcli.objective.coupling import check_coupling, coupling_named
 from sharpcli.objective.fidelity import check_likeness
@@ -20,6 +20,7 @@ from sharpcli.objective.passes import check_pass, some_rows
 from sharpcli.objective.rows import Rows
 from sharpcli.objective.slope import check_slope
 from sharpcli.runs.study import Loaded, Study
+from sharpcli.runtime.memory import readable_size
 from sharpcli.settings import CurvatureSettings
 
 __all__ = [
@@ -84,12 +85,28 @@ def ready(
     study = loaded.study
     objectives = study.objectives(loaded.match.tensors)
     for objective in objectives.values():
-        objective.memory = curvature.memory
+        objective.memory = memory_beside(study, curvature.memory, warnings)
     check_model(loaded, objectives, warnings, gradients=gradients, second_derivatives=check)
     if check:
         study.checked = check_curvature(study, loaded.match.tensors, warnings, curvature)
     loaded.forget()
     return objectives
+
+
+def memory_beside(study: Study, memory: int | None, warnings: list[str]) -> int | None:
+    """The bytes of a limit that the data leave, at least half of them; None without a limit."""
+    if memory is None:
+        return None
+    held, least = study.data_bytes, memory // 2
+    if held > least:
+        said = (
+            f"data() itself holds {readable_size(held)} in memory, so that "
+            f"{setting('memory', memory)} cannot be kept: read rows from files in a data set, or "
+            "map the arrays, as np.load(…, mmap_mode='r') does"
+        )
+        if said not in warnings:
+            warnings.append(said)
+    return max(memory - held, least)
 
 
 def check_model(

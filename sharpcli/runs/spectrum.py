@@ -70,7 +70,15 @@ def spectra_of_checkpoints(
     """
     run, settings = run or RunSettings(), settings or SpectrumSettings()
     device = resolve_device(run.device)
-    studies = Studies(task, task_options or {}, run, device, begin)
+    studies = Studies(
+        task,
+        task_options or {},
+        run,
+        device,
+        begin,
+        memory=settings.curvature.memory,
+        splits=(run.split,),
+    )
 
     def found(path: Path, about: dict[str, Any]) -> Spectrum | FailedResult:
         checkpoint = read_checkpoint(path, run.weights)

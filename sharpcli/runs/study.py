@@ -21,18 +21,22 @@ from sharpcli.checkpoint import (
 )
 from sharpcli.curvature import SelfCheck
 from sharpcli.errors import SharpError, UsageError, setting
+from sharpcli.objective.collated import CollatedRows
 from sharpcli.objective.coupling import batch_note, batches_of
-from sharpcli.objective.network import Network, give_shapes
+from sharpcli.objective.network import Network, give_shapes, takes_lengths
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.parameter_names import matching
-from sharpcli.objective.reading import read_rows
+from sharpcli.objective.reading import memory_for_data, read_rows
 from sharpcli.objective.rows import Rows
 from sharpcli.runs.described import check_described
 from sharpcli.runtime.progress import Begin, silent
 from sharpcli.settings import RunSettings
 from sharpcli.tasks import Task, load_task, task_from_metadata
 
-__all__ = ["Loaded", "Studies", "Study", "load", "matched", "prepare"]
+__all__ = ["SPLITS", "Loaded", "Studies", "Study", "load", "matched", "prepare"]
+
+
+SPLITS = ("train", "test")
 
 
 @dataclass
@@ -92,6 +96,11 @@ class Study:
             self.parts[names] = replace(self, network=network, notes=list(self.notes), parts={})
         return self.parts[names]
 
+    @property
+    def data_bytes(self) -> int:
+        """The bytes of memory that the data take."""
+        return sum(rows.bytes for rows in self.rows.values())
+
     @functools.cached_property
     def sample(self) -> str:
         """Identifies the measured split's examples and their division in shards."""
@@ -118,12 +127,19 @@ class Study:
 
 
 def prepare(
-    task: Task, run: RunSettings, device: torch.device, *, begin: Begin = lambda _: silent
+    task: Task,
+    run: RunSettings,
+    device: torch.device,
+    *,
+    begin: Begin = lambda _: silent,
+    memory: int | None = None,
+    splits: Collection[str] = SPLITS,
 ) -> Study:
     """Build a task's model and read its training and (if any) test data.
 
-    Errors of the task's functions pass, as does the `UsageError` for a pattern of `run.parameters`
-    that no parameter matches.
+    Data of more than a share of the `memory` (None: of what is free) stay out of it. Only the
+    `splits`, and the one to measure on, are read. Errors of the task's functions pass, as does the
+    `UsageError` for a pattern of `run.parameters` that no parameter matches.
 
     Raises:
         SharpError: the split to measure on has no data.
@@ -133,7 +149,10 @@ def prepare(
     narrow = torch.bfloat16 if run.dtype == "bfloat16" else None
     model = task.model()
     rows = {}
-    for name in ("train", "test"):
+    room = memory_for_data(memory)
+    for name in SPLITS:
+        if name not in splits and run.split not in (name, "both"):
+            continue
         data = task.data(name)
         if data is None and name == run.split:
             raise SharpError(
@@ -149,8 +168,18 @@ def prepare(
             seed=run.seed,
             collate=task.collate,
             progress=begin(f"reading the {name} data"),
+            room=room,
+            by_length=run.fixed_batch is None and run.mode == "eval",
         )
-    give_shapes(model, task, rows["train"] if "train" in rows else rows["test"])
+        room = max(room - rows[name].bytes, 0)
+    give_shapes(model, task, next(iter(rows.values())))
+    for name, read in rows.items():
+        if (
+            isinstance(read, CollatedRows)
+            and read.only_padded
+            and not takes_lengths(model, task, read)
+        ):
+            rows[name] = read.padded_to_one_length()
     rest = _tensors_of(model) if run.partial else None
     network = Network(
         model,
@@ -165,7 +194,7 @@ def prepare(
         network = network.subset(matching(network.model, run.parameters))
     for name, read in rows.items():
         rows[name] = read.to(device, network.compute).with_fixed_batch(run.fixed_batch)
-    notes = batch_note(rows, run.mode)
+    notes = [*batch_note(rows, run.mode), *(note for each in rows.values() for note in each.notes)]
     return Study(task, network, rows, run, notes=notes, original=model, rest=rest)
 
 
@@ -185,7 +214,11 @@ class Studies:
         run: RunSettings,
         device: torch.device,
         begin: Begin = lambda _: silent,
+        *,
+        memory: int | None = None,
+        splits: Collection[str] = SPLITS,
     ) -> None:
+        self._memory, self._splits = memory, splits
         self._task = str(task) if isinstance(task, Path) else task
         self._options, self._run = dict(options), run
         self._device, self._begin = device, begin
@@ -217,7 +250,14 @@ class Studies:
             ready = task if isinstance(task, Task) else load_task(task, options)
             if self._task is None and checkpoint is not None:
                 check_described(ready, checkpoint)
-            self._made[key] = prepare(ready, self._run, self._device, begin=self._begin)
+            self._made[key] = prepare(
+                ready,
+                self._run,
+                self._device,
+                begin=self._begin,
+                memory=self._memory,
+                splits=self._splits,
+            )
         return self._made[key]
 
     def description(self) -> dict[str, Any]:

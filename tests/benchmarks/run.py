@@ -14,6 +14,7 @@ import corners
 import coupled
 import coverage
 import critical
+import data
 import decide
 import density
 import derivatives
@@ -71,6 +72,7 @@ _BENCHMARKS = (
     skewed,
     differences,
     memory,
+    data,
     epsilon_sharpness,
     rescaling,
     maximum,
