@@ -225,20 +225,31 @@ def report(this: Exploration, result: Interpolated | Explored) -> Report:
 
 
 def _of_one_task(path: str | Path, studies: Studies, first: str | Path) -> Loaded:
+    """Load a checkpoint; raises `UsageError` if its task or options are not those of the first."""
     loaded = load(path, studies)
-    made = studies.made
-    if len(made) > 1:
-        one, other = (
-            " ".join([study.task.name, *(f"{k}={v}" for k, v in study.task.options.items())])
-            for study in made[:2]
-        )
+    if len(studies.described) == 1:
+        return loaded
+    one, other = studies.described[:2]
+    if one["name"] != other["name"]:
+        names = " ".join(str(each["name"]) for each in (one, other))
         raise UsageError(
-            f"{first} and {path} belong to different tasks ({one}; {other}): they are not points "
-            "of one parameter space",
+            f"{first} and {path} belong to different tasks ({names}): they are not points of one "
+            "parameter space",
             "name checkpoints of one architecture, or one task for all of them with "
             f"{setting('task')}",
         )
-    return loaded
+    keys = dict.fromkeys((*one["options"], *other["options"]))
+    differing = [k for k in keys if one["options"].get(k) != other["options"].get(k)]
+    values = (
+        ", ".join(f"{key}={each['options'].get(key)}" for key in differing)
+        for each in (one, other)
+    )
+    raise UsageError(
+        f"by their metadata {first} has {next(values)} and {path} {next(values)}: they are not "
+        "points of one parameter space and one loss",
+        "name checkpoints with the same options, or give the option for all of them: "
+        f"{setting(f'options.{differing[0]}', '…')}",
+    )
 
 
 def _batch_norm(

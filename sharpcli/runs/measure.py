@@ -107,8 +107,9 @@ def measure_checkpoints(
 
     first = _first_samples(run, settings)
     with global_random_state_kept():
-        if task is not None:
-            _check_size(studies_of(first).of(None), measures, settings)
+        known = None if task is None else studies_of(first).check()
+        if known is not None:
+            _check_size(known, measures, settings)
         if asked is not None:
             found = deciding.decide(paths, asked, run, settings, measured_on, _failed, notes)
             if settings.measures:
@@ -289,9 +290,8 @@ def _measured(
     """One checkpoint's result; adds facts about the checkpoint to `about`."""
     checkpoint = load_checkpoint(path)
     about |= {"sha256": checkpoint.sha256, "metadata": checkpoint.metadata}
-    study = studies.of(checkpoint)
-    _check_size(study, measures, settings)
-    loaded = matched(checkpoint, study)
+    loaded = studies.loaded(checkpoint)
+    _check_size(loaded.study, measures, settings)
     return _measure(loaded, about, measures, settings, begin, notes, judge, foretell, lowest=lowest)
 
 

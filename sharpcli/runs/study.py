@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,18 @@ from sharpcli.objective.objective import Objective
 from sharpcli.objective.parameter_names import matching
 from sharpcli.objective.reading import read_rows
 from sharpcli.objective.rows import Rows
-from sharpcli.runs.described import check_described
+from sharpcli.runs.described import check_described, fitting
 from sharpcli.runtime.progress import Begin, silent
 from sharpcli.settings import RunSettings
-from sharpcli.tasks import Task, load_task, task_from_metadata
+from sharpcli.tasks import Task, open_task, task_from_metadata
+from sharpcli.tasks.build import build_task
+from sharpcli.tasks.arguments import declared_options
+from sharpcli.tasks.options_in_metadata import (
+    InMetadata,
+    names_in_metadata,
+    options_in_metadata,
+)
+from sharpcli.tasks.source import Source
 
 __all__ = ["Loaded", "Studies", "Study", "load", "matched", "prepare"]
 
@@ -68,6 +76,12 @@ class Study:
         rows = self.rows[self.run.split].digest()
         return hashlib.sha256(f"{rows} {self.run.seed}".encode()).hexdigest()[:16]
 
+    @functools.cached_property
+    def data(self) -> str:
+        """Identifies the examples of all splits."""
+        digests = " ".join(f"{name} {rows.digest()}" for name, rows in self.rows.items())
+        return hashlib.sha256(digests.encode()).hexdigest()[:16]
+
     def objectives(self, tensors: Mapping[str, Tensor]) -> dict[str, Objective]:
         """The objective of each split with a checkpoint's buffers."""
         fixed = self.network.fixed(tensors)
@@ -88,9 +102,16 @@ class Study:
 
 
 def prepare(
-    task: Task, run: RunSettings, device: torch.device, *, begin: Begin = lambda _: silent
+    task: Task,
+    run: RunSettings,
+    device: torch.device,
+    *,
+    begin: Begin = lambda _: silent,
+    like: Study | None = None,
 ) -> Study:
     """Build a task's model and read its training and (if any) test data.
+
+    The data are those of the study `like`, if there is one.
 
     Errors of the task's functions pass, as does the `UsageError` for a pattern of `run.parameters`
     that no parameter matches.
@@ -102,8 +123,8 @@ def prepare(
     dtype = torch.float64 if run.dtype == "float64" else torch.float32
     narrow = torch.bfloat16 if run.dtype == "bfloat16" else None
     model = task.model()
-    rows = {}
-    for name in ("train", "test"):
+    rows = {} if like is None else dict(like.rows)
+    for name in ("train", "test") if like is None else ():
         data = task.data(name)
         if data is None and name == run.split:
             raise SharpError(
@@ -132,10 +153,14 @@ def prepare(
     )
     if run.parameters:
         network = network.subset(matching(network.model, run.parameters))
-    for name, read in rows.items():
+    for name, read in rows.items() if like is None else ():
         rows[name] = read.to(device, network.compute).with_fixed_batch(run.fixed_batch)
     notes = batch_note(rows, run.mode)
     return Study(task, network, rows, run, notes=notes, original=model)
+
+
+# Models that a run keeps: of a sweep over more sizes, those that were used last.
+_MOST_STUDIES = 16
 
 
 class Studies:
@@ -153,44 +178,70 @@ class Studies:
         self._options, self._run = dict(options), run
         self._device, self._begin = device, begin
         self._made: dict[tuple[str, ...], Study] = {}
+        self._sources: dict[str, Source] = {}
+        self._described: dict[tuple[str, ...], dict[str, Any]] = {}
 
     @property
-    def made(self) -> list[Study]:
-        """The studies so far, in the order of first use."""
-        return list(self._made.values())
+    def described(self) -> list[dict[str, Any]]:
+        """The tasks of the checkpoints so far as in a document, in the order of first use."""
+        return list(self._described.values())
+
+    def check(self) -> Study | None:
+        """Prepare the run's task before any checkpoint is read, so that its errors show at once.
+
+        None if the size of its model, or all that it needs, may be in the checkpoints' metadata.
+        """
+        if isinstance(self._task, Task) or self._task is None:
+            return self.of(None)
+        functions = self._source(self._task).functions
+        needed = {o.name for o in declared_options(functions) if o.required} - {*self._options}
+        if needed & {*names_in_metadata(functions)}:
+            return None
+        study = self.of(None)
+        of_model = {"model": functions["model"]}
+        return None if {*names_in_metadata(of_model)} - {*self._options} else study
 
     def of(self, checkpoint: Checkpoint | None, path: str | Path | None = None) -> Study:
         """The study of the run's task, or of the task in a checkpoint's metadata.
 
+        Options that the user does not set come from the metadata (`options_in_metadata`).
+
         A `UsageError` (with the checkpoint's `path`, if given) says that neither names a task. A
         `SharpError` says that the metadata describe another model than that of the tensors; nothing
-        is allocated before this check. Errors of `load_task` and `prepare` pass.
+        is allocated before this check. Errors of a task's functions and of `prepare` pass.
         """
-        task, options = self._asked_for(checkpoint.metadata if checkpoint else {}, path)
-        if isinstance(task, Task):
-            key: tuple[str, ...] = (task.fingerprint,)
-        else:
-            key = (task, *(f"{name}={value}" for name, value in sorted(options.items())))
-        if key not in self._made:
-            ready = task if isinstance(task, Task) else load_task(task, options)
-            if self._task is None and checkpoint is not None:
-                check_described(ready, checkpoint)
-            self._made[key] = prepare(ready, self._run, self._device, begin=self._begin)
+        key, _ = self._of(checkpoint, path)
         return self._made[key]
 
-    def description(self) -> dict[str, Any]:
-        """The (first) task as in the document."""
-        for study in self._made.values():
-            return study.description()
-        name = self._task.name if isinstance(self._task, Task) else self._task
-        return {"name": name, "options": {}, "fingerprint": None, "examples": {}}
+    def loaded(self, checkpoint: Checkpoint, path: str | Path | None = None) -> Loaded:
+        """A checkpoint matched to the model of its study; errors are those of `of` and `matched`.
 
-    def _asked_for(
-        self, metadata: Mapping[str, Any], path: str | Path | None
-    ) -> tuple[str | Task, Mapping[str, str]]:
-        if self._task is not None:
-            return self._task, self._options
-        named = task_from_metadata(metadata)
+        Raises:
+            SharpError: its tensors do not fit; the message names options from its metadata.
+        """
+        key, found = self._of(checkpoint, path)
+        study = self._made[key]
+        self._described[key] = study.description()
+        for unused in [*self._made.keys() - self._described.keys()]:
+            del self._made[unused]
+        try:
+            return matched(checkpoint, study, found)
+        except SharpError as error:
+            if not found.values:
+                raise
+            values = ", ".join(f"{name}={value}" for name, value in found.values.items())
+            raise SharpError(
+                f"{error.message}; the model has {values} from its metadata", error.hint
+            ) from error
+
+    def _of(
+        self, checkpoint: Checkpoint | None, path: str | Path | None
+    ) -> tuple[tuple[str, ...], InMetadata]:
+        """The key of a checkpoint's study, which is made, and the options in its metadata."""
+        if isinstance(self._task, Task):
+            return self._prepared((self._task.fingerprint,), self._task), InMetadata()
+        metadata = checkpoint.metadata if checkpoint else {}
+        named = task_from_metadata(metadata) if self._task is None else (self._task, {})
         if named is None:
             raise UsageError(
                 f"{'' if path is None else f'{path}: '}no task: a checkpoint has tensors only, the "
@@ -198,7 +249,69 @@ class Studies:
                 f"name one with {setting('task')} (a file, package.module:name, or a name from "
                 "`sharp tasks`); `sharp init` writes a task file to start from",
             )
-        return named[0], {**named[1], **self._options}
+        spec, options = named
+        source = self._source(spec)
+        if self._task is None:
+            task = build_task(source, {**options, **self._options})
+            found = options_in_metadata(source.functions, metadata, self._options)
+            key = _key(spec, {**options, **self._options})
+            if key not in self._made and checkpoint is not None:
+                check_described(task, checkpoint)
+            return self._prepared(key, task), found
+        found = options_in_metadata(source.functions, metadata, self._options)
+        if not found.values or checkpoint is None:
+            key = _key(spec, self._options)
+            known = self._made[key].task if key in self._made else None
+            return self._prepared(key, known or build_task(source, self._options)), found
+        found, task = fitting(
+            lambda values: build_task(source, {**values, **self._options}), found, checkpoint
+        )
+        return self._prepared(_key(spec, {**found.values, **self._options}), task), found
+
+    def _prepared(self, key: tuple[str, ...], task: Task) -> tuple[str, ...]:
+        """Make the study of a task, with the data of another one if these are the same."""
+        study = self._made.pop(key, None)
+        if study is None:
+            alike = (
+                study
+                for (spec, *_), study in self._made.items()
+                if spec == key[0] and None is not task.read_with == study.task.read_with
+            )
+            like = next(alike, None)
+            study = prepare(task, self._run, self._device, begin=self._begin, like=like)
+            while len(self._made) >= _MOST_STUDIES:
+                del self._made[next(iter(self._made))]
+        self._made[key] = study  # the last one used is the last one
+        return key
+
+    def _source(self, spec: str) -> Source:
+        """A task's functions; its code runs once."""
+        if spec not in self._sources:
+            self._sources[spec] = open_task(spec)
+        return self._sources[spec]
+
+    def description(self) -> dict[str, Any]:
+        """The task as in the document; of several, what they have in common."""
+        every = self.described or [study.description() for study in self._made.values()]
+        if every:
+            first, *others = every
+            return {
+                **first,
+                "options": _shared(first["options"], [each["options"] for each in others]),
+                "fingerprint": None if others else first["fingerprint"],
+                "examples": _shared(first["examples"], [each["examples"] for each in others]),
+            }
+        name = self._task.name if isinstance(self._task, Task) else self._task
+        return {"name": name, "options": {}, "fingerprint": None, "examples": {}}
+
+
+def _key(spec: str, options: Mapping[str, str]) -> tuple[str, ...]:
+    return spec, *(f"{name}={value}" for name, value in sorted(options.items()))
+
+
+def _shared(first: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The entries of a mapping that all others have too."""
+    return {k: v for k, v in first.items() if all(each.get(k, ...) == v for each in others)}
 
 
 @dataclass(frozen=True)
@@ -209,17 +322,27 @@ class Loaded:
     match: Match
     study: Study
     theta: Tensor
+    in_metadata: InMetadata = field(default_factory=InMetadata)
 
     @property
     def notes(self) -> list[str]:
         """Notes on reading and matching the checkpoint and on the task, one line each."""
-        return [*self.checkpoint.notes, *self.match.notes, *self.study.notes]
+        own = self.in_metadata.notes()
+        return [*self.checkpoint.notes, *self.match.notes, *own, *self.study.notes]
 
     def description(self) -> dict[str, Any]:
-        """The number of measured parameters (and of all, if they differ), and the notes."""
-        study = self.study
+        """The number of measured parameters (and of all, if they differ), and the notes.
+
+        If options came from its metadata, these too, and which data they chose.
+        """
+        study, found = self.study, self.in_metadata
         in_all = {"parameters_in_all": study.size} if study.run.parameters else {}
-        return {"parameters": study.network.size, **in_all, "notes": self.notes}
+        known = study.task.options
+        options = {name: known.get(name, text) for name, text in found.values.items()}
+        chosen: dict[str, Any] = {"options": options} if options else {}
+        if found.of_data:
+            chosen["data"] = study.data
+        return {"parameters": study.network.size, **in_all, **chosen, "notes": self.notes}
 
     def forget(self) -> None:
         """Free the checkpoint's tensors; θ and the objectives' buffers are copies."""
@@ -229,11 +352,12 @@ class Loaded:
 
 def load(path: str | Path, studies: Studies) -> Loaded:
     """Read a checkpoint and match it to its task's model; raises `SharpError` if that fails."""
-    checkpoint = load_checkpoint(path)
-    return matched(checkpoint, studies.of(checkpoint, path))
+    return studies.loaded(load_checkpoint(path), path)
 
 
-def matched(checkpoint: Checkpoint, study: Study) -> Loaded:
+def matched(
+    checkpoint: Checkpoint, study: Study, in_metadata: InMetadata | None = None
+) -> Loaded:
     """Match a checkpoint to a study's model; names and shapes must agree.
 
     Raises:
@@ -246,4 +370,5 @@ def matched(checkpoint: Checkpoint, study: Study) -> Loaded:
             f"{checkpoint.path}: the tensor '{bad}' holds NaN or Inf",
             "measure a checkpoint from before the run diverged",
         )
-    return Loaded(checkpoint, found, study, study.network.flatten(found.tensors))
+    theta = study.network.flatten(found.tensors)
+    return Loaded(checkpoint, found, study, theta, in_metadata or InMetadata())

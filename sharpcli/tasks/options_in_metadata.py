@@ -1,0 +1,193 @@
+"""A task's options from a checkpoint's metadata: values of the option's own type, never code.
+
+A checkpoint is data that anybody can edit. It may say how wide the model is. It may not name a
+file, a module or a task, and what it says is taken only where it describes the model of its tensors
+(`runs/described.py`).
+"""
+
+from __future__ import annotations
+
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sharpcli.errors import setting
+from sharpcli.runtime.text import visible
+from sharpcli.tasks.arguments import Option, as_text, declared_options, parse_value
+
+__all__ = ["InMetadata", "names_in_metadata", "options_in_metadata"]
+
+_FUNCTIONS = ("model", "data")  # whose options a checkpoint may set
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]{0,63}")  # a text that is no path and no module
+# Words in the names of options that say where something is; of these a checkpoint sets none.
+_PLACES = {
+    *("path", "paths", "dir", "directory", "folder", "file", "filename", "files", "root", "url"),
+    *("repo", "module", "task", "script", "code", "checkpoint", "weights", "tokenizer", "text"),
+}
+_WHOLE_PLACES = {"data"}  # a folder or a file; `data_order` is none
+# Of a training, whatever the option of this name means to the task.
+_OF_TRAINING = ("seed", "random_seed")
+_COUNTERS = ("epoch", "epochs", "step", "steps", "global_step", "loss", "train_loss")
+# Metadata under these prefixes are settings of a training, never of a model.
+_PREFIXES_OF_TRAINING = ("training_args.",)
+_LONGEST = 40  # characters of a value that a message repeats
+
+
+@dataclass(frozen=True)
+class InMetadata:
+    """What a checkpoint's metadata say of a task's options.
+
+    Attributes:
+        values: the options that are taken, as text; none that has its default already.
+        of_data: the names among them that `data` takes: they change the data.
+        passed_over: why a value of an option's name is not taken, by the option's name.
+    """
+
+    values: Mapping[str, str] = field(default_factory=dict)
+    of_data: frozenset[str] = frozenset()
+    passed_over: Mapping[str, str] = field(default_factory=dict)
+
+    def without(self, names: Iterable[str], reason: str) -> InMetadata:
+        """The same without some values, which are passed over for this reason."""
+        dropped = {name: _said(name, self.values[name], reason) for name in names}
+        return replace(
+            self,
+            values={name: text for name, text in self.values.items() if name not in dropped},
+            of_data=self.of_data - dropped.keys(),
+            passed_over={**self.passed_over, **dropped},
+        )
+
+    def notes(self) -> list[str]:
+        """One line on the values that are taken, and one for each that is passed over."""
+        of_model = {k: v for k, v in self.values.items() if k not in self.of_data}
+        said = [f"{_pairs(of_model)} from its metadata"] if of_model else []
+        if self.of_data:
+            own = {k: v for k, v in self.values.items() if k in self.of_data}
+            said.append(f"{_pairs(own)} of data() from its metadata: this chooses its data")
+        return said + [*self.passed_over.values()]
+
+
+def names_in_metadata(functions: Mapping[str, Any]) -> dict[str, dict[str, Option]]:
+    """The options of `model` and `data` by name, each as the functions declare it."""
+    declared: dict[str, dict[str, Option]] = {}
+    for function in _FUNCTIONS:
+        if callable(functions.get(function)):
+            for option in declared_options({function: functions[function]}):
+                declared.setdefault(option.name, {})[function] = option
+    return declared
+
+
+def options_in_metadata(
+    functions: Mapping[str, Any], metadata: Mapping[str, Any], given: Mapping[str, str]
+) -> InMetadata:
+    """The options of `model` and `data` that a checkpoint's metadata set, and `given` does not.
+
+    Of a file that `sharp train` wrote these are its `task_options`; of any other, what has an
+    option's name, alone or after a dot (`model.width`).
+
+    Args:
+        functions: the task's functions by name.
+        metadata: the checkpoint's.
+        given: the user's options, which are never replaced.
+    """
+    declared = names_in_metadata(functions)
+    values: dict[str, str] = {}
+    passed_over: dict[str, str] = {}
+    own = "task_options" in metadata
+    there = _of_sharp(metadata) if own else metadata
+    for name, by_function in declared.items():
+        found = {} if name in given else _named(name, there)
+        options = [*by_function.values()]
+        if not found or (not own and name in _COUNTERS):
+            continue
+        if len({as_text(value) for value in found.values()}) > 1:
+            several = ", ".join(f"{key}={_shown(value)}" for key, value in found.items())
+            passed_over[name] = _said(name, None, f"there is more than one: {several}")
+            continue
+        value = next(iter(found.values()))
+        if all(as_text(value) == as_text(each.default) for each in options):
+            continue
+        if name in _OF_TRAINING and not own:
+            why = "it may be the training's and not that of the data"
+            passed_over[name] = _said(name, value, why)
+            continue
+        reason = next(filter(None, (_refused(each, value, parse=own) for each in options)), None)
+        if reason is None:
+            values[name] = as_text(value)
+        else:
+            passed_over[name] = _said(name, value, reason)
+    of_data = frozenset(name for name in values if "data" in declared[name])
+    return InMetadata(values, of_data, passed_over)
+
+
+def _of_sharp(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """The options that `sharp train` wrote: `width=64,depth=2` as a mapping."""
+    items = (item.partition("=") for item in str(metadata["task_options"]).split(","))
+    return {name.strip(): value.strip() for name, equals, value in items if equals}
+
+
+def _named(name: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata of this name; if there are none, those that end in it after a dot."""
+    if name in metadata:
+        return {name: metadata[name]}
+    return {
+        key: value
+        for key, value in metadata.items()
+        if key.endswith(f".{name}") and not key.startswith(_PREFIXES_OF_TRAINING)
+    }
+
+
+def _refused(option: Option, value: Any, *, parse: bool) -> str | None:
+    """Why a value may not be taken for an option, None if it may."""
+    if parse:
+        try:
+            value = parse_value(option.kind, str(value))
+        except ValueError:
+            return f"it is not {option.type_name}"
+    if not _is_of(option.kind, value):
+        return f"it is not {option.type_name}"
+    if isinstance(value, str) and not _in_literal(option.kind, value):
+        parts = {*re.split(r"[_\W]+", option.name.lower())}
+        if parts & _PLACES or option.name.lower() in _WHOLE_PLACES:
+            return "a checkpoint may not say where something is"
+        if not _WORD.fullmatch(value) or Path(value).exists():
+            return "a checkpoint may not name a file or a module"
+    return None
+
+
+def _is_of(kind: Any, value: Any) -> bool:
+    """Whether a value is of an option's type, with no more conversion than int to float."""
+    if typing.get_origin(kind) is typing.Literal:
+        return _in_literal(kind, value)
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return any(_is_of(member, value) for member in typing.get_args(kind))
+    if kind is types.NoneType:
+        return value is None or str(value).lower() == "none"
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is kind
+
+
+def _in_literal(kind: Any, value: Any) -> bool:
+    """Whether a value is one of those that a `Literal` (or one in a union) lists."""
+    if typing.get_origin(kind) is typing.Literal:
+        return any(as_text(value) == as_text(each) for each in typing.get_args(kind))
+    return any(_in_literal(member, value) for member in typing.get_args(kind))
+
+
+def _said(name: str, value: Any, reason: str) -> str:
+    what = name if value is None else f"{name}={_shown(value)}"
+    return f"{what} in its metadata is passed over: {reason} ({setting(f'options.{name}', '…')})"
+
+
+def _shown(value: Any) -> str:
+    text = visible(as_text(value))
+    return f"{text[:_LONGEST]}…" if len(text) > _LONGEST else text
+
+
+def _pairs(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())
