@@ -177,8 +177,8 @@ class MeasuredCheckpoint:
     ] = absent()
     data: Annotated[
         str | None,
-        "Identifies the examples; only if options of the data came from the metadata. Numbers of "
-        "different data are not compared.",
+        "Those of `options` that choose the data, such as `n=80`; numbers of different data are "
+        "not compared.",
     ] = absent()
 
 

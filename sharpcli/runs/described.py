@@ -72,8 +72,7 @@ def fitting(
         found: what the metadata say.
         checkpoint: holds the tensors.
 
-    Raises:
-        SharpError: the task cannot be made with any of these options.
+    A `SharpError` says that the task cannot be made with any of these options.
 
     Cost: as `check_described` for each try.
     """
@@ -111,9 +110,12 @@ def fitting(
 
 
 def _check_sizes(task: Task, checkpoint: Checkpoint, names: Iterable[str]) -> None:
-    """Raise `_TooLargeError` if one of these options is larger than any size in the checkpoint.
+    """Refuse an option that is larger than any size in the checkpoint.
 
     An option may count units or layers; a model has more parameters than either.
+
+    Raises:
+        _TooLargeError: there is one.
     """
     elements = _elements(checkpoint)
     for name in names:

@@ -241,8 +241,7 @@ def _of_one_task(path: str | Path, studies: Studies, first: str | Path) -> Loade
     keys = dict.fromkeys((*one["options"], *other["options"]))
     differing = [k for k in keys if one["options"].get(k) != other["options"].get(k)]
     values = (
-        ", ".join(f"{key}={each['options'].get(key)}" for key in differing)
-        for each in (one, other)
+        ", ".join(f"{key}={each['options'].get(key)}" for key in differing) for each in (one, other)
     )
     raise UsageError(
         f"by their metadata {first} has {next(values)} and {path} {next(values)}: they are not "

@@ -13,7 +13,7 @@ from sharpcli.checkpoint import Checkpoint, load_checkpoint
 from sharpcli.documents.comparison import training_loss_warning
 from sharpcli.documents.environment import environment
 from sharpcli.documents.labels import short_labels
-from sharpcli.documents.pairing import Pair, measured, pairs_of
+from sharpcli.documents.pairing import Pair, different_data, measured, pairs_of
 from sharpcli.documents.results import CheckpointResult, Failure, Report
 from sharpcli.documents.statuses import Outcome
 from sharpcli.measures import Measure, choose, compute, options_of
@@ -141,7 +141,7 @@ def measure_checkpoints(
             ),
         ],
         decision=decision,
-        warnings=[w for w in [_loss_warning(results)] if w],
+        warnings=[w for w in [_loss_warning(results), _data_warning(results)] if w],
     )
 
 
@@ -377,6 +377,15 @@ def _loss_warning(results: Sequence[CheckpointResult]) -> str | None:
     return training_loss_warning(losses)
 
 
+def _data_warning(results: Sequence[CheckpointResult]) -> str | None:
+    sound = [measured(vars(each)) for each in results if each.status == Outcome.OK]
+    labels = short_labels([each.label for each in sound])
+    found = different_data(
+        [replace(each, label=label) for each, label in zip(sound, labels, strict=True)]
+    )
+    return f"{found}: not compared with each other" if found else None
+
+
 def _failed(about: Mapping[str, Any], error: Failure) -> CheckpointResult:
     return CheckpointResult(about, Outcome.FAILED, error=error)
 
@@ -387,7 +396,7 @@ def _pairs(results: Sequence[CheckpointResult], baseline: int | None = None) -> 
     for index, each in enumerate(results):
         first.setdefault(each.checkpoint["path"], index)
     numbered = [
-        (index, measured({"checkpoint": each.checkpoint, "measures": each.measures}))
+        (index, measured(vars(each)))
         for index, each in enumerate(results)
         if each.status == Outcome.OK and first[each.checkpoint["path"]] == index
     ]

@@ -31,8 +31,8 @@ from sharpcli.runs.described import check_described, fitting
 from sharpcli.runtime.progress import Begin, silent
 from sharpcli.settings import RunSettings
 from sharpcli.tasks import Task, open_task, task_from_metadata
-from sharpcli.tasks.build import build_task
 from sharpcli.tasks.arguments import declared_options
+from sharpcli.tasks.build import build_task
 from sharpcli.tasks.options_in_metadata import (
     InMetadata,
     names_in_metadata,
@@ -75,12 +75,6 @@ class Study:
         """Identifies the measured split's examples and their division in shards."""
         rows = self.rows[self.run.split].digest()
         return hashlib.sha256(f"{rows} {self.run.seed}".encode()).hexdigest()[:16]
-
-    @functools.cached_property
-    def data(self) -> str:
-        """Identifies the examples of all splits."""
-        digests = " ".join(f"{name} {rows.digest()}" for name, rows in self.rows.items())
-        return hashlib.sha256(digests.encode()).hexdigest()[:16]
 
     def objectives(self, tensors: Mapping[str, Tensor]) -> dict[str, Objective]:
         """The objective of each split with a checkpoint's buffers."""
@@ -341,7 +335,7 @@ class Loaded:
         options = {name: known.get(name, text) for name, text in found.values.items()}
         chosen: dict[str, Any] = {"options": options} if options else {}
         if found.of_data:
-            chosen["data"] = study.data
+            chosen["data"] = ", ".join(f"{name}={options[name]}" for name in sorted(found.of_data))
         return {"parameters": study.network.size, **in_all, **chosen, "notes": self.notes}
 
     def forget(self) -> None:
@@ -355,9 +349,7 @@ def load(path: str | Path, studies: Studies) -> Loaded:
     return studies.loaded(load_checkpoint(path), path)
 
 
-def matched(
-    checkpoint: Checkpoint, study: Study, in_metadata: InMetadata | None = None
-) -> Loaded:
+def matched(checkpoint: Checkpoint, study: Study, in_metadata: InMetadata | None = None) -> Loaded:
     """Match a checkpoint to a study's model; names and shapes must agree.
 
     Raises:

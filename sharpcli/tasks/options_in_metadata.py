@@ -67,8 +67,8 @@ class InMetadata:
         said = [f"{_pairs(of_model)} from its metadata"] if of_model else []
         if self.of_data:
             own = {k: v for k, v in self.values.items() if k in self.of_data}
-            said.append(f"{_pairs(own)} of data() from its metadata: this chooses its data")
-        return said + [*self.passed_over.values()]
+            said.append(f"{_pairs(own)} from its metadata: this chooses its data")
+        return [*said, *self.passed_over.values()]
 
 
 def names_in_metadata(functions: Mapping[str, Any]) -> dict[str, dict[str, Option]]:
@@ -112,8 +112,7 @@ def options_in_metadata(
         if all(as_text(value) == as_text(each.default) for each in options):
             continue
         if name in _OF_TRAINING and not own:
-            why = "it may be the training's and not that of the data"
-            passed_over[name] = _said(name, value, why)
+            passed_over[name] = _said(name, None, "it is the training's, and may not be the task's")
             continue
         reason = next(filter(None, (_refused(each, value, parse=own) for each in options)), None)
         if reason is None:
