@@ -102,7 +102,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     if not checkpoint.tensors:
         raise SharpError(f"{path}: holds no tensors", "save the model's state dict in it")
     if not stat.S_ISDIR(status.st_mode):
-        add_settings(path.parent, checkpoint.metadata, [], own=False)
+        notes = [*checkpoint.notes]
+        add_settings(path.parent, checkpoint.metadata, notes, own=False)
+        checkpoint = dataclasses.replace(checkpoint, notes=tuple(notes))
     return checkpoint
 
 

@@ -62,7 +62,8 @@ def add_optimizer(metadata: Metadata, optimizer: Mapping[str, Any]) -> None:
     An `lr` there stays; the optimizer's last one is then `lr_now`.
     """
     for name, value in named_settings(metadata).items():
-        metadata.setdefault(name, value)
+        if not name.startswith("batch_size"):
+            metadata.setdefault(name, value)
     settings = optimizer_settings(optimizer)
     now = settings.get("lr_now", settings.get("lr"))
     for name, value in settings.items():

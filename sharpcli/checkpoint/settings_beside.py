@@ -14,7 +14,7 @@ from typing import Any
 from sharpcli.checkpoint.contents import Metadata, is_text, plain_scalar, read_json
 from sharpcli.checkpoint.optimizer import add_optimizer, is_optimizer
 from sharpcli.checkpoint.torch_file import looks_like_torch, read_inert, read_torch
-from sharpcli.documents.training_names import FROM_ARGUMENTS, FROM_CONFIG, named_settings
+from sharpcli.documents.training_names import FROM_ARGUMENTS, FROM_CONFIG, add_names
 from sharpcli.errors import SharpError
 
 __all__ = ["add_settings", "flat_settings", "read_optimizer"]
@@ -36,7 +36,7 @@ def add_settings(folder: Path, metadata: Metadata, notes: list[str], *, own: boo
     Args:
         folder: the folder of the weights.
         metadata: the checkpoint's.
-        notes: receives a note on a file that is broken.
+        notes: receives a note on a file that is broken, and on how a batch size was computed.
         own: the folder is one checkpoint, so that all in it belongs to it. Else only settings that
             all checkpoints in a folder share are read.
     """
@@ -55,10 +55,7 @@ def add_settings(folder: Path, metadata: Metadata, notes: list[str], *, own: boo
         found |= {f"{FROM_CONFIG}{key}": value for key, value in flat_settings(table)}
     for name, value in found.items():
         metadata.setdefault(name, value)
-    for name, value in named_settings(metadata).items():
-        if name in ("batch_size", "batch_size_from"):
-            metadata[name] = value
-        metadata.setdefault(name, value)
+    notes += add_names(metadata)
 
 
 def read_optimizer(folder: Path, metadata: Metadata, notes: list[str]) -> Mapping[str, Any] | None:

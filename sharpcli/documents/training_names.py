@@ -16,6 +16,8 @@ __all__ = [
     "FROM_ARGUMENTS",
     "FROM_CONFIG",
     "OUTCOMES",
+    "add_names",
+    "epoch_of",
     "is_choice",
     "is_common",
     "named_settings",
@@ -130,13 +132,39 @@ gradient_accumulation_steps 4'}
     return found | _batch_size(metadata)
 
 
+def add_names(metadata: dict[str, Any]) -> list[str]:
+    """Add `named_settings` to a checkpoint's metadata.
+
+    Returns:
+        A note if it is not sure that the batch size in the file is that of one device or pass.
+    """
+    if "batch_size_from" in metadata:
+        return []
+    found = named_settings(metadata)
+    plain = "batch_size" in metadata and "batch_size" in found
+    for name, value in found.items():
+        if name == "batch_size":
+            metadata[name] = value
+        metadata.setdefault(name, value)
+    if not plain or metadata["batch_size_from"].startswith(_WHOLE + _OF_DEVICE):
+        return []
+    return [f"batch_size={metadata['batch_size']} is of one update: {metadata['batch_size_from']}"]
+
+
 def step_of(metadata: Mapping[str, Any]) -> int | float | None:
     """How many updates a training had made; None if the metadata do not say."""
-    for name in ("steps", "global_step", "step", "iter_num", "iteration", "iter"):
-        value = metadata.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return value
-    return None
+    return _number(metadata, ("steps", "global_step", "step", "iter_num", "iteration", "iter"))
+
+
+def epoch_of(metadata: Mapping[str, Any]) -> int | float | None:
+    """Which epoch a training was in; None if the metadata do not say."""
+    return _number(metadata, ("epochs", "epoch"))
+
+
+def _number(metadata: Mapping[str, Any], names: Iterable[str]) -> int | float | None:
+    values = (metadata.get(name) for name in names)
+    numbers = (each for each in values if isinstance(each, int | float) and each is not True)
+    return next(numbers, None)
 
 
 def is_choice(key: str, row: Mapping[str, Any]) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sharpcli.documents.environment import environment
 from sharpcli.documents.grids import Explored, Interpolated, Points
-from sharpcli.documents.labels import named
+from sharpcli.documents.labels import named, path_labels
 from sharpcli.documents.results import Report
 from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import SharpError, UsageError, setting
@@ -28,6 +28,7 @@ from sharpcli.landscape.points.evaluator import Anchors, BatchNorm, Surface
 from sharpcli.landscape.points.walk import Walk, Watch
 from sharpcli.objective.objective import Objective
 from sharpcli.runs.failures import said_by_torch
+from sharpcli.runs.path_order import PathPoint, in_order
 from sharpcli.runs.preflight import check_model
 from sharpcli.runs.study import Loaded, Studies, Study, load
 from sharpcli.runtime.devices import resolve_device
@@ -144,13 +145,13 @@ def begin_exploration(
     anchors = [_of_one_task(path, studies, paths[0]) for path in paths]
     marks = [_of_one_task(path, studies, paths[0]) for path in beside.marks]
     trajectories: list[list[tuple[str, Tensor]]] = []
-    hashes: dict[str, list[str]] = {}  # of a path's points only θ is kept: it may be long
+    hashes: dict[str, list[str]] = {}
+    orders: list[str] = []
     for number, points in enumerate(beside.trajectories, 1):
-        trajectories.append([])
-        for path in points:
-            loaded = _of_one_task(path, studies, paths[0])
-            trajectories[-1].append((str(path), loaded.theta))
-            hashes.setdefault(f"path {number}", []).append(loaded.checkpoint.sha256)
+        ordered, order = in_order([_path_point(path, studies, paths[0]) for path in points])
+        orders.append(order)
+        trajectories.append([(each.path, each.theta) for each in ordered])
+        hashes[f"path {number}"] = [each.sha256 for each in ordered]
     first, study = anchors[0], anchors[0].study
     objectives = study.objectives(first.match.tensors)
     splits = {name: o for name, o in objectives.items() if study.run.split in ("both", name)}
@@ -181,6 +182,8 @@ def begin_exploration(
             f"batch norm: statistics re-estimated from {used} {of}training examples at each point"
         )
     _say_what_is_not_taken_anew(this, norms)
+    labels = path_labels([[path for path, _ in each] for each in trajectories]) if orders else []
+    this.notes += [f"{label}: {order}" for label, order in zip(labels, orders, strict=True)]
     names = [*NAMES[: len(anchors)], *(f"M{i}" for i in range(1, len(marks) + 1))]
     for name, each in zip(names, (*anchors, *marks), strict=True):
         this.notes += [f"{name}: {note}" for note in each.notes if note not in study.notes]
@@ -222,6 +225,13 @@ def report(this: Exploration, result: Interpolated | Explored) -> Report:
         notes=this.notes,
         warnings=this.warnings,
     )
+
+
+def _path_point(path: str | Path, studies: Studies, first: str | Path) -> PathPoint:
+    """A checkpoint of a path; only θ is kept, since a path may be long."""
+    loaded = _of_one_task(path, studies, first)
+    checkpoint = loaded.checkpoint
+    return PathPoint(str(path), checkpoint.metadata, loaded.theta, checkpoint.sha256)
 
 
 def _of_one_task(path: str | Path, studies: Studies, first: str | Path) -> Loaded:
