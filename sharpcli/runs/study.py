@@ -256,7 +256,12 @@ class Studies:
         if not found.values or checkpoint is None:
             key = _key(spec, self._options)
             known = self._made[key].task if key in self._made else None
-            return self._prepared(key, known or build_task(source, self._options)), found
+            try:
+                task = known or build_task(source, self._options)
+            except UsageError as error:
+                passed_over = "".join(f"; {said}" for said in found.passed_over.values())
+                raise UsageError(f"{error.message}{passed_over}", error.hint) from error
+            return self._prepared(key, task), found
         found, task = fitting(
             lambda values: build_task(source, {**values, **self._options}), found, checkpoint
         )

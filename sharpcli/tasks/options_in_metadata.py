@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from sharpcli.documents.training_names import FROM_ARGUMENTS, FROM_CONFIG
 from sharpcli.errors import setting
 from sharpcli.runtime.text import visible
 from sharpcli.tasks.arguments import Option, as_text, declared_options, parse_value
@@ -32,8 +33,6 @@ _WHOLE_PLACES = {"data"}  # a folder or a file; `data_order` is none
 # Of a training, whatever the option of this name means to the task.
 _OF_TRAINING = ("seed", "random_seed")
 _COUNTERS = ("epoch", "epochs", "step", "steps", "global_step", "loss", "train_loss")
-# Metadata under these prefixes are settings of a training, never of a model.
-_PREFIXES_OF_TRAINING = ("training_args.",)
 _LONGEST = 40  # characters of a value that a message repeats
 
 
@@ -45,11 +44,13 @@ class InMetadata:
         values: the options that are taken, as text; none that has its default already.
         of_data: the names among them that `data` takes: they change the data.
         passed_over: why a value of an option's name is not taken, by the option's name.
+        from_config: the names among `values` that come from a JSON file beside the weights.
     """
 
     values: Mapping[str, str] = field(default_factory=dict)
     of_data: frozenset[str] = frozenset()
     passed_over: Mapping[str, str] = field(default_factory=dict)
+    from_config: frozenset[str] = frozenset()
 
     def without(self, names: Iterable[str], reason: str) -> InMetadata:
         """The same without some values, which are passed over for this reason."""
@@ -63,11 +64,13 @@ class InMetadata:
 
     def notes(self) -> list[str]:
         """One line on the values that are taken, and one for each that is passed over."""
-        of_model = {k: v for k, v in self.values.items() if k not in self.of_data}
-        said = [f"{_pairs(of_model)} from its metadata"] if of_model else []
-        if self.of_data:
-            own = {k: v for k, v in self.values.items() if k in self.of_data}
-            said.append(f"{_pairs(own)} from its metadata: this chooses its data")
+        said = []
+        for where, config in (("its metadata", False), ("its config.json", True)):
+            there = {k: v for k, v in self.values.items() if (k in self.from_config) == config}
+            of_model = {k: v for k, v in there.items() if k not in self.of_data}
+            of_data = {k: v for k, v in there.items() if k in self.of_data}
+            said += [f"{_pairs(of_model)} from {where}"] if of_model else []
+            said += [f"{_pairs(of_data)} from {where}: this chooses its data"] if of_data else []
         return [*said, *self.passed_over.values()]
 
 
@@ -97,6 +100,7 @@ def options_in_metadata(
     declared = names_in_metadata(functions)
     values: dict[str, str] = {}
     passed_over: dict[str, str] = {}
+    keys: dict[str, str] = {}
     own = "task_options" in metadata
     there = _of_sharp(metadata) if own else metadata
     for name, by_function in declared.items():
@@ -108,7 +112,7 @@ def options_in_metadata(
             several = ", ".join(f"{key}={_shown(value)}" for key, value in found.items())
             passed_over[name] = _said(name, None, f"there is more than one: {several}")
             continue
-        value = next(iter(found.values()))
+        keys[name], value = next(iter(found.items()))
         if all(as_text(value) == as_text(each.default) for each in options):
             continue
         if name in _OF_TRAINING and not own:
@@ -120,7 +124,8 @@ def options_in_metadata(
         else:
             passed_over[name] = _said(name, value, reason)
     of_data = frozenset(name for name in values if "data" in declared[name])
-    return InMetadata(values, of_data, passed_over)
+    from_config = frozenset(name for name in values if keys[name].startswith(FROM_CONFIG))
+    return InMetadata(values, of_data, passed_over, from_config)
 
 
 def _of_sharp(metadata: Mapping[str, Any]) -> dict[str, str]:
@@ -130,13 +135,17 @@ def _of_sharp(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _named(name: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata of this name; if there are none, those that end in it after a dot."""
-    if name in metadata:
-        return {name: metadata[name]}
+    """The metadata of this name; if there are none, those that end in it after a dot.
+
+    The settings of a training (`training_args.`) are none of a model's.
+    """
+    for key in (name, f"{FROM_CONFIG}{name}"):
+        if key in metadata:
+            return {key: metadata[key]}
     return {
         key: value
         for key, value in metadata.items()
-        if key.endswith(f".{name}") and not key.startswith(_PREFIXES_OF_TRAINING)
+        if key.endswith(f".{name}") and not key.startswith(FROM_ARGUMENTS)
     }
 
 
