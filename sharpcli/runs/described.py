@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["check_described", "fitting"]
 
+_MISFIT = "with it the model does not fit the checkpoint's tensors"
+_TOO_LARGE = "with it the model is far larger than the checkpoint"
 _SMALL = 2**16  # an option that is not a size, such as a seed, may always be this large
 
 
@@ -78,20 +80,16 @@ def fitting(
     """
     names = [*found.values]
     others = [[name] for name in names] if len(names) > 1 else []
-    failures: list[SharpError] = []
+    failure: SharpError | None = None
     misfits: list[tuple[InMetadata, Task]] = []
-    too_large = False
+    why = _MISFIT
     for left_out in ([], *others, names):
-        why = (
-            "with it the model is far larger than the checkpoint"
-            if too_large
-            else "with it the model does not fit the checkpoint's tensors"
-        )
         few = found.without(left_out, why)
         try:
             task = build(few.values)
         except SharpError as error:
-            failures.append(error)
+            said = "".join(f"; {each}" for each in few.passed_over.values())
+            failure = SharpError(f"{checkpoint.path}: {error.message}{said}", error.hint)
             continue
         try:
             _check_sizes(task, checkpoint, few.values)
@@ -99,14 +97,14 @@ def fitting(
             if not any(map(is_lazy, model.parameters())):  # else the data give it its shapes
                 match_tensors(checkpoint, model.state_dict())
         except _TooLargeError:
-            too_large = True
+            why = _TOO_LARGE
         except SharpError:
             misfits.append((few, task))
         else:
             return few, task
-    if misfits:
-        return misfits[0]
-    raise failures[-1]
+    if not misfits and failure is not None:
+        raise failure
+    return misfits[0]
 
 
 def _check_sizes(task: Task, checkpoint: Checkpoint, names: Iterable[str]) -> None:
