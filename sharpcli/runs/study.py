@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -251,7 +251,7 @@ class Studies:
             key = _key(spec, {**options, **self._options})
             if key not in self._made and checkpoint is not None:
                 check_described(task, checkpoint)
-            return self._prepared(key, task), found
+            return self._prepared(key, task), replace(found, noted=False)
         found = options_in_metadata(source.functions, metadata, self._options)
         if not found.values or checkpoint is None:
             key = _key(spec, self._options)
@@ -262,6 +262,9 @@ class Studies:
                 passed_over = "".join(f"; {said}" for said in found.passed_over.values())
                 raise UsageError(f"{error.message}{passed_over}", error.hint) from error
             return self._prepared(key, task), found
+        key = _key(spec, {**found.values, **self._options})
+        if key in self._made and _fits(checkpoint, self._made[key]):
+            return self._prepared(key, self._made[key].task), found
         found, task = fitting(
             lambda values: build_task(source, {**values, **self._options}), found, checkpoint
         )
@@ -302,6 +305,15 @@ class Studies:
             }
         name = self._task.name if isinstance(self._task, Task) else self._task
         return {"name": name, "options": {}, "fingerprint": None, "examples": {}}
+
+
+def _fits(checkpoint: Checkpoint, study: Study) -> bool:
+    """Whether a checkpoint's tensors are those of a study's model."""
+    try:
+        match_tensors(checkpoint, study.network.model.state_dict())
+    except SharpError:
+        return False
+    return True
 
 
 def _key(spec: str, options: Mapping[str, str]) -> tuple[str, ...]:

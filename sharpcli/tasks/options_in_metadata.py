@@ -45,12 +45,15 @@ class InMetadata:
         of_data: the names among them that `data` takes: they change the data.
         passed_over: why a value of an option's name is not taken, by the option's name.
         from_config: the names among `values` that come from a JSON file beside the weights.
+        noted: whether `notes` has them. Where the metadata name the task too, tables have it above
+            them with its options.
     """
 
     values: Mapping[str, str] = field(default_factory=dict)
     of_data: frozenset[str] = frozenset()
     passed_over: Mapping[str, str] = field(default_factory=dict)
     from_config: frozenset[str] = frozenset()
+    noted: bool = True
 
     def without(self, names: Iterable[str], reason: str) -> InMetadata:
         """The same without some values, which are passed over for this reason."""
@@ -64,7 +67,9 @@ class InMetadata:
 
     def notes(self) -> list[str]:
         """One line on the values that are taken, and one for each that is passed over."""
-        said = []
+        said: list[str] = []
+        if not self.noted:
+            return said
         for where, config in (("its metadata", False), ("its config.json", True)):
             there = {k: v for k, v in self.values.items() if (k in self.from_config) == config}
             of_model = {k: v for k, v in there.items() if k not in self.of_data}
@@ -104,7 +109,7 @@ def options_in_metadata(
     own = "task_options" in metadata
     there = _of_sharp(metadata) if own else metadata
     for name, by_function in declared.items():
-        found = {} if name in given else _named(name, there)
+        found = {} if name in given else _named(name, there, config="data" not in by_function)
         options = [*by_function.values()]
         if not found or (not own and name in _COUNTERS):
             continue
@@ -134,18 +139,24 @@ def _of_sharp(metadata: Mapping[str, Any]) -> dict[str, str]:
     return {name.strip(): value.strip() for name, equals, value in items if equals}
 
 
-def _named(name: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
+def _named(name: str, metadata: Mapping[str, Any], *, config: bool) -> dict[str, Any]:
     """The metadata of this name; if there are none, those that end in it after a dot.
 
-    The settings of a training (`training_args.`) are none of a model's.
+    Args:
+        name: the option's.
+        metadata: the checkpoint's. The settings of a training (`training_args.`) are none of a
+            model's.
+        config: whether a config.json counts: it is of the model, not of the data.
     """
-    for key in (name, f"{FROM_CONFIG}{name}"):
-        if key in metadata:
-            return {key: metadata[key]}
+    if name in metadata:
+        return {name: metadata[name]}
+    if config and f"{FROM_CONFIG}{name}" in metadata:
+        return {f"{FROM_CONFIG}{name}": metadata[f"{FROM_CONFIG}{name}"]}
+    others = (FROM_ARGUMENTS,) if config else (FROM_ARGUMENTS, FROM_CONFIG)
     return {
         key: value
         for key, value in metadata.items()
-        if key.endswith(f".{name}") and not key.startswith(FROM_ARGUMENTS)
+        if key.endswith(f".{name}") and not key.startswith(others)
     }
 
 

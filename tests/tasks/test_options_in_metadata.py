@@ -43,7 +43,8 @@ def found(metadata, **given):
             {"norm": "true", "kind": "cnn"} | {"act": "tanh"},
         ),
         ({"model.width": 64, "training_args.rate": 3.0}, {"width": "64"}),
-        ({"config.width": 32, "head.width": 16}, {"width": "32"}),
+        ({"config.heads": 2, "head.heads": 3}, {"heads": "2"}),
+        ({"config.n": 99, "config.width": 99}, {}),  # a config.json is not of the data
         ({"a.width": 16, "b.width": 16}, {"width": "16"}),
         ({"heads": 4, "smoothing": 0.1, "lr": 0.1}, {"heads": "4"}),
         ({"rate": 0.5, "norm": False, "kind": "mlp", "act": "relu", "n": 10}, {}),
