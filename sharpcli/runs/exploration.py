@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sharpcli.documents.environment import environment
 from sharpcli.documents.grids import Explored, Interpolated, Points
-from sharpcli.documents.labels import named, path_labels
+from sharpcli.documents.labels import named, pairs, path_labels
 from sharpcli.documents.results import Report
 from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import SharpError, UsageError, setting
@@ -148,8 +148,9 @@ def begin_exploration(
     hashes: dict[str, list[str]] = {}
     orders: list[str] = []
     for number, points in enumerate(beside.trajectories, 1):
-        ordered, order = in_order([_path_point(path, studies, paths[0]) for path in points])
-        orders.append(order)
+        given = [_path_point(path, studies, paths[0]) for path in points]
+        ordered, order = in_order(given)
+        orders.append(order if ordered != given else "")  # nothing was chosen for the user
         trajectories.append([(each.path, each.theta) for each in ordered])
         hashes[f"path {number}"] = [each.sha256 for each in ordered]
     first, study = anchors[0], anchors[0].study
@@ -183,7 +184,9 @@ def begin_exploration(
         )
     _say_what_is_not_taken_anew(this, norms)
     labels = path_labels([[path for path, _ in each] for each in trajectories]) if orders else []
-    this.notes += [f"{label}: {order}" for label, order in zip(labels, orders, strict=True)]
+    this.notes += [
+        f"{label}: {order}" for label, order in zip(labels, orders, strict=True) if order
+    ]
     names = [*NAMES[: len(anchors)], *(f"M{i}" for i in range(1, len(marks) + 1))]
     for name, each in zip(names, (*anchors, *marks), strict=True):
         this.notes += [f"{name}: {note}" for note in each.notes if note not in study.notes]
@@ -240,24 +243,19 @@ def _of_one_task(path: str | Path, studies: Studies, first: str | Path) -> Loade
     if len(studies.described) == 1:
         return loaded
     one, other = studies.described[:2]
-    if one["name"] != other["name"]:
-        names = " ".join(str(each["name"]) for each in (one, other))
-        raise UsageError(
-            f"{first} and {path} belong to different tasks ({names}): they are not points of one "
-            "parameter space",
-            "name checkpoints of one architecture, or one task for all of them with "
-            f"{setting('task')}",
-        )
     keys = dict.fromkeys((*one["options"], *other["options"]))
     differing = [k for k in keys if one["options"].get(k) != other["options"].get(k)]
-    values = (
-        ", ".join(f"{key}={each['options'].get(key)}" for key in differing) for each in (one, other)
+    told = "; ".join(
+        f"{each['name']} {pairs({k: each['options'].get(k) for k in differing})}".rstrip()
+        for each in (one, other)
     )
+    hint = f"one task for all of them with {setting('task')}"
+    if one["name"] == other["name"]:
+        hint = f"give the option for all of them: {setting(f'options.{differing[0]}', '…')}"
     raise UsageError(
-        f"by their metadata {first} has {next(values)} and {path} {next(values)}: they are not "
-        "points of one parameter space and one loss",
-        "name checkpoints with the same options, or give the option for all of them: "
-        f"{setting(f'options.{differing[0]}', '…')}",
+        f"{first} and {path} belong to different tasks ({told}): they are not points of one "
+        "parameter space and one loss",
+        f"name checkpoints of one architecture, or {hint}",
     )
 
 

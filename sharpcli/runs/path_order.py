@@ -14,7 +14,7 @@ from sharpcli.documents.training_names import epoch_of, step_of
 __all__ = ["PathPoint", "in_order"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PathPoint:
     """A checkpoint on a path: its metadata, θ (n,) and its digest."""
 

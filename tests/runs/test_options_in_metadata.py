@@ -229,7 +229,10 @@ def test_points_of_different_models_span_no_line(task, written):
     a, b = written("a", width=3), written("b", width=4, depth=2)
     with pytest.raises(UsageError) as caught:
         interpolate_checkpoints([a, b], task, run=RUN)
-    assert f"{a} has width=3, depth=1 and {b} width=4, depth=2" in caught.value.message
+    said = "task.py width=3, depth=1; "
+    assert f"{a} and {b} belong to different tasks (" in caught.value.message
+    assert said in caught.value.message
+    assert "task.py width=4, depth=2)" in caught.value.message
     assert "options.width" in caught.value.hint
     grid = LandscapeSettings(GridSettings((3,)), directions=DirectionSettings(dimensions=1))
     report = landscape_checkpoint(a, task, run=RUN, settings=grid)
