@@ -36,6 +36,7 @@ __all__ = [
     "plain_scalar",
     "quoted",
     "read_into",
+    "read_json",
     "refuse_many",
     "regular_size",
     "sha256_of",
@@ -49,6 +50,7 @@ _LONGEST_NAME = 120  # characters of a tensor's name that a message shows
 _SMALL = 64 * 2**20
 _NAME_MEMORY = 4000  # bytes for one tensor up to its row in a table; measured: 1500
 _PIECE = 2**24  # elements
+_LARGEST_JSON = 256 * 2**20  # bytes; an index of a million tensors takes half of this
 _LARGEST_INT = 2**63  # every JSON reader and table can hold smaller integers
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,18})")
 # Each text matches in one way only: with two ways, matching takes the square of its length.
@@ -115,6 +117,25 @@ def parse_json(text: bytes, size: int, **hooks: Any) -> Any:
         return json.loads(text.decode("utf-8"), **hooks)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; raises `SharpError` if there is none."""
+    size = regular_size(path)
+    if size > _LARGEST_JSON:
+        raise SharpError(f"{path}: is too large to be an index or a state", "check the file")
+    try:
+        with path.open("rb") as file:
+            table = parse_json(file.read(size), size)
+    except OSError as error:
+        raise open_error(path, error) from error
+    except TooManyValues as error:
+        raise SharpError(f"{path}: is refused: {error}", "check the file") from error
+    except ValueError as error:
+        raise SharpError(f"{path}: is not JSON", "copy or download it again") from error
+    if not isinstance(table, dict):
+        raise SharpError(f"{path}: is not a JSON object", "copy or download it again")
+    return table
 
 
 def refuse_many(path: Path, count: int, size: int) -> None:

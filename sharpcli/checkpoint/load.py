@@ -6,26 +6,23 @@ import dataclasses
 import hashlib
 import stat
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from torch import Tensor
 
 from sharpcli.checkpoint.contents import (
     Checkpoint,
     Metadata,
-    TooManyValues,
     is_text,
     listed,
     open_error,
-    parse_json,
-    plain_scalar,
     quoted,
+    read_json,
     regular_size,
 )
 from sharpcli.checkpoint.foreign import foreign_by_bytes, foreign_by_name, foreign_folder
 from sharpcli.checkpoint.nesting import under_prefix, unnest
-from sharpcli.checkpoint.optimizer import is_optimizer, optimizer_settings
 from sharpcli.checkpoint.safetensors_file import looks_like_safetensors, read_safetensors
+from sharpcli.checkpoint.settings_beside import add_settings, read_optimizer
 from sharpcli.checkpoint.torch_file import looks_like_torch, read_torch, refuse_text_pickle
 from sharpcli.errors import SharpError, nearest, setting
 
@@ -51,7 +48,6 @@ _BESIDE_WEIGHTS = (  # Hugging Face's Trainer and accelerate
     *("optimizer", "scheduler", "scaler", "training_args", "rng_state"),
     *("sampler", "dl_state_dict", "random_states", "custom_checkpoint"),
 )
-_LARGEST_JSON = 256 * 2**20  # bytes; an index of a million tensors takes half of this
 
 
 def load_checkpoint(path: str | Path, weights: str | None = None) -> Checkpoint:
@@ -127,6 +123,10 @@ def read_checkpoint(path: str | Path, weights: str | None = None) -> Checkpoint:
         raise unreadable from error
     if not checkpoint.tensors:
         raise SharpError(f"{path}: holds no tensors", "save the model's state dict in it")
+    if not stat.S_ISDIR(status.st_mode):
+        notes = [*checkpoint.notes]
+        add_settings(path.parent, checkpoint.metadata, notes, own=False)
+        checkpoint = dataclasses.replace(checkpoint, notes=tuple(notes))
     return checkpoint
 
 
@@ -209,21 +209,9 @@ def _read_folder(folder: Path, weights: str | None) -> Checkpoint:
     inner = _only(_read_sharded(file), weights) if sharded else _read_file(file, weights)
     notes = [f"read from '{file.name}'", *inner.notes]
     metadata, optimizer = dict(inner.metadata), inner.optimizer
-    for name, value in _trainer_state(folder, notes).items():
-        metadata.setdefault(name, value)
-    if optimizer is None and (folder / "optimizer.pt").is_file():
-        try:
-            # mapped from disk: it is twice the size of the weights, and few measures need it
-            loaded = read_torch(folder / "optimizer.pt", mapped=True)
-        except SharpError as error:
-            notes.append(f"optimizer state not read: {error.message}")
-        else:
-            if is_optimizer(loaded):
-                optimizer = loaded
-                for name, value in optimizer_settings(loaded).items():
-                    metadata.setdefault(name, value)
-            else:
-                notes.append("'optimizer.pt' not read: it holds no optimizer state")
+    add_settings(folder, metadata, notes, own=True)
+    if optimizer is None:
+        optimizer = read_optimizer(folder, metadata, notes)
     return dataclasses.replace(
         inner, path=folder, metadata=metadata, notes=tuple(notes), optimizer=optimizer
     )
@@ -262,38 +250,6 @@ def _weights_in(folder: Path) -> Path:
     )
 
 
-def _trainer_state(folder: Path, notes: list[str]) -> Metadata:
-    """The scalars of Hugging Face's `trainer_state.json`; a broken file only adds a note."""
-    path = folder / "trainer_state.json"
-    if not path.is_file():
-        return {}
-    try:
-        state = _read_json(path)
-    except SharpError as error:
-        notes.append(f"not read: {error.message}")
-        return {}
-    scalars = {name: plain_scalar(value) for name, value in state.items()}
-    return {k: value for k, value in scalars.items() if value is not None and is_text(k)}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    size = regular_size(path)
-    if size > _LARGEST_JSON:
-        raise SharpError(f"{path}: is too large to be an index or a state", "check the file")
-    try:
-        with path.open("rb") as file:
-            table = parse_json(file.read(size), size)
-    except OSError as error:
-        raise open_error(path, error) from error
-    except TooManyValues as error:
-        raise SharpError(f"{path}: is refused: {error}", "check the file") from error
-    except ValueError as error:
-        raise SharpError(f"{path}: is not JSON", "copy or download it again") from error
-    if not isinstance(table, dict):
-        raise SharpError(f"{path}: is not a JSON object", "copy or download it again")
-    return table
-
-
 def _read_sharded(index: Path) -> Checkpoint:
     """Read all shards that an index names, one after the other.
 
@@ -329,7 +285,7 @@ def _shards(index: Path) -> dict[str, list[str]]:
     Raises:
         SharpError: the index is damaged, or a shard is missing or outside the index's folder.
     """
-    weight_map = _read_json(index).get("weight_map")
+    weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise SharpError(f"{index}: has no 'weight_map'", "pass a safetensors or torch index")
     shards: dict[str, list[str]] = {}

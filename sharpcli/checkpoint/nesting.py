@@ -20,8 +20,9 @@ from sharpcli.checkpoint.contents import (
     refuse_many,
     sha256_of,
 )
-from sharpcli.checkpoint.optimizer import is_optimizer, optimizer_settings
+from sharpcli.checkpoint.optimizer import add_optimizer, is_optimizer
 from sharpcli.checkpoint.plain_pickle import Stub
+from sharpcli.checkpoint.settings_beside import flat_settings
 from sharpcli.errors import SharpError, nearest, setting
 
 __all__ = ["optimizers_in", "under_prefix", "unnest"]
@@ -367,11 +368,10 @@ def _facts(
                 aside.append(str(key))
     for level in around:
         for key in _SETTINGS_KEYS:
-            for name, value in _settings(level.get(key)):
+            for name, value in flat_settings(level.get(key)):
                 metadata.setdefault(name, value)
     if optimizer is not None:
-        for name, value in optimizer_settings(optimizer).items():
-            metadata.setdefault(name, value)
+        add_optimizer(metadata, optimizer)
     if aside:
         notes.append(f"not read: {listed(aside)}")
     return metadata, optimizer
@@ -389,20 +389,6 @@ def _each(value: Any) -> Iterator[Any]:
         yield from value
     else:
         yield value
-
-
-def _settings(value: object) -> Iterator[tuple[str, str | int | float | bool]]:
-    """The scalars of a mapping or an object with settings; lists of up to three become text."""
-    table = value.entries if isinstance(value, Stub) else value
-    if not isinstance(table, Mapping):
-        return
-    for name, each in table.items():
-        scalar = plain_scalar(each)
-        if scalar is None and isinstance(each, list | tuple) and 0 < len(each) <= 3:
-            parts = [plain_scalar(part) for part in each]
-            scalar = None if None in parts else ",".join(str(part) for part in parts)
-        if scalar is not None and is_text(str(name)):
-            yield str(name), scalar
 
 
 def _described(value: object) -> str:

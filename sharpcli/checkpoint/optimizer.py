@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from sharpcli.checkpoint.contents import Metadata, is_text, plain_scalar
+from sharpcli.documents.training_names import named_settings
 
-__all__ = ["is_optimizer", "optimizer_settings", "summarize_optimizer"]
+__all__ = ["add_optimizer", "is_optimizer", "optimizer_settings", "summarize_optimizer"]
 
 _SETTINGS = ("lr", "weight_decay", "momentum", "eps", "nesterov", "amsgrad")
 _MOST_BETAS = 9
@@ -29,7 +30,11 @@ def is_optimizer(value: object) -> bool:
 
 
 def optimizer_settings(optimizer: Mapping[str, Any]) -> Metadata:
-    """Group 0's settings: `optimizer` (if known), `lr`, `betas` as text, `beta1` and so on."""
+    """Group 0's settings: `optimizer` (if known), `lr`, `betas` as text, `beta1` and so on.
+
+    `lr` is the rate that a schedule began with, or OneCycleLR's largest; `lr_now` the last one, if
+    it differs.
+    """
     group = optimizer["param_groups"][0]
     settings: Metadata = {}
     kind = _kind(optimizer)
@@ -39,6 +44,9 @@ def optimizer_settings(optimizer: Mapping[str, Any]) -> Metadata:
         value = plain_scalar(group.get(name))
         if value is not None:
             settings[name] = value
+    asked = plain_scalar(group.get("max_lr" if "min_lr" in group else "initial_lr"))
+    if isinstance(asked, int | float) and "lr" in settings and asked != settings["lr"]:
+        settings = {**settings, "lr": asked, "lr_now": settings["lr"]}
     betas = group.get("betas")
     if isinstance(betas, list | tuple) and len(betas) <= _MOST_BETAS:
         plain = [beta for beta in map(plain_scalar, betas) if isinstance(beta, int | float)]
@@ -46,6 +54,22 @@ def optimizer_settings(optimizer: Mapping[str, Any]) -> Metadata:
             settings["betas"] = ",".join(str(beta) for beta in plain)
             settings.update({f"beta{i}": float(beta) for i, beta in enumerate(plain, start=1)})
     return settings
+
+
+def add_optimizer(metadata: Metadata, optimizer: Mapping[str, Any]) -> None:
+    """Add an optimizer's settings to the metadata beside it, which say what was asked for.
+
+    An `lr` there stays; the optimizer's last one is then `lr_now`.
+    """
+    for name, value in named_settings(metadata).items():
+        if not name.startswith("batch_size"):
+            metadata.setdefault(name, value)
+    settings = optimizer_settings(optimizer)
+    now = settings.get("lr_now", settings.get("lr"))
+    for name, value in settings.items():
+        metadata.setdefault(name, value)
+    if now is not None and metadata["lr"] != now:
+        metadata["lr_now"] = now
 
 
 def summarize_optimizer(optimizer: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from sharpcli.checkpoint.pickled_tensors import (
 from sharpcli.checkpoint.plain_pickle import PickleError, read_pickle
 from sharpcli.errors import SharpError
 
-__all__ = ["looks_like_torch", "read_torch", "refuse_text_pickle"]
+__all__ = ["looks_like_torch", "read_inert", "read_torch", "refuse_text_pickle"]
 
 _ZIP = b"PK\x03\x04"
 _PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
@@ -117,6 +117,19 @@ def read_torch(path: Path, *, mapped: bool = False) -> Any:
         raise SharpError(f"{path}: {error.message}", error.hint) from error
     _refuse_imports(path, imports)
     return value
+
+
+def read_inert(path: Path) -> Any:
+    """The object in a zipped file of `torch.save` as inert values, whatever classes it names.
+
+    Raises:
+        SharpError: the file is no such file, or is damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            return _read_archive(file, regular_size(path), {}, mapped=True)
+    except (ArchiveError, PickleError, _ForeignError) as error:
+        raise SharpError(f"{path}: cannot be read: {error}", DAMAGED) from error
 
 
 class _ForeignError(Exception):

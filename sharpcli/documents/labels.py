@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from sharpcli.documents.training_names import is_choice, is_common
 from sharpcli.runtime.text import visible
 
 __all__ = [
@@ -67,16 +68,19 @@ def path_labels(paths: Sequence[Sequence[str]]) -> list[str]:
 def differing_metadata(metadata: Sequence[Mapping[str, Any]]) -> list[str]:
     """The keys whose values are not the same in every row, in order of first appearance.
 
-    A training loss in the metadata is left out, because the table shows the measured one, and so is
-    the digest of the weights that a training started from, because `init` names them.
+    What is no choice of a training is left out (`training_names`). So is a training loss, because
+    the table shows the measured one, and the digest of the weights that a training started from,
+    because `init` names them.
     """
-    keys = (key for key in _keys(metadata) if key not in ("train_loss", "init_sha256"))
+    left_out = ("train_loss", "init_sha256")
+    keys = (k for k in _keys(metadata) if k not in left_out and _is_choice(metadata, k))
     return [key for key in keys if not _same(metadata, key)]
 
 
 def common_metadata(metadata: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The keys and values that every row shares."""
-    return {key: metadata[0][key] for key in _keys(metadata) if _same(metadata, key)}
+    """The choices of a training and their values that every row shares."""
+    keys = (key for key in _keys(metadata) if is_common(key) and _is_choice(metadata, key))
+    return {key: metadata[0][key] for key in keys if _same(metadata, key)}
 
 
 def clean(value: Any) -> str:
@@ -111,6 +115,10 @@ def natural_order(value: Any) -> tuple[Any, ...]:
 
 def _keys(metadata: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(key for row in metadata for key in row))
+
+
+def _is_choice(metadata: Sequence[Mapping[str, Any]], key: str) -> bool:
+    return any(is_choice(key, row) for row in metadata if key in row)
 
 
 def _same(metadata: Sequence[Mapping[str, Any]], key: str) -> bool:

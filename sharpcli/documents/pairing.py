@@ -20,6 +20,7 @@ from sharpcli.documents.comparison.uncertainty import (
     Uncertainty,
     uncertainty_of,
 )
+from sharpcli.documents.labels import named
 from sharpcli.documents.results import absent, flat_scalars
 from sharpcli.documents.scoring.statistics import carriers, student
 from sharpcli.documents.statuses import NOT_CONVERGED, SamplingStatus
@@ -32,6 +33,7 @@ __all__ = [
     "Pair",
     "Verdict",
     "contrast_of",
+    "different_data",
     "measured",
     "pair_of",
     "pairs_of",
@@ -110,7 +112,8 @@ class Measured:
     """One checkpoint's numbers and the sample that they were measured on.
 
     `sample` identifies the sample's rows and their division in shards; None if all data were
-    measured, or in documents of earlier releases.
+    measured, or in documents of earlier releases. `data` has the options by which the checkpoint's
+    metadata chose its data; None for those of the run.
     """
 
     label: str
@@ -118,6 +121,7 @@ class Measured:
     count: int | None = None
     total: int | None = None
     sample: str | None = None
+    data: str | None = None
 
 
 def measured(result: Mapping[str, Any]) -> Measured:
@@ -129,7 +133,19 @@ def measured(result: Mapping[str, Any]) -> Measured:
         about.get("examples"),
         about.get("examples_in_all"),
         about.get("sample"),
+        about.get("data"),
     )
+
+
+def different_data(checkpoints: Sequence[Measured]) -> str | None:
+    """What checkpoints were measured on, if their metadata chose different data; else None."""
+    by_data: dict[str | None, list[str]] = {}
+    for each in checkpoints:
+        by_data.setdefault(each.data, []).append(each.label)
+    if len(by_data) < 2:
+        return None
+    every = (f"{data or 'the default'} ({named(labels)})" for data, labels in by_data.items())
+    return f"measured on different data, as their metadata say: {'; '.join(every)}"
 
 
 def pairs_of(
@@ -142,9 +158,9 @@ def pairs_of(
 ) -> list[Pair]:
     """Every number that two checkpoints share, for all pairs of them.
 
-    With more than six checkpoints, or with the index of a `baseline`, each other one is compared
-    with the baseline (default: the first). `larger_is_sharper` has by flat key what `pair_of` is
-    given, as `exact`.
+    Checkpoints whose metadata chose different data are not compared. With more than six
+    checkpoints, or with the index of a `baseline`, each other one is compared with the baseline
+    (default: the first). `larger_is_sharper` has by flat key what `pair_of` is given, as `exact`.
     """
     if baseline is None and len(checkpoints) <= _MOST_FOR_ALL:
         chosen = list(itertools.combinations(checkpoints, 2))
@@ -169,7 +185,7 @@ def pairs_of(
         )
         for a, b in chosen
         for key in a.scalars
-        if key in b.scalars
+        if key in b.scalars and a.data == b.data
     ]
 
 

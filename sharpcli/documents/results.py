@@ -172,6 +172,14 @@ class MeasuredCheckpoint:
         "Identifies the sample's examples and their division in shards; absent if all were "
         "measured.",
     ] = absent()
+    options: Annotated[
+        Mapping[str, Any] | None, "Options of the task that came from the checkpoint's metadata."
+    ] = absent()
+    data: Annotated[
+        str | None,
+        "Those of `options` that choose the data, such as `n=80`; numbers of different data are "
+        "not compared.",
+    ] = absent()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -230,7 +230,7 @@ def _reliability(context: Context, noise: Noise) -> SamplingStatus | None:
 def _of_metadata(context: Context) -> float | None:
     """Smith's g of the checkpoint's training; None if its metadata do not have what it takes."""
     about = context.checkpoint.metadata if context.checkpoint else {}
-    rate, batch = about.get("lr"), about.get("batch_size")
+    rate, batch = about.get("lr_now", about.get("lr")), about.get("batch_size")
     momentum = about.get("momentum") or 0.0
     train = context.splits.get("train")
     numbers = all(isinstance(each, int | float) for each in (rate, batch, momentum))

@@ -73,8 +73,9 @@ def _gradient(context: Context, why: str | None = None, rate: float | None = Non
     if why is not None:
         context.warnings.append(f"the gradient is taken for the optimizer's update: {why}")
     if rate is None and context.checkpoint is not None:
-        stated = context.checkpoint.metadata.get("lr")
-        plain = context.checkpoint.metadata.get("optimizer") in (None, "sgd")
+        about = context.checkpoint.metadata
+        stated = about.get("lr_now", about.get("lr"))
+        plain = about.get("optimizer") in (None, "sgd")
         rate = float(stated) if plain and isinstance(stated, int | float) else None
     return Update(context.value_and_gradient[1], "gradient", rate, True)
 

@@ -11,14 +11,13 @@ from sharpcli.documents.labels import clean
 from sharpcli.documents.results import Document, flat_scalars
 from sharpcli.documents.stability import PRECONDITIONED, Threshold, of_settings
 from sharpcli.documents.statuses import NOT_CONVERGED, Outcome
-from sharpcli.errors import SharpError
+from sharpcli.documents.training_names import OUTCOMES, is_choice, step_of
+from sharpcli.errors import SharpError, UsageError
 from sharpcli.measures.columns import column_titles
 from sharpcli.training.schedules import parse_schedule
 
 __all__ = ["Course", "Line", "Panel", "read_course", "read_measured_course"]
 
-# What differs along one training: how far it went and what came of it, not how it was done.
-_OUTCOMES = {"steps", "epochs", "train_loss"}
 _LOSS = "loss"
 _CURVES = {"lr": "learning rate", "batch_size": "batch size", "gradient_norm": "gradient norm"}
 _DECADES = 100.0  # from the lowest to the highest value, beyond which a log scale shows more
@@ -155,9 +154,11 @@ def read_measured_course(document: Document) -> Course:
     """
     found = [r for r in document["results"] if r.get("status") != Outcome.FAILED]
     metadata = [r["checkpoint"].get("metadata") or {} for r in found]
-    steps: list[Any] = [m.get("steps") for m in metadata]
-    settings = [{k: v for k, v in m.items() if k not in _OUTCOMES} for m in metadata]
-    if len(found) < 2 or not all(isinstance(step, int | float) for step in steps):
+    steps: list[Any] = [step_of(m) for m in metadata]
+    settings = [
+        {k: v for k, v in m.items() if k not in OUTCOMES and is_choice(k, m)} for m in metadata
+    ]
+    if len(found) < 2 or None in steps:
         raise SharpError(
             "a figure of measures is one over steps, and these checkpoints do not say theirs",
             "measure two or more checkpoints of one training, whose metadata have steps",
@@ -188,9 +189,12 @@ def _first(entry: tuple[Any, ...]) -> float:
 
 def _threshold_of(metadata: Mapping[str, Any], steps: float) -> Mapping[str, Any] | None:
     """The threshold at a checkpoint's last step, from the settings in its metadata."""
-    rate = metadata.get("lr")
+    rate = metadata.get("lr_now", metadata.get("lr"))
     if metadata.get("schedule") is not None:
-        rate = parse_schedule(str(metadata["schedule"])).at(max(0, int(steps) - 1))
+        try:
+            rate = parse_schedule(str(metadata["schedule"])).at(max(0, int(steps) - 1))
+        except UsageError:  # another tool's name of a schedule, such as `cosine`
+            rate = metadata.get("lr_now")
     found: Threshold | None = of_settings(metadata, rate if isinstance(rate, int | float) else None)
     return None if found is None else {"value": found.value, "rule": found.rule, "of": found.of}
 

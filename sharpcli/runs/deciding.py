@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from sharpcli.documents.decision import Decider, Decision, Full, Look, looks_to
 from sharpcli.documents.labels import short_labels
-from sharpcli.documents.pairing import LEVEL, Pair, measured
+from sharpcli.documents.pairing import LEVEL, Pair, different_data, measured
 from sharpcli.documents.results import CheckpointResult
 from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import UsageError, counted, did_you_mean, setting
@@ -284,6 +284,11 @@ class _Growth:
         totals = (each.checkpoint.get("examples_in_all") for each in sound.values())
         self._total = max((total for total in totals if total), default=self._used)
         known = {i: measured(vars(each)) for i, each in sound.items()}
+        if said := different_data([*known.values()]):
+            raise UsageError(
+                f"{setting('decide')}: no order: the checkpoints were {said}",
+                "give these options for all checkpoints, or measure without deciding",
+            )
         if self._decider is None:
             if len(sound) < 2:
                 self.going = False

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sharpcli.documents.environment import environment
 from sharpcli.documents.grids import Explored, Interpolated, Points
-from sharpcli.documents.labels import named
+from sharpcli.documents.labels import named, pairs, path_labels
 from sharpcli.documents.results import Report
 from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import SharpError, UsageError, setting
@@ -28,6 +28,7 @@ from sharpcli.landscape.points.evaluator import Anchors, BatchNorm, Surface
 from sharpcli.landscape.points.walk import Walk, Watch
 from sharpcli.objective.objective import Objective
 from sharpcli.runs.failures import said_by_torch
+from sharpcli.runs.path_order import PathPoint, in_order
 from sharpcli.runs.preflight import check_model
 from sharpcli.runs.study import Loaded, Studies, Study, load
 from sharpcli.runtime.devices import resolve_device
@@ -152,13 +153,14 @@ def begin_exploration(
     anchors = [_of_one_task(path, studies, paths[0]) for path in paths]
     marks = [_of_one_task(path, studies, paths[0]) for path in beside.marks]
     trajectories: list[list[tuple[str, Tensor]]] = []
-    hashes: dict[str, list[str]] = {}  # of a path's points only θ is kept: it may be long
+    hashes: dict[str, list[str]] = {}
+    orders: list[str] = []
     for number, points in enumerate(beside.trajectories, 1):
-        trajectories.append([])
-        for path in points:
-            loaded = _of_one_task(path, studies, paths[0])
-            trajectories[-1].append((str(path), loaded.theta))
-            hashes.setdefault(f"path {number}", []).append(loaded.checkpoint.sha256)
+        given = [_path_point(path, studies, paths[0]) for path in points]
+        ordered, order = in_order(given)
+        orders.append(order if ordered != given else "")  # nothing was chosen for the user
+        trajectories.append([(each.path, each.theta) for each in ordered])
+        hashes[f"path {number}"] = [each.sha256 for each in ordered]
     first, study = anchors[0], anchors[0].study
     objectives = study.objectives(first.match.tensors)
     splits = {name: o for name, o in objectives.items() if study.run.split in ("both", name)}
@@ -189,6 +191,10 @@ def begin_exploration(
             f"batch norm: statistics re-estimated from {used} {of}training examples at each point"
         )
     _say_what_is_not_taken_anew(this, norms)
+    labels = path_labels([[path for path, _ in each] for each in trajectories]) if orders else []
+    this.notes += [
+        f"{label}: {order}" for label, order in zip(labels, orders, strict=True) if order
+    ]
     names = [*NAMES[: len(anchors)], *(f"M{i}" for i in range(1, len(marks) + 1))]
     for name, each in zip(names, (*anchors, *marks), strict=True):
         this.notes += [f"{name}: {note}" for note in each.notes if note not in study.notes]
@@ -232,27 +238,39 @@ def report(this: Exploration, result: Interpolated | Explored) -> Report:
     )
 
 
+def _path_point(path: str | Path, studies: Studies, first: str | Path) -> PathPoint:
+    """A checkpoint of a path; only θ is kept, since a path may be long."""
+    loaded = _of_one_task(path, studies, first)
+    checkpoint = loaded.checkpoint
+    return PathPoint(str(path), checkpoint.metadata, loaded.theta, checkpoint.sha256)
+
+
 def _of_one_task(path: str | Path, studies: Studies, first: str | Path) -> Loaded:
+    """Load a checkpoint; raises `UsageError` if its task or options are not those of the first."""
     loaded = load(path, studies)
-    made = studies.made
-    if len(made) > 1:
-        one, other = (
-            " ".join([study.task.name, *(f"{k}={v}" for k, v in study.task.options.items())])
-            for study in made[:2]
-        )
-        raise UsageError(
-            f"{first} and {path} belong to different tasks ({one}; {other}): they are not points "
-            "of one parameter space",
-            "name checkpoints of one architecture, or one task for all of them with "
-            f"{setting('task')}",
-        )
-    if len(made[0].parts) > 1:
+    if studies.parts > 1:
         raise UsageError(
             f"{first} and {path} hold different parts of the model: they are not points of one "
             "parameter space",
             "name checkpoints of the same part",
         )
-    return loaded
+    if len(studies.described) == 1:
+        return loaded
+    one, other = studies.described[:2]
+    keys = dict.fromkeys((*one["options"], *other["options"]))
+    differing = [k for k in keys if one["options"].get(k) != other["options"].get(k)]
+    told = "; ".join(
+        f"{each['name']} {pairs({k: each['options'].get(k) for k in differing})}".rstrip()
+        for each in (one, other)
+    )
+    hint = f"one task for all of them with {setting('task')}"
+    if one["name"] == other["name"]:
+        hint = f"give the option for all of them: {setting(f'options.{differing[0]}', '…')}"
+    raise UsageError(
+        f"{first} and {path} belong to different tasks ({told}): they are not points of one "
+        "parameter space and one loss",
+        f"name checkpoints of one architecture, or {hint}",
+    )
 
 
 def _batch_norm(

@@ -13,7 +13,7 @@ from sharpcli.checkpoint import Checkpoint, read_checkpoint
 from sharpcli.documents.comparison import training_loss_warning
 from sharpcli.documents.environment import environment
 from sharpcli.documents.labels import short_labels
-from sharpcli.documents.pairing import Pair, measured, pairs_of
+from sharpcli.documents.pairing import Pair, different_data, measured, pairs_of
 from sharpcli.documents.results import CheckpointResult, Failure, Report
 from sharpcli.documents.statuses import Outcome
 from sharpcli.measures import Measure, choose, compute, options_of
@@ -115,8 +115,9 @@ def measure_checkpoints(
 
     first = _first_samples(run, settings)
     with global_random_state_kept():
-        if task is not None:
-            _check_size(studies_of(first).of(None), measures, settings)
+        known = None if task is None else studies_of(first).check()
+        if known is not None:
+            _check_size(known, measures, settings)
         if asked is not None:
             found = deciding.decide(paths, asked, run, settings, measured_on, _failed, notes)
             if settings.measures:
@@ -148,7 +149,7 @@ def measure_checkpoints(
             ),
         ],
         decision=decision,
-        warnings=[w for w in [_loss_warning(results)] if w],
+        warnings=[w for w in [_loss_warning(results), _data_warning(results)] if w],
     )
 
 
@@ -306,8 +307,7 @@ def _measured(
     """One checkpoint's result; adds facts about the checkpoint to `about`."""
     checkpoint = read_checkpoint(path, studies.weights)
     about |= {"sha256": checkpoint.sha256, "metadata": checkpoint.metadata}
-    study = studies.of(checkpoint)
-    loaded = matched(checkpoint, study)
+    loaded = studies.loaded(checkpoint)
     _check_size(loaded.study, measures, settings)
     return _measure(loaded, about, measures, settings, begin, notes, judge, foretell, lowest=lowest)
 
@@ -394,6 +394,15 @@ def _loss_warning(results: Sequence[CheckpointResult]) -> str | None:
     return training_loss_warning(losses)
 
 
+def _data_warning(results: Sequence[CheckpointResult]) -> str | None:
+    sound = [measured(vars(each)) for each in results if each.status == Outcome.OK]
+    labels = short_labels([each.label for each in sound])
+    found = different_data(
+        [replace(each, label=label) for each, label in zip(sound, labels, strict=True)]
+    )
+    return f"{found}: not compared with each other" if found else None
+
+
 def _failed(about: Mapping[str, Any], error: Failure) -> CheckpointResult:
     return CheckpointResult(about, Outcome.FAILED, error=error)
 
@@ -404,7 +413,7 @@ def _pairs(results: Sequence[CheckpointResult], baseline: int | None = None) -> 
     for index, each in enumerate(results):
         first.setdefault(each.checkpoint["path"], index)
     numbered = [
-        (index, measured({"checkpoint": each.checkpoint, "measures": each.measures}))
+        (index, measured(vars(each)))
         for index, each in enumerate(results)
         if each.status == Outcome.OK and first[each.checkpoint["path"]] == index
     ]

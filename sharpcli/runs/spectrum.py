@@ -32,7 +32,7 @@ from sharpcli.objective.reliability import sampling_status, warning, widened
 from sharpcli.objective.shards import shards, share_left
 from sharpcli.runs.failures import each_checkpoint
 from sharpcli.runs.preflight import ready
-from sharpcli.runs.study import Loaded, Studies, matched
+from sharpcli.runs.study import Loaded, Studies
 from sharpcli.runtime.devices import resolve_device
 from sharpcli.runtime.progress import UNSAID, Begin, Notes, Progress, foretelling, silent
 from sharpcli.runtime.randomness import global_random_state_kept
@@ -83,12 +83,12 @@ def spectra_of_checkpoints(
     def found(path: Path, about: dict[str, Any]) -> Spectrum | FailedResult:
         checkpoint = read_checkpoint(path, run.weights)
         about |= {"sha256": checkpoint.sha256, "metadata": checkpoint.metadata}
-        loaded = matched(checkpoint, studies.of(checkpoint))
+        loaded = studies.loaded(checkpoint)
         return _spectrum(loaded, about, settings, begin, notes.about(path.name))
 
     with global_random_state_kept():
         if task is not None:
-            studies.of(None)
+            studies.check()
         results = each_checkpoint(
             paths,
             found,

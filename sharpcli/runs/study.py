@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,18 @@ from sharpcli.objective.objective import Objective
 from sharpcli.objective.parameter_names import matching
 from sharpcli.objective.reading import memory_for_data, read_rows
 from sharpcli.objective.rows import Rows
-from sharpcli.runs.described import check_described
+from sharpcli.runs.described import check_described, fitting
 from sharpcli.runtime.progress import Begin, silent
 from sharpcli.settings import RunSettings
-from sharpcli.tasks import Task, load_task, task_from_metadata
+from sharpcli.tasks import Task, open_task, task_from_metadata
+from sharpcli.tasks.arguments import declared_options
+from sharpcli.tasks.build import build_task
+from sharpcli.tasks.options_in_metadata import (
+    InMetadata,
+    names_in_metadata,
+    options_in_metadata,
+)
+from sharpcli.tasks.source import Source
 
 __all__ = ["SPLITS", "Loaded", "Studies", "Study", "load", "matched", "prepare"]
 
@@ -134,12 +142,14 @@ def prepare(
     begin: Begin = lambda _: silent,
     memory: int | None = None,
     splits: Collection[str] = SPLITS,
+    like: Study | None = None,
 ) -> Study:
     """Build a task's model and read its training and (if any) test data.
 
     Data of more than a share of the `memory` (None: of what is free) stay out of it. Only the
-    `splits`, and the one to measure on, are read. Errors of the task's functions pass, as does the
-    `UsageError` for a pattern of `run.parameters` that no parameter matches.
+    `splits`, and the one to measure on, are read; the data are those of the study `like`, if there
+    is one. Errors of the task's functions pass, as does the `UsageError` for a pattern of
+    `run.parameters` that no parameter matches.
 
     Raises:
         SharpError: the split to measure on has no data.
@@ -148,9 +158,9 @@ def prepare(
     dtype = torch.float64 if run.dtype == "float64" else torch.float32
     narrow = torch.bfloat16 if run.dtype == "bfloat16" else None
     model = task.model()
-    rows = {}
+    rows = {} if like is None else dict(like.rows)
     room = memory_for_data(memory)
-    for name in SPLITS:
+    for name in SPLITS if like is None else ():
         if name not in splits and run.split not in (name, "both"):
             continue
         data = task.data(name)
@@ -192,7 +202,7 @@ def prepare(
     )
     if run.parameters:
         network = network.subset(matching(network.model, run.parameters))
-    for name, read in rows.items():
+    for name, read in rows.items() if like is None else ():
         rows[name] = read.to(device, network.compute).with_fixed_batch(run.fixed_batch)
     notes = [*batch_note(rows, run.mode), *(note for each in rows.values() for note in each.notes)]
     return Study(task, network, rows, run, notes=notes, original=model, rest=rest)
@@ -202,6 +212,10 @@ def _tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Copies of a model's tensors as it was built, on the CPU."""
     state = model.state_dict()
     return {k: t.detach().to("cpu", copy=True) for k, t in state.items() if isinstance(t, Tensor)}
+
+
+# Models that a run keeps: of a sweep over more sizes, those that were used last.
+_MOST_STUDIES = 16
 
 
 class Studies:
@@ -223,6 +237,8 @@ class Studies:
         self._options, self._run = dict(options), run
         self._device, self._begin = device, begin
         self._made: dict[tuple[str, ...], Study] = {}
+        self._sources: dict[str, Source] = {}
+        self._described: dict[tuple[str, ...], dict[str, Any]] = {}
 
     @property
     def weights(self) -> str | None:
@@ -230,49 +246,71 @@ class Studies:
         return self._run.weights
 
     @property
-    def made(self) -> list[Study]:
-        """The studies so far, in the order of first use."""
-        return list(self._made.values())
+    def parts(self) -> int:
+        """How many parts of one model the checkpoints so far hold."""
+        return max((len(study.parts) for study in self._made.values()), default=0)
+
+    @property
+    def described(self) -> list[dict[str, Any]]:
+        """The tasks of the checkpoints so far as in a document, in the order of first use."""
+        return list(self._described.values())
+
+    def check(self) -> Study | None:
+        """Prepare the run's task before any checkpoint is read, so that its errors show at once.
+
+        None if the size of its model, or all that it needs, may be in the checkpoints' metadata.
+        """
+        if isinstance(self._task, Task) or self._task is None:
+            return self.of(None)
+        functions = self._source(self._task).functions
+        needed = {o.name for o in declared_options(functions) if o.required} - {*self._options}
+        if needed & {*names_in_metadata(functions)}:
+            return None
+        study = self.of(None)
+        of_model = {"model": functions["model"]}
+        return None if {*names_in_metadata(of_model)} - {*self._options} else study
 
     def of(self, checkpoint: Checkpoint | None, path: str | Path | None = None) -> Study:
         """The study of the run's task, or of the task in a checkpoint's metadata.
 
+        Options that the user does not set come from the metadata (`options_in_metadata`).
+
         A `UsageError` (with the checkpoint's `path`, if given) says that neither names a task. A
         `SharpError` says that the metadata describe another model than that of the tensors; nothing
-        is allocated before this check. Errors of `load_task` and `prepare` pass.
+        is allocated before this check. Errors of a task's functions and of `prepare` pass.
         """
-        task, options = self._asked_for(checkpoint.metadata if checkpoint else {}, path)
-        if isinstance(task, Task):
-            key: tuple[str, ...] = (task.fingerprint,)
-        else:
-            key = (task, *(f"{name}={value}" for name, value in sorted(options.items())))
-        if key not in self._made:
-            ready = task if isinstance(task, Task) else load_task(task, options)
-            if self._task is None and checkpoint is not None:
-                check_described(ready, checkpoint)
-            self._made[key] = prepare(
-                ready,
-                self._run,
-                self._device,
-                begin=self._begin,
-                memory=self._memory,
-                splits=self._splits,
-            )
+        key, _ = self._of(checkpoint, path)
         return self._made[key]
 
-    def description(self) -> dict[str, Any]:
-        """The (first) task as in the document."""
-        for study in self._made.values():
-            return study.description()
-        name = self._task.name if isinstance(self._task, Task) else self._task
-        return {"name": name, "options": {}, "fingerprint": None, "examples": {}}
+    def loaded(self, checkpoint: Checkpoint, path: str | Path | None = None) -> Loaded:
+        """A checkpoint matched to the model of its study; errors are those of `of` and `matched`.
 
-    def _asked_for(
-        self, metadata: Mapping[str, Any], path: str | Path | None
-    ) -> tuple[str | Task, Mapping[str, str]]:
-        if self._task is not None:
-            return self._task, self._options
-        named = task_from_metadata(metadata)
+        Raises:
+            SharpError: its tensors do not fit; the message names options from its metadata.
+        """
+        key, found = self._of(checkpoint, path)
+        study = self._made[key]
+        self._described[key] = study.description()
+        for unused in [*self._made.keys() - self._described.keys()]:
+            del self._made[unused]
+        try:
+            return matched(checkpoint, study, found)
+        except SharpError as error:
+            if not found.values:
+                raise
+            values = ", ".join(f"{name}={value}" for name, value in found.values.items())
+            raise SharpError(
+                f"{error.message}; the model has {values} from its metadata", error.hint
+            ) from error
+
+    def _of(
+        self, checkpoint: Checkpoint | None, path: str | Path | None
+    ) -> tuple[tuple[str, ...], InMetadata]:
+        """The key of a checkpoint's study, which is made, and the options in its metadata."""
+        if isinstance(self._task, Task):
+            return self._prepared((self._task.fingerprint,), self._task), InMetadata()
+        metadata = checkpoint.metadata if checkpoint else {}
+        named = task_from_metadata(metadata) if self._task is None else (self._task, {})
         if named is None:
             raise UsageError(
                 f"{'' if path is None else f'{path}: '}no task: a checkpoint has tensors only, the "
@@ -280,7 +318,98 @@ class Studies:
                 f"name one with {setting('task')} (a file, package.module:name, or a name from "
                 "`sharp tasks`); `sharp init` writes a task file to start from",
             )
-        return named[0], {**named[1], **self._options}
+        spec, options = named
+        source = self._source(spec)
+        if self._task is None:
+            task = build_task(source, {**options, **self._options})
+            found = options_in_metadata(source.functions, metadata, self._options)
+            key = _key(spec, {**options, **self._options})
+            if key not in self._made and checkpoint is not None:
+                check_described(task, checkpoint)
+            return self._prepared(key, task), replace(found, noted=False)
+        found = options_in_metadata(source.functions, metadata, self._options)
+        if self._run.partial:
+            found = found.without(found.values, "the file holds a part of the model")
+        if not found.values or checkpoint is None:
+            key = _key(spec, self._options)
+            known = self._made[key].task if key in self._made else None
+            try:
+                task = known or build_task(source, self._options)
+            except UsageError as error:
+                passed_over = "".join(f"; {said}" for said in found.passed_over.values())
+                raise UsageError(f"{error.message}{passed_over}", error.hint) from error
+            return self._prepared(key, task), found
+        key = _key(spec, {**found.values, **self._options})
+        if key in self._made and _fits(checkpoint, self._made[key]):
+            return self._prepared(key, self._made[key].task), found
+        found, task = fitting(
+            lambda values: build_task(source, {**values, **self._options}), found, checkpoint
+        )
+        return self._prepared(_key(spec, {**found.values, **self._options}), task), found
+
+    def _prepared(self, key: tuple[str, ...], task: Task) -> tuple[str, ...]:
+        """Make the study of a task, with the data of another one if these are the same."""
+        study = self._made.pop(key, None)
+        if study is None:
+            alike = (
+                study
+                for (spec, *_), study in self._made.items()
+                if spec == key[0] and None is not task.read_with == study.task.read_with
+            )
+            like = next(alike, None)
+            study = prepare(
+                task,
+                self._run,
+                self._device,
+                begin=self._begin,
+                memory=self._memory,
+                splits=self._splits,
+                like=like,
+            )
+            while len(self._made) >= _MOST_STUDIES:
+                del self._made[next(iter(self._made))]
+        self._made[key] = study  # the last one used is the last one
+        return key
+
+    def _source(self, spec: str) -> Source:
+        """A task's functions; its code runs once."""
+        if spec not in self._sources:
+            self._sources[spec] = open_task(spec)
+        return self._sources[spec]
+
+    def description(self) -> dict[str, Any]:
+        """The task as in the document; of several, what they have in common."""
+        every = self.described or [study.description() for study in self._made.values()]
+        if every:
+            first, *others = every
+            return {
+                **first,
+                "options": _shared(first["options"], [each["options"] for each in others]),
+                "fingerprint": None if others else first["fingerprint"],
+                "examples": _shared(first["examples"], [each["examples"] for each in others]),
+            }
+        name = self._task.name if isinstance(self._task, Task) else self._task
+        return {"name": name, "options": {}, "fingerprint": None, "examples": {}}
+
+
+def _fits(checkpoint: Checkpoint, study: Study) -> bool:
+    """Whether a checkpoint's tensors are those of a study's model."""
+    try:
+        match_tensors(
+            checkpoint, study.network.model.state_dict(), model=study.network.model, rest=study.rest
+        )
+    except SharpError:
+        return False
+    return True
+
+
+def _key(spec: str, options: Mapping[str, str]) -> tuple[str, ...]:
+    return spec, *(f"{name}={value}" for name, value in sorted(options.items()))
+
+
+def _shared(first: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The entries of a mapping that all others have too."""
+    return {k: v for k, v in first.items() if all(each.get(k, ...) == v for each in others)}
 
 
 @dataclass(frozen=True)
@@ -291,18 +420,28 @@ class Loaded:
     match: Match
     study: Study
     theta: Tensor
+    in_metadata: InMetadata = field(default_factory=InMetadata)
 
     @property
     def notes(self) -> list[str]:
         """Notes on reading and matching the checkpoint and on the task, one line each."""
-        return [*self.checkpoint.notes, *self.match.notes, *self.study.notes]
+        own = self.in_metadata.notes()
+        return [*self.checkpoint.notes, *self.match.notes, *own, *self.study.notes]
 
     def description(self) -> dict[str, Any]:
-        """The number of measured parameters (and of all, if they differ), and the notes."""
-        study = self.study
+        """The number of measured parameters (and of all, if they differ), and the notes.
+
+        If options came from its metadata, these too, and which data they chose.
+        """
+        study, found = self.study, self.in_metadata
         part = study.run.parameters or study.network.size < study.size
         in_all = {"parameters_in_all": study.size} if part else {}
-        return {"parameters": study.network.size, **in_all, "notes": self.notes}
+        known = study.task.options
+        options = {name: known.get(name, text) for name, text in found.values.items()}
+        chosen: dict[str, Any] = {"options": options} if options else {}
+        if found.of_data:
+            chosen["data"] = ", ".join(f"{name}={options[name]}" for name in sorted(found.of_data))
+        return {"parameters": study.network.size, **in_all, **chosen, "notes": self.notes}
 
     def forget(self) -> None:
         """Free the checkpoint's tensors; θ and the objectives' buffers are copies."""
@@ -312,11 +451,10 @@ class Loaded:
 
 def load(path: str | Path, studies: Studies) -> Loaded:
     """Read a checkpoint and match it to its task's model; raises `SharpError` if that fails."""
-    checkpoint = read_checkpoint(path, studies.weights)
-    return matched(checkpoint, studies.of(checkpoint, path))
+    return studies.loaded(read_checkpoint(path, studies.weights), path)
 
 
-def matched(checkpoint: Checkpoint, study: Study) -> Loaded:
+def matched(checkpoint: Checkpoint, study: Study, in_metadata: InMetadata | None = None) -> Loaded:
     """Match a checkpoint to a study's model; names and shapes must agree.
 
     Raises:
@@ -332,4 +470,5 @@ def matched(checkpoint: Checkpoint, study: Study) -> Loaded:
             f"{checkpoint.path}: the tensor '{bad}' holds NaN or Inf",
             "measure a checkpoint from before the run diverged",
         )
-    return Loaded(checkpoint, found, study, study.network.flatten(found.tensors))
+    theta = study.network.flatten(found.tensors)
+    return Loaded(checkpoint, found, study, theta, in_metadata or InMetadata())

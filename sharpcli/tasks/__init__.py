@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
     from sharpcli.tasks.arguments import Option
+    from sharpcli.tasks.source import Source
 
-__all__ = ["Builtin", "Task", "builtin_tasks", "load_task", "task_from_metadata"]
+__all__ = ["Builtin", "Task", "builtin_tasks", "load_task", "open_task", "task_from_metadata"]
 
 _SHOWN = 200  # characters of a checkpoint's metadata that a message repeats
 Batch = Any  # collated rows of the data set: a tuple or list of tensors, or a mapping
@@ -49,6 +50,8 @@ class Task:
     `model` and `data` check what the task's functions return and raise a `SharpError` that names
     the task. `options` holds all options with their values, defaults included. `fingerprint` is a
     SHA-256 over these options and the task's own source file, without the modules it imports.
+    `read_with` has the options of `data` and `collate` that were given: tasks of one source that
+    share them read the same data.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Task:
     collate: Callable[[list[Any]], Batch] | None = None
     smoothed_loss: Callable[[Any, Batch, float], Tensor | tuple[Tensor, Tensor]] | None = None
     augment: Callable[[Batch, Generator], Batch] | None = None
+    read_with: Mapping[str, Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -127,9 +131,15 @@ def load_task(spec: str | Path, options: Mapping[str, str]) -> Task:
     4
     """
     from sharpcli.tasks.build import build_task
+
+    return build_task(open_task(spec), options)
+
+
+def open_task(spec: str | Path) -> Source:
+    """A task's functions, before its options are known. Runs the task's code, once."""
     from sharpcli.tasks.source import find_source
 
-    return build_task(find_source(str(spec), builtin_tasks()), options)
+    return find_source(str(spec), builtin_tasks())
 
 
 def task_from_metadata(metadata: Mapping[str, Any]) -> tuple[str, dict[str, str]] | None:

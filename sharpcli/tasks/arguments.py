@@ -13,7 +13,7 @@ from typing import Any
 
 from sharpcli.errors import UsageError, did_you_mean, setting
 
-__all__ = ["POSITIONAL", "Option", "as_text", "bind_options", "declared_options"]
+__all__ = ["POSITIONAL", "Option", "as_text", "bind_options", "declared_options", "parse_value"]
 
 # A task's functions, and the number of positional arguments that sharp passes to each.
 POSITIONAL = {
@@ -253,7 +253,7 @@ def _plain(value: Any) -> Any:
 
 def _read(option: Option, text: str, where: str) -> Any:
     try:
-        return _parse(option.kind, text)
+        return parse_value(option.kind, text)
     except ValueError as error:
         raise UsageError(
             f"{where}: {setting(f'options.{option.name}', _shortened(text))}: is not "
@@ -267,13 +267,13 @@ def _shortened(text: str) -> str:
     return f"{text[:_LONGEST]}…" if len(text) > _LONGEST else text
 
 
-def _parse(kind: Any, text: str) -> Any:
+def parse_value(kind: Any, text: str) -> Any:
     """Parse `text` as a value of the type `kind`; raises `ValueError` if it is not one."""
     if _is_union(kind):
         # None first, so that `none` is not read as a string
         for member in sorted(typing.get_args(kind), key=lambda m: m is not types.NoneType):
             try:
-                return _parse(member, text)
+                return parse_value(member, text)
             except ValueError:
                 continue
         raise ValueError(text)

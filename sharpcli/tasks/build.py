@@ -67,6 +67,7 @@ def build_task(source: Source, given: Mapping[str, str]) -> Task:
         collate=collate,
         smoothed_loss=smoothed_loss,
         augment=augment,
+        read_with={name: bound.get(name, {}) for name in ("data", "collate")},
     )
 
 

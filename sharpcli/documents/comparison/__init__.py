@@ -215,7 +215,10 @@ def _between(
     """The difference of one measure to the baseline.
 
     Paired where two checkpoints share a sample; between groups of matched members if there are any.
+    There is none between different data.
     """
+    if {member.data for member in group.members} != {member.data for member in base.members}:
+        return None
     found = _difference(
         own, of_base["measures"].get(key), _uncertainty(group, key), _uncertainty(base, key)
     )

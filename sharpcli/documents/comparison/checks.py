@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from sharpcli.documents.comparison.factors import NOT_A_CHOICE
 from sharpcli.documents.comparison.members import Group, Member
 from sharpcli.documents.labels import clean, differing_metadata, named
+from sharpcli.documents.pairing import different_data, measured
 from sharpcli.documents.results import Document, leaves
 from sharpcli.documents.statuses import SOUND, Status
 from sharpcli.errors import counted, setting
@@ -61,6 +63,7 @@ def comparability_warnings(
     loss_warning = training_loss_warning({g.label: _mean_of(g, "loss.train") for g in groups})
     return [
         *_different_settings(documents),
+        *_different_data(members),
         *([loss_warning] if loss_warning else []),
         *(_lone_members(groups) if grouped else []),
         *_given_twice(members),
@@ -172,6 +175,11 @@ def _different_settings(documents: Sequence[tuple[str, Document]]) -> list[str]:
             found = "; ".join(f"{value} in {named(files)}" for value, files in names.items())
             warnings.append(f"settings differ: {key} is {found}")
     return warnings
+
+
+def _different_data(members: Sequence[Member]) -> list[str]:
+    found = different_data([replace(measured(m.result), label=m.label) for m in members])
+    return [f"{found}: no differences between them"] if found else []
 
 
 def _lone_members(groups: Sequence[Group]) -> list[str]:

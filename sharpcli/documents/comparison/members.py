@@ -34,6 +34,12 @@ class Member:
     exact: Mapping[str, bool] = field(default_factory=dict)
     result: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
+    @property
+    def data(self) -> str | None:
+        """The options by which its metadata chose its data; None for those of the run."""
+        chosen: str | None = (self.result.get("checkpoint") or {}).get("data")
+        return chosen
+
 
 @dataclass(frozen=True)
 class Group:
@@ -87,7 +93,10 @@ def read_members(
             label,
             result["checkpoint"]["path"],
             result["checkpoint"].get("sha256"),
-            result["checkpoint"].get("metadata") or {},
+            {
+                **(result["checkpoint"].get("metadata") or {}),
+                **(result["checkpoint"].get("options") or {}),
+            },
             flat_scalars(result["measures"]),
             _sampled(result),
             exact,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sharpcli.documents.statuses import Outcome
+from sharpcli.documents.training_names import is_choice, is_common
 from sharpcli.errors import counted
 from sharpcli.render.numbers import NOT_FINITE, format_number
 from sharpcli.render.terminal.table import Column, Page, Row, Sheet
@@ -40,7 +41,9 @@ def _sheets(result: Mapping[str, Any]) -> list[Sheet]:
     sheets = [Sheet([Row(each["name"]) for each in tensors], columns, title, "tensor")]
     metadata = checkpoint["metadata"]
     if metadata:
-        sheets.append(_facts("metadata", metadata))
+        # of a file beside the weights only what a training chooses; the JSON document has all
+        shown = {k: v for k, v in metadata.items() if is_common(k) or is_choice(k, metadata)}
+        sheets.append(_facts("metadata", shown))
     # most of an optimizer's settings are in the metadata and are shown there
     optimizer = result["optimizer"] or {}
     own = {name: value for name, value in optimizer.items() if metadata.get(name) != value}

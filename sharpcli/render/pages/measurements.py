@@ -132,9 +132,9 @@ def labels_of(results: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def metadata_of(result: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The checkpoint's metadata, which say how it was made."""
-    metadata: Mapping[str, Any] = result["checkpoint"].get("metadata") or {}
-    return metadata
+    """The checkpoint's metadata, which say how it was made, and the task's options among them."""
+    checkpoint = result["checkpoint"]
+    return {**(checkpoint.get("metadata") or {}), **(checkpoint.get("options") or {})}
 
 
 def curvature_name(document: Mapping[str, Any]) -> str:
