@@ -1,9 +1,9 @@
 """Write what the code itself knows into the pages: `python docs/write_reference.py`.
 
-docs/cli.md is the real --help of every command; docs/measures.md and docs/schedules.md hold tables
-of their registries; docs/schema.json is made from the dataclasses of results and settings, and
-sharpcli/documents/schema.json is the same without its descriptions: what `sharp` checks saved
-results against. A test fails where one of them is out of date.
+docs/cli.md is the real --help of every command; docs/python.md has the public names' docstrings;
+docs/measures.md and docs/schedules.md hold tables of their registries; docs/schema.json is made
+from the dataclasses of results and settings, and sharpcli/documents/schema.json is the same without
+its descriptions: what `sharp` checks saved results against. A test fails where one of them is out of date.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner
+from python_reference import python_page
 from schema_of import contract
 
 from sharpcli.cli.main import COMMANDS, sharp
@@ -99,6 +100,7 @@ def shipped_schema() -> str:
 def main() -> None:
     """Write the pages and the shipped schema."""
     (DOCS / "cli.md").write_text(cli_page(), "utf-8")
+    (DOCS / "python.md").write_text(python_page(), "utf-8")
     for name, made_anew in (("measures.md", measures_page), ("schedules.md", schedules_page)):
         page = DOCS / name
         page.write_text(made_anew(page.read_text("utf-8")), "utf-8")
