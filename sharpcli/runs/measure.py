@@ -107,7 +107,7 @@ def measure_checkpoints(
 
     first = _first_samples(run, settings)
     with global_random_state_kept():
-        if task is not None:
+        if studies_of(first).at_once:
             _check_size(studies_of(first).of(None), measures, settings)
         if asked is not None:
             found = deciding.decide(paths, asked, run, settings, measured_on, _failed, notes)

@@ -79,7 +79,7 @@ def spectra_of_checkpoints(
         return _spectrum(loaded, about, settings, begin, notes.about(path.name))
 
     with global_random_state_kept():
-        if task is not None:
+        if studies.at_once:
             studies.of(None)
         results = each_checkpoint(
             paths,

@@ -27,10 +27,12 @@ from sharpcli.objective.objective import Objective
 from sharpcli.objective.parameter_names import matching
 from sharpcli.objective.reading import read_rows
 from sharpcli.objective.rows import Rows
+from sharpcli.runs.checkpoint_folder import CheckpointFolders
 from sharpcli.runs.described import check_described
 from sharpcli.runtime.progress import Begin, silent
 from sharpcli.settings import RunSettings
 from sharpcli.tasks import Task, load_task, task_from_metadata
+from sharpcli.tasks.notes import collected
 
 __all__ = ["Loaded", "Studies", "Study", "load", "matched", "prepare"]
 
@@ -98,6 +100,14 @@ def prepare(
     Raises:
         SharpError: the split to measure on has no data.
     """
+    notes: list[str] = []
+    with collected(notes):
+        study = _prepared(task, run, device, begin)
+    study.notes += notes
+    return study
+
+
+def _prepared(task: Task, run: RunSettings, device: torch.device, begin: Begin) -> Study:
     torch.manual_seed(run.seed)
     dtype = torch.float64 if run.dtype == "float64" else torch.float32
     narrow = torch.bfloat16 if run.dtype == "bfloat16" else None
@@ -153,6 +163,12 @@ class Studies:
         self._options, self._run = dict(options), run
         self._device, self._begin = device, begin
         self._made: dict[tuple[str, ...], Study] = {}
+        self._folders = CheckpointFolders()
+
+    @property
+    def at_once(self) -> bool:
+        """Whether the task is known before a checkpoint is read."""
+        return self._task is not None and not self._folders.wanted(self._task, self._options)
 
     @property
     def made(self) -> list[Study]:
@@ -167,13 +183,15 @@ class Studies:
         is allocated before this check. Errors of `load_task` and `prepare` pass.
         """
         task, options = self._asked_for(checkpoint.metadata if checkpoint else {}, path)
+        options = self._folders.options(task, options, checkpoint.path if checkpoint else path)
         if isinstance(task, Task):
             key: tuple[str, ...] = (task.fingerprint,)
         else:
             key = (task, *(f"{name}={value}" for name, value in sorted(options.items())))
         if key not in self._made:
             ready = task if isinstance(task, Task) else load_task(task, options)
-            if self._task is None and checkpoint is not None:
+            described = self._task is None or self._folders.wanted(task, self._options)
+            if described and checkpoint is not None:
                 check_described(ready, checkpoint)
             self._made[key] = prepare(ready, self._run, self._device, begin=self._begin)
         return self._made[key]

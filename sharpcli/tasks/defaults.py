@@ -15,7 +15,15 @@ from torch.nn import functional
 
 from sharpcli.errors import SharpError, counted
 
-__all__ = ["IGNORED", "is_default", "loss_for", "metrics", "predict", "smoothed_for"]
+__all__ = [
+    "IGNORED",
+    "cross_entropy",
+    "is_default",
+    "loss_for",
+    "metrics",
+    "predict",
+    "smoothed_for",
+]
 
 IGNORED = -100  # the target with which PyTorch and Hugging Face mark ignored tokens
 
@@ -33,7 +41,7 @@ def loss_for(where: str) -> Callable[[Any, Any], Values]:
     """The default loss of a task; errors name the task by `where`."""
 
     def loss(outputs: Any, batch: Any) -> Values:
-        return _cross_entropy(where, outputs, batch)
+        return cross_entropy(where, outputs, batch)
 
     loss.exponential_family = True  # type: ignore[attr-defined]  # the logits are natural parameters
     loss.training_mean = _training_mean  # type: ignore[attr-defined]
@@ -44,7 +52,7 @@ def smoothed_for(where: str) -> Callable[[Any, Any, float], Values]:
     """The default loss with label smoothing s: 1 − s of it, and s of the mean over all classes."""
 
     def smoothed_loss(outputs: Any, batch: Any, smoothing: float) -> Values:
-        return _cross_entropy(where, outputs, batch, smoothing)
+        return cross_entropy(where, outputs, batch, smoothing)
 
     return smoothed_loss
 
@@ -76,7 +84,7 @@ def metrics(outputs: Any, batch: Any) -> dict[str, Values]:
 _FEW_CLASSES = 32
 
 
-def _cross_entropy(where: str, outputs: Any, batch: Any, smoothing: float = 0.0) -> Values:
+def cross_entropy(where: str, outputs: Any, batch: Any, smoothing: float = 0.0) -> Values:
     """Cross-entropy in nats: each example's sum and weight, both (N,), in float64.
 
     Targets (N,) with outputs (N, C) have weight 1. Token targets (N, T) with outputs (N, T, V) give

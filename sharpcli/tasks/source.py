@@ -16,7 +16,7 @@ import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -121,7 +121,8 @@ class Source:
     """A task's functions by name, and what errors and the fingerprint need.
 
     `where` is its name in errors, `file` the file with its own code, `text` the input of the
-    fingerprint, `public` the names that it defines.
+    fingerprint, `public` the names that it defines. `identities` give for an option that names a
+    file or a folder what identifies its content, for the fingerprint.
     """
 
     where: str
@@ -130,6 +131,7 @@ class Source:
     text: bytes
     file: str | None
     imports: Imports
+    identities: Mapping[str, Callable[[str], str]] = field(default_factory=dict)
 
 
 class user_code:  # noqa: N801 (used as `with user_code(...)`, where it reads as a function)
@@ -320,7 +322,8 @@ def _from_builtin(builtin: Builtin) -> Source:
     text = f"{builtin.name} {builtin.package} {version}".encode()
     module = builtin.module
     imports = Imports(Path(__file__).parent, private=False)
-    return Source(builtin.name, *_contents(module), text, module.__file__, imports)
+    named = getattr(module, "identities", dict)()
+    return Source(builtin.name, *_contents(module), text, module.__file__, imports, named)
 
 
 def _contents(it: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
