@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from sharpcli.runs.described import check_described
 from sharpcli.runtime.progress import Begin, silent
 from sharpcli.settings import RunSettings
 from sharpcli.tasks import Task, load_task, task_from_metadata
+from sharpcli.tasks.float_losses import with_float_loss
 from sharpcli.tasks.notes import collected
 
 __all__ = ["Loaded", "Studies", "Study", "load", "matched", "prepare"]
@@ -94,11 +95,8 @@ def prepare(
 ) -> Study:
     """Build a task's model and read its training and (if any) test data.
 
-    Errors of the task's functions pass, as does the `UsageError` for a pattern of `run.parameters`
-    that no parameter matches.
-
-    Raises:
-        SharpError: the split to measure on has no data.
+    A `SharpError` says that the split to measure on has no data. Errors of the task's functions
+    pass, as does the `UsageError` for a pattern of `run.parameters` that no parameter matches.
     """
     notes: list[str] = []
     with collected(notes):
@@ -130,6 +128,7 @@ def _prepared(task: Task, run: RunSettings, device: torch.device, begin: Begin) 
             collate=task.collate,
             progress=begin(f"reading the {name} data"),
         )
+    task = with_float_loss(task, _batches(rows.values()))
     give_shapes(model, task, rows["train"] if "train" in rows else rows["test"])
     network = Network(
         model,
@@ -146,6 +145,14 @@ def _prepared(task: Task, run: RunSettings, device: torch.device, begin: Begin) 
         rows[name] = read.to(device, network.compute).with_fixed_batch(run.fixed_batch)
     notes = batch_note(rows, run.mode)
     return Study(task, network, rows, run, notes=notes, original=model)
+
+
+def _batches(splits: Iterable[Rows]) -> Iterator[Any]:
+    """All of the data by batch."""
+    return (batch for rows in splits for batch in rows.split(_LOOKED_AT))
+
+
+_LOOKED_AT = 1024  # rows of a batch whose targets are looked at
 
 
 class Studies:

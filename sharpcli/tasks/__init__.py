@@ -94,7 +94,7 @@ class Builtin:
 def builtin_tasks() -> Mapping[str, Builtin]:
     """The built-in tasks by name: the modules in `tasks/builtin`. Does not import torch.
 
-    The module `hf_causal_lm` is the task `hf-causal-lm`.
+    Those with data of their own come first. The module `hf_causal_lm` is the task `hf-causal-lm`.
 
     >>> builtin_tasks()["digits"].package
     'scikit-learn'
@@ -102,7 +102,7 @@ def builtin_tasks() -> Mapping[str, Builtin]:
     found = {}
     for _, name, _ in pkgutil.iter_modules(builtin.__path__):
         module = importlib.import_module(f"{builtin.__name__}.{name}")
-        task = name.replace("_", "-")
+        task = getattr(module, "NAME", name)
         found[task] = Builtin(
             task,
             module.SUMMARY,
@@ -113,7 +113,7 @@ def builtin_tasks() -> Mapping[str, Builtin]:
             getattr(module, "FOLDER", None),
             getattr(module, "EXAMPLE", None),
         )
-    return found
+    return dict(sorted(found.items(), key=lambda item: item[1].example is not None))
 
 
 def load_task(spec: str | Path, options: Mapping[str, str]) -> Task:

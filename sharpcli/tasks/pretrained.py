@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import importlib
 import json
 import operator
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ __all__ = [
     "identity",
     "longest_input",
     "padded",
+    "padding_in",
     "padding_token",
     "read_config",
     "read_tokenizer",
@@ -51,14 +54,13 @@ def _offline() -> Iterator[Any]:
         SharpError: it is not installed.
     """
     try:
-        from huggingface_hub import constants
-        from transformers.utils import logging
-
-        import transformers
+        constants: Any = importlib.import_module("huggingface_hub.constants")
+        transformers: Any = importlib.import_module("transformers")
     except ImportError as error:
         raise SharpError(
             f"transformers cannot be imported: {error}", "pip install 'sharpcli[hf]'"
         ) from error
+    logging = transformers.utils.logging
     offline, verbosity = constants.HF_HUB_OFFLINE, logging.get_verbosity()
     constants.HF_HUB_OFFLINE = True
     logging.set_verbosity_error()
@@ -172,8 +174,9 @@ def _has_tokenizer(folder: Path) -> bool:
 
 
 def _stamp(folder: Path) -> object:
-    """Changes when a file of the tokenizer does."""
-    files = [folder / name for name in _TOKENIZERS if (folder / name).is_file()]
+    """Changes when a file of the configuration or the tokenizer does."""
+    names = ("config.json", *_TOKENIZERS)
+    files = [folder / name for name in names if (folder / name).is_file()]
     return tuple((str(file), file.stat().st_mtime_ns) for file in files)
 
 
@@ -186,6 +189,17 @@ def padding_token(config: Any, tokenizer: Any) -> int:
         if isinstance(found, int) and 0 <= found < text.vocab_size:
             return found
     return 0
+
+
+def padding_in(task: str, model: str | None, tokenizer: str | None) -> int:
+    """The padding token of the model and the tokenizer in these folders."""
+    stamps = [_stamp(Path(each)) for each in (model, tokenizer) if each is not None]
+    return _padding_in(task, model, tokenizer, tuple(stamps))
+
+
+@functools.lru_cache(maxsize=4)  # every batch asks for it
+def _padding_in(task: str, model: str | None, tokenizer: str | None, _: object) -> int:
+    return padding_token(read_config(task, model), read_tokenizer(task, model, tokenizer))
 
 
 def longest_input(config: Any, tokenizer: Any) -> int | None:
@@ -202,13 +216,31 @@ def longest_input(config: Any, tokenizer: Any) -> int | None:
 
 _UNLIMITED = 10**9  # tokens
 # Models that count positions from pad_token_id + 1.
-_OFFSET_POSITIONS = ("camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta")
-_OFFSET_POSITIONS += ("roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod")
+_OFFSET_POSITIONS = (
+    "camembert",
+    "data2vec-text",
+    "ibert",
+    "longformer",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of each text, and which text of a pair each is from (None where all are 0)."""
+
+    tokens: list[list[int]]
+    types: list[list[int]] | None
 
 
 def tokenized(
     task: str, tokenizer: Any, config: Any, *texts: Sequence[str], most: int | None = None
-) -> list[list[int]]:
+) -> Tokens:
     """The tokens of each text, or of each pair of two lists of texts, special tokens included.
 
     With `most`, texts are cut as the tokenizer cuts them for a model of so many tokens.
@@ -220,6 +252,7 @@ def tokenized(
     with _offline():
         found = tokenizer(*map(list, texts), add_special_tokens=True, verbose=False, **limits)
     ids: list[list[int]] = found["input_ids"]
+    types: list[list[int]] = found.get("token_type_ids", [])
     size = config.get_text_config().vocab_size
     largest = max((max(each) for each in ids if each), default=0)
     if largest >= size:
@@ -229,7 +262,8 @@ def tokenized(
             "model and tokenizer do not belong together: name the right one, "
             f"{setting('options.tokenizer', 'FOLDER')}",
         )
-    return ids
+    # Where all are 0, models take them for granted, and GPT-2 would add an embedding for them.
+    return Tokens(ids, types if any(map(any, types)) else None)
 
 
 def padded(rows: Sequence[Mapping[str, Any]], token: int) -> dict[str, Any]:
@@ -247,6 +281,9 @@ def padded(rows: Sequence[Mapping[str, Any]], token: int) -> dict[str, Any]:
         "input_ids": pad_sequence(tokens, batch_first=True, padding_value=token),
         "attention_mask": pad_sequence([torch.ones_like(row) for row in tokens], batch_first=True),
     }
+    if "token_type_ids" in rows[0]:
+        types = [row["token_type_ids"] for row in rows]
+        batch["token_type_ids"] = pad_sequence(types, batch_first=True)
     labels = [row["labels"] for row in rows]
     if labels[0].ndim == 1 and all(map(operator.is_, labels, tokens)):
         batch["labels"] = pad_sequence(labels, batch_first=True, padding_value=_IGNORED)

@@ -322,7 +322,7 @@ def _from_builtin(builtin: Builtin) -> Source:
     text = f"{builtin.name} {builtin.package} {version}".encode()
     module = builtin.module
     imports = Imports(Path(__file__).parent, private=False)
-    named = getattr(module, "identities", dict)()
+    named = module.identities() if hasattr(module, "identities") else {}
     return Source(builtin.name, *_contents(module), text, module.__file__, imports, named)
 
 

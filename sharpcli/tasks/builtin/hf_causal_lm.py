@@ -151,7 +151,7 @@ def _rows(
     else:
         whole = read_text(NAME, path, f"options.{option}")
         texts = [whole] if packed else [line for line in whole.splitlines() if line.strip()]
-    found = tokenized(NAME, words, config, texts)
+    found = tokenized(NAME, words, config, texts).tokens
     if not packed:
         return _apart(path, found, size)
     stream = torch.tensor(list(itertools.chain(*found)), dtype=torch.int64)
@@ -220,21 +220,22 @@ def collate(
     rows: list[Any], model: str | None = None, tokenizer: str | None = None
 ) -> dict[str, Tensor]:
     """A padded batch with its attention mask; padding is at the end, where no token sees it."""
-    from sharpcli.tasks.pretrained import padded, padding_token, read_config, read_tokenizer
+    from sharpcli.tasks.pretrained import padded, padding_in
 
-    config = read_config(NAME, model)
-    return padded(rows, padding_token(config, read_tokenizer(NAME, model, tokenizer)))
+    return padded(rows, padding_in(NAME, model, tokenizer))
 
 
 def predict(model: nn.Module, batch: Any) -> Tensor:
     """The scores of the next token, (N, T, V)."""
-    if not isinstance(batch, Mapping):
-        logits: Tensor = model(input_ids=batch[0]).logits
-        return logits
-    return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    if isinstance(batch, Mapping):
+        found = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    else:
+        found = model(input_ids=batch[0])
+    logits: Tensor = found.logits
+    return logits
 
 
-def loss(outputs: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
+def loss(outputs: Tensor, batch: Any) -> Any:
     """For each example the sum of its tokens' cross-entropies, and how many tokens count."""
     from sharpcli.tasks.defaults import cross_entropy
 
@@ -244,7 +245,7 @@ def loss(outputs: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
 loss.exponential_family = True  # type: ignore[attr-defined]  # the logits are natural parameters
 
 
-def smoothed_loss(outputs: Tensor, batch: Any, smoothing: float) -> tuple[Tensor, Tensor]:
+def smoothed_loss(outputs: Tensor, batch: Any, smoothing: float) -> Any:
     """The loss with label smoothing."""
     from sharpcli.tasks.defaults import cross_entropy
 
