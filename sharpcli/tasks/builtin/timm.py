@@ -135,7 +135,8 @@ def _outputs(folder: str, asked: int | None) -> int:
     found = len(_classes(folder))
     if asked is not None and asked < found:
         raise SharpError(
-            f"timm: {setting('options.classes', asked)}: {folder} has {counted(found, 'class', 'classes')}",
+            f"timm: {setting('options.classes', asked)}: {folder} has "
+            f"{counted(found, 'class', 'classes')}",
             "leave it out, or give the number of the model's outputs",
         )
     return asked or found
