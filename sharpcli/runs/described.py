@@ -20,7 +20,7 @@ from sharpcli.errors import SharpError, setting
 if TYPE_CHECKING:
     from sharpcli.tasks import Task
 
-__all__ = ["check_described"]
+__all__ = ["check_configured", "check_described"]
 
 
 def check_described(task: Task, checkpoint: Checkpoint) -> None:
@@ -60,6 +60,27 @@ def check_described(task: Task, checkpoint: Checkpoint) -> None:
         raise SharpError(f"{checkpoint.path}: {said}: {error}", hint) from error
     except SharpError as error:
         raise SharpError(f"{error.message}; {said}", hint) from error
+
+
+def check_configured(task: Task, checkpoint: Checkpoint) -> None:
+    """Check that a configuration beside a checkpoint makes no larger model than its tensors.
+
+    Errors of the task pass.
+
+    Raises:
+        SharpError: the model has far more parameters.
+
+    Cost: as `check_described`.
+    """
+    elements = sum(tensor.numel() for tensor in checkpoint.tensors.values())
+    try:
+        with _at_most(2 * len(checkpoint.tensors), 2 * elements), torch.device("meta"):
+            task.model()
+    except _TooLargeError as error:
+        raise SharpError(
+            f"{checkpoint.path}: the configuration in its folder describes another model: {error}",
+            "configuration and weights do not belong together: copy both again",
+        ) from error
 
 
 _SMALL = 2**16  # an option that is not a size, such as a seed, may always be this large

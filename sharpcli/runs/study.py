@@ -28,7 +28,7 @@ from sharpcli.objective.parameter_names import matching
 from sharpcli.objective.reading import read_rows
 from sharpcli.objective.rows import Rows
 from sharpcli.runs.checkpoint_folder import CheckpointFolders
-from sharpcli.runs.described import check_described
+from sharpcli.runs.described import check_configured, check_described
 from sharpcli.runtime.progress import Begin, silent
 from sharpcli.settings import RunSettings
 from sharpcli.tasks import Task, load_task, task_from_metadata
@@ -197,9 +197,10 @@ class Studies:
             key = (task, *(f"{name}={value}" for name, value in sorted(options.items())))
         if key not in self._made:
             ready = task if isinstance(task, Task) else load_task(task, options)
-            described = self._task is None or self._folders.wanted(task, self._options)
-            if described and checkpoint is not None:
+            if self._task is None and checkpoint is not None:
                 check_described(ready, checkpoint)
+            elif checkpoint is not None and self._folders.wanted(task, self._options):
+                check_configured(ready, checkpoint)
             self._made[key] = prepare(ready, self._run, self._device, begin=self._begin)
         return self._made[key]
 

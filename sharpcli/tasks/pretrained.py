@@ -129,7 +129,7 @@ def build(task: str, config: Any, kind: str) -> Any:
         auto = getattr(transformers, kind)
         if type(config) not in auto._model_mapping:
             raise SharpError(
-                f"{task}: transformers has no {kind.removeprefix('AutoModel')} model for the "
+                f"{task}: transformers has no {kind.removeprefix('Auto')} for the "
                 f"model_type '{config.model_type}'",
                 f"write a task file instead: {_TEMPLATE}",
             )

@@ -1,7 +1,8 @@
-"""`hf-causal-lm`: a checkpoint's folder and a text are all that is needed, and the loss is exact."""
+"""`hf-causal-lm`: a checkpoint's folder and a text are enough, and the loss is exact."""
 
 import json
 import socket
+import types
 
 import pytest
 import torch
@@ -31,12 +32,14 @@ def measured(*words, task=TASK):
     return json.loads(done.stdout)["results"]
 
 
-def loss_by_hand(model, rows, device_free=torch.float64):
+@torch.no_grad()
+def loss_by_hand(model, rows):
     """Sum and number of the next tokens' losses, one text at a time and without padding."""
     total, count, right = 0.0, 0, 0
     for row in rows:
-        scores = model(input_ids=row[None]).logits[0, :-1].to(device_free)
-        total += float(torch.nn.functional.cross_entropy(scores, row[1:], reduction="sum"))
+        scores = model(input_ids=row[None]).logits[0, :-1]
+        losses = torch.nn.functional.cross_entropy(scores, row[1:], reduction="sum")
+        total += losses.item()
         right += int((scores.argmax(-1) == row[1:]).sum())
         count += len(row) - 1
     return total / count, right / count
@@ -64,7 +67,7 @@ def test_two_checkpoints_and_a_text(tmp_path):
             loss, accuracy = loss_by_hand(model, rows)
             found = result["measures"]["loss"][split]["value"]
             assert found == pytest.approx(loss, rel=1e-6)
-        assert result["measures"]["loss"]["accuracy"]["test"]["value"] == pytest.approx(accuracy)
+        assert result["measures"]["accuracy"]["test"]["value"] == pytest.approx(accuracy)
         notes = " ".join(result["checkpoint"]["notes"])
         assert "1,000 tokens in 15 blocks of 64, and the last 40 tokens are left out" in notes
         assert "the last tenth of the 15 blocks" in notes
@@ -87,8 +90,10 @@ def test_padding_does_not_change_the_loss(tmp_path, kind, side):
     rows = [torch.tensor(words(text)["input_ids"]) for text in texts]
     train = [row for number, row in enumerate(rows) if number % 10 != 9]
     loss, _ = loss_by_hand(model, train)
+    # Llama's attention and norms compute in float32 whatever the model's dtype is.
+    exact = {"gpt2": 1e-12, "llama": 1e-8}[kind]
     for found in (result, small):
-        assert found["measures"]["loss"]["train"]["value"] == pytest.approx(loss, rel=1e-12)
+        assert found["measures"]["loss"]["train"]["value"] == pytest.approx(loss, rel=exact)
     total, count = 0.0, 0
     for row in train:
         total = total + torch.nn.functional.cross_entropy(
@@ -97,7 +102,7 @@ def test_padding_does_not_change_the_loss(tmp_path, kind, side):
         count += len(row) - 1
     gradients = torch.autograd.grad(total / count, [*model.parameters()])
     norm = float(torch.cat([each.reshape(-1) for each in gradients]).norm())
-    assert result["measures"]["gradient"]["l2"]["value"] == pytest.approx(norm, rel=1e-9)
+    assert result["measures"]["gradient"]["norm"]["value"] == pytest.approx(norm, rel=10 * exact)
     notes = " ".join(result["checkpoint"]["notes"])
     assert "the Trainer's eval_loss is a mean of its batches' means" in notes
 
@@ -195,7 +200,7 @@ def test_a_configuration_with_code_of_its_own_is_refused(run):
     own = {"AutoConfig": "modeling_own.Config", "AutoModelForCausalLM": "modeling_own.Model"}
     edited(run, auto_map=own)
     assert "names code of its own (auto_map), and sharp runs no code" in refused(run, *text_of(run))
-    edited(run, auto_map=None)
+    edited(run, auto_map={})
     path = run / "run" / "tokenizer_config.json"
     table = json.loads(path.read_text("utf-8"))
     path.write_text(json.dumps({**table, "auto_map": own}), "utf-8")
@@ -206,7 +211,9 @@ def test_a_configuration_with_code_of_its_own_is_refused(run):
 def test_a_configuration_of_a_larger_model_makes_none(run):
     """It comes with the checkpoint, so it must not allocate what the checkpoint does not hold."""
     edited(run, n_inner=10**9)
-    assert "model does not fit its tensors" in refused(run, *text_of(run))
+    assert "the configuration in its folder describes another model: its first" in refused(
+        run, *text_of(run)
+    )
 
 
 @pytest.mark.parametrize(
@@ -214,7 +221,7 @@ def test_a_configuration_of_a_larger_model_makes_none(run):
     [
         ({"model_type": "unheard-of"}, "has the model_type 'unheard-of', which transformers"),
         ({"quantization_config": {"bits": 4}}, "describes quantised weights"),
-        ({"model_type": "t5"}, "has no CausalLM model"),
+        ({"model_type": "t5"}, "transformers has no ModelForCausalLM for the model_type 't5'"),
         ({"n_embd": "wide"}, "transformers cannot read"),
         ({"architectures": ["BertForMaskedLM"]}, "holds a masked language model"),
     ],
@@ -269,5 +276,5 @@ def test_without_transformers_the_install_line_is_said(run, monkeypatch):
     def absent(name):
         raise ImportError(f"No module named '{name}'")
 
-    monkeypatch.setattr(pretrained.importlib, "import_module", absent)
+    monkeypatch.setattr(pretrained, "importlib", types.SimpleNamespace(import_module=absent))
     assert "pip install 'sharpcli[hf]'" in refused(run, *text_of(run))
