@@ -69,8 +69,7 @@ def test_classes(tmp_path, kind, side):
 
 
 def test_pairs_of_texts_of_a_csv_file(tmp_path):
-    words = tiny.tokenizer(padding=True)
-    words.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    words = tiny.of_bert(tmp_path / "vocab.txt")
     model = tiny.saved(
         tmp_path / "run", transformers.BertForSequenceClassification, tiny.bert(), words
     )
@@ -79,6 +78,7 @@ def test_pairs_of_texts_of_a_csv_file(tmp_path):
         writer = csv.writer(file)
         writer.writerow(["premise", "hypothesis", "label"])
         writer.writerows(zip(TEXTS, others, [n % 2 for n in range(20)], strict=True))
+    assert 1 in words(TEXTS[0], others[0])["token_type_ids"]
     found = measured(tmp_path / "run", tmp_path / "a.csv")
     outputs = scores(model, words, train(TEXTS), train(others))
     expected = functional.cross_entropy(outputs, torch.tensor(train([n % 2 for n in range(20)])))

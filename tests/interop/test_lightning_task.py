@@ -164,13 +164,17 @@ def test_another_loss_in_training_step_is_noted():
     [
         (("class Data(", "class Data2("), None),
         (("class Data(lightning.LightningDataModule)", "class Data"), "has no train_dataloader"),
-        (("return DataLoader(self.train,", "return [1, 2] or (self.train,"), "not one DataLoader"),
+        (
+            ("return DataLoader(self.train, batch_size=8, shuffle=True)", "return [1, 2]"),
+            "train_dataloader() returned list, not one DataLoader",
+        ),
     ],
 )
 def test_loaders_that_give_no_data(project, change, said):
     checkpoint()
-    (project / "other.py").write_text(LIT.replace(*change), "utf-8")
-    done = CliRunner().invoke(sharp, ["measure", "last.ckpt", "-t", "other:Lit", "-m", "loss"])
+    name = f"other_{abs(hash(change))}"  # Python keeps what it imported
+    (project / f"{name}.py").write_text(LIT.replace(*change), "utf-8")
+    done = CliRunner().invoke(sharp, ["measure", "last.ckpt", "-t", f"{name}:Lit", "-m", "loss"])
     if said is None:
         assert done.exit_code == 0, done.output
         return

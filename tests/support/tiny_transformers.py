@@ -1,6 +1,7 @@
 """Small models of transformers with a tokenizer of bytes, written as their Trainer leaves them."""
 
 import json
+import string
 
 import torch
 import transformers
@@ -23,6 +24,14 @@ def tokenizer(*, padding=False, side="right", longest=64):
         model_max_length=longest,
         **({"pad_token": "<pad>"} if padding else {}),
     )
+
+
+def of_bert(path):
+    """A tokenizer of letters with BERT's special tokens and types; writes its vocabulary."""
+    letters = [*string.ascii_lowercase, *string.digits]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{c}" for c in letters)]
+    path.write_text("\n".join(words), "utf-8")
+    return transformers.BertTokenizer(str(path), model_max_length=64)
 
 
 def gpt2(**options):
