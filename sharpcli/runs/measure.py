@@ -107,8 +107,9 @@ def measure_checkpoints(
 
     first = _first_samples(run, settings)
     with global_random_state_kept():
-        if studies_of(first).at_once:
-            _check_size(studies_of(first).of(None), measures, settings)
+        known = None if task is None else studies_of(first).check()
+        if known is not None:
+            _check_size(known, measures, settings)
         if asked is not None:
             found = deciding.decide(paths, asked, run, settings, measured_on, _failed, notes)
             if settings.measures:

@@ -79,8 +79,8 @@ def spectra_of_checkpoints(
         return _spectrum(loaded, about, settings, begin, notes.about(path.name))
 
     with global_random_state_kept():
-        if studies.at_once:
-            studies.of(None)
+        if task is not None:
+            studies.check()
         results = each_checkpoint(
             paths,
             found,

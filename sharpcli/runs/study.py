@@ -172,10 +172,15 @@ class Studies:
         self._made: dict[tuple[str, ...], Study] = {}
         self._folders = CheckpointFolders()
 
-    @property
-    def at_once(self) -> bool:
-        """Whether the task is known before a checkpoint is read."""
-        return self._task is not None and not self._folders.wanted(self._task, self._options)
+    def check(self) -> Study | None:
+        """Prepare the run's task before any checkpoint is read, so that its errors show at once.
+
+        None if it needs a checkpoint's folder; then only its options are checked.
+        """
+        if self._task is None or not self._folders.wanted(self._task, self._options):
+            return self.of(None)
+        load_task(str(self._task), self._options)
+        return None
 
     @property
     def made(self) -> list[Study]:

@@ -42,6 +42,9 @@ def loss_for(where: str) -> Callable[[Any, Any], Values]:
     """The default loss of a task; errors name the task by `where`."""
 
     def loss(outputs: Any, batch: Any) -> Values:
+        kind = _classes(outputs, batch)[2]
+        if kind in _NOTES:
+            note(_NOTES[kind])
         return cross_entropy(where, outputs, batch)
 
     loss.exponential_family = True  # type: ignore[attr-defined]  # the logits are natural parameters
@@ -98,8 +101,6 @@ def cross_entropy(where: str, outputs: Any, batch: Any, smoothing: float = 0.0) 
     scores, targets, kind = _classes(outputs, batch)
     if kind is None:
         raise SharpError(*no_loss(where, outputs, batch))
-    if kind != "classes":
-        note(_NOTES[kind])
     # In float32 a softmax within 6e-8 of one-hot has zero loss and gradient, so measuring a minimum
     # with a loss below 1e-6 would measure rounding.
     if scores.device.type != "mps":  # which has no float64
@@ -190,8 +191,6 @@ def _classes(outputs: Any, batch: Any) -> tuple[Any, Any, str | None]:
 # Kinds of targets with a position in a sequence.
 _TOKENS = ("tokens", "labelled tokens", "next tokens")
 _NOTES = {
-    "tokens": "the task has no loss: it is the cross-entropy of each token, the mean over all "
-    "tokens but those with target -100",
     "labelled tokens": "the task has no loss: it is the cross-entropy of each labelled token, the "
     "mean over all tokens but those with label -100",
     "next tokens": "the task has no loss: it is the cross-entropy of the next token, labels "

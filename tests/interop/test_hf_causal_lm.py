@@ -255,6 +255,27 @@ def test_files_that_are_missing_or_no_data(run):
     assert "it is an adapter of 'someone/base'" in refused(run, *text_of(run))
 
 
+def test_an_unknown_option_is_refused_before_anything_is_read(run):
+    given = ["measure", str(run / "absent"), *TASK, *text_of(run), "-O", "blok=3"]
+    done = CliRunner().invoke(sharp, given)
+    assert done.exit_code == 2
+    assert "has no option 'blok': did you mean 'block'?" in done.output
+
+
+def test_every_command_takes_a_folder(run):
+    other = run / "run-2"
+    tiny.saved(other, transformers.GPT2LMHeadModel, tiny.gpt2(), tiny.tokenizer(), seed=1)
+    given = [*TASK, *text_of(run), "-O", "block=8", "--samples", "16", "--quiet"]
+    for words in (
+        ["interpolate", str(run / "run"), str(other), "--points", "3"],
+        ["landscape", str(run / "run"), "--points", "3"],
+        ["spectrum", str(run / "run"), "--probes", "2", "--steps", "4"],
+        ["measure", str(run / "run" / "model.safetensors"), "-m", "loss"],
+    ):
+        done = CliRunner().invoke(sharp, [*words, *given])
+        assert done.exit_code == 0, done.output
+
+
 def test_the_tokenizer_of_the_folder_above_is_taken_and_said(run):
     for file in (run / "run").glob("token*"):
         file.rename(run / file.name)

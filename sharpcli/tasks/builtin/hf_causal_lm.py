@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 NAME = "hf-causal-lm"
-SUMMARY = "a causal language model of transformers, from its checkpoint's folder, on your text"
+SUMMARY = "a causal language model of Hugging Face, on your text"
 PACKAGE = "transformers"
 EXTRA = "hf"
 FOLDER = "model"  # the option that is the checkpoint's folder where the user does not set it

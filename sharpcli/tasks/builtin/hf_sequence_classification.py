@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["PACKAGE", "SUMMARY", "collate", "data", "loss", "metrics", "model", "predict"]
 
 NAME = "hf-sequence-classification"
-SUMMARY = "a text classifier of transformers, from its checkpoint's folder, on your records"
+SUMMARY = "a text classifier of Hugging Face, on your data"
 PACKAGE = "transformers"
 EXTRA = "hf"
 FOLDER = "model"  # the option that is the checkpoint's folder where the user does not set it

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PACKAGE", "SUMMARY", "data", "model"]
 
-SUMMARY = "an image model of timm on a folder of images with a folder for each class"
+SUMMARY = "an image model of timm, on your folder of images"
 PACKAGE = "timm"
 EXTRA = "timm"
 EXAMPLE = "sharp measure model_best.pth.tar -t timm -O model=NAME -O data=FOLDER"
