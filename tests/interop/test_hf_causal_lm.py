@@ -269,7 +269,7 @@ def test_every_command_takes_a_folder(run):
     for words in (
         ["interpolate", str(run / "run"), str(other), "--points", "3"],
         ["landscape", str(run / "run"), "--points", "3"],
-        ["spectrum", str(run / "run"), "--probes", "2", "--steps", "4"],
+        ["spectrum", str(run / "run"), "--probes", "2", "--steps", "5"],
         ["measure", str(run / "run" / "model.safetensors"), "-m", "loss"],
     ):
         done = CliRunner().invoke(sharp, [*words, *given])

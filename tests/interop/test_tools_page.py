@@ -66,7 +66,8 @@ def test_a_plain_file_needs_six_lines_and_lightning_one(tmp_path, monkeypatch):
     assert len(python("Lightning").splitlines()) == 1
     Path("task.py").write_text(text, "utf-8")
     Path("my_project.py").write_text(
-        "import torch\nNet = lambda: torch.nn.Linear(3, 2)\n"
+        "import torch\nclass Net(torch.nn.Linear):\n    def __init__(self):\n"
+        "        super().__init__(3, 2)\n"
         "train_set = test_set = (torch.randn(8, 3), torch.arange(8) % 2)\n",
         "utf-8",
     )
