@@ -25,7 +25,7 @@ from sharpcli.tasks.options_in_metadata import InMetadata
 if TYPE_CHECKING:
     from sharpcli.tasks import Task
 
-__all__ = ["check_described", "fitting"]
+__all__ = ["check_configured", "check_described", "fitting"]
 
 _MISFIT = "with it the model does not fit the checkpoint's tensors"
 _TOO_LARGE = "with it the model is far larger than the checkpoint"
@@ -145,6 +145,27 @@ def _built(task: Task, checkpoint: Checkpoint) -> nn.Module:
 
 def _elements(checkpoint: Checkpoint) -> int:
     return sum(tensor.numel() for tensor in checkpoint.tensors.values())
+
+
+def check_configured(task: Task, checkpoint: Checkpoint) -> None:
+    """Check that a configuration beside a checkpoint makes no larger model than its tensors.
+
+    Errors of the task pass.
+
+    Raises:
+        SharpError: the model has far more parameters.
+
+    Cost: as `check_described`.
+    """
+    elements = _elements(checkpoint)
+    try:
+        with _at_most(2 * len(checkpoint.tensors), 2 * elements), torch.device("meta"):
+            task.model()
+    except _TooLargeError as error:
+        raise SharpError(
+            f"{checkpoint.path}: the configuration in its folder describes another model: {error}",
+            "configuration and weights do not belong together: copy both again",
+        ) from error
 
 
 class _TooLargeError(SharpError):

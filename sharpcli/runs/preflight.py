@@ -22,6 +22,7 @@ from sharpcli.objective.slope import check_slope
 from sharpcli.runs.study import Loaded, Study
 from sharpcli.runtime.memory import readable_size
 from sharpcli.settings import CurvatureSettings
+from sharpcli.tasks.notes import collected
 
 __all__ = [
     "check_block",
@@ -269,9 +270,10 @@ def _note_calls(
     rows = study.rows[study.split].head(_WATCHED_EXAMPLES)
     objective = Objective(network, rows, network.fixed(tensors), batch_size=rows.count)
     parameters = network.unflatten(network.flatten(tensors))
-    with torch.no_grad(), _CallWatch() as watch:
+    said: list[str] = []
+    with torch.no_grad(), collected(said), _CallWatch() as watch:
         _, weight = objective.sum_and_weight(parameters, rows.batch, rows.count)
-    notes = [_ATTENTION_NOTE] if watch.attention and second_derivatives else []
+    notes = [*said, _ATTENTION_NOTE] if watch.attention and second_derivatives else said
     if watch.class_weights and float(weight) == rows.count:
         notes.append(_WEIGHTS_NOTE)
     study.notes += [note for note in notes if note not in study.notes]

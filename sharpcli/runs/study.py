@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,15 @@ from sharpcli.objective.objective import Objective
 from sharpcli.objective.parameter_names import matching
 from sharpcli.objective.reading import memory_for_data, read_rows
 from sharpcli.objective.rows import Rows
-from sharpcli.runs.described import check_described, fitting
+from sharpcli.runs.checkpoint_folder import CheckpointFolders
+from sharpcli.runs.described import check_configured, check_described, fitting
 from sharpcli.runtime.progress import Begin, silent
 from sharpcli.settings import RunSettings
 from sharpcli.tasks import Task, open_task, task_from_metadata
 from sharpcli.tasks.arguments import declared_options
 from sharpcli.tasks.build import build_task
+from sharpcli.tasks.float_losses import with_float_loss
+from sharpcli.tasks.notes import collected
 from sharpcli.tasks.options_in_metadata import (
     InMetadata,
     names_in_metadata,
@@ -149,11 +152,25 @@ def prepare(
     Data of more than a share of the `memory` (None: of what is free) stay out of it. Only the
     `splits`, and the one to measure on, are read; the data are those of the study `like`, if there
     is one. Errors of the task's functions pass, as does the `UsageError` for a pattern of
-    `run.parameters` that no parameter matches.
-
-    Raises:
-        SharpError: the split to measure on has no data.
+    `run.parameters` that no parameter matches. A `SharpError` says that the split to measure on has
+    no data.
     """
+    notes: list[str] = []
+    with collected(notes):
+        study = _prepared(task, run, device, begin, memory, splits, like)
+    study.notes += notes
+    return study
+
+
+def _prepared(
+    task: Task,
+    run: RunSettings,
+    device: torch.device,
+    begin: Begin,
+    memory: int | None,
+    splits: Collection[str],
+    like: Study | None,
+) -> Study:
     torch.manual_seed(run.seed)
     dtype = torch.float64 if run.dtype == "float64" else torch.float32
     narrow = torch.bfloat16 if run.dtype == "bfloat16" else None
@@ -182,6 +199,7 @@ def prepare(
             by_length=run.fixed_batch is None and run.mode == "eval",
         )
         room = max(room - rows[name].bytes, 0)
+    task = with_float_loss(task, _batches(rows.values()))
     give_shapes(model, task, next(iter(rows.values())))
     for name, read in rows.items():
         if (
@@ -218,6 +236,14 @@ def _tensors_of(model: nn.Module) -> dict[str, Tensor]:
 _MOST_STUDIES = 16
 
 
+def _batches(splits: Iterable[Rows]) -> Iterator[Any]:
+    """All of the data by batch."""
+    return (batch for rows in splits for batch in rows.split(_LOOKED_AT))
+
+
+_LOOKED_AT = 1024  # rows of a batch whose targets are looked at
+
+
 class Studies:
     """The studies of a run, one for each task with its options; most runs have one."""
 
@@ -239,6 +265,7 @@ class Studies:
         self._made: dict[tuple[str, ...], Study] = {}
         self._sources: dict[str, Source] = {}
         self._described: dict[tuple[str, ...], dict[str, Any]] = {}
+        self._folders = CheckpointFolders()
 
     @property
     def weights(self) -> str | None:
@@ -262,6 +289,9 @@ class Studies:
         """
         if isinstance(self._task, Task) or self._task is None:
             return self.of(None)
+        if self._folders.wanted(self._task, self._options):
+            build_task(self._source(self._task), self._options)
+            return None
         functions = self._source(self._task).functions
         needed = {o.name for o in declared_options(functions) if o.required} - {*self._options}
         if needed & {*names_in_metadata(functions)}:
@@ -320,32 +350,35 @@ class Studies:
             )
         spec, options = named
         source = self._source(spec)
+        given = self._folders.options(spec, self._options, checkpoint.path if checkpoint else path)
         if self._task is None:
-            task = build_task(source, {**options, **self._options})
-            found = options_in_metadata(source.functions, metadata, self._options)
-            key = _key(spec, {**options, **self._options})
+            task = build_task(source, {**options, **given})
+            found = options_in_metadata(source.functions, metadata, given)
+            key = _key(spec, {**options, **given})
             if key not in self._made and checkpoint is not None:
                 check_described(task, checkpoint)
             return self._prepared(key, task), replace(found, noted=False)
-        found = options_in_metadata(source.functions, metadata, self._options)
+        found = options_in_metadata(source.functions, metadata, given)
         if self._run.partial:
             found = found.without(found.values, "the file holds a part of the model")
         if not found.values or checkpoint is None:
-            key = _key(spec, self._options)
+            key = _key(spec, given)
             known = self._made[key].task if key in self._made else None
             try:
-                task = known or build_task(source, self._options)
+                task = known or build_task(source, given)
+                if known is None and checkpoint is not None and given is not self._options:
+                    check_configured(task, checkpoint)
             except UsageError as error:
                 passed_over = "".join(f"; {said}" for said in found.passed_over.values())
                 raise UsageError(f"{error.message}{passed_over}", error.hint) from error
             return self._prepared(key, task), found
-        key = _key(spec, {**found.values, **self._options})
+        key = _key(spec, {**found.values, **given})
         if key in self._made and _fits(checkpoint, self._made[key]):
             return self._prepared(key, self._made[key].task), found
         found, task = fitting(
-            lambda values: build_task(source, {**values, **self._options}), found, checkpoint
+            lambda values: build_task(source, {**values, **given}), found, checkpoint
         )
-        return self._prepared(_key(spec, {**found.values, **self._options}), task), found
+        return self._prepared(_key(spec, {**found.values, **given}), task), found
 
     def _prepared(self, key: tuple[str, ...], task: Task) -> tuple[str, ...]:
         """Make the study of a task, with the data of another one if these are the same."""

@@ -23,6 +23,7 @@ from sharpcli.runtime.files import save
 from sharpcli.runtime.progress import UNSAID, Latest, Notes, Progress, silent
 from sharpcli.tasks import Task
 from sharpcli.tasks.arguments import as_text
+from sharpcli.tasks.notes import collected
 from sharpcli.training.evaluations import EvaluationWatcher
 from sharpcli.training.loop import train
 from sharpcli.training.outcome import Trained
@@ -72,7 +73,11 @@ def train_and_save(
     if settings.evaluate_every is not None:
         evaluating = EvaluationWatcher(task, settings.evaluate_every)
         looking.append(evaluating)
-    trained = train(task, settings, progress, state, looking, init, latest)
+    said: list[str] = []
+    with collected(said):
+        trained = train(task, settings, progress, state, looking, init, latest)
+    for each in said:
+        notes.note(each)
     if evaluating is not None:
         trained = replace(trained, evaluations=evaluating.evaluations())
     with interruption.deferred():  # the training may have taken hours

@@ -73,7 +73,9 @@ class Builtin:
     """A task that comes with sharp: a summary, its module, and the package that has its data.
 
     `package` is None if the data are part of Python. `training` has the settings that train it to
-    where the test loss stops falling, if those of `sharp train` itself do not.
+    where the test loss stops falling, if those of `sharp train` itself do not. `extra` is the extra
+    that installs the package. `folder` is the option that is the checkpoint's own folder where it
+    is not set. `example` is a command that uses a task for a user's own checkpoints and data.
     """
 
     name: str
@@ -81,6 +83,9 @@ class Builtin:
     package: str | None
     module: ModuleType
     training: Mapping[str, Any]
+    extra: str = "demo"
+    folder: str | None = None
+    example: str | None = None
 
     def options(self) -> tuple[Option, ...]:
         """The options that the task takes."""
@@ -93,16 +98,26 @@ class Builtin:
 def builtin_tasks() -> Mapping[str, Builtin]:
     """The built-in tasks by name: the modules in `tasks/builtin`. Does not import torch.
 
+    Those with data of their own come first. The module `hf_causal_lm` is the task `hf-causal-lm`.
+
     >>> builtin_tasks()["digits"].package
     'scikit-learn'
     """
     found = {}
     for _, name, _ in pkgutil.iter_modules(builtin.__path__):
         module = importlib.import_module(f"{builtin.__name__}.{name}")
-        found[name] = Builtin(
-            name, module.SUMMARY, module.PACKAGE, module, getattr(module, "TRAINING", {})
+        task = getattr(module, "NAME", name)
+        found[task] = Builtin(
+            task,
+            module.SUMMARY,
+            module.PACKAGE,
+            module,
+            getattr(module, "TRAINING", {}),
+            getattr(module, "EXTRA", "demo"),
+            getattr(module, "FOLDER", None),
+            getattr(module, "EXAMPLE", None),
         )
-    return found
+    return dict(sorted(found.items(), key=lambda item: item[1].example is not None))
 
 
 def load_task(spec: str | Path, options: Mapping[str, str]) -> Task:

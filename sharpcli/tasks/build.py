@@ -58,7 +58,7 @@ def build_task(source: Source, given: Mapping[str, str]) -> Task:
     return Task(
         name=source.where,
         options=resolved,
-        fingerprint=_fingerprint(source.text, resolved),
+        fingerprint=_fingerprint(source, resolved),
         model=functools.partial(_model, source, bound["model"]),
         data=functools.partial(_data, source, bound["data"]),
         predict=predict,
@@ -255,7 +255,11 @@ def _described(it: Any) -> str:
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
-def _fingerprint(text: bytes, options: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(text)
-    digest.update(b"\0" + json.dumps(options, sort_keys=True).encode())
+def _fingerprint(source: Source, options: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(source.text)
+    content = {
+        name: source.identities[name](value) if name in source.identities and value else value
+        for name, value in options.items()
+    }
+    digest.update(b"\0" + json.dumps(content, sort_keys=True).encode())
     return digest.hexdigest()

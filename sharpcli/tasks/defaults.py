@@ -14,8 +14,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sharpcli.errors import SharpError, counted
+from sharpcli.tasks.notes import note
 
-__all__ = ["IGNORED", "is_default", "loss_for", "metrics", "predict", "smoothed_for"]
+__all__ = [
+    "IGNORED",
+    "cross_entropy",
+    "is_default",
+    "loss_for",
+    "metrics",
+    "predict",
+    "smoothed_for",
+]
 
 IGNORED = -100  # the target with which PyTorch and Hugging Face mark ignored tokens
 
@@ -33,7 +42,10 @@ def loss_for(where: str) -> Callable[[Any, Any], Values]:
     """The default loss of a task; errors name the task by `where`."""
 
     def loss(outputs: Any, batch: Any) -> Values:
-        return _cross_entropy(where, outputs, batch)
+        kind = _classes(outputs, batch)[2]
+        if kind in _NOTES:
+            note(_NOTES[kind])
+        return cross_entropy(where, outputs, batch)
 
     loss.exponential_family = True  # type: ignore[attr-defined]  # the logits are natural parameters
     loss.training_mean = _training_mean  # type: ignore[attr-defined]
@@ -44,7 +56,7 @@ def smoothed_for(where: str) -> Callable[[Any, Any, float], Values]:
     """The default loss with label smoothing s: 1 − s of it, and s of the mean over all classes."""
 
     def smoothed_loss(outputs: Any, batch: Any, smoothing: float) -> Values:
-        return _cross_entropy(where, outputs, batch, smoothing)
+        return cross_entropy(where, outputs, batch, smoothing)
 
     return smoothed_loss
 
@@ -64,9 +76,9 @@ def metrics(outputs: Any, batch: Any) -> dict[str, Values]:
     if kind is None:
         return {}
     counts = targets != IGNORED
-    right = (scores.argmax(-1) == targets) & counts
-    if kind == "tokens":
-        counts, right = counts.sum(1), right.sum(1)
+    right = (scores.argmax(1 if kind == "pixels" else -1) == targets) & counts
+    if kind != "classes":
+        counts, right = counts.flatten(1).sum(1), right.flatten(1).sum(1)
     dtype = torch.get_default_dtype()
     return {"accuracy": (right.to(dtype), counts.to(dtype))}
 
@@ -76,28 +88,19 @@ def metrics(outputs: Any, batch: Any) -> dict[str, Values]:
 _FEW_CLASSES = 32
 
 
-def _cross_entropy(where: str, outputs: Any, batch: Any, smoothing: float = 0.0) -> Values:
+def cross_entropy(where: str, outputs: Any, batch: Any, smoothing: float = 0.0) -> Values:
     """Cross-entropy in nats: each example's sum and weight, both (N,), in float64.
 
-    Targets (N,) with outputs (N, C) have weight 1. Token targets (N, T) with outputs (N, T, V) give
-    the sum over each example's tokens, and their number. A target of -100 is ignored.
+    Targets (N,) with outputs (N, C) have weight 1. Token targets (N, T) with outputs (N, T, V), and
+    pixels' (N, H, W) with outputs (N, C, H, W), give the sum over each example's tokens or pixels,
+    and their number. A target of -100 is ignored.
 
     Raises:
         SharpError: outputs and targets have other shapes or types; the task has to define `loss`.
     """
     scores, targets, kind = _classes(outputs, batch)
-    if outputs is None:
-        raise SharpError(f"{where}: predict(model, batch) returned None", "is `return` missing?")
     if kind is None:
-        hint = (
-            "write `def loss(outputs, batch): …`, which returns one loss for each example; for a "
-            "regression, for instance, (outputs - batch[1]).square().flatten(1).mean(1)"
-        )
-        if isinstance(targets, Tensor) and not targets.is_floating_point() and targets.ndim > 1:
-            hint = f"make the class targets of shape (N,), as by .squeeze(1), or {hint}"
-        raise SharpError(
-            f"{where}: has no `loss`, and none can be guessed for {_said(outputs, batch)}", hint
-        )
+        raise SharpError(*no_loss(where, outputs, batch))
     # In float32 a softmax within 6e-8 of one-hot has zero loss and gradient, so measuring a minimum
     # with a loss below 1e-6 would measure rounding.
     if scores.device.type != "mps":  # which has no float64
@@ -105,7 +108,7 @@ def _cross_entropy(where: str, outputs: Any, batch: Any, smoothing: float = 0.0)
     first = kind == "classes" and scores.device.type == "cpu" and scores.shape[1] <= _FEW_CLASSES
     if first:
         scores, targets = scores.T.contiguous().unsqueeze(0), targets.unsqueeze(0)
-    elif kind == "tokens":
+    elif kind in _TOKENS:
         scores = scores.transpose(1, 2)
     losses = functional.cross_entropy(
         scores, targets, reduction="none", ignore_index=IGNORED, label_smoothing=smoothing
@@ -113,7 +116,36 @@ def _cross_entropy(where: str, outputs: Any, batch: Any, smoothing: float = 0.0)
     if first:
         losses, targets = losses.squeeze(0), targets.squeeze(0)
     weights = (targets != IGNORED).to(losses.dtype)
-    return (losses, weights) if kind == "classes" else (losses.sum(1), weights.sum(1))
+    if kind == "classes":
+        return losses, weights
+    return losses.flatten(1).sum(1), weights.flatten(1).sum(1)
+
+
+def no_loss(where: str, outputs: Any, batch: Any) -> tuple[str, str]:
+    """Message and hint for outputs and targets of which none of the defaults is the loss."""
+    scores, targets = scores_of(outputs), targets_of(batch)
+    if outputs is None:
+        return f"{where}: predict(model, batch) returned None", "is `return` missing?"
+    hint = (
+        "write `def loss(outputs, batch): …`, which returns one loss for each example; for a "
+        "regression, for instance, (outputs - batch[1]).square().flatten(1).mean(1)"
+    )
+    tensors = isinstance(scores, Tensor) and isinstance(targets, Tensor)
+    if tensors and isinstance(batch, Mapping) and scores.shape[:-1] == targets.shape:
+        hint = (
+            "whether token labels are shifted by one is not known: `sharp init --template "
+            f"causal-lm` writes a task that shifts them; or {hint}"
+        )
+    elif isinstance(targets, Tensor) and not targets.is_floating_point() and targets.ndim > 1:
+        hint = f"make the class targets of shape (N,), as by .squeeze(1), or {hint}"
+    elif tensors and scores.shape == (*targets.shape, 1):
+        hint = f"leave the outputs' last axis out in predict(), by .squeeze(-1), or {hint}"
+    elif not isinstance(batch, Mapping | tuple | list):
+        hint = f"give rows (input, target) in data(); or {hint}"
+    return (
+        f"{where}: has no `loss`, and none can be guessed for {_said(outputs, batch)}",
+        f"{hint}; `sharp init` writes a whole task",
+    )
 
 
 def _training_mean(outputs: Any, batch: Any) -> Tensor | None:
@@ -124,15 +156,15 @@ def _training_mean(outputs: Any, batch: Any) -> Tensor | None:
     scores, targets, kind = _classes(outputs, batch)
     if kind is None:
         return None
-    if kind == "tokens":
+    if kind in _TOKENS:
         scores, targets = scores.flatten(0, 1), targets.flatten()
     return functional.cross_entropy(scores, targets, ignore_index=IGNORED)
 
 
 def _classes(outputs: Any, batch: Any) -> tuple[Any, Any, str | None]:
-    """Scores, integer targets and their kind: "classes", "tokens", or None for neither."""
+    """Scores, integer targets and their kind: "classes", "pixels", one of `_TOKENS`, or None."""
     mapping = isinstance(batch, Mapping)
-    scores, targets = _scores(outputs), _targets(batch)
+    scores, targets = scores_of(outputs), targets_of(batch)
     if not isinstance(scores, Tensor) or not isinstance(targets, Tensor):
         return scores, targets, None
     integer = not (targets.is_floating_point() or targets.is_complex())
@@ -140,14 +172,47 @@ def _classes(outputs: Any, batch: Any) -> tuple[Any, Any, str | None]:
         return scores, targets, None
     if scores.ndim == 2 and targets.shape == scores.shape[:1]:
         return scores, targets.long(), "classes"
-    # Only the task knows whether a mapping's token labels are shifted by one, as for a causal
-    # language model.
-    if scores.ndim == 3 and targets.shape == scores.shape[:2] and not mapping:
+    fits = scores.ndim == 3 and targets.shape == scores.shape[:2]
+    if fits and not mapping:
         return scores, targets.long(), "tokens"
+    # Labels in a mapping may be those of the same token or of the next one. The outputs of
+    # transformers say which.
+    if fits and (kind := _of_transformers(outputs)) is not None:
+        if kind == "next tokens":
+            return scores[:, :-1], targets[:, 1:].long(), kind
+        return scores, targets.long(), kind
+    # Pixels or voxels: classes along the second axis, as PyTorch has them.
+    pixels = scores.ndim in (4, 5) and targets.shape == (len(scores), *scores.shape[2:])
+    if pixels and targets.shape != scores.shape[:-1]:  # else the classes may be on the last axis
+        return scores, targets.long(), "pixels"
     return scores, targets, None
 
 
-def _scores(outputs: Any) -> Any:
+# Kinds of targets with a position in a sequence.
+_TOKENS = ("tokens", "labelled tokens", "next tokens")
+_NOTES = {
+    "labelled tokens": "the task has no loss: it is the cross-entropy of each labelled token, the "
+    "mean over all tokens but those with label -100",
+    "next tokens": "the task has no loss: it is the cross-entropy of the next token, labels "
+    "shifted by one as in transformers, the mean over all tokens but those with label -100",
+    "pixels": "the task has no loss: it is the cross-entropy of each pixel, the mean over all "
+    "pixels but those with target -100",
+}
+
+
+def _of_transformers(outputs: Any) -> str | None:
+    """Which labels go with the outputs of transformers, by their class; None for any other."""
+    kind = type(outputs)
+    if not kind.__module__.startswith("transformers."):
+        return None
+    if "CausalLMOutput" in kind.__name__:
+        return "next tokens"
+    names = ("MaskedLMOutput", "TokenClassifierOutput", "Seq2SeqLMOutput")
+    return "labelled tokens" if any(name in kind.__name__ for name in names) else None
+
+
+def scores_of(outputs: Any) -> Any:
+    """The outputs themselves, or their `logits`."""
     if isinstance(outputs, Tensor):
         return outputs
     if isinstance(outputs, Mapping):
@@ -155,7 +220,8 @@ def _scores(outputs: Any) -> Any:
     return getattr(outputs, "logits", None)
 
 
-def _targets(batch: Any) -> Any:
+def targets_of(batch: Any) -> Any:
+    """The targets of a batch; None if it has none."""
     if isinstance(batch, Mapping):
         return batch.get("labels")
     return batch[1] if isinstance(batch, tuple | list) and len(batch) == 2 else None
@@ -163,7 +229,7 @@ def _targets(batch: Any) -> Any:
 
 def _said(outputs: Any, batch: Any) -> str:
     """Describe the outputs and the batch, with shapes and types."""
-    scores, targets = _scores(outputs), _targets(batch)
+    scores, targets = scores_of(outputs), targets_of(batch)
     first = _shape(outputs if scores is None else scores)
     if targets is None:
         if isinstance(batch, Mapping):

@@ -16,7 +16,7 @@ import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -121,7 +121,8 @@ class Source:
     """A task's functions by name, and what errors and the fingerprint need.
 
     `where` is its name in errors, `file` the file with its own code, `text` the input of the
-    fingerprint, `public` the names that it defines.
+    fingerprint, `public` the names that it defines. `identities` give for an option that names a
+    file or a folder what identifies its content, for the fingerprint.
     """
 
     where: str
@@ -130,6 +131,7 @@ class Source:
     text: bytes
     file: str | None
     imports: Imports
+    identities: Mapping[str, Callable[[str], str]] = field(default_factory=dict)
 
 
 class user_code:  # noqa: N801 (used as `with user_code(...)`, where it reads as a function)
@@ -274,7 +276,9 @@ def _from_file(path: Path, where: str) -> Source:
     sys.modules[name] = module
     with user_code(where, "importing it", str(full)), imports:
         exec(compile(text, str(full), "exec", dont_inherit=True), module.__dict__)
-    return Source(where, *_contents(module), text, str(full), imports)
+        functions, public = _contents(module)
+        functions = _from_lightning(functions, getattr(module, "datamodule", None), where, module)
+    return Source(where, functions, public, text, str(full), imports)
 
 
 def _from_object(spec: str) -> Source:
@@ -298,18 +302,22 @@ def _from_object(spec: str) -> Source:
     it: Any = module
     for part in filter(None, attribute.split(".")):
         if not hasattr(it, part):
-            public = [name for name in dir(it) if not name.startswith("_")]
+            names = [name for name in dir(it) if not name.startswith("_")]
             raise UsageError(
-                f"{spec}: '{module_name}' has no '{part}': {did_you_mean(part, public)}",
+                f"{spec}: '{module_name}' has no '{part}': {did_you_mean(part, names)}",
                 "an object is named package.module:name",
             )
         it = getattr(it, part)
-    if isinstance(it, type) and _wants_self(it):
+    functions, public = _contents(it)
+    if attribute and _lightning_module(it):
+        with user_code(spec, "reading its data loaders", found.origin), imports:
+            functions = _from_lightning({"model": it}, None, spec, module)
+    elif isinstance(it, type) and _wants_self(it):
         with user_code(spec, f"{it.__name__}()", found.origin), imports:
-            it = it()
+            functions, public = _contents(it())
     source = found.origin if found.origin and found.origin.endswith(".py") else None
     text = Path(source).read_bytes() if source else repr(spec).encode()
-    return Source(spec, *_contents(it), text, found.origin, imports)
+    return Source(spec, functions, public, text, found.origin, imports)
 
 
 def _from_builtin(builtin: Builtin) -> Source:
@@ -320,12 +328,34 @@ def _from_builtin(builtin: Builtin) -> Source:
     text = f"{builtin.name} {builtin.package} {version}".encode()
     module = builtin.module
     imports = Imports(Path(__file__).parent, private=False)
-    return Source(builtin.name, *_contents(module), text, module.__file__, imports)
+    named = module.identities() if hasattr(module, "identities") else {}
+    return Source(builtin.name, *_contents(module), text, module.__file__, imports, named)
 
 
 def _contents(it: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The functions of a task by name, and the names that it defines."""
     functions = {name: getattr(it, name) for name in POSITIONAL if hasattr(it, name)}
     return functions, tuple(name for name in vars(it) if not name.startswith("_"))
+
+
+def _lightning_module(it: Any) -> bool:
+    from sharpcli.tasks.lightning_task import is_lightning_module  # slow: it loads torch
+
+    return is_lightning_module(it)
+
+
+def _from_lightning(
+    functions: dict[str, Any], datamodule: Any, where: str, module: ModuleType
+) -> dict[str, Any]:
+    """The functions, with `data` and `collate` from Lightning if the task has no `data`."""
+    model = functions.get("model")
+    lightning = model is not None and _lightning_module(model)
+    if "data" in functions or not (lightning or datamodule is not None):
+        return functions
+    from sharpcli.tasks.lightning_task import lightning_functions
+
+    found = lightning_functions(model if lightning else None, datamodule, where, module)
+    return {**found, **{k: v for k, v in functions.items() if k != "model" or not lightning}}
 
 
 def _wants_self(kind: type) -> bool:

@@ -9,6 +9,7 @@ from torch import nn
 
 from sharpcli.errors import SharpError
 from sharpcli.tasks.defaults import loss_for, metrics, predict
+from sharpcli.tasks.notes import collected
 
 loss = loss_for("task.py")
 SCORES = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 3.0]])
@@ -113,3 +114,82 @@ def test_the_mean_for_training_is_that_of_the_loss_in_the_outputs_dtype(scores, 
     assert mean.dtype == scores.dtype
     assert float(mean) == pytest.approx(float(sums.sum() / weights.sum()), rel=1e-6)
     assert loss.training_mean(scores, (None, targets.float())) is None
+
+
+PIXEL_SCORES = torch.randn(2, 5, 3, 4, generator=torch.Generator().manual_seed(1))
+PIXELS = torch.randint(0, 5, (2, 3, 4), generator=torch.Generator().manual_seed(2))
+
+
+def test_pixels():
+    targets = PIXELS.clone()
+    targets[0, 1] = -100
+    for batch in [(None, targets), {"labels": targets}]:
+        sums, weights = loss(PIXEL_SCORES, batch)
+        assert weights.tolist() == [8.0, 12.0]
+        expected = nn.functional.cross_entropy(PIXEL_SCORES.double(), targets)
+        assert float(sums.sum() / weights.sum()) == pytest.approx(float(expected), rel=1e-12)
+        mean = loss.training_mean(PIXEL_SCORES, batch)
+        assert float(mean) == pytest.approx(float(expected), rel=1e-6)
+    right, counts = metrics(PIXEL_SCORES, (None, targets))["accuracy"]
+    assert counts.tolist() == [8.0, 12.0]
+    guesses = PIXEL_SCORES.argmax(1)
+    assert right.tolist() == [int((guesses[i] == targets[i]).sum()) for i in range(2)]
+
+
+def test_voxels():
+    scores = torch.randn(2, 3, 2, 2, 2)
+    targets = scores.argmax(1)
+    assert loss(scores, (None, targets))[1].tolist() == [8.0, 8.0]
+    assert metrics(scores, (None, targets))["accuracy"][0].tolist() == [8.0, 8.0]
+
+
+@pytest.mark.parametrize(
+    ("scores", "targets"),
+    [
+        (torch.zeros(2, 3, 4, 5), torch.zeros(2, 3, 4, dtype=torch.long)),  # classes last
+        (torch.zeros(2, 3, 3, 3), torch.zeros(2, 3, 3, dtype=torch.long)),  # first or last
+        (torch.zeros(2, 5, 2, 2), torch.zeros(2, 4, 4, dtype=torch.long)),  # another resolution
+    ],
+)
+def test_pixels_of_other_shapes_are_asked_for(scores, targets):
+    with pytest.raises(SharpError, match="none can be guessed"):
+        loss(scores, (None, targets))
+
+
+def of_transformers(kind, logits):
+    """An output with the class name and module that transformers has."""
+    made = type(kind, (), {"__module__": "transformers.modeling_outputs"})()
+    made.logits = logits
+    return made
+
+
+@pytest.mark.parametrize(
+    ("kind", "shift"),
+    [
+        ("CausalLMOutputWithCrossAttentions", 1),
+        ("MoeCausalLMOutputWithPast", 1),
+        ("MaskedLMOutput", 0),
+        ("TokenClassifierOutput", 0),
+    ],
+)
+def test_outputs_of_transformers_say_whether_labels_are_shifted(kind, shift):
+    notes = []
+    with collected(notes):
+        sums, weights = loss(of_transformers(kind, TOKEN_SCORES), {"labels": TOKENS})
+    scores, targets = (TOKEN_SCORES[:, :-1], TOKENS[:, 1:]) if shift else (TOKEN_SCORES, TOKENS)
+    expected = nn.functional.cross_entropy(scores.double().transpose(1, 2), targets)
+    assert float(sums.sum() / weights.sum()) == pytest.approx(float(expected), rel=1e-12)
+    assert weights.tolist() == (targets != -100).sum(1).tolist()
+    assert ("labels shifted by one" in notes[0]) == bool(shift)
+    with pytest.raises(SharpError) as caught:
+        loss(of_transformers("BaseModelOutput", TOKEN_SCORES), {"labels": TOKENS})
+    assert "`sharp init --template causal-lm`" in caught.value.hint
+
+
+def test_the_message_names_a_template():
+    with pytest.raises(SharpError) as caught:
+        loss(SCORES, (None, torch.zeros(2)))
+    assert "`sharp init` writes a whole task" in caught.value.hint
+    with pytest.raises(SharpError) as caught:
+        loss(SCORES[:, :1], (None, torch.zeros(2)))
+    assert ".squeeze(-1)" in caught.value.hint

@@ -20,17 +20,21 @@ Examples:
 def tasks(as_json: bool) -> None:
     """List the built-in tasks and their options.
 
-    Each is followed by a command that trains it well.
+    Each is followed by a command that trains it well, or that measures your own checkpoints.
     """
     if as_json:
         _print_json()
         return
     for task in builtin_tasks().values():
         click.echo(f"{task.name}: {task.summary}")
-        source = f"data from {task.package}; pip install 'sharpcli[demo]'"
+        what = "data from" if task.example is None else "needs"
+        source = f"{what} {task.package}; pip install 'sharpcli[{task.extra}]'"
         click.echo(f"  ({source if task.package else 'data are part of Python'})")
         for option in task.options():
             click.echo(f"  -O {option}")
+        if task.example is not None:
+            click.echo(f"  {task.example}")
+            continue
         settings = [as_option(name, value) for name, value in task.training.items()]
         click.echo(f"  {' '.join(['sharp train', task.name, *settings])}")
 
@@ -45,7 +49,12 @@ def _print_json() -> None:
             "package": task.package,
             "training": dict(task.training),
             "options": [
-                {"name": option.name, "type": option.type_name, "default": option.default}
+                {
+                    "name": option.name,
+                    "type": option.type_name,
+                    "default": None if option.required else option.default,
+                    **({"required": True} if option.required else {}),
+                }
                 for option in task.options()
             ],
         }

@@ -37,7 +37,8 @@ def task_name(task: Mapping[str, Any]) -> str:
     """`digits (model=mlp)`; empty if the task has no name."""
     if not task.get("name"):
         return ""
-    options = pairs(task.get("options") or {})
+    given = task.get("options") or {}
+    options = pairs({name: value for name, value in given.items() if value is not None})
     return str(task["name"]) + (f" ({options})" if options else "")
 
 

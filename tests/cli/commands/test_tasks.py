@@ -18,6 +18,9 @@ def test_the_list():
     assert "data are part of Python" in done.stdout
     assert "-O batch_norm: bool = false" in done.stdout
     assert "  sharp train digits\n" in done.stdout
+    assert "needs transformers; pip install 'sharpcli[hf]'" in done.stdout
+    assert "  sharp measure checkpoint-500 -t hf-causal-lm -O text=FILE\n" in done.stdout
+    assert "sharp train hf" not in done.stdout
     assert "  sharp train text --optimizer adam --lr 0.003 --batch-size 16\n" in done.stdout
 
 
@@ -25,6 +28,9 @@ def test_json():
     document = json.loads(CliRunner().invoke(sharp, ["tasks", "--json"]).stdout)
     assert document["kind"] == "tasks"
     tasks = {task["name"]: task for task in document["tasks"]}
-    assert list(tasks) == ["digits", "mnist", "text"]
+    assert list(tasks)[:3] == ["digits", "mnist", "text"]
     assert {"name": "width", "type": "int", "default": 64} in tasks["digits"]["options"]
-    assert [task["package"] for task in tasks.values()] == ["scikit-learn", "mlxtend", None]
+    packages = [task["package"] for task in tasks.values()]
+    assert packages == ["scikit-learn", "mlxtend", None, "transformers", "transformers", "timm"]
+    text = {"name": "text", "type": "str", "default": None, "required": True}
+    assert text in tasks["hf-causal-lm"]["options"]
