@@ -13,8 +13,8 @@ __all__ = ["python_page"]
 
 HEAD = """# Python
 
-The names of `import sharpcli`, from their own docstrings. Written by `python docs/write_reference.py`.
-The guide has [examples](guide.md#from-python)."""
+What `import sharpcli` gives, from its docstrings. Written by `python docs/write_reference.py`. The
+guide has [examples](guide.md#from-python)."""
 
 
 def python_page() -> str:

@@ -3,7 +3,8 @@
 docs/cli.md is the real --help of every command; docs/python.md has the public names' docstrings;
 docs/measures.md and docs/schedules.md hold tables of their registries; docs/schema.json is made
 from the dataclasses of results and settings, and sharpcli/documents/schema.json is the same without
-its descriptions: what `sharp` checks saved results against. A test fails where one of them is out of date.
+its descriptions: what `sharp` checks saved results against. A test fails where one of them is out
+of date.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from sharpcli import __version__
 from sharpcli.cli.sign_of_life import sign_of_life
@@ -94,6 +95,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "tasks",
         "List the built-in tasks and their options.",
     ),
+    "completion": (
+        "sharpcli.cli.commands.completion",
+        "completion",
+        "Print what a shell needs to complete commands, options and names.",
+    ),
 }
 
 
@@ -131,10 +137,21 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The commands from the table, without importing them, and the options."""
+        found = [
+            CompletionItem(name, help=line)
+            for name, (_, _, line) in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command, and set its defaults from the configuration files."""
+        if ctx.resilient_parsing:  # a shell completes: no message and no configuration
+            return super().resolve_command(ctx, args)
         if args[0] not in COMMANDS and not args[0].startswith("-"):
             raise click.UsageError(
                 f"there is no command '{args[0]}': {did_you_mean(args[0], COMMANDS)}", ctx

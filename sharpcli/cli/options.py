@@ -18,6 +18,7 @@ from typing import Any, get_args
 import click
 from click.core import ParameterSource
 
+from sharpcli.cli import completion
 from sharpcli.cli.parameter_types import DEVICE, NAME_VALUE, POSITIVE, SEED, SIZE
 from sharpcli.documents.labels import CHECKPOINT_SUFFIXES
 from sharpcli.errors import UsageError
@@ -69,6 +70,7 @@ def task_options(command: Command) -> Command:
             "--task",
             "-t",
             metavar="TASK",
+            shell_complete=completion.tasks,
             envvar="SHARP_TASK",
             show_envvar=True,
             help="The model and data: a file (task.py), an object (package.module:name) or a "
@@ -81,6 +83,7 @@ def task_options(command: Command) -> Command:
             multiple=True,
             type=NAME_VALUE,
             metavar="NAME=VALUE",
+            shell_complete=completion.task_options,
             help="An option of the task, such as -O width=128. Repeatable.",
         ),
     )
@@ -89,7 +92,10 @@ def task_options(command: Command) -> Command:
 def task_argument(command: Command) -> Command:
     """`task_options` for commands whose first argument may name the task."""
     return _decorate(
-        task_options(command), click.argument("task_argument", metavar="[TASK]", required=False)
+        task_options(command),
+        click.argument(
+            "task_argument", metavar="[TASK]", required=False, shell_complete=completion.tasks
+        ),
     )
 
 

@@ -7,7 +7,9 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.shell_completion import CompletionItem
 
+from sharpcli.cli.completion import names
 from sharpcli.errors import did_you_mean
 from sharpcli.settings import SEEDS
 
@@ -96,6 +98,15 @@ class DeviceType(ParameterType):
             near = did_you_mean(str(value), ["auto", "cpu", "cuda", "cuda:0", "mps"])
             self.fail(f"'{value}' is not a device: {near}", param, ctx)
         return str(value)
+
+    def shell_complete(
+        self,
+        ctx: click.Context,  # noqa: ARG002 (Click's signature)
+        param: click.Parameter,  # noqa: ARG002 (Click's signature)
+        incomplete: str,
+    ) -> list[CompletionItem]:
+        """The kinds of devices, whether or not this machine has them."""
+        return names(["auto", "cpu", "cuda", "mps"], incomplete)
 
 
 class SizeType(ParameterType):
@@ -195,6 +206,15 @@ class EveryType(ParameterType):
         if not re.fullmatch(r"0*[1-9]\d{0,17}", str(value)):
             self.fail(f"'{value}' is not a number of steps from 1 or '{self._word}'", param, ctx)
         return int(value)
+
+    def shell_complete(
+        self,
+        ctx: click.Context,  # noqa: ARG002 (Click's signature)
+        param: click.Parameter,  # noqa: ARG002 (Click's signature)
+        incomplete: str,
+    ) -> list[CompletionItem]:
+        """The word; a number is the user's."""
+        return names([self._word], incomplete)
 
 
 NAME_VALUE: Final = NameValueType()

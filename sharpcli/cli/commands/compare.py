@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import click
 
+from sharpcli.cli import completion
 from sharpcli.cli.exit_codes import ExitCode
 from sharpcli.cli.options import output_options, plot_option, refuse_unread
 from sharpcli.cli.parameter_types import NAMES, NumberType
@@ -35,7 +36,9 @@ Examples:
   sharp compare runs --by optimizer --scatter λ1 --plot gap.png
   sharp compare runs --score --target 0.9 --plot curves.svg""",
 )
-@click.argument("results", nargs=-1, required=True, metavar="RESULT.json...")
+@click.argument(
+    "results", nargs=-1, required=True, metavar="RESULT.json...", shell_complete=completion.files
+)
 @click.option(
     "--by",
     type=NAMES,

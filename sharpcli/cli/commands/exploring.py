@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.shell_completion import CompletionItem
 
+from sharpcli.cli import completion
 from sharpcli.cli.exit_codes import exit_code
 from sharpcli.cli.options import refuse_unread
 from sharpcli.cli.parameter_types import ParameterType, WholeType
@@ -51,7 +53,7 @@ class GatheringCommand(click.Command):
             while taking and pending is not None and not pending.startswith("-"):
                 files.append(pending)
                 pending = next(rest, None)
-            if taking and not files:
+            if taking and not files and not ctx.resilient_parsing:
                 raise click.BadOptionUsage(
                     gathered[-1], f"{gathered[-1]} names no checkpoint: a file follows it", ctx
                 )
@@ -64,6 +66,12 @@ class GatheringCommand(click.Command):
             if not took:
                 raise
             raise UsageError("there is no checkpoint A", _TAKEN) from error
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Options; and files, because one of those options may take some more."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return [CompletionItem(incomplete, type="file")]
 
 
 class PointsType(ParameterType):
@@ -126,6 +134,15 @@ class FilesType(ParameterType):
                 "a checkpoint's path is empty: is a variable of the shell not set?", param, ctx
             )
         return files
+
+    def shell_complete(
+        self,
+        ctx: click.Context,
+        param: click.Parameter,
+        incomplete: str,
+    ) -> list[CompletionItem]:
+        """Files, by the shell itself."""
+        return completion.files(ctx, param, incomplete)
 
 
 POINTS: Final = PointsType()

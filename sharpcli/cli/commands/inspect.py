@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from sharpcli.cli import completion
 from sharpcli.cli.exit_codes import exit_code
 from sharpcli.cli.options import output_options, weights_option
 from sharpcli.documents.results import to_document
@@ -18,7 +19,9 @@ Examples:
   sharp inspect model.safetensors
   sharp inspect run-*/model.pt --json | jq '.results[].checkpoint.metadata'"""
 )
-@click.argument("checkpoints", nargs=-1, required=True, metavar="CKPT...")
+@click.argument(
+    "checkpoints", nargs=-1, required=True, metavar="CKPT...", shell_complete=completion.files
+)
 @weights_option()
 @output_options
 def inspect(checkpoints: tuple[str, ...], weights: str | None, output: OutputSettings) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from sharpcli.cli import completion
 from sharpcli.cli.commands.exploring import (
     GatheringCommand,
     beside_of,
@@ -43,7 +44,7 @@ Examples:
   sharp interpolate a.pt b.pt --align --path bezier --plot line.pdf
   sharp interpolate a.pt b.pt c.pt --json --output plane.json""",
 )
-@click.argument("checkpoints", nargs=-1, metavar="A B [C]")
+@click.argument("checkpoints", nargs=-1, metavar="A B [C]", shell_complete=completion.files)
 @exploring_options
 @click.option(
     "--align",

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from sharpcli.cli import completion
 from sharpcli.cli.commands.exploring import (
     GatheringCommand,
     beside_of,
@@ -45,7 +46,7 @@ Examples:
   sharp landscape model.pt --directions hessian --dimensions 1 --points 41
   sharp landscape step-9.pt --directions trajectory --trajectory step-*.pt""",
 )
-@click.argument("checkpoint", metavar="A")
+@click.argument("checkpoint", metavar="A", shell_complete=completion.files)
 @click.option(
     "--directions",
     type=click.Choice([*DIRECTION_KINDS]),

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
+from sharpcli.cli import completion
 from sharpcli.cli.exit_codes import exit_code
 from sharpcli.cli.options import (
     curvature_options,
@@ -45,6 +47,15 @@ class SubspaceType(ParameterType):
                 f"'{value}' is neither 'full' nor a positive number of dimensions", param, ctx
             )
         return int(value)
+
+    def shell_complete(
+        self,
+        ctx: click.Context,  # noqa: ARG002 (Click's signature)
+        param: click.Parameter,  # noqa: ARG002 (Click's signature)
+        incomplete: str,
+    ) -> list[CompletionItem]:
+        """The word; a number is the user's."""
+        return completion.names(["full"], incomplete)
 
 
 DEFAULT = MeasureSettings()
@@ -105,13 +116,14 @@ Examples:
   sharp measure a.pt b.pt c.pt -t task.py --decide hessian
   sharp measure run-*/model.safetensors --json > result.json""",
 )
-@click.argument("checkpoints", nargs=-1, metavar="CKPT...")
+@click.argument("checkpoints", nargs=-1, metavar="CKPT...", shell_complete=completion.files)
 @click.option(
     "--measure",
     "-m",
     "measures",
     multiple=True,
     metavar="NAME",
+    shell_complete=completion.measures,
     help="A measure, or all. Repeatable. Default: "
     f"{', '.join(name for name, known in BUILT_IN.items() if known.default)}. --list says "
     "what there is.",
@@ -202,6 +214,7 @@ Examples:
 @click.option(
     "--decide",
     metavar="MEASURE",
+    shell_complete=completion.measures,
     help="Measure as few examples as decide at 95 % which checkpoint is sharper by this measure "
     "(or number, as hessian.eigenvalues[1]): 256 (or --samples), then twice as many, up to all. "
     "Other measures (-m) are measured on the last sample.",
@@ -209,6 +222,7 @@ Examples:
 @click.option(
     "--baseline",
     metavar="CKPT",
+    shell_complete=completion.files,
     help="Compare the other checkpoints with this one only, not all with one another.",
 )
 @click.option(

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from sharpcli.cli import completion
 from sharpcli.cli.commands.compare import read_result
 from sharpcli.cli.options import output_options, plot_option
 from sharpcli.cli.parameter_types import NumberType
@@ -27,7 +28,7 @@ Examples:
   sharp plot plane.json --split test --metric accuracy --plot plane.png
   sharp interpolate a.pt b.pt --json | sharp plot - --plot line.svg""",
 )
-@click.argument("result", metavar="RESULT.json")
+@click.argument("result", metavar="RESULT.json", shell_complete=completion.files)
 @click.option(
     "--split", type=click.Choice(["train", "test"]), help="Draw only this split. Default: all."
 )

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import click
 
+from sharpcli.cli import completion
 from sharpcli.cli.exit_codes import exit_code
 from sharpcli.cli.options import given, output_options, plot_option, refuse_unread
 from sharpcli.cli.parameter_types import POSITIVE, NumberType, WholeType
@@ -37,7 +38,7 @@ Examples:
   sharp schedule 'cosine(0.1, steps=900):900, 0.001' --plot rate.svg
   sharp schedule 'EXP(1, 0.99)' --as batch-size --batch-size 9 --examples 900""",
 )
-@click.argument("spec", required=False, metavar="[SPEC]")
+@click.argument("spec", required=False, metavar="[SPEC]", shell_complete=completion.policies)
 @click.option(
     "--steps",
     type=WholeType(1, _MOST_STEPS),
@@ -48,7 +49,10 @@ Examples:
 )
 @click.option("--batch-size", type=POSITIVE, metavar="N", help="Examples an update.")
 @click.option(
-    "--batch-schedule", metavar="SPEC", help="The batch size by step, written as a schedule too."
+    "--batch-schedule",
+    metavar="SPEC",
+    shell_complete=completion.policies,
+    help="The batch size by step, written as a schedule too.",
 )
 @click.option(
     "--examples",

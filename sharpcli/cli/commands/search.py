@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from sharpcli.cli import completion
 from sharpcli.cli.exit_codes import ExitCode
 from sharpcli.cli.parameter_types import POSITIVE
 from sharpcli.documents.statuses import Outcome
@@ -27,7 +28,9 @@ Examples:
   sharp search digits search.toml --output found --trials 100
   sharp search search.toml --output found --storage mysql://me@host/trials"""
 )
-@click.argument("places", metavar="[TASK] FILE.toml", nargs=-1, required=True)
+@click.argument(
+    "places", metavar="[TASK] FILE.toml", nargs=-1, required=True, shell_complete=completion.tasks
+)
 @click.option(
     "--output",
     type=click.Path(path_type=Path),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from sharpcli.cli import completion
 from sharpcli.cli.exit_codes import exit_code
 from sharpcli.cli.options import (
     curvature_options,
@@ -30,7 +31,7 @@ Examples:
   sharp spectrum model.safetensors --operator ggn --probes 4 --steps 120
   sharp spectrum run-*/model.safetensors --json > spectra.json"""
 )
-@click.argument("checkpoints", nargs=-1, metavar="CKPT...")
+@click.argument("checkpoints", nargs=-1, metavar="CKPT...", shell_complete=completion.files)
 @click.option(
     "--probes",
     type=WholeType(2),

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from sharpcli.cli import completion
 from sharpcli.cli.options import each_once, refuse_overwriting, task_argument
 from sharpcli.cli.parameter_types import (
     DEVICE,
@@ -73,6 +74,7 @@ Examples:
 @click.option(
     "--optimizer",
     metavar="NAME",
+    shell_complete=completion.optimizers,
     default=_DEFAULT.optimizer,
     show_default=True,
     help=f"What takes the steps: {', '.join(OPTIMIZERS)}, any other class of torch.optim (RMSprop, "
@@ -127,11 +129,13 @@ Examples:
 @click.option(
     "--schedule",
     metavar="SPEC",
+    shell_complete=completion.policies,
     help="The learning rate by step, in place of --lr, such as 'FIX(k0=0.1)'.",
 )
 @click.option(
     "--batch-schedule",
     metavar="SPEC",
+    shell_complete=completion.policies,
     help="The batch size by step, in place of --batch-size: the same policies.",
 )
 @click.option(
@@ -191,6 +195,7 @@ Examples:
 @click.option(
     "--init",
     metavar="CKPT",
+    shell_complete=completion.files,
     help="Start from a checkpoint's weights. Batches and schedules begin anew.",
 )
 @click.option(
@@ -229,6 +234,7 @@ Examples:
 @click.option(
     "--track",
     type=NAMES,
+    shell_complete=completion.measures_in_a_list,
     metavar="NAME,…",
     default=(),
     help="Measure during the training, such as hessian,epsilon-sharpness: at the start, every N "
