@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import schema_shapes
+from schema_lists import LISTS
 from schema_shapes import (
     Agreement,
     CompareSettings,
@@ -203,7 +204,7 @@ def contract() -> Schema:
         "additionalProperties": False,
         "properties": properties,
         "allOf": conditions,
-        "$defs": {**dict(sorted(maker.defs.items())), **_OTHERS},
+        "$defs": {**dict(sorted(maker.defs.items())), **_OTHERS, **LISTS},
     }
 
 

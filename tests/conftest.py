@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import hypothesis
 import pytest
+from click.testing import CliRunner, Result
 
 from sharpcli.documents.results import (
     CheckpointResult,
@@ -27,6 +29,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # How long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile("sharp", deadline=None)
 hypothesis.settings.load_profile("sharp")
+
+# Before Click 8.2 the runner mixed the two streams unless it was asked not to.
+if "mix_stderr" in inspect.signature(CliRunner).parameters:
+    _made = CliRunner.__init__
+
+    def _apart(self: CliRunner, *args: Any, **kwargs: Any) -> None:
+        _made(self, *args, **{"mix_stderr": False, **kwargs})
+
+    CliRunner.__init__ = _apart
+    Result.output = property(lambda self: self.stdout + self.stderr)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -154,9 +154,7 @@ def test_a_shell_that_is_not_known(monkeypatch):
 def test_a_real_bash(tmp_path):
     """The script is read by bash, which then asks `sharp` itself."""
     (tmp_path / "model.safetensors").touch()
-    (tmp_path / "sharp").write_text(
-        f'#!/bin/sh\nexec {sys.executable} -m sharpcli "$@"\n', "utf-8"
-    )
+    (tmp_path / "sharp").write_text(f'#!/bin/sh\nexec {sys.executable} -m sharpcli "$@"\n', "utf-8")
     (tmp_path / "sharp").chmod(0o755)
     script = """
 eval "$(sharp completion bash)"
