@@ -25,7 +25,12 @@ from sharpcli.checkpoint.contents import (
 from sharpcli.checkpoint.nesting import unnest
 from sharpcli.checkpoint.optimizer import is_optimizer, optimizer_settings
 from sharpcli.checkpoint.safetensors_file import looks_like_safetensors, read_safetensors
-from sharpcli.checkpoint.torch_file import looks_like_torch, read_torch, refuse_text_pickle
+from sharpcli.checkpoint.torch_file import (
+    looks_like_torch,
+    read_torch,
+    read_torch_with_notes,
+    refuse_text_pickle,
+)
 from sharpcli.errors import SharpError, nearest
 
 __all__ = ["load_checkpoint"]
@@ -128,7 +133,9 @@ def _read_file(path: Path) -> Checkpoint:
         if kind == "safetensors":
             checkpoint = read_safetensors(path)
         else:
-            checkpoint = unnest(path, read_torch(path), size)
+            loaded, aside = read_torch_with_notes(path)
+            checkpoint = unnest(path, loaded, size)
+            checkpoint = dataclasses.replace(checkpoint, notes=(*checkpoint.notes, *aside))
     except OSError as error:
         raise open_error(path, error) from error
     named = _FORMATS.get(path.suffix.lower())

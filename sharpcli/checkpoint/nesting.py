@@ -21,7 +21,7 @@ from sharpcli.checkpoint.contents import (
     sha256_of,
 )
 from sharpcli.checkpoint.optimizer import is_optimizer, optimizer_settings
-from sharpcli.checkpoint.plain_pickle import Stub
+from sharpcli.checkpoint.stand_ins import Stub
 from sharpcli.errors import SharpError
 
 __all__ = ["optimizers_in", "unnest"]
@@ -240,10 +240,9 @@ def _each(value: Any) -> Iterator[Any]:
 
 def _settings(value: object) -> Iterator[tuple[str, str | int | float | bool]]:
     """The scalars of a mapping or an object with settings; lists of up to three become text."""
-    table = value.entries if isinstance(value, Stub) else value
-    if not isinstance(table, Mapping):
+    if not isinstance(value, Mapping):
         return
-    for name, each in table.items():
+    for name, each in value.items():
         scalar = plain_scalar(each)
         if scalar is None and isinstance(each, list | tuple) and 0 < len(each) <= 3:
             parts = [plain_scalar(part) for part in each]

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from sharpcli.checkpoint.contents import NotPlain
-from sharpcli.checkpoint.plain_pickle import Call, Global, PickleError, Stub, plain_key
+from sharpcli.checkpoint.numpy_values import numpy_scalar
+from sharpcli.checkpoint.plain_pickle import Call, PickleError
+from sharpcli.checkpoint.stand_ins import Global, Stub, plain_key
 
-__all__ = ["CALLS", "DAMAGED", "PickledStorage", "Storages", "stored_elsewhere"]
+__all__ = ["CALLS", "CLASS", "DAMAGED", "PickledStorage", "Storages", "stored_elsewhere"]
 
+CLASS = "pickled_class"  # attribute of a tensor: the subclass that its file names
 _MOST_DIMENSIONS = 64  # of a tensor in torch
 _TENSOR_MEMORY = 1000  # bytes of a tensor without its data, measured
 DAMAGED = "the file is damaged or incomplete: copy or download it again"
@@ -53,7 +56,6 @@ _MEASURED = {*_DTYPES.values()} | {
 }
 # dtypes of the imaginary part of a conjugated tensor, which torch negates lazily
 _NEGATED = (torch.float16, torch.float32, torch.float64)
-_NUMBER_CODES = {f"{kind}{size}" for kind in "iuf" for size in (2, 4, 8)} | {"b1", "i1", "u1"}
 
 
 class _Storage(NamedTuple):
@@ -106,8 +108,15 @@ class Storages:
         return _part(found, asked.view) if self._views else found, _TENSOR_MEMORY
 
 
-def stored_elsewhere(_: tuple[Any, ...]) -> tuple[Any, int]:
-    """A placeholder for a persistent object that is not a storage."""
+def stored_elsewhere(identifier: tuple[Any, ...]) -> tuple[Any, int]:
+    """A placeholder for a persistent object that is not a storage; the class, if it is one.
+
+    Old files have the classes of modules in this way, with their source code, which is not read.
+    """
+    asked = identifier[0]
+    what, kind = asked[:2] if type(asked) is tuple and len(asked) > 1 else (None, None)
+    if what == "module" and type(kind) is Global:
+        return kind, 8
     return Stub("an object that is stored elsewhere"), _TENSOR_MEMORY
 
 
@@ -222,12 +231,15 @@ def _rebuild_subclass(arguments: tuple[Any, ...]) -> tuple[Any, int]:
     if len(arguments) < 3 or type(arguments[0]) is not Global or type(arguments[2]) is not tuple:
         raise PickleError("it describes a tensor in an unknown way")
     rebuild, kind = CALLS.get(arguments[0].name), arguments[1]
-    if type(kind) is not Global or kind.name not in _PLAIN_CLASSES or rebuild is None:
-        name = kind.name if type(kind) is Global else "subclass"
+    name = kind.name if type(kind) is Global else "subclass"
+    if rebuild is None or type(kind) is not Global:
         return NotPlain(f"is a {name.rpartition('.')[2]}, not a plain tensor", _DENSE), 500
     if rebuild is _rebuild_subclass:
         raise PickleError("it describes a tensor in an unknown way")
-    return rebuild(arguments[2])
+    tensor, cost = rebuild(arguments[2])
+    if isinstance(tensor, Tensor) and name not in _PLAIN_CLASSES:
+        setattr(tensor, CLASS, name)
+    return tensor, cost
 
 
 def _not_plain(reason: str, hint: str = _DENSE) -> Call:
@@ -270,22 +282,6 @@ def _complex(arguments: tuple[Any, ...]) -> tuple[Any, int]:
     return Stub("builtins.complex"), 300
 
 
-def _numpy_scalar(arguments: tuple[Any, ...]) -> tuple[Any, int]:
-    """A NumPy bool, integer or float; other scalars need a further pickle and become a stub."""
-    import numpy as np
-
-    dtype, data = arguments if len(arguments) == 2 else (None, None)
-    if type(dtype) is not Stub or dtype.name != "numpy.dtype" or type(data) is not bytes:
-        return Stub("a numpy scalar"), 300
-    code, state = dtype.arguments[:1], dtype.entries.get(None)
-    swapped = type(state) is tuple and ">" in state[1:2]
-    if len(code) == 1 and type(code[0]) is str and code[0] in _NUMBER_CODES:
-        kind = np.dtype(f"{'>' if swapped else '<'}{code[0]}")
-        if len(data) == kind.itemsize:
-            return np.frombuffer(data, kind)[0].item(), 40
-    return Stub("a numpy scalar"), 300
-
-
 def _count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**62
 
@@ -324,6 +320,6 @@ CALLS: dict[str, Call] = {
     "collections.defaultdict": _mapping,
     "_codecs.encode": _encoded,
     "builtins.complex": _complex,
-    "numpy.core.multiarray.scalar": _numpy_scalar,
-    "numpy._core.multiarray.scalar": _numpy_scalar,
+    "numpy.core.multiarray.scalar": numpy_scalar,
+    "numpy._core.multiarray.scalar": numpy_scalar,
 }
