@@ -12,8 +12,9 @@ from sharpcli.checkpoint.contents import NotPlain, quoted
 from sharpcli.checkpoint.numpy_values import array_tensor
 from sharpcli.checkpoint.optimizer import is_optimizer
 from sharpcli.checkpoint.pickled_modules import UnknownModule, is_module, module_state
+from sharpcli.checkpoint.pickled_tensors import DAMAGED
 from sharpcli.checkpoint.plain_objects import has_tensors, left_aside, numpy_arrays, settle
-from sharpcli.errors import SharpError
+from sharpcli.errors import SharpError, counted
 
 __all__ = ["SAVE_WEIGHTS", "read_objects"]
 
@@ -51,7 +52,7 @@ def read_objects(path: Path, loaded: object, size: int) -> tuple[Any, tuple[str,
     settle(loaded)
     notes: list[str] = []
     if not has_tensors(loaded) and (count := _convert_arrays(path, loaded, size)):
-        notes.append(f"{count} NumPy arrays read as tensors" if count > 1 else "a NumPy array read")
+        notes.append(f"{counted(count, 'NumPy array')} read as tensors")
     value, wrong = _without_modules(loaded, size, notes)
     if wrong and not _has_weights(value):
         raise SharpError(f"{path}: refused: holds a whole pickled module ({wrong})", SAVE_WEIGHTS)
@@ -69,17 +70,26 @@ def read_objects(path: Path, loaded: object, size: int) -> tuple[Any, tuple[str,
 def _convert_arrays(path: Path, loaded: object, size: int) -> int:
     """Replace the NumPy arrays in mappings below `loaded` by tensors, and count them."""
     memory, count = size + _SPARE, 0
+    made: dict[int, tuple[object, Tensor]] = {}  # an array under two names stays one
     for table, key, array in numpy_arrays(loaded):
-        tensor = array_tensor(array)
-        if isinstance(tensor, Tensor):
-            memory -= tensor.numel() * tensor.element_size()
-            if memory < 0:
-                raise SharpError(
-                    f"{path}: its NumPy arrays together are larger than the file",
-                    "save each array once",
-                )
-            table[key] = tensor
-            count += 1
+        if id(array) in made:
+            table[key] = made[id(array)][1]
+            continue
+        try:
+            tensor = array_tensor(array)
+        except ValueError as error:
+            raise SharpError(f"{path}: tensor {quoted(str(key))} {error}", DAMAGED) from error
+        if tensor is None:
+            continue
+        memory -= tensor.numel() * tensor.element_size()
+        if memory < 0:
+            raise SharpError(
+                f"{path}: its NumPy arrays together are larger than the file",
+                "save each array once",
+            )
+        table[key] = tensor
+        made[id(array)] = array, tensor
+        count += 1
     return count
 
 

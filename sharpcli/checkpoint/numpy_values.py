@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sharpcli.checkpoint.contents import NotPlain
 from sharpcli.checkpoint.stand_ins import STUB, Stub
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ _CODES = {f"{kind}{size}" for kind, sizes in _SIZES.items() for size in sizes}
 _MOST_DIMENSIONS = 64  # of a tensor in torch
 _ARRAYS = ("numpy.ndarray", "numpy.memmap")
 _FROM_BUFFER = tuple(f"numpy.{core}.numeric._frombuffer" for core in ("core", "_core"))
-_NUMBERS = "store it as an array of numbers"
 
 
 def numpy_scalar(arguments: tuple[Any, ...]) -> tuple[Any, int]:
@@ -41,21 +39,25 @@ def is_array(value: object) -> bool:
     return isinstance(value, Stub) and value.name in (*_ARRAYS, *_FROM_BUFFER)
 
 
-def array_tensor(array: Stub) -> Tensor | NotPlain:
-    """The numbers of an array as a tensor of its own memory, or why there is none."""
+def array_tensor(array: Stub) -> Tensor | None:
+    """The numbers of an array as a tensor of its own memory; None for objects, texts and dates.
+
+    Raises:
+        ValueError: the array's shape does not fit its data.
+    """
     import numpy as np
 
     dtype, shape, columns_first, data = _parts(array)
     kind = _dtype(dtype)
     if kind is None:
-        return NotPlain("is a NumPy array of objects, texts or dates", _NUMBERS)
+        return None
     counts = type(shape) is tuple and len(shape) <= _MOST_DIMENSIONS
     if not counts or not all(type(side) is int and 0 <= side < 2**60 for side in shape):
-        return NotPlain("is a NumPy array with a damaged shape", _NUMBERS)
+        raise ValueError("is a NumPy array with a damaged shape")
     size = math.prod(side for side in shape if side)
     expected = 0 if 0 in shape else size * kind.itemsize
     if size >= 2**60 or type(data) is not bytes or len(data) != expected:
-        return NotPlain(f"is a NumPy array whose shape {shape} does not fit its data", _NUMBERS)
+        raise ValueError(f"is a NumPy array whose shape {shape} does not fit its data")
     flat = torch.from_numpy(np.frombuffer(data, kind).astype(kind.newbyteorder("=")))
     if columns_first:
         return flat.reshape(shape[::-1]).permute(*range(len(shape) - 1, -1, -1))

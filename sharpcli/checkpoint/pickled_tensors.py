@@ -17,6 +17,7 @@ from sharpcli.checkpoint.stand_ins import Global, Stub, plain_key
 __all__ = ["CALLS", "CLASS", "DAMAGED", "PickledStorage", "Storages", "stored_elsewhere"]
 
 CLASS = "pickled_class"  # attribute of a tensor: the subclass that its file names
+_LATIN = ("latin1", "latin-1")
 _MOST_DIMENSIONS = 64  # of a tensor in torch
 _TENSOR_MEMORY = 1000  # bytes of a tensor without its data, measured
 DAMAGED = "the file is damaged or incomplete: copy or download it again"
@@ -267,13 +268,22 @@ def _shape(arguments: tuple[Any, ...]) -> tuple[Any, int]:
 
 def _encoded(arguments: tuple[Any, ...]) -> tuple[Any, int]:
     """Bytes, which old protocols write as Latin-1 text."""
-    if len(arguments) != 2 or type(arguments[0]) is not str or arguments[1] != "latin1":
+    texts = len(arguments) == 2 and all(type(each) is str for each in arguments)
+    if not texts or arguments[1] not in _LATIN:
         return Stub("_codecs.encode"), 300
     try:
         data = arguments[0].encode("latin-1")
     except UnicodeEncodeError as error:
         raise PickleError("it has bytes that are not valid") from error
     return data, 40 + len(data)
+
+
+def _bytes(arguments: tuple[Any, ...]) -> tuple[Any, int]:
+    """The bytes in an object of bytes that may be changed; none without arguments."""
+    if len(arguments) == 2:
+        return _encoded(arguments)
+    given = arguments[0] if len(arguments) == 1 else b"" if not arguments else None
+    return (given, 8) if type(given) is bytes else (Stub("builtins.bytes"), 300)
 
 
 def _complex(arguments: tuple[Any, ...]) -> tuple[Any, int]:
@@ -319,6 +329,8 @@ CALLS: dict[str, Call] = {
     "collections.Counter": _mapping,
     "collections.defaultdict": _mapping,
     "_codecs.encode": _encoded,
+    "builtins.bytes": _bytes,
+    "builtins.bytearray": _bytes,
     "builtins.complex": _complex,
     "numpy.core.multiarray.scalar": numpy_scalar,
     "numpy._core.multiarray.scalar": numpy_scalar,

@@ -130,7 +130,8 @@ def left_aside(root: object) -> str:
     A class inside of another one is not listed. The text is empty if all is read.
     """
     visits: list[_Visit] = []
-    listed, count = [], 0
+    listed: list[str] = []
+    count = 0
     for visit in _visits(root, everything=False):
         visits.append(visit)
         if (name := _foreign(visit.value)) is not None:

@@ -42,7 +42,7 @@ class Stub(dict[Any, Any]):
     # By identity: objects of a file may hold themselves, and to compare those never ends.
     __eq__ = object.__eq__
     __ne__ = object.__ne__
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def __init__(self, name: str, arguments: tuple[Any, ...] = ()) -> None:
         super().__init__()

@@ -29,7 +29,7 @@ from sharpcli.checkpoint.pickled_tensors import (
     stored_elsewhere,
 )
 from sharpcli.checkpoint.plain_objects import has_tensors, is_plain, left_aside, numpy_arrays
-from sharpcli.checkpoint.plain_pickle import PickleError, read_pickle
+from sharpcli.checkpoint.plain_pickle import Call, PickleError, read_pickle
 from sharpcli.checkpoint.stand_ins import STUB, Stub
 from sharpcli.errors import SharpError
 
@@ -45,7 +45,8 @@ _CONVERT = (
     "safetensors.torch.save_file(state_dict, 'model.safetensors')"
 )
 _FROM_BYTES = "torch.storage._load_from_bytes"  # how a pickle without torch.save has its data
-_MOST_IN_BYTES = 1000  # operations of the pickles around one storage; torch writes about 60
+# Operations and bytes of objects of the pickles around one storage; torch writes 60 operations.
+_MOST_IN_BYTES, _MEMORY_IN_BYTES = 1000, 2**20
 
 
 def looks_like_torch(head: bytes) -> bool:
@@ -153,7 +154,7 @@ def _read_archive(file: BufferedReader, size: int, *, mapped: bool) -> Any:
 
 def _read_legacy(file: BufferedReader, size: int) -> Any:
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        calls = {**CALLS, _FROM_BYTES: _StoragesInBytes(size)}
+        calls: dict[str, Call] = {**CALLS, _FROM_BYTES: _StoragesInBytes(size)}
         first = read_pickle(content, 0, allowance(size), calls, stored_elsewhere, {})
         if first.value != _LEGACY_MAGIC:
             if has_tensors(first.value) or any(numpy_arrays(first.value)):
@@ -179,8 +180,9 @@ class _StoragesInBytes:
             self._left -= len(content)
             if self._left < 0:
                 raise PickleError("its tensors' data are larger than the file")
-            size = len(content)
-            value = _legacy_object(BytesIO(content), content, size, size, _MOST_IN_BYTES)
+            value = _legacy_object(
+                BytesIO(content), content, len(content), _MEMORY_IN_BYTES, _MOST_IN_BYTES
+            )
             self._made[id(content)] = content, value
         return self._made[id(content)][1], STUB
 
@@ -207,7 +209,8 @@ def _legacy_object(
     storages = Storages(storage, views=True)
     end, parts = 0, []
     # the magic number, the version, the system, the object, and the list of its storages
-    for persistent in (*[stored_elsewhere] * 3, storages, stored_elsewhere):
+    none: Call = stored_elsewhere
+    for persistent in (none, none, none, storages, none):
         part = read_pickle(content, end, memory, CALLS, persistent, {}, operations)
         end, memory = part.end, part.memory
         parts.append(part.value)
