@@ -8,6 +8,7 @@ memory grow in proportion to the pickle, whatever it holds.
 
 from __future__ import annotations
 
+import re
 import struct
 import sys
 from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ Call = Callable[[tuple[Any, ...]], tuple[Any, int]]
 _LONGEST_INT = 32  # bytes; arithmetic on longer ones is slow, and no setting needs it
 _LONGEST_NAME = 1000  # characters in the name of a class or a function
 _LIST, _MARK, _DEFAULT = 64, 72, 40  # bytes of Python objects
+_WIDE = re.compile(rb"[\xc4-\xff]")  # begins a character outside Latin-1 in UTF-8
 _CORRUPT = "it breaks off or is corrupt"
 _TOO_MANY = "it holds more objects than any checkpoint"
 # A tensor takes about twenty operations, a number in a list one. This many take four seconds.
@@ -127,10 +129,14 @@ class _Machine:
         return self.decoded(taken, encoding)
 
     def decoded(self, raw: bytes, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """`raw` as text; one character outside ASCII can make it four times as large."""
-        plain = encoding == "utf-8" and raw.isascii()
-        if not plain and 4 * len(raw) > self.memory:
-            raise PickleError(_TOO_MANY)
+        """`raw` as text; one character outside Latin-1 can make it four times as large.
+
+        NumPy's arrays are text in Latin-1 in old protocols.
+        """
+        if 4 * len(raw) > self.memory:
+            plain = encoding == "utf-8" and (raw.isascii() or not _WIDE.search(raw))
+            if not plain or len(raw) > self.memory:
+                raise PickleError(_TOO_MANY)
         return raw.decode(encoding, errors)
 
     def line_number(self) -> int:
