@@ -610,10 +610,27 @@ def _other_format(rng, folder):
 
 
 def _optimizer_beside(rng, folder):
-    """Weights with an optimizer's state beside them that is changed or damaged."""
+    """Weights with an optimizer's state beside them that is changed, damaged or handmade."""
     (folder / "model.safetensors").write_bytes(SAFETENSORS[0])
-    changed = _changed_in(rng, folder, rng.choice((ZIPS[1], FOREIGN[1])))
-    changed.rename(folder / rng.choice(("optimizer.pt", "optimizer.bin")))
+    if rng.random() < 0.5:
+        path = _changed_in(rng, folder, rng.choice((ZIPS[1], FOREIGN[1])))
+    else:
+        slots = b"}(" + b"".join(
+            b"K" + bytes([i]) + b"}(" + _text("exp_avg") + _snippet(rng) + _text("step")
+            + rng.choice((b"K\x03", _snippet(rng))) + b"u"
+            for i in range(3)
+        ) + b"u"  # fmt: skip
+        groups = b"](" + b"".join(
+            b"}(" + _text("params") + b"]K" + bytes([i]) + b"a" + _text("lr") + _snippet(rng)
+            + _text("betas") + rng.choice((_doubled(60), _snippet(rng))) + b"u"
+            for i in range(3)
+        ) + b"e"  # fmt: skip
+        program = b"\x80\x02}(" + _text("state") + slots + _text("param_groups") + groups + b"u."
+        path = _write_zip(
+            folder / "a.pt",
+            [("a/data.pkl", program), ("a/data/0", bytes(16)), ("a/version", b"3")],
+        )
+    path.rename(folder / rng.choice(("optimizer.pt", "optimizer.bin")))
     return folder
 
 

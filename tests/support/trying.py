@@ -141,10 +141,26 @@ def _read(path):
         return traceback.format_exc(limit=-4), False
     try:
         wrong = _foreign_bytes(path, checkpoint)
+        _read_optimizer(checkpoint)
         json.dumps(inspect_checkpoint(str(path)), default=str)
     except BaseException:
         return traceback.format_exc(limit=-4), True
     return wrong, True
+
+
+def _read_optimizer(checkpoint):
+    """Read the optimizer's state in a checkpoint or beside it, as measures do that need it."""
+    from sharpcli.checkpoint.optimizer_state import find_optimizer_state
+    from sharpcli.errors import SharpError
+
+    try:
+        found = find_optimizer_state(checkpoint, checkpoint.tensors)
+        for name in ("lr", "betas", "eps", "weight_decay"):
+            found.common(name)
+        for name in found.slots:
+            found.steps(name)
+    except SharpError:
+        pass
 
 
 def _foreign_bytes(path, checkpoint):
