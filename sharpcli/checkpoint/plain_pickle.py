@@ -129,11 +129,9 @@ class _Machine:
         return self.decoded(taken, encoding)
 
     def decoded(self, raw: bytes, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """`raw` as text; one character outside Latin-1 can make it four times as large.
-
-        NumPy's arrays are text in Latin-1 in old protocols.
-        """
+        """`raw` as text; one character outside Latin-1 can make it four times as large."""
         if 4 * len(raw) > self.memory:
+            # old protocols write the bytes of NumPy's arrays as text in Latin-1
             plain = encoding == "utf-8" and (raw.isascii() or not _WIDE.search(raw))
             if not plain or len(raw) > self.memory:
                 raise PickleError(_TOO_MANY)
