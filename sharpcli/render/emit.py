@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from sharpcli.documents.results import Document, dumps, is_interrupted
@@ -90,12 +91,18 @@ def report_problems(document: Document, *, quiet: bool = False) -> None:
 
     results = [r for r in document["results"] if "checkpoint" in r]
     said: dict[tuple[str, str], list[str]] = {}
+    failed = [r for r in results if r.get("status") == Outcome.FAILED]
+    alike = Counter(result["error"]["message"] for result in failed)
     for result, label in zip(results, labels_of(results), strict=True):
         if result.get("status") == Outcome.FAILED:
             path, error = str(result["checkpoint"]["path"]), result["error"]
-            about = "" if path in error["message"] else f"{path}: "
             hint = f"\n  hint: {error['hint']}" if error.get("hint") else ""
-            said[("failed", f"{about}{error['message']}{hint}")] = []
+            text = f"{error['message']}{hint}"
+            if alike[error["message"]] > 1:
+                said.setdefault(("failed", text), []).append(label)
+            else:
+                about = "" if path in error["message"] else f"{path}: "
+                said[("failed", f"{about}{text}")] = []
         for warning in result.get("warnings", ()):
             said.setdefault(("warning", warning), []).append(label)
         for note in result["checkpoint"].get("notes", ()):

@@ -14,7 +14,7 @@ from sharpcli.documents.comparison import training_loss_warning
 from sharpcli.documents.environment import environment
 from sharpcli.documents.labels import short_labels
 from sharpcli.documents.pairing import Pair, measured, pairs_of
-from sharpcli.documents.results import CheckpointResult, Failure, Report
+from sharpcli.documents.results import CheckpointResult, Failure, Report, flat_scalars
 from sharpcli.documents.statuses import Outcome
 from sharpcli.measures import Measure, choose, compute, options_of
 from sharpcli.measures.columns import in_tables, sharper_if_larger
@@ -22,7 +22,9 @@ from sharpcli.measures.context import Context
 from sharpcli.objective.reliability import warning
 from sharpcli.runs import deciding
 from sharpcli.runs.by_layer import check_layers, measure_layers
+from sharpcli.runs.course import Course
 from sharpcli.runs.failures import INTERRUPTED, each_checkpoint
+from sharpcli.runs.finished import Finished, restored
 from sharpcli.runs.growing_samples import FIRST_IN_TIME, FIRST_SAMPLES, Judge, Limit, grown
 from sharpcli.runs.preflight import ready
 from sharpcli.runs.price import Foreteller, TimeShares
@@ -46,6 +48,7 @@ def measure_checkpoints(
     *,
     begin: Begin = lambda _: silent,
     notes: Notes = UNSAID,
+    finished: Finished | None = None,
 ) -> Report:
     """Measure each checkpoint on a task; a failure is shown in the checkpoint's place.
 
@@ -61,6 +64,8 @@ def measure_checkpoints(
         settings: The measures and their options.
         begin: Called with the title of each step; returns its progress callback.
         notes: Receives notes for the user.
+        finished: Gives the results that an earlier run has finished, and gets each new one. With
+            `settings.decide` it is not used, since results change while the sample grows.
     """
     run, settings = run or RunSettings(), settings or MeasureSettings()
     asked = None if settings.decide is None else deciding.asked_for(settings.decide)
@@ -72,6 +77,8 @@ def measure_checkpoints(
     deciding.check(paths, run, settings)
     baseline = deciding.baseline_of(settings.baseline, paths)
     device = resolve_device(run.device)
+    first = _first_samples(run, settings)
+    course, finished = Course(paths), finished or Finished()
     sized: dict[int | None, Studies] = {}
     foretell, shares = Foreteller(len(paths), notes), _shares(settings, len(paths))
 
@@ -82,16 +89,24 @@ def measure_checkpoints(
         return sized[samples]
 
     def measured_one(path: Path, about: dict[str, Any]) -> CheckpointResult:
-        said = notes.about(path.name)
-        return _grown(
-            settings,
-            run,
-            said,
-            lambda samples, judge: _measured(
-                path, about, studies_of(samples), measures, settings, begin, notes, judge, foretell
-            ),
-            shares,
-        )
+        course.next()
+        ahead = [load_checkpoint(path)]
+        study, sha256 = studies_of(first).of(ahead[0]), ahead[0].sha256
+        if (kept := finished.result_of(path, sha256, study)) is not None:
+            if shares:
+                shares.end_of_next()  # its time is for the others
+            return restored(kept)
+
+        def at(samples: int | None, judge: Judge | None) -> CheckpointResult:
+            checkpoint = ahead.pop() if ahead else load_checkpoint(path)
+            studies, titled = studies_of(samples), course.titled(begin)
+            return _measured(
+                checkpoint, about, studies, measures, settings, titled, notes, judge, foretell
+            )
+
+        result = _grown(settings, run, notes.about(path.name), at, shares)
+        course.measured()
+        return result
 
     def measured_on(
         path: Path,
@@ -102,10 +117,14 @@ def measure_checkpoints(
         *,
         lowest: bool,
     ) -> CheckpointResult:
-        studies = studies_of(samples)
-        return _measured(path, about, studies, measures, settings, begin, notes, lowest=lowest)
+        studies, checkpoint = studies_of(samples), load_checkpoint(path)
+        titled = _named(path.name, begin)
+        return _measured(
+            checkpoint, about, studies, measures, settings, titled, notes, lowest=lowest
+        )
 
-    first = _first_samples(run, settings)
+    if asked is None:
+        finished.begin("measure", _described(run, settings))
     with global_random_state_kept():
         if task is not None:
             _check_size(studies_of(first).of(None), measures, settings)
@@ -123,6 +142,7 @@ def measure_checkpoints(
                 measured_one,
                 _failed,
                 is_last=lambda result: any(layer.error == INTERRUPTED for layer in result.layers),
+                done=finished.add,
             )
     decision = found.decision
     return Report(
@@ -215,8 +235,8 @@ def measure_model(
             _check_size(study, measures, settings)
             checkpoint = Checkpoint(Path(name), dict(model.state_dict()), {}, "")
             about: dict[str, Any] = {"path": name, "metadata": {}}
-            loaded = matched(checkpoint, study)
-            return _measure(loaded, about, measures, settings, begin, notes, judge, foretell)
+            loaded, named = matched(checkpoint, study), _named(name, begin)
+            return _measure(loaded, about, measures, settings, named, notes, judge, foretell)
 
         result = _grown(settings, run, notes.about(name), at, _shares(settings, 1))
     return Report(
@@ -234,6 +254,19 @@ def as_settings(run: RunSettings, settings: MeasureSettings) -> dict[str, Any]:
     if not measure["options"]:
         del measure["options"]
     return {"run": asdict(run), "measure": measure}
+
+
+def _described(run: RunSettings, settings: MeasureSettings) -> dict[str, Any]:
+    """The settings that decide what a checkpoint's result is, by the names that users know."""
+    written = as_settings(run, settings)
+    own = {name: value for name, value in written["measure"].items() if name != "baseline"}
+    options = own.pop("options", {})
+    return {"run": written["run"], "measure": {**own, **options}}
+
+
+def _named(name: str, begin: Begin) -> Begin:
+    """A `begin` whose titles start with the checkpoint's name."""
+    return lambda title: begin(f"{name}: {title}")
 
 
 def _first_samples(run: RunSettings, settings: MeasureSettings) -> int | None:
@@ -274,7 +307,7 @@ def _grown(
 
 
 def _measured(
-    path: Path,
+    checkpoint: Checkpoint,
     about: dict[str, Any],
     studies: Studies,
     measures: Sequence[Measure],
@@ -287,7 +320,6 @@ def _measured(
     lowest: bool = True,
 ) -> CheckpointResult:
     """One checkpoint's result; adds facts about the checkpoint to `about`."""
-    checkpoint = load_checkpoint(path)
     about |= {"sha256": checkpoint.sha256, "metadata": checkpoint.metadata}
     study = studies.of(checkpoint)
     _check_size(study, measures, settings)
@@ -323,7 +355,7 @@ def _measure(
         checkpoint=loaded.checkpoint,
         lowest=lowest,
         warnings=warnings,
-        begin=lambda name: begin(f"{loaded.checkpoint.path.name}: {name}"),
+        begin=begin,
         notes=notes.about(loaded.checkpoint.path.name),
     )
     try:
@@ -370,7 +402,7 @@ def _check_size(study: Study, measures: Sequence[Measure], settings: MeasureSett
 def _loss_warning(results: Sequence[CheckpointResult]) -> str | None:
     labels = short_labels([str(result.checkpoint["path"]) for result in results])
     losses = {
-        label: result.measures["loss"]["train"].value
+        label: flat_scalars({"loss": result.measures["loss"]})["loss.train"]["value"]
         for label, result in zip(labels, results, strict=True)
         if result.status == Outcome.OK and "loss" in result.measures
     }

@@ -40,6 +40,7 @@ class Study:
     """A task ready to measure any of its checkpoints: the network, and the data in memory.
 
     `original` is the task's own model, kept until the network has been compared with it.
+    `uncoupled` after a checkpoint whose losses were found to be each example's own.
     """
 
     task: Task
@@ -48,6 +49,7 @@ class Study:
     run: RunSettings
     checked: SelfCheck | None = None
     original: nn.Module | None = None
+    uncoupled: bool = False
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -63,9 +65,14 @@ class Study:
         return sum(each.numel() * (1 + each.is_complex()) for each in trained)
 
     @functools.cached_property
+    def digests(self) -> dict[str, str]:
+        """The digest of each split's rows."""
+        return {name: rows.digest() for name, rows in self.rows.items()}
+
+    @functools.cached_property
     def sample(self) -> str:
         """Identifies the measured split's examples and their division in shards."""
-        rows = self.rows[self.run.split].digest()
+        rows = self.digests[self.run.split]
         return hashlib.sha256(f"{rows} {self.run.seed}".encode()).hexdigest()[:16]
 
     def objectives(self, tensors: Mapping[str, Tensor]) -> dict[str, Objective]:

@@ -15,6 +15,7 @@ from sharpcli.cli.options import (
     output_options,
     parameters_option,
     plot_option,
+    resume_option,
     run_options,
     task_options,
 )
@@ -255,6 +256,7 @@ Examples:
 @run_options
 @output_options
 @plot_option
+@resume_option
 def measure(
     checkpoints: tuple[str, ...],
     measures: tuple[str, ...],
@@ -282,6 +284,7 @@ def measure(
     task_options: dict[str, str],
     run: RunSettings,
     output: OutputSettings,
+    resume: bool,
 ) -> int:
     """Measure how sharp the minimum of each checkpoint is.
 
@@ -291,7 +294,7 @@ def measure(
     measures over the steps of one training, whose checkpoints say theirs in their metadata.
     """
     from sharpcli.cli.progress_bars import notes_of, progress_bars
-    from sharpcli.documents.results import to_document
+    from sharpcli.documents.results import is_interrupted, to_document
     from sharpcli.render import emit
 
     if list_measures:
@@ -332,13 +335,24 @@ def measure(
     notes = notes_of(output)
     _note_unread(settings, notes)
     with progress_bars(quiet=output.quiet) as begin:
-        from sharpcli.runs.measure import measure_checkpoints  # loads torch
+        from sharpcli.runs.finished import Finished  # loads torch
+        from sharpcli.runs.measure import measure_checkpoints
 
+        finished = Finished(output.output, resume=resume, notes=notes)
         report = measure_checkpoints(
-            checkpoints, task, task_options, run, settings, begin=begin, notes=notes
+            checkpoints,
+            task,
+            task_options,
+            run,
+            settings,
+            begin=begin,
+            notes=notes,
+            finished=finished,
         )
     document = to_document(report)
     emit(document, output)
+    if not is_interrupted(document):
+        finished.discard()
     return exit_code(document, strict=output.strict)
 
 
