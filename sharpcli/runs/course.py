@@ -19,7 +19,7 @@ class Course:
     those that were measured; those that an earlier run has finished do not count.
 
     Args:
-        paths: The checkpoints, in the order in which they are measured.
+        paths: The checkpoints, in the order in which they are measured; none if not known before.
         clock: Gives seconds.
     """
 
@@ -27,15 +27,17 @@ class Course:
         self, paths: Sequence[str | Path], clock: Callable[[], float] = time.monotonic
     ) -> None:
         names = [str(path) for path in paths]
-        self._labels = short_labels(names) if len(names) > 1 else [Path(names[0]).name]
+        self._labels = short_labels(names) if len(names) > 1 else []
+        self._name = ""
         self._clock = clock
         self._now = -1
         self._started = 0.0
         self._seconds: list[float] = []
 
-    def next(self) -> None:
+    def next(self, path: Path) -> None:
         """Begin the next checkpoint."""
         self._now += 1
+        self._name = path.name
         self._started = self._clock()
 
     def measured(self) -> None:
@@ -44,15 +46,15 @@ class Course:
 
     def title(self) -> str:
         """The checkpoint's label, its number, and the time left."""
-        label, count = self._labels[self._now], len(self._labels)
-        if count == 1:
-            return label
+        count = len(self._labels)
+        if not count:
+            return self._name
         left = ""
         if others := self._seconds[1:]:
             each = sum(others) / len(others)
             spent = min(self._clock() - self._started, each)
             left = f", {readable_time(each * (count - self._now) - spent)} left"
-        return f"{label}, {self._now + 1} of {count}{left}"
+        return f"{self._labels[self._now]}, {self._now + 1} of {count}{left}"
 
     def titled(self, begin: Begin) -> Begin:
         """A `begin` whose titles start with the checkpoint's."""

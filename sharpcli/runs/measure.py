@@ -30,6 +30,7 @@ from sharpcli.runs.preflight import ready
 from sharpcli.runs.price import Foreteller, TimeShares
 from sharpcli.runs.rescaled import Rescaled, check_rescaling, measure_rescaled
 from sharpcli.runs.study import Loaded, Studies, Study, matched, prepare
+from sharpcli.runs.watching import Watch, check_watch, each_arrival
 from sharpcli.runtime.devices import resolve_device
 from sharpcli.runtime.progress import UNSAID, Begin, Notes, silent
 from sharpcli.runtime.randomness import global_random_state_kept
@@ -49,6 +50,7 @@ def measure_checkpoints(
     begin: Begin = lambda _: silent,
     notes: Notes = UNSAID,
     finished: Finished | None = None,
+    watch: Watch | None = None,
 ) -> Report:
     """Measure each checkpoint on a task; a failure is shown in the checkpoint's place.
 
@@ -66,6 +68,7 @@ def measure_checkpoints(
         notes: Receives notes for the user.
         finished: Gives the results that an earlier run has finished, and gets each new one. With
             `settings.decide` it is not used, since results change while the sample grows.
+        watch: In place of `paths`, a folder whose checkpoints are measured as they come.
     """
     run, settings = run or RunSettings(), settings or MeasureSettings()
     asked = None if settings.decide is None else deciding.asked_for(settings.decide)
@@ -74,13 +77,15 @@ def measure_checkpoints(
     settings = replace(settings, options=options_of(every, settings.options))
     check_layers(measures, settings)
     check_rescaling(run, settings)
+    if watch is not None:
+        check_watch(watch, paths, settings)
     deciding.check(paths, run, settings)
     baseline = deciding.baseline_of(settings.baseline, paths)
     device = resolve_device(run.device)
     first = _first_samples(run, settings)
     course, finished = Course(paths), finished or Finished()
     sized: dict[int | None, Studies] = {}
-    foretell, shares = Foreteller(len(paths), notes), _shares(settings, len(paths))
+    foretell, shares = Foreteller(len(paths) or 1, notes), _shares(settings, len(paths))
 
     def studies_of(samples: int | None) -> Studies:
         if samples not in sized:
@@ -89,7 +94,7 @@ def measure_checkpoints(
         return sized[samples]
 
     def measured_one(path: Path, about: dict[str, Any]) -> CheckpointResult:
-        course.next()
+        course.next(path)
         ahead = [load_checkpoint(path)]
         study, sha256 = studies_of(first).of(ahead[0]), ahead[0].sha256
         if (kept := finished.result_of(path, sha256, study)) is not None:
@@ -137,13 +142,14 @@ def measure_checkpoints(
             results = found.results
         else:
             found = deciding.Decided(())
-            results = each_checkpoint(
-                paths,
-                measured_one,
-                _failed,
-                is_last=lambda result: any(layer.error == INTERRUPTED for layer in result.layers),
-                done=finished.add,
-            )
+            if watch is not None:
+                results = each_arrival(
+                    watch, measured_one, _failed, is_last=_stopped, done=finished.add, notes=notes
+                )
+            else:
+                results = each_checkpoint(
+                    paths, measured_one, _failed, is_last=_stopped, done=finished.add
+                )
     decision = found.decision
     return Report(
         kind="measure",
@@ -411,6 +417,11 @@ def _loss_warning(results: Sequence[CheckpointResult]) -> str | None:
 
 def _failed(about: Mapping[str, Any], error: Failure) -> CheckpointResult:
     return CheckpointResult(about, Outcome.FAILED, error=error)
+
+
+def _stopped(result: CheckpointResult) -> bool:
+    """Whether Ctrl-C came in one of its layers."""
+    return any(layer.error == INTERRUPTED for layer in result.layers)
 
 
 def _pairs(results: Sequence[CheckpointResult], baseline: int | None = None) -> list[Pair]:

@@ -78,7 +78,7 @@ def spectra_of_checkpoints(
     course, finished = Course(paths), finished or Finished()
 
     def found(path: Path, about: dict[str, Any]) -> Spectrum | FailedResult | Mapping[str, Any]:
-        course.next()
+        course.next(path)
         checkpoint = load_checkpoint(path)
         about |= {"sha256": checkpoint.sha256, "metadata": checkpoint.metadata}
         study = studies.of(checkpoint)
