@@ -24,6 +24,8 @@ __all__ = ["Finished", "restored"]
 
 _FORMAT = "sharpcli-checkpoints/1"
 _BEGINNING = json.dumps({"format": _FORMAT}, separators=(",", ":")).encode()[:-1]
+# Settings that decide about memory and about what is compared.
+_INDIFFERENT = {"batch_size", "memory", "baseline"}
 _TOLD = 3  # differences from another run that a note names
 
 
@@ -69,7 +71,7 @@ class Finished:
                 "kind": kind,
                 "sharpcli": __version__,
                 "torch": str(torch.__version__),
-                "settings": settings,
+                "settings": _decisive(settings),
             }
         )
         if self.path is not None and self._resume and is_first() and self.path.is_file():
@@ -206,6 +208,15 @@ def restored(kept: Mapping[str, Any]) -> CheckpointResult:
         for layer in kept.get("layers", ())
     ]
     return CheckpointResult(**{**kept, "status": Outcome(kept["status"]), "layers": layers})
+
+
+def _decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without those that never change a checkpoint's result."""
+    return {
+        name: _decisive(value) if isinstance(value, Mapping) else value
+        for name, value in settings.items()
+        if name not in _INDIFFERENT
+    }
 
 
 def _described(study: Study) -> dict[str, Any]:

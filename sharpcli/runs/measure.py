@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,18 +11,16 @@ from typing import Any
 from torch import nn
 
 from sharpcli.checkpoint import Checkpoint, load_checkpoint
-from sharpcli.documents.comparison import training_loss_warning
 from sharpcli.documents.environment import environment
-from sharpcli.documents.labels import short_labels
-from sharpcli.documents.pairing import Pair, measured, pairs_of
-from sharpcli.documents.results import CheckpointResult, Failure, Report, flat_scalars
+from sharpcli.documents.results import CheckpointResult, Failure, Report
 from sharpcli.documents.statuses import Outcome
+from sharpcli.errors import SharpError
 from sharpcli.measures import Measure, choose, compute, options_of
-from sharpcli.measures.columns import in_tables, sharper_if_larger
 from sharpcli.measures.context import Context
 from sharpcli.objective.reliability import warning
 from sharpcli.runs import deciding
 from sharpcli.runs.by_layer import check_layers, measure_layers
+from sharpcli.runs.compared import loss_warning, not_compared, pairs_among
 from sharpcli.runs.course import Course
 from sharpcli.runs.failures import INTERRUPTED, each_checkpoint
 from sharpcli.runs.finished import Finished, restored
@@ -96,7 +95,9 @@ def measure_checkpoints(
     def measured_one(path: Path, about: dict[str, Any]) -> CheckpointResult:
         course.next(path)
         ahead = [load_checkpoint(path)]
-        study, sha256 = studies_of(first).of(ahead[0]), ahead[0].sha256
+        sha256 = ahead[0].sha256
+        about |= {"sha256": sha256, "metadata": ahead[0].metadata}
+        study = studies_of(first).of(ahead[0])
         if (kept := finished.result_of(path, sha256, study)) is not None:
             if shares:
                 shares.end_of_next()  # its time is for the others
@@ -161,12 +162,13 @@ def measure_checkpoints(
             *found.pairs,
             *(
                 pair
-                for pair in _pairs(results, baseline)
+                for pair in pairs_among(results, baseline)
                 if decision is None or pair.measure != decision.measure
             ),
         ],
         decision=decision,
-        warnings=[w for w in [_loss_warning(results)] if w],
+        notes=not_compared(results, baseline, compared=decision is not None),
+        warnings=[w for w in [loss_warning(results)] if w],
     )
 
 
@@ -265,8 +267,11 @@ def as_settings(run: RunSettings, settings: MeasureSettings) -> dict[str, Any]:
 def _described(run: RunSettings, settings: MeasureSettings) -> dict[str, Any]:
     """The settings that decide what a checkpoint's result is, by the names that users know."""
     written = as_settings(run, settings)
-    own = {name: value for name, value in written["measure"].items() if name != "baseline"}
+    own = written["measure"]
     options = own.pop("options", {})
+    if settings.initial is not None:
+        with contextlib.suppress(SharpError):  # a measure that reads it says why it cannot
+            own["initial_sha256"] = load_checkpoint(settings.initial).sha256
     return {"run": written["run"], "measure": {**own, **options}}
 
 
@@ -405,16 +410,6 @@ def _check_size(study: Study, measures: Sequence[Measure], settings: MeasureSett
             measure.check(study.network.size, settings)
 
 
-def _loss_warning(results: Sequence[CheckpointResult]) -> str | None:
-    labels = short_labels([str(result.checkpoint["path"]) for result in results])
-    losses = {
-        label: flat_scalars({"loss": result.measures["loss"]})["loss.train"]["value"]
-        for label, result in zip(labels, results, strict=True)
-        if result.status == Outcome.OK and "loss" in result.measures
-    }
-    return training_loss_warning(losses)
-
-
 def _failed(about: Mapping[str, Any], error: Failure) -> CheckpointResult:
     return CheckpointResult(about, Outcome.FAILED, error=error)
 
@@ -422,23 +417,3 @@ def _failed(about: Mapping[str, Any], error: Failure) -> CheckpointResult:
 def _stopped(result: CheckpointResult) -> bool:
     """Whether Ctrl-C came in one of its layers."""
     return any(layer.error == INTERRUPTED for layer in result.layers)
-
-
-def _pairs(results: Sequence[CheckpointResult], baseline: int | None = None) -> list[Pair]:
-    """The measured checkpoints, two by two, or each with the one at the index `baseline`."""
-    first: dict[Any, int] = {}  # a file that is given twice is compared once
-    for index, each in enumerate(results):
-        first.setdefault(each.checkpoint["path"], index)
-    numbered = [
-        (index, measured({"checkpoint": each.checkpoint, "measures": each.measures}))
-        for index, each in enumerate(results)
-        if each.status == Outcome.OK and first[each.checkpoint["path"]] == index
-    ]
-    places = [index for index, _ in numbered]
-    if baseline is not None and baseline not in places:
-        return []
-    base = None if baseline is None else places.index(baseline)
-    found = [each for _, each in numbered]
-    keys = {key for each in found for key in each.scalars}
-    exact = {measure.key: measure.of_data for measure in in_tables(keys) if measure.exact}
-    return pairs_of(found, sharper_if_larger(keys), baseline=base, exact=exact)
