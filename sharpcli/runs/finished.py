@@ -58,7 +58,7 @@ class Finished:
         self._next: dict[str, Any] | None = None
         self._said: set[str] = set()
         self._complete = 0  # bytes of complete lines
-        self._file: FileIO | None = None
+        self._begun = False  # whether this run's header is in the file
 
     def begin(self, kind: str, settings: Mapping[str, Any]) -> None:
         """Read what earlier runs of the same command, described by JSON values, have finished.
@@ -117,27 +117,20 @@ class Finished:
             return
         record = {**record, "result": to_plain(result)}
         try:
-            if self._file is None:
-                self._file = self.path.open("r+b" if self._complete else "wb", buffering=0)
-                self._file.truncate(self._complete)
-                self._file.seek(self._complete)
-                self._write(self._header)
-            self._write(record)
+            with self.path.open("r+b" if self._complete else "wb", buffering=0) as file:
+                file.truncate(self._complete)
+                file.seek(self._complete)
+                lines = [record] if self._begun else [self._header, record]
+                self._complete += _written(file, lines)
+                self._begun = True
         except OSError as error:
             raise SharpError(
                 f"{self.path}: cannot be written: {error.strerror}",
                 "finished checkpoints are kept: make room, and the same command goes on from there",
             ) from error
 
-    def close(self) -> None:
-        """Close the file and keep it for a later run."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
     def discard(self) -> None:
-        """Close and remove the file, once the result is saved."""
-        self.close()
+        """Remove the file, once the result is saved."""
         if self.path is not None and is_first():
             self.path.unlink(missing_ok=True)
 
@@ -194,11 +187,17 @@ class Finished:
             f"remove it, or start over with {setting('resume', False)}, which replaces it",
         )
 
-    def _write(self, record: Mapping[str, Any]) -> None:
-        assert self._file is not None
-        line = json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n"
-        while line:
-            line = line[self._file.write(line) :]
+
+def _written(file: FileIO, records: list[dict[str, Any]]) -> int:
+    """Write a line for each record, and return how many bytes they are."""
+    lines = b"".join(
+        json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        for record in records
+    )
+    left = lines
+    while left:
+        left = left[file.write(left) :]
+    return len(lines)
 
 
 def restored(kept: Mapping[str, Any]) -> CheckpointResult:

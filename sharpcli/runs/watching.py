@@ -160,7 +160,8 @@ def each_arrival(
     """
     arrivals = Arrivals(watch.folder, watch.idle)
     results: list[CheckpointResult] = []
-    notes.note(f"watching {watch.folder}, until Ctrl-C{_or_idle(watch)}")
+    idle = "" if watch.idle is None else f" or {watch.idle:g} s without a new checkpoint"
+    notes.note(f"watching {watch.folder}, until Ctrl-C{idle}")
     while True:
         try:
             with interruption.interruptible():
@@ -186,15 +187,11 @@ def each_arrival(
         watch.told(result)
     if not results:
         raise SharpError(
-            f"{watch.folder}: no checkpoint has come{_or_idle(watch).replace(' or', '')}",
+            f"{watch.folder}: no checkpoint has come in {watch.idle:g} s",
             f"files with the suffix {', '.join(sorted(CHECKPOINT_SUFFIXES))} and folders with such "
             "files are measured",
         )
     return results
-
-
-def _or_idle(watch: Watch) -> str:
-    return "" if watch.idle is None else f" or {watch.idle:g} s without a new checkpoint"
 
 
 def _checkpoints_in(folder: Path) -> list[Path]:

@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 import certified
+import checkpoints
 import checks
 import corners
 import coupled
@@ -58,6 +59,7 @@ from report import write
 _BENCHMARKS = (
     certified,
     checks,
+    checkpoints,
     eigenvalues,
     many,
     product,
