@@ -62,7 +62,8 @@ def test_the_same_command_goes_on_and_measures_none_twice(folder, number):
     kept = [json.loads(line) for line in partial.read_text("utf-8").splitlines()[1:]]
     assert [each["path"] for each in kept] == paths[:2]
     if number == signal.SIGTERM:
-        assert code == 143
+        assert code == 143, said(folder)
+        assert output.exists(), said(folder)
         statuses = [each["status"] for each in json.loads(output.read_text("utf-8"))["results"]]
         assert statuses == ["ok", "ok", "failed", "failed"]
         assert "run-2, run-3: interrupted before it was measured" in said(folder)
@@ -82,6 +83,8 @@ def test_a_watch_that_is_ended_prints_what_it_has_and_goes_on(folder, monkeypatc
     command = ("--watch", "runs", "--output", "r.json")
     assert ended(start(folder, *command), signal.SIGINT, partial) == 130
     assert "run-0.safetensors: loss train" in said(folder)
+    results = json.loads((folder / "r.json").read_text("utf-8"))["results"]
+    assert [each["status"] for each in results] == ["ok", "ok", "failed"]
     assert partial.exists()
     (folder / "stop").unlink()
     assert start(folder, *command, "--watch-idle", "1").wait() == 0
