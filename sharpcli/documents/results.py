@@ -45,6 +45,7 @@ __all__ = [
     "scalar_fields",
     "short_power",
     "to_document",
+    "to_plain",
     "unconverged",
     "with_sampling_errors",
 ]
@@ -318,6 +319,11 @@ def to_document(report: Report) -> Document:
     'not_finite'
     """
     return {"schema": SCHEMA, **_plain(report)}
+
+
+def to_plain(node: Any) -> Any:
+    """A part of a report in JSON types, as `to_document` writes it."""
+    return _plain(node)
 
 
 def is_interrupted(document: Document) -> bool:

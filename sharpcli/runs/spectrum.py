@@ -30,7 +30,9 @@ from sharpcli.objective.checks import end_of_float64
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.reliability import sampling_status, warning, widened
 from sharpcli.objective.shards import shards, share_left
+from sharpcli.runs.course import Course
 from sharpcli.runs.failures import each_checkpoint
+from sharpcli.runs.finished import Finished
 from sharpcli.runs.preflight import ready
 from sharpcli.runs.study import Loaded, Studies
 from sharpcli.runtime.devices import resolve_device
@@ -60,6 +62,7 @@ def spectra_of_checkpoints(
     *,
     begin: Begin = lambda _: silent,
     notes: Notes = UNSAID,
+    finished: Finished | None = None,
 ) -> Report:
     """The spectral density of each checkpoint; a failure is shown in the checkpoint's place.
 
@@ -79,13 +82,22 @@ def spectra_of_checkpoints(
         memory=settings.curvature.memory,
         splits=(run.split,),
     )
+    course, finished = Course(paths), finished or Finished()
 
-    def found(path: Path, about: dict[str, Any]) -> Spectrum | FailedResult:
+    def found(path: Path, about: dict[str, Any]) -> Spectrum | FailedResult | Mapping[str, Any]:
+        course.next(path)
         checkpoint = read_checkpoint(path, run.weights)
         about |= {"sha256": checkpoint.sha256, "metadata": checkpoint.metadata}
+        kept = finished.result_of(path, checkpoint.sha256, studies.of(checkpoint))
+        if kept is not None:
+            return kept
         loaded = studies.loaded(checkpoint)
-        return _spectrum(loaded, about, settings, begin, notes.about(path.name))
+        result = _spectrum(loaded, about, settings, course.titled(begin), notes.about(path.name))
+        course.measured()
+        return result
 
+    written = {"run": asdict(run), "spectrum": asdict(settings)}
+    finished.begin("spectrum", written)
     with global_random_state_kept():
         if task is not None:
             studies.check()
@@ -93,10 +105,11 @@ def spectra_of_checkpoints(
             paths,
             found,
             lambda about, error: FailedResult(checkpoint=MeasuredCheckpoint(**about), error=error),
+            done=finished.add,
         )
     return Report(
         kind="spectrum",
-        settings={"run": asdict(run), "spectrum": asdict(settings)},
+        settings=written,
         environment=environment(device),
         task=studies.description(),
         results=results,
@@ -119,7 +132,7 @@ def _spectrum(
         objective, loaded.theta, settings.curvature, probes, settings.steps
     )
     notes.detail(str(memory))
-    title = f"{loaded.checkpoint.path.name}: spectrum"
+    title = "spectrum"
     started = time.perf_counter()
 
     seed = study.run.seed

@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 import certified
+import checkpoints
 import checks
 import corners
 import coupled
@@ -59,6 +60,7 @@ from report import write
 _BENCHMARKS = (
     certified,
     checks,
+    checkpoints,
     eigenvalues,
     many,
     product,

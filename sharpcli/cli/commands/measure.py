@@ -15,12 +15,15 @@ from sharpcli.cli.options import (
     output_options,
     parameters_option,
     plot_option,
+    refuse_unread,
+    resume_option,
     run_options,
     task_options,
 )
 from sharpcli.cli.parameter_types import DURATION, NumberType, ParameterType, WholeType
 from sharpcli.errors import UsageError
 from sharpcli.measures import BUILT_IN, Option, choose, known_measures, measure_of, readers
+from sharpcli.runtime import interruption
 from sharpcli.settings import CurvatureSettings, MeasureSettings, OutputSettings, RunSettings
 
 if TYPE_CHECKING:
@@ -103,7 +106,8 @@ Examples:
   sharp measure a.safetensors -t digits -m hessian -m trace --by layer
   sharp measure a.pt -t task.py -m loss -m hessian --sampling-error 0.1
   sharp measure a.pt b.pt c.pt -t task.py --decide hessian
-  sharp measure run-*/model.safetensors --json > result.json""",
+  sharp measure run-*/model.safetensors --json > result.json
+  sharp measure --watch run/path -m loss -m hessian --output course.json""",
 )
 @click.argument("checkpoints", nargs=-1, metavar="CKPT...")
 @click.option(
@@ -249,12 +253,27 @@ Examples:
     show_default=True,
     help="--rescale-check: factors are log-uniform between 1/F and F.",
 )
+@click.option(
+    "--watch",
+    "watched",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="In place of CKPT: measure the checkpoints in DIR, and those that a training writes "
+    "there, as they come. A row of each goes to stderr, the result follows after Ctrl-C.",
+)
+@click.option(
+    "--watch-idle",
+    type=DURATION,
+    metavar="T",
+    help="--watch: also end when no new checkpoint has come for so long: 90 (seconds), 10m, 2h.",
+)
 @parameters_option
 @curvature_options
 @task_options
 @run_options
 @output_options
 @plot_option
+@resume_option
 def measure(
     checkpoints: tuple[str, ...],
     measures: tuple[str, ...],
@@ -276,12 +295,15 @@ def measure(
     rescale_check: bool,
     rescale_by: Any,
     rescale_factor: float,
+    watched: Path | None,
+    watch_idle: float | None,
     options: dict[str, Any],
     curvature: CurvatureSettings,
     task: str | None,
     task_options: dict[str, str],
     run: RunSettings,
     output: OutputSettings,
+    resume: bool,
 ) -> int:
     """Measure how sharp the minimum of each checkpoint is.
 
@@ -291,7 +313,8 @@ def measure(
     measures over the steps of one training, whose checkpoints say theirs in their metadata.
     """
     from sharpcli.cli.progress_bars import notes_of, progress_bars
-    from sharpcli.documents.results import to_document
+    from sharpcli.cli.watched_rows import rows_on_stderr
+    from sharpcli.documents.results import is_interrupted, to_document
     from sharpcli.render import emit
 
     if list_measures:
@@ -299,7 +322,9 @@ def measure(
 
         print_measures(measures, as_json=output.format == "json")
         return 0
-    if not checkpoints:
+    if watched is None:
+        refuse_unread(["watch_idle"], "without --watch", "name the folder: --watch DIR")
+    if not checkpoints and watched is None:
         raise UsageError("no checkpoint: nothing to measure", "sharp measure model.safetensors")
     if "" in checkpoints:
         raise UsageError(
@@ -332,13 +357,30 @@ def measure(
     notes = notes_of(output)
     _note_unread(settings, notes)
     with progress_bars(quiet=output.quiet) as begin:
-        from sharpcli.runs.measure import measure_checkpoints  # loads torch
+        from sharpcli.runs.finished import Finished  # loads torch
+        from sharpcli.runs.measure import measure_checkpoints
+        from sharpcli.runs.watching import Watch
 
+        told = rows_on_stderr(quiet=output.quiet)
+        watch = None if watched is None else Watch(watched, watch_idle, told)
+        finished = Finished(output.output, resume=resume, notes=notes)
         report = measure_checkpoints(
-            checkpoints, task, task_options, run, settings, begin=begin, notes=notes
+            checkpoints,
+            task,
+            task_options,
+            run,
+            settings,
+            begin=begin,
+            notes=notes,
+            finished=finished,
+            watch=watch,
         )
     document = to_document(report)
     emit(document, output)
+    if watched is not None and interruption.received():
+        return interruption.exit_code()
+    if not is_interrupted(document):
+        finished.discard()
     return exit_code(document, strict=output.strict)
 
 
