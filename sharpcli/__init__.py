@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sharpcli.documents import showing as _showing
+
 if TYPE_CHECKING:
     from sharpcli.checkpoint import load_checkpoint
     from sharpcli.documents.results import to_document
@@ -62,6 +64,9 @@ __all__ = [
     "spectra_of_checkpoints",
     "to_document",
 ]
+
+# Documents know nothing of drawing; only this face knows both.
+_showing.shown_by("sharpcli.render.notebook")
 
 _HOMES = {
     "BatchNormSettings": "settings",
