@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from sharpcli.landscape.points.journal import Journal
     from sharpcli.landscape.points.walk import Watch
     from sharpcli.runs.exploration import Beside
-    from sharpcli.runs.interpolate import interpolate_checkpoints
-    from sharpcli.runs.landscape import landscape_checkpoint
+    from sharpcli.runs.interpolate import interpolate_checkpoints, interpolate_models
+    from sharpcli.runs.landscape import landscape_checkpoint, landscape_model
     from sharpcli.runs.measure import measure_checkpoints, measure_model
-    from sharpcli.runs.spectrum import spectra_of_checkpoints
+    from sharpcli.runs.spectrum import spectra_of_checkpoints, spectrum_model
     from sharpcli.settings import (
         BatchNormSettings,
         CurvatureSettings,
@@ -56,12 +56,15 @@ __all__ = [
     "Task",
     "Watch",
     "interpolate_checkpoints",
+    "interpolate_models",
     "landscape_checkpoint",
+    "landscape_model",
     "load_checkpoint",
     "load_task",
     "measure_checkpoints",
     "measure_model",
     "spectra_of_checkpoints",
+    "spectrum_model",
     "to_document",
 ]
 
@@ -85,12 +88,15 @@ _HOMES = {
     "Task": "tasks",
     "Watch": "landscape.points.walk",
     "interpolate_checkpoints": "runs.interpolate",
+    "interpolate_models": "runs.interpolate",
     "landscape_checkpoint": "runs.landscape",
+    "landscape_model": "runs.landscape",
     "load_checkpoint": "checkpoint",
     "load_task": "tasks",
     "measure_checkpoints": "runs.measure",
     "measure_model": "runs.measure",
     "spectra_of_checkpoints": "runs.spectrum",
+    "spectrum_model": "runs.spectrum",
     "to_document": "documents.results",
 }
 

@@ -59,17 +59,16 @@ class Shown:
             errors: also give each number's error, under `KEY.error` and `KEY.sampling_error`.
 
         Returns:
-            The keys of `--format csv`; with several checkpoints or groups `LABEL/KEY`. NaN for a
+            The keys of a CSV's columns; with several checkpoints or groups `LABEL/KEY`. NaN for a
             number that is not finite. What failed has no numbers.
         """
         found: dict[str, float] = _shows().scalars(self._document(), errors=errors)
         return found
 
     def to_dataframe(self) -> DataFrame:
-        """The rows of `--format csv` as a pandas data frame: one for each checkpoint or point.
+        """The rows of a CSV as a pandas data frame: one for each checkpoint, group or point.
 
-        Raises:
-            SharpError: pandas is not installed.
+        A `SharpError` says that pandas is not installed.
         """
         frame: DataFrame = _shows().frame(self._document())
         return frame
@@ -77,14 +76,13 @@ class Shown:
     def figure(
         self, *, metric: str | None = None, settings: FigureSettings | None = None
     ) -> Figure:
-        """The figure that `sharp plot` writes, for matplotlib.
+        """The figure that `sharp plot` writes, of matplotlib.
+
+        A `SharpError` says that matplotlib is not installed, or that this result has no figure.
 
         Args:
             metric: what a line or plane shows in place of all metrics.
             settings: the loss axis and the width in inches.
-
-        Raises:
-            SharpError: matplotlib is not installed, or this result has no figure.
         """
         drawn: Figure = _shows().figure(self._document(), metric, settings or FigureSettings())
         return drawn

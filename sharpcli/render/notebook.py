@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from sharpcli.documents.labels import short_labels
 from sharpcli.documents.results import Document, dumps, flat_scalars
 from sharpcli.errors import SharpError
+from sharpcli.render.console import console
 from sharpcli.render.emit import problems
 from sharpcli.render.files.page_html import page_html, paragraphs
 from sharpcli.render.files.plotting import narrowed
 from sharpcli.render.formats import format_of, page_of
 from sharpcli.render.kinds import KINDS, load, read_drawing
-from sharpcli.runtime.text import html_text, visible_lines
+from sharpcli.runtime.text import folded, html_text, visible_lines
 from sharpcli.settings import FigureSettings
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def text(document: Document) -> str:
     """The table that a terminal shows, without colours, and the document's problems and notes."""
     if document["kind"] not in KINDS:
         return dumps(document)
-    said = [visible_lines(f"{kind}: {line}") for kind, line in problems(document)]
+    width = console().width
+    said = [folded(visible_lines(f"{kind}: {line}"), width) for kind, line in problems(document)]
     return "\n".join([format_of("table").text(document, None, True).rstrip("\n"), *said])
 
 
@@ -118,8 +120,7 @@ def figure(
 ) -> Figure:
     """The figure that files have, in their style; it shows itself in a notebook.
 
-    Raises:
-        SharpError: matplotlib is not installed, or the result has no figure.
+    A `SharpError` says that matplotlib is not installed, or that the result has no figure.
     """
     _check("matplotlib", "plot")
     if metric is not None and _has_curves(document):

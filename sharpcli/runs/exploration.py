@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sharpcli.checkpoint import Checkpoint
 from sharpcli.documents.environment import environment
 from sharpcli.documents.grids import Explored, Interpolated, Points
 from sharpcli.documents.labels import named
@@ -128,7 +129,7 @@ def exploring(
 
 def begin_exploration(
     kind: str,
-    paths: Sequence[str | Path],
+    paths: Sequence[str | Path | Checkpoint],
     beside: Beside,
     studies: Studies,
     settings: InterpolateSettings | LandscapeSettings,
@@ -224,7 +225,9 @@ def report(this: Exploration, result: Interpolated | Explored) -> Report:
     )
 
 
-def _of_one_task(path: str | Path, studies: Studies, first: str | Path) -> Loaded:
+def _of_one_task(
+    path: str | Path | Checkpoint, studies: Studies, first: str | Path | Checkpoint
+) -> Loaded:
     loaded = load(path, studies)
     made = studies.made
     if len(made) > 1:

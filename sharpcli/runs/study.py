@@ -227,10 +227,12 @@ class Loaded:
         self.match.tensors.clear()
 
 
-def load(path: str | Path, studies: Studies) -> Loaded:
+def load(path: str | Path | Checkpoint, studies: Studies) -> Loaded:
     """Read a checkpoint and match it to its task's model; raises `SharpError` if that fails."""
-    checkpoint = load_checkpoint(path)
-    return matched(checkpoint, studies.of(checkpoint, path))
+    checkpoint = path if isinstance(path, Checkpoint) else load_checkpoint(path)
+    return matched(
+        checkpoint, studies.of(checkpoint, path if isinstance(path, str | Path) else None)
+    )
 
 
 def matched(checkpoint: Checkpoint, study: Study) -> Loaded:

@@ -48,7 +48,7 @@ def comparison_figure(
         from sharpcli.render.files.score_figure import score_figure
 
         return score_figure(drawn, settings)
-    return (_scatter if isinstance(drawn, DrawnScatter) else _heat)(drawn, settings)
+    return _scatter(drawn, settings) if isinstance(drawn, DrawnScatter) else _heat(drawn, settings)
 
 
 def is_wide(values: Any, settings: FigureSettings) -> bool:

@@ -30,6 +30,7 @@ def score_file(drawn: DrawnScores, suffix: str, settings: FigureSettings) -> byt
 
 
 def score_figure(drawn: DrawnScores, settings: FigureSettings) -> Any:
+    """The curves of groups with their bands."""
     from matplotlib.figure import Figure
 
     from sharpcli.render.files.figure import COLORS
