@@ -47,15 +47,20 @@ _TERMS, _LEAST, _SEARCHED = 6144, 192, 1 / 6
 class Tracker:
     """Measures what `settings.track` names at step 0, every `settings.every` steps and at the end.
 
-    `steps` are the measurements so far. `examples` of `examples_in_all` are measured.
+    `steps` are the measurements so far. `examples` of `examples_in_all` are measured. A `sample` is
+    what `sample_of` gives, where somebody else draws it.
     """
 
     name = "track"
 
-    def __init__(self, settings: TrainSettings) -> None:
+    def __init__(
+        self, settings: TrainSettings, sample: tuple[Rows, Tensor] | None = None
+    ) -> None:
         self._settings = settings
         self._rows: Rows | None = None
         self._searched = torch.zeros(0, dtype=torch.int64)  # where in the sample
+        if sample is not None:
+            self._rows, self._searched = sample
         self._check: SelfCheck | None = None
         self._smooth = True  # until differences of gradients are not
         self._batch: int | None = None
