@@ -34,10 +34,8 @@ class SharpnessCallback(Callback):  # type: ignore[misc]  # a class without type
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Draw the sample."""
-        loader = trainer.train_dataloader
-        batch = getattr(loader, "batch_size", None) or 1
         self._last = trainer.global_step
-        self.monitor.begin(pl_module, loader, batch * trainer.accumulate_grad_batches)
+        self.monitor.begin(pl_module, trainer.train_dataloader, trainer.global_step)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         """Measure and log, where it is due."""

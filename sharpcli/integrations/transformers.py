@@ -32,9 +32,8 @@ class SharpnessCallback(TrainerCallback):  # type: ignore[misc]  # a class witho
         self, args: Any, state: Any, control: Any, *, model: Any, train_dataloader: Any, **_: Any
     ) -> None:
         """Draw the sample."""
-        del state, control
-        batch = args.train_batch_size * args.gradient_accumulation_steps
-        self.monitor.begin(model, train_dataloader, batch)
+        del args, control
+        self.monitor.begin(model, train_dataloader, state.global_step)
 
     def on_step_end(
         self, args: Any, state: Any, control: Any, *, model: Any, optimizer: Any, **_: Any
