@@ -14,10 +14,12 @@ from sharpcli.documents import showing as _showing
 
 if TYPE_CHECKING:
     from sharpcli.checkpoint import load_checkpoint
+    from sharpcli.documents.reading import load_result
     from sharpcli.documents.results import to_document
     from sharpcli.errors import SharpError
     from sharpcli.landscape.points.journal import Journal
     from sharpcli.landscape.points.walk import Watch
+    from sharpcli.runs.compare import compare_results
     from sharpcli.runs.exploration import Beside
     from sharpcli.runs.interpolate import interpolate_checkpoints, interpolate_models
     from sharpcli.runs.landscape import landscape_checkpoint, landscape_model
@@ -55,11 +57,13 @@ __all__ = [
     "SpectrumSettings",
     "Task",
     "Watch",
+    "compare_results",
     "interpolate_checkpoints",
     "interpolate_models",
     "landscape_checkpoint",
     "landscape_model",
     "load_checkpoint",
+    "load_result",
     "load_task",
     "measure_checkpoints",
     "measure_model",
@@ -87,11 +91,13 @@ _HOMES = {
     "SpectrumSettings": "settings",
     "Task": "tasks",
     "Watch": "landscape.points.walk",
+    "compare_results": "runs.compare",
     "interpolate_checkpoints": "runs.interpolate",
     "interpolate_models": "runs.interpolate",
     "landscape_checkpoint": "runs.landscape",
     "landscape_model": "runs.landscape",
     "load_checkpoint": "checkpoint",
+    "load_result": "documents.reading",
     "load_task": "tasks",
     "measure_checkpoints": "runs.measure",
     "measure_model": "runs.measure",
