@@ -1,19 +1,19 @@
 """Results that show themselves in Python: as a table, a figure, a data frame, flat numbers.
 
 Documents know nothing of drawing. The package's face names the module that draws (`shown_by`), and
-it is loaded when something is shown for the first time.
+it is loaded when something is shown for the first time. This module is loaded with the package:
+it imports nothing.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-from sharpcli.settings import FigureSettings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
+
+    from sharpcli.settings import FigureSettings
 
 __all__ = ["Shown", "shown_by"]
 
@@ -84,10 +84,12 @@ class Shown:
             metric: what a line or plane shows in place of all metrics.
             settings: the loss axis and the width in inches.
         """
-        drawn: Figure = _shows().figure(self._document(), metric, settings or FigureSettings())
+        drawn: Figure = _shows().figure(self._document(), metric, settings)
         return drawn
 
 
 def _shows() -> Any:
+    from importlib import import_module
+
     (module,) = _modules
     return import_module(module)
