@@ -69,10 +69,12 @@ def work_of(count: int) -> float:
     return (_SEARCH * _SHARE + 1) * count
 
 
-def searched_part(count: int, seed: int) -> Tensor:
-    """The numbers in a sample of `count` where an eigenvector is searched."""
-    order = torch.randperm(count, generator=own_generator("searched part", seed))
-    return order[: math.ceil(count * _SHARE)].sort().values
+def searched_part(rows: Rows, seed: int) -> Tensor:
+    """The numbers in a sample where an eigenvector is searched: of all data, all."""
+    if not rows.sampled:
+        return torch.arange(rows.count)
+    order = torch.randperm(rows.count, generator=own_generator("searched part", seed))
+    return order[: math.ceil(rows.count * _SHARE)].sort().values
 
 
 def read_sample(

@@ -81,7 +81,7 @@ class Subject:
     @property
     def searched(self) -> Tensor:
         """The rows in which an eigenvector is searched."""
-        return searched_part(self.rows.count, self._seed)
+        return searched_part(self.rows, self._seed)
 
     @property
     def expected(self) -> float:
