@@ -14,6 +14,9 @@ __all__ = ["Budget"]
 class Budget:
     """Time for measurements: a share of the training's own time, and seconds in all.
 
+    `setup` is the part of `spent` that is not taken again. Where it is known how much of the
+    training is done, it counts by that much, and wholly at the end.
+
     Args:
         share: of the time that the training has taken without them; None: no limit.
         seconds: for the whole training; None: no limit.
@@ -30,7 +33,7 @@ class Budget:
             if value is not None and not value > 0:
                 raise UsageError(f"{setting(name, value)}: is out of range", "it is above 0")
         self.share, self.seconds = share, seconds
-        self.spent = self.longest = 0.0
+        self.spent = self.setup = 0.0
         self._clock, self._begun = clock, clock()
 
     @property
@@ -38,10 +41,11 @@ class Budget:
         """Seconds of the training so far, without the measurements."""
         return self._clock() - self._begun - self.spent
 
-    def allows(self, expected: float) -> bool:
-        """Whether a measurement of so many seconds keeps both limits."""
+    def allows(self, expected: float, done: float = 1.0) -> bool:
+        """Whether a measurement of so many seconds keeps both limits, with a share of it `done`."""
         after = self.spent + expected
-        within = self.share is None or after <= self.share * self.training
+        due = after - self.setup * (1 - done)
+        within = self.share is None or due <= self.share * self.training
         return within and (self.seconds is None or after <= self.seconds)
 
     @contextlib.contextmanager

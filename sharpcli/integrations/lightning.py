@@ -35,7 +35,11 @@ class SharpnessCallback(Callback):  # type: ignore[misc]  # a class without type
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Draw the sample."""
         self._last = trainer.global_step
-        self.monitor.begin(pl_module, trainer.train_dataloader, trainer.global_step)
+        last = trainer.estimated_stepping_batches
+        known = isinstance(last, int) and last > trainer.global_step
+        self.monitor.begin(
+            pl_module, trainer.train_dataloader, trainer.global_step, last if known else None
+        )
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         """Measure and log, where it is due."""

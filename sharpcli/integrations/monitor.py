@@ -27,8 +27,8 @@ from sharpcli.training.watchers import Moment
 __all__ = ["Monitor"]
 
 _log = logging.getLogger("sharpcli")
-# The first measurement also checks second derivatives: so many times the work of a later one.
-_FIRST = 1.5
+# The part of the room for each measurement that λ1 may take; the rest is for setting up.
+_ROOM = 0.8
 
 
 class Monitor:
@@ -89,6 +89,7 @@ class Monitor:
         self._subject: Subject | None = None
         self._tracker: Tracker | None = None
         self._begun = self._measured = 0
+        self._last: int | None = None
         self._expected = 0.0
         self._waited = False
 
@@ -97,13 +98,14 @@ class Monitor:
         """Seconds that measuring has taken, reading its sample included."""
         return self._budget.spent
 
-    def begin(self, model: nn.Module, loader: Any, step: int = 0) -> None:
+    def begin(self, model: nn.Module, loader: Any, step: int = 0, last: int | None = None) -> None:
         """Read a first sample and check that the model can be measured; the budget begins now.
 
         Args:
             model: as it trains.
             loader: the training's own.
             step: the steps that were taken before.
+            last: the training's last step, if it is known.
 
         Raises:
             UsageError: the training runs on several processes.
@@ -112,6 +114,7 @@ class Monitor:
         """
         self._budget = Budget(*self._limits)
         self._tracker, self._begun, self._measured, self._waited = None, step, 0, False
+        self._last = last
         if processes() > 1:
             raise UsageError(
                 f"sharpness during a training: it runs on {processes()} processes",
@@ -125,6 +128,7 @@ class Monitor:
                 seed=self._settings.seed,
                 **self._given,
             )
+        self._budget.setup = self._budget.spent
 
     def due(self, step: int) -> bool:
         """Whether to measure after so many steps; the first time, on how many examples."""
@@ -133,7 +137,8 @@ class Monitor:
             return False
         if self._tracker is None:
             self._settle(subject, step)
-        if self._budget.allows(self._expected):
+        done = 1.0 if self._last is None else (step - self._begun) / (self._last - self._begun)
+        if self._budget.allows(self._expected, min(done, 1.0)):
             return True
         if not self._waited:
             self._waited = True
@@ -145,10 +150,10 @@ class Monitor:
         share, _ = self._limits
         training = self._budget.training / (step - self._begun) * self.every
         with self._budget.spending(), global_random_state_kept():
-            room = math.inf if share is None else share * training
+            room = math.inf if share is None else _ROOM * share * training
             subject.grow(room)
         self._tracker = Tracker(self._settings, (subject.rows, subject.searched))
-        self._expected = _FIRST * subject.expected
+        self._expected = subject.expected
         _log.info(
             "sharpness: %s of %s training examples, every %s%s",
             f"{subject.rows.count:,}",
@@ -196,13 +201,18 @@ class Monitor:
             except SharpError as error:
                 _log.warning("sharpness at step %d: %s", step, error)
                 return {}
-        self._expected, self._measured = time.perf_counter() - started, self._measured + 1
+        taken = time.perf_counter() - started
+        if self._measured == 0:  # the first one also checks second derivatives
+            self._budget.setup += max(0.0, taken - self._expected)
+        else:
+            self._expected = taken
+        self._measured += 1
         found = tracker.steps.pop()
         for name, failure in (found.failures or {}).items():
             _log.warning("sharpness at step %d: %s: %s", step, name, failure.message)
         named = _numbers(found.measures)
         if named:
-            named |= {"examples": float(subject.rows.count), "seconds": self._expected}
+            named |= {"examples": float(subject.rows.count), "seconds": taken}
         return {f"{self._prefix}{key}": value for key, value in named.items()}
 
 

@@ -33,7 +33,8 @@ class SharpnessCallback(TrainerCallback):  # type: ignore[misc]  # a class witho
     ) -> None:
         """Draw the sample."""
         del args, control
-        self.monitor.begin(model, train_dataloader, state.global_step)
+        last = state.max_steps if state.max_steps > state.global_step else None
+        self.monitor.begin(model, train_dataloader, state.global_step, last)
 
     def on_step_end(
         self, args: Any, state: Any, control: Any, *, model: Any, optimizer: Any, **_: Any

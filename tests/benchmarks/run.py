@@ -8,6 +8,7 @@ import time
 import warnings
 from pathlib import Path
 
+import callbacks
 import certified
 import checks
 import corners
@@ -83,6 +84,7 @@ _BENCHMARKS = (
     sweeps,
     granulated,
     tracking,
+    callbacks,
     together,
     interrupted,
     unwritable,

@@ -28,6 +28,21 @@ def test_a_share_is_one_of_the_time_without_measuring():
     assert not budget.allows(5.1)
 
 
+def test_setting_up_counts_by_what_is_done_of_the_training():
+    clock = Clock()
+    budget = Budget(0.1, clock=clock)
+    with budget.spending():
+        clock.now += 4
+    budget.setup = 4.0
+    clock.now += 20
+    assert budget.allows(1, done=0.25)
+    assert not budget.allows(1.1, done=0.25)
+    assert not budget.allows(0)
+    clock.now += 60
+    assert budget.allows(4)
+    assert not budget.allows(4.1)
+
+
 def test_seconds_are_for_all_measurements_together():
     clock = Clock()
     budget = Budget(None, seconds=3, clock=clock)
