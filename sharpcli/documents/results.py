@@ -16,6 +16,7 @@ from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from sharpcli.documents.showing import Shown
 from sharpcli.documents.statuses import NOT_CONVERGED, SOUND, Outcome, SamplingStatus, Status
 from sharpcli.runtime.text import json_text
 from sharpcli.settings import Keywords
@@ -270,8 +271,8 @@ class CheckpointResult:
     rescaling: Annotated[RescalingFacts | None, "With rescale_check: the rescaling."] = absent()
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Shown):
     """One run of a command: its settings, its environment, and a result for each checkpoint.
 
     `notes` are useful facts; `warnings` say why a number may mean less than it seems to.
@@ -309,6 +310,9 @@ class Report:
     ] = absent()
     notes: Sentences = absent(())
     warnings: Sentences = absent(())
+
+    def _document(self) -> Document:
+        return to_document(self)
 
 
 def to_document(report: Report) -> Document:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sharpcli.documents.results import Document, dumps, is_interrupted
 from sharpcli.documents.statuses import Outcome
@@ -22,7 +22,7 @@ from sharpcli.settings import OutputSettings
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["emit", "report_problems"]
+__all__ = ["emit", "problems", "report_problems"]
 
 
 def emit(document: Document, output: OutputSettings, *, metric: str | None = None) -> None:
@@ -86,6 +86,14 @@ def _failure(work: Callable[[], None]) -> list[SharpError]:
 
 def report_problems(document: Document, *, quiet: bool = False) -> None:
     """Print each failure, warning and note of a document once on stderr, with its subject."""
+    styles = {"failed": "bold red", "warning": "yellow", "note": "dim"}
+    for kind, text in problems(document):
+        if not (quiet and kind == "note"):
+            say(text, kind, styles[kind])
+
+
+def problems(document: Document) -> list[tuple[Literal["failed", "warning", "note"], str]]:
+    """Each failure, then each warning and each note of a document once, with its subject."""
     from sharpcli.documents.labels import named
     from sharpcli.render.pages.measurements import labels_of
 
@@ -110,12 +118,13 @@ def report_problems(document: Document, *, quiet: bool = False) -> None:
     for kind in ("warning", "note"):
         for text in document.get(f"{kind}s", ()):
             said.setdefault((kind, text), [])
-    styles = {"failed": "bold red", "warning": "yellow", "note": "dim"}
-    for kind, style in styles.items():
-        for (kind_, text), labels in said.items():
-            if kind_ == kind and not (quiet and kind == "note"):
-                about = f"{named(labels)}: " if labels else ""
-                say(about + text, kind, style)
+    kinds: tuple[Literal["failed", "warning", "note"], ...] = ("failed", "warning", "note")
+    return [
+        (kind, f"{named(labels)}: {text}" if labels else text)
+        for kind in kinds
+        for (kind_, text), labels in said.items()
+        if kind_ == kind
+    ]
 
 
 def _bare_message(result: Mapping[str, Any]) -> str:

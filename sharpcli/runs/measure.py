@@ -25,6 +25,7 @@ from sharpcli.runs.course import Course
 from sharpcli.runs.failures import INTERRUPTED, each_checkpoint
 from sharpcli.runs.finished import Finished, restored
 from sharpcli.runs.growing_samples import FIRST_IN_TIME, FIRST_SAMPLES, Judge, Limit, grown
+from sharpcli.runs.in_memory import given, measures_of, run_of
 from sharpcli.runs.preflight import ready
 from sharpcli.runs.price import Foreteller, TimeShares
 from sharpcli.runs.rescaled import Rescaled, check_rescaling, measure_rescaled
@@ -34,7 +35,7 @@ from sharpcli.runtime.devices import resolve_device
 from sharpcli.runtime.progress import UNSAID, Begin, Notes, silent
 from sharpcli.runtime.randomness import global_random_state_kept
 from sharpcli.settings import MeasureSettings, RunSettings
-from sharpcli.tasks import Task, defaults
+from sharpcli.tasks import Task
 
 __all__ = ["as_settings", "measure_checkpoints", "measure_model"]
 
@@ -189,6 +190,12 @@ def measure_model(
     loss: Callable[[Any, Any], Any] | None = None,
     predict: Callable[[nn.Module, Any], Any] | None = None,
     metrics: Callable[[Any, Any], Mapping[str, Any]] | None = None,
+    collate: Callable[[list[Any]], Any] | None = None,
+    measures: str | Sequence[str] | None = None,
+    samples: int | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    seed: int | None = None,
     run: RunSettings | None = None,
     settings: MeasureSettings | None = None,
     begin: Begin = lambda _: silent,
@@ -201,12 +208,19 @@ def measure_model(
 
     Args:
         model: with the weights to measure.
-        train: training data, a map-style data set or a tuple of tensors (N, …).
+        train: training data: a map-style data set, a tuple of tensors or arrays (N, …), or a
+            DataLoader, whose data set and collate_fn are used.
         test: test data of the same form.
         loss: returns one loss for each example of (outputs, batch) (default: cross-entropy).
         predict: returns the outputs of (model, batch) (default: those of the batch's first tensor).
         metrics: returns numbers of (outputs, batch) by name (default: the accuracy for classes).
-        run: samples, device and precision.
+        collate: makes a batch of a list of rows (default: a loader's own, or PyTorch's).
+        measures: names of measures, in place of those in `settings`.
+        samples: size of a random subset of the data, in place of that in `run`.
+        device: where it is computed, in place of that in `run`.
+        dtype: in which precision, in place of that in `run`.
+        seed: of everything random, in place of that in `run`.
+        run: the data, the device and the precision.
         settings: the measures and their settings.
         begin: opens a progress display.
         notes: receives messages during the run.
@@ -214,34 +228,26 @@ def measure_model(
     Cost: the sum of its measures' costs (docs/measures.md).
 
     >>> import torch
-    >>> from sharpcli import MeasureSettings, measure_model
+    >>> from sharpcli import measure_model
     >>> model = torch.nn.Linear(1, 1, bias=False)
     >>> _ = torch.nn.init.constant_(model.weight, 2.0)
     >>> train = torch.tensor([[1.0], [2.0]]), torch.tensor([[2.0], [4.0]])
     >>> def loss(outputs, batch):
     ...     return (outputs - batch[1]).square().sum(1)
-    >>> settings = MeasureSettings(measures=("loss", "hessian"))
-    >>> measures = measure_model(model, train, loss=loss, settings=settings).results[0].measures
-    >>> measures["loss"]["train"].value, round(measures["hessian"]["eigenvalues"][0].value, 3)
+    >>> report = measure_model(model, train, loss=loss, measures=("loss", "hessian"))
+    >>> numbers = report.scalars()
+    >>> numbers["loss.train"], round(numbers["hessian.eigenvalues[0]"], 3)
     (0.0, 5.0)
     """
-    run, settings = run or RunSettings(), settings or MeasureSettings()
-    measures = choose(settings.measures)
-    settings = replace(settings, options=options_of(measures, settings.options))
-    check_layers(measures, settings)
+    settings = measures_of(settings, measures)
+    run = run_of(run, samples=samples, device=device, dtype=dtype, seed=seed)
+    chosen = choose(settings.measures)
+    settings = replace(settings, options=options_of(chosen, settings.options))
+    check_layers(chosen, settings)
     check_rescaling(run, settings)
-    device = resolve_device(run.device)
-    name = type(model).__name__
-    task = Task(
-        name=name,
-        options={},
-        fingerprint="",
-        model=lambda: model,
-        data={"train": train, "test": test}.__getitem__,
-        predict=predict or defaults.predict,
-        loss=loss or defaults.loss_for(name),
-        metrics=metrics or defaults.metrics,
-    )
+    place = resolve_device(run.device)
+    made = given(model, train, test, loss=loss, predict=predict, metrics=metrics, collate=collate)
+    task, name = made.task, made.task.name
     foretell = Foreteller(1, notes)
     with global_random_state_kept():
         studies: list[Study] = []
@@ -250,25 +256,26 @@ def measure_model(
             study = prepare(
                 task,
                 replace(run, samples=samples),
-                device,
+                place,
                 begin=begin,
                 memory=settings.curvature.memory,
-                splits=_splits(run, measures),
+                splits=_splits(run, chosen),
             )
             studies.append(study)
-            _check_size(study, measures, settings)
+            _check_size(study, chosen, settings)
             checkpoint = Checkpoint(Path(name), dict(model.state_dict()), {}, "")
             about: dict[str, Any] = {"path": name, "metadata": {}}
             loaded, named = matched(checkpoint, study), _named(name, begin)
-            return _measure(loaded, about, measures, settings, named, notes, judge, foretell)
+            return _measure(loaded, about, chosen, settings, named, notes, judge, foretell)
 
         result = _grown(settings, run, notes.about(name), at, _shares(settings, 1))
     return Report(
         kind="measure",
         settings=as_settings(run, settings),
-        environment=environment(device),
+        environment=environment(place),
         task=studies[-1].description(),
         results=[result],
+        notes=made.notes,
     )
 
 

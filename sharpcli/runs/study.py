@@ -489,8 +489,10 @@ class Loaded:
         self.match.tensors.clear()
 
 
-def load(path: str | Path, studies: Studies) -> Loaded:
+def load(path: str | Path | Checkpoint, studies: Studies) -> Loaded:
     """Read a checkpoint and match it to its task's model; raises `SharpError` if that fails."""
+    if isinstance(path, Checkpoint):
+        return studies.loaded(path)
     return studies.loaded(read_checkpoint(path, studies.weights), path)
 
 

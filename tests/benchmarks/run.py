@@ -8,6 +8,7 @@ import time
 import warnings
 from pathlib import Path
 
+import callbacks
 import certified
 import checkpoints
 import checks
@@ -87,6 +88,7 @@ _BENCHMARKS = (
     sweeps,
     granulated,
     tracking,
+    callbacks,
     together,
     interrupted,
     unwritable,

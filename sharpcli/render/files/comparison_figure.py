@@ -14,7 +14,7 @@ from sharpcli.render.scene import is_log
 from sharpcli.runtime.text import figure_text
 from sharpcli.settings import FigureSettings
 
-__all__ = ["GAP", "comparison_file", "is_wide"]
+__all__ = ["GAP", "comparison_figure", "comparison_file", "is_wide"]
 
 GAP = "generalization gap"
 _WIDTH, _HEIGHT = 3.6, 0.72  # inches; the height as a share of it
@@ -37,9 +37,18 @@ def comparison_file(
         return _arrays(drawn)
     from sharpcli.render.files.figure import written
 
-    if isinstance(drawn, DrawnScatter):
-        return written(lambda: _scatter(drawn, settings), suffix)
-    return written(lambda: _heat(drawn, settings), suffix)
+    return written(lambda: comparison_figure(drawn, settings), suffix)
+
+
+def comparison_figure(
+    drawn: DrawnScores | DrawnScatter | DrawnHeat, settings: FigureSettings
+) -> Any:
+    """The scatter, the map or the curves of scores."""
+    if isinstance(drawn, DrawnScores):
+        from sharpcli.render.files.score_figure import score_figure
+
+        return score_figure(drawn, settings)
+    return _scatter(drawn, settings) if isinstance(drawn, DrawnScatter) else _heat(drawn, settings)
 
 
 def is_wide(values: Any, settings: FigureSettings) -> bool:

@@ -12,7 +12,7 @@ from sharpcli.render.scene import drawable
 from sharpcli.runtime.text import figure_text
 from sharpcli.settings import FigureSettings
 
-__all__ = ["course_file"]
+__all__ = ["course_figure", "course_file"]
 
 _WIDTH, _TALL, _LOW = 4.6, 0.44, 0.26  # inches; the heights of panels as shares of it
 _DASHES = (0, (3.5, 1.5))
@@ -25,10 +25,10 @@ def course_file(course: Course, suffix: str, settings: FigureSettings) -> bytes:
         return _arrays(course)
     from sharpcli.render.files.figure import written
 
-    return written(lambda: _figure(course, settings), suffix)
+    return written(lambda: course_figure(course, settings), suffix)
 
 
-def _figure(course: Course, settings: FigureSettings) -> Any:
+def course_figure(course: Course, settings: FigureSettings) -> Any:
     """The panels, one above the other."""
     from matplotlib.figure import Figure
 

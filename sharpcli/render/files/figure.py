@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -29,7 +30,7 @@ from sharpcli.render.scene import (
 from sharpcli.runtime.text import figure_text
 from sharpcli.settings import FigureSettings
 
-__all__ = ["COLORS", "figure", "written"]
+__all__ = ["COLORS", "drawn_in_style", "figure", "scene_figure", "written"]
 
 _STYLE: dict[Any, Any] = {
     "font.size": 8,
@@ -76,30 +77,46 @@ _ARROW = {
 
 def figure(scene: Scene, suffix: str, settings: FigureSettings) -> bytes:
     """The bytes of a ".png", ".svg" or ".pdf" file of a line or plane."""
-    return written(
-        lambda: (plane_figure if scene.is_plane else _line_figure)(scene, settings), suffix
-    )
+    return written(lambda: scene_figure(scene, settings), suffix)
+
+
+def scene_figure(scene: Scene, settings: FigureSettings) -> Figure:
+    """A line or a plane."""
+    return (plane_figure if scene.is_plane else _line_figure)(scene, settings)
+
+
+def drawn_in_style(make: Callable[[], Figure]) -> Figure:
+    """The figure that `make` returns, as files have it, with a canvas to show and save it."""
+    with _style():
+        drawn = make()
+        FigureCanvasAgg(drawn)
+    return drawn
 
 
 def written(make: Callable[[], Figure], suffix: str) -> bytes:
     """The bytes of a file with the figure that `make` returns.
 
-    This uses no pyplot and no window. It uses matplotlib's own defaults and restores the user's
-    settings afterwards.
+    This uses no pyplot and no window.
     """
     kind = suffix.removeprefix(".")
-    with mpl.rc_context(), warnings.catch_warnings():
-        # Names may be too long or have characters that the font lacks; draw the figure anyway.
-        warnings.filterwarnings("ignore", r"Glyph|constrained_layout", UserWarning)
-        mpl.rcdefaults()
-        mpl.rcParams.update(_STYLE)
-        drawn = make()
-        FigureCanvasAgg(drawn)
+    with _style():
+        drawn = drawn_in_style(make)
         content = io.BytesIO()
         drawn.savefig(
             content, format=kind, metadata=_METADATA[kind], bbox_inches="tight", pad_inches=0.04
         )
     return content.getvalue()
+
+
+@contextlib.contextmanager
+def _style() -> Iterator[None]:
+    """Matplotlib's own defaults and this package's style; the user's settings come back."""
+    with mpl.rc_context(), warnings.catch_warnings():
+        # Names may be too long or have characters that the font lacks; draw the figure anyway.
+        warnings.filterwarnings("ignore", r"Glyph|constrained_layout", UserWarning)
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE)
+        yield
 
 
 def _line_figure(scene: Scene, settings: FigureSettings) -> Figure:

@@ -13,7 +13,7 @@ from sharpcli.render.scene import Array, drawable
 from sharpcli.runtime.text import figure_text
 from sharpcli.settings import FigureSettings
 
-__all__ = ["schedule_file"]
+__all__ = ["schedule_figure", "schedule_file"]
 
 _WIDTH, _PANEL = 4.6, 0.36  # inches; the height of a panel as a share of it
 _DECADES = 100.0  # from the lowest to the highest value, beyond which auto takes a log scale
@@ -25,10 +25,10 @@ def schedule_file(drawn: Sequence[Drawn], suffix: str, settings: FigureSettings)
         return _arrays(drawn)
     from sharpcli.render.files.figure import written
 
-    return written(lambda: _figure(drawn, settings), suffix)
+    return written(lambda: schedule_figure(drawn, settings), suffix)
 
 
-def _figure(drawn: Sequence[Drawn], settings: FigureSettings) -> Any:
+def schedule_figure(drawn: Sequence[Drawn], settings: FigureSettings) -> Any:
     """A panel for each quantity, one above the other over one axis."""
     from matplotlib.figure import Figure
 

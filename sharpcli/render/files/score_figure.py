@@ -12,7 +12,7 @@ from sharpcli.render.scene import drawable, is_log
 from sharpcli.runtime.text import figure_text
 from sharpcli.settings import FigureSettings
 
-__all__ = ["score_file"]
+__all__ = ["score_figure", "score_file"]
 
 _WIDTH, _HEIGHT = 4.6, 0.62  # inches; the height as a share of it
 _LINE = 0.14  # inches: height of a line of the legend
@@ -26,10 +26,11 @@ def score_file(drawn: DrawnScores, suffix: str, settings: FigureSettings) -> byt
         return _arrays(drawn)
     from sharpcli.render.files.figure import written
 
-    return written(lambda: _figure(drawn, settings), suffix)
+    return written(lambda: score_figure(drawn, settings), suffix)
 
 
-def _figure(drawn: DrawnScores, settings: FigureSettings) -> Any:
+def score_figure(drawn: DrawnScores, settings: FigureSettings) -> Any:
+    """The curves of groups with their bands."""
     from matplotlib.figure import Figure
 
     from sharpcli.render.files.figure import COLORS

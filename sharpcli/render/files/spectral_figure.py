@@ -13,7 +13,7 @@ from sharpcli.render.pages.spectra import Spectrum, binned, span_of
 from sharpcli.runtime.text import figure_text
 from sharpcli.settings import FigureSettings
 
-__all__ = ["spectral_file"]
+__all__ = ["spectral_figure", "spectral_file"]
 
 _WIDTH, _SHAPE = 4.6, 0.62  # inches; height divided by width
 _BINS = 500  # of the axis: about the resolution of a print of that width
@@ -34,10 +34,10 @@ def spectral_file(spectra: Sequence[Spectrum], suffix: str, settings: FigureSett
         return _arrays(spectra)
     from sharpcli.render.files.figure import written
 
-    return written(lambda: _figure(spectra, settings), suffix)
+    return written(lambda: spectral_figure(spectra, settings), suffix)
 
 
-def _figure(spectra: Sequence[Spectrum], settings: FigureSettings) -> Any:
+def spectral_figure(spectra: Sequence[Spectrum], settings: FigureSettings) -> Any:
     """All densities on one axis as in Ghorbani, Krishnan & Xiao 2019; triangles are outliers."""
     from matplotlib.figure import Figure
 
