@@ -21,7 +21,7 @@ from sharpcli.settings import OutputSettings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["emit", "report_problems"]
+__all__ = ["emit", "problems_of", "report_problems"]
 
 
 def emit(document: Document, output: OutputSettings, *, metric: str | None = None) -> None:
@@ -85,6 +85,14 @@ def _failure(work: Callable[[], None]) -> list[SharpError]:
 
 def report_problems(document: Document, *, quiet: bool = False) -> None:
     """Print each failure, warning and note of a document once on stderr, with its subject."""
+    styles = {"failed": "bold red", "warning": "yellow", "note": "dim"}
+    for kind, text in problems_of(document):
+        if not (quiet and kind == "note"):
+            say(text, kind, styles[kind])
+
+
+def problems_of(document: Document) -> list[tuple[str, str]]:
+    """Each failure, warning and note of a document once, in this order: its kind and its text."""
     from sharpcli.documents.labels import named
     from sharpcli.render.pages.measurements import labels_of
 
@@ -103,12 +111,12 @@ def report_problems(document: Document, *, quiet: bool = False) -> None:
     for kind in ("warning", "note"):
         for text in document.get(f"{kind}s", ()):
             said.setdefault((kind, text), [])
-    styles = {"failed": "bold red", "warning": "yellow", "note": "dim"}
-    for kind, style in styles.items():
-        for (kind_, text), labels in said.items():
-            if kind_ == kind and not (quiet and kind == "note"):
-                about = f"{named(labels)}: " if labels else ""
-                say(about + text, kind, style)
+    return [
+        (kind, (f"{named(labels)}: " if labels else "") + text)
+        for kind in ("failed", "warning", "note")
+        for (kind_, text), labels in said.items()
+        if kind_ == kind
+    ]
 
 
 def _print(text: str, form: Format, document: Document) -> None:

@@ -38,8 +38,8 @@ def comparison_file(
     from sharpcli.render.files.figure import written
 
     if isinstance(drawn, DrawnScatter):
-        return written(lambda: _scatter(drawn, settings), suffix)
-    return written(lambda: _heat(drawn, settings), suffix)
+        return written(lambda: _scatter(drawn, settings), suffix, inline=settings.inline)
+    return written(lambda: _heat(drawn, settings), suffix, inline=settings.inline)
 
 
 def is_wide(values: Any, settings: FigureSettings) -> bool:

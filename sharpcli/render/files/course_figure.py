@@ -25,7 +25,7 @@ def course_file(course: Course, suffix: str, settings: FigureSettings) -> bytes:
         return _arrays(course)
     from sharpcli.render.files.figure import written
 
-    return written(lambda: _figure(course, settings), suffix)
+    return written(lambda: _figure(course, settings), suffix, inline=settings.inline)
 
 
 def _figure(course: Course, settings: FigureSettings) -> Any:

@@ -50,6 +50,11 @@ _STYLE: dict[Any, Any] = {
     "pdf.fonttype": 42,  # TrueType, because journals reject type 3
     "svg.hashsalt": "sharpcli",  # makes internal names reproducible
 }
+_TRANSPARENT: dict[Any, Any] = {
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+}
 # No date, so that the same document gives the same bytes.
 _METADATA: dict[str, dict[str, Any]] = {
     "png": {},
@@ -77,22 +82,24 @@ _ARROW = {
 def figure(scene: Scene, suffix: str, settings: FigureSettings) -> bytes:
     """The bytes of a ".png", ".svg" or ".pdf" file of a line or plane."""
     return written(
-        lambda: (plane_figure if scene.is_plane else _line_figure)(scene, settings), suffix
+        lambda: (plane_figure if scene.is_plane else _line_figure)(scene, settings),
+        suffix,
+        inline=settings.inline,
     )
 
 
-def written(make: Callable[[], Figure], suffix: str) -> bytes:
+def written(make: Callable[[], Figure], suffix: str, *, inline: bool = False) -> bytes:
     """The bytes of a file with the figure that `make` returns.
 
     This uses no pyplot and no window. It uses matplotlib's own defaults and restores the user's
-    settings afterwards.
+    settings afterwards. An `inline` figure has no background, so that it takes that of the page.
     """
     kind = suffix.removeprefix(".")
     with mpl.rc_context(), warnings.catch_warnings():
         # Names may be too long or have characters that the font lacks; draw the figure anyway.
         warnings.filterwarnings("ignore", r"Glyph|constrained_layout", UserWarning)
         mpl.rcdefaults()
-        mpl.rcParams.update(_STYLE)
+        mpl.rcParams.update(_STYLE | (_TRANSPARENT if inline else {}))
         drawn = make()
         FigureCanvasAgg(drawn)
         content = io.BytesIO()

@@ -25,7 +25,7 @@ def schedule_file(drawn: Sequence[Drawn], suffix: str, settings: FigureSettings)
         return _arrays(drawn)
     from sharpcli.render.files.figure import written
 
-    return written(lambda: _figure(drawn, settings), suffix)
+    return written(lambda: _figure(drawn, settings), suffix, inline=settings.inline)
 
 
 def _figure(drawn: Sequence[Drawn], settings: FigureSettings) -> Any:

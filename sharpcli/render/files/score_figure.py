@@ -26,7 +26,7 @@ def score_file(drawn: DrawnScores, suffix: str, settings: FigureSettings) -> byt
         return _arrays(drawn)
     from sharpcli.render.files.figure import written
 
-    return written(lambda: _figure(drawn, settings), suffix)
+    return written(lambda: _figure(drawn, settings), suffix, inline=settings.inline)
 
 
 def _figure(drawn: DrawnScores, settings: FigureSettings) -> Any:

@@ -34,7 +34,7 @@ def spectral_file(spectra: Sequence[Spectrum], suffix: str, settings: FigureSett
         return _arrays(spectra)
     from sharpcli.render.files.figure import written
 
-    return written(lambda: _figure(spectra, settings), suffix)
+    return written(lambda: _figure(spectra, settings), suffix, inline=settings.inline)
 
 
 def _figure(spectra: Sequence[Spectrum], settings: FigureSettings) -> Any:
