@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from sharpcli.documents.results import Document
+from sharpcli.settings import MeasureSettings
 
 __all__ = ["commands_of"]
 
@@ -25,6 +26,8 @@ _PLACES = {
 }
 # Groups of settings in which a parameter's own name is looked for.
 _GROUPS = ("run", "measure", "spectrum", "train", "grid", "directions", "curvature")
+# Settings with a default that the option does not have, so that it can tell who gave it.
+_DEFAULTS = {"relative_error": MeasureSettings().relative_error}
 _MISSING = object()
 
 
@@ -86,7 +89,7 @@ def _options(kind: str, settings: Mapping[str, Any]) -> Iterator[str]:
         if not isinstance(param, click.Option) or param.name is None:
             continue
         value = _setting(param.name, settings)
-        if value is _MISSING or _same(value, param.get_default(context)):
+        if value is _MISSING or _same(param.name, value, param.get_default(context)):
             continue
         yield from _words(param, value)
 
@@ -105,13 +108,14 @@ def _setting(name: str, settings: Mapping[str, Any]) -> Any:
     )
 
 
-def _same(value: Any, default: Any) -> bool:
-    if value in (None, False, [], ""):
-        return default in (None, False, (), []) or default is value or not default
-    given = [*value] if isinstance(value, list) else value
-    usual = [*default] if isinstance(default, list | tuple) else default
-    # The full space is null in a document, and a word on the command line.
-    return bool(given == usual or (given == [None] and usual == ["full"]))
+def _same(name: str, value: Any, default: Any) -> bool:
+    """Whether a setting needs no option: it is empty, or what the command takes without one."""
+    if value is None or value == []:
+        return True
+    usual = _DEFAULTS.get(name, [*default] if isinstance(default, list | tuple) else default)
+    if isinstance(value, bool):
+        return value is (usual is True)
+    return bool(value == usual or (value == [None] and usual == ["full"]))
 
 
 def _words(param: click.Option, value: Any) -> Iterator[str]:

@@ -63,7 +63,7 @@ def report(places: tuple[str, ...], output: Path, title: str | None, quiet: bool
                 if failed
                 else SharpError(
                     f"{', '.join(places)}: holds no result of sharp",
-                    "save results with --json: sharp measure model.safetensors --json > result.json",
+                    "save one with --json: sharp measure model.safetensors --json > result.json",
                 )
             )
         sections = [Section(name, each, tuple(commands_of(each))) for name, each in found]

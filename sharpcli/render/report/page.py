@@ -38,7 +38,7 @@ _PAGE = """<!doctype html>
 <main>
 {sections}
 </main>
-<footer>Made by sharp {version}. The page stands alone: it holds no script and loads nothing.</footer>
+<footer>Made by sharp {version}. This page holds no script and loads nothing.</footer>
 </body>
 </html>
 """

@@ -47,7 +47,8 @@ class Section:
         """What the result is, with the checkpoint or task that it is of."""
         kind = self.document["kind"]
         about = _subject(self.document)
-        return HEADINGS.get(kind, kind.capitalize()) + (f" of {about}" if about else "")
+        heading = HEADINGS.get(kind, str(kind).capitalize())
+        return f"{heading} of {about}" if about else heading
 
 
 def section_of(section: Section, anchor: str) -> str:
