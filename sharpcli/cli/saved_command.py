@@ -123,6 +123,9 @@ def _words(param: click.Option, value: Any) -> Iterator[str]:
     if param.is_flag:
         yield option if value else (param.secondary_opts or [option])[0]
         return
+    if param.nargs > 1:  # such as --betas 0.9 0.999
+        yield from (option, *map(_written, value))
+        return
     for each in value if param.multiple else [value]:
         yield from (option, _WRITERS.get(str(param.name), _written)(each))
 

@@ -25,6 +25,8 @@ __all__ = [
     "is_true_to_scale",
     "line_label",
     "named_curve",
+    "named_metric",
+    "on_scale",
     "read_scene",
     "shown_marks",
 ]
@@ -189,6 +191,16 @@ def named_curve(name: str, curve: Curve, split: str) -> str:
     """`aligned, train: barrier ≥0.12`, without a barrier if none was measured."""
     barrier = curve.barriers.get(split)
     return f"{name}, {split}" + (f": barrier {format_scalar(barrier)}" if barrier else "")
+
+
+def named_metric(metric: str, split: str) -> str:
+    """`training loss`, `test accuracy`: what a panel with one split draws."""
+    return f"{'training' if split == 'train' else split} {metric}"
+
+
+def on_scale(name: str, *, logarithmic: bool) -> str:
+    """The label of an axis or a colour bar: `loss`, or `loss (log scale)`."""
+    return f"{name} (log scale)" if logarithmic else name
 
 
 def _scene(kind: str, result: Mapping[str, Any]) -> Scene:

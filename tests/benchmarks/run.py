@@ -40,6 +40,7 @@ import perturbations
 import precision
 import processes
 import product
+import report_page
 import rescaling
 import schedules
 import sharing
@@ -99,6 +100,7 @@ _BENCHMARKS = (
     optimizers,
     training,
     perturbations,
+    report_page,
 )
 
 

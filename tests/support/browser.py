@@ -1,4 +1,4 @@
-"""Chromium without a window, driven by its DevTools protocol over a pipe: what a page does there."""
+"""Chromium without a window, driven over a pipe by its DevTools protocol."""
 
 from __future__ import annotations
 

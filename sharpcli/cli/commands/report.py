@@ -58,6 +58,8 @@ def report(places: tuple[str, ...], output: Path, title: str | None, quiet: bool
     with reserved(output):
         found, skipped, failed = _gathered(places)
         if not found:
+            for error in failed[1:]:
+                say(str(error), "Error", "bold red")
             raise (
                 failed[0]
                 if failed

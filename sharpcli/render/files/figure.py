@@ -24,6 +24,7 @@ from sharpcli.render.scene import (
     is_log,
     line_label,
     named_curve,
+    on_scale,
     shown_marks,
 )
 from sharpcli.runtime.text import figure_text
@@ -188,11 +189,12 @@ def _draw_metric(
                 label="_",
             )
     together = np.concatenate(shown) if shown else np.zeros(0)
-    if is_log(metric, together, scale):
+    logarithmic = is_log(metric, together, scale)
+    if logarithmic:
         axes.set_yscale("log", nonpositive="clip")
         positive = together[np.isfinite(together) & (together > 0)]
         axes.set_ylim(positive.min() / 1.6, positive.max() * 1.6)
-    axes.set_ylabel(figure_text(metric))
+    axes.set_ylabel(on_scale(figure_text(metric), logarithmic=logarithmic))
     if len(at) == 1:
         axes.set_xlim(at[0] - 1, at[0] + 1)
     else:

@@ -88,7 +88,10 @@ def _inlined(svg: str, name: str, title: str) -> str:
     width, height = found[1], found[2]
     body = svg[found.end() :]
     body = _COMMENTS.sub("", _METADATA.sub("", body))
-    body = re.sub(r'id="([^"]+)"', rf'id="{name}-\1"', body)
+    used = {*re.findall(r'xlink:href="#([^"]+)"', body), *re.findall(r"url\(#([^)]+)\)", body)}
+    body = re.sub(
+        r' id="([^"]+)"', lambda own: f' id="{name}-{own[1]}"' if own[1] in used else "", body
+    )
     body = re.sub(r'xlink:href="#([^"]+)"', rf'href="#{name}-\1"', body)
     body = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", body)
     body = _PATHS.sub(lambda path: _FINE.sub(r"\1", path[0]), _INKS.sub("currentColor", body))
