@@ -34,7 +34,10 @@ from sharpcli.runtime.randomness import global_random_state_kept
 from sharpcli.settings import MeasureSettings, RunSettings
 from sharpcli.tasks import Task, defaults
 
-__all__ = ["as_settings", "measure_checkpoints", "measure_model"]
+# Receives what a measurement computed beside its numbers, such as eigenvectors.
+Keep = Callable[[Loaded, Context, Mapping[str, Any]], None]
+
+__all__ = ["Keep", "as_settings", "measure_checkpoints", "measure_model"]
 
 
 def measure_checkpoints(
@@ -46,6 +49,7 @@ def measure_checkpoints(
     *,
     begin: Begin = lambda _: silent,
     notes: Notes = UNSAID,
+    keep: Keep | None = None,
 ) -> Report:
     """Measure each checkpoint on a task; a failure is shown in the checkpoint's place.
 
@@ -61,6 +65,7 @@ def measure_checkpoints(
         settings: The measures and their options.
         begin: Called with the title of each step; returns its progress callback.
         notes: Receives notes for the user.
+        keep: Called after each measurement, while its context still has what was computed.
     """
     run, settings = run or RunSettings(), settings or MeasureSettings()
     asked = None if settings.decide is None else deciding.asked_for(settings.decide)
@@ -88,7 +93,9 @@ def measure_checkpoints(
             run,
             said,
             lambda samples, judge: _measured(
-                path, about, studies_of(samples), measures, settings, begin, notes, judge, foretell
+                *(path, about, studies_of(samples), measures, settings, begin, notes),
+                *(judge, foretell),
+                keep=keep,
             ),
             shares,
         )
@@ -103,7 +110,9 @@ def measure_checkpoints(
         lowest: bool,
     ) -> CheckpointResult:
         studies = studies_of(samples)
-        return _measured(path, about, studies, measures, settings, begin, notes, lowest=lowest)
+        return _measured(
+            path, about, studies, measures, settings, begin, notes, lowest=lowest, keep=keep
+        )
 
     first = _first_samples(run, settings)
     with global_random_state_kept():
@@ -285,6 +294,7 @@ def _measured(
     foretell: Foreteller | None = None,
     *,
     lowest: bool = True,
+    keep: Keep | None = None,
 ) -> CheckpointResult:
     """One checkpoint's result; adds facts about the checkpoint to `about`."""
     checkpoint = load_checkpoint(path)
@@ -292,7 +302,11 @@ def _measured(
     study = studies.of(checkpoint)
     _check_size(study, measures, settings)
     loaded = matched(checkpoint, study)
-    return _measure(loaded, about, measures, settings, begin, notes, judge, foretell, lowest=lowest)
+    return _measure(
+        *(loaded, about, measures, settings, begin, notes, judge, foretell),
+        lowest=lowest,
+        keep=keep,
+    )
 
 
 def _measure(
@@ -306,6 +320,7 @@ def _measure(
     foretell: Foreteller | None = None,
     *,
     lowest: bool = True,
+    keep: Keep | None = None,
 ) -> CheckpointResult:
     study, warnings = loaded.study, list[str]()
     tensors = dict(loaded.match.tensors) if settings.rescale_check else {}
@@ -330,6 +345,8 @@ def _measure(
         if judge is None and foretell is not None:
             foretell(context, measures)
         found = compute(measures, context)
+        if keep is not None:
+            keep(loaded, context, found)
     finally:
         context.release()
     reasons = [each.rows.doubt for each in objectives.values() if each.rows.doubt]

@@ -9,6 +9,7 @@ import click
 from sharpcli.cli.commands.exploring import (
     GatheringCommand,
     beside_of,
+    check_moving,
     check_paths,
     exploring_options,
     run_exploration,
@@ -111,6 +112,7 @@ def landscape(
     killed run continues where it stopped.
     """
     check_paths([checkpoint])
+    check_moving(output, plane=dimensions == 2, gathered=bool(trajectories))
     for kind in DIRECTION_KINDS.values():
         if kind.name != directions:
             refuse_unread(

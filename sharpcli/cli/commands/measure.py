@@ -15,12 +15,14 @@ from sharpcli.cli.options import (
     output_options,
     parameters_option,
     plot_option,
+    refuse_overwriting,
     run_options,
     task_options,
 )
 from sharpcli.cli.parameter_types import DURATION, NumberType, ParameterType, WholeType
 from sharpcli.errors import UsageError
 from sharpcli.measures import BUILT_IN, Option, choose, known_measures, measure_of, readers
+from sharpcli.runtime.files import reserved
 from sharpcli.settings import CurvatureSettings, MeasureSettings, OutputSettings, RunSettings
 
 if TYPE_CHECKING:
@@ -249,6 +251,13 @@ Examples:
     show_default=True,
     help="--rescale-check: factors are log-uniform between 1/F and F.",
 )
+@click.option(
+    "--save-vectors",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="hessian: write the eigenvectors of the largest eigenvalues to FILE.safetensors, by "
+    "eigenvalue and parameter, with the eigenvalues in the metadata.",
+)
 @parameters_option
 @curvature_options
 @task_options
@@ -276,6 +285,7 @@ def measure(
     rescale_check: bool,
     rescale_by: Any,
     rescale_factor: float,
+    save_vectors: Path | None,
     options: dict[str, Any],
     curvature: CurvatureSettings,
     task: str | None,
@@ -292,7 +302,7 @@ def measure(
     """
     from sharpcli.cli.progress_bars import notes_of, progress_bars
     from sharpcli.documents.results import to_document
-    from sharpcli.render import emit
+    from sharpcli.render import emit, say_written
 
     if list_measures:
         from sharpcli.cli.measure_list import print_measures
@@ -331,15 +341,38 @@ def measure(
     )
     notes = notes_of(output)
     _note_unread(settings, notes)
-    with progress_bars(quiet=output.quiet) as begin:
+    keep = None if save_vectors is None else _vectors_to(save_vectors, settings)
+    with reserved(save_vectors), progress_bars(quiet=output.quiet) as begin:
         from sharpcli.runs.measure import measure_checkpoints  # loads torch
 
         report = measure_checkpoints(
-            checkpoints, task, task_options, run, settings, begin=begin, notes=notes
+            checkpoints, task, task_options, run, settings, begin=begin, notes=notes, keep=keep
         )
+        written = keep.save() if keep is not None else None
     document = to_document(report)
     emit(document, output)
+    if written is not None:
+        say_written(written, quiet=output.quiet)
     return exit_code(document, strict=output.strict)
+
+
+def _vectors_to(path: Path, settings: MeasureSettings) -> Any:
+    """Where the eigenvectors go, checked before anything is measured."""
+    from sharpcli.runs.saved_vectors import SavedVectors
+
+    if path.suffix.lower() != ".safetensors":
+        raise UsageError(
+            f"--save-vectors {path}: eigenvectors are saved as safetensors",
+            f"name it {path.with_suffix('.safetensors')}",
+        )
+    refuse_overwriting(("--save-vectors", path))
+    if settings.measures and not {"hessian", "all"} & {*settings.measures}:
+        raise UsageError(
+            f"--save-vectors {path}: no measure computes eigenvectors", "add -m hessian"
+        )
+    kept = SavedVectors(path)
+    kept.check()
+    return kept
 
 
 def _note_unread(settings: MeasureSettings, notes: Notes) -> None:

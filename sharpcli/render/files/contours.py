@@ -31,7 +31,7 @@ from sharpcli.render.scene import (
 from sharpcli.runtime.text import figure_text
 from sharpcli.settings import FigureSettings
 
-__all__ = ["contour_levels", "plane_figure"]
+__all__ = ["RUNS", "contour_levels", "plane_figure"]
 
 _COLORS = "viridis"
 _WIDTHS = (4.2, 7.0)  # inches, for one panel and for two
@@ -44,7 +44,7 @@ _ROUND = (  # mantissas of levels, coarse to fine
 )
 _FEWEST, _MOST = 13, 20  # levels
 _HALO = [withStroke(linewidth=1.8, foreground="white")]  # makes text readable on any colour
-_RUNS = ("white", "#E69F00", "#56B4E9", "#CC79A7")  # Okabe and Ito's, bright on viridis
+RUNS = ("white", "#E69F00", "#56B4E9", "#CC79A7")  # Okabe and Ito's, bright on viridis
 _LEVEL = "level"  # marks the texts that label a line
 _AROUND, _LABELS, _TITLE = 1.3, 0.5, 0.2  # inches: left and right of panels, below, above each
 _NARROW = 1.9  # inches: panels no wider than this stand one below the other
@@ -96,7 +96,7 @@ def plane_figure(scene: Scene, settings: FigureSettings) -> Figure:
         for name in _names(axes):
             _turn_inwards(name, axes)
         _thin_out(axes, scene)
-        for run, color in zip(scene.trajectories, cycle(_RUNS), strict=False):
+        for run, color in zip(scene.trajectories, cycle(RUNS), strict=False):
             _draw_direction(axes, run.at, color)
     return drawn
 
@@ -301,7 +301,7 @@ def _written(level: float, *, logarithmic: bool) -> str:
 
 def _draw_what_lies_there(axes: Axes, scene: Scene) -> None:
     """Draw runs as paths with points, then checkpoints with names."""
-    for run, color in zip(scene.trajectories, cycle(_RUNS), strict=False):
+    for run, color in zip(scene.trajectories, cycle(RUNS), strict=False):
         outline = [withStroke(linewidth=2.0, foreground="k")]
         axes.plot(*run.at.T, "-", color=color, linewidth=1.0, path_effects=outline)
         axes.plot(*run.at.T, "o", color=color, mec="k", mew=0.5, ms=3, label=figure_text(run.name))

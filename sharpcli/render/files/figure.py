@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -30,7 +31,7 @@ from sharpcli.render.scene import (
 from sharpcli.runtime.text import figure_text
 from sharpcli.settings import FigureSettings
 
-__all__ = ["COLORS", "figure", "written"]
+__all__ = ["COLORS", "figure", "line_figure", "styled", "written"]
 
 _STYLE: dict[Any, Any] = {
     "font.size": 8,
@@ -83,7 +84,7 @@ _ARROW = {
 def figure(scene: Scene, suffix: str, settings: FigureSettings) -> bytes:
     """The bytes of a ".png", ".svg" or ".pdf" file of a line or plane."""
     return written(
-        lambda: (plane_figure if scene.is_plane else _line_figure)(scene, settings),
+        lambda: (plane_figure if scene.is_plane else line_figure)(scene, settings),
         suffix,
         inline=settings.inline,
     )
@@ -96,11 +97,7 @@ def written(make: Callable[[], Figure], suffix: str, *, inline: bool = False) ->
     settings afterwards. An `inline` figure has no background, so that it takes that of the page.
     """
     kind = suffix.removeprefix(".")
-    with mpl.rc_context(), warnings.catch_warnings():
-        # Names may be too long or have characters that the font lacks; draw the figure anyway.
-        warnings.filterwarnings("ignore", r"Glyph|constrained_layout", UserWarning)
-        mpl.rcdefaults()
-        mpl.rcParams.update(_STYLE | (_TRANSPARENT if inline else {}))
+    with styled(inline=inline):
         drawn = make()
         FigureCanvasAgg(drawn)
         content = io.BytesIO()
@@ -110,7 +107,18 @@ def written(make: Callable[[], Figure], suffix: str, *, inline: bool = False) ->
     return content.getvalue()
 
 
-def _line_figure(scene: Scene, settings: FigureSettings) -> Figure:
+@contextlib.contextmanager
+def styled(*, inline: bool = False) -> Iterator[None]:
+    """While active, figures have sharp's style; the user's settings are restored afterwards."""
+    with mpl.rc_context(), warnings.catch_warnings():
+        # Names may be too long or have characters that the font lacks; draw the figure anyway.
+        warnings.filterwarnings("ignore", r"Glyph|constrained_layout", UserWarning)
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE | (_TRANSPARENT if inline else {}))
+        yield
+
+
+def line_figure(scene: Scene, settings: FigureSettings) -> Figure:
     """The loss on the left axis and the next metric on the right; two panels for several curves."""
     width = settings.width or _WIDTH
     first, *more = scene.metrics

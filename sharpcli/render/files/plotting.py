@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,11 @@ def check_plot(path: Path, kind: str = "") -> None:
         raise SharpError(
             f"{setting('plot', str(path))}: {library} is not installed",
             f"pip install 'sharpcli[{extra}]'",
+        )
+    if suffix == ".mp4" and shutil.which("ffmpeg") is None:
+        raise SharpError(
+            f"{setting('plot', str(path))}: ffmpeg is not installed",
+            "install the program ffmpeg, or draw a .gif, which needs none",
         )
 
 
