@@ -411,6 +411,11 @@ class LandscapeSettings:
     grid: GridSettings = GridSettings()
     batch_norm: BatchNormSettings = BatchNormSettings()
     directions: DirectionSettings = DirectionSettings()
+    map: Annotated[
+        Literal["hessian"] | None,
+        "hessian: also both ends of the Hessian's spectrum at every point.",
+        _OPTIONAL,
+    ] = None
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ __all__ = [
     "Curves",
     "Explored",
     "ExploredCheckpoint",
+    "HessianMap",
     "Interpolated",
     "PathPlace",
     "Place",
@@ -285,5 +286,19 @@ class _Directions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HessianMap:
+    """Both ends of the Hessian's spectrum at every point; null where a point was not reached."""
+
+    largest: Annotated[Sequence[Scalar | None], "λ1.", _AT_LEAST_ONE]
+    smallest: Annotated[Sequence[Scalar | None], "λmin.", _AT_LEAST_ONE]
+    ratio: Annotated[
+        Sequence[Scalar | None], "|λmin/λ1|, near 0 where the loss is convex.", _AT_LEAST_ONE
+    ]
+    products: Annotated[int, "Hessian-vector products of all points.", _COUNT]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Explored(Points, _Directions, _Drawing):
     """The result of `landscape`."""
+
+    hessian: Annotated[HessianMap | None, "With a map of the Hessian."] = absent()

@@ -42,6 +42,8 @@ _FARTHEST = 1e100
 _UNIT = 1e-6  # relative to a distance; smaller differences are rounding
 _NORMALIZED = ("filter", "layer")
 _STRAIGHT, _ALIGNED = "straight line", "aligned"
+_MAPPED = {"ratio": "|λmin/λ1|", "largest": "λ1", "smallest": "λmin"}
+_FIRST = (_MAPPED["ratio"], "loss")  # of a map the ratio, else the loss
 _PATHS = {"bezier": "Bézier path", "chain": "chain"}
 
 
@@ -208,7 +210,7 @@ def _scene(kind: str, result: Mapping[str, Any]) -> Scene:
     of_path = kind == "interpolate" and line
     axes = tuple(_axis(axis, result, ", " if of_path else ": ") for axis in result["axes"])
     shape = tuple(len(axis.values) for axis in reversed(axes))  # alpha runs fastest
-    grid = _curve(_STRAIGHT if line else kind, axes[0].values, result, shape)
+    grid = _curve(_STRAIGHT if line else kind, axes[0].values, _with_map(result), shape)
     others = []
     if line and "aligned" in result:
         others.append(_curve(_ALIGNED, axes[0].values, result["aligned"], shape))
@@ -251,6 +253,18 @@ def _axis(axis: Mapping[str, Any], result: Mapping[str, Any], separator: str) ->
     return Axis(name, _drawn(_array(axis["values"])), label + facts, short + facts, norm)
 
 
+def _with_map(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The result with the Hessian's map, if it has one, as metrics of its one split."""
+    found = result.get("hessian")
+    if not found:
+        return result
+    metrics = {
+        title: [None if each is None else each["value"] for each in found[key]]
+        for key, title in _MAPPED.items()
+    }
+    return {**result, "curves": {s: {**metrics, **own} for s, own in result["curves"].items()}}
+
+
 def _curve(name: str, at: Array, found: Mapping[str, Any], shape: tuple[int, ...]) -> Curve:
     return Curve(
         name,
@@ -270,14 +284,14 @@ def _values(found: Mapping[str, Any], shape: tuple[int, ...]) -> Values:
     return {
         split: {
             metric: _array(found[split][metric]).reshape(shape)
-            for metric in _with_first("loss", found[split])
+            for metric in _with_first(_FIRST, found[split])
         }
-        for split in _with_first("train", found)
+        for split in _with_first(("train",), found)
     }
 
 
-def _with_first(name: str, names: Mapping[str, Any]) -> list[str]:
-    return sorted(names, key=lambda each: each != name)
+def _with_first(first: Sequence[str], names: Mapping[str, Any]) -> list[str]:
+    return sorted(names, key=lambda each: first.index(each) if each in first else len(first))
 
 
 def _mark(found: Mapping[str, Any], names: Sequence[str]) -> Mark:
