@@ -11,6 +11,7 @@ from sharpcli.documents.statuses import Outcome
 from sharpcli.settings import Keywords, PathKind
 
 __all__ = [
+    "MAP_TITLES",
     "Aligned",
     "AnchoredAxis",
     "Axis",
@@ -283,6 +284,10 @@ class _Directions:
     normalize: Annotated[
         str, "How the axes were scaled.", Keywords(enum=["filter", "layer", "none"])
     ]
+
+
+# The names of a map's quantities in tables and figures.
+MAP_TITLES = {"ratio": "|λmin/λ1|", "largest": "λ1", "smallest": "λmin"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sharpcli.documents.grids import MAP_TITLES
 from sharpcli.documents.labels import clean
 from sharpcli.documents.results import Document
 from sharpcli.errors import SharpError
@@ -42,8 +43,7 @@ _FARTHEST = 1e100
 _UNIT = 1e-6  # relative to a distance; smaller differences are rounding
 _NORMALIZED = ("filter", "layer")
 _STRAIGHT, _ALIGNED = "straight line", "aligned"
-_MAPPED = {"ratio": "|λmin/λ1|", "largest": "λ1", "smallest": "λmin"}
-_FIRST = (_MAPPED["ratio"], "loss")  # of a map the ratio, else the loss
+_FIRST = (MAP_TITLES["ratio"], "loss")  # of a map the ratio, else the loss
 _PATHS = {"bezier": "Bézier path", "chain": "chain"}
 
 
@@ -196,8 +196,9 @@ def named_curve(name: str, curve: Curve, split: str) -> str:
 
 
 def named_metric(metric: str, split: str) -> str:
-    """`training loss`, `test accuracy`: what a panel with one split draws."""
-    return f"{'training' if split == 'train' else split} {metric}"
+    """`training loss`, `λ1 of the test loss`: what a panel with one split draws."""
+    name = "training" if split == "train" else split
+    return f"{metric} of the {name} loss" if metric in MAP_TITLES.values() else f"{name} {metric}"
 
 
 def on_scale(name: str, *, logarithmic: bool) -> str:
@@ -260,7 +261,7 @@ def _with_map(result: Mapping[str, Any]) -> Mapping[str, Any]:
         return result
     metrics = {
         title: [None if each is None else each["value"] for each in found[key]]
-        for key, title in _MAPPED.items()
+        for key, title in MAP_TITLES.items()
     }
     return {**result, "curves": {s: {**metrics, **own} for s, own in result["curves"].items()}}
 

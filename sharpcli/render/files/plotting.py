@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sharpcli.documents.grids import MAP_TITLES
 from sharpcli.documents.results import Document
 from sharpcli.errors import SharpError, UsageError, did_you_mean, setting
 from sharpcli.render.kinds import FIGURES, KINDS, load, read_drawing
@@ -76,7 +77,8 @@ def narrowed(document: Document, split: str | None, metric: str | None) -> Docum
     (result,) = document["results"]
     curves = result["curves"]
     _check("split", split, curves)
-    _check("metric", metric, next(iter(curves.values())))
+    mapped = dict.fromkeys(MAP_TITLES.values() if result.get("hessian") else ())
+    _check("metric", metric, {**next(iter(curves.values())), **mapped})
     splits = tuple(curves) if split is None else (split,)
     metrics = None if metric is None else ("loss", metric)
     kept = _narrowed(result, splits, metrics)
