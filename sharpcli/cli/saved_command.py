@@ -96,6 +96,8 @@ def _options(kind: str, settings: Mapping[str, Any]) -> Iterator[str]:
 
 def _setting(name: str, settings: Mapping[str, Any]) -> Any:
     """The value of a parameter's setting; `_MISSING` for what is no setting, such as a file."""
+    if name == "map_":
+        return settings.get("map", _MISSING)
     if name in _PLACES:
         group, _, own = _PLACES[name].partition(".")
         return (settings.get(group) or {}).get(own, _MISSING)

@@ -127,7 +127,8 @@ def _problems(document: Document, kinds: tuple[str, ...]) -> Iterator[str]:
 def _origin(section: Section) -> str:
     """How the result was made: the command, the software, the checkpoints, all settings."""
     document = section.document
-    commands = "".join(f"<pre><code>{html_text(each)}</code></pre>" for each in section.commands)
+    commands = "\n".join(map(html_text, section.commands))
+    commands = f"<pre><code>{commands}</code></pre>" if commands else ""
     facts = [("file", section.file), *_environment(document), *_checkpoints(document)]
     settings = [*_flat(document.get("settings") or {})]
     more = f"<h4>Settings</h4>{fact_table(settings)}" if settings else ""
