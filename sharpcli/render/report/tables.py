@@ -44,7 +44,7 @@ def sheet_table(sheet: Sheet) -> str:
     )
     body = []
     for index, row in enumerate(sheet.rows):
-        label = f"<th scope='row'>{html_text(row.label)}</th>"
+        label = f"<th scope='row'>{_breakable(row.label)}</th>"
         if row.failure is not None:
             wide = max(1, len(sheet.columns))
             cells = f"<td class='failed' colspan='{wide}'>{html_text(row.failure)}</td>"
@@ -79,6 +79,11 @@ def _cell(text: str, *, numeric: bool) -> str:
         names.append(_VERDICTS[text])
     about = f" class='{' '.join(names)}'" if names else ""
     return f"<td{about}>{html_text(text)}</td>"
+
+
+def _breakable(label: str) -> str:
+    """A label that a narrow page breaks after its commas and slashes."""
+    return re.sub("([,/])", r"\1<wbr>", html_text(label))
 
 
 def _number(numeric: bool) -> str:

@@ -66,7 +66,7 @@ class Links(HTMLParser):
         given = dict(attrs)
         self.addresses += [str(given[k]) for k in ("href", "src", "xlink:href") if k in given]
         self.ids += [str(given["id"])] if "id" in given else []
-        if tag not in ("meta", "link", "br"):
+        if tag not in ("meta", "link", "br", "wbr"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
