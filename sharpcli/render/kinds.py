@@ -42,6 +42,8 @@ FIGURES: dict[str, tuple[str, str] | None] = {
     ".png": ("matplotlib", "plot"),
     ".svg": ("matplotlib", "plot"),
     ".pdf": ("matplotlib", "plot"),
+    ".gif": ("matplotlib", "plot"),
+    ".mp4": ("matplotlib", "plot"),
     ".html": ("plotly", "html"),
     ".npz": None,
     ".vts": None,
@@ -55,6 +57,7 @@ _PLACES = Kind(
     picture="files.figure:scene_figure",
     figures={
         **dict.fromkeys((".png", ".svg", ".pdf"), "files.figure:figure"),
+        **dict.fromkeys((".gif", ".mp4"), "files.animation:animated"),
         ".html": "files.surface_html:page",
         **dict.fromkeys((".npz", ".vts"), "files.export:exported"),
     },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from sharpcli.landscape.points.walk import Watch
 from sharpcli.landscape.trajectory import project
 from sharpcli.runs.direction_kinds import DirectionKind, direction_kind
 from sharpcli.runs.exploration import Beside, Exploration, begin_exploration, exploring, report
+from sharpcli.runs.hessian_map import map_hessian
 from sharpcli.runs.in_memory import as_checkpoint, given, run_of, with_notes
 from sharpcli.runs.points import around_all, explore_grid
 from sharpcli.settings import DirectionSettings, GridSettings, LandscapeSettings, RunSettings
@@ -122,6 +124,10 @@ def _landscape(
             "the parameters that stay as they are",
             "leave one of them out",
         )
+    if settings.map == "hessian":
+        run = run or RunSettings(split="train")
+        if run.split == "both":  # the Hessian is that of one loss
+            run = replace(run, split="train")
     kind = direction_kind(directions.kind)
     normalize = directions.normalize or kind.normalize
     check_normalization(normalize)
@@ -135,7 +141,10 @@ def _landscape(
         this = begin_exploration(
             "landscape", [path], beside, studies, settings, directions.dimensions, watch
         )
-        return report(this, _explore_around(this, kind, directions, normalize, settings.grid))
+        found = _explore_around(
+            this, kind, directions, normalize, settings.grid, mapped=settings.map == "hessian"
+        )
+        return report(this, found)
 
 
 def _explore_around(
@@ -144,6 +153,8 @@ def _explore_around(
     settings: DirectionSettings,
     normalize: str,
     grid: GridSettings,
+    *,
+    mapped: bool = False,
 ) -> Explored:
     center = this.anchors[0]
     directions = kind.directions(this, settings, normalize)
@@ -164,8 +175,16 @@ def _explore_around(
     ]
     anchors = Anchors(frame.anchors, [this.buffers(center), *[None] * len(vectors)])
     points = explore_grid(this, frame, anchors, axes, "surface")
+    tol = settings.tol if settings.kind == "hessian" else None
+    found = map_hessian(this, frame, anchors, axes, tol) if mapped else None
     between = cosine(*vectors) if len(vectors) == 2 else None
-    return Explored(**this.drawn(points), cosine=between, directions=kind.name, normalize=normalize)
+    return Explored(
+        **this.drawn(points),
+        cosine=between,
+        directions=kind.name,
+        normalize=normalize,
+        hessian=found,
+    )
 
 
 def _default_limits(

@@ -37,7 +37,10 @@ from sharpcli.runtime.randomness import global_random_state_kept
 from sharpcli.settings import MeasureSettings, RunSettings
 from sharpcli.tasks import Task
 
-__all__ = ["as_settings", "measure_checkpoints", "measure_model"]
+# Receives what a measurement computed beside its numbers, such as eigenvectors.
+Keep = Callable[[Loaded, Context, Mapping[str, Any]], None]
+
+__all__ = ["Keep", "as_settings", "measure_checkpoints", "measure_model"]
 
 
 def measure_checkpoints(
@@ -51,6 +54,7 @@ def measure_checkpoints(
     notes: Notes = UNSAID,
     finished: Finished | None = None,
     watch: Watch | None = None,
+    keep: Keep | None = None,
 ) -> Report:
     """Measure each checkpoint on a task; a failure is shown in the checkpoint's place.
 
@@ -69,6 +73,7 @@ def measure_checkpoints(
         finished: Gives the results that an earlier run has finished, and gets each new one. With
             `settings.decide` it is not used, since results change while the sample grows.
         watch: In place of `paths`, a folder whose checkpoints are measured as they come.
+        keep: Called after each measurement, while its context still has what was computed.
     """
     run, settings = run or RunSettings(), settings or MeasureSettings()
     asked = None if settings.decide is None else deciding.asked_for(settings.decide)
@@ -116,7 +121,8 @@ def measure_checkpoints(
             checkpoint = ahead.pop() if ahead else read_checkpoint(path, run.weights)
             studies, titled = studies_of(samples), course.titled(begin)
             return _measured(
-                checkpoint, about, studies, measures, settings, titled, notes, judge, foretell
+                *(checkpoint, about, studies, measures, settings, titled, notes, judge, foretell),
+                keep=keep,
             )
 
         result = _grown(settings, run, notes.about(path.name), at, shares)
@@ -135,7 +141,9 @@ def measure_checkpoints(
         studies, checkpoint = studies_of(samples), read_checkpoint(path, run.weights)
         titled = _named(path.name, begin)
         return _measured(
-            checkpoint, about, studies, measures, settings, titled, notes, lowest=lowest
+            *(checkpoint, about, studies, measures, settings, titled, notes),
+            lowest=lowest,
+            keep=keep,
         )
 
     if asked is None:
@@ -354,12 +362,17 @@ def _measured(
     foretell: Foreteller | None = None,
     *,
     lowest: bool = True,
+    keep: Keep | None = None,
 ) -> CheckpointResult:
     """One checkpoint's result; adds facts about the checkpoint to `about`."""
     about |= {"sha256": checkpoint.sha256, "metadata": checkpoint.metadata}
     loaded = studies.loaded(checkpoint)
     _check_size(loaded.study, measures, settings)
-    return _measure(loaded, about, measures, settings, begin, notes, judge, foretell, lowest=lowest)
+    return _measure(
+        *(loaded, about, measures, settings, begin, notes, judge, foretell),
+        lowest=lowest,
+        keep=keep,
+    )
 
 
 def _measure(
@@ -373,6 +386,7 @@ def _measure(
     foretell: Foreteller | None = None,
     *,
     lowest: bool = True,
+    keep: Keep | None = None,
 ) -> CheckpointResult:
     study, warnings = loaded.study, list[str]()
     tensors = dict(loaded.match.tensors) if settings.rescale_check else {}
@@ -397,6 +411,8 @@ def _measure(
         if judge is None and foretell is not None:
             foretell(context, measures)
         found = compute(measures, context)
+        if keep is not None:
+            keep(loaded, context, found)
     finally:
         context.release()
     reasons = [each.rows.doubt for each in objectives.values() if each.rows.doubt]

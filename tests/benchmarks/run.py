@@ -43,6 +43,7 @@ import perturbations
 import precision
 import processes
 import product
+import report_page
 import rescaling
 import schedules
 import sharing
@@ -105,6 +106,7 @@ _BENCHMARKS = (
     optimizers,
     training,
     perturbations,
+    report_page,
 )
 
 

@@ -15,6 +15,7 @@ from sharpcli.cli.options import (
     output_options,
     parameters_option,
     plot_option,
+    refuse_overwriting,
     refuse_unread,
     resume_option,
     run_options,
@@ -24,6 +25,7 @@ from sharpcli.cli.parameter_types import DURATION, NumberType, ParameterType, Wh
 from sharpcli.errors import UsageError
 from sharpcli.measures import BUILT_IN, Option, choose, known_measures, measure_of, readers
 from sharpcli.runtime import interruption
+from sharpcli.runtime.files import reserved
 from sharpcli.settings import CurvatureSettings, MeasureSettings, OutputSettings, RunSettings
 
 if TYPE_CHECKING:
@@ -267,6 +269,13 @@ Examples:
     metavar="T",
     help="--watch: also end when no new checkpoint has come for so long: 90 (seconds), 10m, 2h.",
 )
+@click.option(
+    "--save-vectors",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="hessian: write the eigenvectors of the largest eigenvalues to FILE.safetensors, by "
+    "eigenvalue and parameter, with the eigenvalues in the metadata.",
+)
 @parameters_option
 @curvature_options
 @task_options
@@ -297,6 +306,7 @@ def measure(
     rescale_factor: float,
     watched: Path | None,
     watch_idle: float | None,
+    save_vectors: Path | None,
     options: dict[str, Any],
     curvature: CurvatureSettings,
     task: str | None,
@@ -315,7 +325,7 @@ def measure(
     from sharpcli.cli.progress_bars import notes_of, progress_bars
     from sharpcli.cli.watched_rows import rows_on_stderr
     from sharpcli.documents.results import is_interrupted, to_document
-    from sharpcli.render import emit
+    from sharpcli.render import emit, say_written
 
     if list_measures:
         from sharpcli.cli.measure_list import print_measures
@@ -356,14 +366,17 @@ def measure(
     )
     notes = notes_of(output)
     _note_unread(settings, notes)
-    with progress_bars(quiet=output.quiet) as begin:
+    keep = None if save_vectors is None else _vectors_to(save_vectors, settings)
+    with reserved(save_vectors), progress_bars(quiet=output.quiet) as begin:
         from sharpcli.runs.finished import Finished  # loads torch
         from sharpcli.runs.measure import measure_checkpoints
         from sharpcli.runs.watching import Watch
 
         told = rows_on_stderr(quiet=output.quiet)
         watch = None if watched is None else Watch(watched, watch_idle, told)
-        finished = Finished(output.output, resume=resume, notes=notes)
+        # A result of an earlier run has no vectors.
+        again = resume and keep is None
+        finished = Finished(output.output, resume=again, notes=notes)
         report = measure_checkpoints(
             checkpoints,
             task,
@@ -374,14 +387,37 @@ def measure(
             notes=notes,
             finished=finished,
             watch=watch,
+            keep=keep,
         )
+        written = keep.save() if keep is not None else None
     document = to_document(report)
     emit(document, output)
+    if written is not None:
+        say_written(written, quiet=output.quiet)
     if watched is not None and interruption.received():
         return interruption.exit_code()
     if not is_interrupted(document):
         finished.discard()
     return exit_code(document, strict=output.strict)
+
+
+def _vectors_to(path: Path, settings: MeasureSettings) -> Any:
+    """Where the eigenvectors go, checked before anything is measured."""
+    from sharpcli.runs.saved_vectors import SavedVectors
+
+    if path.suffix.lower() != ".safetensors":
+        raise UsageError(
+            f"--save-vectors {path}: eigenvectors are saved as safetensors",
+            f"name it {path.with_suffix('.safetensors')}",
+        )
+    refuse_overwriting(("--save-vectors", path))
+    if settings.measures and not {"hessian", "all"} & {*settings.measures}:
+        raise UsageError(
+            f"--save-vectors {path}: no measure computes eigenvectors", "add -m hessian"
+        )
+    kept = SavedVectors(path)
+    kept.check()
+    return kept
 
 
 def _note_unread(settings: MeasureSettings, notes: Notes) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sharpcli.render.course import Course, Line, Panel
-from sharpcli.render.scene import drawable
+from sharpcli.render.scene import drawable, on_scale
 from sharpcli.runtime.text import figure_text
 from sharpcli.settings import FigureSettings
 
@@ -25,7 +25,7 @@ def course_file(course: Course, suffix: str, settings: FigureSettings) -> bytes:
         return _arrays(course)
     from sharpcli.render.files.figure import written
 
-    return written(lambda: course_figure(course, settings), suffix)
+    return written(lambda: course_figure(course, settings), suffix, inline=settings.inline)
 
 
 def course_figure(course: Course, settings: FigureSettings) -> Any:
@@ -61,9 +61,12 @@ def _draw_panel(axes: Any, panel: Panel, scale: str) -> None:
     colors = iter(COLORS)
     for line in panel.lines:
         _draw_line(axes, line, "0.25" if line.dashed else next(colors), panel.extent)
-    if scale == "log" or (scale == "auto" and panel.wide):
+    log = scale == "log" or (scale == "auto" and panel.wide)
+    if log:
         axes.set_yscale("log", nonpositive="clip")
-    axes.set_ylabel(figure_text(panel.title))
+    # Without a legend the label says which loss it is.
+    title = panel.lines[0].name if len(panel.lines) == 1 else panel.title
+    axes.set_ylabel(on_scale(figure_text(title), logarithmic=log))
     axes.margins(x=0.02)
     if len(panel.lines) > 1:
         axes.legend(loc="best")

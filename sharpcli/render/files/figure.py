@@ -25,12 +25,21 @@ from sharpcli.render.scene import (
     is_log,
     line_label,
     named_curve,
+    on_scale,
     shown_marks,
 )
 from sharpcli.runtime.text import figure_text
 from sharpcli.settings import FigureSettings
 
-__all__ = ["COLORS", "drawn_in_style", "figure", "scene_figure", "written"]
+__all__ = [
+    "COLORS",
+    "drawn_in_style",
+    "figure",
+    "line_figure",
+    "scene_figure",
+    "styled",
+    "written",
+]
 
 _STYLE: dict[Any, Any] = {
     "font.size": 8,
@@ -50,6 +59,11 @@ _STYLE: dict[Any, Any] = {
     "savefig.dpi": 300,
     "pdf.fonttype": 42,  # TrueType, because journals reject type 3
     "svg.hashsalt": "sharpcli",  # makes internal names reproducible
+}
+_TRANSPARENT: dict[Any, Any] = {
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
 }
 # No date, so that the same document gives the same bytes.
 _METADATA: dict[str, dict[str, Any]] = {
@@ -77,30 +91,31 @@ _ARROW = {
 
 def figure(scene: Scene, suffix: str, settings: FigureSettings) -> bytes:
     """The bytes of a ".png", ".svg" or ".pdf" file of a line or plane."""
-    return written(lambda: scene_figure(scene, settings), suffix)
+    return written(lambda: scene_figure(scene, settings), suffix, inline=settings.inline)
 
 
 def scene_figure(scene: Scene, settings: FigureSettings) -> Figure:
     """A line or a plane."""
-    return (plane_figure if scene.is_plane else _line_figure)(scene, settings)
+    return (plane_figure if scene.is_plane else line_figure)(scene, settings)
 
 
-def drawn_in_style(make: Callable[[], Figure]) -> Figure:
+def drawn_in_style(make: Callable[[], Figure], *, inline: bool = False) -> Figure:
     """The figure that `make` returns, as files have it, with a canvas to show and save it."""
-    with _style():
+    with styled(inline=inline):
         drawn = make()
         FigureCanvasAgg(drawn)
     return drawn
 
 
-def written(make: Callable[[], Figure], suffix: str) -> bytes:
+def written(make: Callable[[], Figure], suffix: str, *, inline: bool = False) -> bytes:
     """The bytes of a file with the figure that `make` returns.
 
-    This uses no pyplot and no window.
+    This uses no pyplot and no window. An `inline` figure has no background, so that it takes that
+    of the page.
     """
     kind = suffix.removeprefix(".")
-    with _style():
-        drawn = drawn_in_style(make)
+    with styled(inline=inline):
+        drawn = drawn_in_style(make, inline=inline)
         content = io.BytesIO()
         drawn.savefig(
             content, format=kind, metadata=_METADATA[kind], bbox_inches="tight", pad_inches=0.04
@@ -109,17 +124,17 @@ def written(make: Callable[[], Figure], suffix: str) -> bytes:
 
 
 @contextlib.contextmanager
-def _style() -> Iterator[None]:
+def styled(*, inline: bool = False) -> Iterator[None]:
     """Matplotlib's own defaults and this package's style; the user's settings come back."""
     with mpl.rc_context(), warnings.catch_warnings():
         # Names may be too long or have characters that the font lacks; draw the figure anyway.
         warnings.filterwarnings("ignore", r"Glyph|constrained_layout", UserWarning)
         mpl.rcdefaults()
-        mpl.rcParams.update(_STYLE)
+        mpl.rcParams.update(_STYLE | (_TRANSPARENT if inline else {}))
         yield
 
 
-def _line_figure(scene: Scene, settings: FigureSettings) -> Figure:
+def line_figure(scene: Scene, settings: FigureSettings) -> Figure:
     """The loss on the left axis and the next metric on the right; two panels for several curves."""
     width = settings.width or _WIDTH
     first, *more = scene.metrics
@@ -198,11 +213,12 @@ def _draw_metric(
                 label="_",
             )
     together = np.concatenate(shown) if shown else np.zeros(0)
-    if is_log(metric, together, scale):
+    logarithmic = is_log(metric, together, scale)
+    if logarithmic:
         axes.set_yscale("log", nonpositive="clip")
         positive = together[np.isfinite(together) & (together > 0)]
         axes.set_ylim(positive.min() / 1.6, positive.max() * 1.6)
-    axes.set_ylabel(figure_text(metric))
+    axes.set_ylabel(on_scale(figure_text(metric), logarithmic=logarithmic))
     if len(at) == 1:
         axes.set_xlim(at[0] - 1, at[0] + 1)
     else:
