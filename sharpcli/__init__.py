@@ -10,17 +10,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sharpcli.documents import showing as _showing
+
 if TYPE_CHECKING:
     from sharpcli.checkpoint import load_checkpoint
+    from sharpcli.documents.reading import load_result
     from sharpcli.documents.results import to_document
     from sharpcli.errors import SharpError
     from sharpcli.landscape.points.journal import Journal
     from sharpcli.landscape.points.walk import Watch
+    from sharpcli.runs.compare import compare_results
     from sharpcli.runs.exploration import Beside
-    from sharpcli.runs.interpolate import interpolate_checkpoints
-    from sharpcli.runs.landscape import landscape_checkpoint
+    from sharpcli.runs.interpolate import interpolate_checkpoints, interpolate_models
+    from sharpcli.runs.landscape import landscape_checkpoint, landscape_model
     from sharpcli.runs.measure import measure_checkpoints, measure_model
-    from sharpcli.runs.spectrum import spectra_of_checkpoints
+    from sharpcli.runs.spectrum import spectra_of_checkpoints, spectrum_model
     from sharpcli.settings import (
         BatchNormSettings,
         CurvatureSettings,
@@ -53,15 +57,23 @@ __all__ = [
     "SpectrumSettings",
     "Task",
     "Watch",
+    "compare_results",
     "interpolate_checkpoints",
+    "interpolate_models",
     "landscape_checkpoint",
+    "landscape_model",
     "load_checkpoint",
+    "load_result",
     "load_task",
     "measure_checkpoints",
     "measure_model",
     "spectra_of_checkpoints",
+    "spectrum_model",
     "to_document",
 ]
+
+# Documents know nothing of drawing; only this face knows both.
+_showing.shown_by("sharpcli.render.notebook")
 
 _HOMES = {
     "BatchNormSettings": "settings",
@@ -79,13 +91,18 @@ _HOMES = {
     "SpectrumSettings": "settings",
     "Task": "tasks",
     "Watch": "landscape.points.walk",
+    "compare_results": "runs.compare",
     "interpolate_checkpoints": "runs.interpolate",
+    "interpolate_models": "runs.interpolate",
     "landscape_checkpoint": "runs.landscape",
+    "landscape_model": "runs.landscape",
     "load_checkpoint": "checkpoint",
+    "load_result": "documents.reading",
     "load_task": "tasks",
     "measure_checkpoints": "runs.measure",
     "measure_model": "runs.measure",
     "spectra_of_checkpoints": "runs.spectrum",
+    "spectrum_model": "runs.spectrum",
     "to_document": "documents.results",
 }
 

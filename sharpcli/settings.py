@@ -368,12 +368,13 @@ class OutputSettings:
 class FigureSettings:
     """How a figure looks: the loss axis, the width in inches, the metric drawn on a plane.
 
-    `width` None fits the panels; `metric` None is the loss.
+    `width` None fits the panels; `metric` None is the loss. An `inline` figure has no background.
     """
 
     scale: Literal["auto", "linear", "log"] = "auto"
     width: float | None = None
     metric: str | None = None
+    inline: bool = False
 
 
 @dataclass(frozen=True)
@@ -425,6 +426,11 @@ class LandscapeSettings:
     grid: GridSettings = GridSettings()
     batch_norm: BatchNormSettings = BatchNormSettings()
     directions: DirectionSettings = DirectionSettings()
+    map: Annotated[
+        Literal["hessian"] | None,
+        "hessian: also both ends of the Hessian's spectrum at every point.",
+        _OPTIONAL,
+    ] = None
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,16 @@ def test_the_guide_runs_from_top_to_bottom(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} >= drawn > {"line.svg", "plane.html"}
 
 
+def test_the_python_of_the_guide_runs():
+    """Its blocks in order, as the cells of one notebook."""
+    cells, own = blocks(DOCS / "guide.md", "python"), {}
+    assert len(cells) >= 2
+    for cell in cells:
+        exec(compile(cell, "guide.md", "exec"), own)
+    assert own["report"].scalars()["loss.train"] > 0
+    assert str(own["line"])
+
+
 def matching(word):
     """What a shell makes of a word: the files that it matches, or, where there are none, itself."""
     return sorted(str(path) for path in Path().glob(word)) or [word] if "*" in word else [word]

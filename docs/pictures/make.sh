@@ -1,9 +1,14 @@
 #!/usr/bin/env bash
-# The checkpoints and all pictures of docs/guide.md, about two minutes of CPU time: make.sh [FOLDER].
+# The checkpoints and all pictures of docs/guide.md, about two minutes of CPU time:
+# make.sh [FOLDER] [--publish]. Only --publish replaces the pictures that the page shows.
 set -euo pipefail
 pictures=$(cd "$(dirname "$0")" && pwd)
-mkdir -p "${1:-$pictures/runs}"
-cd "${1:-$pictures/runs}"
+publish=no folder=$pictures/runs
+for word in "$@"; do
+    if [ "$word" = --publish ]; then publish=yes; else folder=$word; fi
+done
+mkdir -p "$folder"
+cd "$folder"
 
 # Small and large batches from the same first weights, to one training loss.
 sharp train digits --optimizer adam --lr 0.003 --batch-size 16 --epochs 400 --until-loss 0.05 --output small.safetensors
@@ -46,4 +51,4 @@ for name in ("plane.png", "surface.png", "trajectory.png"):
     picture.putpalette(palette.tobytes())
     picture.save(name, optimize=True)
 END
-cp line.svg aligned.svg plane.png surface.png hessian.svg spectrum.svg trajectory.png "$pictures"
+[ "$publish" = no ] || cp line.svg aligned.svg plane.png surface.png hessian.svg spectrum.svg trajectory.png "$pictures"

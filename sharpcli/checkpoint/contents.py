@@ -9,7 +9,7 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from io import BufferedReader
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -161,7 +161,7 @@ def regular_size(path: Path) -> int:
     return status.st_size
 
 
-def read_into(file: BufferedReader, data: Tensor) -> bool:
+def read_into(file: BufferedReader | BytesIO, data: Tensor) -> bool:
     """Fill `data` (bytes) from the file's current position; False if the file ends too early."""
     buffer = data.numpy().data
     filled = 0

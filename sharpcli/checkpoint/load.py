@@ -23,7 +23,11 @@ from sharpcli.checkpoint.foreign import foreign_by_bytes, foreign_by_name, forei
 from sharpcli.checkpoint.nesting import under_prefix, unnest
 from sharpcli.checkpoint.safetensors_file import looks_like_safetensors, read_safetensors
 from sharpcli.checkpoint.settings_beside import add_settings, read_optimizer
-from sharpcli.checkpoint.torch_file import looks_like_torch, read_torch, refuse_text_pickle
+from sharpcli.checkpoint.torch_file import (
+    looks_like_torch,
+    read_torch_with_notes,
+    refuse_text_pickle,
+)
 from sharpcli.errors import SharpError, nearest, setting
 
 __all__ = ["load_checkpoint", "read_checkpoint"]
@@ -161,7 +165,9 @@ def _read_file(path: Path, weights: str | None = None) -> Checkpoint:
         if kind == "safetensors":
             checkpoint = _only(read_safetensors(path), weights)
         else:
-            checkpoint = unnest(path, read_torch(path), size, weights)
+            loaded, aside = read_torch_with_notes(path)
+            checkpoint = unnest(path, loaded, size, weights)
+            checkpoint = dataclasses.replace(checkpoint, notes=(*checkpoint.notes, *aside))
     except OSError as error:
         raise open_error(path, error) from error
     named = _FORMATS.get(path.suffix.lower())

@@ -21,8 +21,8 @@ from sharpcli.checkpoint.contents import (
     sha256_of,
 )
 from sharpcli.checkpoint.optimizer import add_optimizer, is_optimizer
-from sharpcli.checkpoint.plain_pickle import Stub
 from sharpcli.checkpoint.settings_beside import flat_settings
+from sharpcli.checkpoint.stand_ins import Stub
 from sharpcli.errors import SharpError, nearest, setting
 
 __all__ = ["optimizers_in", "under_prefix", "unnest"]

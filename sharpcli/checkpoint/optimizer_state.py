@@ -40,6 +40,7 @@ _OF_FOLDERS = ("model.safetensors", "pytorch_model.bin")
 _PREFIXES = ("optimizer.", "optim.", "")
 # Places in all groups that a search for an order looks at: real optimizers need one a parameter.
 _MOST_PLACES = 200_000
+_MOST_BETAS = 9
 _OWN_ORDER = (
     "save the optimizer with its parameters' names: give it model.named_parameters() "
     "(PyTorch 2.6 or later)"
@@ -91,7 +92,19 @@ class OptimizerState:
     def common(self, name: str) -> Any:
         """A setting that all groups share; None if they differ or lack it."""
         values = [group.get(name) for group in self.groups.values()]
-        return values[0] if values and all(each == values[0] for each in values) else None
+        plain = [_comparable(each) for each in values]
+        return values[0] if values and all(each == plain[0] for each in plain) else None
+
+
+def _comparable(value: Any) -> Any:
+    """A setting as scalars; of anything else, which may never end to compare, the object's id."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return float(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    parts = list(value) if isinstance(value, list | tuple) and len(value) <= _MOST_BETAS else [[]]
+    scalars = all(isinstance(each, bool | int | float | str) for each in parts)
+    return parts if scalars else ("object", id(value))
 
 
 def optimizer_file(checkpoint: Path) -> Path:

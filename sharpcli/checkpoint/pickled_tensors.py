@@ -10,10 +10,14 @@ import torch
 from torch import Tensor
 
 from sharpcli.checkpoint.contents import NotPlain
-from sharpcli.checkpoint.plain_pickle import Call, Global, PickleError, Stub, plain_key
+from sharpcli.checkpoint.numpy_values import numpy_scalar
+from sharpcli.checkpoint.plain_pickle import Call, PickleError
+from sharpcli.checkpoint.stand_ins import Global, Stub, plain_key
 
-__all__ = ["CALLS", "DAMAGED", "PickledStorage", "Storages", "stored_elsewhere"]
+__all__ = ["CALLS", "CLASS", "DAMAGED", "PickledStorage", "Storages", "stored_elsewhere"]
 
+CLASS = "pickled_class"  # attribute of a tensor: the subclass that its file names
+_LATIN = ("latin1", "latin-1")
 _MOST_DIMENSIONS = 64  # of a tensor in torch
 _TENSOR_MEMORY = 1000  # bytes of a tensor without its data, measured
 DAMAGED = "the file is damaged or incomplete: copy or download it again"
@@ -53,7 +57,6 @@ _MEASURED = {*_DTYPES.values()} | {
 }
 # dtypes of the imaginary part of a conjugated tensor, which torch negates lazily
 _NEGATED = (torch.float16, torch.float32, torch.float64)
-_NUMBER_CODES = {f"{kind}{size}" for kind in "iuf" for size in (2, 4, 8)} | {"b1", "i1", "u1"}
 
 
 class _Storage(NamedTuple):
@@ -106,8 +109,15 @@ class Storages:
         return _part(found, asked.view) if self._views else found, _TENSOR_MEMORY
 
 
-def stored_elsewhere(_: tuple[Any, ...]) -> tuple[Any, int]:
-    """A placeholder for a persistent object that is not a storage."""
+def stored_elsewhere(identifier: tuple[Any, ...]) -> tuple[Any, int]:
+    """A placeholder for a persistent object that is not a storage; the class, if it is one.
+
+    Old files have the classes of modules in this way, with their source code, which is not read.
+    """
+    asked = identifier[0]
+    what, kind = asked[:2] if type(asked) is tuple and len(asked) > 1 else (None, None)
+    if what == "module" and type(kind) is Global:
+        return kind, 8
     return Stub("an object that is stored elsewhere"), _TENSOR_MEMORY
 
 
@@ -222,12 +232,15 @@ def _rebuild_subclass(arguments: tuple[Any, ...]) -> tuple[Any, int]:
     if len(arguments) < 3 or type(arguments[0]) is not Global or type(arguments[2]) is not tuple:
         raise PickleError("it describes a tensor in an unknown way")
     rebuild, kind = CALLS.get(arguments[0].name), arguments[1]
-    if type(kind) is not Global or kind.name not in _PLAIN_CLASSES or rebuild is None:
-        name = kind.name if type(kind) is Global else "subclass"
+    name = kind.name if type(kind) is Global else "subclass"
+    if rebuild is None or type(kind) is not Global:
         return NotPlain(f"is a {name.rpartition('.')[2]}, not a plain tensor", _DENSE), 500
     if rebuild is _rebuild_subclass:
         raise PickleError("it describes a tensor in an unknown way")
-    return rebuild(arguments[2])
+    tensor, cost = rebuild(arguments[2])
+    if isinstance(tensor, Tensor) and name not in _PLAIN_CLASSES:
+        setattr(tensor, CLASS, name)
+    return tensor, cost
 
 
 def _not_plain(reason: str, hint: str = _DENSE) -> Call:
@@ -255,7 +268,8 @@ def _shape(arguments: tuple[Any, ...]) -> tuple[Any, int]:
 
 def _encoded(arguments: tuple[Any, ...]) -> tuple[Any, int]:
     """Bytes, which old protocols write as Latin-1 text."""
-    if len(arguments) != 2 or type(arguments[0]) is not str or arguments[1] != "latin1":
+    texts = len(arguments) == 2 and all(type(each) is str for each in arguments)
+    if not texts or arguments[1] not in _LATIN:
         return Stub("_codecs.encode"), 300
     try:
         data = arguments[0].encode("latin-1")
@@ -264,26 +278,18 @@ def _encoded(arguments: tuple[Any, ...]) -> tuple[Any, int]:
     return data, 40 + len(data)
 
 
+def _bytes(arguments: tuple[Any, ...]) -> tuple[Any, int]:
+    """The bytes in an object of bytes that may be changed; none without arguments."""
+    if len(arguments) == 2:
+        return _encoded(arguments)
+    given = arguments[0] if len(arguments) == 1 else b"" if not arguments else None
+    return (given, 8) if type(given) is bytes else (Stub("builtins.bytes"), 300)
+
+
 def _complex(arguments: tuple[Any, ...]) -> tuple[Any, int]:
     if len(arguments) == 2 and all(type(part) is float for part in arguments):
         return complex(*arguments), 40
     return Stub("builtins.complex"), 300
-
-
-def _numpy_scalar(arguments: tuple[Any, ...]) -> tuple[Any, int]:
-    """A NumPy bool, integer or float; other scalars need a further pickle and become a stub."""
-    import numpy as np
-
-    dtype, data = arguments if len(arguments) == 2 else (None, None)
-    if type(dtype) is not Stub or dtype.name != "numpy.dtype" or type(data) is not bytes:
-        return Stub("a numpy scalar"), 300
-    code, state = dtype.arguments[:1], dtype.entries.get(None)
-    swapped = type(state) is tuple and ">" in state[1:2]
-    if len(code) == 1 and type(code[0]) is str and code[0] in _NUMBER_CODES:
-        kind = np.dtype(f"{'>' if swapped else '<'}{code[0]}")
-        if len(data) == kind.itemsize:
-            return np.frombuffer(data, kind)[0].item(), 40
-    return Stub("a numpy scalar"), 300
 
 
 def _count(value: Any) -> bool:
@@ -323,7 +329,9 @@ CALLS: dict[str, Call] = {
     "collections.Counter": _mapping,
     "collections.defaultdict": _mapping,
     "_codecs.encode": _encoded,
+    "builtins.bytes": _bytes,
+    "builtins.bytearray": _bytes,
     "builtins.complex": _complex,
-    "numpy.core.multiarray.scalar": _numpy_scalar,
-    "numpy._core.multiarray.scalar": _numpy_scalar,
+    "numpy.core.multiarray.scalar": numpy_scalar,
+    "numpy._core.multiarray.scalar": numpy_scalar,
 }

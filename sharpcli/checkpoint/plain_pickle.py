@@ -2,12 +2,13 @@
 
 A pickle is a program for a small stack machine. Python's machine imports and calls whatever a
 pickle names. This one imports nothing and calls only the functions that its caller passes in. Any
-other class or function becomes a `Stub`, an object without behaviour. Time and memory grow in
-proportion to the pickle, whatever it holds.
+object of another class becomes a `Stub`, which has the object's data and no behaviour. Time and
+memory grow in proportion to the pickle, whatever it holds.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 import sys
 from collections.abc import Callable, Mapping
@@ -15,15 +16,17 @@ from dataclasses import dataclass, field
 from mmap import mmap
 from typing import Any
 
-__all__ = ["Call", "Global", "PickleError", "Stub", "plain_key", "read_pickle"]
+from sharpcli.checkpoint.stand_ins import ENTRY, STUB, Global, Stub, plain_key, stand_in
+
+__all__ = ["Call", "Global", "PickleError", "Stub", "read_pickle"]
 
 # A function that a pickle may call: its arguments → a value, and the value's size in bytes.
 Call = Callable[[tuple[Any, ...]], tuple[Any, int]]
 
 _LONGEST_INT = 32  # bytes; arithmetic on longer ones is slow, and no setting needs it
 _LONGEST_NAME = 1000  # characters in the name of a class or a function
-_LARGEST_KEY = 2**63
-_LIST, _MARK, _ENTRY, _STUB, _DEFAULT = 64, 72, 100, 300, 40  # bytes of Python objects
+_LIST, _MARK, _DEFAULT = 64, 72, 40  # bytes of Python objects
+_WIDE = re.compile(rb"[\xc4-\xff]")  # begins a character outside Latin-1 in UTF-8
 _CORRUPT = "it breaks off or is corrupt"
 _TOO_MANY = "it holds more objects than any checkpoint"
 # A tensor takes about twenty operations, a number in a list one. This many take four seconds.
@@ -32,35 +35,6 @@ _MOST_OPERATIONS = 4_000_000
 
 class PickleError(ValueError):
     """Why a pickle cannot be read, as text for a message."""
-
-
-@dataclass(eq=False, slots=True)
-class Global:
-    """A class or function that a pickle names, `module.name`; nothing is imported."""
-
-    name: str
-
-
-@dataclass(eq=False, slots=True)
-class Stub:
-    """An object of a class that is not read: the class's name, the arguments and the state.
-
-    A state that is not a mapping is stored under the key `None`.
-    """
-
-    name: str
-    arguments: tuple[Any, ...] = ()
-    entries: dict[Any, Any] = field(default_factory=dict)
-
-
-@dataclass(eq=False, slots=True)
-class _OddKey:
-    """Placeholder for a key that is not a plain scalar; its hash could take very long."""
-
-    text: str
-
-    def __str__(self) -> str:
-        return self.text
 
 
 @dataclass
@@ -79,6 +53,7 @@ def read_pickle(
     calls: Mapping[str, Call],
     persistent: Call,
     imports: dict[str, None],
+    operations: int | None = None,
 ) -> Unpickled:
     """Read the pickle that begins at `begin` in `data`.
 
@@ -89,13 +64,15 @@ def read_pickle(
         calls: the functions that it may call, by their full names.
         persistent: makes a value from the identifier of an object that is stored elsewhere.
         imports: receives every name that the pickle asks for, even if reading fails.
+        operations: how many it may have; default, more than any checkpoint has.
 
     `PickleError` says that the bytes are not a complete pickle, or that its objects would take more
     than `memory`.
 
     Cost: a microsecond for each operation of the pickle.
     """
-    return _Machine(data, begin, memory, calls, persistent, imports).run()
+    machine = _Machine(data, begin, memory, calls, persistent, imports)
+    return machine.run(_MOST_OPERATIONS if operations is None else operations)
 
 
 @dataclass(eq=False, slots=True)
@@ -112,10 +89,10 @@ class _Machine:
     outer: list[list[Any]] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
 
-    def run(self) -> Unpickled:
+    def run(self, operations: int) -> Unpickled:
         data = self.data
         try:
-            for _ in range(_MOST_OPERATIONS):
+            for _ in range(operations):
                 opcode = data[self.position]
                 self.position += 1
                 if opcode == _STOP:
@@ -152,10 +129,12 @@ class _Machine:
         return self.decoded(taken, encoding)
 
     def decoded(self, raw: bytes, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """`raw` as text; one character outside ASCII can make it four times as large."""
-        plain = encoding == "utf-8" and raw.isascii()
-        if not plain and 4 * len(raw) > self.memory:
-            raise PickleError(_TOO_MANY)
+        """`raw` as text; one character outside Latin-1 can make it four times as large."""
+        if 4 * len(raw) > self.memory:
+            # old protocols write the bytes of NumPy's arrays as text in Latin-1
+            plain = encoding == "utf-8" and (raw.isascii() or not _WIDE.search(raw))
+            if not plain or len(raw) > self.memory:
+                raise PickleError(_TOO_MANY)
         return raw.decode(encoding, errors)
 
     def line_number(self) -> int:
@@ -228,8 +207,10 @@ class _Machine:
         self.stack.append(items)
 
     def stub_of_marked(self, name: str) -> None:
-        self.marked()
-        self.stack.append(Stub(name))
+        stub = Stub(name)
+        stub.members = self.marked()
+        self.memory -= 8 * len(stub.members)
+        self.stack.append(stub)
 
     def dict_of_marked(self) -> None:
         items = self.marked()
@@ -238,18 +219,18 @@ class _Machine:
 
     def append(self, items: list[Any]) -> None:
         target = self.stack[-1]
-        if type(target) is list:
-            self.memory -= 9 * len(items)
-            target.extend(items)
-        elif type(target) is not Stub:
+        if type(target) is Stub:
+            target = target.members
+        if type(target) is not list:
             raise PickleError("it appends to an object that is not a list")
+        self.memory -= 9 * len(items)
+        target.extend(items)
 
     def set_items(self, items: list[Any]) -> None:
-        target = self.stack[-1]
-        table = target.entries if type(target) is Stub else target
-        if type(table) is not dict or len(items) % 2:
+        table = self.stack[-1]
+        if type(table) not in (dict, Stub) or len(items) % 2:
             raise PickleError("it sets an entry of an object that is not a mapping")
-        self.memory -= _ENTRY * (len(items) // 2 + 1)
+        self.memory -= ENTRY * (len(items) // 2 + 1)
         for key, value in zip(items[::2], items[1::2], strict=True):
             table[plain_key(key)] = value
 
@@ -286,28 +267,29 @@ class _Machine:
 
     def call(self) -> None:
         arguments, called = self.stack.pop(), self.stack.pop()
-        if type(called) is Stub:  # the result of calling a stub is a stub
-            self.stack.append(Stub(called.name))
-            return
-        if type(called) is not Global or type(arguments) is not tuple:
+        if type(called) not in (Global, Stub) or type(arguments) is not tuple:
             raise PickleError("it calls an object that is not a function")
-        call = self.calls.get(called.name)
-        value, cost = (Stub(called.name, arguments), _STUB) if call is None else call(arguments)
+        call = self.calls.get(called.name) if type(called) is Global else None
+        value, cost = (stand_in(called.name, arguments), STUB) if call is None else call(arguments)
         self.memory -= cost
         self.stack.append(value)
 
     def call_with_names(self) -> None:
-        self.stack.pop()  # keyword arguments: no function here takes any
+        named = self.stack.pop()
         self.call()
+        if type(self.stack[-1]) is Stub:  # no function here takes any
+            self.memory -= self.stack[-1].restore(named)
 
     def build(self) -> None:
         """Set an object's state; only stubs keep it, since attributes could hide methods."""
         state = self.stack.pop()
         target = self.stack[-1]
-        if type(state) is tuple and len(state) == 2:  # attributes and slots
-            state = state[1] if state[0] is None else state[0]
-        if type(target) is Stub and not target.entries:
-            target.entries = state if type(state) is dict else {None: state}
+        if type(target) is Stub:
+            self.memory -= target.restore(state)
+
+    def extension(self, size: int) -> None:
+        """Push the class of a number that the writing program registered."""
+        self.stack.append(Global(f"copyreg extension {self.number(size)}"))
 
     def load_persistent(self, identifier: object) -> None:
         value, cost = self.persistent((identifier,))
@@ -320,15 +302,6 @@ def _parsed(kind: type[int] | type[float], text: str) -> int | float:
         return kind(text)
     except ValueError as error:
         raise PickleError(_CORRUPT) from error
-
-
-def plain_key(key: object) -> object:
-    """`key` itself if it is cheap to hash and compare, else a placeholder."""
-    if key is None or type(key) in (str, bytes, bool, float):
-        return key
-    if type(key) is int and abs(key) < _LARGEST_KEY:
-        return key
-    return _OddKey(key.name if type(key) is Stub else f"a {type(key).__name__}")
 
 
 def _push(make: Callable[[], Any]) -> Callable[[_Machine], None]:
@@ -369,20 +342,20 @@ _OPERATIONS: dict[int, tuple[_Operation, int]] = {
         "]": (_push(list), _LIST),
         "}": (_push(dict), _LIST),
         ")": (_push(tuple), 8),
-        "\x8f": (_push(lambda: Stub("builtins.set")), _STUB),
+        "\x8f": (_push(lambda: Stub("builtins.set")), STUB),
         "(": (_Machine.mark, _MARK),
         "t": (_Machine.tuple_of_marked, 48),
         "\x85": (lambda m: m.tuple_of(1), 56),
         "\x86": (lambda m: m.tuple_of(2), 64),
         "\x87": (lambda m: m.tuple_of(3), 72),
         "l": (_Machine.list_of_marked, _LIST),
-        "d": (_Machine.dict_of_marked, _LIST + _ENTRY),
-        "\x91": (lambda m: m.stub_of_marked("builtins.frozenset"), _STUB),
+        "d": (_Machine.dict_of_marked, _LIST + ENTRY),
+        "\x91": (lambda m: m.stub_of_marked("builtins.frozenset"), STUB),
         "a": (lambda m: m.append([m.stack.pop()]), 0),
         "e": (lambda m: m.append(m.marked()), 0),
         "\x90": (lambda m: m.append(m.marked()), 0),
-        "s": (lambda m: m.set_items([m.stack.pop(-2), m.stack.pop()]), _ENTRY),
-        "u": (lambda m: m.set_items(m.marked()), _ENTRY),
+        "s": (lambda m: m.set_items([m.stack.pop(-2), m.stack.pop()]), ENTRY),
+        "u": (lambda m: m.set_items(m.marked()), ENTRY),
         "p": (lambda m: m.put(m.line_number()), 3 * _DEFAULT),
         "q": (lambda m: m.put(m.number(1)), 2 * _DEFAULT),
         "r": (lambda m: m.put(m.number(4)), 3 * _DEFAULT),
@@ -401,6 +374,11 @@ _OPERATIONS: dict[int, tuple[_Operation, int]] = {
         "\x81": (_Machine.call, 0),
         "\x92": (_Machine.call_with_names, 0),
         "b": (_Machine.build, 0),
+        "\x82": (lambda m: m.extension(1), 3 * _DEFAULT),
+        "\x83": (lambda m: m.extension(2), 3 * _DEFAULT),
+        "\x84": (lambda m: m.extension(4), 3 * _DEFAULT),
+        "\x97": (_push(lambda: Stub("a buffer that is stored elsewhere")), STUB),
+        "\x98": (lambda m: m.take(0), 0),  # READONLY_BUFFER
         "P": (lambda m: m.load_persistent(m.line()), 3 * _DEFAULT),
         "Q": (lambda m: m.load_persistent(m.stack.pop()), 0),
     }.items()

@@ -13,6 +13,8 @@ from typing import Any
 
 from sharpcli.checkpoint.contents import Metadata, is_text, plain_scalar, read_json
 from sharpcli.checkpoint.optimizer import add_optimizer, is_optimizer
+from sharpcli.checkpoint.plain_objects import holds_settings
+from sharpcli.checkpoint.stand_ins import Stub
 from sharpcli.checkpoint.torch_file import looks_like_torch, read_inert, read_torch
 from sharpcli.documents.training_names import FROM_ARGUMENTS, FROM_CONFIG, add_names
 from sharpcli.errors import SharpError
@@ -87,17 +89,16 @@ def flat_settings(value: object) -> Scalars:
 
 
 def _flat(value: object, prefix: str, depth: int, seen: set[int]) -> Scalars:
-    table = getattr(value, "entries", value)
-    if not isinstance(table, Mapping) or id(table) in seen or (prefix and len(table) > _MOST):
+    if not isinstance(value, Mapping) or id(value) in seen or (prefix and len(value) > _MOST):
         return
-    seen.add(id(table))
-    for name, each in table.items():
+    seen.add(id(value))
+    for name, each in value.items():
         if not isinstance(name, str | int) or not is_text(str(name)):
             continue
         scalar = _scalar(each)
         if scalar is not None:
             yield f"{prefix}{name}", scalar
-        elif depth > 1:
+        elif depth > 1 and holds_settings(each):
             yield from _flat(each, f"{prefix}{name}.", depth - 1, seen)
 
 
@@ -106,9 +107,8 @@ def _scalar(value: object) -> str | int | float | bool | None:
     if scalar is None and isinstance(value, list | tuple) and 0 < len(value) <= _LONGEST_LIST:
         parts = [plain_scalar(part) for part in value]
         return None if None in parts else ",".join(str(part) for part in parts)
-    arguments: tuple[object, ...] = getattr(value, "arguments", ())
-    if scalar is None and len(arguments) == 1 and not getattr(value, "entries", value):
-        return plain_scalar(arguments[0])
+    if isinstance(value, Stub) and len(value.arguments) == 1 and not value:
+        return plain_scalar(value.arguments[0])
     return scalar
 
 

@@ -2,7 +2,8 @@
 
 A file has pickles, which describe the tensors, and the tensors' bytes. The pickles are read as
 plain values (`plain_pickle`, `pickled_tensors`), and each tensor is made of bytes that were read
-from the file. Both formats are read: zip archives, and the format of torch before 1.6.
+from the file. Both formats are read: zip archives, and the format of torch before 1.6; and pickles
+without any format around them, as far as they hold tensors or NumPy arrays.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import mmap
 import sys
 import zlib
-from io import BufferedReader
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from sharpcli.checkpoint.archive import ArchiveError, Member, data_offset, read_directory
 from sharpcli.checkpoint.contents import allowance, listed, open_error, read_into, regular_size
+from sharpcli.checkpoint.inert_objects import SAVE_WEIGHTS, read_objects
 from sharpcli.checkpoint.pickled_tensors import (
     CALLS,
     DAMAGED,
@@ -26,10 +28,18 @@ from sharpcli.checkpoint.pickled_tensors import (
     Storages,
     stored_elsewhere,
 )
-from sharpcli.checkpoint.plain_pickle import PickleError, read_pickle
+from sharpcli.checkpoint.plain_objects import has_tensors, is_plain, left_aside, numpy_arrays
+from sharpcli.checkpoint.plain_pickle import Call, PickleError, read_pickle
+from sharpcli.checkpoint.stand_ins import STUB, Stub
 from sharpcli.errors import SharpError
 
-__all__ = ["looks_like_torch", "read_inert", "read_torch", "refuse_text_pickle"]
+__all__ = [
+    "looks_like_torch",
+    "read_inert",
+    "read_torch",
+    "read_torch_with_notes",
+    "refuse_text_pickle",
+]
 
 _ZIP = b"PK\x03\x04"
 _PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
@@ -40,26 +50,9 @@ _CONVERT = (
     "m = torch.load(file, weights_only=False), take its state dict, and "
     "safetensors.torch.save_file(state_dict, 'model.safetensors')"
 )
-_SAVE_WEIGHTS = (
-    "in the training environment save the weights instead: "
-    "torch.save(model.state_dict(), 'model.pt')"
-)
-_HARMLESS = (
-    "collections.OrderedDict",
-    "collections.Counter",
-    "collections.defaultdict",
-    "_codecs.encode",
-    "argparse.Namespace",
-    "torch.serialization._get_layout",
-    "numpy.dtype",
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray.scalar",
-)
-# classes used as values, as in `defaultdict(int)`
-_BUILTINS = (
-    *("bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "long"),
-    *("object", "range", "set", "slice", "str", "tuple", "unicode"),
-)
+_FROM_BYTES = "torch.storage._load_from_bytes"  # how a pickle without torch.save has its data
+# Operations and bytes of objects of the pickles around one storage; torch writes 60 operations.
+_MOST_IN_BYTES, _MEMORY_IN_BYTES = 1000, 2**20
 
 
 def looks_like_torch(head: bytes) -> bool:
@@ -90,19 +83,24 @@ def read_torch(path: Path, *, mapped: bool = False) -> Any:
         The object, with tensors on the CPU. Mappings become dicts, tensors that cannot be measured
         `NotPlain`, and objects of classes that are not read a `Stub`.
 
-    Raises:
-        SharpError: the file is damaged, is not a file of tensors, or would run code.
+    `SharpError` as in `read_torch_with_notes`.
 
     Cost: the file's size in memory.
     """
+    return read_torch_with_notes(path, mapped=mapped)[0]
+
+
+def read_torch_with_notes(path: Path, *, mapped: bool = False) -> tuple[Any, tuple[str, ...]]:
+    """The object as of `read_torch`, and notes on what was converted or left aside.
+
+    Raises:
+        SharpError: the file is damaged, or has no tensors that can be read without its code.
+    """
     size = regular_size(path)
-    imports: dict[str, None] = {}
     try:
         with path.open("rb") as file:
-            if file.read(4) == _ZIP:
-                value = _read_archive(file, size, imports, mapped=mapped)
-            else:
-                value = _read_legacy(file, size, imports)
+            zipped = file.read(4) == _ZIP
+            value = _read_archive(file, size, mapped=mapped) if zipped else _read_legacy(file, size)
     except OSError as error:
         unreadable = open_error(path, error)
         raise unreadable from error
@@ -110,13 +108,10 @@ def read_torch(path: Path, *, mapped: bool = False) -> Any:
         kind = "refused" if error.hint else "is a corrupt zip archive"
         raise SharpError(f"{path}: {kind}: {error}", error.hint or DAMAGED) from error
     except PickleError as error:
-        _refuse_imports(path, imports)
         raise SharpError(f"{path}: its pickle cannot be read: {error}", DAMAGED) from error
     except _ForeignError as error:
-        _refuse_imports(path, imports)
         raise SharpError(f"{path}: {error.message}", error.hint) from error
-    _refuse_imports(path, imports)
-    return value
+    return read_objects(path, value, size)
 
 
 def read_inert(path: Path) -> Any:
@@ -127,7 +122,7 @@ def read_inert(path: Path) -> Any:
     """
     try:
         with path.open("rb") as file:
-            return _read_archive(file, regular_size(path), {}, mapped=True)
+            return _read_archive(file, regular_size(path), mapped=True)
     except (ArchiveError, PickleError, _ForeignError) as error:
         raise SharpError(f"{path}: cannot be read: {error}", DAMAGED) from error
 
@@ -140,12 +135,10 @@ class _ForeignError(Exception):
         self.message, self.hint = message, hint
 
 
-def _read_archive(
-    file: BufferedReader, size: int, imports: dict[str, None], *, mapped: bool
-) -> Any:
+def _read_archive(file: BufferedReader, size: int, *, mapped: bool) -> Any:
     members = read_directory(file, size)
     if any(name.endswith("/constants.pkl") for name in members):
-        raise _ForeignError("is a TorchScript program, not weights", _SAVE_WEIGHTS)
+        raise _ForeignError("is a TorchScript program, not weights", SAVE_WEIGHTS)
     pickles = [name for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
         arrays = all(name.endswith(".npy") for name in members)
@@ -175,10 +168,52 @@ def _read_archive(
     data = file.read(pickle.size)
     if pickle.crc not in (0, zlib.crc32(data)):  # 0: torch was set to write no checksum
         raise ArchiveError(f"the checksum of its '{pickle.name}' does not match")
-    return read_pickle(data, 0, allowance(size), CALLS, storages, imports).value
+    return read_pickle(data, 0, allowance(size), CALLS, storages, {}).value
 
 
-def _read_legacy(file: BufferedReader, size: int, imports: dict[str, None]) -> Any:
+def _read_legacy(file: BufferedReader, size: int) -> Any:
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        calls: dict[str, Call] = {**CALLS, _FROM_BYTES: _StoragesInBytes(size)}
+        first = read_pickle(content, 0, allowance(size), calls, stored_elsewhere, {})
+        if first.value != _LEGACY_MAGIC:
+            if has_tensors(first.value) or any(numpy_arrays(first.value)):
+                return first.value
+            aside = left_aside(first.value)
+            has = f", and has no tensors; its classes: {aside}" if aside else ""
+            raise _ForeignError(f"is a pickle, but not one that torch.save wrote{has}", _CONVERT)
+        return _legacy_object(file, content, size, allowance(size), None)
+
+
+class _StoragesInBytes:
+    """Makes the storage in each text of bytes that is a file of its own, once."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+        self._made: dict[int, tuple[bytes, Any]] = {}  # the bytes are kept: ids are used again
+
+    def __call__(self, arguments: tuple[Any, ...]) -> tuple[Any, int]:
+        content = arguments[0] if len(arguments) == 1 else None
+        if type(content) is not bytes:
+            return Stub(_FROM_BYTES, arguments), STUB
+        if id(content) not in self._made:
+            self._left -= len(content)
+            if self._left < 0:
+                raise PickleError("its tensors' data are larger than the file")
+            value = _legacy_object(
+                BytesIO(content), content, len(content), _MEMORY_IN_BYTES, _MOST_IN_BYTES
+            )
+            self._made[id(content)] = content, value
+        return self._made[id(content)][1], STUB
+
+
+def _legacy_object(
+    file: BufferedReader | BytesIO,
+    content: bytes | mmap.mmap,
+    size: int,
+    memory: int,
+    operations: int | None,
+) -> Any:
+    """The object of a file of torch before 1.6, whose bytes are `content`."""
     allocated = 0
 
     def storage(asked: PickledStorage) -> Tensor:
@@ -191,19 +226,20 @@ def _read_legacy(file: BufferedReader, size: int, imports: dict[str, None]) -> A
         return torch.empty(asked.bytes, dtype=torch.uint8)
 
     storages = Storages(storage, views=True)
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        memory = allowance(size)
-        magic = read_pickle(content, 0, memory, CALLS, stored_elsewhere, imports)
-        if magic.value != _LEGACY_MAGIC:
-            raise _ForeignError("is a pickle, but not one that torch.save wrote", _CONVERT)
-        version = read_pickle(content, magic.end, magic.memory, CALLS, stored_elsewhere, imports)
-        system = read_pickle(content, version.end, version.memory, CALLS, stored_elsewhere, imports)
-        found = read_pickle(content, system.end, system.memory, CALLS, storages, imports)
-        keys = read_pickle(content, found.end, found.memory, CALLS, stored_elsewhere, imports)
-    if type(keys.value) is not list or {type(key) for key in keys.value} - {str}:
+    end, parts = 0, []
+    # the magic number, the version, the system, the object, and the list of its storages
+    none: Call = stored_elsewhere
+    for persistent in (none, none, none, storages, none):
+        part = read_pickle(content, end, memory, CALLS, persistent, {}, operations)
+        end, memory = part.end, part.memory
+        parts.append(part.value)
+    magic, _, _, value, keys = parts
+    if magic != _LEGACY_MAGIC:
+        raise PickleError("the data of a tensor are not in a file of torch's")
+    if type(keys) is not list or {type(key) for key in keys} - {str}:
         raise PickleError("the list of its tensors' data is damaged")
-    file.seek(keys.end)
-    for key in keys.value:
+    file.seek(end)
+    for key in keys:
         if key not in storages.made:
             raise PickleError("the list of its tensors' data is damaged")
         asked, data = storages.made.pop(key)
@@ -216,7 +252,7 @@ def _read_legacy(file: BufferedReader, size: int, imports: dict[str, None]) -> A
             data.copy_(_reversed(data, asked.dtype))
     if storages.made:
         raise PickleError(f"the file lacks the data of {len(storages.made)} of its tensors")
-    return found.value
+    return value
 
 
 def _member_data(
@@ -247,31 +283,10 @@ def _reversed(data: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _refuse_imports(path: Path, imports: dict[str, None]) -> None:
-    """Raise `SharpError` if the pickle asks for anything but plain data; the message names it."""
-    foreign = [name for name in imports if not _is_harmless(name)]
-    if any(name.startswith("torch.nn.modules.") for name in foreign):
-        own = [name for name in foreign if not name.startswith("torch.")] or foreign
-        raise SharpError(
-            f"{path}: refused: holds a whole pickled module ({listed(own, 2)}), which only "
-            "loads by running its code",
-            _SAVE_WEIGHTS,
-        )
-    if foreign:
+    """Raise `SharpError` if a text pickle asks for more than plain data; the message says what."""
+    if foreign := [name for name in imports if not is_plain(name)]:
         raise SharpError(
             f"{path}: refused: its pickle would run code on loading: it asks for "
             f"{listed(foreign, 3)}",
             _CONVERT,
         )
-
-
-def _is_harmless(name: str) -> bool:
-    """Whether a file of plain tensors may name this; nothing is imported in any case."""
-    return (
-        name in _HARMLESS
-        or name.removeprefix("builtins.") in _BUILTINS
-        or (name.startswith("torch.") and name.count(".") == 1)
-        or name.startswith(
-            ("torch._utils.", "torch._tensor.", "torch.storage.", "torch.nn.parameter.")
-        )
-        or (name.startswith("torch.cuda.") and name.endswith("Storage"))
-    )

@@ -55,6 +55,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "compare",
         "Compare saved results in one table.",
     ),
+    "report": (
+        "sharpcli.cli.commands.report",
+        "report",
+        "Make one HTML page of saved results.",
+    ),
     "inspect": (
         "sharpcli.cli.commands.inspect",
         "inspect",

@@ -37,6 +37,7 @@ __all__ = [
     "plot_option",
     "refuse_overwriting",
     "refuse_unread",
+    "resume_option",
     "run_options",
     "task_argument",
     "task_options",
@@ -341,6 +342,20 @@ def plot_option(command: Command) -> Command:
             metavar="FILE",
             help=f"Draw the result to FILE too: {drawn}, or {exported} to "
             "draw it elsewhere. Repeatable.",
+        ),
+    )
+
+
+def resume_option(command: Command) -> Command:
+    """Add --resume; the command gets `resume: bool`."""
+    return _decorate(
+        command,
+        click.option(
+            "--resume/--no-resume",
+            default=True,
+            show_default=True,
+            help="With --output: go on from the checkpoints that a killed run has finished, which "
+            "FILE.partial holds, or start over.",
         ),
     )
 

@@ -27,6 +27,8 @@ __all__ = ["notes_of", "progress_bars"]
 
 # Seconds before a bar is shown; shorter work ends before anyone reads it.
 _PATIENCE = 2.0
+# Seconds between two lines where there are no bars.
+_BETWEEN_LINES = 60.0
 
 
 class _LatestColumn(ProgressColumn):
@@ -46,8 +48,9 @@ def progress_bars(*, quiet: bool = False) -> Iterator[BeginBar]:
 
     With `begin(description, latest)` the bar also shows the latest numbers of the work.
 
-    Bars appear only on a terminal and only after two seconds in total. Meanwhile, output that the
-    task's code prints goes to stderr, because standard output is for the result.
+    Bars appear only on a terminal and only after two seconds in total. In a file or a pipe, such as
+    the log of a batch job, there is a line a minute with the description of what begins. Meanwhile,
+    output that the task's code prints goes to stderr, because standard output is for the result.
     """
     console = error_console()
     bars = Bars(
@@ -60,10 +63,15 @@ def progress_bars(*, quiet: bool = False) -> Iterator[BeginBar]:
         transient=True,
         disable=quiet or not console.is_terminal,
     )
-    started = time.monotonic()
+    started = said = time.monotonic()
+    lines = not quiet and not console.is_terminal
     shown = False
 
     def begin(description: str, latest: Latest | None = None) -> Progress:
+        nonlocal said
+        if lines and time.monotonic() - said >= _BETWEEN_LINES:
+            said = time.monotonic()
+            console.print(visible(description), style="dim")
         for task in bars.tasks:
             bars.remove_task(task.id)
         row = bars.add_task(visible(description), total=None, latest=latest)

@@ -11,6 +11,7 @@ from sharpcli.documents.statuses import Outcome
 from sharpcli.settings import Keywords, PathKind
 
 __all__ = [
+    "MAP_TITLES",
     "Aligned",
     "AnchoredAxis",
     "Axis",
@@ -22,6 +23,7 @@ __all__ = [
     "Curves",
     "Explored",
     "ExploredCheckpoint",
+    "HessianMap",
     "Interpolated",
     "PathPlace",
     "Place",
@@ -284,6 +286,24 @@ class _Directions:
     ]
 
 
+# The names of a map's quantities in tables and figures.
+MAP_TITLES = {"ratio": "|λmin/λ1|", "largest": "λ1", "smallest": "λmin"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HessianMap:
+    """Both ends of the Hessian's spectrum at every point; null where a point was not reached."""
+
+    largest: Annotated[Sequence[Scalar | None], "λ1.", _AT_LEAST_ONE]
+    smallest: Annotated[Sequence[Scalar | None], "λmin.", _AT_LEAST_ONE]
+    ratio: Annotated[
+        Sequence[Scalar | None], "|λmin/λ1|, near 0 where the loss is convex.", _AT_LEAST_ONE
+    ]
+    products: Annotated[int, "Hessian-vector products of all points.", _COUNT]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Explored(Points, _Directions, _Drawing):
     """The result of `landscape`."""
+
+    hessian: Annotated[HessianMap | None, "With a map of the Hessian."] = absent()

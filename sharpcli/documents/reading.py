@@ -6,16 +6,33 @@ import json
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sharpcli.documents.results import SCHEMA, Document
 from sharpcli.documents.schema import problem_of
+from sharpcli.documents.showing import Shown
 from sharpcli.errors import SharpError
 
-__all__ = ["load_document", "parse_document"]
+__all__ = ["SavedResult", "load_document", "load_result", "parse_document"]
 
 _SAVED = "pass a file that sharp wrote as JSON"
+
+
+@dataclass(frozen=True, repr=False)
+class SavedResult(Shown):
+    """A saved result, which shows itself as a fresh one does."""
+
+    document: Document
+
+    def _document(self) -> Document:
+        return self.document
+
+
+def load_result(path: str | Path) -> SavedResult:
+    """Read a saved result, to show it or to compare it; errors are those of `load_document`."""
+    return SavedResult(load_document(path))
 
 
 def load_document(path: str | Path) -> Document:

@@ -16,6 +16,7 @@ from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from sharpcli.documents.showing import Shown
 from sharpcli.documents.statuses import NOT_CONVERGED, SOUND, Outcome, SamplingStatus, Status
 from sharpcli.runtime.text import json_text
 from sharpcli.settings import Keywords
@@ -45,6 +46,7 @@ __all__ = [
     "scalar_fields",
     "short_power",
     "to_document",
+    "to_plain",
     "unconverged",
     "with_sampling_errors",
 ]
@@ -269,8 +271,8 @@ class CheckpointResult:
     rescaling: Annotated[RescalingFacts | None, "With rescale_check: the rescaling."] = absent()
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Shown):
     """One run of a command: its settings, its environment, and a result for each checkpoint.
 
     `notes` are useful facts; `warnings` say why a number may mean less than it seems to.
@@ -309,6 +311,9 @@ class Report:
     notes: Sentences = absent(())
     warnings: Sentences = absent(())
 
+    def _document(self) -> Document:
+        return to_document(self)
+
 
 def to_document(report: Report) -> Document:
     """The report in JSON types; a float that is not finite becomes null with a status.
@@ -318,6 +323,11 @@ def to_document(report: Report) -> Document:
     'not_finite'
     """
     return {"schema": SCHEMA, **_plain(report)}
+
+
+def to_plain(node: Any) -> Any:
+    """A part of a report in JSON types, as `to_document` writes it."""
+    return _plain(node)
 
 
 def is_interrupted(document: Document) -> bool:

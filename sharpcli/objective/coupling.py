@@ -65,15 +65,23 @@ class _Apart:
         return math.inf if math.isnan(self.part) else abs(self.whole - self.part)
 
 
-def check_coupling(objectives: Mapping[str, Objective], theta: Tensor, *, seed: int = 0) -> None:
+def check_coupling(
+    objectives: Mapping[str, Objective], theta: Tensor, *, seed: int = 0, again: bool = False
+) -> None:
     """Raise `SharpError` if the loss or a metric of an example depends on its batch.
 
     For each split, some examples as one batch are compared with the same ones shuffled, in two
     parts and in eight, at θ (n,) and near it, in float64 if the model supports it. If a loss
     returns one sum and one weight for a batch, those of the parts have to add up. For more
     examples, losses in large batches are compared with those in small ones. Nothing is checked if
-    the objective has a fixed batch. Cost: forward passes over up to 450 examples a split, and at
-    most half a pass.
+    the objective has a fixed batch.
+
+    Whether losses are coupled depends on the model's and the task's code, hardly on the weights.
+    So with `again`, where this objective has passed the check at another θ, some examples as one
+    batch are compared with the same ones in two parts, at θ alone.
+
+    Cost: forward passes over up to 450 examples a split, and at most half a pass; over up to 256
+    examples with `again`.
     """
     for split, objective in objectives.items():
         rows, count = objective.rows, objective.rows.count
@@ -84,7 +92,9 @@ def check_coupling(objectives: Mapping[str, Objective], theta: Tensor, *, seed: 
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(count, generator=generator)
         some = rows.take(order[:most])
-        _check_rows(objective, theta, some, split, generator)
+        _check_rows(objective, theta, some, split, generator, again=again)
+        if again:
+            continue
         many = min(_MANY, max(_LEAST, count // _SHARE), count)
         if many > most and fitting > _SMALL:
             _check_many(objective, theta, order[:many], fitting, split, generator)
@@ -181,6 +191,7 @@ def _check_rows(
     *,
     padded: bool = False,
     size: int | None = None,
+    again: bool = False,
 ) -> None:
     """Compare rows as one batch with parts: two and eight, or `size` rows; `padded` also alone."""
     here = _tried(values_in_float64, objective, theta, rows)
@@ -192,6 +203,8 @@ def _check_rows(
     first = max(1, rows.count // 3)
     eighth = max(2, rows.count // _PARTS)
     partitions = [[order[:first], order[first:]], list(torch.split(order, eighth))]
+    if again:  # these parts, at θ, show every usual cause
+        partitions = partitions[:1]
     if size is not None:
         partitions = [list(torch.split(torch.arange(rows.count), size))]
     if padded:
@@ -204,8 +217,8 @@ def _check_rows(
     near = here.values(here.theta * (1 + torch.finfo(here.coarsest).eps * moves), rows)
     places = [(here.whole, _differences(here, here.theta, here.whole, batches, split))]
     moved = here.moved(moves)
-    there = _tried(here.values, moved, rows)
-    if not isinstance(there, Exception):  # for example a matrix that is singular only there
+    there = None if again else _tried(here.values, moved, rows)
+    if there is not None and not isinstance(there, Exception):  # e.g. a matrix singular only there
         places.append((there, _differences(here, moved, there, batches, split)))
     share, times = ROUNDING[here.coarsest]
     for name, pair in here.whole.items():

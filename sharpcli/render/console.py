@@ -16,8 +16,12 @@ if TYPE_CHECKING:
 
 __all__ = ["console", "error_console", "say", "say_written"]
 
-# Rich wraps no lines and gives square brackets and :names: no meaning.
-_AS_TEXT: dict[str, Any] = {"highlight": False, "soft_wrap": True, "markup": False, "emoji": False}
+# Rich wraps no lines, gives square brackets and :names: no meaning, and does not write around the
+# stream where the program runs in a notebook.
+_AS_TEXT: dict[str, Any] = {
+    **dict.fromkeys(("highlight", "markup", "emoji", "force_jupyter"), False),
+    "soft_wrap": True,
+}
 
 
 def console(*, plain: bool = False) -> Console:

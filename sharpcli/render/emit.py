@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import sys
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Literal
 
 from sharpcli.documents.results import Document, dumps, is_interrupted
 from sharpcli.documents.statuses import Outcome
@@ -19,9 +20,9 @@ from sharpcli.runtime.streams import drop_stdout
 from sharpcli.settings import OutputSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-__all__ = ["emit", "report_problems"]
+__all__ = ["emit", "problems", "report_problems"]
 
 
 def emit(document: Document, output: OutputSettings, *, metric: str | None = None) -> None:
@@ -85,17 +86,31 @@ def _failure(work: Callable[[], None]) -> list[SharpError]:
 
 def report_problems(document: Document, *, quiet: bool = False) -> None:
     """Print each failure, warning and note of a document once on stderr, with its subject."""
+    styles = {"failed": "bold red", "warning": "yellow", "note": "dim"}
+    for kind, text in problems(document):
+        if not (quiet and kind == "note"):
+            say(text, kind, styles[kind])
+
+
+def problems(document: Document) -> list[tuple[Literal["failed", "warning", "note"], str]]:
+    """Each failure, then each warning and each note of a document once, with its subject."""
     from sharpcli.documents.labels import named
     from sharpcli.render.pages.measurements import labels_of
 
     results = [r for r in document["results"] if "checkpoint" in r]
     said: dict[tuple[str, str], list[str]] = {}
+    failed = [r for r in results if r.get("status") == Outcome.FAILED]
+    alike = Counter(map(_bare_message, failed))
     for result, label in zip(results, labels_of(results), strict=True):
         if result.get("status") == Outcome.FAILED:
             path, error = str(result["checkpoint"]["path"]), result["error"]
-            about = "" if path in error["message"] else f"{path}: "
             hint = f"\n  hint: {error['hint']}" if error.get("hint") else ""
-            said[("failed", f"{about}{error['message']}{hint}")] = []
+            if alike[_bare_message(result)] > 1:
+                text = f"{_bare_message(result)}{hint}"
+                said.setdefault(("failed", text), []).append(label)
+            else:
+                about = "" if path in error["message"] else f"{path}: "
+                said[("failed", f"{about}{error['message']}{hint}")] = []
         for warning in result.get("warnings", ()):
             said.setdefault(("warning", warning), []).append(label)
         for note in result["checkpoint"].get("notes", ()):
@@ -103,12 +118,18 @@ def report_problems(document: Document, *, quiet: bool = False) -> None:
     for kind in ("warning", "note"):
         for text in document.get(f"{kind}s", ()):
             said.setdefault((kind, text), [])
-    styles = {"failed": "bold red", "warning": "yellow", "note": "dim"}
-    for kind, style in styles.items():
-        for (kind_, text), labels in said.items():
-            if kind_ == kind and not (quiet and kind == "note"):
-                about = f"{named(labels)}: " if labels else ""
-                say(about + text, kind, style)
+    kinds: tuple[Literal["failed", "warning", "note"], ...] = ("failed", "warning", "note")
+    return [
+        (kind, f"{named(labels)}: {text}" if labels else text)
+        for kind in kinds
+        for (kind_, text), labels in said.items()
+        if kind_ == kind
+    ]
+
+
+def _bare_message(result: Mapping[str, Any]) -> str:
+    """A failure's message without the checkpoint's path before it."""
+    return str(result["error"]["message"]).removeprefix(f"{result['checkpoint']['path']}: ")
 
 
 def _print(text: str, form: Format, document: Document) -> None:

@@ -16,7 +16,7 @@ from sharpcli.runtime.text import json_text
 if TYPE_CHECKING:
     from sharpcli.render.terminal.table import Page
 
-__all__ = ["FORMATS", "Format", "format_of"]
+__all__ = ["FORMATS", "Format", "format_of", "page_of"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def _table(document: Document, metric: str | None, to_file: bool) -> str:
         asked = {"colour": colour, "metric": metric} if kind.curves else {}
         lines = [*load(kind.lines)(document, screen.width, **asked)]
     else:
-        lines = [*page_lines(_page(document, metric), screen.width)]
+        lines = [*page_lines(page_of(document, metric), screen.width)]
     screen.file = written
     for line in lines:
         screen.print(line)
@@ -59,10 +59,11 @@ def _table(document: Document, metric: str | None, to_file: bool) -> str:
 def _markdown(document: Document, metric: str | None, _to_file: bool) -> str:
     from sharpcli.render.terminal.table import markdown
 
-    return markdown(_page(document, metric))
+    return markdown(page_of(document, metric))
 
 
-def _page(document: Document, metric: str | None) -> Page:
+def page_of(document: Document, metric: str | None) -> Page:
+    """The page of a document: its tables and sentences; raises `UsageError` as `kind_of`."""
     kind = kind_of(document)
     page: Page = load(kind.page)(document, *([metric] if kind.curves else []))
     return page

@@ -22,6 +22,7 @@ class Kind:
         lines: Makes the lines that a terminal shows instead of the page.
         rows: Makes the CSV rows.
         drawing: Reads what the writers in `figures` (by suffix) draw.
+        picture: Draws it as a matplotlib figure.
         curves: The document has curves by split and metric, and one of them can be requested.
         cheap: The result need not be saved if the reader closes the pipe (`| head`).
     """
@@ -30,6 +31,7 @@ class Kind:
     rows: str = "files.spreadsheet:result_rows"
     lines: str = ""
     drawing: str = ""
+    picture: str = ""
     figures: Mapping[str, str] = field(default_factory=dict)
     curves: bool = False
     cheap: bool = False
@@ -40,6 +42,8 @@ FIGURES: dict[str, tuple[str, str] | None] = {
     ".png": ("matplotlib", "plot"),
     ".svg": ("matplotlib", "plot"),
     ".pdf": ("matplotlib", "plot"),
+    ".gif": ("matplotlib", "plot"),
+    ".mp4": ("matplotlib", "plot"),
     ".html": ("plotly", "html"),
     ".npz": None,
     ".vts": None,
@@ -50,8 +54,10 @@ _PLACES = Kind(
     rows="files.spreadsheet:point_rows",
     lines="pages.landscapes:landscape_lines",
     drawing="scene:read_scene",
+    picture="files.figure:scene_figure",
     figures={
         **dict.fromkeys((".png", ".svg", ".pdf"), "files.figure:figure"),
+        **dict.fromkeys((".gif", ".mp4"), "files.animation:animated"),
         ".html": "files.surface_html:page",
         **dict.fromkeys((".npz", ".vts"), "files.export:exported"),
     },
@@ -65,12 +71,14 @@ KINDS: dict[str, Kind] = {
     "measure": Kind(
         "pages.measurements:measure_page",
         drawing="course:read_measured_course",
+        picture="files.course_figure:course_figure",
         figures=_COURSES,
     ),
     "train": Kind(
         "pages.measurements:train_page",
         lines="pages.courses:course_lines",
         drawing="course:read_course",
+        picture="files.course_figure:course_figure",
         figures=_COURSES,
     ),
     "sweep": Kind("pages.sweeps:sweep_page", "files.spreadsheet:run_rows"),
@@ -80,6 +88,7 @@ KINDS: dict[str, Kind] = {
         rows="files.spreadsheet:group_rows",
         lines="pages.scores:comparison_lines",
         drawing="relations:read_comparison",
+        picture="files.comparison_figure:comparison_figure",
         figures={
             **dict.fromkeys(
                 (".png", ".svg", ".pdf", ".npz"), "files.comparison_figure:comparison_file"
@@ -98,6 +107,7 @@ KINDS: dict[str, Kind] = {
         rows="files.spreadsheet:spectrum_rows",
         lines="pages.spectra:spectrum_lines",
         drawing="pages.spectra:read_spectra",
+        picture="files.spectral_figure:spectral_figure",
         figures=dict.fromkeys(
             (".png", ".svg", ".pdf", ".npz"), "files.spectral_figure:spectral_file"
         ),
@@ -107,6 +117,7 @@ KINDS: dict[str, Kind] = {
         rows="files.spreadsheet:schedule_rows",
         lines="pages.schedules:schedule_lines",
         drawing="pages.schedules:read_schedules",
+        picture="files.schedule_figure:schedule_figure",
         figures=dict.fromkeys(
             (".png", ".svg", ".pdf", ".npz"), "files.schedule_figure:schedule_file"
         ),

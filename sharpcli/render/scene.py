@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sharpcli.documents.grids import MAP_TITLES
 from sharpcli.documents.labels import clean
 from sharpcli.documents.results import Document
 from sharpcli.errors import SharpError
@@ -25,6 +26,8 @@ __all__ = [
     "is_true_to_scale",
     "line_label",
     "named_curve",
+    "named_metric",
+    "on_scale",
     "read_scene",
     "shown_marks",
 ]
@@ -40,6 +43,7 @@ _FARTHEST = 1e100
 _UNIT = 1e-6  # relative to a distance; smaller differences are rounding
 _NORMALIZED = ("filter", "layer")
 _STRAIGHT, _ALIGNED = "straight line", "aligned"
+_FIRST = (MAP_TITLES["ratio"], "loss")  # of a map the ratio, else the loss
 _PATHS = {"bezier": "Bézier path", "chain": "chain"}
 
 
@@ -191,12 +195,23 @@ def named_curve(name: str, curve: Curve, split: str) -> str:
     return f"{name}, {split}" + (f": barrier {format_scalar(barrier)}" if barrier else "")
 
 
+def named_metric(metric: str, split: str) -> str:
+    """`training loss`, `λ1 of the test loss`: what a panel with one split draws."""
+    name = "training" if split == "train" else split
+    return f"{metric} of the {name} loss" if metric in MAP_TITLES.values() else f"{name} {metric}"
+
+
+def on_scale(name: str, *, logarithmic: bool) -> str:
+    """The label of an axis or a colour bar: `loss`, or `loss (log scale)`."""
+    return f"{name} (log scale)" if logarithmic else name
+
+
 def _scene(kind: str, result: Mapping[str, Any]) -> Scene:
     line = len(result["axes"]) == 1
     of_path = kind == "interpolate" and line
     axes = tuple(_axis(axis, result, ", " if of_path else ": ") for axis in result["axes"])
     shape = tuple(len(axis.values) for axis in reversed(axes))  # alpha runs fastest
-    grid = _curve(_STRAIGHT if line else kind, axes[0].values, result, shape)
+    grid = _curve(_STRAIGHT if line else kind, axes[0].values, _with_map(result), shape)
     others = []
     if line and "aligned" in result:
         others.append(_curve(_ALIGNED, axes[0].values, result["aligned"], shape))
@@ -239,6 +254,18 @@ def _axis(axis: Mapping[str, Any], result: Mapping[str, Any], separator: str) ->
     return Axis(name, _drawn(_array(axis["values"])), label + facts, short + facts, norm)
 
 
+def _with_map(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The result with the Hessian's map, if it has one, as metrics of its one split."""
+    found = result.get("hessian")
+    if not found:
+        return result
+    metrics = {
+        title: [None if each is None else each["value"] for each in found[key]]
+        for key, title in MAP_TITLES.items()
+    }
+    return {**result, "curves": {s: {**metrics, **own} for s, own in result["curves"].items()}}
+
+
 def _curve(name: str, at: Array, found: Mapping[str, Any], shape: tuple[int, ...]) -> Curve:
     return Curve(
         name,
@@ -258,14 +285,14 @@ def _values(found: Mapping[str, Any], shape: tuple[int, ...]) -> Values:
     return {
         split: {
             metric: _array(found[split][metric]).reshape(shape)
-            for metric in _with_first("loss", found[split])
+            for metric in _with_first(_FIRST, found[split])
         }
-        for split in _with_first("train", found)
+        for split in _with_first(("train",), found)
     }
 
 
-def _with_first(name: str, names: Mapping[str, Any]) -> list[str]:
-    return sorted(names, key=lambda each: each != name)
+def _with_first(first: Sequence[str], names: Mapping[str, Any]) -> list[str]:
+    return sorted(names, key=lambda each: first.index(each) if each in first else len(first))
 
 
 def _mark(found: Mapping[str, Any], names: Sequence[str]) -> Mark:

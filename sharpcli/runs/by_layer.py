@@ -58,7 +58,7 @@ def measure_layers(
     found: list[LayerResult] = []
     for layer, block in blocks.items():
         number, left = len(found) + 1, _left(time.monotonic() - started, len(found), len(blocks))
-        title = f"{loaded.checkpoint.path.name}: layer {number} of {len(blocks)}{left}, {layer}"
+        title = f"layer {number} of {len(blocks)}{left}, {layer}"
         context = _context(whole, block, batch_size, partial(_begin, begin, title))
         measured: Mapping[str, Any] = {}
         error = None

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sharpcli.checkpoint import Checkpoint
 from sharpcli.documents.environment import environment
 from sharpcli.documents.grids import Explored, Interpolated, Points
 from sharpcli.documents.labels import named, pairs, path_labels
@@ -137,7 +138,7 @@ def exploring(
 
 def begin_exploration(
     kind: str,
-    paths: Sequence[str | Path],
+    paths: Sequence[str | Path | Checkpoint],
     beside: Beside,
     studies: Studies,
     settings: InterpolateSettings | LandscapeSettings,
@@ -238,14 +239,16 @@ def report(this: Exploration, result: Interpolated | Explored) -> Report:
     )
 
 
-def _path_point(path: str | Path, studies: Studies, first: str | Path) -> PathPoint:
+def _path_point(path: str | Path, studies: Studies, first: str | Path | Checkpoint) -> PathPoint:
     """A checkpoint of a path; only θ is kept, since a path may be long."""
     loaded = _of_one_task(path, studies, first)
     checkpoint = loaded.checkpoint
     return PathPoint(str(path), checkpoint.metadata, loaded.theta, checkpoint.sha256)
 
 
-def _of_one_task(path: str | Path, studies: Studies, first: str | Path) -> Loaded:
+def _of_one_task(
+    path: str | Path | Checkpoint, studies: Studies, first: str | Path | Checkpoint
+) -> Loaded:
     """Load a checkpoint; raises `UsageError` if its task or options are not those of the first."""
     loaded = load(path, studies)
     if studies.parts > 1:

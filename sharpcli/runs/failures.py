@@ -28,6 +28,7 @@ def each_checkpoint(
     failed: Callable[[Mapping[str, Any], Failure], T],
     *,
     is_last: Callable[[T], bool] = lambda _: False,
+    done: Callable[[T], None] = lambda _: None,
 ) -> list[T]:
     """Apply `work` to each checkpoint, in order.
 
@@ -39,14 +40,17 @@ def each_checkpoint(
         failed: makes the result of a checkpoint that failed, from the facts and the failure.
         is_last: whether to stop after a result. The rest then counts as interrupted, as after
             Ctrl-C.
+        done: gets each result of `work` but such a last one, while signals wait.
     """
     results: list[T] = []
     misuses: list[UsageError] = []
     for path in paths:
+        sound = False
         about: dict[str, Any] = {"path": str(path)}
         try:
             with interruption.interruptible():
                 results.append(work(Path(path), about))
+            sound = True
         except UsageError as error:
             misuses.append(error)
             results.append(failed(about, Failure(error.message, error.hint)))
@@ -59,6 +63,8 @@ def each_checkpoint(
         interruption.hold()
         if is_last(results[-1]):
             break
+        if sound:
+            done(results[-1])
     if misuses and len(misuses) == len(paths):
         raise misuses[0]
     rest = paths[len(results) :]

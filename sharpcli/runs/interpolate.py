@@ -5,12 +5,14 @@ Two checkpoints give a line, the line to B aligned with A, and a curved path; th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from sharpcli.checkpoint import Checkpoint
 from sharpcli.documents.grids import Aligned, AnchoredAxis, CurvedPath, Interpolated, PathPlace
 from sharpcli.documents.results import Report
 from sharpcli.errors import SharpError, UsageError, counted, setting
@@ -23,11 +25,12 @@ from sharpcli.landscape.grid import axis_values, check_line, fewest_points, line
 from sharpcli.landscape.points.evaluator import Anchors
 from sharpcli.landscape.points.walk import Watch
 from sharpcli.runs.exploration import Beside, Exploration, begin_exploration, exploring, report
+from sharpcli.runs.in_memory import as_checkpoint, check_alike, given, run_of, with_notes
 from sharpcli.runs.points import around_all, explore_grid
 from sharpcli.settings import GridSettings, InterpolateSettings, PathSettings, RunSettings
 from sharpcli.tasks import Task
 
-__all__ = ["interpolate_checkpoints"]
+__all__ = ["interpolate_checkpoints", "interpolate_models"]
 
 # The range of Keskar et al. 2017, figures 3 and 4, and the range if the points are too few for it.
 _LINE, _BETWEEN = (-1.0, 2.0), (0.0, 1.0)
@@ -59,15 +62,92 @@ def interpolate_checkpoints(
         beside: Checkpoints to mark and paths to project.
         watch: Its journal keeps finished points on disk; discard it once the report is saved.
 
-    Raises:
-        UsageError: The options exclude each other, or the number of checkpoints is wrong.
-
-    A `SharpError` says that a checkpoint cannot be read or that the three span no plane.
+    A `UsageError` says that the options exclude each other, or that the number of checkpoints is
+    wrong. A `SharpError` says that a checkpoint cannot be read or that the three span no plane.
 
     Cost: a forward pass over each split per point, and one over training data if batch-norm
     statistics are recalibrated.
     """
     settings, watch = settings or InterpolateSettings(), watch or Watch()
+    return _interpolated(paths, task, task_options, run, settings, beside, watch)
+
+
+def interpolate_models(
+    a: nn.Module,
+    b: nn.Module,
+    train: Any,
+    test: Any = None,
+    *,
+    c: nn.Module | None = None,
+    loss: Callable[[Any, Any], Any] | None = None,
+    predict: Callable[[nn.Module, Any], Any] | None = None,
+    metrics: Callable[[Any, Any], Mapping[str, Any]] | None = None,
+    collate: Callable[[list[Any]], Any] | None = None,
+    samples: int | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    seed: int | None = None,
+    run: RunSettings | None = None,
+    settings: InterpolateSettings | None = None,
+    watch: Watch | None = None,
+) -> Report:
+    """Loss and metrics on the line through two models in memory, or the plane through three.
+
+    The models are copied, and stay as they are.
+
+    Args:
+        a: a model.
+        b: another of the same architecture.
+        train: training data, as for `measure_model`.
+        test: test data of the same form.
+        c: the third model of a plane.
+        loss: as for `measure_model`.
+        predict: as for `measure_model`.
+        metrics: as for `measure_model`.
+        collate: as for `measure_model`.
+        samples: size of a random subset of each split, in place of that in `run`.
+        device: where it is computed, in place of that in `run`.
+        dtype: in which precision, in place of that in `run`.
+        seed: of everything random, in place of that in `run`.
+        run: the data (default: training and test data), the device and the precision.
+        settings: the grid, and whether to align b or to train a path.
+        watch: receives progress and messages.
+
+    Errors and cost are those of `interpolate_checkpoints`.
+
+    >>> import torch
+    >>> from sharpcli import GridSettings, InterpolateSettings, interpolate_models
+    >>> a, b = (torch.nn.Linear(1, 1, bias=False) for _ in range(2))
+    >>> _ = torch.nn.init.constant_(a.weight, 1.0), torch.nn.init.constant_(b.weight, 3.0)
+    >>> train = torch.tensor([[1.0], [1.0]]), torch.tensor([[2.0], [2.0]])
+    >>> def loss(outputs, batch):
+    ...     return (outputs - batch[1]).square().sum(1)
+    >>> settings = InterpolateSettings(GridSettings((3,), ((0.0, 1.0),)))
+    >>> line = interpolate_models(a, b, train, loss=loss, settings=settings)
+    >>> line.results[0].curves["train"]["loss"]
+    [1.0, 0.0, 1.0]
+    """
+    models = {"a": a, "b": b} if c is None else {"a": a, "b": b, "c": c}
+    check_alike(models)
+    made = given(a, train, test, loss=loss, predict=predict, metrics=metrics, collate=collate)
+    run = run_of(
+        run, RunSettings(split="both"), samples=samples, device=device, dtype=dtype, seed=seed
+    )
+    checkpoints = [as_checkpoint(model, name) for name, model in models.items()]
+    settings, watch = settings or InterpolateSettings(), watch or Watch()
+    report = _interpolated(checkpoints, made.task, None, run, settings, None, watch)
+    return with_notes(report, made.notes)
+
+
+def _interpolated(
+    paths: Sequence[str | Path | Checkpoint],
+    task: str | Path | Task | None,
+    task_options: Mapping[str, str] | None,
+    run: RunSettings | None,
+    settings: InterpolateSettings,
+    beside: Beside | None,
+    watch: Watch,
+) -> Report:
     if run is not None and run.parameters:
         raise UsageError(
             f"{setting('parameters')}: between checkpoints all parameters move",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -9,32 +10,37 @@ from typing import Any
 
 from torch import nn
 
-from sharpcli.checkpoint import Checkpoint, read_checkpoint
-from sharpcli.documents.comparison import training_loss_warning
+from sharpcli.checkpoint import Checkpoint, load_checkpoint, read_checkpoint
 from sharpcli.documents.environment import environment
-from sharpcli.documents.labels import short_labels
-from sharpcli.documents.pairing import Pair, different_data, measured, pairs_of
 from sharpcli.documents.results import CheckpointResult, Failure, Report
 from sharpcli.documents.statuses import Outcome
+from sharpcli.errors import SharpError
 from sharpcli.measures import Measure, choose, compute, options_of
-from sharpcli.measures.columns import in_tables, sharper_if_larger
 from sharpcli.measures.context import Context
 from sharpcli.objective.reliability import warning
 from sharpcli.runs import deciding
 from sharpcli.runs.by_layer import check_layers, measure_layers
+from sharpcli.runs.compared import data_warning, loss_warning, not_compared, pairs_among
+from sharpcli.runs.course import Course
 from sharpcli.runs.failures import INTERRUPTED, each_checkpoint
+from sharpcli.runs.finished import Finished, restored
 from sharpcli.runs.growing_samples import FIRST_IN_TIME, FIRST_SAMPLES, Judge, Limit, grown
+from sharpcli.runs.in_memory import given, measures_of, run_of
 from sharpcli.runs.preflight import ready
 from sharpcli.runs.price import Foreteller, TimeShares
 from sharpcli.runs.rescaled import Rescaled, check_rescaling, measure_rescaled
 from sharpcli.runs.study import SPLITS, Loaded, Studies, Study, matched, prepare
+from sharpcli.runs.watching import Watch, check_watch, each_arrival
 from sharpcli.runtime.devices import resolve_device
 from sharpcli.runtime.progress import UNSAID, Begin, Notes, silent
 from sharpcli.runtime.randomness import global_random_state_kept
 from sharpcli.settings import MeasureSettings, RunSettings
-from sharpcli.tasks import Task, defaults
+from sharpcli.tasks import Task
 
-__all__ = ["as_settings", "measure_checkpoints", "measure_model"]
+# Receives what a measurement computed beside its numbers, such as eigenvectors.
+Keep = Callable[[Loaded, Context, Mapping[str, Any]], None]
+
+__all__ = ["Keep", "as_settings", "measure_checkpoints", "measure_model"]
 
 
 def measure_checkpoints(
@@ -46,6 +52,9 @@ def measure_checkpoints(
     *,
     begin: Begin = lambda _: silent,
     notes: Notes = UNSAID,
+    finished: Finished | None = None,
+    watch: Watch | None = None,
+    keep: Keep | None = None,
 ) -> Report:
     """Measure each checkpoint on a task; a failure is shown in the checkpoint's place.
 
@@ -61,6 +70,10 @@ def measure_checkpoints(
         settings: The measures and their options.
         begin: Called with the title of each step; returns its progress callback.
         notes: Receives notes for the user.
+        finished: Gives the results that an earlier run has finished, and gets each new one. With
+            `settings.decide` it is not used, since results change while the sample grows.
+        watch: In place of `paths`, a folder whose checkpoints are measured as they come.
+        keep: Called after each measurement, while its context still has what was computed.
     """
     run, settings = run or RunSettings(), settings or MeasureSettings()
     asked = None if settings.decide is None else deciding.asked_for(settings.decide)
@@ -69,11 +82,15 @@ def measure_checkpoints(
     settings = replace(settings, options=options_of(every, settings.options))
     check_layers(measures, settings)
     check_rescaling(run, settings)
+    if watch is not None:
+        check_watch(watch, paths, settings)
     deciding.check(paths, run, settings)
     baseline = deciding.baseline_of(settings.baseline, paths)
     device = resolve_device(run.device)
+    first = _first_samples(run, settings)
+    course, finished = Course(paths), finished or Finished()
     sized: dict[int | None, Studies] = {}
-    foretell, shares = Foreteller(len(paths), notes), _shares(settings, len(paths))
+    foretell, shares = Foreteller(len(paths) or 1, notes), _shares(settings, len(paths))
 
     def studies_of(samples: int | None) -> Studies:
         if samples not in sized:
@@ -90,16 +107,27 @@ def measure_checkpoints(
         return sized[samples]
 
     def measured_one(path: Path, about: dict[str, Any]) -> CheckpointResult:
-        said = notes.about(path.name)
-        return _grown(
-            settings,
-            run,
-            said,
-            lambda samples, judge: _measured(
-                path, about, studies_of(samples), measures, settings, begin, notes, judge, foretell
-            ),
-            shares,
-        )
+        course.next(path)
+        ahead = [read_checkpoint(path, run.weights)]
+        sha256 = ahead[0].sha256
+        about |= {"sha256": sha256, "metadata": ahead[0].metadata}
+        study = studies_of(first).of(ahead[0])
+        if (kept := finished.result_of(path, sha256, study)) is not None:
+            if shares:
+                shares.end_of_next()  # its time is for the others
+            return restored(kept)
+
+        def at(samples: int | None, judge: Judge | None) -> CheckpointResult:
+            checkpoint = ahead.pop() if ahead else read_checkpoint(path, run.weights)
+            studies, titled = studies_of(samples), course.titled(begin)
+            return _measured(
+                *(checkpoint, about, studies, measures, settings, titled, notes, judge, foretell),
+                keep=keep,
+            )
+
+        result = _grown(settings, run, notes.about(path.name), at, shares)
+        course.measured()
+        return result
 
     def measured_on(
         path: Path,
@@ -110,10 +138,16 @@ def measure_checkpoints(
         *,
         lowest: bool,
     ) -> CheckpointResult:
-        studies = studies_of(samples)
-        return _measured(path, about, studies, measures, settings, begin, notes, lowest=lowest)
+        studies, checkpoint = studies_of(samples), read_checkpoint(path, run.weights)
+        titled = _named(path.name, begin)
+        return _measured(
+            *(checkpoint, about, studies, measures, settings, titled, notes),
+            lowest=lowest,
+            keep=keep,
+        )
 
-    first = _first_samples(run, settings)
+    if asked is None:
+        finished.begin("measure", _described(run, settings))
     with global_random_state_kept():
         known = None if task is None else studies_of(first).check()
         if known is not None:
@@ -127,12 +161,14 @@ def measure_checkpoints(
             results = found.results
         else:
             found = deciding.Decided(())
-            results = each_checkpoint(
-                paths,
-                measured_one,
-                _failed,
-                is_last=lambda result: any(layer.error == INTERRUPTED for layer in result.layers),
-            )
+            if watch is not None:
+                results = each_arrival(
+                    watch, measured_one, _failed, is_last=_stopped, done=finished.add, notes=notes
+                )
+            else:
+                results = each_checkpoint(
+                    paths, measured_one, _failed, is_last=_stopped, done=finished.add
+                )
     decision = found.decision
     return Report(
         kind="measure",
@@ -144,12 +180,13 @@ def measure_checkpoints(
             *found.pairs,
             *(
                 pair
-                for pair in _pairs(results, baseline)
+                for pair in pairs_among(results, baseline)
                 if decision is None or pair.measure != decision.measure
             ),
         ],
         decision=decision,
-        warnings=[w for w in [_loss_warning(results), _data_warning(results)] if w],
+        notes=not_compared(results, baseline, compared=decision is not None),
+        warnings=[w for w in [loss_warning(results), data_warning(results)] if w],
     )
 
 
@@ -161,6 +198,12 @@ def measure_model(
     loss: Callable[[Any, Any], Any] | None = None,
     predict: Callable[[nn.Module, Any], Any] | None = None,
     metrics: Callable[[Any, Any], Mapping[str, Any]] | None = None,
+    collate: Callable[[list[Any]], Any] | None = None,
+    measures: str | Sequence[str] | None = None,
+    samples: int | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    seed: int | None = None,
     run: RunSettings | None = None,
     settings: MeasureSettings | None = None,
     begin: Begin = lambda _: silent,
@@ -173,12 +216,19 @@ def measure_model(
 
     Args:
         model: with the weights to measure.
-        train: training data, a map-style data set or a tuple of tensors (N, …).
+        train: training data: a map-style data set, a tuple of tensors or arrays (N, …), or a
+            DataLoader, whose data set and collate_fn are used.
         test: test data of the same form.
         loss: returns one loss for each example of (outputs, batch) (default: cross-entropy).
         predict: returns the outputs of (model, batch) (default: those of the batch's first tensor).
         metrics: returns numbers of (outputs, batch) by name (default: the accuracy for classes).
-        run: samples, device and precision.
+        collate: makes a batch of a list of rows (default: a loader's own, or PyTorch's).
+        measures: names of measures, in place of those in `settings`.
+        samples: size of a random subset of the data, in place of that in `run`.
+        device: where it is computed, in place of that in `run`.
+        dtype: in which precision, in place of that in `run`.
+        seed: of everything random, in place of that in `run`.
+        run: the data, the device and the precision.
         settings: the measures and their settings.
         begin: opens a progress display.
         notes: receives messages during the run.
@@ -186,34 +236,26 @@ def measure_model(
     Cost: the sum of its measures' costs (docs/measures.md).
 
     >>> import torch
-    >>> from sharpcli import MeasureSettings, measure_model
+    >>> from sharpcli import measure_model
     >>> model = torch.nn.Linear(1, 1, bias=False)
     >>> _ = torch.nn.init.constant_(model.weight, 2.0)
     >>> train = torch.tensor([[1.0], [2.0]]), torch.tensor([[2.0], [4.0]])
     >>> def loss(outputs, batch):
     ...     return (outputs - batch[1]).square().sum(1)
-    >>> settings = MeasureSettings(measures=("loss", "hessian"))
-    >>> measures = measure_model(model, train, loss=loss, settings=settings).results[0].measures
-    >>> measures["loss"]["train"].value, round(measures["hessian"]["eigenvalues"][0].value, 3)
+    >>> report = measure_model(model, train, loss=loss, measures=("loss", "hessian"))
+    >>> numbers = report.scalars()
+    >>> numbers["loss.train"], round(numbers["hessian.eigenvalues[0]"], 3)
     (0.0, 5.0)
     """
-    run, settings = run or RunSettings(), settings or MeasureSettings()
-    measures = choose(settings.measures)
-    settings = replace(settings, options=options_of(measures, settings.options))
-    check_layers(measures, settings)
+    settings = measures_of(settings, measures)
+    run = run_of(run, samples=samples, device=device, dtype=dtype, seed=seed)
+    chosen = choose(settings.measures)
+    settings = replace(settings, options=options_of(chosen, settings.options))
+    check_layers(chosen, settings)
     check_rescaling(run, settings)
-    device = resolve_device(run.device)
-    name = type(model).__name__
-    task = Task(
-        name=name,
-        options={},
-        fingerprint="",
-        model=lambda: model,
-        data={"train": train, "test": test}.__getitem__,
-        predict=predict or defaults.predict,
-        loss=loss or defaults.loss_for(name),
-        metrics=metrics or defaults.metrics,
-    )
+    place = resolve_device(run.device)
+    made = given(model, train, test, loss=loss, predict=predict, metrics=metrics, collate=collate)
+    task, name = made.task, made.task.name
     foretell = Foreteller(1, notes)
     with global_random_state_kept():
         studies: list[Study] = []
@@ -222,25 +264,26 @@ def measure_model(
             study = prepare(
                 task,
                 replace(run, samples=samples),
-                device,
+                place,
                 begin=begin,
                 memory=settings.curvature.memory,
-                splits=_splits(run, measures),
+                splits=_splits(run, chosen),
             )
             studies.append(study)
-            _check_size(study, measures, settings)
+            _check_size(study, chosen, settings)
             checkpoint = Checkpoint(Path(name), dict(model.state_dict()), {}, "")
             about: dict[str, Any] = {"path": name, "metadata": {}}
-            loaded = matched(checkpoint, study)
-            return _measure(loaded, about, measures, settings, begin, notes, judge, foretell)
+            loaded, named = matched(checkpoint, study), _named(name, begin)
+            return _measure(loaded, about, chosen, settings, named, notes, judge, foretell)
 
         result = _grown(settings, run, notes.about(name), at, _shares(settings, 1))
     return Report(
         kind="measure",
         settings=as_settings(run, settings),
-        environment=environment(device),
+        environment=environment(place),
         task=studies[-1].description(),
         results=[result],
+        notes=made.notes,
     )
 
 
@@ -255,6 +298,22 @@ def as_settings(run: RunSettings, settings: MeasureSettings) -> dict[str, Any]:
 def _splits(run: RunSettings, measures: Sequence[Measure]) -> Sequence[str]:
     """The splits that the measures read."""
     return (run.split,) if all(measure.one_split for measure in measures) else SPLITS
+
+
+def _described(run: RunSettings, settings: MeasureSettings) -> dict[str, Any]:
+    """The settings that decide what a checkpoint's result is, by the names that users know."""
+    written = as_settings(run, settings)
+    own = written["measure"]
+    options = own.pop("options", {})
+    if settings.initial is not None:
+        with contextlib.suppress(SharpError):  # a measure that reads it says why it cannot
+            own["initial_sha256"] = load_checkpoint(settings.initial).sha256
+    return {"run": written["run"], "measure": {**own, **options}}
+
+
+def _named(name: str, begin: Begin) -> Begin:
+    """A `begin` whose titles start with the checkpoint's name."""
+    return lambda title: begin(f"{name}: {title}")
 
 
 def _first_samples(run: RunSettings, settings: MeasureSettings) -> int | None:
@@ -292,7 +351,7 @@ def _grown(
 
 
 def _measured(
-    path: Path,
+    checkpoint: Checkpoint,
     about: dict[str, Any],
     studies: Studies,
     measures: Sequence[Measure],
@@ -303,13 +362,17 @@ def _measured(
     foretell: Foreteller | None = None,
     *,
     lowest: bool = True,
+    keep: Keep | None = None,
 ) -> CheckpointResult:
     """One checkpoint's result; adds facts about the checkpoint to `about`."""
-    checkpoint = read_checkpoint(path, studies.weights)
     about |= {"sha256": checkpoint.sha256, "metadata": checkpoint.metadata}
     loaded = studies.loaded(checkpoint)
     _check_size(loaded.study, measures, settings)
-    return _measure(loaded, about, measures, settings, begin, notes, judge, foretell, lowest=lowest)
+    return _measure(
+        *(loaded, about, measures, settings, begin, notes, judge, foretell),
+        lowest=lowest,
+        keep=keep,
+    )
 
 
 def _measure(
@@ -323,6 +386,7 @@ def _measure(
     foretell: Foreteller | None = None,
     *,
     lowest: bool = True,
+    keep: Keep | None = None,
 ) -> CheckpointResult:
     study, warnings = loaded.study, list[str]()
     tensors = dict(loaded.match.tensors) if settings.rescale_check else {}
@@ -340,13 +404,15 @@ def _measure(
         checkpoint=loaded.checkpoint,
         lowest=lowest,
         warnings=warnings,
-        begin=lambda name: begin(f"{loaded.checkpoint.path.name}: {name}"),
+        begin=begin,
         notes=notes.about(loaded.checkpoint.path.name),
     )
     try:
         if judge is None and foretell is not None:
             foretell(context, measures)
         found = compute(measures, context)
+        if keep is not None:
+            keep(loaded, context, found)
     finally:
         context.release()
     reasons = [each.rows.doubt for each in objectives.values() if each.rows.doubt]
@@ -384,44 +450,10 @@ def _check_size(study: Study, measures: Sequence[Measure], settings: MeasureSett
             measure.check(study.network.size, settings)
 
 
-def _loss_warning(results: Sequence[CheckpointResult]) -> str | None:
-    labels = short_labels([str(result.checkpoint["path"]) for result in results])
-    losses = {
-        label: result.measures["loss"]["train"].value
-        for label, result in zip(labels, results, strict=True)
-        if result.status == Outcome.OK and "loss" in result.measures
-    }
-    return training_loss_warning(losses)
-
-
-def _data_warning(results: Sequence[CheckpointResult]) -> str | None:
-    sound = [measured(vars(each)) for each in results if each.status == Outcome.OK]
-    labels = short_labels([each.label for each in sound])
-    found = different_data(
-        [replace(each, label=label) for each, label in zip(sound, labels, strict=True)]
-    )
-    return f"{found}: not compared with each other" if found else None
-
-
 def _failed(about: Mapping[str, Any], error: Failure) -> CheckpointResult:
     return CheckpointResult(about, Outcome.FAILED, error=error)
 
 
-def _pairs(results: Sequence[CheckpointResult], baseline: int | None = None) -> list[Pair]:
-    """The measured checkpoints, two by two, or each with the one at the index `baseline`."""
-    first: dict[Any, int] = {}  # a file that is given twice is compared once
-    for index, each in enumerate(results):
-        first.setdefault(each.checkpoint["path"], index)
-    numbered = [
-        (index, measured(vars(each)))
-        for index, each in enumerate(results)
-        if each.status == Outcome.OK and first[each.checkpoint["path"]] == index
-    ]
-    places = [index for index, _ in numbered]
-    if baseline is not None and baseline not in places:
-        return []
-    base = None if baseline is None else places.index(baseline)
-    found = [each for _, each in numbered]
-    keys = {key for each in found for key in each.scalars}
-    exact = {measure.key: measure.of_data for measure in in_tables(keys) if measure.exact}
-    return pairs_of(found, sharper_if_larger(keys), baseline=base, exact=exact)
+def _stopped(result: CheckpointResult) -> bool:
+    """Whether Ctrl-C came in one of its layers."""
+    return any(layer.error == INTERRUPTED for layer in result.layers)

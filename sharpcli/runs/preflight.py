@@ -133,7 +133,8 @@ def check_model(
     with coupling_named(looked_at, theta):
         check_reach(study, tensors)
         check_deterministic(looked_at, theta)
-    check_coupling(objectives, theta, seed=study.run.seed)
+    check_coupling(objectives, theta, seed=study.run.seed, again=study.uncoupled)
+    study.uncoupled = True
     _note_calls(study, tensors, second_derivatives=second_derivatives)
     check_fidelity(study, tensors, warnings, gradients=gradients)
 

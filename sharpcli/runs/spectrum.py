@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sharpcli.checkpoint import read_checkpoint
 from sharpcli.curvature import Rounding, SelfCheck, make_operator
@@ -30,16 +30,19 @@ from sharpcli.objective.checks import end_of_float64
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.reliability import sampling_status, warning, widened
 from sharpcli.objective.shards import shards, share_left
+from sharpcli.runs.course import Course
 from sharpcli.runs.failures import each_checkpoint
+from sharpcli.runs.finished import Finished
+from sharpcli.runs.in_memory import as_checkpoint, given, run_of
 from sharpcli.runs.preflight import ready
-from sharpcli.runs.study import Loaded, Studies
+from sharpcli.runs.study import Loaded, Studies, matched, prepare
 from sharpcli.runtime.devices import resolve_device
 from sharpcli.runtime.progress import UNSAID, Begin, Notes, Progress, foretelling, silent
 from sharpcli.runtime.randomness import global_random_state_kept
 from sharpcli.settings import RunSettings, SpectrumSettings
 from sharpcli.tasks import Task
 
-__all__ = ["spectra_of_checkpoints"]
+__all__ = ["spectra_of_checkpoints", "spectrum_model"]
 
 # An end of the spectrum has converged if its error is at most this share of the spectrum's width,
 # or of the largest |eigenvalue| if that is larger.
@@ -60,6 +63,7 @@ def spectra_of_checkpoints(
     *,
     begin: Begin = lambda _: silent,
     notes: Notes = UNSAID,
+    finished: Finished | None = None,
 ) -> Report:
     """The spectral density of each checkpoint; a failure is shown in the checkpoint's place.
 
@@ -79,13 +83,22 @@ def spectra_of_checkpoints(
         memory=settings.curvature.memory,
         splits=(run.split,),
     )
+    course, finished = Course(paths), finished or Finished()
 
-    def found(path: Path, about: dict[str, Any]) -> Spectrum | FailedResult:
+    def found(path: Path, about: dict[str, Any]) -> Spectrum | FailedResult | Mapping[str, Any]:
+        course.next(path)
         checkpoint = read_checkpoint(path, run.weights)
         about |= {"sha256": checkpoint.sha256, "metadata": checkpoint.metadata}
+        kept = finished.result_of(path, checkpoint.sha256, studies.of(checkpoint))
+        if kept is not None:
+            return kept
         loaded = studies.loaded(checkpoint)
-        return _spectrum(loaded, about, settings, begin, notes.about(path.name))
+        result = _spectrum(loaded, about, settings, course.titled(begin), notes.about(path.name))
+        course.measured()
+        return result
 
+    written = {"run": asdict(run), "spectrum": asdict(settings)}
+    finished.begin("spectrum", written)
     with global_random_state_kept():
         if task is not None:
             studies.check()
@@ -93,13 +106,73 @@ def spectra_of_checkpoints(
             paths,
             found,
             lambda about, error: FailedResult(checkpoint=MeasuredCheckpoint(**about), error=error),
+            done=finished.add,
         )
     return Report(
         kind="spectrum",
-        settings={"run": asdict(run), "spectrum": asdict(settings)},
+        settings=written,
         environment=environment(device),
         task=studies.description(),
         results=results,
+    )
+
+
+def spectrum_model(
+    model: nn.Module,
+    train: Any,
+    test: Any = None,
+    *,
+    loss: Callable[[Any, Any], Any] | None = None,
+    predict: Callable[[nn.Module, Any], Any] | None = None,
+    collate: Callable[[list[Any]], Any] | None = None,
+    samples: int | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    seed: int | None = None,
+    run: RunSettings | None = None,
+    settings: SpectrumSettings | None = None,
+    begin: Begin = lambda _: silent,
+    notes: Notes = UNSAID,
+) -> Report:
+    """The spectral density of the Hessian of a model in memory.
+
+    The model is copied, and stays as it is. Arguments are those of `measure_model`.
+
+    Args:
+        model: with the weights to measure.
+        train: training data.
+        test: test data of the same form, for `run` with the test split.
+        loss: returns one loss for each example of (outputs, batch).
+        predict: returns the outputs of (model, batch).
+        collate: makes a batch of a list of rows.
+        samples: size of a random subset of the data, in place of that in `run`.
+        device: where it is computed, in place of that in `run`.
+        dtype: in which precision, in place of that in `run`.
+        seed: of everything random, in place of that in `run`.
+        run: the data, the device and the precision.
+        settings: probes, steps and the matrix.
+        begin: opens a progress display.
+        notes: receives messages during the run.
+
+    Errors pass as `SharpError`. Cost: as for `spectra_of_checkpoints`.
+    """
+    run = run_of(run, samples=samples, device=device, dtype=dtype, seed=seed)
+    settings = settings or SpectrumSettings()
+    place = resolve_device(run.device)
+    made = given(model, train, test, loss=loss, predict=predict, collate=collate)
+    checkpoint = as_checkpoint(model, made.task.name)
+    about: dict[str, Any] = {"path": made.task.name, "sha256": checkpoint.sha256, "metadata": {}}
+    with global_random_state_kept():
+        study = prepare(made.task, run, place, begin=begin)
+        loaded = matched(checkpoint, study)
+        found = _spectrum(loaded, about, settings, begin, notes.about(made.task.name))
+    return Report(
+        kind="spectrum",
+        settings={"run": asdict(run), "spectrum": asdict(settings)},
+        environment=environment(place),
+        task=study.description(),
+        results=[found],
+        notes=made.notes,
     )
 
 
@@ -119,7 +192,7 @@ def _spectrum(
         objective, loaded.theta, settings.curvature, probes, settings.steps
     )
     notes.detail(str(memory))
-    title = f"{loaded.checkpoint.path.name}: spectrum"
+    title = "spectrum"
     started = time.perf_counter()
 
     seed = study.run.seed

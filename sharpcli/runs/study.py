@@ -54,8 +54,9 @@ SPLITS = ("train", "test")
 class Study:
     """A task ready to measure any of its checkpoints: the network, and the data in memory.
 
-    `original` is the task's own model, kept until the network has been compared with it. `rest` has
-    its tensors, where checkpoints may hold a part of them; `parts` are then the studies of the
+    `original` is the task's own model, kept until the network has been compared with it;
+    `uncoupled` after a checkpoint whose losses were found to be each example's own. `rest` has the
+    model's tensors, where checkpoints may hold a part of them; `parts` are then the studies of the
     parameters that the checkpoints so far cover.
     """
 
@@ -65,6 +66,7 @@ class Study:
     run: RunSettings
     checked: SelfCheck | None = None
     original: nn.Module | None = None
+    uncoupled: bool = False
     notes: list[str] = field(default_factory=list)
     rest: Mapping[str, Tensor] | None = None
     parts: dict[tuple[str, ...], Study] = field(default_factory=dict)
@@ -113,9 +115,14 @@ class Study:
         return sum(rows.bytes for rows in self.rows.values())
 
     @functools.cached_property
+    def digests(self) -> dict[str, str]:
+        """The digest of each split's rows."""
+        return {name: rows.digest() for name, rows in self.rows.items()}
+
+    @functools.cached_property
     def sample(self) -> str:
         """Identifies the measured split's examples and their division in shards."""
-        rows = self.rows[self.run.split].digest()
+        rows = self.digests[self.run.split]
         return hashlib.sha256(f"{rows} {self.run.seed}".encode()).hexdigest()[:16]
 
     def objectives(self, tensors: Mapping[str, Tensor]) -> dict[str, Objective]:
@@ -482,8 +489,10 @@ class Loaded:
         self.match.tensors.clear()
 
 
-def load(path: str | Path, studies: Studies) -> Loaded:
+def load(path: str | Path | Checkpoint, studies: Studies) -> Loaded:
     """Read a checkpoint and match it to its task's model; raises `SharpError` if that fails."""
+    if isinstance(path, Checkpoint):
+        return studies.loaded(path)
     return studies.loaded(read_checkpoint(path, studies.weights), path)
 
 

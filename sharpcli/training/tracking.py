@@ -47,15 +47,19 @@ _TERMS, _LEAST, _SEARCHED = 6144, 192, 1 / 6
 class Tracker:
     """Measures what `settings.track` names at step 0, every `settings.every` steps and at the end.
 
-    `steps` are the measurements so far. `examples` of `examples_in_all` are measured.
+    `steps` are the measurements so far. `examples` of `examples_in_all` are measured. A `sample` is
+    what `sample_of` gives, drawn by somebody else, half of it searched.
     """
 
     name = "track"
 
-    def __init__(self, settings: TrainSettings) -> None:
+    def __init__(self, settings: TrainSettings, sample: tuple[Rows, Tensor] | None = None) -> None:
         self._settings = settings
         self._rows: Rows | None = None
         self._searched = torch.zeros(0, dtype=torch.int64)  # where in the sample
+        if sample is not None:
+            self._rows, self._searched = sample
+        self._halves = sample is not None
         self._check: SelfCheck | None = None
         self._smooth = True  # until differences of gradients are not
         self._batch: int | None = None
@@ -175,7 +179,8 @@ class Tracker:
         )
         self._smooth = found.smooth
         along = found.vector if diagonal is None else diagonal.rsqrt() * found.vector
-        return with_sampling_error(found.scalar, objective, theta, along, self._searched)
+        scalar = with_sampling_error(found.scalar, objective, theta, along, self._searched)
+        return _between_halves(scalar, found.scalar.value) if self._halves else scalar
 
     def _rounding(self, objective: Objective, theta: Tensor, value: float, vector: Tensor) -> float:
         """The share of λ1 that rounding may change: measured again as often as the loss halves.
@@ -234,6 +239,20 @@ def sample_of(rows: Rows, network: Network, settings: TrainSettings) -> tuple[Ro
         sample.carriers = carriers_of_columns(rows.batch, rows.count, wanted)
     first = math.ceil(max(wanted, default) * _SEARCHED)
     return sample, (places < first).nonzero().ravel()
+
+
+def _between_halves(scalar: Scalar, searched: float | None) -> Scalar:
+    """The value over a sample with what its vector adds to the error.
+
+    Where the vector was searched the curvature is too large on average, because it fits these
+    examples, and in the other half too small, because it is not theirs. The value lies in the
+    middle.
+    """
+    if scalar.sampling_error is None or scalar.value is None or searched is None:
+        return scalar
+    return replace(
+        scalar, sampling_error=math.hypot(scalar.sampling_error, searched - scalar.value)
+    )
 
 
 def _untimed(node: Any) -> Any:

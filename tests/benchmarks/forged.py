@@ -36,7 +36,10 @@ def run(setting: Setting) -> Section:
         "Forged checkpoints",
         f"{count} damaged, handmade and hostile checkpoints of every format, made from a seed by "
         "`tests/forging.py`: bytes, headers, directories, indices and pickle operations changed; "
-        "pipes, devices and sockets in the place of files; small files of very many objects. Each "
+        "pipes, devices and sockets in the place of files; small files of very many objects; "
+        "objects of classes that nobody has, "
+        "whole modules, NumPy's arrays, and optimizers' states beside "
+        "weights; other programs' formats. Each "
         "is read and described as `sharp inspect` does, in a process that watches for calls, "
         "files that are written, and time, and whose unfilled memory has a pattern: all bytes of "
         "all tensors have to be in the file.",

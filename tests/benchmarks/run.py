@@ -8,7 +8,9 @@ import time
 import warnings
 from pathlib import Path
 
+import callbacks
 import certified
+import checkpoints
 import checks
 import corners
 import coupled
@@ -41,6 +43,7 @@ import perturbations
 import precision
 import processes
 import product
+import report_page
 import rescaling
 import schedules
 import sharing
@@ -59,6 +62,7 @@ from report import write
 _BENCHMARKS = (
     certified,
     checks,
+    checkpoints,
     eigenvalues,
     many,
     product,
@@ -85,6 +89,7 @@ _BENCHMARKS = (
     sweeps,
     granulated,
     tracking,
+    callbacks,
     together,
     interrupted,
     unwritable,
@@ -101,6 +106,7 @@ _BENCHMARKS = (
     optimizers,
     training,
     perturbations,
+    report_page,
 )
 
 

@@ -192,7 +192,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
         read(tmp_path / "model.pt", net, tmp_path / "flat.pt")
 
 
-def test_a_pickle_that_runs_code_is_refused(tmp_path):
+def test_a_pickle_that_would_run_code_is_read_without_it(tmp_path):
     class Evil:
         def __reduce__(self):
             return (exec, (f"open({str(tmp_path / 'ran')!r}, 'w')",))
@@ -200,6 +200,18 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
     net = model()
     torch.save(net.state_dict(), tmp_path / "model.pt")
     torch.save({**trained(net).state_dict(), "extra": Evil()}, tmp_path / "evil.pt")
-    with pytest.raises(SharpError, match="would run code"):
+    found = read(tmp_path / "model.pt", net, tmp_path / "evil.pt")
+    assert set(found.slots) == {name for name, _ in net.named_parameters()}
+    torch.save(Evil(), tmp_path / "evil.pt")
+    with pytest.raises(SharpError, match=r"without its classes: the file \(builtins.exec\)"):
         read(tmp_path / "model.pt", net, tmp_path / "evil.pt")
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_pickled_optimizer_is_no_state_dict(tmp_path):
+    net = model()
+    torch.save(net.state_dict(), tmp_path / "model.pt")
+    torch.save({"optimizer": trained(net)}, tmp_path / "optimizer.pt")
+    with pytest.raises(SharpError, match="does not say which entry is of which parameter") as it:
+        read(tmp_path / "model.pt", net, tmp_path / "optimizer.pt")
+    assert "optimizer.state_dict()" in it.value.hint

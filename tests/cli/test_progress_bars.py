@@ -88,3 +88,20 @@ def test_a_bar_shows_the_latest_numbers_of_its_work(monkeypatch):
     with progress_bars.progress_bars() as begin:
         begin("a.safetensors: hessian")(3, 5)
     assert "a.safetensors: hessian" in console.file.getvalue()
+
+
+def test_a_log_file_gets_a_line_a_minute(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(progress_bars.time, "monotonic", lambda: now[0])
+    with progress_bars.progress_bars() as begin:
+        for number in range(1, 8):
+            begin(f"run-{number}, {number} of 7: loss")
+            now[0] += 25
+    assert capsys.readouterr().err.splitlines() == [
+        "run-4, 4 of 7: loss",
+        "run-7, 7 of 7: loss",
+    ]
+    with progress_bars.progress_bars(quiet=True) as begin:
+        now[0] += 100
+        begin("run-1, 1 of 7: loss")
+    assert not capsys.readouterr().err

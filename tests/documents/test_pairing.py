@@ -159,6 +159,13 @@ def test_many_checkpoints_are_compared_with_the_first_or_a_baseline() -> None:
     assert {pair.b for pair in pairs_of(many[:3], {}, baseline=1)} == {"1"}
 
 
+def test_hundreds_of_checkpoints_are_compared_with_a_baseline_only() -> None:
+    many = [Measured(str(index), {KEY: scalar(10.0)}) for index in range(200)]
+    assert len(pairs_of(many[:50], {})) == 49
+    assert not pairs_of(many[:51], {})
+    assert len(pairs_of(many, {}, baseline=7)) == 199
+
+
 def test_shards_are_fields_of_a_scalar() -> None:
     assert Scalar(1.0).shards is None and Scalar(1.0).sampling_shift is None
 

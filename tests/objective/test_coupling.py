@@ -5,6 +5,8 @@ import torch
 from coupled_tasks import COUNT, COUPLED, FIXED, NOT_ROWWISE, ORDINARY
 
 from sharpcli.errors import SharpError, UsageError
+from sharpcli.objective.coupling import check_coupling
+from sharpcli.objective.objective import Objective
 from sharpcli.settings import RunSettings
 
 CLOSE = {"float64": 1e-12, "float32": 2e-5, "bfloat16": 0.05}
@@ -137,3 +139,31 @@ def test_a_layer_in_training_mode_keeps_all_rows_in_one_process(monkeypatch):
     assert shares(objective, monkeypatch) == [(0, 96), (0, 96)]
     norm.training = False
     assert (objective.fixed_batch, objective.batch_size) == (None, 5)
+
+
+@pytest.mark.parametrize(
+    "name", ["in-batch negatives", "symmetric, one pair a batch", "F.batch_norm(training=True)"]
+)
+def test_a_later_checkpoint_is_checked_too(name):
+    study, objective, theta = named(name).made_ready(fixed_batch=FIXED)
+    rows = study.rows["train"].with_fixed_batch(None)
+    undeclared = Objective(study.network, rows, objective.fixed)
+    with pytest.raises(SharpError) as caught:
+        check_coupling({"train": undeclared}, theta, again=True)
+    assert all(cause in caught.value.hint for cause in CAUSES)
+
+
+def test_a_later_checkpoint_costs_a_fraction_of_the_first(monkeypatch):
+    study, objective, theta = ORDINARY[0].made_ready()
+    passes = []
+    outputs = study.network.outputs
+    monkeypatch.setattr(
+        type(study.network),
+        "outputs",
+        lambda self, *given: (passes.append(1), outputs(*given))[1],
+    )
+    for again in (False, True):
+        check_coupling({"train": objective}, theta, again=again)
+        passes.append(0)
+    first = passes.index(0)
+    assert len(passes) - first - 2 <= first / 3

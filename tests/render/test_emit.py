@@ -53,6 +53,16 @@ def test_the_table_fits_the_width_and_problems_go_to_stderr(
     ]
 
 
+def test_checkpoints_that_fail_alike_are_named_in_one_line(
+    document: Make, failed: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    emit(document([failed(f"runs/run-{index}/a.pt") for index in range(200)]), OutputSettings())
+    assert capsys.readouterr().err.splitlines() == [
+        "failed: run-0, run-1, run-2 and 197 more: tensor 'fc.weight' is missing",
+        "  hint: name the right task",
+    ]
+
+
 def test_quiet_keeps_failures_and_warnings(
     measured: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

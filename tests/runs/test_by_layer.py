@@ -224,7 +224,7 @@ def test_ctrl_c_keeps_the_layers_that_are_finished(written):
         "interrupted before it was measured"
     ] * 2
     assert second["status"] == "failed"
-    assert begun[-1].startswith("a.safetensors: layer 2 of 3, about ")
+    assert begun[-1].startswith("a, 1 of 2: layer 2 of 3, about ")
     assert begun[-1].endswith("s left, 2: gradient")
 
 

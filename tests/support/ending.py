@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from sharpcli.checkpoint import load_checkpoint, save_checkpoint
+from sharpcli.runtime import interruption
 
 ROOT = Path(__file__).parents[2]
 TASK = """
@@ -142,6 +143,8 @@ class Forked:
         sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # noqa: SIM115
         signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.argv = ["sharp", *arguments]
+        # A command that ended in this process before the fork has left its marks.
+        interruption._installed = interruption._begun = interruption._finished = False
         code: Any = 0
         try:
             from sharpcli.cli.start import main

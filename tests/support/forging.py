@@ -4,6 +4,9 @@
 its code, hang, take all memory, or show bytes that are not the file's (`tests/trying.py`).
 """
 
+import argparse
+import datetime
+import functools
 import io
 import json
 import os
@@ -15,9 +18,10 @@ import socket
 import struct
 import warnings
 import zipfile
-from collections import OrderedDict
-from pathlib import Path
+from collections import Counter, OrderedDict, deque
+from pathlib import Path, PurePosixPath
 
+import numpy as np
 import torch
 from safetensors.torch import save as save_safetensors
 
@@ -64,6 +68,46 @@ def _states():
     }
 
 
+class Settings:
+    """An object that no reader of checkpoints knows."""
+
+    def __init__(self, **entries):
+        self.__dict__.update(entries)
+
+
+def _foreign():
+    """Files with objects of many classes beside, around and instead of a state dict."""
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
+    optimizer = torch.optim.AdamW(model.parameters(), 0.1)
+    model(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    state = model.state_dict()
+    own = Settings(lr=0.1, shadow=dict(state), loss=torch.nn.CrossEntropyLoss(torch.ones(3)))
+    own.own = own
+    yield {
+        "state_dict": state,
+        "hyper_parameters": argparse.Namespace(lr=0.5, act=torch.nn.functional.relu, inner=own),
+        "rng": np.random.default_rng(3).random(5),
+        "out": PurePosixPath("a/b"),
+        "when": datetime.datetime(2020, 1, 1),
+        "last": deque([Counter("aab"), {1, 2}, frozenset([3]), range(4), slice(1, 2), 1j]),
+        "part": functools.partial(torch.relu, 3, k=2),
+        "scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 2),
+    }
+    yield {"model": model, "optimizer": optimizer.state_dict(), "epoch": 3}
+    yield model
+    yield {"ema": own, "optim": optimizer, "net": Settings(state_dict=state)}
+
+
+def _without_torch():
+    """Pickles that no torch.save wrote, of NumPy's arrays and of tensors."""
+    arrays = {"w": np.arange(12.0).reshape(4, 3), "b": np.asfortranarray(np.eye(3, 2, dtype="i2"))}
+    arrays |= {"big": np.arange(3, dtype=">f4"), "texts": np.array(["a"]), "n": np.float32(3)}
+    for protocol in (2, 3, 4, 5):
+        yield pickle.dumps({"model": arrays, "out": PurePosixPath("a")}, protocol)
+        yield pickle.dumps(next(_states()), protocol)
+
+
 def _saved(state, **options):
     buffer = io.BytesIO()
     torch.save(state, buffer, **options)
@@ -76,6 +120,14 @@ def _tables():
 
 ZIPS = [_saved(state) for state in _states()]
 LEGACY = [_saved(state, _use_new_zipfile_serialization=False) for state in _states()]
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # old files have the source code of classes, if there is one
+    FOREIGN = [_saved(content) for content in _foreign()]
+    FOREIGN += [_saved(content, pickle_protocol=5) for content in _foreign()]
+    FOREIGN_LEGACY = [
+        _saved(content, _use_new_zipfile_serialization=False) for content in _foreign()
+    ]
+BARE = list(_without_torch())
 LATER = [_saved(state, pickle_protocol=4) for state in _states()]
 SAFETENSORS = [
     save_safetensors(
@@ -296,7 +348,7 @@ def _evil(rng):
 
 def _snippet(rng):
     """A few operations that leave one value on the stack, most of them unwelcome."""
-    number = rng.randrange(19)
+    number = rng.randrange(26)
     if number == 0:
         return _evil(rng)
     if number == 1:
@@ -341,7 +393,40 @@ def _snippet(rng):
         return (
             b"cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\n" + _text("O8") + b"\x85RC\x01N\x86R"
         )
+    if number == 18:
+        return _object(rng) * rng.choice((1, 300)) + b"b" * rng.choice((0, 1, 100))
+    if number == 19:
+        first = b"cowner\nThing\n)\x81q\x63"
+        return first + (b"0" + _object(rng) + b"h\x63" + rng.choice((b"b", b"a"))) * 5000
+    if number == 20:
+        state = b"}(" + _text("_parameters") + b"}" + _text("w") + _tensor() + b"s"
+        return b"cowner\nNet\n)\x81" + state + _text("_modules") + b"}ub"
+    if number == 21:
+        content = rng.choice((b"}" + _text("lr") + b"K\x03s", b"h\x63", b"]K\x01a"))
+        kind = rng.choice((b"dictconfig\nDictConfig", b"listconfig\nListConfig", b"nodes\nAnyNode"))
+        name = rng.choice(("_content", "_val"))
+        made = b"comegaconf." + kind + b"\n)\x81q\x63}" + _text(name) + content + b"sb"
+        return made * rng.choice((1, 200))
+    if number == 22:
+        shape = rng.choice(
+            (b"K\x04\x85", b"K\x05\x85", b"J\xff\xff\xff\x7f\x85", b"K\x00\x85", b"N")
+        )
+        dtype = b"cnumpy\ndtype\n" + _text(rng.choice(("f4", "O8", "U1", "V3", "f4,f4"))) + b"\x85R"
+        made = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R"
+        return made + b"(K\x01" + shape + dtype + b"\x89C\x10" + bytes(16) + b"tb"
+    if number == 23:
+        inner = rng.choice((b"", b"x" * 50, LEGACY[0][:300], pickle.dumps(3)))
+        raw = b"B" + struct.pack("<I", len(inner)) + inner
+        return b"ctorch.storage\n_load_from_bytes\n" + raw + b"\x85R"
+    if number == 24:
+        return b"cbuiltins\ngetattr\ncos\npath\n" + _text(rng.choice("ab")) + b"\x86R" * 3
     return rng.choice((b"N", b"\x88", b"K\x07", b"}", b"]", b")", _text("x" * 40)))
+
+
+def _object(rng):
+    """An object of a class that nobody has, made in one of the ways that pickles have."""
+    ways = (b"cowner\nThing\n)\x81", b"cowner\nThing\n)R", b"(iowner\nThing\n", b"\x82\x07)R")
+    return rng.choice(ways)
 
 
 def _tensor(
@@ -394,7 +479,15 @@ def _handmade(rng):
 
 
 def _changed_zip(rng, folder):
-    whole = rng.choice(ZIPS + LATER)
+    return _changed_in(rng, folder, rng.choice(ZIPS + LATER))
+
+
+def _changed_foreign(rng, folder):
+    return _changed_in(rng, folder, rng.choice(FOREIGN))
+
+
+def _changed_in(rng, folder, whole):
+    """A torch archive whose pickle has other operations."""
     with zipfile.ZipFile(io.BytesIO(whole)) as archive:
         members = [(name, archive.read(name)) for name in archive.namelist()]
     program = next(data for name, data in members if name.endswith("data.pkl"))
@@ -478,7 +571,7 @@ def _handmade_legacy(rng, folder):
 
 
 def _changed_legacy(rng, folder):
-    whole = rng.choice(LEGACY)
+    whole = rng.choice(LEGACY + FOREIGN_LEGACY)
     parts, begin = [], 0
     while len(parts) < 5:
         program = whole[begin:]
@@ -490,6 +583,55 @@ def _changed_legacy(rng, folder):
     path = folder / "a.pth"
     path.write_bytes(b"".join(parts) + whole[begin:])
     return path
+
+
+def _changed_bare(rng, folder):
+    """A pickle of arrays or tensors without torch.save's format, changed or damaged."""
+    path = folder / "a.pkl"
+    whole = rng.choice(BARE)
+    path.write_bytes(_changed(rng, whole) if rng.random() < 0.6 else _damaged(rng, whole))
+    return path
+
+
+_MAGIC = (
+    *(b"GGUF\x03\0\0\0", b"\x89HDF\r\n\x1a\n", b"\x93NUMPY\x01\0v\0", b"\x1f\x8b\x08\0"),
+    *(b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf\x27\x1c", b"\x08\x07\x12\x07pytorch", b"BZh91AY&SY"),
+    *(b"\x82\xa6params\x81\xa1w\xc7\x20\x01", b"\xde\x00\x03\xa5model", b"TFL3", b"\x1c\0\0\0TFL3"),
+    *(b'{"a": [1, 2', b"version https://git-lfs", b"<html>", b"#!/bin/sh\ntouch canary\n"),
+)
+
+
+def _other_format(rng, folder):
+    """What begins like a format that is not read: GGUF, HDF5, msgpack, ONNX, NumPy, archives."""
+    name = rng.choice(("a.pt", "a.safetensors", "a.gguf", "a.msgpack", "a.onnx", "a.h5", "a"))
+    path = folder / name
+    path.write_bytes(_damaged(rng, rng.choice(_MAGIC) + rng.randbytes(rng.choice((0, 40, 3000)))))
+    return path
+
+
+def _optimizer_beside(rng, folder):
+    """Weights with an optimizer's state beside them that is changed, damaged or handmade."""
+    (folder / "model.safetensors").write_bytes(SAFETENSORS[0])
+    if rng.random() < 0.5:
+        path = _changed_in(rng, folder, rng.choice((ZIPS[1], FOREIGN[1])))
+    else:
+        slots = b"}(" + b"".join(
+            b"K" + bytes([i]) + b"}(" + _text("exp_avg") + _snippet(rng) + _text("step")
+            + rng.choice((b"K\x03", _snippet(rng))) + b"u"
+            for i in range(3)
+        ) + b"u"  # fmt: skip
+        groups = b"](" + b"".join(
+            b"}(" + _text("params") + b"]K" + bytes([i]) + b"a" + _text("lr") + _snippet(rng)
+            + _text("betas") + rng.choice((_doubled(60), _snippet(rng))) + b"u"
+            for i in range(3)
+        ) + b"e"  # fmt: skip
+        program = b"\x80\x02}(" + _text("state") + slots + _text("param_groups") + groups + b"u."
+        path = _write_zip(
+            folder / "a.pt",
+            [("a/data.pkl", program), ("a/data/0", bytes(16)), ("a/version", b"3")],
+        )
+    path.rename(folder / rng.choice(("optimizer.pt", "optimizer.bin")))
+    return folder
 
 
 def _bare_pickle(rng, folder):
@@ -585,6 +727,12 @@ _KINDS = {
     "changed pickle in a legacy file": _changed_legacy,
     "handmade legacy file": _handmade_legacy,
     "bare pickle": _bare_pickle,
+    "changed objects in a zip": _changed_foreign,
+    "damaged objects in a zip": _damaged_file(FOREIGN, "a.pt"),
+    "damaged objects in a legacy file": _damaged_file(FOREIGN_LEGACY, "a.pth"),
+    "changed pickle without torch.save": _changed_bare,
+    "another format": _other_format,
+    "optimizer beside": _optimizer_beside,
     "sharded": _sharded,
     "odd folder": _odd_folder,
     "very many objects": _multiplied,

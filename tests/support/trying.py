@@ -141,10 +141,26 @@ def _read(path):
         return traceback.format_exc(limit=-4), False
     try:
         wrong = _foreign_bytes(path, checkpoint)
+        _read_optimizer(checkpoint)
         json.dumps(inspect_checkpoint(str(path)), default=str)
     except BaseException:
         return traceback.format_exc(limit=-4), True
     return wrong, True
+
+
+def _read_optimizer(checkpoint):
+    """Read the optimizer's state in a checkpoint or beside it, as measures do that need it."""
+    from sharpcli.checkpoint.optimizer_state import find_optimizer_state
+    from sharpcli.errors import SharpError
+
+    try:
+        found = find_optimizer_state(checkpoint, checkpoint.tensors)
+        for name in ("lr", "betas", "eps", "weight_decay"):
+            found.common(name)
+        for name in found.slots:
+            found.steps(name)
+    except SharpError:
+        pass
 
 
 def _foreign_bytes(path, checkpoint):
@@ -163,9 +179,21 @@ def _foreign_bytes(path, checkpoint):
     for name, tensor in {place(tensor): (name, tensor) for name, tensor in tensors}.values():
         storage = tensor.untyped_storage()
         data = bytes(torch.empty(0, dtype=torch.uint8).set_(storage).numpy())
-        if tensor.numel() and not swapped and not any(data in content for content in contents):
+        forms = _written(data, tensor.element_size())
+        if tensor.numel() and not swapped and not any(f in c for f in forms for c in contents):
             return f"tensor {name!r} has bytes that are not the file's"
     return None
+
+
+def _written(data, width):
+    """The ways in which a file may have these bytes: NumPy's arrays may be text or big-endian."""
+    turned = b"".join(data[i : i + width][::-1] for i in range(0, len(data), width))
+    halves = b"".join(
+        data[i : i + width // 2][::-1] for i in range(0, len(data), max(width // 2, 1))
+    )  # of complex numbers
+    for each in (data, turned, halves):
+        yield each
+        yield each.decode("latin-1").encode()
 
 
 def _resident(field_name):

@@ -142,49 +142,19 @@ def compare(
             )
         return _score(results, by, baseline, output, asked)
     refuse_unread(_OF_SCORES, "without --score", "add --score, or leave it out")
-    from sharpcli.documents import comparison
-    from sharpcli.documents.results import flat_scalars, to_document
-    from sharpcli.measures.columns import in_tables, not_scale_invariant, sharper_if_larger
+    from sharpcli.documents.results import to_document
     from sharpcli.render import emit
+    from sharpcli.runs.compare import compare_documents
 
     _check_figure(by, scatter, heat, output)
     documents = [read_result(name) for name in results]
-    keys = _keys(documents)
-    exact = {measure.key: measure.of_data for measure in in_tables(keys) if measure.exact}
-    flat = {
-        key
-        for _, each in documents
-        for result in each["results"]
-        for key in flat_scalars(result.get("measures", {}))
-    }
-    report = comparison.compare(
-        documents,
-        by,
-        baseline,
-        exact,
-        sharper_if_larger(flat),
-        within=within,
-        rescaled=not_scale_invariant(keys),
-        drawn=_drawn(documents, scatter, heat),
+    report = compare_documents(
+        documents, by, baseline, within=within, drawn=_drawn(documents, scatter, heat)
     )
     document = to_document(report)
     emit(document, output)
     missed = output.strict and _took_in_unconverged(document)
     return ExitCode.UNCONVERGED if missed else ExitCode.DONE
-
-
-def _keys(documents: Sequence[tuple[str, Document]]) -> list[str]:
-    """The flat keys of all measured numbers."""
-    from sharpcli.documents.results import flat_scalars
-
-    return list(
-        dict.fromkeys(
-            key
-            for _, each in documents
-            for result in each["results"]
-            for key in flat_scalars(result.get("measures", {}))
-        )
-    )
 
 
 def _check_figure(
@@ -207,12 +177,13 @@ def _drawn(
 ) -> dict[str, str]:
     """What the figure shows, with the measure's flat key."""
     from sharpcli.measures.columns import column_titles, key_named
+    from sharpcli.runs.compare import keys_of
 
     drawn = {}
     for name, text in (("scatter", scatter), ("heat", heat)):
         if text is None:
             continue
-        keys = _keys(documents)
+        keys = keys_of(documents)
         key = key_named(text, keys)
         if key is None:
             shown = ", ".join(column_titles(keys).values())

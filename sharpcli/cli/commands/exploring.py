@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "GatheringCommand",
     "beside_of",
+    "check_moving",
     "check_paths",
     "exploring_options",
     "run_exploration",
@@ -261,6 +262,16 @@ def run_exploration(
     if not is_interrupted(document):
         journal.discard()
     return exit_code(document, strict=output.strict)
+
+
+def check_moving(output: OutputSettings, *, plane: bool, gathered: bool) -> None:
+    """Refuse a moving picture of a plane without a path, before anything is computed."""
+    moving = [path for path in output.plot if path.suffix.lower() in (".gif", ".mp4")]
+    if moving and plane and not gathered:
+        raise UsageError(
+            f"--plot {moving[0]}: nothing moves on a plane without a path",
+            "name the path's checkpoints by --trajectory, or draw .png or .svg",
+        )
 
 
 def beside_of(marks: Sequence[str], trajectories: Sequence[Sequence[str]]) -> Any:

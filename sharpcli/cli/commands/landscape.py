@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import click
@@ -10,12 +11,14 @@ from sharpcli.cli import completion
 from sharpcli.cli.commands.exploring import (
     GatheringCommand,
     beside_of,
+    check_moving,
     check_paths,
     exploring_options,
     run_exploration,
 )
 from sharpcli.cli.options import (
     exploring_run_options,
+    given,
     output_options,
     parameters_option,
     plot_option,
@@ -36,6 +39,7 @@ from sharpcli.settings import (
 __all__ = ["landscape"]
 
 DEFAULT = DirectionSettings()
+_MAP_POINTS = 11  # along an axis: a point of a map costs as much as a hundred of the loss
 
 
 @click.command(
@@ -81,6 +85,13 @@ Examples:
     metavar="N",
     help="Hessian axes: stop after this many products. Default: depends on the axes.",
 )
+@click.option(
+    "--map",
+    "map_",
+    type=click.Choice(["hessian"]),
+    help="Also λ1, λmin and |λmin/λ1| at every point of the training (or --split) loss, as in the "
+    "convexity maps of Li et al. 2018: 30 to 60 products a point, by default on 11x11 points.",
+)
 @parameters_option
 @exploring_options
 @task_options
@@ -92,6 +103,7 @@ def landscape(
     directions: Any,
     dimensions: Any,
     normalize: Any,
+    map_: Any,
     tol: float,
     max_products: int | None,
     grid: GridSettings,
@@ -112,6 +124,7 @@ def landscape(
     killed run continues where it stopped.
     """
     check_paths([checkpoint])
+    check_moving(output, plane=dimensions == 2, gathered=bool(trajectories))
     for kind in DIRECTION_KINDS.values():
         if kind.name != directions:
             refuse_unread(
@@ -120,7 +133,9 @@ def landscape(
                 f"leave it out, or use --directions {kind.name}",
             )
     axes = DirectionSettings(directions, dimensions, normalize, tol, max_products)
-    settings = LandscapeSettings(grid, batch_norm, axes)
+    if map_ and not given(["points"]):
+        grid = dataclasses.replace(grid, points=(_MAP_POINTS,))
+    settings = LandscapeSettings(grid, batch_norm, axes, map_)
 
     def explore(watch: Any) -> Any:
         from sharpcli.runs.landscape import landscape_checkpoint

@@ -17,12 +17,17 @@ from sharpcli.cli.options import (
     output_options,
     parameters_option,
     plot_option,
+    refuse_overwriting,
+    refuse_unread,
+    resume_option,
     run_options,
     task_options,
 )
 from sharpcli.cli.parameter_types import DURATION, NumberType, ParameterType, WholeType
 from sharpcli.errors import UsageError
 from sharpcli.measures import BUILT_IN, Option, choose, known_measures, measure_of, readers
+from sharpcli.runtime import interruption
+from sharpcli.runtime.files import reserved
 from sharpcli.settings import CurvatureSettings, MeasureSettings, OutputSettings, RunSettings
 
 if TYPE_CHECKING:
@@ -114,7 +119,8 @@ Examples:
   sharp measure a.safetensors -t digits -m hessian -m trace --by layer
   sharp measure a.pt -t task.py -m loss -m hessian --sampling-error 0.1
   sharp measure a.pt b.pt c.pt -t task.py --decide hessian
-  sharp measure run-*/model.safetensors --json > result.json""",
+  sharp measure run-*/model.safetensors --json > result.json
+  sharp measure --watch run/path -m loss -m hessian --output course.json""",
 )
 @click.argument("checkpoints", nargs=-1, metavar="CKPT...", shell_complete=completion.files)
 @click.option(
@@ -263,12 +269,34 @@ Examples:
     show_default=True,
     help="--rescale-check: factors are log-uniform between 1/F and F.",
 )
+@click.option(
+    "--watch",
+    "watched",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="In place of CKPT: measure the checkpoints in DIR, and those that a training writes "
+    "there, as they come. A row of each goes to stderr, the result follows after Ctrl-C.",
+)
+@click.option(
+    "--watch-idle",
+    type=DURATION,
+    metavar="T",
+    help="--watch: also end when no new checkpoint has come for so long: 90 (seconds), 10m, 2h.",
+)
+@click.option(
+    "--save-vectors",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="hessian: write the eigenvectors of the largest eigenvalues to FILE.safetensors, by "
+    "eigenvalue and parameter, with the eigenvalues in the metadata.",
+)
 @parameters_option
 @curvature_options
 @task_options
 @run_options
 @output_options
 @plot_option
+@resume_option
 def measure(
     checkpoints: tuple[str, ...],
     measures: tuple[str, ...],
@@ -290,12 +318,16 @@ def measure(
     rescale_check: bool,
     rescale_by: Any,
     rescale_factor: float,
+    watched: Path | None,
+    watch_idle: float | None,
+    save_vectors: Path | None,
     options: dict[str, Any],
     curvature: CurvatureSettings,
     task: str | None,
     task_options: dict[str, str],
     run: RunSettings,
     output: OutputSettings,
+    resume: bool,
 ) -> int:
     """Measure how sharp the minimum of each checkpoint is.
 
@@ -305,15 +337,18 @@ def measure(
     measures over the steps of one training, whose checkpoints say theirs in their metadata.
     """
     from sharpcli.cli.progress_bars import notes_of, progress_bars
-    from sharpcli.documents.results import to_document
-    from sharpcli.render import emit
+    from sharpcli.cli.watched_rows import rows_on_stderr
+    from sharpcli.documents.results import is_interrupted, to_document
+    from sharpcli.render import emit, say_written
 
     if list_measures:
         from sharpcli.cli.measure_list import print_measures
 
         print_measures(measures, as_json=output.format == "json")
         return 0
-    if not checkpoints:
+    if watched is None:
+        refuse_unread(["watch_idle"], "without --watch", "name the folder: --watch DIR")
+    if not checkpoints and watched is None:
         raise UsageError("no checkpoint: nothing to measure", "sharp measure model.safetensors")
     if "" in checkpoints:
         raise UsageError(
@@ -345,15 +380,58 @@ def measure(
     )
     notes = notes_of(output)
     _note_unread(settings, notes)
-    with progress_bars(quiet=output.quiet) as begin:
-        from sharpcli.runs.measure import measure_checkpoints  # loads torch
+    keep = None if save_vectors is None else _vectors_to(save_vectors, settings)
+    with reserved(save_vectors), progress_bars(quiet=output.quiet) as begin:
+        from sharpcli.runs.finished import Finished  # loads torch
+        from sharpcli.runs.measure import measure_checkpoints
+        from sharpcli.runs.watching import Watch
 
+        told = rows_on_stderr(quiet=output.quiet)
+        watch = None if watched is None else Watch(watched, watch_idle, told)
+        # A result of an earlier run has no vectors.
+        again = resume and keep is None
+        finished = Finished(output.output, resume=again, notes=notes)
         report = measure_checkpoints(
-            checkpoints, task, task_options, run, settings, begin=begin, notes=notes
+            checkpoints,
+            task,
+            task_options,
+            run,
+            settings,
+            begin=begin,
+            notes=notes,
+            finished=finished,
+            watch=watch,
+            keep=keep,
         )
+        written = keep.save() if keep is not None else None
     document = to_document(report)
     emit(document, output)
+    if written is not None:
+        say_written(written, quiet=output.quiet)
+    if watched is not None and interruption.received():
+        return interruption.exit_code()
+    if not is_interrupted(document):
+        finished.discard()
     return exit_code(document, strict=output.strict)
+
+
+def _vectors_to(path: Path, settings: MeasureSettings) -> Any:
+    """Where the eigenvectors go, checked before anything is measured."""
+    from sharpcli.runs.saved_vectors import SavedVectors
+
+    if path.suffix.lower() != ".safetensors":
+        raise UsageError(
+            f"--save-vectors {path}: eigenvectors are saved as safetensors",
+            f"name it {path.with_suffix('.safetensors')}",
+        )
+    refuse_overwriting(("--save-vectors", path))
+    if settings.measures and not {"hessian", "all"} & {*settings.measures}:
+        raise UsageError(
+            f"--save-vectors {path}: no measure computes eigenvectors", "add -m hessian"
+        )
+    kept = SavedVectors(path)
+    kept.check()
+    return kept
 
 
 def _note_unread(settings: MeasureSettings, notes: Notes) -> None:

@@ -11,6 +11,7 @@ from sharpcli.cli.options import (
     output_options,
     parameters_option,
     plot_option,
+    resume_option,
     run_options,
     task_options,
 )
@@ -53,6 +54,7 @@ Examples:
 @run_options
 @output_options
 @plot_option
+@resume_option
 def spectrum(
     checkpoints: tuple[str, ...],
     probes: int | None,
@@ -62,6 +64,7 @@ def spectrum(
     task_options: dict[str, str],
     run: RunSettings,
     output: OutputSettings,
+    resume: bool,
 ) -> int:
     """Draw the spectral density of each checkpoint's Hessian.
 
@@ -71,9 +74,10 @@ def spectrum(
     with fewer parameters than that gets all its eigenvalues.
     """
     from sharpcli.cli.progress_bars import notes_of, progress_bars
-    from sharpcli.documents.results import to_document
+    from sharpcli.documents.results import is_interrupted, to_document
     from sharpcli.render import emit
     from sharpcli.render.files.plotting import check_plot
+    from sharpcli.runs.finished import Finished
     from sharpcli.runs.spectrum import spectra_of_checkpoints
 
     if not checkpoints:
@@ -85,10 +89,21 @@ def spectrum(
     for path in output.plot:
         check_plot(path, "spectrum")
     settings = SpectrumSettings(probes, steps, curvature)
+    notes = notes_of(output)
+    finished = Finished(output.output, resume=resume, notes=notes)
     with progress_bars(quiet=output.quiet) as begin:
         report = spectra_of_checkpoints(
-            checkpoints, task, task_options, run, settings, begin=begin, notes=notes_of(output)
+            checkpoints,
+            task,
+            task_options,
+            run,
+            settings,
+            begin=begin,
+            notes=notes,
+            finished=finished,
         )
     document = to_document(report)
     emit(document, output)
+    if not is_interrupted(document):
+        finished.discard()
     return exit_code(document, strict=output.strict)

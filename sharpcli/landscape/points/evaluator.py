@@ -156,6 +156,13 @@ class Surface:
         same = self.buffers_of(next(iter(self.objectives.values())), theta, buffers)
         return theta, lambda _: (same, lambda _, __: contextlib.nullcontext())
 
+    def place(self, anchors: Anchors, weights: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """θ (n,) and the buffers of the first split at one point, for products with its Hessian."""
+        with self.network.arithmetic():
+            split = next(iter(self.objectives.values()))
+            theta, buffers = weighted_sum(anchors.theta, weights), anchors.buffers(weights)
+            return theta, self.buffers_of(split, theta, buffers)
+
     def buffers_of(
         self, split: Objective, theta: Tensor, buffers: Mapping[str, Tensor]
     ) -> Mapping[str, Tensor]:

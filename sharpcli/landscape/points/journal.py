@@ -15,7 +15,7 @@ from sharpcli.errors import SharpError, setting
 from sharpcli.runtime.files import cache_folder, is_special, lock
 from sharpcli.runtime.processes import is_first
 
-__all__ = ["Journal"]
+__all__ = ["Journal", "differences"]
 
 _FORMAT = "sharpcli-points/1"
 _LONGEST = 60  # characters of a value in a message: lists of points are cut
@@ -159,7 +159,7 @@ class Journal:
             found, *records = map(json.loads, lines)
             if found["format"] != _FORMAT:
                 raise ValueError(f"its format is {found['format']!r}")
-            differences = _differences(found, header)
+            unequal = differences(found, header)
             groups = {(r["part"], r["first"]): r["values"] for r in records}
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise SharpError(
@@ -167,17 +167,17 @@ class Journal:
                 f"start over with {setting('resume', False)}, or remove it",
             ) from error
         holds_points = any(part != "together" for part, _ in groups)
-        if differences and holds_points:
-            told, more = differences[:_TOLD], len(differences) - _TOLD
+        if unequal and holds_points:
+            told, more = unequal[:_TOLD], len(unequal) - _TOLD
             told += [f"and {more} more"] if more > 0 else []
             raise SharpError(
                 f"{self.path}: holds the finished points of another run: {'; '.join(told)}",
                 f"repeat that run's command to finish it, write to another {setting('output')}, or "
                 f"start over with {setting('resume', False)}",
             )
-        if not differences:
+        if not unequal:
             self._found, self._holds_points = groups, holds_points
-        return not differences
+        return not unequal
 
     def _write(self, record: Mapping[str, Any]) -> None:
         assert self._file is not None, "begin() comes first"
@@ -198,7 +198,7 @@ class Journal:
         return SharpError(f"{self.path}: cannot be written: {error.strerror}", hint)
 
 
-def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """The differences of two headers, one sentence each.
 
     If the commands differ, only these are named, since all settings differ then.

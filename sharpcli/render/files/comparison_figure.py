@@ -10,11 +10,11 @@ import numpy as np
 from sharpcli.render.numbers import format_number
 from sharpcli.render.pages.scores import DrawnScores
 from sharpcli.render.relations import DrawnHeat, DrawnScatter
-from sharpcli.render.scene import is_log
+from sharpcli.render.scene import is_log, on_scale
 from sharpcli.runtime.text import figure_text
 from sharpcli.settings import FigureSettings
 
-__all__ = ["GAP", "comparison_file", "is_wide"]
+__all__ = ["GAP", "comparison_figure", "comparison_file", "is_wide"]
 
 GAP = "generalization gap"
 _WIDTH, _HEIGHT = 3.6, 0.72  # inches; the height as a share of it
@@ -37,9 +37,18 @@ def comparison_file(
         return _arrays(drawn)
     from sharpcli.render.files.figure import written
 
-    if isinstance(drawn, DrawnScatter):
-        return written(lambda: _scatter(drawn, settings), suffix)
-    return written(lambda: _heat(drawn, settings), suffix)
+    return written(lambda: comparison_figure(drawn, settings), suffix, inline=settings.inline)
+
+
+def comparison_figure(
+    drawn: DrawnScores | DrawnScatter | DrawnHeat, settings: FigureSettings
+) -> Any:
+    """The scatter, the map or the curves of scores."""
+    if isinstance(drawn, DrawnScores):
+        from sharpcli.render.files.score_figure import score_figure
+
+        return score_figure(drawn, settings)
+    return _scatter(drawn, settings) if isinstance(drawn, DrawnScatter) else _heat(drawn, settings)
 
 
 def is_wide(values: Any, settings: FigureSettings) -> bool:
@@ -70,9 +79,10 @@ def _scatter(drawn: DrawnScatter, settings: FigureSettings) -> Any:
             linewidths=0,
             label=figure_text(each.name),
         )
-    if is_wide([x for each in drawn.points for x in each.x], settings):
+    log = is_wide([x for each in drawn.points for x in each.x], settings)
+    if log:
         axes.set_xscale("log")
-    axes.set_xlabel(figure_text(drawn.measure))
+    axes.set_xlabel(on_scale(figure_text(drawn.measure), logarithmic=log))
     axes.set_ylabel(GAP)
     axes.margins(0.05)
     if drawn.tau is not None:
@@ -113,7 +123,8 @@ def _heat(drawn: DrawnHeat, settings: FigureSettings) -> Any:
             ink = "white" if finite and norm(value) < _DARK else "black"
             text = format_number(float(value), 3) if finite else "–"
             axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=7)
-    figure.colorbar(image, ax=axes, label=figure_text(f"{drawn.measure}, mean of the group"))
+    label = on_scale(figure_text(f"{drawn.measure}, mean of the group"), logarithmic=wide)
+    figure.colorbar(image, ax=axes, label=label)
     return figure
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import cycle
+from itertools import cycle, pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -24,12 +24,14 @@ from sharpcli.render.scene import (
     drawable,
     is_log,
     is_true_to_scale,
+    named_metric,
+    on_scale,
     shown_marks,
 )
 from sharpcli.runtime.text import figure_text
 from sharpcli.settings import FigureSettings
 
-__all__ = ["contour_levels", "plane_figure"]
+__all__ = ["RUNS", "contour_levels", "plane_figure"]
 
 _COLORS = "viridis"
 _WIDTHS = (4.2, 7.0)  # inches, for one panel and for two
@@ -42,37 +44,51 @@ _ROUND = (  # mantissas of levels, coarse to fine
 )
 _FEWEST, _MOST = 13, 20  # levels
 _HALO = [withStroke(linewidth=1.8, foreground="white")]  # makes text readable on any colour
-_RUNS = ("white", "#E69F00", "#56B4E9", "#CC79A7")  # Okabe and Ito's, bright on viridis
+RUNS = ("white", "#E69F00", "#56B4E9", "#CC79A7")  # Okabe and Ito's, bright on viridis
 _LEVEL = "level"  # marks the texts that label a line
-_LONG_LABEL = 36  # letters
+_AROUND, _LABELS, _TITLE = 1.3, 0.5, 0.2  # inches: left and right of panels, below, above each
+_NARROW = 1.9  # inches: panels no wider than this stand one below the other
+_LETTERS, _LONG_LABEL = 16.0, 48  # letters of a label in an inch; the longest in one line
+_ARROWS = 5  # of a path, on its longest segments
+_LEAST_ARROW = 11.0  # points: shorter segments have no room for one
 _FLAT = 1e-6  # relative to the value: a smaller range is rounding
+_HEAD = {
+    "arrowstyle": "-|>,head_width=0.3,head_length=0.6",
+    "edgecolor": "k",
+    "linewidth": 0.6,
+    "shrinkA": 0,
+    "shrinkB": 0,
+}
 _UNSEEN = 0.01  # fraction of a checkpoint's distance from which its label shows it
 
 
 def plane_figure(scene: Scene, settings: FigureSettings) -> Figure:
-    """A panel for each split, on one colour scale."""
+    """A panel for each split, on one colour scale: side by side, or in one narrow column."""
     metric = settings.metric or scene.metrics[0]
     splits = scene.splits
     surfaces = [drawable(scene.grid.values[split][metric]) for split in splits]
     together = np.concatenate([surface.ravel() for surface in surfaces])
     logarithmic = is_log(metric, together, settings.scale, plane=True)
-    drawn = _sized(scene, settings, len(splits))
-    panels = [drawn.add_subplot(1, len(splits), 1 + i) for i in range(len(splits))]
+    columns = _columns(settings, len(splits))
+    drawn = _sized(scene, settings, len(splits), columns)
+    rows, room = -(-len(splits) // columns), _panel_width(settings, columns)
+    panels = [drawn.add_subplot(rows, columns, 1 + i) for i in range(len(splits))]
     levels = contour_levels(together, logarithmic=logarithmic)
     for index, (axes, split, surface) in enumerate(zip(panels, splits, surfaces, strict=True)):
         _draw_surface(axes, scene, surface, levels, logarithmic=logarithmic)
         _draw_what_lies_there(axes, scene)
-        axes.locator_params(nbins=6)
-        label = scene.axes[0].label
-        axes.set_xlabel(
-            _in_lines(figure_text(label)) if len(splits) > 1 else figure_text(label), wrap=True
-        )
-        if index == 0:
-            axes.set_ylabel(_in_lines(figure_text(scene.axes[1].label)), wrap=True)
+        axes.locator_params(nbins=6 if room > _NARROW else 4)
+        if index + columns >= len(splits):  # the lowest of its column
+            axes.set_xlabel(_in_lines(figure_text(scene.axes[0].label), room), wrap=True)
         else:
+            axes.tick_params(labelbottom=False)
+        if rows > 1:
+            drawn.supylabel(figure_text(scene.axes[1].label), fontsize=8)
+        elif index == 0:
+            axes.set_ylabel(_in_lines(figure_text(scene.axes[1].label), room), wrap=True)
+        if index % columns > 0:
             axes.tick_params(labelleft=False)
-        if len(splits) > 1 or split != "train":
-            axes.set_title(split)
+        axes.set_title(figure_text(named_metric(metric, split)))
     _draw_colors(drawn, panels, levels, figure_text(metric), logarithmic=logarithmic)
     _name_runs(drawn, panels[0], scene)
     drawn.draw_without_rendering()  # lays out the figure
@@ -80,7 +96,28 @@ def plane_figure(scene: Scene, settings: FigureSettings) -> Figure:
         for name in _names(axes):
             _turn_inwards(name, axes)
         _thin_out(axes, scene)
+        for run, color in zip(scene.trajectories, cycle(RUNS), strict=False):
+            _draw_direction(axes, run.at, color)
     return drawn
+
+
+def _draw_direction(axes: Axes, places: Array, color: str) -> None:
+    """Draw arrowheads in the middle of a path's longest segments; the axes must be laid out."""
+    assert axes.figure is not None
+    pixels = axes.transData.transform(places)
+    lengths = np.hypot(*np.diff(pixels, axis=0).T) * 72 / axes.figure.dpi
+    lengths = np.where(np.isfinite(lengths), lengths, 0.0)
+    longest = np.argsort(-lengths, kind="stable")[:_ARROWS]
+    for index in longest[lengths[longest] >= min(_LEAST_ARROW, lengths.max(initial=0.0))]:
+        start, stop = places[index], places[index + 1]
+        head = axes.annotate(
+            "",
+            tuple(start + 0.62 * (stop - start)),
+            tuple(start + 0.45 * (stop - start)),
+            arrowprops=_HEAD | {"facecolor": color},
+            zorder=4,
+        )
+        head.set_in_layout(False)
 
 
 def _names(axes: Axes) -> list[Annotation]:
@@ -112,9 +149,11 @@ def _turn_inwards(name: Annotation, axes: Axes) -> None:
     name.xyann = (x + across, y + up)
 
 
-def _in_lines(label: str) -> str:
-    """A long label with the part in parentheses on its own line."""
-    return label if len(label) <= _LONG_LABEL else label.replace(" (", "\n(")
+def _in_lines(label: str, room: float) -> str:
+    """A label longer than `room` in inches, with the part after a bracket or comma below."""
+    if len(label) <= min(_LETTERS * room, _LONG_LABEL):
+        return label
+    return label.replace(" (", "\n(").replace(", normalised", ",\nnormalised")
 
 
 def _name_runs(drawn: Figure, axes: Axes, scene: Scene) -> None:
@@ -152,12 +191,24 @@ def contour_levels(values: Array, *, logarithmic: bool) -> Array:
     return levels[:: 1 + (len(levels) - 1) // _MOST]
 
 
-def _sized(scene: Scene, settings: FigureSettings, panels: int) -> Figure:
+def _panel_width(settings: FigureSettings, columns: int) -> float:
+    width = settings.width or _WIDTHS[min(columns, 2) - 1]
+    return (width - _AROUND) / columns
+
+
+def _columns(settings: FigureSettings, panels: int) -> int:
+    """How many panels stand side by side; one where they would be too narrow to read."""
+    return panels if panels == 1 or _panel_width(settings, panels) > _NARROW else 1
+
+
+def _sized(scene: Scene, settings: FigureSettings, panels: int, columns: int) -> Figure:
     """A figure with the height that its panels need at that width, and room for the colour bar."""
-    width = settings.width or _WIDTHS[min(panels, 2) - 1]
+    width = settings.width or _WIDTHS[min(columns, 2) - 1]
     sides = [float(np.ptp(axis.values)) for axis in scene.axes]
     shape = sides[1] / sides[0] if is_true_to_scale(scene) else 0.85
-    return Figure((width, (width - 1.3) / panels * shape + 0.7), layout="compressed")
+    rows = -(-panels // columns)
+    height = rows * (_panel_width(settings, columns) * shape + _TITLE) + _LABELS
+    return Figure((width, height), layout="compressed")
 
 
 def _draw_surface(
@@ -217,11 +268,12 @@ def _thin_out(axes: Axes, scene: Scene) -> None:
     The figure must be laid out, because this compares positions on the page.
     """
     taken = [name.get_window_extent() for name in _names(axes)]
-    spots = [mark.at for mark in shown_marks(scene)] + [
-        at for run in scene.trajectories for at in run.at
-    ]
-    for spot in axes.transData.transform(np.array(spots).reshape(-1, 2)):
-        taken.append(Bbox([spot - 4, spot + 4]))
+    spots = axes.transData.transform(
+        np.array([mark.at for mark in shown_marks(scene)]).reshape(-1, 2)
+    )
+    taken += [Bbox([spot - 4, spot + 4]) for spot in spots]
+    for run in scene.trajectories:
+        taken += [Bbox([spot - 4, spot + 4]) for spot in _along(axes.transData.transform(run.at))]
     for text in [text for text in axes.texts if text.get_gid() == _LEVEL]:
         place = text.get_window_extent()
         inside = axes.bbox.x0 <= place.x0 and place.x1 <= axes.bbox.x1
@@ -232,6 +284,16 @@ def _thin_out(axes: Axes, scene: Scene) -> None:
             text.remove()
 
 
+def _along(pixels: Array) -> Array:
+    """Points of a path no farther apart than a label is high, within what a page can have."""
+    pieces = [pixels[-1:]]
+    for start, stop in pairwise(pixels):
+        length = float(np.hypot(*(stop - start)))
+        steps = 1 + int(min(length / 8, 1000)) if np.isfinite(length) else 1
+        pieces.append(start + (stop - start) * np.arange(steps)[:, None] / steps)
+    return np.vstack(pieces)
+
+
 def _written(level: float, *, logarithmic: bool) -> str:
     value = 10.0**level if logarithmic else float(level)
     return f"{value:.3g}"
@@ -239,10 +301,11 @@ def _written(level: float, *, logarithmic: bool) -> str:
 
 def _draw_what_lies_there(axes: Axes, scene: Scene) -> None:
     """Draw runs as paths with points, then checkpoints with names."""
-    for run, color in zip(scene.trajectories, cycle(_RUNS), strict=False):
+    for run, color in zip(scene.trajectories, cycle(RUNS), strict=False):
         outline = [withStroke(linewidth=2.0, foreground="k")]
         axes.plot(*run.at.T, "-", color=color, linewidth=1.0, path_effects=outline)
         axes.plot(*run.at.T, "o", color=color, mec="k", mew=0.5, ms=3, label=figure_text(run.name))
+        axes.plot(*run.at[:1].T, "s", color=color, mec="k", mew=0.8, ms=4.5)  # where it starts
     marks = shown_marks(scene)
     center = _middle(marks)
     reach = [float(np.ptp(axis.values)) for axis in scene.axes]
@@ -299,5 +362,5 @@ def _draw_colors(
             )
             bar.ax.set_yticklabels([_written(step, logarithmic=logarithmic) for step in steps])
             bar.ax.tick_params(labelsize=6.5, length=2)
-            bar.set_label(name)
+            bar.set_label(on_scale(name, logarithmic=logarithmic))
             return

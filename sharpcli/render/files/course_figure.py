@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from sharpcli.render.course import Course, Line, Panel
-from sharpcli.render.scene import drawable
+from sharpcli.render.scene import drawable, on_scale
 from sharpcli.runtime.text import figure_text
 from sharpcli.settings import FigureSettings
 
-__all__ = ["course_file"]
+__all__ = ["course_figure", "course_file"]
 
 _WIDTH, _TALL, _LOW = 4.6, 0.44, 0.26  # inches; the heights of panels as shares of it
 _DASHES = (0, (3.5, 1.5))
@@ -25,10 +25,10 @@ def course_file(course: Course, suffix: str, settings: FigureSettings) -> bytes:
         return _arrays(course)
     from sharpcli.render.files.figure import written
 
-    return written(lambda: _figure(course, settings), suffix)
+    return written(lambda: course_figure(course, settings), suffix, inline=settings.inline)
 
 
-def _figure(course: Course, settings: FigureSettings) -> Any:
+def course_figure(course: Course, settings: FigureSettings) -> Any:
     """The panels, one above the other."""
     from matplotlib.figure import Figure
 
@@ -61,9 +61,12 @@ def _draw_panel(axes: Any, panel: Panel, scale: str) -> None:
     colors = iter(COLORS)
     for line in panel.lines:
         _draw_line(axes, line, "0.25" if line.dashed else next(colors), panel.extent)
-    if scale == "log" or (scale == "auto" and panel.wide):
+    log = scale == "log" or (scale == "auto" and panel.wide)
+    if log:
         axes.set_yscale("log", nonpositive="clip")
-    axes.set_ylabel(figure_text(panel.title))
+    # Without a legend the label says which loss it is.
+    title = panel.lines[0].name if len(panel.lines) == 1 else panel.title
+    axes.set_ylabel(on_scale(figure_text(title), logarithmic=log))
     axes.margins(x=0.02)
     if len(panel.lines) > 1:
         axes.legend(loc="best")

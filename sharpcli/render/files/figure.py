@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -24,12 +25,21 @@ from sharpcli.render.scene import (
     is_log,
     line_label,
     named_curve,
+    on_scale,
     shown_marks,
 )
 from sharpcli.runtime.text import figure_text
 from sharpcli.settings import FigureSettings
 
-__all__ = ["COLORS", "figure", "written"]
+__all__ = [
+    "COLORS",
+    "drawn_in_style",
+    "figure",
+    "line_figure",
+    "scene_figure",
+    "styled",
+    "written",
+]
 
 _STYLE: dict[Any, Any] = {
     "font.size": 8,
@@ -49,6 +59,11 @@ _STYLE: dict[Any, Any] = {
     "savefig.dpi": 300,
     "pdf.fonttype": 42,  # TrueType, because journals reject type 3
     "svg.hashsalt": "sharpcli",  # makes internal names reproducible
+}
+_TRANSPARENT: dict[Any, Any] = {
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
 }
 # No date, so that the same document gives the same bytes.
 _METADATA: dict[str, dict[str, Any]] = {
@@ -76,25 +91,31 @@ _ARROW = {
 
 def figure(scene: Scene, suffix: str, settings: FigureSettings) -> bytes:
     """The bytes of a ".png", ".svg" or ".pdf" file of a line or plane."""
-    return written(
-        lambda: (plane_figure if scene.is_plane else _line_figure)(scene, settings), suffix
-    )
+    return written(lambda: scene_figure(scene, settings), suffix, inline=settings.inline)
 
 
-def written(make: Callable[[], Figure], suffix: str) -> bytes:
-    """The bytes of a file with the figure that `make` returns.
+def scene_figure(scene: Scene, settings: FigureSettings) -> Figure:
+    """A line or a plane."""
+    return (plane_figure if scene.is_plane else line_figure)(scene, settings)
 
-    This uses no pyplot and no window. It uses matplotlib's own defaults and restores the user's
-    settings afterwards.
-    """
-    kind = suffix.removeprefix(".")
-    with mpl.rc_context(), warnings.catch_warnings():
-        # Names may be too long or have characters that the font lacks; draw the figure anyway.
-        warnings.filterwarnings("ignore", r"Glyph|constrained_layout", UserWarning)
-        mpl.rcdefaults()
-        mpl.rcParams.update(_STYLE)
+
+def drawn_in_style(make: Callable[[], Figure], *, inline: bool = False) -> Figure:
+    """The figure that `make` returns, as files have it, with a canvas to show and save it."""
+    with styled(inline=inline):
         drawn = make()
         FigureCanvasAgg(drawn)
+    return drawn
+
+
+def written(make: Callable[[], Figure], suffix: str, *, inline: bool = False) -> bytes:
+    """The bytes of a file with the figure that `make` returns.
+
+    This uses no pyplot and no window. An `inline` figure has no background, so that it takes that
+    of the page.
+    """
+    kind = suffix.removeprefix(".")
+    with styled(inline=inline):
+        drawn = drawn_in_style(make, inline=inline)
         content = io.BytesIO()
         drawn.savefig(
             content, format=kind, metadata=_METADATA[kind], bbox_inches="tight", pad_inches=0.04
@@ -102,7 +123,18 @@ def written(make: Callable[[], Figure], suffix: str) -> bytes:
     return content.getvalue()
 
 
-def _line_figure(scene: Scene, settings: FigureSettings) -> Figure:
+@contextlib.contextmanager
+def styled(*, inline: bool = False) -> Iterator[None]:
+    """Matplotlib's own defaults and this package's style; the user's settings come back."""
+    with mpl.rc_context(), warnings.catch_warnings():
+        # Names may be too long or have characters that the font lacks; draw the figure anyway.
+        warnings.filterwarnings("ignore", r"Glyph|constrained_layout", UserWarning)
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE | (_TRANSPARENT if inline else {}))
+        yield
+
+
+def line_figure(scene: Scene, settings: FigureSettings) -> Figure:
     """The loss on the left axis and the next metric on the right; two panels for several curves."""
     width = settings.width or _WIDTH
     first, *more = scene.metrics
@@ -181,11 +213,12 @@ def _draw_metric(
                 label="_",
             )
     together = np.concatenate(shown) if shown else np.zeros(0)
-    if is_log(metric, together, scale):
+    logarithmic = is_log(metric, together, scale)
+    if logarithmic:
         axes.set_yscale("log", nonpositive="clip")
         positive = together[np.isfinite(together) & (together > 0)]
         axes.set_ylim(positive.min() / 1.6, positive.max() * 1.6)
-    axes.set_ylabel(figure_text(metric))
+    axes.set_ylabel(on_scale(figure_text(metric), logarithmic=logarithmic))
     if len(at) == 1:
         axes.set_xlim(at[0] - 1, at[0] + 1)
     else:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sharpcli.documents.grids import MAP_TITLES
 from sharpcli.documents.results import Document
 from sharpcli.errors import SharpError, UsageError, did_you_mean, setting
 from sharpcli.render.kinds import FIGURES, KINDS, load, read_drawing
@@ -48,6 +50,11 @@ def check_plot(path: Path, kind: str = "") -> None:
             f"{setting('plot', str(path))}: {library} is not installed",
             f"pip install 'sharpcli[{extra}]'",
         )
+    if suffix == ".mp4" and shutil.which("ffmpeg") is None:
+        raise SharpError(
+            f"{setting('plot', str(path))}: ffmpeg is not installed",
+            "install the program ffmpeg, or draw a .gif, which needs none",
+        )
 
 
 def draw(document: Document, path: Path, settings: FigureSettings | None = None) -> None:
@@ -70,7 +77,8 @@ def narrowed(document: Document, split: str | None, metric: str | None) -> Docum
     (result,) = document["results"]
     curves = result["curves"]
     _check("split", split, curves)
-    _check("metric", metric, next(iter(curves.values())))
+    mapped = dict.fromkeys(MAP_TITLES.values() if result.get("hessian") else ())
+    _check("metric", metric, {**next(iter(curves.values())), **mapped})
     splits = tuple(curves) if split is None else (split,)
     metrics = None if metric is None else ("loss", metric)
     kept = _narrowed(result, splits, metrics)

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from sharpcli.render.pages.schedules import QUANTITIES, Drawn
-from sharpcli.render.scene import Array, drawable
+from sharpcli.render.scene import Array, drawable, on_scale
 from sharpcli.runtime.text import figure_text
 from sharpcli.settings import FigureSettings
 
-__all__ = ["schedule_file"]
+__all__ = ["schedule_figure", "schedule_file"]
 
 _WIDTH, _PANEL = 4.6, 0.36  # inches; the height of a panel as a share of it
 _DECADES = 100.0  # from the lowest to the highest value, beyond which auto takes a log scale
@@ -25,10 +25,10 @@ def schedule_file(drawn: Sequence[Drawn], suffix: str, settings: FigureSettings)
         return _arrays(drawn)
     from sharpcli.render.files.figure import written
 
-    return written(lambda: _figure(drawn, settings), suffix)
+    return written(lambda: schedule_figure(drawn, settings), suffix, inline=settings.inline)
 
 
-def _figure(drawn: Sequence[Drawn], settings: FigureSettings) -> Any:
+def schedule_figure(drawn: Sequence[Drawn], settings: FigureSettings) -> Any:
     """A panel for each quantity, one above the other over one axis."""
     from matplotlib.figure import Figure
 
@@ -52,9 +52,10 @@ def _figure(drawn: Sequence[Drawn], settings: FigureSettings) -> Any:
                     drawstyle="steps-post",  # a rate stays until the next update
                     label=figure_text(each.name),
                 )
-        if settings.scale == "log" or (settings.scale == "auto" and _spans_decades(values)):
+        log = settings.scale == "log" or (settings.scale == "auto" and _spans_decades(values))
+        if log:
             panel.set_yscale("log", nonpositive="clip")
-        panel.set_ylabel(QUANTITIES[key])
+        panel.set_ylabel(on_scale(QUANTITIES[key], logarithmic=log))
     if len(drawn) > 1:
         panels[0].legend(loc="best")
     panels[-1].set_xlabel(drawn[0].places)

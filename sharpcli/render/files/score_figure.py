@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from sharpcli.render.pages.scores import OVER, DrawnScores
-from sharpcli.render.scene import drawable, is_log
+from sharpcli.render.scene import drawable, is_log, on_scale
 from sharpcli.runtime.text import figure_text
 from sharpcli.settings import FigureSettings
 
-__all__ = ["score_file"]
+__all__ = ["score_figure", "score_file"]
 
 _WIDTH, _HEIGHT = 4.6, 0.62  # inches; the height as a share of it
 _LINE = 0.14  # inches: height of a line of the legend
@@ -26,10 +26,11 @@ def score_file(drawn: DrawnScores, suffix: str, settings: FigureSettings) -> byt
         return _arrays(drawn)
     from sharpcli.render.files.figure import written
 
-    return written(lambda: _figure(drawn, settings), suffix)
+    return written(lambda: score_figure(drawn, settings), suffix, inline=settings.inline)
 
 
-def _figure(drawn: DrawnScores, settings: FigureSettings) -> Any:
+def score_figure(drawn: DrawnScores, settings: FigureSettings) -> Any:
+    """The curves of groups with their bands."""
     from matplotlib.figure import Figure
 
     from sharpcli.render.files.figure import COLORS
@@ -57,10 +58,11 @@ def _figure(drawn: DrawnScores, settings: FigureSettings) -> Any:
     if drawn.target is not None:
         axes.axhline(drawn.target, color="0.45", linewidth=0.6, linestyle=":", zorder=0.5)
     together = np.concatenate([np.array(each.median, dtype=np.float64) for each in drawn.bands])
-    if is_log(drawn.metric, together, settings.scale):
+    log = is_log(drawn.metric, together, settings.scale)
+    if log:
         axes.set_yscale("log", nonpositive="clip")
     axes.set_xlabel(OVER[drawn.over])
-    axes.set_ylabel(figure_text(drawn.quantity))
+    axes.set_ylabel(on_scale(figure_text(drawn.quantity), logarithmic=log))
     axes.margins(x=0.02)
     figure.legend(loc="outside lower center", ncols=1, handlelength=2.6)
     return figure

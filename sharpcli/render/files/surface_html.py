@@ -22,6 +22,8 @@ from sharpcli.render.scene import (
     drawable,
     is_log,
     is_true_to_scale,
+    named_metric,
+    on_scale,
     shown_marks,
 )
 from sharpcli.render.terminal.axes import scale_of
@@ -43,6 +45,32 @@ _CONFIG = {
     "showSendToCloud": False,
     "modeBarButtonsToRemove": ["sendChartToCloud", "sendDataToCloud"],
 }
+# In a narrow window the camera steps back, so that the surface is whole, and the colour bar lies
+# below it. Plotly scales a scene by its height alone.
+_FIT = """
+const graph = document.getElementById('{plot_id}');
+const eye = {x: graph.layout.scene.camera.eye.x, y: graph.layout.scene.camera.eye.y,
+  z: graph.layout.scene.camera.eye.z};
+const bars = graph.data.map((trace, index) => trace.colorbar ? index : -1).filter(i => i >= 0);
+let last = 0;
+function fit() {
+  const narrow = graph.clientWidth < 640, far = Math.max(1, 1.15 * graph.clientHeight /
+    graph.clientWidth);
+  if (far === last) return;
+  last = far;
+  Plotly.relayout(graph, {
+    'scene.camera.eye': {x: far * eye.x, y: far * eye.y, z: far * eye.z},
+    'scene.domain.y': narrow ? [0.16, 1] : [0, 1]
+  });
+  Plotly.restyle(graph, narrow
+    ? {'colorbar.orientation': 'h', 'colorbar.x': 0.5, 'colorbar.y': 0.02, 'colorbar.len': 0.9,
+       'colorbar.thickness': 12, 'colorbar.title.side': 'top'}
+    : {'colorbar.orientation': 'v', 'colorbar.x': 1, 'colorbar.y': 0.5, 'colorbar.len': 0.7,
+       'colorbar.thickness': 20}, bars);
+}
+fit();
+window.addEventListener('resize', fit);
+"""
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -99,6 +127,7 @@ def complete_page(
         div_id="sharp",
         default_width="100%",
         default_height="100%",
+        post_script=_FIT if "scene" in layout else None,
     )
     said = "\n".join(f"<p>{html_text(text)}</p>" for text in lines)
     return _PAGE.format(title=html_text(title), said=said, figure=figure)
@@ -229,7 +258,8 @@ def _on_surface(
     height = np.where(np.isfinite(surface), np.maximum(surface, least), np.nan)
     name = plotly_text(f"{metric}, {split}")
     lift = _LIFT * (high - low)
-    bar: dict[str, Any] = {"title": {"text": name}, "len": 0.7, "thickness": 20, "x": 1}
+    drawn = on_scale(plotly_text(named_metric(metric, split)), logarithmic=log)
+    bar: dict[str, Any] = {"title": {"text": drawn}, "len": 0.7, "thickness": 20, "x": 1}
     bar |= _ticks(heights, log=log, bar=True)
     shown: list[dict[str, Any]] = [
         {
@@ -269,7 +299,15 @@ def _on_surface(
             "showlegend": False,
         }
         dots |= {"text": plotly_text(run.name)}
-        dots |= {"marker": {"color": "white", "size": 4, "line": {"color": color, "width": 1.5}}}
+        symbols = ["square", *["circle"] * (len(run.at) - 1)]  # a square where the run starts
+        dots |= {
+            "marker": {
+                "color": "white",
+                "size": 4,
+                "symbol": symbols,
+                "line": {"color": color, "width": 1.5},
+            }
+        }
         shown += [points(_fine(scene, run), lift) | way, points(run.at, lift) | dots]
     marks = shown_marks(scene)
     if not marks:

@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sharpcli.documents.grids import MAP_TITLES
 from sharpcli.documents.labels import clean, short_labels
 from sharpcli.documents.results import flat_scalars
-from sharpcli.documents.statuses import Outcome
+from sharpcli.documents.statuses import NOT_CONVERGED, Outcome
 from sharpcli.errors import counted
 from sharpcli.render.numbers import NOT_FINITE, format_cells, format_number, format_scalar
 from sharpcli.render.pages.measurements import column_titles
@@ -21,6 +22,7 @@ __all__ = [
     "barrier_sheets",
     "checkpoint_sheet",
     "extreme_sheet",
+    "map_sheet",
     "percent",
     "shape_of",
     "tidy",
@@ -132,11 +134,40 @@ def extreme_sheet(result: Mapping[str, Any], quantity: str) -> Sheet:
     return Sheet([Row(split) for split in curves], columns, caption=clean(quantity))
 
 
+def map_sheet(result: Mapping[str, Any]) -> Sheet:
+    """The lowest and highest of each quantity of a Hessian's map, and what did not converge."""
+    found = {key: result["hessian"][key] for key in MAP_TITLES}
+    columns = []
+    for header, best in (("lowest", min), ("highest", max)):
+        chosen = []
+        for scalars in found.values():
+            known = [s for s in scalars if s is not None and s["value"] is not None]
+            chosen.append(best(known, key=lambda s: float(s["value"]), default=None))
+        places = [
+            "–" if one is None else _place(result, scalars.index(one))
+            for scalars, one in zip(found.values(), chosen, strict=True)
+        ]
+        shown = [NOT_FINITE if one is None else format_scalar(one) for one in chosen]
+        columns += [Column(header, shown), Column("at", places)]
+    count = len(result["coordinates"])
+    doubtful = [
+        sum(s is None or s["status"] in NOT_CONVERGED for s in scalars)
+        for scalars in found.values()
+    ]
+    if any(doubtful):
+        columns.append(Column("not converged", [f"{n} of {count}" for n in doubtful]))
+    return Sheet([Row(title) for title in MAP_TITLES.values()], columns, caption="Hessian")
+
+
+def _place(result: Mapping[str, Any], index: int) -> str:
+    point = {"coordinates": result["coordinates"][index]}
+    return ", ".join(_coordinate(point, axis) for axis in result["axes"])
+
+
 def _at(result: Mapping[str, Any], values: Sequence[float | None], value: float | None) -> str:
     if value is None:
         return "–"
-    point = {"coordinates": result["coordinates"][list(values).index(value)]}
-    return ", ".join(_coordinate(point, axis) for axis in result["axes"])
+    return _place(result, list(values).index(value))
 
 
 def trajectory_sheet(result: Mapping[str, Any], trajectory: Mapping[str, Any]) -> Sheet:

@@ -16,6 +16,7 @@ from sharpcli.render.pages.landscape_sheets import (
     barrier_sheets,
     checkpoint_sheet,
     extreme_sheet,
+    map_sheet,
     percent,
     shape_of,
     tidy,
@@ -73,6 +74,8 @@ def landscape_page(document: Mapping[str, Any], metric: str | None = None) -> Pa
     if len(sheets) == 1 and result["curves"]:
         plane = result["dimensions"] == 2
         sheets.append(extreme_sheet(result, metric if metric and plane else "loss"))
+    if result.get("hessian"):
+        sheets.append(map_sheet(result))
     sheets += [trajectory_sheet(result, each) for each in result.get("trajectories") or ()]
     columns = [column for sheet in sheets for column in sheet.columns]
     headers = [column.header for column in columns]

@@ -20,7 +20,15 @@ from sharpcli.render.pages.measurements import MATRICES, footnotes, labels_of, n
 from sharpcli.render.terminal.chart import Chart, Dash, Series, chart_lines
 from sharpcli.render.terminal.table import Column, Page, Sheet, page_lines
 
-__all__ = ["Spectrum", "binned", "read_spectra", "span_of", "spectrum_lines", "spectrum_page"]
+__all__ = [
+    "Spectrum",
+    "binned",
+    "read_spectra",
+    "smoothed",
+    "span_of",
+    "spectrum_lines",
+    "spectrum_page",
+]
 
 _STYLES: tuple[tuple[str, Dash], ...] = (
     ("cyan", "solid"),
@@ -30,6 +38,7 @@ _STYLES: tuple[tuple[str, Dash], ...] = (
 )
 _HEIGHT = 15
 _LEAST = 0.3  # eigenvalues in an empty bin, for a log scale
+_TOGETHER = 3  # eigenvalues in the narrowest step of a figure's density
 _TITLES = {
     "largest": "λ1",
     "smallest": "λmin",
@@ -98,6 +107,13 @@ def binned(spectrum: Spectrum, low: float, high: float, bins: int) -> list[float
 
     An empty bin gets a little less than one eigenvalue, for a log scale.
     """
+    width = (high - low) / bins
+    least = _LEAST / spectrum.size / width
+    return [max(mass / width, least) for mass in _masses(spectrum, low, width, bins)]
+
+
+def _masses(spectrum: Spectrum, low: float, width: float, bins: int) -> list[float]:
+    """The mass in each of equal bins from `low`."""
     grid, density = spectrum.grid, spectrum.density
     intervals = zip(pairwise(grid), pairwise(density), strict=True)
     steps = [(b - a) * (p + q) / 2 for (a, b), (p, q) in intervals]
@@ -110,10 +126,43 @@ def binned(spectrum: Spectrum, low: float, high: float, bins: int) -> list[float
         a, b = grid[index - 1], grid[index]
         return mass[index - 1] + (mass[index] - mass[index - 1]) * (place - a) / (b - a)
 
+    passed = [below(low + i * width) for i in range(bins + 1)]
+    return [q - p for p, q in pairwise(passed)]
+
+
+def smoothed(
+    spectrum: Spectrum, low: float, high: float, bins: int
+) -> tuple[list[float], list[float]]:
+    """The bulk's density for a figure: (ends of the steps, height of each).
+
+    Where eigenvalues are sparse, equal bins are joined until each holds three of them: narrower
+    ones would show the place of every single eigenvalue as a comb. Outliers are left out, since
+    figures mark each of them; without outliers the bulk is everything. The steps hold all of the
+    bulk's mass.
+    """
+    top = spectrum.edge if spectrum.outliers and spectrum.edge is not None else high
+    # The edge is an eigenvalue: its own mass lies on both sides of it.
+    top = min(high, max(top + (high - low) / bins, spectrum.grid[0]))
     width = (high - low) / bins
-    passed = [below(low + i * width) for i in range(bins)] + [below(high)]
-    least = _LEAST / spectrum.size / width
-    return [max((q - p) / width, least) for p, q in pairwise(passed)]
+    least = _TOGETHER / spectrum.size
+    ends, masses = [low], [0.0]
+    for index, mass in enumerate(_masses(spectrum, low, width, bins)):
+        start, stop = low + index * width, low + (index + 1) * width
+        if start >= top:
+            break
+        if masses[-1] >= least or (masses[-1] == 0 and len(masses) == 1 and mass > 0):
+            ends.append(start)
+            masses.append(0.0)
+        masses[-1] += mass
+        last = stop
+    ends.append(last)
+    if len(masses) > 1 and masses[-1] < least:  # the rest at the end
+        ends.pop(-2)
+        masses[-2:] = [masses[-2] + masses[-1]]
+    if len(masses) > 1 and masses[0] == 0:  # below the smallest eigenvalue
+        ends, masses = ends[1:], masses[1:]
+    heights = [m / (b - a) for m, (a, b) in zip(masses, pairwise(ends), strict=True)]
+    return ends, heights
 
 
 def span_of(spectra: Sequence[Spectrum]) -> tuple[float, float]:

@@ -40,7 +40,8 @@ def size(document, settings=DEFAULT):
 
 def test_a_line_has_both_axes_the_checkpoints_and_the_barrier():
     said = texts(scenes.line())
-    for text in ("loss", "accuracy", "A", "B", "α, from A (0) to B (1)", "accuracy, test"):
+    names = ("loss (log scale)", "accuracy", "A", "B", "α, from A (0) to B (1)", "accuracy, test")
+    for text in names:
         assert text in said
     assert "barrier ≥2.08" in said
     assert "loss, train: barrier ≥2.08" in said
@@ -89,7 +90,8 @@ def test_aligned_and_curved_paths_are_named_with_their_barriers():
 
 def test_a_plane_has_a_panel_a_split_levels_and_the_checkpoints():
     said = texts(scenes.plane())
-    for text in ("train", "test", "A", "B", "C", "loss", "0.5", "1.2", "2.5"):
+    names = ("training loss", "test loss", "loss (log scale)", "A", "B", "C", "0.5", "1.2", "2.5")
+    for text in names:
         assert text in said
     assert said.count("A") == 2
     assert "β: away from that line, towards C\n(in weight distance)" in said

@@ -3,6 +3,7 @@
 import copy
 import io
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,7 +14,14 @@ from sharpcli.errors import SharpError, UsageError
 from sharpcli.render.files.figure import COLORS
 from sharpcli.render.files.plotting import draw
 from sharpcli.render.files.spectral_figure import spectral_file
-from sharpcli.render.pages.spectra import binned, read_spectra, spectrum_lines, spectrum_page
+from sharpcli.render.pages.spectra import (
+    Spectrum,
+    binned,
+    read_spectra,
+    smoothed,
+    spectrum_lines,
+    spectrum_page,
+)
 from sharpcli.settings import FigureSettings
 
 DEFAULT = FigureSettings()
@@ -120,6 +128,24 @@ def test_files_are_the_same_bytes_again(suffix, tmp_path):
     first, second = (path.read_bytes() for path in paths)
     assert len(first) > 800
     assert first == second
+
+
+def test_a_figure_shows_no_comb_of_single_eigenvalues_and_keeps_the_bulk_s_mass():
+    size = 1000
+    places = [0.0] * 900 + [0.01 * i for i in range(1, 101)]  # sparse beyond the spike at zero
+    grid, density = [], []
+    for place in sorted({*places}):
+        height = places.count(place) / size / 2e-4
+        grid += [place - 1e-4, place - 1e-4 + 1e-12, place + 1e-4, place + 1e-4 + 1e-12]
+        density += [0.0, height, height, 0.0]
+    known = Spectrum("a", size, grid, density, None, [], {})
+    ends, heights = smoothed(known, -0.01, 1.01, 500)
+    masses = [h * (b - a) for h, (a, b) in zip(heights, pairwise(ends), strict=True)]
+    assert sum(masses) == pytest.approx(1, abs=1e-6)
+    assert min(masses) * size >= 2.9, "no step is of a single eigenvalue"
+    beyond = [h for h, start in zip(heights, ends, strict=False) if start > 0.05]
+    assert max(beyond) < 1.5 * min(beyond), "an even density is drawn even"
+    assert max(binned(known, -0.01, 1.01, 500)[40:]) > 4 * min(beyond), "plain bins show a comb"
 
 
 def test_the_figure_names_checkpoints_and_outliers():

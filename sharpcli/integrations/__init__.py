@@ -1,0 +1,1 @@
+"""Callbacks that measure a model while another library trains it: transformers, Lightning."""

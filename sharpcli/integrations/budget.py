@@ -1,0 +1,58 @@
+"""How much time measuring may take beside a training."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+from sharpcli.errors import UsageError, setting
+
+__all__ = ["Budget"]
+
+
+class Budget:
+    """Time for measurements: a share of the training's own time, and seconds in all.
+
+    `setup` is the part of `spent` that is not taken again. Where it is known how much of the
+    training is done, it counts by that much, and wholly at the end.
+
+    Args:
+        share: of the time that the training has taken without them; None: no limit.
+        seconds: for the whole training; None: no limit.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        share: float | None,
+        seconds: float | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        for name, value in (("share", share), ("seconds", seconds)):
+            if value is not None and not value > 0:
+                raise UsageError(f"{setting(name, value)}: is out of range", "it is above 0")
+        self.share, self.seconds = share, seconds
+        self.spent = self.setup = 0.0
+        self._clock, self._begun = clock, clock()
+
+    @property
+    def training(self) -> float:
+        """Seconds of the training so far, without the measurements."""
+        return self._clock() - self._begun - self.spent
+
+    def allows(self, expected: float, done: float = 1.0) -> bool:
+        """Whether a measurement of so many seconds keeps both limits, with a share of it `done`."""
+        after = self.spent + expected
+        due = after - self.setup * (1 - done)
+        within = self.share is None or due <= self.share * self.training
+        return within and (self.seconds is None or after <= self.seconds)
+
+    @contextlib.contextmanager
+    def spending(self) -> Iterator[None]:
+        """Count the time of a block."""
+        started = self._clock()
+        try:
+            yield
+        finally:
+            self.spent += self._clock() - started

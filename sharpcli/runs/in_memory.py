@@ -1,0 +1,240 @@
+"""Models and data that are in memory, as in a notebook, in the terms of checkpoints and tasks."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import (
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    default_collate,
+)
+
+from sharpcli.checkpoint import Checkpoint
+from sharpcli.documents.results import Report
+from sharpcli.errors import SharpError, UsageError, setting
+from sharpcli.settings import MeasureSettings, RunSettings
+from sharpcli.tasks import Task, defaults
+
+__all__ = [
+    "Given",
+    "as_checkpoint",
+    "check_alike",
+    "given",
+    "map_style",
+    "measures_of",
+    "run_of",
+    "with_notes",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """The task of a model in memory, and notes on how its data were read."""
+
+    task: Task
+    notes: Sequence[str]
+
+
+def given(
+    model: nn.Module,
+    train: Any,
+    test: Any,
+    *,
+    loss: Callable[[Any, Any], Any] | None = None,
+    predict: Callable[[nn.Module, Any], Any] | None = None,
+    metrics: Callable[[Any, Any], Mapping[str, Any]] | None = None,
+    collate: Callable[[list[Any]], Any] | None = None,
+) -> Given:
+    """A task of a model and its data.
+
+    Raises:
+        UsageError: the data have no fixed rows, or the loaders make batches in two ways.
+    """
+    name, notes = type(model).__name__, list[str]()
+    data, collates = {}, {}
+    for split, each in (("train", train), ("test", test)):
+        data[split], own = map_style(each, split, notes)
+        if own is not None:
+            collates[split] = own
+    if collate is None and collates:
+        collate, *others = collates.values()
+        if len(collates) == 1 and data["train"] is not None and data["test"] is not None:
+            (split,) = collates
+            notes.append(f"the collate_fn of the loader in {split} makes all batches")
+        if any(other != collate for other in others):
+            raise UsageError(
+                "the loaders in train and test have two collate_fn, and one makes the batches",
+                f"name it: {setting('collate')}=train_loader.collate_fn",
+            )
+    task = Task(
+        name=name,
+        options={},
+        fingerprint="",
+        model=lambda: model,
+        data=data.__getitem__,
+        predict=predict or defaults.predict,
+        loss=loss or defaults.loss_for(name),
+        metrics=metrics or defaults.metrics,
+        collate=collate,
+    )
+    return Given(task, notes)
+
+
+def map_style(
+    data: Any, name: str, notes: list[str]
+) -> tuple[Any, Callable[[list[Any]], Any] | None]:
+    """A map-style data set or a tuple of tensors, and the collate_fn of a loader of one's own.
+
+    A loader's data set is taken in its own order: shuffling does not matter. A subset that the
+    loader draws is kept; other ways to draw rows are left aside with a note.
+
+    Args:
+        data: a data set, tensors, arrays, a DataLoader, or None.
+        name: the argument, for messages.
+        notes: receives notes.
+
+    Raises:
+        UsageError: its rows cannot be read by number.
+    """
+    collate = None
+    if isinstance(data, DataLoader):
+        loader, data = data, data.dataset
+        _check_rows(data, f"{name}: the loader's data set")
+        if loader.batch_size is None and loader.batch_sampler is None:
+            raise UsageError(
+                f"{name}: the loader has batch_size=None, and what its data set gives is taken as "
+                "it is, one row or one batch",
+                f"give its data set, and {setting('collate')} if its rows need one",
+            )
+        collate = None if loader.collate_fn is default_collate else loader.collate_fn
+        data = _drawn(data, loader, name, notes)
+    elif data is not None:
+        _check_rows(data, name)
+    if isinstance(data, tuple | list) and data and all(_is_column(each) for each in data):
+        data = tuple(torch.as_tensor(each) for each in data)
+    return data, collate
+
+
+def _check_rows(data: Any, name: str) -> None:
+    rows = hasattr(data, "__getitem__") and hasattr(data, "__len__")
+    if isinstance(data, IterableDataset) or not rows:
+        kind = type(data).__name__
+        raise UsageError(
+            f"{name} ({kind}) gives its rows one after the other and not by number, so they differ "
+            "from pass to pass",
+            "read as many as are to be measured into a list or tensors, and give these",
+        )
+
+
+def _is_column(each: Any) -> bool:
+    return isinstance(each, Tensor) or (hasattr(each, "__array__") and hasattr(each, "shape"))
+
+
+def _drawn(data: Any, loader: DataLoader[Any], name: str, notes: list[str]) -> Any:
+    """The rows of a data set that a loader draws from."""
+    sampler: Any = loader.sampler
+    batches = loader.batch_sampler
+    if type(sampler) is SubsetRandomSampler:
+        chosen = sorted(int(each) for each in sampler.indices)
+        notes.append(f"{name}: the {len(chosen)} of {len(data)} rows that the loader draws from")
+        return Subset(data, chosen)
+    plain = isinstance(sampler, SequentialSampler) or (
+        isinstance(sampler, RandomSampler)
+        and not sampler.replacement
+        and sampler.num_samples == len(data)
+    )
+    own = type(batches).__module__.partition(".")[0] not in ("torch", "accelerate")
+    if not plain or own:
+        which = type(batches if own else sampler).__name__
+        notes.append(
+            f"{name}: {which} is left aside: each of the {len(data)} rows counts once, as often as "
+            "it may be drawn in training"
+        )
+    return data
+
+
+def run_of(
+    run: RunSettings | None, default: RunSettings | None = None, **named: Any
+) -> RunSettings:
+    """The settings of a run, with those that were given by their own names.
+
+    Raises:
+        UsageError: one is given twice, with two values.
+    """
+    given_ = {name: value for name, value in named.items() if value is not None}
+    if run is None:
+        return dataclasses.replace(default or RunSettings(), **given_)
+    plain = RunSettings()
+    for name, value in given_.items():
+        other = getattr(run, name)
+        if other not in (value, getattr(plain, name)):
+            raise UsageError(
+                f"{setting(name, value)} is given, and {setting(name, other)} in run",
+                "give one of the two",
+            )
+    return dataclasses.replace(run, **given_)
+
+
+def measures_of(
+    settings: MeasureSettings | None, measures: str | Sequence[str] | None
+) -> MeasureSettings:
+    """The settings of a measurement, with measures that were given by name.
+
+    Raises:
+        UsageError: the settings name others.
+    """
+    settings = settings or MeasureSettings()
+    if measures is None:
+        return settings
+    names = (measures,) if isinstance(measures, str) else tuple(measures)
+    if settings.measures not in ((), names):
+        raise UsageError(
+            f"measures={names!r} are given, and {settings.measures!r} in settings",
+            "give one of the two",
+        )
+    return dataclasses.replace(settings, measures=names)
+
+
+def as_checkpoint(model: nn.Module, name: str) -> Checkpoint:
+    """The tensors of a model as those of a checkpoint of this name; nothing is copied."""
+    tensors = dict(model.state_dict())
+    return Checkpoint(Path(name), tensors, {}, _digest(tensors))
+
+
+def _digest(tensors: Mapping[str, Any]) -> str:
+    """SHA-256 over the names, shapes, dtypes and bytes of tensors."""
+    found = hashlib.sha256()
+    for name, tensor in tensors.items():
+        if isinstance(tensor, Tensor):  # a module may keep other state beside its tensors
+            raw = tensor.detach().cpu().contiguous().reshape(-1)
+            found.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            found.update(raw.view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def with_notes(report: Report, notes: Sequence[str]) -> Report:
+    """The report with further notes."""
+    return dataclasses.replace(report, notes=[*report.notes, *notes])
+
+
+def check_alike(models: Mapping[str, nn.Module]) -> None:
+    """Raise `SharpError` where models are of two kinds: they are no points of one space."""
+    (first, one), *others = models.items()
+    for name, other in others:
+        if type(other) is not type(one):
+            raise SharpError(
+                f"{first} is a {type(one).__name__} and {name} a {type(other).__name__}: they are "
+                "not points of one parameter space",
+                "give models of one architecture",
+            )
