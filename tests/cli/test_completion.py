@@ -75,6 +75,7 @@ def test_completing_a_command_imports_none():
         ("plot",),
         ("plot", "a.json", "--plot"),
         ("compare",),
+        ("report",),
         ("train", "--init"),
         ("sweep",),
     ],

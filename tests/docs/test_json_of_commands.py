@@ -70,7 +70,7 @@ COMMAND_LINES = [
     ("search", "search search.toml --output found --json"),
     ("tasks", "tasks --json"),
 ]  # fmt: skip
-WITHOUT = {"demo", "init", "completion"}  # what they print is for people, or for a shell
+WITHOUT = {"demo", "init", "completion", "report"}  # what they print is for people, or for a shell
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from sharpcli.cli import completion
 from sharpcli.cli.commands.compare import read_result
 from sharpcli.cli.exit_codes import ExitCode, of_error
 from sharpcli.cli.options import refuse_overwriting
@@ -26,7 +27,13 @@ Examples:
   sharp sweep sweep.toml --output runs && sharp report runs -o runs.html
   sharp measure *.safetensors --json | sharp report - --title 'Batch sizes'""",
 )
-@click.argument("places", nargs=-1, required=True, metavar="DIR|RESULT.json...")
+@click.argument(
+    "places",
+    nargs=-1,
+    required=True,
+    metavar="DIR|RESULT.json...",
+    shell_complete=completion.files,
+)
 @click.option(
     "--output",
     "-o",
