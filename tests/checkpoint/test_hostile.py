@@ -511,6 +511,8 @@ def with_dtype(dtype, metadata=b"", view=b"", shape=b"K\x01\x85"):
 
 @pytest.mark.parametrize("dtype", ["bits8", "qint8", "int4", "uint1", "float4_e2m1fn_x2"])
 def test_dtypes_that_torch_does_not_compute_with(tmp_path, dtype):
+    if not hasattr(torch, dtype):
+        pytest.skip(f"this version of PyTorch has no {dtype}")
     error = refusal(zipped(tmp_path, text("w") + with_dtype(dtype)))
     assert "tensor 'w' has the dtype " in error.message
     beside = text("extra") + b"}" + text("x") + with_dtype(dtype) + b"s"

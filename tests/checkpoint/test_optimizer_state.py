@@ -11,6 +11,9 @@ from sharpcli.checkpoint.optimizer_state import find_optimizer_state
 from sharpcli.errors import SharpError
 
 ADAM = torch.optim.Adam
+# A state of PyTorch 2.6 is the same for both, and is taken as Adam's.
+_SAYS = "decoupled_weight_decay" in torch.optim.AdamW([torch.zeros(1)]).defaults
+ADAMW = "adamw" if _SAYS else "adam"
 
 
 def model():
@@ -78,7 +81,7 @@ def test_in_a_folder_of_transformers(tmp_path, as_folder):
     torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
     found = read(tmp_path if as_folder else tmp_path / "model.safetensors", net)
     assert_is(found, net, optimizer)
-    assert found.name == "adamw"
+    assert found.name == ADAMW
 
 
 def test_groups_with_equal_shapes_are_refused_unless_names_are_in_the_file(tmp_path):
@@ -154,7 +157,7 @@ def test_tied_and_frozen_parameters(tmp_path):
         (torch.optim.RMSprop, {"centered": True, "momentum": 0.5}, "rmsprop"),
         (torch.optim.Adagrad, {}, "adagrad"),
         (torch.optim.Adam, {"amsgrad": True}, "adam"),
-        (torch.optim.AdamW, {}, "adamw"),
+        (torch.optim.AdamW, {}, ADAMW),
         (torch.optim.RAdam, {}, None),
         (torch.optim.NAdam, {}, None),
         (torch.optim.Adamax, {}, None),

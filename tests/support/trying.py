@@ -55,6 +55,8 @@ def tried(seed, begin, end):
         if done.returncode == 0:
             break
         result.wrong.append((last, "?", f"the process died: {done.stderr[-2000:]}"))
+        if not lines:
+            break  # it cannot even start, and would not for the next one
         begin = last + 1
     return result
 
