@@ -20,6 +20,7 @@ sys.path.insert(0, str(DOCS))
 from write_reference import (  # noqa: E402 (a script beside the pages)
     cli_page,
     measures_page,
+    python_page,
     schedules_page,
     schema_page,
     shipped_schema,
@@ -165,6 +166,12 @@ def test_the_command_reference_is_fresh():
         assert f"## sharp {name}" in (DOCS / "cli.md").read_text("utf-8")
 
 
+def test_the_python_page_is_fresh():
+    """Words only: versions of Python write some signatures differently."""
+    page = (DOCS / "python.md").read_text("utf-8")
+    assert words_of(page) == words_of(python_page()), "run `python docs/write_reference.py`"
+
+
 def test_the_schedules_page_has_every_policy_and_its_schedules_are_read():
     page = (DOCS / "schedules.md").read_text("utf-8")
     assert page == schedules_page(page), "run `python docs/write_reference.py`"
@@ -243,6 +250,8 @@ def test_linalg_knows_no_network():
 def test_every_module_has_its_line_in_the_architecture():
     page = (DOCS / "architecture.md").read_text("utf-8")
     for path in (ROOT / "sharpcli").iterdir():
+        if path.suffix not in ("", ".py"):
+            continue  # py.typed
         name = path.stem + ("/" if path.is_dir() else "")
         if not name.startswith("__"):
             assert f"`{name}`" in page, name
