@@ -148,7 +148,11 @@ def test_the_task_of_the_page_is_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     page = DOCS / "tasks.md"
     (tmp_path / "task.py").write_text(blocks(page, "python")[0], "utf-8")
+    for width in (16, 32):  # which the page takes from each file's settings
+        training = f"train task.py -O width={width} --epochs 1 --output width-{width}.pt"
+        assert CliRunner().invoke(sharp, training.split()).exit_code == 0
     for words in commands(page):
+        words = [path for word in words for path in matching(word)]
         done = CliRunner().invoke(sharp, words)
         assert done.exit_code == 0, done.output
     assert "absolute_error" in done.stdout

@@ -51,7 +51,7 @@ def build_optimizer(
         return kind(parameters, **{**values, "base_optimizer": built})
     if base is not None:
         return kind(parameters, **{**values, "base_optimizer": base})
-    if kind is torch.optim.Muon:
+    if kind is getattr(torch.optim, "Muon", None):  # PyTorch has it since 2.9
         return Muon(parameters, **values)
     if kind.__name__ in _GROUPED:
         matrices, others = _by_shape(parameters)
