@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sharpcli.documents import showing as _showing
+from sharpcli.runtime.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from sharpcli.checkpoint import load_checkpoint
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from sharpcli.errors import SharpError
     from sharpcli.landscape.points.journal import Journal
     from sharpcli.landscape.points.walk import Watch
+    from sharpcli.runs.callbacks.lightning import LightningCallback
+    from sharpcli.runs.callbacks.transformers import TransformersCallback
     from sharpcli.runs.compare import compare_results
     from sharpcli.runs.exploration import Beside
     from sharpcli.runs.interpolate import interpolate_checkpoints, interpolate_models
@@ -39,8 +42,6 @@ if TYPE_CHECKING:
     )
     from sharpcli.tasks import Task, load_task
 
-__version__ = "0.1.0"
-
 __all__ = [
     "BatchNormSettings",
     "Beside",
@@ -50,12 +51,14 @@ __all__ = [
     "InterpolateSettings",
     "Journal",
     "LandscapeSettings",
+    "LightningCallback",
     "MeasureSettings",
     "PathSettings",
     "RunSettings",
     "SharpError",
     "SpectrumSettings",
     "Task",
+    "TransformersCallback",
     "Watch",
     "compare_results",
     "interpolate_checkpoints",
@@ -84,12 +87,14 @@ _HOMES = {
     "InterpolateSettings": "settings",
     "Journal": "landscape.points.journal",
     "LandscapeSettings": "settings",
+    "LightningCallback": "runs.callbacks.lightning",
     "MeasureSettings": "settings",
     "PathSettings": "settings",
     "RunSettings": "settings",
     "SharpError": "errors",
     "SpectrumSettings": "settings",
     "Task": "tasks",
+    "TransformersCallback": "runs.callbacks.transformers",
     "Watch": "landscape.points.walk",
     "compare_results": "runs.compare",
     "interpolate_checkpoints": "runs.interpolate",

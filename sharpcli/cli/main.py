@@ -14,11 +14,11 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from sharpcli import __version__
 from sharpcli.cli.sign_of_life import sign_of_life
 from sharpcli.errors import SharpError, did_you_mean, settings_written_by
 from sharpcli.runtime import interruption
 from sharpcli.runtime.streams import drop_stdout, prepare
+from sharpcli.runtime.version import __version__
 
 __all__ = ["COMMANDS", "main", "sharp"]
 

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from sharpcli import __version__
+from sharpcli.runtime.version import __version__
 
 if TYPE_CHECKING:
     import torch

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from sharpcli import __version__
 from sharpcli.documents.results import CheckpointResult, Failure, LayerResult, to_plain
 from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import SharpError, counted, setting
@@ -19,6 +18,7 @@ from sharpcli.runs.study import Study
 from sharpcli.runtime.files import is_special
 from sharpcli.runtime.processes import is_first, share
 from sharpcli.runtime.progress import UNSAID, Notes
+from sharpcli.runtime.version import __version__
 
 __all__ = ["Finished", "restored"]
 

@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from sharpcli import __version__
 from sharpcli.checkpoint import checkpoint_content, load_checkpoint
 from sharpcli.documents.checkpoints import TrainedResult
 from sharpcli.documents.environment import environment
@@ -21,6 +20,7 @@ from sharpcli.runs.training_files import TrainingFiles
 from sharpcli.runtime import interruption
 from sharpcli.runtime.files import save
 from sharpcli.runtime.progress import UNSAID, Latest, Notes, Progress, silent
+from sharpcli.runtime.version import __version__
 from sharpcli.tasks import Task
 from sharpcli.tasks.arguments import as_text
 from sharpcli.tasks.notes import collected

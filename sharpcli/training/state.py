@@ -17,11 +17,11 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from sharpcli import __version__
 from sharpcli.checkpoint.plain_values import decoded, encoded
 from sharpcli.checkpoint.safetensors_file import read_safetensors
 from sharpcli.errors import SharpError, setting
 from sharpcli.runtime.files import write_whole
+from sharpcli.runtime.version import __version__
 from sharpcli.training.catalogue import BASE
 
 __all__ = ["StateFile", "decoded", "encoded", "optimizer_state", "restore_optimizer", "understood"]

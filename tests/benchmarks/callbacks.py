@@ -104,7 +104,7 @@ def _text() -> tuple[torch.Tensor, torch.Tensor]:
 def _with_transformers(steps: int, every: int, watch: bool, *, true: bool = False) -> Trained:
     import transformers
 
-    from sharpcli.integrations.transformers import SharpnessCallback
+    from sharpcli import TransformersCallback
 
     logging.getLogger("sharpcli").setLevel(logging.ERROR)
     inputs, _ = _text()
@@ -161,7 +161,7 @@ def _with_transformers(steps: int, every: int, watch: bool, *, true: bool = Fals
         trainer.remove_callback(transformers.PrinterCallback)
         truth = Truth()
         if watch:
-            trainer.add_callback(SharpnessCallback(trainer, every=every, **limits))
+            trainer.add_callback(TransformersCallback(trainer, every=every, **limits))
         if true:
             trainer.add_callback(truth)
         seconds = _seconds(trainer.train)
@@ -179,7 +179,7 @@ def _with_lightning(steps: int, every: int, watch: bool, *, true: bool = False) 
     import lightning.pytorch as pl
     from lightning.pytorch.loggers.logger import DummyLogger
 
-    from sharpcli.integrations.lightning import SharpnessCallback
+    from sharpcli import LightningCallback
 
     for name in ("sharpcli", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -223,7 +223,7 @@ def _with_lightning(steps: int, every: int, watch: bool, *, true: bool = False) 
     model, logger = Module(), Kept()
     trainer = pl.Trainer(
         max_steps=steps, max_epochs=-1, accelerator="cpu", logger=logger,
-        callbacks=[SharpnessCallback(every=every, **limits)] if watch else [],
+        callbacks=[LightningCallback(every=every, **limits)] if watch else [],
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
     )  # fmt: skip
     loader = DataLoader(TensorDataset(images, classes), batch_size=64, shuffle=True)

@@ -59,10 +59,10 @@ def trained(folder, callbacks, module="lightning.pytorch", **settings):
 
 
 def test_the_training_is_the_same_and_the_logger_has_the_numbers(tmp_path):
-    from sharpcli.integrations.lightning import SharpnessCallback
+    from sharpcli import LightningCallback
 
     _, plain, without = trained(tmp_path / "plain", [])
-    callback = SharpnessCallback(measures=("hessian", "loss"), every=10, share=None)
+    callback = LightningCallback(measures=("hessian", "loss"), every=10, share=None)
     trainer, watched, rows = trained(tmp_path / "watched", [callback])
     for name, tensor in plain.state_dict().items():
         assert torch.equal(tensor, watched.state_dict()[name]), name
@@ -79,17 +79,17 @@ def test_the_training_is_the_same_and_the_logger_has_the_numbers(tmp_path):
 
 
 def test_steps_count_with_accumulated_batches(tmp_path):
-    from sharpcli.integrations.lightning import SharpnessCallback
+    from sharpcli import LightningCallback
 
-    callback = SharpnessCallback(measures="loss", every=5, share=None)
+    callback = LightningCallback(measures="loss", every=5, share=None)
     _, _, rows = trained(tmp_path, [callback], accumulate_grad_batches=3)
     numbers = [row for row in rows if row["sharpness/loss.train"]]
     assert [int(row["step"]) for row in numbers] == [*range(5, 41, 5)]
 
 
 def test_a_data_set_without_rows_is_refused_before_the_training(tmp_path):
+    from sharpcli import LightningCallback
     from sharpcli.errors import UsageError
-    from sharpcli.integrations.lightning import SharpnessCallback
 
     pl = pytest.importorskip("lightning.pytorch")
 
@@ -109,7 +109,7 @@ def test_a_data_set_without_rows_is_refused_before_the_training(tmp_path):
             return torch.optim.SGD(self.parameters(), lr=0.01)
 
     trainer = pl.Trainer(
-        max_steps=3, accelerator="cpu", logger=False, callbacks=[SharpnessCallback()],
+        max_steps=3, accelerator="cpu", logger=False, callbacks=[LightningCallback()],
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
         default_root_dir=tmp_path,
     )  # fmt: skip

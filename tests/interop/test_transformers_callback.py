@@ -59,9 +59,9 @@ def trained(folder, watch=None, *, model=gpt, steps=12, data=None, collate=padde
     )
     trainer.remove_callback(transformers.PrinterCallback)
     if watch is not None:
-        from sharpcli.integrations.transformers import SharpnessCallback
+        from sharpcli import TransformersCallback
 
-        trainer.add_callback(SharpnessCallback(trainer, **watch))
+        trainer.add_callback(TransformersCallback(trainer, **watch))
     trainer.train()
     return trainer
 

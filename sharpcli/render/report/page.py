@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 
-from sharpcli import __version__
 from sharpcli.errors import counted
 from sharpcli.render.report.figures import can_draw
 from sharpcli.render.report.sections import Section, section_of
 from sharpcli.runtime.text import html_text
+from sharpcli.runtime.version import __version__
 
 __all__ = ["report_page"]
 

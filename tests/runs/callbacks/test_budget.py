@@ -3,7 +3,7 @@
 import pytest
 
 from sharpcli.errors import UsageError
-from sharpcli.integrations.budget import Budget
+from sharpcli.runs.callbacks.budget import Budget
 
 
 class Clock:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from sharpcli.integrations.monitor import Monitor
+from sharpcli.runs.callbacks.monitor import Monitor
 
 try:
     from lightning.pytorch import Callback
 except ModuleNotFoundError:  # the older package of the same library
     from pytorch_lightning import Callback
 
-__all__ = ["SharpnessCallback"]
+__all__ = ["LightningCallback"]
 
 
-class SharpnessCallback(Callback):  # type: ignore[misc]  # a class without types
+class LightningCallback(Callback):  # type: ignore[misc]  # a class without types
     """Logs measures every so many steps to the Trainer's loggers.
 
-        trainer = Trainer(callbacks=[SharpnessCallback(every=200)])
+        trainer = Trainer(callbacks=[LightningCallback(every=200)])
 
     The training is the same with and without it, bit for bit. By default it logs λ1 of the
     training loss, to 10 %, with its errors, and takes at most a tenth of the training's time. The

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from sharpcli.errors import SharpError, UsageError
-from sharpcli.integrations.monitor import Monitor
+from sharpcli.runs.callbacks.monitor import Monitor
 
 COUNT = 120
 

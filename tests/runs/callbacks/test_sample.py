@@ -3,7 +3,7 @@
 import torch
 from torch.utils.data import Dataset, TensorDataset
 
-from sharpcli.integrations.sample import Sizes, read_sample, searched_part, sizes_for, work_of
+from sharpcli.runs.callbacks.sample import Sizes, read_sample, searched_part, sizes_for, work_of
 
 
 def read(data, samples, collate=None, notes=None):

@@ -15,8 +15,8 @@ from torch import nn
 from sharpcli.documents.results import flat_scalars
 from sharpcli.documents.stability import PRECONDITIONED_NAME
 from sharpcli.errors import SharpError, UsageError, counted
-from sharpcli.integrations.budget import Budget
-from sharpcli.integrations.subject import Subject, plain_model
+from sharpcli.runs.callbacks.budget import Budget
+from sharpcli.runs.callbacks.subject import Subject, plain_model
 from sharpcli.runtime.processes import size as processes
 from sharpcli.runtime.progress import readable_time
 from sharpcli.runtime.randomness import global_random_state_kept

@@ -6,16 +6,16 @@ from typing import Any
 
 from transformers import Trainer, TrainerCallback
 
-from sharpcli.integrations.monitor import Monitor
+from sharpcli.runs.callbacks.monitor import Monitor
 
-__all__ = ["SharpnessCallback"]
+__all__ = ["TransformersCallback"]
 
 
-class SharpnessCallback(TrainerCallback):  # type: ignore[misc]  # a class without types
+class TransformersCallback(TrainerCallback):  # type: ignore[misc]  # a class without types
     """Logs measures every so many steps to where the Trainer logs: wandb, TensorBoard, its history.
 
         trainer = Trainer(model, args, train_dataset=data)
-        trainer.add_callback(SharpnessCallback(trainer, every=200))
+        trainer.add_callback(TransformersCallback(trainer, every=200))
 
     The training is the same with and without it, bit for bit. By default it logs λ1 of the
     training loss, to 10 %, with its errors, and takes at most a tenth of the training's time.

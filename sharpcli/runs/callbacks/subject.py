@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from sharpcli.errors import UsageError
-from sharpcli.integrations.losses import own_loss
-from sharpcli.integrations.losses import predict as without_labels
-from sharpcli.integrations.sample import Sizes, read_sample, searched_part, sizes_for, work_of
 from sharpcli.objective.checks import check_deterministic
 from sharpcli.objective.coupling import check_coupling
 from sharpcli.objective.network import Network
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.rows import Rows
+from sharpcli.runs.callbacks.losses import own_loss
+from sharpcli.runs.callbacks.losses import predict as without_labels
+from sharpcli.runs.callbacks.sample import Sizes, read_sample, searched_part, sizes_for, work_of
 from sharpcli.runs.in_memory import map_style
 from sharpcli.tasks import Task, defaults
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sharpcli.errors import SharpError
-from sharpcli.integrations.losses import own_loss, predict
+from sharpcli.runs.callbacks.losses import own_loss, predict
 
 SCORES = torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(0))
 
