@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sharpcli.checkpoint import (
     Checkpoint,
     Match,
+    configuration_notes,
     first_not_finite,
     match_tensors,
     read_checkpoint,
@@ -500,11 +501,13 @@ def matched(checkpoint: Checkpoint, study: Study, in_metadata: InMetadata | None
     """Match a checkpoint to a study's model; names and shapes must agree.
 
     Raises:
-        SharpError: a tensor has a NaN or an infinity; the message names the first one.
+        SharpError: a tensor has a NaN or an infinity; the message names the first one. Or an
+            adapter's configuration makes another network.
     """
     model = study.network.model
     found = match_tensors(checkpoint, model.state_dict(), model=model, rest=study.rest)
-    checkpoint = replace(checkpoint, others={})
+    said = configuration_notes(checkpoint.path, model)
+    checkpoint = replace(checkpoint, others={}, notes=(*checkpoint.notes, *said))
     study = study.part(found.covered)
     bad = first_not_finite(found.tensors)
     if bad is not None:
