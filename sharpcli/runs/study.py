@@ -472,7 +472,7 @@ class Loaded:
     def description(self) -> dict[str, Any]:
         """The number of measured parameters (and of all, if they differ), and the notes.
 
-        If options came from its metadata, these too, and which data they chose.
+        If options came from its metadata, these too, and which data and loss they chose.
         """
         study, found = self.study, self.in_metadata
         part = study.run.parameters or study.network.size < study.size
@@ -480,8 +480,10 @@ class Loaded:
         known = study.task.options
         options = {name: known.get(name, text) for name, text in found.values.items()}
         chosen: dict[str, Any] = {"options": options} if options else {}
-        if found.of_data:
-            chosen["data"] = ", ".join(f"{name}={options[name]}" for name in sorted(found.of_data))
+        data = [f"{name}={options[name]}" for name in sorted(found.of_data)]
+        data += [f"the loss with {name}={options[name]}" for name in sorted(found.of_loss)]
+        if data:
+            chosen["data"] = ", ".join(data)
         return {"parameters": study.network.size, **in_all, **chosen, "notes": self.notes}
 
     def forget(self) -> None:
