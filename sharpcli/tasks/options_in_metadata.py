@@ -155,8 +155,16 @@ def _of_other_functions(
         for option in declared_options(functions)
         if option.name in trained
         and option.name not in (*declared, *given)
-        and trained[option.name] != as_text(option.default)
+        and not _has_value(option, trained[option.name])
     }
+
+
+def _has_value(option: Option, text: str) -> bool:
+    """Whether a text is the option's default: `0` is `0.0`."""
+    try:
+        return bool(parse_value(option.kind, text) == option.default)
+    except ValueError:
+        return False
 
 
 def _of_sharp(metadata: Mapping[str, Any]) -> dict[str, str]:
