@@ -4,6 +4,7 @@ A checkpoint is data. Nothing in it can make this package import or run code. Sa
 are checked before anything is allocated. The package's own pickle reader makes plain values only.
 """
 
+from sharpcli.checkpoint.configured import configuration_notes
 from sharpcli.checkpoint.contents import Checkpoint, first_not_finite, pieces, place, tied
 from sharpcli.checkpoint.load import load_checkpoint, read_checkpoint
 from sharpcli.checkpoint.matching import Match, match_tensors
@@ -14,6 +15,7 @@ __all__ = [
     "Checkpoint",
     "Match",
     "checkpoint_content",
+    "configuration_notes",
     "first_not_finite",
     "load_checkpoint",
     "match_tensors",

@@ -49,8 +49,15 @@ def chosen(checkpoint: Checkpoint, goal: Goal, *, partial: bool) -> tuple[Fit, l
         if not (fit.whole or (partial and _part(fit))):
             differs = mismatch(checkpoint, goal, fit, partial=partial, reason=reason)
             raise differs
+        alike = [] if fit.whole else _parts_alike(checkpoint.tensors, fit, goal)
+        if alike and not fit.renaming.plain:
+            several = _several(checkpoint, [each.renaming.prefix for each in (fit, *alike)])
+            raise several
+        also = [key for key, each in checkpoint.others.items() if _covers(each, fit, goal)]
         notes = list(fit.renaming.notes)
-        unread = list(checkpoint.others)
+        notes += [_fits_too(each.renaming.prefix) for each in alike]
+        notes += [_fits_too(key) for key in also]
+        unread = [key for key in checkpoint.others if key not in also]
     if unread:
         notes.append(f"not read: {listed(unread)}")
     return fit, notes
@@ -64,7 +71,7 @@ def _fits(stored: Mapping[str, Tensor], goal: Goal) -> tuple[list[Fit], Fit]:
         fit = fitted(stored, renaming, goal)
         fits.append(fit)
         if fit.whole:
-            used = frozenset(renaming.names[n] for n in fit.matched if n in renaming.names)
+            used = _used(fit)
             whole.setdefault(used, fit)
             if len(used) == len(stored):
                 break
@@ -77,6 +84,29 @@ def _rank(fit: Fit) -> tuple[int, int]:
 
 def _part(fit: Fit) -> bool:
     return bool(fit.matched) and not fit.unexpected and not fit.misfits
+
+
+def _parts_alike(stored: Mapping[str, Tensor], fit: Fit, goal: Goal) -> list[Fit]:
+    """Further fits of a part: other tensors of the file, for the same ones of the model."""
+    used = [_used(fit)]
+    alike: list[Fit] = []
+    for renaming in renamings(stored, goal.wanted, goal.adapters):
+        each = fitted(stored, renaming, goal)
+        if _part(each) and each.matched.keys() == fit.matched.keys() and _used(each) not in used:
+            used.append(_used(each))
+            alike.append(each)
+    return alike
+
+
+def _covers(stored: Mapping[str, Tensor], fit: Fit, goal: Goal) -> bool:
+    """Whether another mapping of the file has the same part of the model."""
+    _, best = _fits(stored, goal)
+    return _part(best) and best.matched.keys() == fit.matched.keys()
+
+
+def _used(fit: Fit) -> frozenset[str]:
+    """The file's names of the tensors that a fit takes."""
+    return frozenset(fit.renaming.names[n] for n in fit.matched if n in fit.renaming.names)
 
 
 def _usual(checkpoint: Checkpoint, whole: list[Fit]) -> tuple[Fit, list[str]]:

@@ -48,9 +48,10 @@ class Goal:
 
     @property
     def adapters(self) -> tuple[str, ...]:
-        """The names of the model's adapters, as PEFT keeps them."""
+        """The names of the model's adapters, as PEFT keeps them, the active one first."""
         configured = getattr(self.model, "peft_config", None)
         named = list(configured) if isinstance(configured, Mapping) else []
+        named.sort(key=lambda name: name != getattr(self.model, "active_adapter", None))
         if not named and any(".lora_A." in name for name in self.wanted):
             named = ["default"]
         return tuple(name for name in named if isinstance(name, str))

@@ -71,6 +71,11 @@ def match_tensors(
         covered = tuple(fit.matched)
         matched |= {name: rest[name] for name in fit.missing}
         notes.append(_coverage(fit, goal))
+    if other := [name for name in expected if name not in wanted]:
+        notes.append(
+            f"{listed(other, 2)} of the model's state dict {'is' if len(other) == 1 else 'are'} no "
+            "tensor: as model() made it, whatever the file says"
+        )
     matched = {name: matched[name] for name in wanted}
     _check_tied(checkpoint, matched, goal.twins, {*fit.missing})
     return Match(matched, (*notes, *_noted(fit, goal)), covered)

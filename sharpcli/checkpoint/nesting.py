@@ -185,7 +185,7 @@ def _asked_for(
             break
         parts = rest.split(".") if rest else []
         heads = [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
-        head = next((each for each in heads if weights.in_(state.get(each), _DEEPEST)), None)
+        head = next((each for each in heads if _holds_weights(state.get(each), weights)), None)
         if head is not None:
             rest = rest.removeprefix(head).removeprefix(".")
         else:
@@ -287,11 +287,21 @@ def _state_keys(loaded: object, weights: _Weights) -> list[str]:
             return [key]
     if weights.in_(loaded, 1) or is_optimizer(loaded):
         return []
-    return [
-        name
-        for name, value in loaded.items()
-        if _may_be_weights(name, value) and weights.in_(value, 1)
-    ]
+    mappings = {name: each for name, each in loaded.items() if _may_be_weights(name, each)}
+    direct = [name for name, each in mappings.items() if weights.in_(each, 1)]
+    return direct or [name for name, each in mappings.items() if _one_deeper(each, weights)]
+
+
+def _one_deeper(table: Mapping[Any, Any], weights: _Weights) -> bool:
+    """Whether a mapping has mappings of tensors: `{"raw": {…}, "ema": {…}}`."""
+    return any(_may_be_weights(key, each) and weights.in_(each, 1) for key, each in table.items())
+
+
+def _holds_weights(value: object, weights: _Weights) -> bool:
+    """Whether weights are in `value`, under usual keys or one level below any others."""
+    return weights.in_(value, _DEEPEST) or (
+        isinstance(value, Mapping) and not is_optimizer(value) and _one_deeper(value, weights)
+    )
 
 
 def _raise_without_tensors(path: Path, state: Mapping[Any, Any]) -> None:

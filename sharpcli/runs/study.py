@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from sharpcli.checkpoint import (
     Checkpoint,
     Match,
+    configuration_notes,
     first_not_finite,
     match_tensors,
     read_checkpoint,
 )
+from sharpcli.checkpoint.contents import listed
 from sharpcli.curvature import SelfCheck
 from sharpcli.errors import SharpError, UsageError, setting
 from sharpcli.objective.collated import CollatedRows
@@ -30,6 +32,7 @@ from sharpcli.objective.reading import memory_for_data, read_rows
 from sharpcli.objective.rows import Rows
 from sharpcli.runs.checkpoint_folder import CheckpointFolders
 from sharpcli.runs.described import check_configured, check_described, fitting
+from sharpcli.runs.random_parts import random_tensors
 from sharpcli.runtime.progress import Begin, silent
 from sharpcli.settings import RunSettings
 from sharpcli.tasks import Task, open_task, task_from_metadata
@@ -57,7 +60,8 @@ class Study:
     `original` is the task's own model, kept until the network has been compared with it;
     `uncoupled` after a checkpoint whose losses were found to be each example's own. `rest` has the
     model's tensors, where checkpoints may hold a part of them; `parts` are then the studies of the
-    parameters that the checkpoints so far cover.
+    parameters that the checkpoints so far cover. `drawn` has what model() makes at random, of all
+    that a checkpoint may lack.
     """
 
     task: Task
@@ -70,6 +74,7 @@ class Study:
     notes: list[str] = field(default_factory=list)
     rest: Mapping[str, Tensor] | None = None
     parts: dict[tuple[str, ...], Study] = field(default_factory=dict)
+    drawn: frozenset[str] = frozenset()
 
     @property
     def split(self) -> str:
@@ -216,6 +221,7 @@ def _prepared(
         ):
             rows[name] = read.padded_to_one_length()
     rest = _tensors_of(model) if run.partial else None
+    drawn = random_tensors(task, model, run.seed, partial=run.partial)
     network = Network(
         model,
         task,
@@ -230,7 +236,7 @@ def _prepared(
     for name, read in rows.items() if like is None else ():
         rows[name] = read.to(device, network.compute).with_fixed_batch(run.fixed_batch)
     notes = [*batch_note(rows, run.mode), *(note for each in rows.values() for note in each.notes)]
-    return Study(task, network, rows, run, notes=notes, original=model, rest=rest)
+    return Study(task, network, rows, run, notes=notes, original=model, rest=rest, drawn=drawn)
 
 
 def _tensors_of(model: nn.Module) -> dict[str, Tensor]:
@@ -471,7 +477,7 @@ class Loaded:
     def description(self) -> dict[str, Any]:
         """The number of measured parameters (and of all, if they differ), and the notes.
 
-        If options came from its metadata, these too, and which data they chose.
+        If options came from its metadata, these too, and which data and loss they chose.
         """
         study, found = self.study, self.in_metadata
         part = study.run.parameters or study.network.size < study.size
@@ -479,8 +485,10 @@ class Loaded:
         known = study.task.options
         options = {name: known.get(name, text) for name, text in found.values.items()}
         chosen: dict[str, Any] = {"options": options} if options else {}
-        if found.of_data:
-            chosen["data"] = ", ".join(f"{name}={options[name]}" for name in sorted(found.of_data))
+        data = [f"{name}={options[name]}" for name in sorted(found.of_data)]
+        data += [f"the loss with {name}={options[name]}" for name in sorted(found.of_loss)]
+        if data:
+            chosen["data"] = ", ".join(data)
         return {"parameters": study.network.size, **in_all, **chosen, "notes": self.notes}
 
     def forget(self) -> None:
@@ -500,11 +508,19 @@ def matched(checkpoint: Checkpoint, study: Study, in_metadata: InMetadata | None
     """Match a checkpoint to a study's model; names and shapes must agree.
 
     Raises:
-        SharpError: a tensor has a NaN or an infinity; the message names the first one.
+        SharpError: a tensor has a NaN or an infinity; the message names the first one. Or an
+            adapter's configuration makes another network.
     """
     model = study.network.model
     found = match_tensors(checkpoint, model.state_dict(), model=model, rest=study.rest)
-    checkpoint = replace(checkpoint, others={})
+    said = configuration_notes(checkpoint.path, model)
+    covered = found.tensors if found.covered is None else found.covered
+    if drawn := sorted(name for name in study.drawn if name not in covered):
+        said.append(
+            f"{listed(drawn, 3)} not in the file and random in model(): the numbers depend on "
+            f"{setting('seed', study.run.seed)}; let model() load or compute what the training had"
+        )
+    checkpoint = replace(checkpoint, others={}, notes=(*checkpoint.notes, *said))
     study = study.part(found.covered)
     bad = first_not_finite(found.tensors)
     if bad is not None:

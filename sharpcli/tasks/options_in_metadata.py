@@ -43,6 +43,7 @@ class InMetadata:
     Attributes:
         values: the options that are taken, as text; none that has its default already.
         of_data: the names among them that `data` takes: they change the data.
+        of_loss: the others among them that `loss` takes: they change the loss.
         passed_over: why a value of an option's name is not taken, by the option's name.
         from_config: the names among `values` that come from a JSON file beside the weights.
         noted: whether `notes` has them. Where the metadata name the task too, tables have it above
@@ -51,6 +52,7 @@ class InMetadata:
 
     values: Mapping[str, str] = field(default_factory=dict)
     of_data: frozenset[str] = frozenset()
+    of_loss: frozenset[str] = frozenset()
     passed_over: Mapping[str, str] = field(default_factory=dict)
     from_config: frozenset[str] = frozenset()
     noted: bool = True
@@ -62,6 +64,7 @@ class InMetadata:
             self,
             values={name: text for name, text in self.values.items() if name not in dropped},
             of_data=self.of_data - dropped.keys(),
+            of_loss=self.of_loss - dropped.keys(),
             passed_over={**self.passed_over, **dropped},
         )
 
@@ -72,10 +75,12 @@ class InMetadata:
             return said
         for where, config in (("its metadata", False), ("its config.json", True)):
             there = {k: v for k, v in self.values.items() if (k in self.from_config) == config}
-            of_model = {k: v for k, v in there.items() if k not in self.of_data}
             of_data = {k: v for k, v in there.items() if k in self.of_data}
+            of_loss = {k: v for k, v in there.items() if k in self.of_loss}
+            of_model = {k: v for k, v in there.items() if k not in of_data and k not in of_loss}
             said += [f"{_pairs(of_model)} from {where}"] if of_model else []
             said += [f"{_pairs(of_data)} from {where}: this chooses its data"] if of_data else []
+            said += [f"{_pairs(of_loss)} from {where}: this changes its loss"] if of_loss else []
         return [*said, *self.passed_over.values()]
 
 
@@ -128,9 +133,38 @@ def options_in_metadata(
             values[name] = as_text(value)
         else:
             passed_over[name] = _said(name, value, reason)
+    if own:
+        passed_over |= _of_other_functions(functions, declared, there, given)
     of_data = frozenset(name for name in values if "data" in declared[name])
+    loss = {o.name for o in declared_options({"loss": functions.get("loss")})}
+    of_loss = frozenset(name for name in values if name in loss and name not in of_data)
     from_config = frozenset(name for name in values if keys[name].startswith(FROM_CONFIG))
-    return InMetadata(values, of_data, passed_over, from_config)
+    return InMetadata(values, of_data, of_loss, passed_over, from_config)
+
+
+def _of_other_functions(
+    functions: Mapping[str, Any],
+    declared: Mapping[str, Any],
+    trained: Mapping[str, str],
+    given: Mapping[str, str],
+) -> dict[str, str]:
+    """Why options of `loss` and other functions, with which `sharp train` ran, are not taken."""
+    reason = "only options of model and data are taken from a checkpoint"
+    return {
+        option.name: _said(option.name, trained[option.name], reason)
+        for option in declared_options(functions)
+        if option.name in trained
+        and option.name not in (*declared, *given)
+        and not _has_value(option, trained[option.name])
+    }
+
+
+def _has_value(option: Option, text: str) -> bool:
+    """Whether a text is the option's default: `0` is `0.0`."""
+    try:
+        return bool(parse_value(option.kind, text) == option.default)
+    except ValueError:
+        return False
 
 
 def _of_sharp(metadata: Mapping[str, Any]) -> dict[str, str]:

@@ -294,3 +294,65 @@ def test_links_to_one_mapping_from_many_keys_cost_nothing(tmp_path):
     inner = {f"w{i}": torch.ones(1) for i in range(1000)}
     path = saved(tmp_path, {f"k{i}": inner for i in range(1000)})
     assert len(read_checkpoint(path).tensors) == 1000
+
+
+def test_an_average_below_an_unusual_key_is_found_under_the_name_that_the_note_gives(tmp_path):
+    plain, average = net(1), net(2)
+    content = {
+        "state_dict": plain.state_dict(),
+        "ema": {"shadow": average.state_dict(), "decay": 0.9},
+    }
+    path = saved(tmp_path, content)
+    match = found(path, net())
+    assert_from(match, plain)
+    assert "'ema' fits too: weights=\"ema\" measures it" in match.notes
+    for key in ("ema", "ema.shadow"):
+        assert_from(found(path, net(), weights=key), average)
+
+
+def test_two_sets_of_weights_below_a_usual_key(tmp_path):
+    plain, average = net(1), net(2)
+    content = {"model": {"raw": plain.state_dict(), "ema": average.state_dict()}, "epoch": 1}
+    path = saved(tmp_path, content)
+    assert "several sets of weights fit the model: 'raw.', 'ema.'" in str(refusal(path, net()))
+    for key, of in (("raw", plain), ("ema", average), ("model.ema", average)):
+        assert_from(found(path, net(), weights=key), of)
+    assert read_checkpoint(path, "ema").metadata == {"epoch": 1}
+
+
+def head(model):
+    return {name: tensor for name, tensor in model.state_dict().items() if name.startswith("2.")}
+
+
+def test_a_part_that_the_file_has_twice(tmp_path):
+    rest = net(0).state_dict()
+    teacher, student = head(net(1)), head(net(2))
+    content = {f"teacher.{name}": tensor for name, tensor in teacher.items()}
+    path = saved(tmp_path, content | {f"student.{name}": t for name, t in student.items()})
+    error = refusal(path, net(), rest=rest)
+    assert "several sets of weights fit the model: 'teacher.', 'student.'" in error.message
+    match = found(path, net(), weights="student", rest=rest)
+    assert torch.equal(match.tensors["2.weight"], student["2.weight"])
+
+    path = saved(tmp_path, {"state_dict": student, "ema": teacher})
+    match = found(path, net(), rest=rest)
+    assert torch.equal(match.tensors["2.weight"], student["2.weight"])
+    assert "'ema' fits too: weights=\"ema\" measures it" in match.notes
+
+
+class Scaled(nn.Linear):
+    scale = 1.0
+
+    def get_extra_state(self):
+        return {"scale": self.scale}
+
+    def set_extra_state(self, state):
+        self.scale = state["scale"]
+
+
+def test_a_state_that_is_no_tensor_is_said(tmp_path):
+    trained = Scaled(3, 2)
+    trained.scale = 3.0
+    match = found(saved(tmp_path, trained.state_dict()), Scaled(3, 2))
+    (note,) = match.notes
+    assert "'_extra_state' of the model's state dict is no tensor: as model() made it" in note

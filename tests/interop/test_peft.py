@@ -6,6 +6,8 @@ import pytest
 import torch
 from live_models import assert_equal, dense, measured, module_of, perturbed
 
+from sharpcli.checkpoint import match_tensors, read_checkpoint
+
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
@@ -106,3 +108,31 @@ def test_without_partial_the_message_names_it(tmp_path):
     path.write_text(TASK.replace("peft.get_peft_model(base, CONFIG)", "base"))
     refused = measured(path, tmp_path / "adapter", partial=True)
     assert "peft.get_peft_model" in refused.error.hint
+
+
+def test_an_adapter_that_the_models_configuration_scales_otherwise_is_an_error(tmp_path):
+    path = tmp_path / "task.py"
+    path.write_text(TASK + LORA + ", lora_alpha=32)")
+    perturbed(module_of(path).model()).save_pretrained(tmp_path / "adapter")
+    path.write_text(TASK + LORA + ", lora_alpha=8)")
+    refused = measured(path, tmp_path / "adapter", partial=True)
+    assert "'lora_alpha' is '32' in it and '8' in the model" in refused.error.message
+    assert "peft.PeftConfig.from_pretrained" in refused.error.hint
+
+
+def test_a_file_of_one_adapter_goes_to_the_active_one(tmp_path):
+    path = tmp_path / "task.py"
+    path.write_text(TASK + LORA + ")")
+    module_of(path).model().save_pretrained(tmp_path / "adapter")
+    several = TASK.replace(
+        "return peft.get_peft_model(base, CONFIG)",
+        "model = peft.get_peft_model(base, CONFIG, adapter_name='first')\n"
+        "    model.add_adapter('second', CONFIG)\n"
+        "    model.set_adapter('second')\n"
+        "    return model",
+    )
+    path.write_text(several + LORA + ")")
+    model = module_of(path).model()
+    checkpoint = read_checkpoint(tmp_path / "adapter")
+    match = match_tensors(checkpoint, model.state_dict(), model=model, rest=model.state_dict())
+    assert len(match.covered) == 4 and all(".second." in name for name in match.covered)

@@ -139,3 +139,15 @@ def test_a_folder_of_the_trainer(tmp_path):
     assert_equal(result, task, model)
     state = json.loads((tmp_path / "runs" / "checkpoint-2" / "trainer_state.json").read_text())
     assert result.checkpoint["metadata"]["global_step"] == state["global_step"] == 2
+
+
+def test_a_configuration_of_another_model_is_said(tmp_path):
+    path, _, model = written(tmp_path, GPT2)
+    model.save_pretrained(tmp_path / "run")
+    assert not any("config.json" in n for n in measured(path, tmp_path / "run").checkpoint["notes"])
+    path.write_text(GPT2.replace("n_head=2", "n_head=1"))
+    notes = measured(path, tmp_path / "run").checkpoint["notes"]
+    assert (
+        "config.json describes another model than the task's: 'n_head' is '2' in it and '1' in the "
+        "model"
+    ) in notes

@@ -237,3 +237,17 @@ def test_points_of_different_models_span_no_line(task, written):
     grid = LandscapeSettings(GridSettings((3,)), directions=DirectionSettings(dimensions=1))
     report = landscape_checkpoint(a, task, run=RUN, settings=grid)
     assert "A: width=3 from its metadata" in report.notes
+
+
+def test_numbers_of_different_losses_are_not_compared(task, written):
+    task.write_text(
+        task.read_text()
+        + """
+
+def loss(outputs, batch, width: int = 4):
+    return torch.nn.functional.cross_entropy(outputs / width, batch[1], reduction="none")
+"""
+    )
+    report = measured([written("a", width=4), written("b", width=5)], task)
+    assert report.results[1].checkpoint["data"] == "the loss with width=5"
+    assert not report.pairs

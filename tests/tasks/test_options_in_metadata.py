@@ -108,3 +108,29 @@ def test_notes_say_where_values_come_from_and_which_choose_the_data():
         "width=64, n=99 from its metadata: this chooses its data",
         "rate=0.25 from its config.json",
     ]
+
+
+def scaled_loss(outputs, batch, rate: float = 0.5, smoothing: float = 0.0):
+    pass
+
+
+def test_an_option_of_the_model_that_changes_the_loss_is_said():
+    functions = {**FUNCTIONS, "loss": scaled_loss}
+    taken = options_in_metadata(functions, {"rate": 2.0, "act": "tanh"}, {})
+    assert taken.of_loss == {"rate"} and not taken.of_data
+    assert taken.notes() == [
+        "act=tanh from its metadata",
+        "rate=2.0 from its metadata: this changes its loss",
+    ]
+    assert taken.without(["rate"], "it does not fit").of_loss == set()
+
+
+def test_an_option_of_the_loss_alone_that_the_training_had_is_passed_over_and_said():
+    metadata = {"task_options": "width=64,smoothing=0.3"}
+    (said,) = found(metadata).passed_over.values()
+    assert said == (
+        "smoothing=0.3 in its metadata is passed over: only options of model and data are taken "
+        'from a checkpoint (options.smoothing="…")'
+    )
+    assert not found(metadata, smoothing="0.1").passed_over
+    assert not found({"task_options": "width=64,smoothing=0"}).passed_over
