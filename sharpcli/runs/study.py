@@ -131,8 +131,9 @@ class Study:
         found = hashlib.sha256()
         for name, tensor in sorted({**own, **(self.rest or {})}.items()):
             found.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            dense = tensor.layout is torch.strided
-            found.update(bytes_hashed(tensor) if dense else repr(tensor.coalesce()).encode())
+            whole = tensor.coalesce() if tensor.is_sparse else None
+            for part in [tensor] if whole is None else [whole.indices(), whole.values()]:
+                found.update(bytes_hashed(part.resolve_conj().resolve_neg()))
         return found.hexdigest() if own or self.rest else ""
 
     @functools.cached_property

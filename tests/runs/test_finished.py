@@ -227,11 +227,21 @@ def test_a_part_is_measured_again_where_the_rest_of_the_model_changed(paths):
     assert "measured again" in second.notes[-1]
 
 
-def test_another_buffer_that_no_checkpoint_has_is_another_model(paths):
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda tensor: tensor,
+        torch.Tensor.to_sparse,
+        lambda tensor: tensor.to(torch.complex64).conj(),
+        lambda tensor: tensor[0],
+    ],
+    ids=["dense", "sparse", "conjugated", "scalar"],
+)
+def test_another_buffer_that_no_checkpoint_has_is_another_model(paths, form):
     def of(value):
         def model():
             made = OF.model()
-            made.register_buffer("scale", torch.full((2,), value), persistent=False)
+            made.register_buffer("scale", form(torch.full((2000,), value)), persistent=False)
             return made
 
         return replace(OF, model=model)
