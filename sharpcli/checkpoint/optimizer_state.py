@@ -30,6 +30,7 @@ __all__ = [
     "OptimizerState",
     "find_optimizer_state",
     "optimizer_file",
+    "state_file",
 ]
 
 FORMAT = "sharpcli-optimizer/1"
@@ -281,24 +282,37 @@ def _beside(checkpoint: Checkpoint) -> _Raw:
     if checkpoint.optimizer is not None:
         return _of_state_dict(checkpoint.path, checkpoint.optimizer)
     path = checkpoint.path
-    files = [optimizer_file(path)]
-    if path.is_dir():
-        files += [path / name for name in _BESIDE]
-    elif path.name.removesuffix(".index.json") in _OF_FOLDERS:
-        files += [path.with_name(name) for name in _BESIDE]
-    for file in files:
-        if file.is_file():
-            return _read(checkpoint, file)
+    file = state_file(path)
+    if file is not None:
+        return _read(checkpoint, file)
     raise NoOptimizerState(
         f"{path}: has no optimizer state, in it or beside it",
         _ABSENT.format(setting("save_optimizer", True), setting("optimizer_state")),
     )
 
 
+def state_file(checkpoint: Path, given: str | Path | None = None) -> Path | None:
+    """The file with the optimizer's state: the `given` one, else one beside the checkpoint."""
+    if given:
+        return _in_folder(Path(given))
+    files = [optimizer_file(checkpoint)]
+    if checkpoint.is_dir():
+        files += [checkpoint / name for name in _BESIDE]
+    elif checkpoint.name.removesuffix(".index.json") in _OF_FOLDERS:
+        files += [checkpoint.with_name(name) for name in _BESIDE]
+    return next((file for file in files if file.is_file()), None)
+
+
+def _in_folder(path: Path) -> Path:
+    """A file, or the state's file in a folder."""
+    if not path.is_dir():
+        return path
+    inside = [path / name for name in ("model.safetensors.optimizer", *_BESIDE)]
+    return next((each for each in inside if each.is_file()), path / _BESIDE[0])
+
+
 def _read(checkpoint: Checkpoint, path: Path) -> _Raw:
-    if path.is_dir():
-        inside = [path / name for name in ("model.safetensors.optimizer", *_BESIDE)]
-        path = next((each for each in inside if each.is_file()), path / _BESIDE[0])
+    path = _in_folder(path)
     if not path.is_file():
         raise SharpError(f"{path}: there is no such file", f"check {setting('optimizer_state')}")
     try:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 
+from rich.cells import cell_len, set_cell_size
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as Bars
+from rich.table import Column
 from rich.text import Text
 
 from sharpcli.render import error_console, say
@@ -29,6 +31,10 @@ __all__ = ["notes_of", "progress_bars"]
 _PATIENCE = 2.0
 # Seconds between two lines where there are no bars.
 _BETWEEN_LINES = 60.0
+# Columns that a bar takes besides its description: a short bar, "1234/12345", and the time left.
+_BESIDE = 28
+# Columns of a description that is shortened: a measure's name and a few letters of the checkpoint.
+_SHORTEST = 24
 
 
 class _LatestColumn(ProgressColumn):
@@ -56,8 +62,9 @@ def progress_bars(*, quiet: bool = False) -> Iterator[BeginBar]:
     bars = Bars(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
+        # Only the bar gets narrower where there is no room.
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
         _LatestColumn(),
         console=console,
         transient=True,
@@ -74,7 +81,8 @@ def progress_bars(*, quiet: bool = False) -> Iterator[BeginBar]:
             console.print(visible(description), style="dim")
         for task in bars.tasks:
             bars.remove_task(task.id)
-        row = bars.add_task(visible(description), total=None, latest=latest)
+        title = _shortened(visible(description), max(console.width - _BESIDE, _SHORTEST))
+        row = bars.add_task(title, total=None, latest=latest)
 
         def progress(done: int, total: int | None) -> None:
             nonlocal shown
@@ -91,6 +99,17 @@ def progress_bars(*, quiet: bool = False) -> Iterator[BeginBar]:
         finally:
             if shown:
                 bars.stop()
+
+
+def _shortened(text: str, width: int) -> str:
+    """A text of at most so many columns; what is left out is near its beginning, a name."""
+    if cell_len(text) <= width:
+        return text
+    head = width // 4
+    tail = text
+    while cell_len(tail) > width - head - 1:
+        tail = tail[1:]
+    return f"{set_cell_size(text, head)}…{tail}"
 
 
 def notes_of(output: OutputSettings) -> Notes:

@@ -75,7 +75,9 @@ def _held(objective: Objective, leaves: list[Tensor], make: Linearize, count: in
     """Bytes of the storages saved by a product on the first `count` examples."""
     rows = objective.rows.typical(count)
     own = {leaf.untyped_storage().data_ptr() for leaf in leaves}
-    own |= {tensor.untyped_storage().data_ptr() for tensor in objective.fixed.values()}
+    for fixed in objective.fixed.values():  # a sparse one has no storage of its own
+        parts = [fixed._indices(), fixed._values()] if fixed.is_sparse else [fixed]
+        own |= {part.untyped_storage().data_ptr() for part in parts}
     if not objective.rows.converts:  # else a graph keeps its batch's converted numbers
         own |= rows.storages()
     return bytes_saved(lambda: make(objective, leaves, rows.batch, rows.count), own)

@@ -59,6 +59,14 @@ def end_of_float64(objective: Objective, loss: float, theta: Tensor) -> str | No
     )
 
 
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one layout are equal; torch.equal takes no sparse ones."""
+    if not one.is_sparse:
+        return torch.equal(one, other)
+    one, other = one.coalesce(), other.coalesce()
+    return torch.equal(one.indices(), other.indices()) and torch.equal(one.values(), other.values())
+
+
 def check_deterministic(objective: Objective, theta: Tensor) -> None:
     """Raise `SharpError` if two evaluations differ or a forward pass changes a buffer."""
     rows = objective.rows.head(64)
@@ -68,7 +76,7 @@ def check_deterministic(objective: Objective, theta: Tensor) -> None:
         first, again = (
             float(objective.sum_and_weight(parameters, rows.batch, rows.count)[0]) for _ in range(2)
         )
-    changed = [k for k, old in before.items() if not torch.equal(old, objective.fixed[k])]
+    changed = [k for k, old in before.items() if not _equal(old, objective.fixed[k])]
     if changed:
         raise SharpError(
             f"a forward pass changes the buffer '{changed[0]}'",

@@ -248,7 +248,8 @@ def _loaded(
         for holder, key, tensor in holders:
             holder[key] = tensor
         for place, tensor in own.items():
-            if elsewhere:
+            expanded = any(step == 0 for step in tensor.stride()) if not tensor.is_sparse else False
+            if elsewhere or expanded:  # rows of an expanded tensor are one memory
                 tensor.data = before[place]
             else:
                 tensor.data.copy_(before[place])

@@ -215,6 +215,7 @@ def begin_exploration(
             },
             "trajectories": hashes,
             "data": {name: rows.digest() for name, rows in study.rows.items()},
+            **({"model": study.own_tensors} if study.own_tensors else {}),
             "environment": _without_date(study),
         }
         watch.journal.begin(described)

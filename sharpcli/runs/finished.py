@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from sharpcli.checkpoint import Checkpoint
 from sharpcli.documents.results import CheckpointResult, Failure, LayerResult, to_plain
 from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import SharpError, counted, setting
@@ -26,6 +29,7 @@ _FORMAT = "sharpcli-checkpoints/1"
 _BEGINNING = json.dumps({"format": _FORMAT}, separators=(",", ":")).encode()[:-1]
 # Settings that decide about memory and about what is compared.
 _INDIFFERENT = {"batch_size", "memory", "baseline"}
+OptimizerFile = Callable[[], Path | None] | None
 _TOLD = 3  # differences from another run that a note names
 
 
@@ -78,14 +82,20 @@ class Finished:
             self._read(self.path)
         self._found = share(self._found)
 
-    def result_of(self, path: Path, sha256: str, study: Study) -> Mapping[str, Any] | None:
+    def result_of(
+        self, path: Path, checkpoint: Checkpoint, study: Study, state: OptimizerFile = None
+    ) -> Mapping[str, Any] | None:
         """The finished result of this checkpoint in JSON types, if it would be the same now.
 
-        Otherwise the next result that is added is this checkpoint's.
+        Otherwise the next result that is added is this checkpoint's. `state` gives the file with
+        the optimizer's state, where a measure reads it.
         """
         if self.path is None:
             return None
-        described = _described(study)
+        sha256 = checkpoint.sha256
+        described = {**_described(study), "metadata": _through_json(dict(checkpoint.metadata))}
+        if state is not None:
+            described["optimizer_state"] = _digest(state())
         self._next = {"path": str(path), "sha256": sha256, "task": described}
         record = self._found.get(str(path))
         if record is None:
@@ -93,7 +103,7 @@ class Finished:
         again = None
         if record["sha256"] != sha256:
             again = f"it has changed since its result in {self.path}"
-        elif unequal := differences({"task": record["task"]}, {"task": described}):
+        elif unequal := _changes(record["task"], described):
             again = "; ".join(unequal[:_TOLD])
         if again is None:
             self._next = None
@@ -221,7 +231,26 @@ def _decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _described(study: Study) -> dict[str, Any]:
     """What a result depends on besides the checkpoint and the settings: the task and its data."""
     described: dict[str, Any] = _through_json({**study.description(), "data": study.digests})
-    return described
+    return {**described, "model": study.own_tensors}
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What is not as it was, of the checkpoint's own files and of the task."""
+    own = ("metadata", "optimizer_state")
+    parts: list[dict[str, Any]] = []
+    for each in (before, now):
+        task = {name: value for name, value in each.items() if name not in own}
+        parts.append({"task": task, **{name: each[name] for name in own if name in each}})
+    return differences(*parts)
+
+
+def _digest(file: Path | None) -> str | None:
+    """A file's SHA-256; None where it cannot be read, which the measure that reads it says."""
+    with contextlib.suppress(OSError):
+        if file is not None:
+            with file.open("rb") as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest()
+    return None
 
 
 def _through_json(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from sharpcli.checkpoint import Checkpoint, load_checkpoint, read_checkpoint
+from sharpcli.checkpoint.optimizer_state import state_file
 from sharpcli.documents.environment import environment
 from sharpcli.documents.results import CheckpointResult, Failure, Report
 from sharpcli.documents.statuses import Outcome
@@ -109,10 +111,10 @@ def measure_checkpoints(
     def measured_one(path: Path, about: dict[str, Any]) -> CheckpointResult:
         course.next(path)
         ahead = [read_checkpoint(path, run.weights)]
-        sha256 = ahead[0].sha256
-        about |= {"sha256": sha256, "metadata": ahead[0].metadata}
+        about |= {"sha256": ahead[0].sha256, "metadata": ahead[0].metadata}
         study = studies_of(first).of(ahead[0])
-        if (kept := finished.result_of(path, sha256, study)) is not None:
+        state = _state_file(ahead[0], measures, settings)
+        if (kept := finished.result_of(path, ahead[0], study, state)) is not None:
             if shares:
                 shares.end_of_next()  # its time is for the others
             return restored(kept)
@@ -309,6 +311,16 @@ def _described(run: RunSettings, settings: MeasureSettings) -> dict[str, Any]:
         with contextlib.suppress(SharpError):  # a measure that reads it says why it cannot
             own["initial_sha256"] = load_checkpoint(settings.initial).sha256
     return {"run": written["run"], "measure": {**own, **options}}
+
+
+def _state_file(
+    checkpoint: Checkpoint, measures: Sequence[Measure], settings: MeasureSettings
+) -> Callable[[], Path | None] | None:
+    """Gives the file of the optimizer's state; None if no measure reads one."""
+    if not any(option.name == "optimizer_state" for each in measures for option in each.options):
+        return None
+    given = settings.options.get("optimizer_state") or None
+    return functools.partial(state_file, checkpoint.path, given)
 
 
 def _named(name: str, begin: Begin) -> Begin:

@@ -89,7 +89,7 @@ def spectra_of_checkpoints(
         course.next(path)
         checkpoint = read_checkpoint(path, run.weights)
         about |= {"sha256": checkpoint.sha256, "metadata": checkpoint.metadata}
-        kept = finished.result_of(path, checkpoint.sha256, studies.of(checkpoint))
+        kept = finished.result_of(path, checkpoint, studies.of(checkpoint))
         if kept is not None:
             return kept
         loaded = studies.loaded(checkpoint)

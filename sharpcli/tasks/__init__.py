@@ -49,7 +49,7 @@ class Task:
 
     `model` and `data` check what the task's functions return and raise a `SharpError` that names
     the task. `options` holds all options with their values, defaults included. `fingerprint` is a
-    SHA-256 over these options and the task's own source file, without the modules it imports.
+    SHA-256 over these options, the task's own source file and the user's modules that it imports.
     `read_with` has the options of `data` and `collate` that were given: tasks of one source that
     share them read the same data.
     """

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from sharpcli.errors import SharpError, UsageError, did_you_mean, setting
 from sharpcli.runtime.memory import is_out_of_memory
 from sharpcli.tasks.arguments import POSITIONAL
+from sharpcli.tasks.own_code import imported_code
 
 if TYPE_CHECKING:
     from sharpcli.tasks import Builtin
@@ -278,7 +279,8 @@ def _from_file(path: Path, where: str) -> Source:
         exec(compile(text, str(full), "exec", dont_inherit=True), module.__dict__)
         functions, public = _contents(module)
         functions = _from_lightning(functions, getattr(module, "datamodule", None), where, module)
-    return Source(where, functions, public, text, str(full), imports)
+    own = text + imported_code(text, full, _is_users)
+    return Source(where, functions, public, own, str(full), imports)
 
 
 def _from_object(spec: str) -> Source:
@@ -317,6 +319,7 @@ def _from_object(spec: str) -> Source:
             functions, public = _contents(it())
     source = found.origin if found.origin and found.origin.endswith(".py") else None
     text = Path(source).read_bytes() if source else repr(spec).encode()
+    text += imported_code(text, Path(source), _is_users) if source else b""
     return Source(spec, functions, public, text, found.origin, imports)
 
 

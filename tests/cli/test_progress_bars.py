@@ -105,3 +105,17 @@ def test_a_log_file_gets_a_line_a_minute(monkeypatch, capsys):
         now[0] += 100
         begin("run-1, 1 of 7: loss")
     assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["run-7", "a-long-name-of-a-run-with-its-settings-3"])
+def test_a_long_name_leaves_room_for_the_count_and_the_time_left(monkeypatch, name):
+    monkeypatch.setattr(progress_bars, "_PATIENCE", -1.0)
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    monkeypatch.setattr(progress_bars, "error_console", lambda: console)
+    with progress_bars.progress_bars() as begin:
+        step = begin(f"{name}, 38 of 200, 4 min left: hessian")
+        step(0, 1234)
+        step(25, 1234)
+    written = console.file.getvalue()
+    for shown in (f"{name[-5:]}, 38 of 200, 4 min left: hessian", "25/1234", "-:--:--"):
+        assert shown in written

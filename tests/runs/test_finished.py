@@ -189,3 +189,86 @@ def test_spectra_come_back_too(paths):
     ]
     assert documents[0]["results"] == documents[1]["results"][:2]  # seconds too
     assert len(output.with_name("s.json.partial").read_text("utf-8").splitlines()) == 5
+
+
+def test_a_checkpoint_whose_settings_file_changed_is_measured_again(paths):
+    config = paths[0].with_name("config.json")
+    config.write_text(json.dumps({"dropout": 0.1}))
+    Run(paths, stop_at="c")
+    config.write_text(json.dumps({"dropout": 0.2}))
+    second = Run(paths)
+    assert second.measured == ["a", "b", "c"]
+    assert "dropout" in second.notes[-1]
+    assert {str(r["checkpoint"]["metadata"]) for r in second.document["results"]} == {
+        str(r["checkpoint"]["metadata"] | {"seed": seed})
+        for seed, r in enumerate(second.document["results"])
+    }
+
+
+def test_a_part_is_measured_again_where_the_rest_of_the_model_changed(paths):
+    whole = OF.model().state_dict()
+    for seed, path in enumerate(paths):
+        name = next(iter(whole))
+        save_checkpoint(path, {name: whole[name] + seed}, {})
+
+    def of(shift):
+        def model():
+            made = OF.model()
+            made.load_state_dict({name: each + shift for name, each in whole.items()})
+            return made
+
+        return replace(OF, model=model)
+
+    run = replace(RUN, partial=True)
+    Run(paths, run=run, of=of(0), stop_at="c")
+    assert Run(paths, run=run, of=of(0), stop_at="c").measured == []
+    second = Run(paths, run=run, of=of(1))
+    assert second.measured == ["a", "b", "c"]
+    assert "measured again" in second.notes[-1]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda tensor: tensor,
+        torch.Tensor.to_sparse,
+        lambda tensor: tensor.to(torch.complex64).conj(),
+        lambda tensor: tensor[0],
+    ],
+    ids=["dense", "sparse", "conjugated", "scalar"],
+)
+def test_another_buffer_that_no_checkpoint_has_is_another_model(paths, form):
+    def of(value):
+        def model():
+            made = OF.model()
+            made.register_buffer("scale", form(torch.full((2000,), value)), persistent=False)
+            return made
+
+        return replace(OF, model=model)
+
+    Run(paths, of=of(1.0), stop_at="c")
+    assert Run(paths, of=of(1.0), stop_at="c").measured == []
+    assert Run(paths, of=of(2.0)).measured == ["a", "b", "c"]
+
+
+def test_another_state_of_the_optimizer_is_read_again(paths):
+    state = paths[0].with_name("optimizer.pt")
+    model = OF.model()
+
+    def save(scale):
+        optimizer = torch.optim.Adam(model.parameters())
+        for parameter in model.parameters():
+            parameter.grad = scale * torch.ones_like(parameter)
+        optimizer.step()
+        torch.save(optimizer.state_dict(), state)
+
+    settings = replace(
+        SETTINGS, measures=("preconditioned-sharpness",), options={"optimizer_state": str(state)}
+    )
+    save(1.0)
+    Run(paths, settings, stop_at="c")
+    assert Run(paths, settings, stop_at="c").measured == []
+    save(2.0)
+    second = Run(paths, settings)
+    assert second.measured == ["a", "b", "c"]
+    assert "optimizer_state was" in second.notes[-1]

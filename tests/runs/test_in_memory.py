@@ -239,3 +239,36 @@ def test_reports_are_compared_without_files():
 def test_arrays_of_unequal_lengths_are_refused():
     with pytest.raises(SharpError, match="do not have one row for each example"):
         loss_of((np.zeros((4, 4)), np.zeros(3, dtype=int)))
+
+
+class _OnGraph(nn.Module):
+    """A linear model whose features pass through a fixed matrix, in one of several forms."""
+
+    def __init__(self, matrix):
+        super().__init__()
+        self.out = nn.Linear(6, 3)
+        self.register_buffer("matrix", matrix, persistent=False)
+
+    def forward(self, batch):
+        if self.matrix.is_sparse:
+            return self.out(torch.sparse.mm(self.matrix, batch.T).T)
+        return self.out(batch @ self.matrix.T)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [lambda _: torch.full((1, 1), 0.5).expand(6, 6), torch.Tensor.to_sparse],
+    ids=["expanded", "sparse"],
+)
+def test_a_fixed_matrix_may_be_sparse_or_expanded(form):
+    dense = torch.full((6, 6), 0.5)
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(40, 6, generator=generator), torch.arange(40) % 3
+    found = []
+    for matrix in (dense, form(dense)):
+        torch.manual_seed(0)
+        report = measure_model(
+            _OnGraph(matrix), data, measures=("loss", "largest-eigenvalue"), device="cpu"
+        )
+        found.append(report.scalars()["largest_eigenvalue"])
+    assert found[1] == pytest.approx(found[0], rel=1e-4)

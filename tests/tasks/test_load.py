@@ -268,3 +268,35 @@ def test_metadata_may_name_nothing_else(name):
 def test_metadata_with_unreadable_options():
     with pytest.raises(SharpError, match="task_options 'mlp', which is not of the form"):
         task_from_metadata({"task": "digits", "task_options": "mlp"})
+
+
+def test_fingerprint_follows_the_users_modules_that_the_task_imports(folder):
+    (folder / "package").mkdir()
+    own = {
+        "helper.py": "def width(): return 4",
+        "package/__init__.py": "from .deep import value",
+        "package/deep.py": "value = 1",
+        "later.py": "",
+        "aside.py": "",
+    }
+    for name, text in own.items():
+        write(text, name)
+    spec = write(
+        f"import os, torch.nn\nfrom helper import width\nimport package\n{GOOD}    import later\n"
+    )
+    first = load_task(spec, {}).fingerprint
+    for name, text in own.items():
+        write(f"{text}\n# changed", name)
+        assert (load_task(spec, {}).fingerprint != first) == (name != "aside.py"), name
+        write(text, name)
+    assert load_task(spec, {}).fingerprint == first
+
+
+def test_fingerprint_of_modules_that_import_one_another(folder):
+    write("import b", "a.py")
+    write("import a", "b.py")
+    write("a syntax error", "broken.py")
+    spec = write(f"import a\n{GOOD}    if False: import broken, missing\n")
+    first = load_task(spec, {}).fingerprint
+    write("import a\n", "b.py")
+    assert load_task(spec, {}).fingerprint != first
