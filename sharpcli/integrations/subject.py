@@ -21,8 +21,8 @@ from sharpcli.objective.coupling import check_coupling
 from sharpcli.objective.network import Network
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.rows import Rows
-from sharpcli.runs.in_memory import map_style
 from sharpcli.tasks import Task, defaults
+from sharpcli.tasks.loaders import map_style
 
 __all__ = ["Subject", "plain_model"]
 
