@@ -192,6 +192,7 @@ def test_two_data_modules_are_listed(project):
     assert "has 2 data modules: Data, More" in said
     assert "import MyModel as model, MyData as datamodule" in said
 
+
 SAMPLED = """
 from torch.utils.data import SubsetRandomSampler, WeightedRandomSampler
 from lit import Lit, rows, DataLoader
