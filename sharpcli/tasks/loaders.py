@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -59,6 +59,11 @@ def map_style(
 
 def _check_rows(data: Any, name: str) -> None:
     rows = hasattr(data, "__getitem__") and hasattr(data, "__len__")
+    if isinstance(data, Mapping):
+        raise UsageError(
+            f"{name} (a {type(data).__name__}) has keys and no rows",
+            "give a data set of rows, or the columns as a tuple (inputs, targets)",
+        )
     if isinstance(data, IterableDataset) or not rows:
         kind = type(data).__name__
         raise UsageError(
@@ -96,7 +101,7 @@ def drawn(data: Any, loader: DataLoader[Any], name: str, notes: list[str]) -> An
     if not plain or own:
         which = type(batches if own else sampler).__name__
         notes.append(
-            f"{name}: {which} is left aside: each of the {len(data)} rows counts once, as often as "
-            "it may be drawn in training"
+            f"{name}: {which} is left aside: each of the {len(data)} rows counts once, however "
+            "often it is drawn in training"
         )
     return data
