@@ -50,7 +50,7 @@ class Subject:
         predict: Callable[[nn.Module, Any], Any] | None,
     ) -> None:
         self.notes: list[str] = []
-        self._data, own = map_style(_source(loader, data), "data", self.notes)
+        self._data, own = map_style(_source(loader, data), "data", self.notes, collate)
         self._collate, self._seed, self._samples = collate or own, seed, samples
         name = type(model).__name__
         task = Task(

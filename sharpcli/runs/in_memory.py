@@ -55,7 +55,7 @@ def given(
     name, notes = type(model).__name__, list[str]()
     data, collates = {}, {}
     for split, each in (("train", train), ("test", test)):
-        data[split], own = map_style(each, split, notes)
+        data[split], own = map_style(each, split, notes, collate)
         if own is not None:
             collates[split] = own
     if collate is None and collates:

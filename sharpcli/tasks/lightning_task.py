@@ -55,8 +55,7 @@ def lightning_functions(
         module: where the model was found.
         own_predict: the task has a `predict`, which may change a batch as the Trainer does.
 
-    Raises:
-        SharpError: no data module is found, or several; or a hook changes the batches.
+    A `SharpError` says that no data module is found, or several, or that a hook changes batches.
     """
     chosen = ""
     if datamodule is None and not _own(model, "train_dataloader"):

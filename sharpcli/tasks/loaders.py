@@ -23,7 +23,7 @@ __all__ = ["drawn", "map_style"]
 
 
 def map_style(
-    data: Any, name: str, notes: list[str]
+    data: Any, name: str, notes: list[str], merge: Callable[[list[Any]], Any] | None = None
 ) -> tuple[Any, Callable[[list[Any]], Any] | None]:
     """A map-style data set or a tuple of tensors, and the collate_fn of a loader of one's own.
 
@@ -34,6 +34,8 @@ def map_style(
         data: a data set, tensors, arrays, a DataLoader, or None.
         name: the argument, for messages.
         notes: receives notes.
+        merge: makes a batch of a list of rows, if it is known. A list of tensors is then one of
+            rows, else one of columns.
 
     Raises:
         UsageError: its rows cannot be read by number.
@@ -52,7 +54,8 @@ def map_style(
         data = drawn(data, loader, name, notes)
     elif data is not None:
         _check_rows(data, name)
-    if isinstance(data, tuple | list) and data and all(_is_column(each) for each in data):
+    kinds = tuple if collate or merge else tuple | list
+    if isinstance(data, kinds) and data and all(_is_column(each) for each in data):
         data = tuple(torch.as_tensor(each) for each in data)
     return data, collate
 

@@ -241,7 +241,8 @@ def test_a_hook_that_changes_batches_is_refused_without_a_predict(project):
     assert "predict(model, batch)" in said
     (project / "task.py").write_text(
         "from own import Hooked as model\n"
-        "def predict(model, batch):\n    return model(model.on_after_batch_transfer(batch, 0)[0])\n",
+        "def predict(model, batch):\n"
+        "    return model(model.on_after_batch_transfer(batch, 0)[0])\n",
         "utf-8",
     )
     loss, _ = measured("-t", "task.py")

@@ -216,12 +216,17 @@ def _joined(rows: Sequence[Tensor]) -> Any:
     return [{"input_ids": row, "labels": row} for row in rows]
 
 
-def collate(
-    rows: list[Any], model: str | None = None, tokenizer: str | None = None
-) -> dict[str, Tensor]:
-    """A padded batch with its attention mask; padding is at the end, where no token sees it."""
+def collate(rows: list[Any], model: str | None = None, tokenizer: str | None = None) -> Any:
+    """A padded batch with its attention mask; padding is at the end, where no token sees it.
+
+    Blocks of one length make a pair of tensors.
+    """
+    from torch.utils.data import default_collate
+
     from sharpcli.tasks.pretrained import padded, padding_in
 
+    if not isinstance(rows[0], Mapping):
+        return default_collate(rows)
     return padded(rows, padding_in(NAME, model, tokenizer))
 
 
