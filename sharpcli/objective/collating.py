@@ -17,7 +17,7 @@ from sharpcli.runtime.memory import readable_size
 from sharpcli.runtime.progress import Progress
 from sharpcli.runtime.spool import PageWindow
 
-__all__ = ["read_collated"]
+__all__ = ["makes_slices", "read_collated"]
 
 # Rows for comparing a task's own collate with slices of a batch, and those alone.
 _COLLATED, _COLLATED_ALONE = 32, 4
@@ -113,6 +113,20 @@ def _too_large(
         f"since memory should hold {readable_size(room)} of data"
     ]
     return made
+
+
+def makes_slices(
+    columns: Sequence[Tensor], items: Any, collate: Callable[[list[Any]], Batch], seed: int
+) -> bool:
+    """Whether collate makes of some rows the slices of `columns`, so that it need not be called.
+
+    Args:
+        columns: tensors of one length.
+        items: their rows, by number.
+        collate: makes a batch of a list of rows.
+        seed: of the rows that are tried.
+    """
+    return _likeness(tuple(columns), items, _some(len(items), seed), collate) == _SAME
 
 
 def _size(item: Any) -> int:

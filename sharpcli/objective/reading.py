@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.utils.data import TensorDataset, default_collate
 
 from sharpcli.errors import SharpError
-from sharpcli.objective.collating import read_collated
+from sharpcli.objective.collating import makes_slices, read_collated
 from sharpcli.objective.decoding import decode
 from sharpcli.objective.reliability import carriers_of_columns
 from sharpcli.objective.rows import Batch, Rows
@@ -49,7 +49,8 @@ def read_rows(
     Numbers keep their dtypes. What does not fit in memory is in a temporary file afterwards.
 
     Args:
-        dataset: the data set or tuple. Tensors are taken as they are, also those of mapped files.
+        dataset: the data set or tuple. Tensors are taken as they are, also those of mapped files,
+            unless collate changes rows.
         name: the split in messages, as in "train data of task.py".
         samples: how many rows to draw without replacement, if fewer than there are.
         seed: of the draw.
@@ -65,8 +66,14 @@ def read_rows(
     """
     room = share(memory_for_data() if room is None else room)
     tensors = isinstance(dataset, tuple | list) and all(isinstance(t, Tensor) for t in dataset)
+    if isinstance(dataset, list) and collate is not None:
+        tensors = False  # rows of different lengths, which collate pads
     if tensors:
         _check_lengths(dataset, name)
+    if tensors and collate is not None and len(dataset) and len(dataset[0]):
+        items = TensorDataset(*dataset)
+        if not makes_slices(dataset, items, collate, seed):
+            dataset, tensors = items, False
     total = len(dataset[0]) if tensors and dataset else len(dataset)
     if total == 0:
         raise SharpError(f"the {name} are empty", "data() must give at least one example")
@@ -106,11 +113,15 @@ def _check_lengths(tensors: Sequence[Tensor], name: str) -> None:
     """Raise `SharpError` if the tensors do not all have one row for each example."""
     shapes = [tuple(tensor.shape) for tensor in tensors]
     if any(not shape for shape in shapes) or len({shape[0] for shape in shapes}) > 1:
+        said = ", ".join(map(str, shapes[:_SHAPES])) + (", …" if len(shapes) > _SHAPES else "")
         raise SharpError(
-            f"the {name} are tensors of shapes {', '.join(map(str, shapes))}, which do not "
-            "have one row for each example",
-            "give tensors of one length; what all examples share belongs into predict() or loss()",
+            f"the {name} are tensors of shapes {said}, which do not have one row for each example",
+            "give tensors of one length; what all examples share belongs into predict() or loss(). "
+            "A list of rows of different lengths needs collate(rows)",
         )
+
+
+_SHAPES = 5  # in a message
 
 
 def join_rows(parts: Sequence[Rows]) -> Rows | None:

@@ -10,28 +10,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import (
-    DataLoader,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-    Subset,
-    SubsetRandomSampler,
-    default_collate,
-)
 
 from sharpcli.checkpoint import Checkpoint
 from sharpcli.documents.results import Report
 from sharpcli.errors import SharpError, UsageError, setting
 from sharpcli.settings import MeasureSettings, RunSettings
 from sharpcli.tasks import Task, defaults
+from sharpcli.tasks.loaders import map_style
 
 __all__ = [
     "Given",
     "as_checkpoint",
     "check_alike",
     "given",
-    "map_style",
     "measures_of",
     "run_of",
     "with_notes",
@@ -64,7 +55,7 @@ def given(
     name, notes = type(model).__name__, list[str]()
     data, collates = {}, {}
     for split, each in (("train", train), ("test", test)):
-        data[split], own = map_style(each, split, notes)
+        data[split], own = map_style(each, split, notes, collate)
         if own is not None:
             collates[split] = own
     if collate is None and collates:
@@ -89,79 +80,6 @@ def given(
         collate=collate,
     )
     return Given(task, notes)
-
-
-def map_style(
-    data: Any, name: str, notes: list[str]
-) -> tuple[Any, Callable[[list[Any]], Any] | None]:
-    """A map-style data set or a tuple of tensors, and the collate_fn of a loader of one's own.
-
-    A loader's data set is taken in its own order: shuffling does not matter. A subset that the
-    loader draws is kept; other ways to draw rows are left aside with a note.
-
-    Args:
-        data: a data set, tensors, arrays, a DataLoader, or None.
-        name: the argument, for messages.
-        notes: receives notes.
-
-    Raises:
-        UsageError: its rows cannot be read by number.
-    """
-    collate = None
-    if isinstance(data, DataLoader):
-        loader, data = data, data.dataset
-        _check_rows(data, f"{name}: the loader's data set")
-        if loader.batch_size is None and loader.batch_sampler is None:
-            raise UsageError(
-                f"{name}: the loader has batch_size=None, and what its data set gives is taken as "
-                "it is, one row or one batch",
-                f"give its data set, and {setting('collate')} if its rows need one",
-            )
-        collate = None if loader.collate_fn is default_collate else loader.collate_fn
-        data = _drawn(data, loader, name, notes)
-    elif data is not None:
-        _check_rows(data, name)
-    if isinstance(data, tuple | list) and data and all(_is_column(each) for each in data):
-        data = tuple(torch.as_tensor(each) for each in data)
-    return data, collate
-
-
-def _check_rows(data: Any, name: str) -> None:
-    rows = hasattr(data, "__getitem__") and hasattr(data, "__len__")
-    if isinstance(data, IterableDataset) or not rows:
-        kind = type(data).__name__
-        raise UsageError(
-            f"{name} ({kind}) gives its rows one after the other and not by number, so they differ "
-            "from pass to pass",
-            "read as many as are to be measured into a list or tensors, and give these",
-        )
-
-
-def _is_column(each: Any) -> bool:
-    return isinstance(each, Tensor) or (hasattr(each, "__array__") and hasattr(each, "shape"))
-
-
-def _drawn(data: Any, loader: DataLoader[Any], name: str, notes: list[str]) -> Any:
-    """The rows of a data set that a loader draws from."""
-    sampler: Any = loader.sampler
-    batches = loader.batch_sampler
-    if type(sampler) is SubsetRandomSampler:
-        chosen = sorted(int(each) for each in sampler.indices)
-        notes.append(f"{name}: the {len(chosen)} of {len(data)} rows that the loader draws from")
-        return Subset(data, chosen)
-    plain = isinstance(sampler, SequentialSampler) or (
-        isinstance(sampler, RandomSampler)
-        and not sampler.replacement
-        and sampler.num_samples == len(data)
-    )
-    own = type(batches).__module__.partition(".")[0] not in ("torch", "accelerate")
-    if not plain or own:
-        which = type(batches if own else sampler).__name__
-        notes.append(
-            f"{name}: {which} is left aside: each of the {len(data)} rows counts once, as often as "
-            "it may be drawn in training"
-        )
-    return data
 
 
 def run_of(

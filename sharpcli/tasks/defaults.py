@@ -42,9 +42,11 @@ def loss_for(where: str) -> Callable[[Any, Any], Values]:
     """The default loss of a task; errors name the task by `where`."""
 
     def loss(outputs: Any, batch: Any) -> Values:
-        kind = _classes(outputs, batch)[2]
+        scores, _, kind = _classes(outputs, batch)
         if kind in _NOTES:
             note(_NOTES[kind])
+        elif kind == "tokens" and scores.shape[1] == scores.shape[2]:
+            note(_SQUARE)
         return cross_entropy(where, outputs, batch)
 
     loss.exponential_family = True  # type: ignore[attr-defined]  # the logits are natural parameters
@@ -131,7 +133,8 @@ def no_loss(where: str, outputs: Any, batch: Any) -> tuple[str, str]:
         "regression, for instance, (outputs - batch[1]).square().flatten(1).mean(1)"
     )
     tensors = isinstance(scores, Tensor) and isinstance(targets, Tensor)
-    if tensors and isinstance(batch, Mapping) and scores.shape[:-1] == targets.shape:
+    whole = tensors and not targets.is_floating_point()
+    if whole and isinstance(batch, Mapping) and scores.shape[:-1] == targets.shape:
         hint = (
             "whether token labels are shifted by one is not known: `sharp init --template "
             f"causal-lm` writes a task that shifts them; or {hint}"
@@ -198,6 +201,13 @@ _NOTES = {
     "pixels": "the task has no loss: it is the cross-entropy of each pixel, the mean over all "
     "pixels but those with target -100",
 }
+
+
+# Of as many tokens as classes the shapes do not say which axis is which.
+_SQUARE = (
+    "the task has no loss: it is the cross-entropy of each token, with the classes on the outputs' "
+    "last axis, not on the second one, where nn.CrossEntropyLoss has them"
+)
 
 
 def _of_transformers(outputs: Any) -> str | None:

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, default_collate
 from sharpcli.errors import SharpError
 from sharpcli.tasks import defaults
 from sharpcli.tasks.float_losses import binary_cross_entropy, squared_error
+from sharpcli.tasks.loaders import drawn
 from sharpcli.tasks.notes import note
 
 __all__ = ["is_lightning_module", "lightning_functions"]
@@ -37,7 +38,12 @@ def is_lightning_module(it: Any) -> bool:
 
 
 def lightning_functions(
-    model: Any, datamodule: Any, where: str, module: ModuleType | None
+    model: Any,
+    datamodule: Any,
+    where: str,
+    module: ModuleType | None,
+    *,
+    own_predict: bool = False,
 ) -> dict[str, Callable[..., Any]]:
     """The functions of a task: `model`, `data` and `collate`, with their options.
 
@@ -47,8 +53,9 @@ def lightning_functions(
             those of the only data module in `module`.
         where: the task's name in messages.
         module: where the model was found.
+        own_predict: the task has a `predict`, which may change a batch as the Trainer does.
 
-    A `SharpError` says that no data module is found, or several.
+    A `SharpError` says that no data module is found, or several, or that a hook changes batches.
     """
     chosen = ""
     if datamodule is None and not _own(model, "train_dataloader"):
@@ -73,7 +80,17 @@ def lightning_functions(
             needed = [o for o in _options(model).values() if o.default is o.empty]
             if all(each.name in wanted for each in needed):
                 _compare(where, functools.partial(built, **wanted), loader)
-        return None if loader is None else loader.dataset
+        if loader is None:
+            return None
+        if not own_predict:
+            _check_hooks(where, source if datamodule is not None else None, model)
+        notes: list[str] = []
+        rows = drawn(loader.dataset, loader, f"{split} data", notes)
+        if split == "test" and _differ(loader, loaders.of("train", given)):
+            notes.append("the collate_fn of train_dataloader() makes the batches of the test data")
+        for each in notes:
+            note(each)
+        return rows
 
     def collate(rows: list[Any], **given: Any) -> Any:
         loader = loaders.of("train", given)
@@ -86,6 +103,28 @@ def lightning_functions(
         _sign(built, None, _options(model))
         found["model"] = built
     return found
+
+
+def _check_hooks(where: str, *sources: Any) -> None:
+    """Raise `SharpError` where a hook of the user's changes batches before the model sees them."""
+    for source in sources:
+        for hook in _BATCH_HOOKS:
+            if source is not None and _own(source, hook):
+                kind = source if isinstance(source, type) else type(source)
+                raise SharpError(
+                    f"{where}: {hook}() of {kind.__name__} changes the batches that the Trainer "
+                    "gives to the model, and sharp does not call it",
+                    "write a task file with predict(model, batch) that does what is not random of "
+                    "it: from my_project import MyModel as model, MyData as datamodule",
+                )
+
+
+_BATCH_HOOKS = ("on_before_batch_transfer", "on_after_batch_transfer")
+
+
+def _differ(one: DataLoader[Any], other: DataLoader[Any] | None) -> bool:
+    """Whether two loaders make batches by two functions."""
+    return other is not None and one.collate_fn != other.collate_fn
 
 
 def _sign(

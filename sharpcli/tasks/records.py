@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,7 +98,8 @@ def stamp(path: str) -> object:
 
 
 def _rows(task: str, path: str, text: str, separator: str) -> list[Record]:
-    lines = csv.reader(text.splitlines(keepends=True), delimiter=separator, strict=True)
+    # `splitlines` would also divide at a form feed or a Unicode separator within a text.
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         header = next(lines, [])
         rows = [(lines.line_num, row) for row in lines if row]

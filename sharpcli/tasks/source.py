@@ -357,7 +357,9 @@ def _from_lightning(
         return functions
     from sharpcli.tasks.lightning_task import lightning_functions
 
-    found = lightning_functions(model if lightning else None, datamodule, where, module)
+    found = lightning_functions(
+        model if lightning else None, datamodule, where, module, own_predict="predict" in functions
+    )
     return {**found, **{k: v for k, v in functions.items() if k != "model" or not lightning}}
 
 

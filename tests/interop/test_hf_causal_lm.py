@@ -104,7 +104,7 @@ def test_padding_does_not_change_the_loss(tmp_path, kind, side):
     norm = float(torch.cat([each.reshape(-1) for each in gradients]).norm())
     assert result["measures"]["gradient"]["norm"]["value"] == pytest.approx(norm, rel=10 * exact)
     notes = " ".join(result["checkpoint"]["notes"])
-    assert "the Trainer's eval_loss is a mean of its batches' means" in notes
+    assert "the Trainer's eval_loss averages over batches" in notes
 
 
 def test_curvature_is_that_of_a_dense_hessian(tmp_path):

@@ -166,3 +166,28 @@ def test_texts_that_end_in_what_would_be_padding_are_refused(tmp_path):
     )
     assert done.exit_code == 1
     assert "end in the token 256, which would serve as one" in " ".join(done.output.split())
+
+
+def test_names_that_are_the_numbers_of_other_classes(tmp_path):
+    stars = {"label2id": {"1": 0, "2": 1, "3": 2}, "id2label": {0: "1", 1: "2", 2: "3"}}
+    words = tiny.tokenizer(padding=True)
+    words.model_input_names = ["input_ids", "attention_mask"]
+    kind = transformers.BertForSequenceClassification
+    model = tiny.saved(tmp_path / "run", kind, tiny.bert(**stars), words)
+    outputs = scores(model, words, train(TEXTS))
+    classes = [number % 3 for number in range(20)]
+    expected = functional.cross_entropy(outputs, torch.tensor(train(classes))).item()
+    for first in (0, 1):  # numbers, then names: 0 is no name, and 3 is no number
+        lines = [f"{text},{first + each}" for text, each in zip(TEXTS, classes, strict=True)]
+        path = tmp_path / "a.csv"
+        path.write_text("\n".join(["text,label", *lines]), "utf-8")
+        loss = measured(tmp_path / "run", path)["measures"]["loss"]
+        assert loss["train"]["value"] == pytest.approx(expected, rel=1e-12)
+    path.write_text("text,label\ngood,1\nbad,2\n", "utf-8")
+    done = CliRunner().invoke(
+        sharp, ["measure", str(tmp_path / "run"), *TASK, "-O", f"data={path}"]
+    )
+    assert done.exit_code == 1
+    said = " ".join(done.stderr.split())
+    assert "the label '1' may be the number of a class or its name" in said
+    assert '{"label": 0}' in said

@@ -191,3 +191,60 @@ def test_two_data_modules_are_listed(project):
     said = " ".join(done.output.split())
     assert "has 2 data modules: Data, More" in said
     assert "import MyModel as model, MyData as datamodule" in said
+
+
+SAMPLED = """
+from torch.utils.data import SubsetRandomSampler, WeightedRandomSampler
+from lit import Lit, rows, DataLoader
+class Parts(Lit):
+    def train_dataloader(self):
+        return DataLoader(rows(0), batch_size=8, sampler=SubsetRandomSampler(range(25)))
+    def val_dataloader(self):
+        return DataLoader(rows(0), batch_size=8, sampler=SubsetRandomSampler(range(25, 40)))
+class Weighted(Lit):
+    def train_dataloader(self):
+        return DataLoader(rows(0), sampler=WeightedRandomSampler([1.0] * 40, 40))
+class Hooked(Parts):
+    def on_after_batch_transfer(self, batch, index):
+        return batch[0] * 5, batch[1]
+"""
+
+
+def losses_by_hand(model, times=1):
+    import lit
+
+    inputs, classes = lit.rows(0).tensors
+    with torch.no_grad():
+        outputs = model.double()(times * inputs.double())
+    return torch.nn.functional.cross_entropy(outputs, classes, reduction="none")
+
+
+def test_the_rows_of_a_split_are_those_that_its_loader_draws_from(project):
+    (project / "own.py").write_text(SAMPLED, "utf-8")
+    each = losses_by_hand(checkpoint())
+    loss, notes = measured("-t", "own:Parts")
+    assert loss["train"]["value"] == pytest.approx(each[:25].mean().item(), rel=1e-6)
+    assert loss["test"]["value"] == pytest.approx(each[25:].mean().item(), rel=1e-6)
+    assert "train data: the 25 of 40 rows that the loader draws from" in notes
+    loss, notes = measured("-t", "own:Weighted")
+    assert loss["train"]["value"] == pytest.approx(each.mean().item(), rel=1e-6)
+    assert "WeightedRandomSampler is left aside" in notes
+
+
+def test_a_hook_that_changes_batches_is_refused_without_a_predict(project):
+    (project / "own.py").write_text(SAMPLED, "utf-8")
+    model = checkpoint()
+    done = CliRunner().invoke(sharp, ["measure", "last.ckpt", "-t", "own:Hooked"])
+    assert done.exit_code == 1
+    said = " ".join(done.stderr.split())
+    assert "on_after_batch_transfer() of Hooked changes the batches" in said
+    assert "predict(model, batch)" in said
+    (project / "task.py").write_text(
+        "from own import Hooked as model\n"
+        "def predict(model, batch):\n"
+        "    return model(model.on_after_batch_transfer(batch, 0)[0])\n",
+        "utf-8",
+    )
+    loss, _ = measured("-t", "task.py")
+    expected = losses_by_hand(model, times=5)[:25].mean().item()
+    assert loss["train"]["value"] == pytest.approx(expected, rel=1e-6)

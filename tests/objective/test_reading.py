@@ -5,7 +5,8 @@ from collections import namedtuple
 
 import pytest
 import torch
-from torch.utils.data import Dataset, TensorDataset
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from sharpcli.errors import SharpError
 from sharpcli.objective.reading import read_rows
@@ -291,3 +292,28 @@ def test_what_is_rare_in_all_rows_is_known_without_reading_them():
     assert own.carriers == pytest.approx(float(own.batch[1].sum()), rel=0.15)
     assert own.take(torch.arange(5)).to(torch.device("cpu"), torch.float64).carriers == own.carriers
     assert read_rows((inputs, labels), name="train data").carriers == math.inf
+
+
+def test_a_collate_that_changes_rows_holds_for_a_tuple_of_tensors_too():
+    inputs, classes = torch.arange(12.0).reshape(6, 2), torch.arange(6)
+
+    def five_times(rows):
+        return torch.stack([5 * row[0] for row in rows]), torch.stack([row[1] for row in rows])
+
+    rows = read_rows((inputs, classes), name="data", collate=five_times)
+    assert torch.equal(rows.batch[0], 5 * inputs)
+    assert torch.equal(rows.batch[1], classes)
+    same = read_rows((inputs, classes), name="data", collate=default_collate)
+    assert same.batch[0] is inputs
+
+
+def test_a_list_of_tensors_with_a_collate_is_one_of_rows():
+    for lengths in ([3, 1, 2], [2, 2, 2]):
+        items = [torch.arange(length) + 1 for length in lengths]
+        rows = read_rows(items, name="data", collate=lambda given: pad_sequence(given, True))
+        assert torch.equal(rows.batch, pad_sequence(items, True))
+    many = [torch.zeros(length) for length in range(1, 40)]
+    with pytest.raises(SharpError) as caught:
+        read_rows(many, name="data")
+    assert "(5,), …, which" in str(caught.value)
+    assert "needs collate(rows)" in caught.value.hint

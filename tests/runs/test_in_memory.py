@@ -112,6 +112,7 @@ class Stream(IterableDataset):
     ("train", "said"),
     [
         (DataLoader(Stream(), batch_size=2), r"train: the loader's data set \(Stream\) gives"),
+        ({"x": torch.zeros(3)}, r"train \(a dict\) has keys and no rows"),
         (Stream(), r"train \(Stream\) gives its rows one after the other"),
         (iter([1, 2]), r"train \(list_iterator\) gives its rows one after the other"),
         (DataLoader(Rows(), batch_size=None), "the loader has batch_size=None"),

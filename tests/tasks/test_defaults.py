@@ -193,3 +193,18 @@ def test_the_message_names_a_template():
     with pytest.raises(SharpError) as caught:
         loss(SCORES[:, :1], (None, torch.zeros(2)))
     assert ".squeeze(-1)" in caught.value.hint
+    with pytest.raises(SharpError) as caught:
+        loss(SCORES[:, :1], {"labels": torch.zeros(2)})
+    assert ".squeeze(-1)" in caught.value.hint
+    assert "token" not in caught.value.hint
+
+
+def test_as_many_tokens_as_classes_are_noted():
+    notes = []
+    with collected(notes):
+        loss(TOKEN_SCORES, (None, TOKENS))
+        assert notes == []
+        losses, _ = loss(TOKEN_SCORES[:, :, :4], (None, TOKENS.clamp(max=3)))
+    assert "with the classes on the outputs' last axis" in notes[0]
+    expected = by_hand(TOKEN_SCORES[0, 0, :4], 1) + by_hand(TOKEN_SCORES[0, 1, :4], 2)
+    assert torch.allclose(losses[0], expected.double())

@@ -21,8 +21,8 @@ from sharpcli.objective.rows import Rows
 from sharpcli.runs.callbacks.losses import own_loss
 from sharpcli.runs.callbacks.losses import predict as without_labels
 from sharpcli.runs.callbacks.sample import Sizes, read_sample, searched_part, sizes_for, work_of
-from sharpcli.runs.in_memory import map_style
 from sharpcli.tasks import Task, defaults
+from sharpcli.tasks.loaders import map_style
 
 __all__ = ["Subject", "plain_model"]
 
@@ -50,7 +50,7 @@ class Subject:
         predict: Callable[[nn.Module, Any], Any] | None,
     ) -> None:
         self.notes: list[str] = []
-        self._data, own = map_style(_source(loader, data), "data", self.notes)
+        self._data, own = map_style(_source(loader, data), "data", self.notes, collate)
         self._collate, self._seed, self._samples = collate or own, seed, samples
         name = type(model).__name__
         task = Task(

@@ -150,7 +150,7 @@ def _rows(
         texts = [str(record[name]) for record in records]
     else:
         whole = read_text(NAME, path, f"options.{option}")
-        texts = [whole] if packed else [line for line in whole.splitlines() if line.strip()]
+        texts = [whole] if packed else [line for line in whole.split("\n") if line.strip()]
     found = tokenized(NAME, words, config, texts).tokens
     if not packed:
         return _apart(path, found, size)
@@ -187,8 +187,8 @@ def _apart(path: str, found: list[list[int]], size: int) -> _Made:
         raise SharpError(f"{NAME}: {path} has no text of two tokens", "check the file")
     if len({len(each) for each in kept}) > 1:
         notes.append(
-            "the loss is the mean over all tokens; the Trainer's eval_loss is a mean of its "
-            "batches' means, which differs where texts differ in length"
+            "the loss is the mean over all predicted tokens; the Trainer's eval_loss averages "
+            "over batches, and differs where texts differ in length"
         )
     return _Made(tuple(kept), False, tuple(notes))
 
@@ -216,12 +216,17 @@ def _joined(rows: Sequence[Tensor]) -> Any:
     return [{"input_ids": row, "labels": row} for row in rows]
 
 
-def collate(
-    rows: list[Any], model: str | None = None, tokenizer: str | None = None
-) -> dict[str, Tensor]:
-    """A padded batch with its attention mask; padding is at the end, where no token sees it."""
+def collate(rows: list[Any], model: str | None = None, tokenizer: str | None = None) -> Any:
+    """A padded batch with its attention mask; padding is at the end, where no token sees it.
+
+    Blocks of one length make a pair of tensors.
+    """
+    from torch.utils.data import default_collate
+
     from sharpcli.tasks.pretrained import padded, padding_in
 
+    if not isinstance(rows[0], Mapping):
+        return default_collate(rows)
     return padded(rows, padding_in(NAME, model, tokenizer))
 
 

@@ -215,11 +215,15 @@ def _labels(
             f"{NAME}: the problem_type {str(kind)[:_SHOWN]!r} of config.json is unknown",
             f"it is one of {_SINGLE}, {_MULTI}, {_NUMBERS}",
         )
+    numbers = kind == _SINGLE and _are_numbers(
+        path, column, [record[column] for record in records], config
+    )
     dtype = torch.float32 if kind == _NUMBERS else torch.int64
     found = []
     for number, record in enumerate(records, 1):
         try:
-            found.append(torch.tensor(read(record[column], config), dtype=dtype))
+            label = float(record[column]) if numbers else record[column]
+            found.append(torch.tensor(read(label, config), dtype=dtype))
         except (ValueError, TypeError, OverflowError) as error:
             said = str(error) if isinstance(error, _LabelError) else "is not a label"
             names = ", ".join(str(each)[:_SHOWN] for each in list(config.label2id)[:10])
@@ -231,6 +235,30 @@ def _labels(
                 else f"a regression needs {counted(config.num_labels, 'number')} a record",
             ) from error
     return found
+
+
+def _are_numbers(path: str, column: str, labels: Sequence[Any], config: Any) -> bool:
+    """Whether texts such as "1" are the classes' numbers; where not, they may be names.
+
+    The names of five stars may be "1" to "5", and their numbers 0 to 4. All labels decide.
+
+    Raises:
+        SharpError: they may be both, and the classes would be others.
+    """
+    texts = {label for label in labels if isinstance(label, str)}
+    names = {label: int(config.label2id[label]) for label in texts if label in config.label2id}
+    valid = {str(number) for number in range(config.num_labels)}
+    if not texts <= valid:
+        return False
+    other = next((each for each in sorted(names) if int(each) != names[each]), None)
+    if other is not None and len(names) == len(texts):
+        raise SharpError(
+            f"{NAME}: {path}: the {column} {other!r} may be the number of a class or its name, "
+            f"and label2id in config.json gives the number {names[other]} for the name",
+            'write records (.jsonl) with numbers that are no text, as {"label": '
+            f"{names[other]}}}: these are never names",
+        )
+    return True
 
 
 class _LabelError(ValueError):
