@@ -17,6 +17,7 @@ __all__ = [
     "check_deterministic",
     "check_finite",
     "end_of_float64",
+    "equal",
     "why_not_finite",
 ]
 
@@ -59,11 +60,13 @@ def end_of_float64(objective: Objective, loss: float, theta: Tensor) -> str | No
     )
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors of one layout are equal; torch.equal takes no sparse ones."""
-    if not one.is_sparse:
+def equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one shape are equal; torch.equal takes no sparse ones."""
+    if one.layout != other.layout:
+        return False
+    if one.layout == torch.strided:
         return torch.equal(one, other)
-    one, other = one.coalesce(), other.coalesce()
+    one, other = (each.to_sparse(layout=torch.sparse_coo).coalesce() for each in (one, other))
     return torch.equal(one.indices(), other.indices()) and torch.equal(one.values(), other.values())
 
 
@@ -76,7 +79,7 @@ def check_deterministic(objective: Objective, theta: Tensor) -> None:
         first, again = (
             float(objective.sum_and_weight(parameters, rows.batch, rows.count)[0]) for _ in range(2)
         )
-    changed = [k for k, old in before.items() if not _equal(old, objective.fixed[k])]
+    changed = [k for k, old in before.items() if not equal(old, objective.fixed[k])]
     if changed:
         raise SharpError(
             f"a forward pass changes the buffer '{changed[0]}'",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sharpcli.objective.checks import equal
 from sharpcli.tasks import Task
 
 __all__ = ["random_tensors"]
@@ -38,7 +39,7 @@ def random_tensors(task: Task, model: nn.Module, seed: int, *, partial: bool) ->
         if _varies(tensor)
         and _varies(again.get(name))
         and tensor.shape == again[name].shape
-        and not torch.equal(tensor.detach().cpu(), again[name].detach().cpu())
+        and not equal(tensor.detach().cpu(), again[name].detach().cpu())
     )
 
 

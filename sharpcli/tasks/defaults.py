@@ -136,8 +136,8 @@ def no_loss(where: str, outputs: Any, batch: Any) -> tuple[str, str]:
     whole = tensors and not targets.is_floating_point()
     if whole and isinstance(batch, Mapping) and scores.shape[:-1] == targets.shape:
         hint = (
-            "whether token labels are shifted by one is not known: `sharp init --template "
-            f"causal-lm` writes a task that shifts them; or {hint}"
+            "whether token labels are shifted by one is not known: "
+            f"`sharp init --template causal-lm` writes a task that shifts them; or {hint}"
         )
     elif isinstance(targets, Tensor) and not targets.is_floating_point() and targets.ndim > 1:
         hint = f"make the class targets of shape (N,), as by .squeeze(1), or {hint}"

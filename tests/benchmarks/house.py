@@ -30,6 +30,8 @@ _PACKAGE = Path(__file__).parents[2] / "sharpcli"
 _ROOMS, _FLOORS, _PAIRS = 17, 9, 80
 _ENTERED, _RETURNS = 5, 7
 _OPTION = re.compile(r"--[a-z]")
+# Commands as a whole, of sharp or of another program, are typed as they are.
+_WHOLE = re.compile(r"`sharp [^`]*`|^sharp .*|python -m .*")
 
 
 def run(setting: Setting) -> Section:
@@ -162,7 +164,7 @@ def options_outside(package: Path) -> Iterator[tuple[str, str]]:
         for node in ast.walk(tree):
             if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
                 continue
-            if id(node) not in docstrings and _OPTION.search(node.value):
+            if id(node) not in docstrings and _OPTION.search(_WHOLE.sub("", node.value)):
                 yield f"{path.relative_to(package)}:{node.lineno}", node.value
 
 

@@ -221,7 +221,7 @@ def test_three_that_span_no_plane(folder, paths, said):
             (*SURFACE, "--directions", "trajectory", "--trajectory", B, C, "--max-products", "9"),
             "--max-products: has no effect with --directions trajectory",
         ),
-        ((*LINE, "--plot", "line.gif"), "--plot line.gif: '.gif' is no kind of figure"),
+        ((*LINE, "--plot", "line.bmp"), "--plot line.bmp: '.bmp' is no kind of figure"),
     ],
 )
 def test_misuse(folder, arguments, said):

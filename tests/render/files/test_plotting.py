@@ -16,13 +16,14 @@ STARTS = {
     ".png": b"\x89PNG",
     ".svg": b"<?xml",
     ".pdf": b"%PDF",
+    ".gif": b"GIF8",
     ".html": b"<!doctype html>",
     ".npz": b"PK",
     ".vts": b"<?xml",
 }
 
 
-@pytest.mark.parametrize("suffix", FIGURES)
+@pytest.mark.parametrize("suffix", STARTS)
 def test_the_suffix_says_the_kind(tmp_path, suffix):
     path = tmp_path / f"line{suffix.upper()}"
     draw(scenes.line(4), path)
