@@ -86,7 +86,7 @@ def test_files_stay_files(words):
 
 
 def test_every_argument_and_every_checkpoint_is_completed():
-    parent = click.Context(sharp)
+    parent = sharp.make_context("sharp", [], resilient_parsing=True)
     for name in COMMANDS:
         command = sharp.get_command(parent, name)
         context = click.Context(command, parent=parent)

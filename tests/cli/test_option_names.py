@@ -7,7 +7,6 @@ import dataclasses
 import re
 from pathlib import Path
 
-import click
 import pytest
 from click.testing import CliRunner
 
@@ -33,7 +32,7 @@ def trees() -> list[tuple[str, ast.Module]]:
 
 
 def options() -> set[str]:
-    context = click.Context(sharp)
+    context = sharp.make_context("sharp", [], resilient_parsing=True)
     commands = [sharp.get_command(context, name) for name in COMMANDS]
     return {
         name

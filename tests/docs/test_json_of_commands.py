@@ -4,7 +4,6 @@ import json
 import sys
 from pathlib import Path
 
-import click
 import pytest
 from click.testing import CliRunner
 from jsonschema import Draft202012Validator
@@ -112,7 +111,7 @@ def test_no_command_and_no_kind_is_left_out():
     assert {*lines} | WITHOUT == {*COMMANDS}
     kinds = {kind for kind, _ in COMMAND_LINES}
     assert kinds == {*SCHEMA["properties"]["kind"]["enum"], *LISTS}
-    parent = click.Context(sharp)
+    parent = sharp.make_context("sharp", [], resilient_parsing=True)
     for name in COMMANDS:
         options = {
             option for each in sharp.get_command(parent, name).params for option in each.opts
