@@ -23,6 +23,8 @@ def _trained():
 
 @pytest.mark.parametrize("name", sharpcli.__all__)
 def test_every_public_name_is_there(name):
+    if name.endswith("Callback"):
+        pytest.importorskip(name.removesuffix("Callback").lower())
     assert getattr(sharpcli, name).__doc__
     assert name in dir(sharpcli)
 

@@ -172,6 +172,8 @@ def test_the_command_reference_is_fresh():
 
 def test_the_python_page_is_fresh():
     """Words only: versions of Python write some signatures differently."""
+    pytest.importorskip("lightning")
+    pytest.importorskip("transformers")
     page = (DOCS / "python.md").read_text("utf-8")
     assert words_of(page) == words_of(python_page()), "run `python docs/write_reference.py`"
 

@@ -253,6 +253,15 @@ class _Weights:
 
     def __init__(self) -> None:
         self._known: dict[int, bool] = {}
+        self._deeper: dict[int, bool] = {}
+
+    def one_deeper_in(self, table: Mapping[Any, Any]) -> bool:
+        """Whether a mapping has mappings of tensors: `{"raw": {…}, "ema": {…}}`."""
+        if id(table) not in self._deeper:
+            self._deeper[id(table)] = any(
+                _may_be_weights(key, each) and self.in_(each, 1) for key, each in table.items()
+            )
+        return self._deeper[id(table)]
 
     def in_(self, value: object, depth: int) -> bool:
         """Whether `value`, or a mapping under a usual key up to `depth` levels deep, has tensors.
@@ -289,18 +298,13 @@ def _state_keys(loaded: object, weights: _Weights) -> list[str]:
         return []
     mappings = {name: each for name, each in loaded.items() if _may_be_weights(name, each)}
     direct = [name for name, each in mappings.items() if weights.in_(each, 1)]
-    return direct or [name for name, each in mappings.items() if _one_deeper(each, weights)]
-
-
-def _one_deeper(table: Mapping[Any, Any], weights: _Weights) -> bool:
-    """Whether a mapping has mappings of tensors: `{"raw": {…}, "ema": {…}}`."""
-    return any(_may_be_weights(key, each) and weights.in_(each, 1) for key, each in table.items())
+    return direct or [name for name, each in mappings.items() if weights.one_deeper_in(each)]
 
 
 def _holds_weights(value: object, weights: _Weights) -> bool:
     """Whether weights are in `value`, under usual keys or one level below any others."""
     return weights.in_(value, _DEEPEST) or (
-        isinstance(value, Mapping) and not is_optimizer(value) and _one_deeper(value, weights)
+        isinstance(value, Mapping) and not is_optimizer(value) and weights.one_deeper_in(value)
     )
 
 

@@ -201,7 +201,7 @@ def _foreign(value: object) -> str | None:
     """The class of an object, or the name of a class or function, that a note should show."""
     if not isinstance(value, Stub | Global):
         return getattr(value, CLASS, None) if isinstance(value, Tensor) else None
-    name = value.name
+    name = value.owner if isinstance(value, Global) else value.name
     if " " in name or name in _CONTENT or name.startswith("omegaconf."):
         return None
     if name.startswith(_LIGHTNING) and name.endswith(".AttributeDict"):

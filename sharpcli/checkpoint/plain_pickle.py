@@ -261,8 +261,10 @@ class _Machine:
         self.call()
 
     def object_of_marked(self) -> None:
-        called, *items = self.marked()
-        self.stack += [called, tuple(items)]
+        items = self.marked()
+        if not items:
+            raise PickleError("it makes an object of no class")
+        self.stack += [items[0], tuple(items[1:])]
         self.call()
 
     def call(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from sharpcli.checkpoint.contents import Metadata, is_text, plain_scalar, read_json
 from sharpcli.checkpoint.optimizer import add_optimizer, is_optimizer
 from sharpcli.checkpoint.plain_objects import holds_settings
-from sharpcli.checkpoint.stand_ins import Stub
+from sharpcli.checkpoint.stand_ins import Global, Stub
 from sharpcli.checkpoint.torch_file import looks_like_torch, read_inert, read_torch
 from sharpcli.documents.training_names import FROM_ARGUMENTS, FROM_CONFIG, add_names
 from sharpcli.errors import SharpError
@@ -107,6 +107,8 @@ def _scalar(value: object) -> str | int | float | bool | None:
     if scalar is None and isinstance(value, list | tuple) and 0 < len(value) <= _LONGEST_LIST:
         parts = [plain_scalar(part) for part in value]
         return None if None in parts else ",".join(str(part) for part in parts)
+    if isinstance(value, Global) and value.member is not None:
+        return value.member.lower()  # as transformers name the members after their values
     if isinstance(value, Stub) and len(value.arguments) == 1 and not value:
         return plain_scalar(value.arguments[0])
     return scalar

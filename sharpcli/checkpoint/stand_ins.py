@@ -18,12 +18,21 @@ _MAKERS = (
 
 
 class Global:
-    """A class or function that a pickle names, `module.name`; nothing is imported."""
+    """A class or function that a pickle names, `module.name`; nothing is imported.
 
-    __slots__ = ("name",)
+    `member` is the last part of the name if it is an attribute of a class, such as the member of an
+    enum in files of Python 3.11.
+    """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    __slots__ = ("member", "name")
+
+    def __init__(self, name: str, member: str | None = None) -> None:
+        self.name, self.member = name, member
+
+    @property
+    def owner(self) -> str:
+        """The name of the class that has the member, or the name itself."""
+        return self.name if self.member is None else self.name.removesuffix(f".{self.member}")
 
 
 class Stub(dict[Any, Any]):
@@ -79,7 +88,7 @@ def stand_in(name: str, arguments: tuple[Any, ...]) -> Global | Stub:
             return Stub(first.name, arguments[1:])
         attribute = arguments[1] if name == "builtins.getattr" and len(arguments) == 2 else None
         if type(attribute) is str and len(first.name) + len(attribute) < _LONGEST_NAME:
-            return Global(f"{first.name}.{attribute}")
+            return Global(f"{first.name}.{attribute}", attribute)
     return Stub(name, arguments)
 
 

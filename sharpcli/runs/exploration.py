@@ -31,7 +31,8 @@ from sharpcli.objective.objective import Objective
 from sharpcli.runs.failures import said_by_torch
 from sharpcli.runs.path_order import PathPoint, in_order
 from sharpcli.runs.preflight import check_model
-from sharpcli.runs.study import Loaded, Studies, Study, load
+from sharpcli.runs.studies import Studies, load
+from sharpcli.runs.study import Loaded, Study
 from sharpcli.runtime.devices import resolve_device
 from sharpcli.runtime.randomness import global_random_state_kept
 from sharpcli.settings import (

@@ -31,7 +31,8 @@ from sharpcli.runs.in_memory import given, measures_of, run_of
 from sharpcli.runs.preflight import ready
 from sharpcli.runs.price import Foreteller, TimeShares
 from sharpcli.runs.rescaled import Rescaled, check_rescaling, measure_rescaled
-from sharpcli.runs.study import SPLITS, Loaded, Studies, Study, matched, prepare
+from sharpcli.runs.studies import Studies
+from sharpcli.runs.study import SPLITS, Loaded, Study, matched, prepare
 from sharpcli.runs.watching import Watch, check_watch, each_arrival
 from sharpcli.runtime.devices import resolve_device
 from sharpcli.runtime.progress import UNSAID, Begin, Notes, silent

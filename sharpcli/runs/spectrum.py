@@ -35,7 +35,8 @@ from sharpcli.runs.failures import each_checkpoint
 from sharpcli.runs.finished import Finished
 from sharpcli.runs.in_memory import as_checkpoint, given, run_of
 from sharpcli.runs.preflight import ready
-from sharpcli.runs.study import Loaded, Studies, matched, prepare
+from sharpcli.runs.studies import Studies
+from sharpcli.runs.study import Loaded, matched, prepare
 from sharpcli.runtime.devices import resolve_device
 from sharpcli.runtime.progress import UNSAID, Begin, Notes, Progress, foretelling, silent
 from sharpcli.runtime.randomness import global_random_state_kept

@@ -607,3 +607,19 @@ def test_extension_codes_are_names(tmp_path):
         assert list(load_checkpoint(path).tensors) == ["w"]
     finally:
         copyreg.remove_extension(__name__, "Config", 99)
+
+
+def test_an_object_of_no_class_is_a_damaged_pickle(tmp_path):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(b"\x80\x02(o.")
+    with pytest.raises(SharpError, match="it makes an object of no class"):
+        load_checkpoint(path)
+
+
+def test_a_mapping_that_thousands_of_keys_share_is_looked_at_once(tmp_path):
+    shared = {f"key {index}": {} for index in range(3000)}
+    torch.save({f"name {index}": shared for index in range(3000)}, tmp_path / "a.pt")
+    started = time.process_time()
+    with pytest.raises(SharpError):
+        load_checkpoint(tmp_path / "a.pt")
+    assert time.process_time() - started < 2

@@ -35,9 +35,11 @@ def test_omegaconf(tmp_path, zipped):
     content = {"state_dict": NET.state_dict(), "hyper_parameters": config}
     torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
     checkpoint = load_checkpoint(tmp_path / "a.pt")
+    # Python 3.11 writes a member of an enum by its name, others by its value
+    assert checkpoint.metadata.pop("kind") in (1, "one")
     assert checkpoint.metadata == {
         "lr": 0.5, "name": "run", "betas": "0.9,0.99", "deep": True, "same": "${lr}",
-        "inner.width": 3, "inner.out": "a", "kind": 1,
+        "inner.width": 3, "inner.out": "a",
     }  # fmt: skip
     assert checkpoint.notes[-1] == (
         f"classes left aside: hyper_parameters.kind ({__name__}.Kind), "

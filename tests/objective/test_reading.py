@@ -137,6 +137,12 @@ def test_random_augmentation_is_refused():
     assert "random augmentation and shuffling" in caught.value.hint
 
 
+def test_random_augmentation_of_later_rows_alone_is_refused():
+    noisy = Rows(400, lambda i: (torch.tensor(float(i)) + (i >= 100) * torch.rand(()), i))
+    with pytest.raises(SharpError, match="the train data give another row"):
+        read_rows(noisy, name="train data")
+
+
 def test_a_random_flip_is_found_although_it_leaves_half_of_the_rows_alone():
     generator = torch.Generator().manual_seed(0)
 

@@ -27,7 +27,7 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 from sharpcli.curvature import make_operator
 from sharpcli.errors import SharpError
 from sharpcli.runs.preflight import ready
-from sharpcli.runs.study import Studies, load
+from sharpcli.runs.studies import Studies, load
 from sharpcli.settings import CurvatureSettings, RunSettings
 from sharpcli.tasks import Task, defaults
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sharpcli.errors import SharpError, UsageError
-from sharpcli.runs.study import Studies
+from sharpcli.runs.studies import Studies
 from sharpcli.settings import RunSettings
 from sharpcli.tasks import builtin, builtin_tasks, load_task, task_from_metadata
 from sharpcli.tasks.source import NoTaskFileError

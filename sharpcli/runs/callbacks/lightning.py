@@ -8,8 +8,13 @@ from sharpcli.runs.callbacks.monitor import Monitor
 
 try:
     from lightning.pytorch import Callback
-except ModuleNotFoundError:  # the older package of the same library
-    from pytorch_lightning import Callback
+except ModuleNotFoundError:
+    try:  # the older package of the same library
+        from pytorch_lightning import Callback
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "LightningCallback needs Lightning: python -m pip install lightning"
+        ) from error
 
 __all__ = ["LightningCallback"]
 

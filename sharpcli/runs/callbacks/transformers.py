@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import Trainer, TrainerCallback
+try:
+    from transformers import Trainer, TrainerCallback
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "TransformersCallback needs transformers: python -m pip install 'sharpcli[hf]'"
+    ) from error
 
 from sharpcli.runs.callbacks.monitor import Monitor
 
