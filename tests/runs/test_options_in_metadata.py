@@ -10,7 +10,7 @@ from sharpcli.checkpoint import save_checkpoint
 from sharpcli.documents.comparison import compare
 from sharpcli.documents.results import to_document
 from sharpcli.errors import SharpError, UsageError
-from sharpcli.runs import study
+from sharpcli.runs import studies, study
 from sharpcli.runs.interpolate import interpolate_checkpoints
 from sharpcli.runs.landscape import landscape_checkpoint
 from sharpcli.runs.measure import measure_checkpoints
@@ -110,7 +110,7 @@ def test_data_are_read_once_for_all_sizes(task, written, monkeypatch):
 
 
 def test_more_sizes_than_are_kept(task, written, monkeypatch):
-    monkeypatch.setattr(study, "_MOST_STUDIES", 2)
+    monkeypatch.setattr(studies, "_MOST_STUDIES", 2)
     paths = [written(f"w{width}", width=width) for width in (2, 3, 4)]
     report = measured([*paths, *paths], task)
     losses = [each.measures["loss"]["train"].value for each in report.results]
