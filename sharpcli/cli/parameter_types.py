@@ -25,12 +25,28 @@ __all__ = [
     "NumberType",
     "ParameterType",
     "WholeType",
+    "WordedType",
 ]
 
 if TYPE_CHECKING:
     ParameterType = click.ParamType[Any]
 else:
     ParameterType = click.ParamType  # which cannot be subscripted in Click 8.1
+
+
+class WordedType(ParameterType):
+    """A type that takes some `words` as they are, which a shell completes."""
+
+    words: tuple[str, ...] = ()
+
+    def shell_complete(
+        self,
+        ctx: click.Context,  # noqa: ARG002 (Click's signature)
+        param: click.Parameter,  # noqa: ARG002 (Click's signature)
+        incomplete: str,
+    ) -> list[CompletionItem]:
+        """The words; anything else is the user's."""
+        return names(self.words, incomplete)
 
 
 class NameValueType(ParameterType):
@@ -87,10 +103,11 @@ class DurationType(ParameterType):
         return seconds
 
 
-class DeviceType(ParameterType):
+class DeviceType(WordedType):
     """The name of a device; torch checks later whether this machine has it."""
 
     name = "auto|cpu|cuda[:i]|mps"
+    words = ("auto", "cpu", "cuda", "mps")
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The name; fails on an unknown one and suggests the nearest."""
@@ -98,15 +115,6 @@ class DeviceType(ParameterType):
             near = did_you_mean(str(value), ["auto", "cpu", "cuda", "cuda:0", "mps"])
             self.fail(f"'{value}' is not a device: {near}", param, ctx)
         return str(value)
-
-    def shell_complete(
-        self,
-        ctx: click.Context,  # noqa: ARG002 (Click's signature)
-        param: click.Parameter,  # noqa: ARG002 (Click's signature)
-        incomplete: str,
-    ) -> list[CompletionItem]:
-        """The kinds of devices, whether or not this machine has them."""
-        return names(["auto", "cpu", "cuda", "mps"], incomplete)
 
 
 class SizeType(ParameterType):
@@ -190,31 +198,23 @@ class NumberType(_Ranged):
         return self._checked(number, value, param, ctx)
 
 
-class EveryType(ParameterType):
+class EveryType(WordedType):
     """How often: a number of steps from 1, or a word such as `epoch`."""
 
     def __init__(self, word: str) -> None:
-        self._word = word
+        self.words = (word,)
         self.name = f"n|{word}"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> int | str:
         """The number or the word; fails on anything else."""
-        if str(value) == self._word:
-            return self._word
+        (word,) = self.words
+        if str(value) == word:
+            return word
         if not re.fullmatch(r"0*[1-9]\d{0,17}", str(value)):
-            self.fail(f"'{value}' is not a number of steps from 1 or '{self._word}'", param, ctx)
+            self.fail(f"'{value}' is not a number of steps from 1 or '{word}'", param, ctx)
         return int(value)
-
-    def shell_complete(
-        self,
-        ctx: click.Context,  # noqa: ARG002 (Click's signature)
-        param: click.Parameter,  # noqa: ARG002 (Click's signature)
-        incomplete: str,
-    ) -> list[CompletionItem]:
-        """The word; a number is the user's."""
-        return names([self._word], incomplete)
 
 
 NAME_VALUE: Final = NameValueType()

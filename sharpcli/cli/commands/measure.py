@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from sharpcli.cli import completion
 from sharpcli.cli.exit_codes import exit_code
@@ -23,7 +22,7 @@ from sharpcli.cli.options import (
     run_options,
     task_options,
 )
-from sharpcli.cli.parameter_types import DURATION, NumberType, ParameterType, WholeType
+from sharpcli.cli.parameter_types import DURATION, NumberType, WholeType, WordedType
 from sharpcli.errors import UsageError
 from sharpcli.measures import BUILT_IN, Option, choose, known_measures, measure_of, readers
 from sharpcli.runtime import interruption
@@ -36,10 +35,11 @@ if TYPE_CHECKING:
 __all__ = ["measure"]
 
 
-class SubspaceType(ParameterType):
+class SubspaceType(WordedType):
     """`full`, or the dimension of a random subspace."""
 
     name = "full|P"
+    words = ("full",)
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -52,15 +52,6 @@ class SubspaceType(ParameterType):
                 f"'{value}' is neither 'full' nor a positive number of dimensions", param, ctx
             )
         return int(value)
-
-    def shell_complete(
-        self,
-        ctx: click.Context,  # noqa: ARG002 (Click's signature)
-        param: click.Parameter,  # noqa: ARG002 (Click's signature)
-        incomplete: str,
-    ) -> list[CompletionItem]:
-        """The word; a number is the user's."""
-        return completion.names(["full"], incomplete)
 
 
 DEFAULT = MeasureSettings()
