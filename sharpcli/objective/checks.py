@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sharpcli.errors import SharpError, setting
 from sharpcli.objective.objective import Objective
+from sharpcli.objective.trees import equal_tensors
 
 __all__ = [
     "MEND_DATA",
@@ -17,7 +18,6 @@ __all__ = [
     "check_deterministic",
     "check_finite",
     "end_of_float64",
-    "equal",
     "why_not_finite",
 ]
 
@@ -60,16 +60,6 @@ def end_of_float64(objective: Objective, loss: float, theta: Tensor) -> str | No
     )
 
 
-def equal(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors of one shape are equal; torch.equal takes no sparse ones."""
-    if one.layout != other.layout:
-        return False
-    if one.layout == torch.strided:
-        return torch.equal(one, other)
-    one, other = (each.to_sparse(layout=torch.sparse_coo).coalesce() for each in (one, other))
-    return torch.equal(one.indices(), other.indices()) and torch.equal(one.values(), other.values())
-
-
 def check_deterministic(objective: Objective, theta: Tensor) -> None:
     """Raise `SharpError` if two evaluations differ or a forward pass changes a buffer."""
     rows = objective.rows.head(64)
@@ -79,7 +69,7 @@ def check_deterministic(objective: Objective, theta: Tensor) -> None:
         first, again = (
             float(objective.sum_and_weight(parameters, rows.batch, rows.count)[0]) for _ in range(2)
         )
-    changed = [k for k, old in before.items() if not equal(old, objective.fixed[k])]
+    changed = [k for k, old in before.items() if not equal_tensors(old, objective.fixed[k])]
     if changed:
         raise SharpError(
             f"a forward pass changes the buffer '{changed[0]}'",

@@ -217,9 +217,9 @@ def _check_rows(
     near = here.values(here.theta * (1 + torch.finfo(here.coarsest).eps * moves), rows)
     places = [(here.whole, _differences(here, here.theta, here.whole, batches, split))]
     moved = here.moved(moves)
-    there = None if again else _tried(here.values, moved, rows)
-    if there is not None and not isinstance(there, Exception):  # e.g. a matrix singular only there
-        places.append((there, _differences(here, moved, there, batches, split)))
+    values = None if again else _tried(here.values, moved, rows)
+    if values is not None and not isinstance(values, Exception):  # a matrix may be singular there
+        places.append((values, _differences(here, moved, values, batches, split)))
     share, times = ROUNDING[here.coarsest]
     for name, pair in here.whole.items():
         for which in range(2):  # sums, weights

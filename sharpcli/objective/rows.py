@@ -6,7 +6,7 @@ import copy
 import functools
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from sharpcli.objective.trees import bytes_of, join, leaves, map_leaves, named_l
 from sharpcli.runtime.memory import available_memory
 from sharpcli.runtime.spool import PageWindow
 
-__all__ = ["Batch", "Move", "Rows", "bytes_hashed", "pick"]
+__all__ = ["Batch", "Move", "Rows", "bytes_hashed", "digest_of", "pick"]
 
 Batch = Any
 """Collated rows: a tensor, or any nesting of sequences and mappings of tensors and lists."""
@@ -338,6 +338,17 @@ def _channels_last(leaf: Any) -> Any:
 def bytes_hashed(leaf: Tensor) -> Any:
     """A tensor's bytes in the order of its rows."""
     return leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the names, shapes, dtypes and bytes of tensors, in their order."""
+    found = hashlib.sha256()
+    for name, tensor in tensors.items():
+        found.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        whole = tensor.coalesce() if tensor.is_sparse else None
+        for part in [tensor] if whole is None else [whole.indices(), whole.values()]:
+            found.update(bytes_hashed(part.resolve_conj().resolve_neg()))
+    return found.hexdigest()
 
 
 def _is_images(leaf: Any) -> bool:

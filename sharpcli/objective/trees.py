@@ -12,6 +12,7 @@ from torch import Tensor
 __all__ = [
     "bytes_of",
     "equal",
+    "equal_tensors",
     "holds_tensors",
     "join",
     "leaves",
@@ -113,6 +114,16 @@ def paired_leaves(first: Any, other: Any) -> Iterator[tuple[Any, Any]]:
 def bytes_of(batch: Any) -> int:
     """The bytes of a batch's tensors."""
     return sum(leaf.nbytes for leaf in leaves(batch) if isinstance(leaf, Tensor))
+
+
+def equal_tensors(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one shape are equal; torch.equal takes no sparse ones."""
+    if one.layout != other.layout:
+        return False
+    if one.layout == torch.strided:
+        return torch.equal(one, other)
+    one, other = (each.to_sparse(layout=torch.sparse_coo).coalesce() for each in (one, other))
+    return torch.equal(one.indices(), other.indices()) and torch.equal(one.values(), other.values())
 
 
 def equal(left: Any, right: Any) -> bool:

@@ -28,6 +28,7 @@ from sharpcli.landscape.points.channels_last import channels_last
 from sharpcli.landscape.points.evaluator import Anchors, BatchNorm, Surface
 from sharpcli.landscape.points.walk import Walk, Watch
 from sharpcli.objective.objective import Objective
+from sharpcli.objective.trees import equal_tensors
 from sharpcli.runs.failures import said_by_torch
 from sharpcli.runs.path_order import PathPoint, in_order
 from sharpcli.runs.preflight import check_model
@@ -300,7 +301,7 @@ def _say_what_is_not_taken_anew(this: Exploration, norms: Normalisations) -> Non
 
     def differ(names: Iterable[str]) -> list[str]:
         floats = [name for name in names if own[0][name].is_floating_point()]
-        return [n for n in floats if not all(torch.equal(own[0][n], each[n]) for each in own)]
+        return [n for n in floats if not all(equal_tensors(own[0][n], each[n]) for each in own)]
 
     anew = this.surface.batch_norm is not None and this.surface.batch_norm.mode != "interpolate"
     if norms.frozen:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from io import FileIO
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from sharpcli.checkpoint import Checkpoint
+from sharpcli.checkpoint.contents import sha256_of
 from sharpcli.documents.results import CheckpointResult, Failure, LayerResult, to_plain
 from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import SharpError, counted, setting
@@ -248,8 +248,7 @@ def _digest(file: Path | None) -> str | None:
     """A file's SHA-256; None where it cannot be read, which the measure that reads it says."""
     with contextlib.suppress(OSError):
         if file is not None:
-            with file.open("rb") as stream:
-                return hashlib.file_digest(stream, "sha256").hexdigest()
+            return sha256_of(file)
     return None
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from sharpcli.checkpoint import Checkpoint
 from sharpcli.documents.results import Report
 from sharpcli.errors import SharpError, UsageError, setting
+from sharpcli.objective.rows import digest_of
 from sharpcli.settings import MeasureSettings, RunSettings
 from sharpcli.tasks import Task, defaults
 from sharpcli.tasks.loaders import map_style
@@ -126,19 +125,9 @@ def measures_of(
 
 def as_checkpoint(model: nn.Module, name: str) -> Checkpoint:
     """The tensors of a model as those of a checkpoint of this name; nothing is copied."""
-    tensors = dict(model.state_dict())
-    return Checkpoint(Path(name), tensors, {}, _digest(tensors))
-
-
-def _digest(tensors: Mapping[str, Any]) -> str:
-    """SHA-256 over the names, shapes, dtypes and bytes of tensors."""
-    found = hashlib.sha256()
-    for name, tensor in tensors.items():
-        if isinstance(tensor, Tensor):  # a module may keep other state beside its tensors
-            raw = tensor.detach().cpu().contiguous().reshape(-1)
-            found.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            found.update(raw.view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+    state = model.state_dict()  # a module may keep other state beside its tensors
+    digest = digest_of({key: each for key, each in state.items() if isinstance(each, Tensor)})
+    return Checkpoint(Path(name), dict(state), {}, digest)
 
 
 def with_notes(report: Report, notes: Sequence[str]) -> Report:

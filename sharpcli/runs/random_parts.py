@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sharpcli.objective.checks import equal
+from sharpcli.objective.trees import equal_tensors
 from sharpcli.tasks import Task
 
 __all__ = ["random_tensors"]
@@ -39,7 +39,7 @@ def random_tensors(task: Task, model: nn.Module, seed: int, *, partial: bool) ->
         if _varies(tensor)
         and _varies(again.get(name))
         and tensor.shape == again[name].shape
-        and not equal(tensor.detach().cpu(), again[name].detach().cpu())
+        and not equal_tensors(tensor.detach().cpu(), again[name].detach().cpu())
     )
 
 

@@ -27,7 +27,7 @@ from sharpcli.objective.network import Network, give_shapes, takes_lengths
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.parameter_names import matching
 from sharpcli.objective.reading import memory_for_data, read_rows
-from sharpcli.objective.rows import Rows, bytes_hashed
+from sharpcli.objective.rows import Rows, digest_of
 from sharpcli.runs.random_parts import random_tensors
 from sharpcli.runtime.progress import Begin, silent
 from sharpcli.settings import RunSettings
@@ -117,20 +117,15 @@ class Study:
 
     @functools.cached_property
     def own_tensors(self) -> str:
-        """The digest of what no checkpoint has and the task's model() made; "" if there is nothing.
+        """A digest of the tensors that model() makes and checkpoints may lack; "" without any.
 
         These are buffers that are not saved, and with `partial` all tensors.
         """
         model = self.network.model
         saved = model.state_dict().keys()
         own = {name: each for name, each in model.named_buffers() if name not in saved}
-        found = hashlib.sha256()
-        for name, tensor in sorted({**own, **(self.rest or {})}.items()):
-            found.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            whole = tensor.coalesce() if tensor.is_sparse else None
-            for part in [tensor] if whole is None else [whole.indices(), whole.values()]:
-                found.update(bytes_hashed(part.resolve_conj().resolve_neg()))
-        return found.hexdigest() if own or self.rest else ""
+        own |= self.rest or {}
+        return digest_of(dict(sorted(own.items()))) if own else ""
 
     @functools.cached_property
     def sample(self) -> str:

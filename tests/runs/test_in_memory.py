@@ -273,3 +273,17 @@ def test_a_fixed_matrix_may_be_sparse_or_expanded(form):
         )
         found.append(report.scalars()["largest_eigenvalue"])
     assert found[1] == pytest.approx(found[0], rel=1e-4)
+
+
+def test_the_line_between_models_with_a_sparse_matrix_is_that_with_a_dense_one():
+    dense = torch.eye(6)
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(40, 6, generator=generator), torch.arange(40) % 3
+    settings = InterpolateSettings(GridSettings((3,)))
+    found = []
+    for matrix in (dense, dense.to_sparse()):
+        torch.manual_seed(0)
+        a, b = _OnGraph(matrix), _OnGraph(matrix)
+        report = interpolate_models(a, b, data, settings=settings, device="cpu")
+        found.append(report.results[0].curves["train"]["loss"])
+    assert found[1] == pytest.approx(found[0], rel=1e-6)

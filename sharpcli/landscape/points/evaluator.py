@@ -21,6 +21,7 @@ from sharpcli.landscape.points.joint_splits import joint_objective
 from sharpcli.objective.means import MOMENTS, Mean, mean_of
 from sharpcli.objective.network import Network
 from sharpcli.objective.objective import Around, Objective, accumulator
+from sharpcli.objective.trees import equal_tensors
 from sharpcli.runtime.processes import share
 from sharpcli.settings import BatchNormMode
 
@@ -70,7 +71,7 @@ class Anchors:
         summed = {}
         for name, tensor in first.items():
             others = [own[name] for own, _ in parts[1:]]
-            if not tensor.is_floating_point() or all(torch.equal(tensor, o) for o in others):
+            if not tensor.is_floating_point() or all(equal_tensors(tensor, o) for o in others):
                 summed[name] = tensor
                 continue
             stacked = torch.stack([tensor, *others])

@@ -13,6 +13,7 @@ from sharpcli.landscape.frame import weighted_sum
 from sharpcli.landscape.points.batch_norm import Call, EnoughError, Watch, statistics_of_layers
 from sharpcli.objective.network import Network
 from sharpcli.objective.objective import Objective
+from sharpcli.objective.trees import equal_tensors
 
 __all__ = ["FirstLayers", "first_layers"]
 
@@ -117,7 +118,7 @@ def first_layers(
     if any(
         tensor.is_floating_point()
         and name not in statistics
-        and not all(torch.equal(tensor, other[name]) for other in others)
+        and not all(equal_tensors(tensor, other[name]) for other in others)
         for name, tensor in first.items()
     ):
         return None
