@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -80,11 +79,13 @@ def _train(path: str, settings: Mapping[str, Any], task: Mapping[str, Any]) -> s
 
 def _options(kind: str, settings: Mapping[str, Any]) -> Iterator[str]:
     """The words of every option whose setting differs from the option's default."""
-    from sharpcli.cli.main import COMMANDS
+    from sharpcli.cli.main import sharp
 
-    module, attribute, _ = COMMANDS[kind]
-    command: click.Command = getattr(importlib.import_module(module), attribute)
-    context = click.Context(command)
+    # Click keeps the help option of a command's first context, so that one has sharp's own names.
+    root = sharp.make_context("sharp", [], resilient_parsing=True)
+    command = sharp.get_command(root, kind)
+    assert command is not None, kind
+    context = click.Context(command, parent=root)
     for param in command.get_params(context):
         if not isinstance(param, click.Option) or param.name is None:
             continue
