@@ -8,22 +8,24 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sharpcli.errors import SharpError, counted, did_you_mean, setting
+from sharpcli.tasks.notes import note
 
 __all__ = [
     "Record",
     "column_of",
     "digest",
-    "held_out",
     "is_records",
     "read_records",
     "read_text",
+    "share_of",
     "stamp",
 ]
 
 Record = dict[str, Any]
+Row = TypeVar("Row")
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _JSON = (".jsonl", ".ndjson", ".json")
@@ -176,7 +178,37 @@ def column_of(
     return found[0]
 
 
-def held_out(count: int, split: str, *, last: bool) -> range | list[int]:
+def share_of(
+    rows: Sequence[Row],
+    split: str,
+    *,
+    path: str,
+    option: str,
+    rows_are: str = "record",
+    last: bool = False,
+) -> list[Row] | None:
+    """The rows of a split of one file, with a note; None for "test" where there is only one row.
+
+    Args:
+        rows: all of them.
+        split: "train" or "test".
+        path: the file.
+        option: which would name the test data.
+        rows_are: what a row is, for the note.
+        last: whether the last tenth is for testing, or every tenth.
+    """
+    places = _held_out(len(rows), split, last=last)
+    if not places:
+        return None
+    note(
+        f"test data: {'the last tenth' if last else 'every tenth'} of the "
+        f"{counted(len(rows), rows_are)} of {path}; {setting(f'options.{option}', 'FILE')} names "
+        "others"
+    )
+    return [rows[place] for place in places]
+
+
+def _held_out(count: int, split: str, *, last: bool) -> range | list[int]:
     """The places of a split among `count` rows: the last tenth is for testing, or every tenth.
 
     Empty for "test" where there is only one row.

@@ -91,7 +91,7 @@ def data(
         tokenizer: the folder of the tokenizer, if it is another.
     """
     from sharpcli.tasks.notes import note
-    from sharpcli.tasks.records import held_out, stamp
+    from sharpcli.tasks.records import share_of, stamp
 
     own = test_text is not None
     option = "test_text" if own and split == "test" else "text"
@@ -101,15 +101,15 @@ def data(
         note(said)
     if own:
         return _joined(made.rows)
-    places = held_out(len(made.rows), split, last=made.packed)
-    if not places:
-        return None
-    note(
-        f"test data: {'the last tenth' if made.packed else 'every tenth'} of the "
-        f"{counted(len(made.rows), 'block' if made.packed else 'record')} of {path}; "
-        f"{setting('options.test_text', 'FILE')} names others"
+    rows = share_of(
+        made.rows,
+        split,
+        path=path,
+        option="test_text",
+        rows_are="block" if made.packed else "record",
+        last=made.packed,
     )
-    return _joined([made.rows[place] for place in places])
+    return None if rows is None else _joined(rows)
 
 
 @dataclass(frozen=True)

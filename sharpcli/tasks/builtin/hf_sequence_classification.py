@@ -91,7 +91,7 @@ def data(
         tokenizer: the folder of the tokenizer, if it is another.
     """
     from sharpcli.tasks.notes import note
-    from sharpcli.tasks.records import held_out, stamp
+    from sharpcli.tasks.records import share_of, stamp
 
     own = test_data is not None
     option = "test_data" if own and split == "test" else "data"
@@ -102,14 +102,7 @@ def data(
         note(said)
     if own:
         return made.rows
-    places = held_out(len(made.rows), split, last=False)
-    if not places:
-        return None
-    note(
-        f"test data: every tenth of the {counted(len(made.rows), 'record')} of {path}; "
-        f"{setting('options.test_data', 'FILE')} names others"
-    )
-    return [made.rows[place] for place in places]
+    return share_of(made.rows, split, path=path, option="test_data")
 
 
 @dataclass(frozen=True)
