@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from sharpcli.cli.option_names import as_option
 from sharpcli.documents.results import SCHEMA, dumps
 from sharpcli.measures import Measure, choose, known_measures
 from sharpcli.render.console import console
+from sharpcli.runtime.text import folded
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,10 +67,7 @@ def _card(measure: Measure, width: int) -> str:
     lines += [
         f"    {as_option(option.name, option.default)}: {option.help}" for option in measure.options
     ]
-    return "\n".join(
-        textwrap.fill(line, width, subsequent_indent=" " * 8, break_on_hyphens=False)
-        for line in lines
-    )
+    return folded("\n".join(lines), width)
 
 
 def _print_table(measures: Sequence[Measure], out: Console) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import click
 
 from sharpcli.cli.option_names import as_option
+from sharpcli.render.console import console
+from sharpcli.runtime.text import folded
 from sharpcli.tasks import builtin_tasks
 
 __all__ = ["tasks"]
@@ -25,8 +27,10 @@ def tasks(as_json: bool) -> None:
     if as_json:
         _print_json()
         return
+    out = console()
     for task in builtin_tasks().values():
-        click.echo(f"{task.name}: {task.summary}")
+        said = f"{task.name}: {task.summary}"
+        click.echo(folded(said, out.width) if out.is_terminal else said)
         what = "data from" if task.example is None else "needs"
         source = f"{what} {task.package}; pip install 'sharpcli[{task.extra}]'"
         click.echo(f"  ({source if task.package else 'data are part of Python'})")
