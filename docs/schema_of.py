@@ -48,14 +48,11 @@ from sharpcli.documents.spectra import Spectrum
 from sharpcli.documents.statuses import NOT_CONVERGED, Outcome
 from sharpcli.documents.sweeps import SweptRun
 from sharpcli.runs.direction_kinds import DIRECTION_KINDS
-from sharpcli.settings import (
-    InterpolateSettings,
-    LandscapeSettings,
-    RunSettings,
-    ScheduleSettings,
-    SearchSettings,
-    SpectrumSettings,
-)
+from sharpcli.settings.curvature import SpectrumSettings
+from sharpcli.settings.exploring import InterpolateSettings, LandscapeSettings
+from sharpcli.settings.measuring import RunSettings
+from sharpcli.settings.schedule import ScheduleSettings
+from sharpcli.settings.search import SearchSettings
 
 __all__ = ["Maker", "contract"]
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from sharpcli.documents.results import Number, Scalar, absent
 from sharpcli.documents.scores import Scores, ScoreSettings
-from sharpcli.settings import Keywords
+from sharpcli.settings.fields import Keywords
 
 _COUNT = Keywords(minimum=0)
 _SOME = Keywords(minimum=1)

@@ -28,18 +28,16 @@ if TYPE_CHECKING:
     from sharpcli.runs.landscape import landscape_checkpoint, landscape_model
     from sharpcli.runs.measure import measure_checkpoints, measure_model
     from sharpcli.runs.spectrum import spectra_of_checkpoints, spectrum_model
-    from sharpcli.settings import (
+    from sharpcli.settings.curvature import CurvatureSettings, SpectrumSettings
+    from sharpcli.settings.exploring import (
         BatchNormSettings,
-        CurvatureSettings,
         DirectionSettings,
         GridSettings,
         InterpolateSettings,
         LandscapeSettings,
-        MeasureSettings,
         PathSettings,
-        RunSettings,
-        SpectrumSettings,
     )
+    from sharpcli.settings.measuring import MeasureSettings, RunSettings
     from sharpcli.tasks import Task, load_task
 
 __all__ = [
@@ -79,20 +77,20 @@ __all__ = [
 _showing.shown_by("sharpcli.render.notebook")
 
 _HOMES = {
-    "BatchNormSettings": "settings",
+    "BatchNormSettings": "settings.exploring",
     "Beside": "runs.exploration",
-    "CurvatureSettings": "settings",
-    "DirectionSettings": "settings",
-    "GridSettings": "settings",
-    "InterpolateSettings": "settings",
+    "CurvatureSettings": "settings.curvature",
+    "DirectionSettings": "settings.exploring",
+    "GridSettings": "settings.exploring",
+    "InterpolateSettings": "settings.exploring",
     "Journal": "landscape.points.journal",
-    "LandscapeSettings": "settings",
+    "LandscapeSettings": "settings.exploring",
     "LightningCallback": "runs.callbacks.lightning",
-    "MeasureSettings": "settings",
-    "PathSettings": "settings",
-    "RunSettings": "settings",
+    "MeasureSettings": "settings.measuring",
+    "PathSettings": "settings.exploring",
+    "RunSettings": "settings.measuring",
     "SharpError": "errors",
-    "SpectrumSettings": "settings",
+    "SpectrumSettings": "settings.curvature",
     "Task": "tasks",
     "TransformersCallback": "runs.callbacks.transformers",
     "Watch": "landscape.points.walk",

@@ -20,7 +20,8 @@ from sharpcli.linalg.quadrature import quadrature
 from sharpcli.runs.measure import measure_model
 from sharpcli.runs.study import prepare
 from sharpcli.runtime.devices import resolve_device
-from sharpcli.settings import CurvatureSettings, MeasureSettings, RunSettings
+from sharpcli.settings.curvature import CurvatureSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 
 pytestmark = pytest.mark.gpu
 

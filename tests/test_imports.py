@@ -39,7 +39,12 @@ def test_help_imports_nothing_heavy():
 
 
 @pytest.mark.parametrize(
-    "module", ["errors", "settings", "cli.options", "cli.config", "documents.results"]
+    "module",
+    [
+        *("errors", "settings.exploring", "settings.measuring", "settings.search"),
+        *("settings.training_names", "settings.typed", "cli.options", "cli.config"),
+        "documents.results",
+    ],
 )
 def test_light_modules_import_nothing_heavy(module):
     assert loaded_by(f"import sharpcli.{module}") == []

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import pytest
 
 from sharpcli.documents.results import Number, Scalar, absent
-from sharpcli.settings import Keywords
+from sharpcli.settings.fields import Keywords
 
 DOCS = Path(__file__).parents[1] / "docs"
 sys.path.insert(0, str(DOCS))

@@ -20,7 +20,7 @@ from sharpcli.documents.results import (
 )
 from sharpcli.documents.stability import Threshold
 from sharpcli.documents.statuses import Outcome
-from sharpcli.settings import Keywords
+from sharpcli.settings.fields import Keywords
 
 __all__ = [
     "Evaluations",

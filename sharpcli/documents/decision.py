@@ -18,7 +18,7 @@ from typing import Annotated
 from sharpcli.documents.comparison.uncertainty import NOTHING_EXACT
 from sharpcli.documents.pairing import LEVEL, Measured, Pair, Verdict, contrast_of, pair_of
 from sharpcli.documents.results import Number, absent
-from sharpcli.settings import Keywords
+from sharpcli.settings.fields import Keywords
 
 __all__ = ["Decider", "Decision", "Full", "Look", "level_of", "looks_to"]
 

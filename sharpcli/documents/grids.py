@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 from sharpcli.documents.results import Metadata, Notes, Number, Scalar, Sha256, absent
 from sharpcli.documents.statuses import Outcome
-from sharpcli.settings import Keywords, PathKind
+from sharpcli.settings.exploring import PathKind
+from sharpcli.settings.fields import Keywords
 
 __all__ = [
     "MAP_TITLES",

@@ -24,7 +24,7 @@ from sharpcli.documents.labels import named
 from sharpcli.documents.results import absent, flat_scalars
 from sharpcli.documents.scoring.statistics import carriers, student
 from sharpcli.documents.statuses import NOT_CONVERGED, SamplingStatus
-from sharpcli.settings import Keywords
+from sharpcli.settings.fields import Keywords
 
 __all__ = [
     "MOST_WITH_FIRST",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from sharpcli.documents.results import absent
-from sharpcli.settings import Keywords
+from sharpcli.settings.fields import Keywords
 
 __all__ = [
     "Band",

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from sharpcli.documents.results import MeasuredCheckpoint, Scalar, Sentences, absent
 from sharpcli.documents.statuses import Outcome
-from sharpcli.settings import Keywords
+from sharpcli.settings.fields import Keywords
 
 __all__ = ["Outliers", "SpectralNumbers", "Spectrum"]
 

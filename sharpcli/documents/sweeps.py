@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from sharpcli.documents.results import Failure, MeasuredCheckpoint, Scalar, absent
 from sharpcli.documents.statuses import Outcome
-from sharpcli.settings import Keywords
+from sharpcli.settings.fields import Keywords
 
 __all__ = ["SweptRun"]
 

@@ -17,7 +17,7 @@ from sharpcli.linalg.quadrature import Quadrature, choose_probes, quadrature
 from sharpcli.measures.context import Context
 from sharpcli.measures.hessian import suspicion
 from sharpcli.runtime.progress import foretelling
-from sharpcli.settings import SpectrumSettings
+from sharpcli.settings.curvature import SpectrumSettings
 
 __all__ = ["effective_rank"]
 

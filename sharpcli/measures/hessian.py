@@ -22,7 +22,8 @@ from sharpcli.measures.context import Context
 from sharpcli.measures.sampling import Sampled, eigenvalue_errors, trace_error, with_sampling
 from sharpcli.objective.objective import Objective
 from sharpcli.runtime.randomness import own_generator
-from sharpcli.settings import MeasureSettings, Operator
+from sharpcli.settings.curvature import Operator
+from sharpcli.settings.measuring import MeasureSettings
 
 __all__ = [
     "at_most",

@@ -21,7 +21,7 @@ from sharpcli.measures.hessian import product_error, suspicion
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.shards import part
 from sharpcli.runtime.randomness import own_generator
-from sharpcli.settings import CurvatureSettings
+from sharpcli.settings.curvature import CurvatureSettings
 
 __all__ = ["EXACT", "Leading", "leading", "rounding_share"]
 

@@ -17,7 +17,7 @@ from sharpcli.runtime import interruption
 from sharpcli.runtime.files import beside, is_special, rescue, save
 from sharpcli.runtime.processes import is_first
 from sharpcli.runtime.streams import drop_stdout
-from sharpcli.settings import OutputSettings
+from sharpcli.settings.output import OutputSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

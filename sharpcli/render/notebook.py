@@ -20,7 +20,7 @@ from sharpcli.render.files.plotting import narrowed
 from sharpcli.render.formats import format_of, page_of
 from sharpcli.render.kinds import KINDS, load, read_drawing
 from sharpcli.runtime.text import folded, html_text, visible_lines
-from sharpcli.settings import FigureSettings
+from sharpcli.settings.output import FigureSettings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

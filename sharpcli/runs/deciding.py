@@ -20,7 +20,7 @@ from sharpcli.measures import Measure, known_measures, measure_of
 from sharpcli.measures.columns import leading_names, sharper_if_larger
 from sharpcli.runs.failures import each_checkpoint
 from sharpcli.runtime.progress import Notes
-from sharpcli.settings import MeasureSettings, RunSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 
 __all__ = [
     "FIRST",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from sharpcli.documents.results import Scalar
     from sharpcli.runs.exploration import Exploration
-    from sharpcli.settings import DirectionSettings
+    from sharpcli.settings.exploring import DirectionSettings
 
 __all__ = ["DIRECTION_KINDS", "Direction", "DirectionKind", "direction_kind"]
 

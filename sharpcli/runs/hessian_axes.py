@@ -21,7 +21,8 @@ from sharpcli.runs.direction_kinds import Direction
 from sharpcli.runs.exploration import Exploration
 from sharpcli.runs.preflight import check_curvature
 from sharpcli.runtime.progress import Progress, silent
-from sharpcli.settings import DirectionSettings, MeasureSettings
+from sharpcli.settings.exploring import DirectionSettings
+from sharpcli.settings.measuring import MeasureSettings
 
 __all__ = ["Eigenpairs", "directions", "top_eigenpairs"]
 

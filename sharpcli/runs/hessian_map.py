@@ -20,7 +20,7 @@ from sharpcli.objective.objective import Objective
 from sharpcli.runs.exploration import Exploration
 from sharpcli.runs.preflight import check_curvature
 from sharpcli.runtime.processes import share
-from sharpcli.settings import MeasureSettings
+from sharpcli.settings.measuring import MeasureSettings
 
 __all__ = ["map_hessian"]
 

@@ -25,7 +25,7 @@ from sharpcli.measures.columns import column_titles
 from sharpcli.measures.context import Context
 from sharpcli.runs.study import Study
 from sharpcli.runtime.progress import Begin
-from sharpcli.settings import MeasureSettings, RunSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 
 __all__ = ["Rescaled", "check_rescaling", "measure_rescaled", "verdict"]
 

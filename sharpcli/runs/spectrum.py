@@ -40,7 +40,8 @@ from sharpcli.runs.study import Loaded, matched, prepare
 from sharpcli.runtime.devices import resolve_device
 from sharpcli.runtime.progress import UNSAID, Begin, Notes, Progress, foretelling, silent
 from sharpcli.runtime.randomness import global_random_state_kept
-from sharpcli.settings import RunSettings, SpectrumSettings
+from sharpcli.settings.curvature import SpectrumSettings
+from sharpcli.settings.measuring import RunSettings
 from sharpcli.tasks import Task
 
 __all__ = ["spectra_of_checkpoints", "spectrum_model"]

@@ -16,7 +16,9 @@ from sharpcli.runs.sweep_folder import SweepFolder
 from sharpcli.runs.sweep_run import Tasks
 from sharpcli.runtime.files import InUseError, reserved, save
 from sharpcli.runtime.progress import UNSAID, Begin, Notes, silent
-from sharpcli.settings import CurvatureSettings, MeasureSettings, RunSettings, typed
+from sharpcli.settings.curvature import CurvatureSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
+from sharpcli.settings.typed import typed
 from sharpcli.training.sweep_file import Sweep, as_key, read_sweep
 
 __all__ = ["MEASURES", "measure_sweep", "read_measure"]

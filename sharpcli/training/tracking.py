@@ -26,7 +26,7 @@ from sharpcli.objective.reliability import carriers_of_columns
 from sharpcli.objective.rows import Rows
 from sharpcli.objective.shards import part
 from sharpcli.runtime.randomness import own_generator
-from sharpcli.settings import MeasureSettings
+from sharpcli.settings.measuring import MeasureSettings
 from sharpcli.training.stability import preconditioner, threshold
 from sharpcli.training.train_settings import TrainSettings
 from sharpcli.training.watchers import Moment

@@ -197,7 +197,7 @@ def _once() -> dict[str, float]:
     from sharpcli.linalg.eigsh import eigsh
     from sharpcli.measures import compute, known_measures
     from sharpcli.measures.context import Context
-    from sharpcli.settings import MeasureSettings
+    from sharpcli.settings.measuring import MeasureSettings
 
     try:
         from sharpcli.curvature import make_operator

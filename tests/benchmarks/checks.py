@@ -15,7 +15,8 @@ from sharpcli.checkpoint import Checkpoint
 from sharpcli.curvature import Rounding
 from sharpcli.runs.preflight import ready
 from sharpcli.runs.study import matched, prepare
-from sharpcli.settings import CurvatureSettings, RunSettings
+from sharpcli.settings.curvature import CurvatureSettings
+from sharpcli.settings.measuring import RunSettings
 from sharpcli.tasks import Task, defaults
 
 NAME = "checks"

@@ -21,7 +21,7 @@ from torch.nn import functional
 from sharpcli.measures.context import Context
 from sharpcli.measures.epsilon_sharpness import epsilon_sharpness
 from sharpcli.measures.subspace import RandomSubspace
-from sharpcli.settings import MeasureSettings
+from sharpcli.settings.measuring import MeasureSettings
 
 NAME = "corners"
 _LEAST, _ABOVE = 0.99, 1e-9

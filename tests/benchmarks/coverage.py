@@ -19,7 +19,7 @@ from torch import Tensor
 from sharpcli.measures import compute, known_measures
 from sharpcli.measures.context import Context
 from sharpcli.objective.objective import Objective
-from sharpcli.settings import MeasureSettings
+from sharpcli.settings.measuring import MeasureSettings
 
 NAME = "coverage"
 _IMAGES, _SAMPLES, _SUBSETS = 4000, 1024, 200

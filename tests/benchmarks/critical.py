@@ -17,7 +17,7 @@ from sharpcli.measures import Context, choose, options_of
 from sharpcli.measures.critical import critical_sharpness
 from sharpcli.objective.objective import Objective
 from sharpcli.runs.study import prepare
-from sharpcli.settings import MeasureSettings, RunSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 from sharpcli.tasks import Task, defaults
 
 NAME = "critical"

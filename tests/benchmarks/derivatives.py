@@ -16,7 +16,8 @@ from torch.nn.functional import cross_entropy
 from sharpcli.documents.results import flat_scalars
 from sharpcli.errors import SharpError
 from sharpcli.runs.measure import measure_model
-from sharpcli.settings import CurvatureSettings, MeasureSettings, RunSettings
+from sharpcli.settings.curvature import CurvatureSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 
 NAME = "derivatives"
 # Of the reference: central differences of gradients in float64, at a step that few kinks are near.

@@ -19,7 +19,7 @@ from sharpcli.documents.results import CheckpointResult, Report, to_document
 from sharpcli.measures import compute, known_measures
 from sharpcli.measures.context import Context
 from sharpcli.objective.objective import Objective
-from sharpcli.settings import MeasureSettings
+from sharpcli.settings.measuring import MeasureSettings
 
 NAME = "differences"
 _IMAGES, _SAMPLES, _PAIRS = 1500, 256, 200

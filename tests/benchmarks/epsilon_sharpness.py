@@ -12,7 +12,7 @@ from report import Bar, Section
 
 from sharpcli.measures.context import Context
 from sharpcli.measures.epsilon_sharpness import epsilon_sharpness
-from sharpcli.settings import MeasureSettings
+from sharpcli.settings.measuring import MeasureSettings
 
 NAME = "epsilon_sharpness"
 _EPSILON = 1e-3

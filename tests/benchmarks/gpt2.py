@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from sharpcli.documents.results import Scalar
 from sharpcli.runs.measure import measure_model
-from sharpcli.settings import MeasureSettings, RunSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 
 NAME = "gpt2"
 _BAR = 1e-4

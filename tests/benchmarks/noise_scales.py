@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from sharpcli.runs.measure import measure_model
-from sharpcli.settings import MeasureSettings, RunSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 
 NAME = "noise-scales"
 _SHARE = 0.9

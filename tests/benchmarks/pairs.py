@@ -21,7 +21,7 @@ from sharpcli.documents.results import CheckpointResult, Report, flat_scalars, t
 from sharpcli.measures import compute, known_measures
 from sharpcli.measures.context import Context
 from sharpcli.objective.objective import Objective
-from sharpcli.settings import MeasureSettings
+from sharpcli.settings.measuring import MeasureSettings
 
 NAME = "pairs"
 _IMAGES, _TEST, _SAMPLE, _SAMPLES = 4000, 1000, 512, 200

@@ -15,7 +15,7 @@ from report import Bar, Section
 from sharpcli.curvature import make_operator
 from sharpcli.linalg.eigsh import eigsh
 from sharpcli.runs.measure import measure_model
-from sharpcli.settings import MeasureSettings, RunSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 
 NAME = "precision"
 ALONE, BOTH = "sharp -m largest-eigenvalue", "sharp -m hessian -k 1"

@@ -16,7 +16,7 @@ from torch import Tensor
 from sharpcli.curvature import make_operator
 from sharpcli.curvature.modes import MODES
 from sharpcli.errors import SharpError
-from sharpcli.settings import CurvatureSettings
+from sharpcli.settings.curvature import CurvatureSettings
 
 NAME = "product"
 # More than this between two exact products is a wrong derivative, not rounding.

@@ -13,7 +13,7 @@ from sharpcli.documents.results import RescaledNumber, RescalingFacts
 from sharpcli.measures import known_measures
 from sharpcli.measures.columns import column_titles
 from sharpcli.runs.measure import measure_model
-from sharpcli.settings import MeasureSettings, RunSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 
 NAME = "rescaling"
 # Numbers that no rescaling may move by more than this share, and those that must be said to move.

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from sharpcli.documents.results import flat_scalars, to_document
 from sharpcli.runs.measure import measure_model
 from sharpcli.runtime.progress import Notes
-from sharpcli.settings import MeasureSettings, RunSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 
 NAME = "skewed"
 _TOTAL, _SEEDS = 2000, 200

@@ -7,7 +7,8 @@ from click.testing import CliRunner
 from sharpcli.cli.options import output_options, run_options, task_argument, task_options
 from sharpcli.cli.parameter_types import NAMES, SIZE
 from sharpcli.errors import UsageError
-from sharpcli.settings import OutputSettings, RunSettings
+from sharpcli.settings.measuring import RunSettings
+from sharpcli.settings.output import OutputSettings
 
 
 def invoke(decorator, *arguments, environment=None):

@@ -20,7 +20,8 @@ from sharpcli.errors import SharpError
 from sharpcli.linalg.eigsh import eigsh
 from sharpcli.measures.hessian import hessian
 from sharpcli.runs.measure import measure_model
-from sharpcli.settings import CurvatureSettings, MeasureSettings, RunSettings
+from sharpcli.settings.curvature import CurvatureSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 
 DIFFERENCE = CurvatureSettings(hvp="finite-difference")
 

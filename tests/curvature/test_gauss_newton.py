@@ -28,7 +28,7 @@ from sharpcli.curvature import graph_bytes, make_operator
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.linalg.eigsh import eigsh
 from sharpcli.measures.hessian import hessian, trace
-from sharpcli.settings import CurvatureSettings
+from sharpcli.settings.curvature import CurvatureSettings
 
 GGN, FISHER = CurvatureSettings("ggn"), CurvatureSettings("fisher")
 EMPIRICAL = CurvatureSettings("empirical-fisher")

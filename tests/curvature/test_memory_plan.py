@@ -14,7 +14,7 @@ from sharpcli.curvature.graphs import graph_cost
 from sharpcli.curvature.memory_plan import share_memory, share_memory_of_probes
 from sharpcli.errors import SharpError
 from sharpcli.linalg.eigsh import least_rows
-from sharpcli.settings import CurvatureSettings
+from sharpcli.settings.curvature import CurvatureSettings
 
 PINNED = CurvatureSettings(hvp="double-backward")
 

@@ -13,7 +13,8 @@ from sharpcli.render.pages.measurements import measure_page
 from sharpcli.runs.measure import measure_model
 from sharpcli.runs.preflight import check_curvature
 from sharpcli.runs.study import prepare
-from sharpcli.settings import CurvatureSettings, MeasureSettings, RunSettings
+from sharpcli.settings.curvature import CurvatureSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 
 # What PyTorch's forward mode lacks or has wrong on these networks.
 MISSING = {("mapping", "forward-over-reverse")}  # the derivative of SiLU's backward pass

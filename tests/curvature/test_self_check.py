@@ -12,7 +12,8 @@ from sharpcli.measures.hessian import hessian, suspicion
 from sharpcli.runs.measure import measure_model
 from sharpcli.runs.preflight import check_curvature
 from sharpcli.runs.study import prepare
-from sharpcli.settings import CurvatureSettings, MeasureSettings, RunSettings
+from sharpcli.settings.curvature import CurvatureSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 
 CPU = torch.device("cpu")
 

@@ -19,16 +19,16 @@ from sharpcli.runs.interpolate import interpolate_checkpoints
 from sharpcli.runs.landscape import landscape_checkpoint
 from sharpcli.runs.spectrum import spectra_of_checkpoints
 from sharpcli.runtime.progress import silent
-from sharpcli.settings import (
+from sharpcli.settings.curvature import SpectrumSettings
+from sharpcli.settings.exploring import (
     BatchNormSettings,
     DirectionSettings,
     GridSettings,
     InterpolateSettings,
     LandscapeSettings,
     PathSettings,
-    RunSettings,
-    SpectrumSettings,
 )
+from sharpcli.settings.measuring import RunSettings
 from sharpcli.tasks import Task, load_task
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -9,13 +9,8 @@ from sharpcli.documents.labels import common_metadata, differing_metadata
 from sharpcli.runs.exploration import Beside
 from sharpcli.runs.landscape import landscape_checkpoint
 from sharpcli.runs.measure import measure_checkpoints
-from sharpcli.settings import (
-    DirectionSettings,
-    GridSettings,
-    LandscapeSettings,
-    MeasureSettings,
-    RunSettings,
-)
+from sharpcli.settings.exploring import DirectionSettings, GridSettings, LandscapeSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 
 LOSS = MeasureSettings(measures=("loss",))
 CPU = RunSettings(device="cpu")

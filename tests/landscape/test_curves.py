@@ -16,7 +16,8 @@ from sharpcli.landscape.curves import Path, path_weights, train_path
 from sharpcli.landscape.points.batch_norm import batch_statistics
 from sharpcli.objective.objective import Objective
 from sharpcli.runs.study import prepare
-from sharpcli.settings import PathSettings, RunSettings
+from sharpcli.settings.exploring import PathSettings
+from sharpcli.settings.measuring import RunSettings
 from sharpcli.tasks import load_task
 from sharpcli.training import TrainSettings
 from sharpcli.training.loop import train

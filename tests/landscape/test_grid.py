@@ -4,7 +4,7 @@ import pytest
 
 from sharpcli.errors import UsageError
 from sharpcli.landscape.grid import axis_values, check_line, fewest_points, grid_points, line_values
-from sharpcli.settings import GridSettings
+from sharpcli.settings.exploring import GridSettings
 
 
 def test_the_default_line_holds_its_ends_exactly():

@@ -3,7 +3,7 @@
 from networks import CASES, context
 
 from sharpcli.measures import Context
-from sharpcli.settings import MeasureSettings
+from sharpcli.settings.measuring import MeasureSettings
 
 
 def test_what_is_known_costs_nothing_to_ask():

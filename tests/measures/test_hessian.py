@@ -21,7 +21,8 @@ from sharpcli import measure_model
 from sharpcli.curvature import SelfCheck
 from sharpcli.measures import context as shared_context
 from sharpcli.measures.hessian import hessian, trace
-from sharpcli.settings import CurvatureSettings, MeasureSettings, RunSettings
+from sharpcli.settings.curvature import CurvatureSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 
 
 @pytest.mark.parametrize("name", CASES)

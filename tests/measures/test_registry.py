@@ -29,7 +29,7 @@ from sharpcli.measures import (
     readers,
 )
 from sharpcli.measures.columns import column_titles, in_tables, leading_names
-from sharpcli.settings import MeasureSettings
+from sharpcli.settings.measuring import MeasureSettings
 
 NAMES = ["loss", "epsilon-sharpness", "gradient", "hessian", "trace"]
 

@@ -20,7 +20,7 @@ from sharpcli.objective.objective import Objective
 from sharpcli.objective.reading import memory_for_data, read_rows
 from sharpcli.objective.shards import shards
 from sharpcli.runs.study import prepare
-from sharpcli.settings import RunSettings
+from sharpcli.settings.measuring import RunSettings
 from sharpcli.tasks import Task, defaults
 
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ from sharpcli.errors import SharpError
 from sharpcli.objective.arithmetic import exact_arithmetic
 from sharpcli.runs.preflight import check_fidelity, check_reach
 from sharpcli.runs.study import prepare
-from sharpcli.settings import RunSettings
+from sharpcli.settings.measuring import RunSettings
 
 CPU = torch.device("cpu")
 

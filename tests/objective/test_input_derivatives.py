@@ -10,7 +10,8 @@ from torch import nn
 from torch.func import jacrev, vmap
 
 from sharpcli.runs.measure import measure_model
-from sharpcli.settings import CurvatureSettings, MeasureSettings, RunSettings
+from sharpcli.settings.curvature import CurvatureSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 
 POINTS = torch.linspace(0, 1, 12, dtype=torch.float64)[:, None]
 

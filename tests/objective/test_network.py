@@ -9,7 +9,7 @@ from sharpcli.curvature import make_operator
 from sharpcli.objective.arithmetic import exact_arithmetic
 from sharpcli.objective.network import Network
 from sharpcli.runs.study import prepare
-from sharpcli.settings import RunSettings
+from sharpcli.settings.measuring import RunSettings
 
 
 def _tf32() -> list[bool | str]:

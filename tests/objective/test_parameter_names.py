@@ -8,7 +8,7 @@ from torch import nn
 from sharpcli.errors import UsageError
 from sharpcli.objective.parameter_names import layers_of, matching
 from sharpcli.runs.study import prepare
-from sharpcli.settings import RunSettings
+from sharpcli.settings.measuring import RunSettings
 
 CPU = torch.device("cpu")
 

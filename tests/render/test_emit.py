@@ -13,7 +13,7 @@ import pytest
 from sharpcli.documents.results import CheckpointResult, Failure
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.render import emit
-from sharpcli.settings import OutputSettings
+from sharpcli.settings.output import OutputSettings
 
 Make = Callable[..., Any]
 

@@ -18,7 +18,7 @@ from sharpcli.documents.results import CheckpointResult, Failure, Report, Scalar
 from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import SharpError
 from sharpcli.render.files.spreadsheet import result_rows, rows_as_csv
-from sharpcli.settings import FigureSettings
+from sharpcli.settings.output import FigureSettings
 
 
 def measured(path, value, **others):

@@ -9,7 +9,7 @@ from sharpcli.render.files.comparison_figure import comparison_file
 from sharpcli.render.files.comparison_html import comparison_html
 from sharpcli.render.pages.comparison import compare_page
 from sharpcli.render.relations import DrawnHeat, DrawnScatter, read_comparison
-from sharpcli.settings import FigureSettings
+from sharpcli.settings.output import FigureSettings
 
 BY = ["optimizer", "batch_size"]
 

@@ -18,14 +18,9 @@ from sharpcli.runs.exploration import Beside
 from sharpcli.runs.interpolate import interpolate_checkpoints
 from sharpcli.runs.landscape import landscape_checkpoint
 from sharpcli.runs.measure import measure_checkpoints, measure_model
-from sharpcli.settings import (
-    CurvatureSettings,
-    DirectionSettings,
-    GridSettings,
-    LandscapeSettings,
-    MeasureSettings,
-    RunSettings,
-)
+from sharpcli.settings.curvature import CurvatureSettings
+from sharpcli.settings.exploring import DirectionSettings, GridSettings, LandscapeSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "schema.json").read_text("utf-8"))
 CPU = torch.device("cpu")

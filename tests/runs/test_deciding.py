@@ -11,7 +11,7 @@ from sharpcli.documents.results import flat_scalars, to_document
 from sharpcli.errors import UsageError
 from sharpcli.runs.measure import measure_checkpoints
 from sharpcli.runtime.progress import Notes
-from sharpcli.settings import MeasureSettings, RunSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 from sharpcli.tasks import Task, defaults
 
 EXAMPLES = 2048

@@ -14,12 +14,8 @@ from sharpcli.runs.finished import Finished
 from sharpcli.runs.measure import measure_checkpoints
 from sharpcli.runs.spectrum import spectra_of_checkpoints
 from sharpcli.runtime.progress import Notes
-from sharpcli.settings import (
-    CurvatureSettings,
-    MeasureSettings,
-    RunSettings,
-    SpectrumSettings,
-)
+from sharpcli.settings.curvature import CurvatureSettings, SpectrumSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 
 OF = CASES["tanh"]
 SETTINGS = MeasureSettings(measures=("loss", "gradient"))

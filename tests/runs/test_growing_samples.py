@@ -13,7 +13,7 @@ from sharpcli.documents.results import CheckpointResult, Scalar, to_document
 from sharpcli.runs.growing_samples import Judge, Widest, grown, widest
 from sharpcli.runs.measure import measure_model
 from sharpcli.runtime.progress import Notes
-from sharpcli.settings import MeasureSettings, RunSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 
 TOTAL = 3000
 

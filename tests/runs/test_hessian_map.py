@@ -16,7 +16,8 @@ from sharpcli.landscape.points.walk import Watch
 from sharpcli.runs import hessian_map
 from sharpcli.runs.hessian_map import ratio_of
 from sharpcli.runs.landscape import landscape_checkpoint
-from sharpcli.settings import DirectionSettings, GridSettings, LandscapeSettings, RunSettings
+from sharpcli.settings.exploring import DirectionSettings, GridSettings, LandscapeSettings
+from sharpcli.settings.measuring import RunSettings
 from sharpcli.tasks import Task, defaults
 
 _POINTS = 2

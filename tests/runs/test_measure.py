@@ -33,7 +33,7 @@ from sharpcli.measures import Measure, Option
 from sharpcli.runs.measure import measure_checkpoints, measure_model
 from sharpcli.runs.study import prepare
 from sharpcli.runtime.devices import resolve_device
-from sharpcli.settings import MeasureSettings, RunSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 from sharpcli.tasks import defaults
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "schema.json").read_text("utf-8"))

@@ -13,7 +13,7 @@ from sharpcli.measures import choose
 from sharpcli.runs.growing_samples import FIRST_IN_TIME, Judge, Limit, grown
 from sharpcli.runs.price import Foreteller, TimeShares, samples_for
 from sharpcli.runtime.progress import Notes
-from sharpcli.settings import RunSettings
+from sharpcli.settings.measuring import RunSettings
 
 TOTAL = 100_000
 

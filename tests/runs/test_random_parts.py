@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sharpcli.runs.measure import measure_checkpoints
-from sharpcli.settings import MeasureSettings, RunSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 
 TASK = """
 import torch

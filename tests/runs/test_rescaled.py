@@ -13,7 +13,7 @@ from sharpcli.render.pages.measurements import measure_page
 from sharpcli.render.pages.rescaling import change
 from sharpcli.runs.measure import measure_model
 from sharpcli.runs.rescaled import verdict
-from sharpcli.settings import MeasureSettings, RunSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 
 RELU = task(lambda: mlp(6, 24, 20, 4, activation=nn.ReLU), vectors(6, 4))
 NAMES = ("loss", "hessian", "parameter-norms", "spectral-norms", "path-norm", "margin")

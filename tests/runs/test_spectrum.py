@@ -14,7 +14,8 @@ from sharpcli.errors import UsageError
 from sharpcli.linalg.quadrature import quadrature
 from sharpcli.runs.spectrum import spectra_of_checkpoints
 from sharpcli.runtime.progress import Notes, silent
-from sharpcli.settings import CurvatureSettings, RunSettings, SpectrumSettings
+from sharpcli.settings.curvature import CurvatureSettings, SpectrumSettings
+from sharpcli.settings.measuring import RunSettings
 
 DOUBLE = RunSettings(dtype="float64", device="cpu")
 FEW = SpectrumSettings(probes=2, steps=20)

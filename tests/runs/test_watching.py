@@ -14,7 +14,7 @@ from sharpcli.errors import SharpError, UsageError
 from sharpcli.runs import watching
 from sharpcli.runs.measure import measure_checkpoints
 from sharpcli.runs.watching import Arrivals, Watch, check_watch, each_arrival
-from sharpcli.settings import MeasureSettings, RunSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 
 
 class Folder:

@@ -25,7 +25,8 @@ from sharpcli.checkpoint import Checkpoint
 from sharpcli.objective.objective import Objective
 from sharpcli.runs.preflight import ready
 from sharpcli.runs.study import Study, matched, prepare
-from sharpcli.settings import CurvatureSettings, RunSettings
+from sharpcli.settings.curvature import CurvatureSettings
+from sharpcli.settings.measuring import RunSettings
 from sharpcli.tasks import Task, defaults
 
 COUNT, FIXED = 96, 24

@@ -8,7 +8,7 @@ from networks import CPU
 from sharpcli.landscape.frame import line
 from sharpcli.landscape.points.evaluator import Anchors
 from sharpcli.runs.study import prepare
-from sharpcli.settings import RunSettings
+from sharpcli.settings.measuring import RunSettings
 
 ALPHAS = [(-1 + i / 8,) for i in range(25)]
 

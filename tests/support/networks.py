@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from sharpcli.measures import Context
 from sharpcli.objective.objective import Objective
 from sharpcli.runs.study import prepare
-from sharpcli.settings import MeasureSettings, RunSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 from sharpcli.tasks import Task, defaults
 
 TRAIN, TEST = 23, 11  # in batches of 3 the last of the train split's eight has two rows

@@ -24,13 +24,13 @@ from sharpcli.documents.grids import (
     TrajectoryPoint,
 )
 from sharpcli.documents.results import Document, Report, Scalar, to_document
-from sharpcli.settings import (
+from sharpcli.settings.exploring import (
     DirectionSettings,
     GridSettings,
     InterpolateSettings,
     LandscapeSettings,
-    RunSettings,
 )
+from sharpcli.settings.measuring import RunSettings
 
 ENVIRONMENT = {"sharpcli": "0.2.0", "python": "3.12", "torch": "2.6", "device": "cpu"}
 TASK = {

@@ -6,7 +6,7 @@ from typing import Any
 
 from sharpcli.documents.results import to_document
 from sharpcli.runs.schedule import list_policies, schedule_values
-from sharpcli.settings import ScheduleSettings
+from sharpcli.settings.schedule import ScheduleSettings
 
 __all__ = ["policies", "rewritten", "scheduled"]
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpcli.settings import RunSettings
+from sharpcli.settings.measuring import RunSettings
 
 
 @dataclass

@@ -28,7 +28,8 @@ from sharpcli.curvature import make_operator
 from sharpcli.errors import SharpError
 from sharpcli.runs.preflight import ready
 from sharpcli.runs.studies import Studies, load
-from sharpcli.settings import CurvatureSettings, RunSettings
+from sharpcli.settings.curvature import CurvatureSettings
+from sharpcli.settings.measuring import RunSettings
 from sharpcli.tasks import Task, defaults
 
 ROWS = 24

@@ -10,7 +10,7 @@ from torch import nn
 
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.runs.studies import Studies
-from sharpcli.settings import RunSettings
+from sharpcli.settings.measuring import RunSettings
 from sharpcli.tasks import builtin, builtin_tasks, load_task, task_from_metadata
 from sharpcli.tasks.source import NoTaskFileError
 

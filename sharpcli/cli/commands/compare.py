@@ -18,7 +18,7 @@ from sharpcli.documents.results import Document
 from sharpcli.documents.scores import Over
 from sharpcli.documents.statuses import NOT_CONVERGED
 from sharpcli.errors import SharpError, UsageError
-from sharpcli.settings import OutputSettings
+from sharpcli.settings.output import OutputSettings
 
 __all__ = ["compare", "read_result"]
 

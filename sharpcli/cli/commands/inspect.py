@@ -8,7 +8,7 @@ from sharpcli.cli import completion
 from sharpcli.cli.exit_codes import exit_code
 from sharpcli.cli.options import output_options, weights_option
 from sharpcli.documents.results import to_document
-from sharpcli.settings import OutputSettings
+from sharpcli.settings.output import OutputSettings
 
 __all__ = ["inspect"]
 

@@ -22,14 +22,14 @@ from sharpcli.cli.options import (
     task_options,
 )
 from sharpcli.cli.parameter_types import POSITIVE, NumberType
-from sharpcli.settings import (
+from sharpcli.settings.exploring import (
     BatchNormSettings,
     GridSettings,
     InterpolateSettings,
-    OutputSettings,
     PathSettings,
-    RunSettings,
 )
+from sharpcli.settings.measuring import RunSettings
+from sharpcli.settings.output import OutputSettings
 
 __all__ = ["interpolate"]
 

@@ -27,14 +27,14 @@ from sharpcli.cli.options import (
 )
 from sharpcli.cli.parameter_types import POSITIVE, NumberType, WholeType
 from sharpcli.runs.direction_kinds import DIRECTION_KINDS
-from sharpcli.settings import (
+from sharpcli.settings.exploring import (
     BatchNormSettings,
     DirectionSettings,
     GridSettings,
     LandscapeSettings,
-    OutputSettings,
-    RunSettings,
 )
+from sharpcli.settings.measuring import RunSettings
+from sharpcli.settings.output import OutputSettings
 
 __all__ = ["landscape"]
 

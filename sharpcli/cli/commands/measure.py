@@ -27,7 +27,9 @@ from sharpcli.errors import UsageError
 from sharpcli.measures import BUILT_IN, Option, choose, known_measures, measure_of, readers
 from sharpcli.runtime import interruption
 from sharpcli.runtime.files import reserved
-from sharpcli.settings import CurvatureSettings, MeasureSettings, OutputSettings, RunSettings
+from sharpcli.settings.curvature import CurvatureSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
+from sharpcli.settings.output import OutputSettings
 
 if TYPE_CHECKING:
     from sharpcli.runtime.progress import Notes

@@ -13,7 +13,7 @@ from sharpcli.cli.options import output_options, plot_option
 from sharpcli.cli.parameter_types import NumberType
 from sharpcli.documents.results import Document
 from sharpcli.errors import SharpError, UsageError
-from sharpcli.settings import FigureSettings, OutputSettings
+from sharpcli.settings.output import FigureSettings, OutputSettings
 
 __all__ = ["plot"]
 

@@ -12,7 +12,8 @@ from sharpcli.cli.options import given, output_options, plot_option, refuse_unre
 from sharpcli.cli.parameter_types import POSITIVE, NumberType, WholeType
 from sharpcli.documents.results import to_document
 from sharpcli.errors import UsageError
-from sharpcli.settings import OutputSettings, Rewriting, ScheduleSettings
+from sharpcli.settings.output import OutputSettings
+from sharpcli.settings.schedule import Rewriting, ScheduleSettings
 
 __all__ = ["schedule"]
 

@@ -17,7 +17,9 @@ from sharpcli.cli.options import (
 )
 from sharpcli.cli.parameter_types import WholeType
 from sharpcli.errors import UsageError
-from sharpcli.settings import CurvatureSettings, OutputSettings, RunSettings, SpectrumSettings
+from sharpcli.settings.curvature import CurvatureSettings, SpectrumSettings
+from sharpcli.settings.measuring import RunSettings
+from sharpcli.settings.output import OutputSettings
 
 __all__ = ["spectrum"]
 

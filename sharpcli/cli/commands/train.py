@@ -25,7 +25,7 @@ from sharpcli.errors import SharpError, UsageError
 from sharpcli.runtime.files import is_special, reserved
 from sharpcli.runtime.progress import Latest
 from sharpcli.runtime.text import visible
-from sharpcli.settings import OutputSettings
+from sharpcli.settings.output import OutputSettings
 from sharpcli.training.optimizers import HYPERPARAMETERS, OPTIMIZERS
 from sharpcli.training.train_settings import EVERY, TrainSettings
 

@@ -11,7 +11,7 @@ from sharpcli.errors import SharpError
 from sharpcli.render.files.animation import animated
 from sharpcli.render.files.plotting import check_plot
 from sharpcli.render.scene import read_scene
-from sharpcli.settings import FigureSettings
+from sharpcli.settings.output import FigureSettings
 
 SMALL = FigureSettings(width=2.5)
 

@@ -16,7 +16,7 @@ from sharpcli.render.files.contours import contour_levels, plane_figure
 from sharpcli.render.files.figure import figure
 from sharpcli.render.kinds import read_drawing
 from sharpcli.render.scene import is_log, read_scene
-from sharpcli.settings import FigureSettings
+from sharpcli.settings.output import FigureSettings
 
 DEFAULT = FigureSettings()
 

@@ -8,7 +8,7 @@ import schedule_documents
 from overlaps import overlapping
 
 from sharpcli.render.kinds import KINDS, load, read_drawing
-from sharpcli.settings import FigureSettings
+from sharpcli.settings.output import FigureSettings
 
 _COLUMN = 3.3  # inches, of most conferences' two columns
 _RUNS = [

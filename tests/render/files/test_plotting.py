@@ -10,7 +10,7 @@ from sharpcli.errors import SharpError, UsageError
 from sharpcli.render import emit
 from sharpcli.render.files.plotting import check_plot, draw, narrowed
 from sharpcli.render.kinds import FIGURES
-from sharpcli.settings import OutputSettings
+from sharpcli.settings.output import OutputSettings
 
 STARTS = {
     ".png": b"\x89PNG",

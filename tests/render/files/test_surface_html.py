@@ -9,7 +9,7 @@ import scenes
 
 from sharpcli.render.files.surface_html import page
 from sharpcli.render.scene import read_scene
-from sharpcli.settings import FigureSettings
+from sharpcli.settings.output import FigureSettings
 
 
 def drawn(document, settings=None):

@@ -14,7 +14,7 @@ from sharpcli.documents.results import Document
 from sharpcli.render import emit
 from sharpcli.render.pages.landscapes import landscape_lines, landscape_page
 from sharpcli.render.terminal.plain import plainer
-from sharpcli.settings import OutputSettings
+from sharpcli.settings.output import OutputSettings
 
 X = made.LINE
 

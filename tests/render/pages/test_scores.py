@@ -11,7 +11,7 @@ from sharpcli.errors import SharpError
 from sharpcli.render.files.score_figure import score_file
 from sharpcli.render.files.spreadsheet import group_rows
 from sharpcli.render.pages.scores import comparison_lines, comparison_page, read_bands
-from sharpcli.settings import FigureSettings
+from sharpcli.settings.output import FigureSettings
 
 
 def document(**asked):

@@ -22,7 +22,7 @@ from sharpcli.render.pages.spectra import (
     spectrum_lines,
     spectrum_page,
 )
-from sharpcli.settings import FigureSettings
+from sharpcli.settings.output import FigureSettings
 
 DEFAULT = FigureSettings()
 ONE = document(made_up("runs/a.pt"))

@@ -3,7 +3,7 @@
 import pytest
 
 from sharpcli.documents.labels import common_metadata, differing_metadata
-from sharpcli.documents.training_names import add_names, named_settings
+from sharpcli.settings.training_names import add_names, named_settings
 
 HUGGING_FACE = {
     "training_args.learning_rate": 3e-4,

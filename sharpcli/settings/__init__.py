@@ -1,0 +1,1 @@
+"""What a run is asked to do: one frozen dataclass per concern. Imports no Click and no torch."""
