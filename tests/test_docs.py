@@ -236,7 +236,8 @@ def modules_loaded_by(module):
 @pytest.mark.parametrize(
     "module",
     [
-        *("errors", "settings", "cli.config", "cli.options", "documents.results"),
+        *("errors", "settings.measuring", "settings.exploring", "cli.config", "cli.options.output"),
+        "documents.results",
         *("documents.labels", "documents.comparison", "documents.environment", "render"),
         *("render.terminal.table", "render.pages.measurements", "render.pages.comparison"),
     ],

@@ -11,7 +11,8 @@ import click
 
 from sharpcli.cli import completion
 from sharpcli.cli.exit_codes import ExitCode
-from sharpcli.cli.options import output_options, plot_option, refuse_unread
+from sharpcli.cli.options.given import refuse_unread
+from sharpcli.cli.options.output import output_options, plot_option
 from sharpcli.cli.parameter_types import NAMES, NumberType
 from sharpcli.documents.reading import load_document, parse_document
 from sharpcli.documents.results import Document

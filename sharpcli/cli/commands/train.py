@@ -10,7 +10,9 @@ from typing import Any
 import click
 
 from sharpcli.cli import completion
-from sharpcli.cli.options import each_once, refuse_overwriting, task_argument
+from sharpcli.cli.options.given import each_once
+from sharpcli.cli.options.output import refuse_overwriting
+from sharpcli.cli.options.task import task_argument
 from sharpcli.cli.parameter_types import (
     DEVICE,
     NAME_VALUE,

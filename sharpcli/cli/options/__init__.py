@@ -1,0 +1,1 @@
+"""Options that several commands share; a command gets each group as one value."""
