@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 from sharpcli.documents.comparison.uncertainty import NOTHING_EXACT
-from sharpcli.documents.pairing import LEVEL, Measured, Pair, Verdict, contrast_of, pair_of
+from sharpcli.documents.contrast import LEVEL, contrast_of
+from sharpcli.documents.pairing import Measured, Pair, Verdict, pair_of
 from sharpcli.documents.results import Number, absent
 from sharpcli.settings.fields import Keywords
 

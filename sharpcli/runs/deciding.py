@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from sharpcli.documents.contrast import LEVEL
 from sharpcli.documents.decision import Decider, Decision, Full, Look, looks_to
 from sharpcli.documents.labels import short_labels
-from sharpcli.documents.pairing import LEVEL, Pair, different_data, measured
+from sharpcli.documents.pairing import Pair, different_data, measured
 from sharpcli.documents.results import CheckpointResult
 from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import UsageError, counted, did_you_mean, setting

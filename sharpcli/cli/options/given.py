@@ -10,13 +10,7 @@ from click.core import ParameterSource
 
 from sharpcli.errors import UsageError
 
-__all__ = [
-    "Command",
-    "decorate",
-    "each_once",
-    "given",
-    "refuse_unread",
-]
+__all__ = ["Command", "decorate", "each_once", "given", "refuse_unread"]
 
 Command = Callable[..., Any]
 

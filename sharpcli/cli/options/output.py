@@ -19,12 +19,7 @@ from sharpcli.render.kinds import FIGURES
 from sharpcli.runtime.files import is_special, reserved
 from sharpcli.settings.output import OutputSettings
 
-__all__ = [
-    "output_options",
-    "plot_option",
-    "refuse_overwriting",
-    "resume_option",
-]
+__all__ = ["output_options", "plot_option", "refuse_overwriting", "resume_option"]
 
 
 def output_options(command: Command) -> Command:

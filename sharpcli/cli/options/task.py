@@ -15,10 +15,7 @@ from sharpcli.cli.options.given import Command, decorate, each_once, given
 from sharpcli.cli.parameter_types import NAME_VALUE
 from sharpcli.errors import UsageError
 
-__all__ = [
-    "task_argument",
-    "task_options",
-]
+__all__ = ["task_argument", "task_options"]
 
 
 def task_options(command: Command) -> Command:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from sharpcli.documents import pairing
 from sharpcli.documents.comparison.members import Group, Member
+from sharpcli.documents.contrast import contrast_of
 from sharpcli.documents.results import Document
 
 __all__ = ["paired_difference", "pairs_of_rows"]
@@ -31,7 +32,7 @@ def paired_difference(key: str, difference: Document, own: Member, base: Member)
     if a.sample is None or a.sample != b.sample:
         return difference
     scalars = a.scalars[key], b.scalars[key]
-    both = pairing.contrast_of(*scalars, key, a.count, a.total, exact=own.exact)
+    both = contrast_of(*scalars, key, a.count, a.total, exact=own.exact)
     if both is None or both.scatter is None:
         return difference
     pair = pairing.pair_of(*scalars, key, a.count, a.total, exact=own.exact)
