@@ -40,8 +40,8 @@ from sharpcli.documents.results import (
     FailedResult,
     MeasuredCheckpoint,
     Report,
-    Scalar,
 )
+from sharpcli.documents.scalars import Scalar
 from sharpcli.documents.schedules import ListedPolicy, Scheduled
 from sharpcli.documents.searches import Trial
 from sharpcli.documents.spectra import Spectrum

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from sharpcli.documents.results import Number, Scalar, absent
+from sharpcli.documents.fields import Number, absent
+from sharpcli.documents.scalars import Scalar
 from sharpcli.documents.scores import Scores, ScoreSettings
 from sharpcli.settings.fields import Keywords
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
-from sharpcli.documents.comparison.uncertainty import NOTHING_EXACT, Uncertainty, uncertainty_of
 from sharpcli.documents.scoring.statistics import carriers, student
+from sharpcli.documents.uncertainty import NOTHING_EXACT, Uncertainty, uncertainty_of
 
 __all__ = ["LEVEL", "Contrast", "contrast_of", "middle"]
 

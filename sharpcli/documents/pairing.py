@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-from sharpcli.documents.comparison.uncertainty import NOTHING_EXACT
 from sharpcli.documents.contrast import LEVEL, Contrast, contrast_of, middle
+from sharpcli.documents.fields import absent
 from sharpcli.documents.labels import named
-from sharpcli.documents.results import absent, flat_scalars
+from sharpcli.documents.scalars import flat_scalars
 from sharpcli.documents.statuses import NOT_CONVERGED, SamplingStatus
+from sharpcli.documents.uncertainty import NOTHING_EXACT
 from sharpcli.settings.fields import Keywords
 
 __all__ = [

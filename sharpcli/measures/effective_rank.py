@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from sharpcli.curvature.memory_plan import share_memory_of_probes
-from sharpcli.documents.results import Scalar
+from sharpcli.documents.scalars import Scalar
 from sharpcli.documents.statuses import SamplingStatus, Status
 from sharpcli.errors import setting
 from sharpcli.linalg.bulk import bulk

@@ -12,7 +12,7 @@ from torch import Tensor
 from sharpcli.curvature import CurvatureOperator, Rounding, SelfCheck, in_float64, make_operator
 from sharpcli.curvature.forward_difference import ForwardDifference
 from sharpcli.curvature.preconditioned import Preconditioned
-from sharpcli.documents.results import Scalar
+from sharpcli.documents.scalars import Scalar
 from sharpcli.documents.statuses import Status
 from sharpcli.errors import setting
 from sharpcli.linalg.largest import Largest, largest

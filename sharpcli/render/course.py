@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sharpcli.documents.labels import clean
-from sharpcli.documents.results import Document, flat_scalars
+from sharpcli.documents.results import Document
+from sharpcli.documents.scalars import flat_scalars
 from sharpcli.documents.stability import PRECONDITIONED, Threshold, of_settings
 from sharpcli.documents.statuses import NOT_CONVERGED, Outcome
 from sharpcli.errors import SharpError, UsageError

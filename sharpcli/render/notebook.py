@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sharpcli.documents.labels import short_labels
-from sharpcli.documents.results import Document, dumps, flat_scalars
+from sharpcli.documents.results import Document, dumps
+from sharpcli.documents.scalars import flat_scalars
 from sharpcli.errors import SharpError
 from sharpcli.render.console import console
 from sharpcli.render.emit import problems

@@ -15,7 +15,7 @@ from sharpcli.errors import UsageError, did_you_mean, setting
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sharpcli.documents.results import Scalar
+    from sharpcli.documents.scalars import Scalar
     from sharpcli.runs.exploration import Exploration
     from sharpcli.settings.exploring import DirectionSettings
 

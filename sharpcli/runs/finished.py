@@ -13,7 +13,8 @@ import torch
 
 from sharpcli.checkpoint import Checkpoint
 from sharpcli.checkpoint.contents import sha256_of
-from sharpcli.documents.results import CheckpointResult, Failure, LayerResult, to_plain
+from sharpcli.documents.results import CheckpointResult, Failure, LayerResult
+from sharpcli.documents.scalars import to_plain
 from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import SharpError, counted, setting
 from sharpcli.landscape.points.journal import differences

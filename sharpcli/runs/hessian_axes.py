@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sharpcli.curvature import SelfCheck
 from sharpcli.documents.labels import named
-from sharpcli.documents.results import Scalar
+from sharpcli.documents.scalars import Scalar
 from sharpcli.errors import SharpError, UsageError, setting
 from sharpcli.landscape.directions import normalize_direction
 from sharpcli.linalg.eigsh import eigsh

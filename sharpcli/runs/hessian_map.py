@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from sharpcli.documents.grids import Axis, HessianMap
-from sharpcli.documents.results import Scalar
+from sharpcli.documents.scalars import Scalar
 from sharpcli.documents.statuses import NOT_CONVERGED, Status
 from sharpcli.errors import SharpError, counted
 from sharpcli.landscape.frame import Frame

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sharpcli.documents.results import RescaledNumber, RescalingFacts, flat_scalars
+from sharpcli.documents.results import RescaledNumber, RescalingFacts
+from sharpcli.documents.scalars import flat_scalars
 from sharpcli.documents.statuses import Status
 from sharpcli.errors import SharpError, UsageError, setting
 from sharpcli.landscape.alignment.permutations import TRACED_EXAMPLES

@@ -16,7 +16,8 @@ from sharpcli.checkpoint import read_checkpoint
 from sharpcli.curvature import Rounding, SelfCheck, make_operator
 from sharpcli.curvature.memory_plan import Budget, share_memory_of_probes
 from sharpcli.documents.environment import environment
-from sharpcli.documents.results import FailedResult, MeasuredCheckpoint, Report, Scalar
+from sharpcli.documents.results import FailedResult, MeasuredCheckpoint, Report
+from sharpcli.documents.scalars import Scalar
 from sharpcli.documents.spectra import Outliers, SpectralNumbers, Spectrum
 from sharpcli.documents.statuses import SamplingStatus, Status
 from sharpcli.errors import setting

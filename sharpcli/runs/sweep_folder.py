@@ -22,10 +22,10 @@ from sharpcli.documents.results import (
     Failure,
     MeasuredCheckpoint,
     Report,
-    Scalar,
     dumps,
     to_document,
 )
+from sharpcli.documents.scalars import Scalar
 from sharpcli.documents.statuses import Outcome
 from sharpcli.documents.sweeps import SweptRun
 from sharpcli.errors import SharpError, UsageError, counted, setting

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from sharpcli.curvature import SelfCheck, in_float64, self_check
 from sharpcli.documents.checkpoints import TrackedStep
-from sharpcli.documents.results import Failure, Scalar
+from sharpcli.documents.results import Failure
+from sharpcli.documents.scalars import Scalar
 from sharpcli.documents.stability import PRECONDITIONED, PRECONDITIONED_NAME, Threshold
 from sharpcli.errors import SharpError
 from sharpcli.measures import choose, compute, options_of

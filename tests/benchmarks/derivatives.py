@@ -13,7 +13,7 @@ from report import Bar, Section
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from sharpcli.documents.results import flat_scalars
+from sharpcli.documents.scalars import flat_scalars
 from sharpcli.errors import SharpError
 from sharpcli.runs.measure import measure_model
 from sharpcli.settings.curvature import CurvatureSettings

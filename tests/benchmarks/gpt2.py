@@ -10,7 +10,7 @@ from report import Bar, Section
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sharpcli.documents.results import Scalar
+from sharpcli.documents.scalars import Scalar
 from sharpcli.runs.measure import measure_model
 from sharpcli.settings.measuring import MeasureSettings, RunSettings
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from sharpcli.documents.pairing import Pair, pair_of
-from sharpcli.documents.results import CheckpointResult, Report, flat_scalars, to_document
+from sharpcli.documents.results import CheckpointResult, Report, to_document
+from sharpcli.documents.scalars import flat_scalars
 from sharpcli.measures import compute, known_measures
 from sharpcli.measures.context import Context
 from sharpcli.objective.objective import Objective

@@ -14,7 +14,8 @@ from report import Bar, Section
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from sharpcli.documents.results import flat_scalars, to_document
+from sharpcli.documents.results import to_document
+from sharpcli.documents.scalars import flat_scalars
 from sharpcli.runs.measure import measure_model
 from sharpcli.runtime.progress import Notes
 from sharpcli.settings.measuring import MeasureSettings, RunSettings

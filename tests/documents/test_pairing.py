@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sharpcli.documents.pairing import Measured, pair_of, pairs_of
-from sharpcli.documents.results import Scalar
+from sharpcli.documents.scalars import Scalar
 
 KEY = "hessian.eigenvalues[0]"
 

@@ -11,7 +11,8 @@ from jsonschema import Draft202012Validator
 
 from sharpcli.checkpoint import save_checkpoint
 from sharpcli.documents.comparison import compare
-from sharpcli.documents.results import SCHEMA, Scalar, scalar_fields, to_document
+from sharpcli.documents.results import SCHEMA, to_document
+from sharpcli.documents.scalars import Scalar, scalar_fields
 from sharpcli.documents.schema import problem_of
 from sharpcli.landscape.points.walk import Watch
 from sharpcli.runs.exploration import Beside

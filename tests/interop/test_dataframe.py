@@ -2,7 +2,8 @@
 
 import pytest
 
-from sharpcli.documents.results import CheckpointResult, Failure, Report, Scalar
+from sharpcli.documents.results import CheckpointResult, Failure, Report
+from sharpcli.documents.scalars import Scalar
 from sharpcli.documents.statuses import Outcome
 
 pandas = pytest.importorskip("pandas")

@@ -15,7 +15,7 @@ from networks import CASES, context
 from sharpcli import measures
 from sharpcli.cli.commands.measure import MeasureCommand, own_options
 from sharpcli.cli.commands.measure import measure as command
-from sharpcli.documents.results import Scalar
+from sharpcli.documents.scalars import Scalar
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.measures import (
     BUILT_IN,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from sharpcli.documents.results import Scalar
+from sharpcli.documents.scalars import Scalar
 from sharpcli.objective.reliability import (
     carriers,
     carriers_of_columns,

@@ -14,7 +14,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from sharpcli.documents.reading import SavedResult
-from sharpcli.documents.results import CheckpointResult, Failure, Report, Scalar, to_document
+from sharpcli.documents.results import CheckpointResult, Failure, Report, to_document
+from sharpcli.documents.scalars import Scalar
 from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import SharpError
 from sharpcli.render.files.spreadsheet import result_rows, rows_as_csv

@@ -11,7 +11,8 @@ from networks import CASES, dense_gradient, dense_hessian, mlp, relative, task, 
 from torch import nn
 
 from sharpcli.checkpoint import save_checkpoint
-from sharpcli.documents.results import flat_scalars, to_document, unconverged
+from sharpcli.documents.results import to_document, unconverged
+from sharpcli.documents.scalars import flat_scalars
 from sharpcli.errors import UsageError
 from sharpcli.objective.parameter_names import layers_of, matching
 from sharpcli.runs.exploration import Beside

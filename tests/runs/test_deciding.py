@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from sharpcli.checkpoint import save_checkpoint
-from sharpcli.documents.results import flat_scalars, to_document
+from sharpcli.documents.results import to_document
+from sharpcli.documents.scalars import flat_scalars
 from sharpcli.errors import UsageError
 from sharpcli.runs.measure import measure_checkpoints
 from sharpcli.runtime.progress import Notes

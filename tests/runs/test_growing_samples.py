@@ -9,7 +9,8 @@ import torch
 from networks import real_targets, squared_error, task
 from torch import nn
 
-from sharpcli.documents.results import CheckpointResult, Scalar, to_document
+from sharpcli.documents.results import CheckpointResult, to_document
+from sharpcli.documents.scalars import Scalar
 from sharpcli.runs.growing_samples import Judge, Widest, grown, widest
 from sharpcli.runs.measure import measure_model
 from sharpcli.runtime.progress import Notes

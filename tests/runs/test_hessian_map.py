@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from sharpcli.documents.results import Scalar
+from sharpcli.documents.scalars import Scalar
 from sharpcli.documents.statuses import Status
 from sharpcli.landscape.points.journal import Journal
 from sharpcli.landscape.points.walk import Watch

@@ -27,7 +27,8 @@ from torch.nn import functional
 
 from sharpcli import measures
 from sharpcli.checkpoint import save_checkpoint
-from sharpcli.documents.results import flat_scalars, to_document
+from sharpcli.documents.results import to_document
+from sharpcli.documents.scalars import flat_scalars
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.measures import Measure, Option
 from sharpcli.runs.measure import measure_checkpoints, measure_model

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from sharpcli import MeasureSettings, measure_model
-from sharpcli.documents.results import CheckpointResult, Scalar
+from sharpcli.documents.results import CheckpointResult
+from sharpcli.documents.scalars import Scalar
 from sharpcli.errors import UsageError
 from sharpcli.measures import choose
 from sharpcli.runs.growing_samples import FIRST_IN_TIME, Judge, Limit, grown

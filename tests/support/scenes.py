@@ -23,7 +23,8 @@ from sharpcli.documents.grids import (
     Trajectory,
     TrajectoryPoint,
 )
-from sharpcli.documents.results import Document, Report, Scalar, to_document
+from sharpcli.documents.results import Document, Report, to_document
+from sharpcli.documents.scalars import Scalar
 from sharpcli.settings.exploring import (
     DirectionSettings,
     GridSettings,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from sharpcli.documents import pairing
 from sharpcli.documents.comparison.members import Group, Member
 from sharpcli.documents.contrast import contrast_of
+from sharpcli.documents.pairing import Measured, Pair, measured, pair_of, pairs_of
 from sharpcli.documents.results import Document
 
 __all__ = ["paired_difference", "pairs_of_rows"]
@@ -18,12 +18,12 @@ def pairs_of_rows(
     baseline: int | None,
     larger_is_sharper: Mapping[str, bool | None],
     exact: Mapping[str, bool],
-) -> list[pairing.Pair]:
+) -> list[Pair]:
     """The rows two by two, or each with the baseline; none if a row has several checkpoints."""
     if any(len(group.members) > 1 for group in groups):
         return []
     rows = [_measured(group.label, group.members[0]) for group in groups]
-    return pairing.pairs_of(rows, larger_is_sharper, baseline=baseline, exact=exact)
+    return pairs_of(rows, larger_is_sharper, baseline=baseline, exact=exact)
 
 
 def paired_difference(key: str, difference: Document, own: Member, base: Member) -> Document:
@@ -35,7 +35,7 @@ def paired_difference(key: str, difference: Document, own: Member, base: Member)
     both = contrast_of(*scalars, key, a.count, a.total, exact=own.exact)
     if both is None or both.scatter is None:
         return difference
-    pair = pairing.pair_of(*scalars, key, a.count, a.total, exact=own.exact)
+    pair = pair_of(*scalars, key, a.count, a.total, exact=own.exact)
     error = both.limit(1.0, 1.0) + both.widened(1.0, 1.0)
     paired = {
         "error": error,
@@ -54,5 +54,5 @@ def paired_difference(key: str, difference: Document, own: Member, base: Member)
     return {**difference, **paired}
 
 
-def _measured(label: str, member: Member) -> pairing.Measured:
-    return replace(pairing.measured(member.result), label=label)
+def _measured(label: str, member: Member) -> Measured:
+    return replace(measured(member.result), label=label)

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from sharpcli.documents.comparison.uncertainty import (
+from sharpcli.documents.uncertainty import (
     WITHIN,
     Uncertainty,
     ratio_error,
