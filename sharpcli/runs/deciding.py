@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,28 +10,21 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sharpcli.documents.contrast import LEVEL
-from sharpcli.documents.decision import Decider, Decision, Full, Look, looks_to
+from sharpcli.documents.decision import Decider, Decision, Look, looks_to
 from sharpcli.documents.labels import short_labels
 from sharpcli.documents.pairing import Pair, different_data, measured
 from sharpcli.documents.results import CheckpointResult
 from sharpcli.documents.statuses import Outcome
-from sharpcli.errors import UsageError, counted, did_you_mean, setting
-from sharpcli.measures import Measure, known_measures, measure_of
+from sharpcli.errors import UsageError, counted, setting
+from sharpcli.measures import Measure
 from sharpcli.measures.columns import leading_names, sharper_if_larger
+from sharpcli.runs.decision_cost import Cost, cost_of, full_cost
 from sharpcli.runs.failures import each_checkpoint
+from sharpcli.runs.order_asked import Asked, baseline_of
 from sharpcli.runtime.progress import Notes
 from sharpcli.settings.measuring import MeasureSettings, RunSettings
 
-__all__ = [
-    "FIRST",
-    "Asked",
-    "Decided",
-    "asked_for",
-    "baseline_of",
-    "check",
-    "decide",
-    "with_others",
-]
+__all__ = ["FIRST", "Decided", "decide", "with_others"]
 
 # Size of the first sample: the smallest power of two whose sampling errors can be trusted, since
 # smaller ones often miss kinds of example that make up a percent or two.
@@ -58,106 +50,12 @@ class MeasureOne(Protocol):
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the order goes by: a measure, and the flat key of its number (None: its leading one)."""
-
-    measure: Measure
-    key: str | None
-
-    def light(self, settings: MeasureSettings, tolerance: float) -> MeasureSettings:
-        """The settings that give this number and no more, to a relative `tolerance`."""
-        if self.measure.name != "hessian":
-            return settings
-        eigenvalue = re.fullmatch(r"hessian\.eigenvalues\[(\d+)\]", self.key or "")
-        top = int(eigenvalue[1]) + 1 if eigenvalue else 1
-        top = 5 if self.key == "hessian.ratio_1_5" else top
-        return replace(settings, top=top, tol=max(settings.tol, tolerance))
-
-    @property
-    def lowest(self) -> bool:
-        """Whether the smallest eigenvalue is needed."""
-        return self.key == "hessian.smallest"
-
-    def found_in(self, scalars: Mapping[str, Any], split: str) -> str:
-        """The flat key of the number; raises `UsageError` if the measure has none of that name."""
-        others = tuple(f".{other}" for other in ("train", "test") if other != split)
-        if self.key is None:
-            leading = [each for each in leading_names(scalars) if not each.endswith(others)]
-            return next(iter([*leading, *scalars]))
-        if self.key not in scalars:
-            raise UsageError(
-                f"{setting('decide', self.key)}: {self.measure.name} gives no such number",
-                did_you_mean(self.key, scalars),
-            )
-        return self.key
-
-
-@dataclass(frozen=True)
 class Decided:
     """The results of a growth: each checkpoint's last one, the decision, and the pairs."""
 
     results: Sequence[CheckpointResult]
     decision: Decision | None = None
     pairs: Sequence[Pair] = ()
-
-
-def asked_for(text: str) -> Asked:
-    """The measure and the number called `text`: a measure's name, or a flat key.
-
-    Raises:
-        UsageError: if there is no such measure.
-    """
-    measure = measure_of(text)
-    if measure is None:
-        raise UsageError(
-            f"{setting('decide', text)}: there is no such measure or number",
-            f"{did_you_mean(text, known_measures())}; a number is given by its key, such as "
-            "loss.gap or hessian.eigenvalues[1]",
-        )
-    if text not in (measure.name, measure.key):
-        return Asked(measure, text)
-    return Asked(measure, "hessian.eigenvalues[0]" if measure.name == "hessian" else None)
-
-
-def baseline_of(text: str | None, paths: Sequence[str | Path]) -> int | None:
-    """The index of the checkpoint with this path or short label.
-
-    Raises:
-        UsageError: if there is none, or more than one.
-    """
-    if text is None:
-        return None
-    given = [str(path) for path in paths]
-    labels = short_labels(given)
-    matching = [index for index, path in enumerate(given) if text in (path, labels[index])]
-    if len(matching) == 1:
-        return matching[0]
-    found = f"matches {len(matching)} checkpoints" if matching else "matches no checkpoint"
-    raise UsageError(
-        f"{setting('baseline', text)}: {found}", f"name one of them: {', '.join(labels)}"
-    )
-
-
-def check(paths: Sequence[str | Path], run: RunSettings, settings: MeasureSettings) -> None:
-    """Refuse what no order can be decided for; raises `UsageError`."""
-    if settings.decide is None:
-        return
-    asked = setting("decide", settings.decide)
-    if len(paths) < 2:
-        raise UsageError(
-            f"{asked}: there is one checkpoint only", "name the checkpoints to compare it with"
-        )
-    if run.split == "both":
-        raise UsageError(
-            f"{asked} and {setting('split', run.split)}: one split decides",
-            f"give {setting('split', 'train')} or {setting('split', 'test')}",
-        )
-    if run.fixed_batch is not None:
-        raise UsageError(
-            f"{asked} and {setting('fixed_batch', run.fixed_batch)}: the sampling error of a loss "
-            "that couples the examples of a batch is not known",
-            f"leave out {setting('decide')}: all examples are measured then",
-        )
 
 
 def decide(
@@ -257,7 +155,7 @@ class _Growth:
         self._results: dict[int, CheckpointResult] = {}
         self._decider: Decider | None = None
         self._looks: list[Look] = []
-        self._costs: list[_Cost] = []
+        self._costs: list[Cost] = []
         self._count = run.samples or FIRST
         self._first, self._used, self._total = self._count, self._count, 0
         self._tolerance = _ROUGH
@@ -303,7 +201,7 @@ class _Growth:
         looks = looks_to(self._first, self._total)
         level, pairs = decider.look(known, len(self._looks) + 1, looks)
         spent = time.perf_counter() - started
-        cost = _cost(self._used, [*sound.values()], asked.measure.key, spent)
+        cost = cost_of(self._used, [*sound.values()], asked.measure.key, spent)
         self._costs.append(cost)
         self._looks.append(Look(self._used, level, pairs, spent, cost.products or None))
         self.going = bool(decider.open) and self._used < self._total
@@ -319,7 +217,7 @@ class _Growth:
             return Decided(results)
         order = decider.order
         products = sum(look.products or 0 for look in self._looks)
-        full = _full(self._costs, self._total)
+        full = full_cost(self._costs, self._total)
         share = None
         if full.products and products:
             passes = sum(look.examples * (look.products or 0) for look in self._looks)
@@ -395,44 +293,6 @@ class _Growth:
         if closest.reason is not None:
             said += f" ({closest.reason})"
         return said if every == 1 else f"{done} of {every} pairs decided, the closest: {said}"
-
-
-@dataclass(frozen=True)
-class _Cost:
-    """What the checkpoints of one look took: `measuring` is the part of the measure itself."""
-
-    examples: int
-    checkpoints: int
-    seconds: float
-    measuring: float
-    products: int
-
-
-def _cost(examples: int, results: Sequence[CheckpointResult], key: str, seconds: float) -> _Cost:
-    """The cost of the results of one look, which took `seconds` in all."""
-    numbers = [result.measures.get(key) for result in results]
-    known = [each for each in numbers if isinstance(each, Mapping)]
-    measuring = sum(float(each.get("seconds") or 0.0) for each in known)
-    products = sum(int(each.get("products") or 0) for each in known)
-    return _Cost(examples, len(results), seconds, measuring or seconds, products)
-
-
-def _full(costs: Sequence[_Cost], total: int) -> Full:
-    """What all data would have taken.
-
-    The time of the measure is a line in the number of examples through the first and the last
-    sample, or through zero and the only one; all else, such as reading the data, is as at first.
-    """
-    first, last = costs[0], costs[-1]
-    before, after = first.measuring / first.checkpoints, last.measuring / last.checkpoints
-    longer = last.examples - first.examples
-    slope = max(0.0, (after - before) / longer if longer else after / last.examples)
-    each = after + slope * (total - last.examples)
-    return Full(
-        total,
-        first.seconds - first.measuring + first.checkpoints * each,
-        round(first.checkpoints * last.products / last.checkpoints) or None,
-    )
 
 
 def _distance(pair: Pair) -> float:

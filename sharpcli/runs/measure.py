@@ -20,7 +20,7 @@ from sharpcli.errors import SharpError
 from sharpcli.measures import Measure, choose, compute, options_of
 from sharpcli.measures.context import Context
 from sharpcli.objective.reliability import warning
-from sharpcli.runs import deciding
+from sharpcli.runs import deciding, order_asked
 from sharpcli.runs.by_layer import check_layers, measure_layers
 from sharpcli.runs.compared import data_warning, loss_warning, not_compared, pairs_among
 from sharpcli.runs.course import Course
@@ -79,7 +79,7 @@ def measure_checkpoints(
         keep: Called after each measurement, while its context still has what was computed.
     """
     run, settings = run or RunSettings(), settings or MeasureSettings()
-    asked = None if settings.decide is None else deciding.asked_for(settings.decide)
+    asked = None if settings.decide is None else order_asked.asked_for(settings.decide)
     measures = choose(settings.measures) if settings.measures or asked is None else [asked.measure]
     every = measures if asked is None or asked.measure in measures else [asked.measure, *measures]
     settings = replace(settings, options=options_of(every, settings.options))
@@ -87,8 +87,8 @@ def measure_checkpoints(
     check_rescaling(run, settings)
     if watch is not None:
         check_watch(watch, paths, settings)
-    deciding.check(paths, run, settings)
-    baseline = deciding.baseline_of(settings.baseline, paths)
+    order_asked.check(paths, run, settings)
+    baseline = order_asked.baseline_of(settings.baseline, paths)
     device = resolve_device(run.device)
     first = _first_samples(run, settings)
     course, finished = Course(paths), finished or Finished()
