@@ -19,7 +19,7 @@ from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import SharpError, counted, setting
 from sharpcli.landscape.points.journal import differences
 from sharpcli.runs.study import Study
-from sharpcli.runtime.files import is_special
+from sharpcli.runtime.destinations import is_special
 from sharpcli.runtime.processes import is_first, share
 from sharpcli.runtime.progress import UNSAID, Notes
 from sharpcli.runtime.version import __version__

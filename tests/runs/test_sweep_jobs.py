@@ -14,7 +14,7 @@ from sharpcli.runs.sweep import Watch, sweep
 from sharpcli.runs.sweep_folder import SweepFolder
 from sharpcli.runs.sweep_job import Job, read_notes
 from sharpcli.runs.sweep_run import Tasks
-from sharpcli.runtime.files import InUseError
+from sharpcli.runtime.reservations import InUseError
 from sharpcli.training.sweep_file import read_sweep
 
 

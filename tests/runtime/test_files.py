@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sharpcli.errors import SharpError
-from sharpcli.runtime import files
+from sharpcli.runtime import reservations
 from sharpcli.runtime.files import beside, cache_folder, reserved, save, write_whole
 
 PART = ".out.json.sharp.part"
@@ -204,7 +204,7 @@ def test_a_full_disk_leaves_no_reservation(folder, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(files, "_write_all", full)
+    monkeypatch.setattr(reservations, "write_all", full)
     with pytest.raises(SharpError, match="No space left"), reserved(Path("out.json")):
         pytest.fail("the work has begun")
     assert names(folder) == []

@@ -24,7 +24,8 @@ from sharpcli.cli.parameter_types import (
 )
 from sharpcli.documents.results import to_document
 from sharpcli.errors import SharpError, UsageError
-from sharpcli.runtime.files import is_special, reserved
+from sharpcli.runtime.destinations import is_special
+from sharpcli.runtime.files import reserved
 from sharpcli.runtime.progress import Latest
 from sharpcli.runtime.text import visible
 from sharpcli.settings.output import OutputSettings

@@ -16,7 +16,8 @@ from sharpcli.documents.labels import CHECKPOINT_SUFFIXES
 from sharpcli.errors import UsageError
 from sharpcli.render.formats import FORMATS
 from sharpcli.render.kinds import FIGURES
-from sharpcli.runtime.files import is_special, reserved
+from sharpcli.runtime.destinations import is_special
+from sharpcli.runtime.files import reserved
 from sharpcli.settings.output import OutputSettings
 
 __all__ = ["output_options", "plot_option", "refuse_overwriting", "resume_option"]
