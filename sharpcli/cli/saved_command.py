@@ -8,26 +8,14 @@ from typing import Any
 
 import click
 
+from sharpcli.cli.option_names import as_option
 from sharpcli.documents.results import Document
 from sharpcli.settings.measuring import MeasureSettings
 
 __all__ = ["commands_of"]
 
-# Parameters of commands whose setting has another place or name than its own.
-_PLACES = {
-    "batch_norm_mode": "batch_norm.mode",
-    "batch_norm_examples": "batch_norm.examples",
-    "directions": "directions.kind",
-    "path_kind": "path.kind",
-    "path_steps": "path.steps",
-    "path_batch_size": "path.batch_size",
-    "path_lr": "path.lr",
-}
-# Groups of settings in which a parameter's own name is looked for.
-_GROUPS = ("run", "measure", "spectrum", "train", "grid", "directions", "curvature")
 # Settings with a default that the option does not have, so that it can tell who gave it.
 _DEFAULTS = {"relative_error": MeasureSettings().relative_error}
-_MISSING = object()
 
 
 def commands_of(document: Document) -> list[str]:
@@ -86,29 +74,24 @@ def _options(kind: str, settings: Mapping[str, Any]) -> Iterator[str]:
     command = sharp.get_command(root, kind)
     assert command is not None, kind
     context = click.Context(command, parent=root)
+    # A training of a path has a seed too; what comes first, that of the run, is the option's.
+    values = dict(reversed([*_by_option(settings)]))
     for param in command.get_params(context):
-        if not isinstance(param, click.Option) or param.name is None:
+        if not isinstance(param, click.Option):
             continue
-        value = _setting(param.name, settings)
-        if value is _MISSING or _same(param.name, value, param.get_default(context)):
-            continue
-        yield from _words(param, value)
+        for option in param.opts:
+            usual = param.get_default(context)
+            if option in values and not _same(str(param.name), values[option], usual):
+                yield from _words(param, values[option])
 
 
-def _setting(name: str, settings: Mapping[str, Any]) -> Any:
-    """The value of a parameter's setting; `_MISSING` for what is no setting, such as a file."""
-    if name == "map_":
-        return settings.get("map", _MISSING)
-    if name in _PLACES:
-        group, _, own = _PLACES[name].partition(".")
-        return (settings.get(group) or {}).get(own, _MISSING)
-    places: list[Mapping[str, Any]] = [settings]
-    for group in _GROUPS:
-        places += [p[group] for p in tuple(places) if isinstance(p.get(group), Mapping)]
-    places += [p["options"] for p in places if isinstance(p.get("options"), Mapping)]
-    return next(
-        (p[name] for p in places if name in p and not isinstance(p[name], Mapping)), _MISSING
-    )
+def _by_option(settings: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting's option, as messages write it too, and its value."""
+    for name, value in settings.items():
+        if not isinstance(value, Mapping):
+            yield as_option(group + name), value
+        else:  # options that measures define themselves have no group on the command line
+            yield from _by_option(value, "" if name == "options" else f"{name}.")
 
 
 def _same(name: str, value: Any, default: Any) -> bool:
