@@ -97,9 +97,12 @@ def reverse_over_forward(
 
 @contextlib.contextmanager
 def _scripting_unsaid() -> Iterator[None]:
-    """Silence PyTorch's warning that it scripts the derivatives of some operations."""
+    """Silence PyTorch's warning that it scripts the derivatives of some operations.
+
+    The warning is about PyTorch's own code; its category changed from one release to another.
+    """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.")
         yield
 
 
