@@ -34,6 +34,7 @@ from sharpcli.documents.checkpoints import Inspected, TrainedResult
 from sharpcli.documents.decision import Decision
 from sharpcli.documents.grids import Explored, Interpolated
 from sharpcli.documents.pairing import Pair
+from sharpcli.documents.reproductions import ClaimResult, Figure, ListedExperiment, Reproduced
 from sharpcli.documents.results import (
     SCHEMA,
     CheckpointResult,
@@ -97,6 +98,8 @@ _KINDS = {
     "schedule": _Kind((Scheduled,), _hints(ScheduleSettings)),
     "policies": _Kind((ListedPolicy,)),
     "sweep": _Kind((SweptRun,), _hints(SweepSettings)),
+    "reproduce": _Kind((ClaimResult,), {"experiment": Reproduced}),
+    "experiments": _Kind((ListedExperiment,)),
     "search": _Kind((Trial,), _hints(SearchSettings)),
     "interpolate": _Kind(
         (Interpolated,),
@@ -188,6 +191,7 @@ def contract() -> Schema:
         "agreement": maker.of(Agreement),
         "decision": {**fields["decision"], **maker.of(Decision)},
         "pairs": {**fields["pairs"], "items": maker.of(Pair)},
+        "figures": {**fields["figures"], "items": maker.of(Figure)},
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -298,6 +302,8 @@ class Maker:
             found["decision"] = False
         if name not in ("measure", "compare"):
             found["pairs"] = False
+        if name != "reproduce":
+            found["figures"] = False
         if name != "search":
             found["importance"] = False
         return {"if": {"properties": {"kind": {"const": name}}}, "then": {"properties": found}}

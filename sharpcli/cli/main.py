@@ -85,6 +85,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "search",
         "Look for the settings with the best result.",
     ),
+    "reproduce": (
+        "sharpcli.cli.commands.reproduce",
+        "reproduce",
+        "Check what the literature claims, with verdicts.",
+    ),
     "demo": (
         "sharpcli.cli.commands.demo",
         "demo",

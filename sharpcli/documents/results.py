@@ -220,6 +220,9 @@ class Report(Shown):
         "For `search`: how much each chosen value decides which trials are the best (PED-ANOVA); "
         "absent for fewer than ten trials.",
     ] = absent()
+    figures: Annotated[
+        Sequence[Any], "For `reproduce`: what each figure of the experiment shows."
+    ] = absent(())
     notes: Sentences = absent(())
     warnings: Sentences = absent(())
 

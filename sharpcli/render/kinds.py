@@ -123,6 +123,21 @@ KINDS: dict[str, Kind] = {
         ),
         cheap=True,
     ),
+    "reproduce": Kind(
+        page="pages.reproductions:reproduction_page",
+        rows="files.spreadsheet:claim_rows",
+        drawing="files.reproduction_figure:read_reproduction",
+        picture="files.reproduction_figure:reproduction_figure",
+        figures=dict.fromkeys(
+            (".png", ".svg", ".pdf", ".npz"), "files.reproduction_figure:reproduction_file"
+        ),
+    ),
+    "experiments": Kind(
+        "pages.reproductions:experiments_page",
+        "files.spreadsheet:experiment_rows",
+        "pages.reproductions:experiments_lines",
+        cheap=True,
+    ),
     "policies": Kind(
         "pages.schedules:policies_page",
         "files.spreadsheet:policy_rows",

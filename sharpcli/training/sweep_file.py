@@ -18,7 +18,8 @@
     [slurm]                           # options of sbatch, for jobs on a cluster
     partition = "long"
 
-Keys of runs are the fields of `TrainSettings`, and `options.NAME` for an option of the task.
+Keys of runs are the fields of `TrainSettings`, and `options.NAME` for an option of the task. In
+`init`, `{seed}` stands for the run's own seed, and so does any other key.
 """
 
 from __future__ import annotations
@@ -280,7 +281,7 @@ def _named(
     }
     runs: dict[str, SweepRun] = {}
     for each in own:
-        asked = as_asked(path, {**fixed, **each})
+        asked = as_asked(path, _filled(path, {**fixed, **each}))
         said = ",".join(f"{labels[key]}={_text(each[key])}" for key in keys if key in each)
         name = _own_name(path, each["name"]) if "name" in each else _safe(said or "run")
         # File systems may take upper and lower case for the same.
@@ -291,6 +292,23 @@ def _named(
             )
         runs[name.casefold()] = SweepRun(name, asked.settings, asked.options)
     return tuple(runs.values())
+
+
+def _filled(path: Path, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The values with `{KEY}` in `init` replaced by the run's own KEY, as in the runs' names."""
+    init = values.get("init")
+    if not isinstance(init, str):
+        return values
+
+    def own(found: re.Match[str]) -> str:
+        if found[1] not in values:
+            raise UsageError(
+                f"{path}: init = {as_toml(init)}: the run has no {found[1]}",
+                f"settings of this run: {', '.join(values)}",
+            )
+        return _text(values[found[1]])
+
+    return {**values, "init": re.sub(r"\{([\w.]+)\}", own, init)}
 
 
 def _own_name(path: Path, name: Any) -> str:

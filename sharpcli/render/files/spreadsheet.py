@@ -13,6 +13,8 @@ from sharpcli.documents.statuses import Outcome
 from sharpcli.runtime.text import csv_cell
 
 __all__ = [
+    "claim_rows",
+    "experiment_rows",
     "group_rows",
     "point_rows",
     "policy_rows",
@@ -109,6 +111,27 @@ def run_rows(document: Document) -> list[dict[str, Any]]:
         found = {k: v for k, v in found.items() if not k.startswith("metadata.")}
         rows.append({"run": result["run"], **found, **settings, **options})
     return rows
+
+
+def claim_rows(document: Document) -> list[dict[str, Any]]:
+    """A flat mapping for each claim: the statistic, both ends of its interval, and the verdict."""
+    rows = []
+    for result in document["results"]:
+        statistic = result["statistic"]
+        low, high = statistic["interval"] or (None, None)
+        own = {key: result[key] for key in ("claim", "source", "prediction", "verdict", "seeds")}
+        found = {"statistic": statistic["name"], "value": statistic["value"]}
+        rows.append({"name": result["name"], **found, "low": low, "high": high, **own})
+    return rows
+
+
+def experiment_rows(document: Document) -> list[dict[str, Any]]:
+    """A flat mapping for each claim of each experiment."""
+    return [
+        {"experiment": result["name"], **claim}
+        for result in document["results"]
+        for claim in result["claims"]
+    ]
 
 
 def trial_rows(document: Document) -> list[dict[str, Any]]:

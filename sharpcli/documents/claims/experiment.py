@@ -1,0 +1,183 @@
+"""An experiment's file, `experiment.toml`, read and checked.
+
+title = "Large batches find sharp minima"
+source = "Keskar et al. 2017, arXiv:1609.04836"
+design = "what is trained, and what varies"
+minutes = 6                         # on two cores, at the small scale
+[[stage]]
+name = "trained"                    # trained.small.toml and trained.paper.toml are sweep files
+[[stage]]
+name = "between"                    # lines between pairs of the runs of an earlier stage
+interpolate = { stage = "trained", a = { batch_size = "smallest" }, b = { batch_size = "largest" } }
+[[claim]]
+name = "sharper"
+claim = "the minima of large batches are sharper by φ"
+statistic = "ratio"                 # one of `sharpcli.documents.claims.statistics`
+value = "epsilon_sharpness[1e-3]"   # of a run: see `sharpcli.documents.claims.runs`
+of = { batch_size = "largest" }
+to = { batch_size = "smallest" }
+direction = "above"
+null = 1
+least = 1.5
+[[figure]]
+kind = "levels"                     # one of `sharpcli.documents.claims.figures`
+title = "φ over the batch size"
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from sharpcli.documents.claims.verdicts import Direction, Prediction
+from sharpcli.errors import UsageError, did_you_mean
+from sharpcli.runtime.toml import read_toml
+
+__all__ = ["SCALES", "Claim", "Experiment", "FigurePlan", "Stage", "read_experiment"]
+
+SCALES = ("small", "paper")
+FILE = "experiment.toml"
+_OF_EXPERIMENT = ("title", "source", "design", "minutes", "stage", "claim", "figure", "few_seeds")
+_OF_PREDICTION = tuple(each.name for each in dataclasses.fields(Prediction))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step: a sweep, or lines between runs of an earlier stage."""
+
+    name: str
+    interpolate: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim, the statistic that decides it, and what is predicted of it."""
+
+    name: str
+    claim: str
+    source: str
+    statistic: str
+    prediction: Prediction
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FigurePlan:
+    """A figure: its kind, and what it shows."""
+
+    kind: str
+    title: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All of an experiment's file; `few_seeds` says why it has fewer than five."""
+
+    name: str
+    folder: Path
+    title: str
+    source: str
+    design: str
+    minutes: float
+    stages: Sequence[Stage]
+    claims: Sequence[Claim]
+    figures: Sequence[FigurePlan]
+    few_seeds: str | None = None
+
+    def sweep_file(self, stage: Stage, scale: str) -> Path:
+        """The sweep file of a stage at a scale."""
+        return self.folder / f"{stage.name}.{scale}.toml"
+
+
+def read_experiment(folder: Path) -> Experiment:
+    """The experiment in a folder.
+
+    Raises:
+        UsageError: names the file and the key, for what is missing or does not exist.
+    """
+    file = folder / FILE
+    content = read_toml(file)
+    _check_keys(file, "", content, _OF_EXPERIMENT)
+    texts = {key: _text(file, "", content, key) for key in ("title", "source", "design")}
+    stages = [_stage(file, table) for table in _tables(file, content, "stage")]
+    names = [stage.name for stage in stages]
+    claims = [
+        _claim(file, table, texts["source"], names) for table in _tables(file, content, "claim")
+    ]
+    figures = [_figure(file, table) for table in content.get("figure", [])]
+    for what, known in (("stage", names), ("claim", [claim.name for claim in claims])):
+        if len({*known}) < len(known):
+            raise UsageError(f"{file}: two {what}s have one name", "give each its own")
+    return Experiment(
+        name=folder.resolve().name,
+        folder=folder,
+        **texts,
+        minutes=float(content.get("minutes", 0)),
+        stages=stages,
+        claims=claims,
+        figures=figures,
+        few_seeds=content.get("few_seeds"),
+    )
+
+
+def _stage(file: Path, table: Mapping[str, Any]) -> Stage:
+    _check_keys(file, "[[stage]] ", table, ("name", "interpolate"))
+    name = _text(file, "[[stage]] ", table, "name")
+    if not re.fullmatch(r"[\w-]+", name):
+        raise UsageError(f"{file}: stage {name!r}: is no name of a folder", "use letters and -")
+    return Stage(name, table.get("interpolate"))
+
+
+def _claim(file: Path, table: Mapping[str, Any], source: str, stages: Sequence[str]) -> Claim:
+    name = _text(file, "[[claim]] ", table, "name")
+    where = f"claim {name}: "
+    direction = _text(file, where, table, "direction")
+    if direction not in get_args(Direction):
+        raise UsageError(
+            f"{file}: {where}direction: {did_you_mean(direction, get_args(Direction))}",
+            f"directions: {', '.join(get_args(Direction))}",
+        )
+    own = ("name", "claim", "source", "statistic")
+    arguments = {k: v for k, v in table.items() if k not in (*own, *_OF_PREDICTION)}
+    if (stage := arguments.get("stage", stages[0])) not in stages:
+        raise UsageError(f"{file}: {where}stage: {did_you_mean(stage, stages)}", "name a stage")
+    return Claim(
+        name=name,
+        claim=_text(file, where, table, "claim"),
+        source=table.get("source", source),
+        statistic=_text(file, where, table, "statistic"),
+        prediction=Prediction(**{k: table[k] for k in _OF_PREDICTION if k in table}),
+        arguments=arguments,
+    )
+
+
+def _figure(file: Path, table: Mapping[str, Any]) -> FigurePlan:
+    kind, title = (_text(file, "[[figure]] ", table, key) for key in ("kind", "title"))
+    return FigurePlan(kind, title, {k: v for k, v in table.items() if k not in ("kind", "title")})
+
+
+def _tables(file: Path, content: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    found = content.get(key)
+    if not isinstance(found, list) or not found or not all(isinstance(e, dict) for e in found):
+        raise UsageError(f"{file}: has no {key}", f"write a table for each: [[{key}]]")
+    return found
+
+
+def _text(file: Path, where: str, table: Mapping[str, Any], key: str) -> str:
+    found = table.get(key)
+    if not isinstance(found, str) or not found.strip():
+        raise UsageError(f'{file}: {where}{key} = "…" is missing', "add the line")
+    return found
+
+
+def _check_keys(file: Path, where: str, table: Mapping[str, Any], known: Sequence[str]) -> None:
+    for key in table:
+        if key not in known:
+            raise UsageError(
+                f"{file}: {where}{key}: {did_you_mean(key, known)}", f"keys: {', '.join(known)}"
+            )

@@ -1,0 +1,183 @@
+"""The runs of a stage, and the numbers that claims are about."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sharpcli.documents.results import Document, flat_scalars
+from sharpcli.documents.scoring.runs import Run, runs_of_sweep
+from sharpcli.documents.scoring.statistics import median
+from sharpcli.documents.statuses import Outcome
+from sharpcli.errors import UsageError
+
+__all__ = [
+    "Lines",
+    "StageRuns",
+    "Trained",
+    "by_seed",
+    "chosen",
+    "number_of",
+    "read_stage",
+    "series_of",
+]
+
+_SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One run of a sweep that was trained: its settings, its course, and what was measured."""
+
+    run: Run
+    measures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tracked: Sequence[Mapping[str, Any]] = ()
+    updates: int | None = None
+
+    @property
+    def seed(self) -> Any:
+        """The seed of weights and batches."""
+        return self.run.seed
+
+    def setting(self, key: str) -> Any:
+        """A setting by the key of a sweep file, such as `lr`, `betas` or `options.width`."""
+        return self.run.settings.get(key)
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The line between two runs of one seed."""
+
+    seed: Any
+    coordinates: Sequence[float]
+    curves: Mapping[str, Mapping[str, Sequence[float | None]]]
+
+
+@dataclass(frozen=True)
+class StageRuns:
+    """What a stage left: its runs, those that did not end well by name, or its lines."""
+
+    name: str
+    runs: Sequence[Trained] = ()
+    lost: Mapping[str, str] = field(default_factory=dict)
+    lines: Sequence[Lines] = ()
+
+    @property
+    def seeds(self) -> list[Any]:
+        """The seeds, in order."""
+        return sorted({*(each.seed for each in self.runs), *(each.seed for each in self.lines)})
+
+
+def read_stage(
+    name: str, sweep: Document, curves: Mapping[str, Document], measured: Document | None
+) -> StageRuns:
+    """The runs of a sweep's documents."""
+    by_sha = {
+        each["checkpoint"].get("sha256"): flat_scalars(each["measures"])
+        for each in (measured or {"results": ()})["results"]
+        if each["status"] == Outcome.OK
+    }
+    runs, lost = [], {}
+    states = {result["run"]: result for result in sweep["results"]}
+    for run in runs_of_sweep(sweep, curves, measured):
+        if run.status != "ok":
+            lost[run.name] = run.status
+            continue
+        own = curves.get(run.name)
+        tracked = own["results"][0].get("tracked", ()) if own and own["results"] else ()
+        measures = by_sha.get(run.sha256, {})
+        runs.append(Trained(run, measures, tracked, states[run.name].get("steps")))
+    return StageRuns(name, runs, lost)
+
+
+def chosen(stage: StageRuns, where: Mapping[str, Any]) -> list[Trained]:
+    """The runs with these settings; `"smallest"` and `"largest"` are of the stage's own values.
+
+    Raises:
+        UsageError: no run has them.
+    """
+    found = list(stage.runs)
+    for key, asked in where.items():
+        value = asked
+        if asked in ("smallest", "largest"):
+            values = [each.setting(key) for each in stage.runs if each.setting(key) is not None]
+            if not values:
+                raise UsageError(
+                    f"stage {stage.name}: no run has the setting {key}", "name another"
+                )
+            value = (min if asked == "smallest" else max)(values)
+        found = [each for each in found if _same(each.setting(key), value)]
+    if not found:
+        said = ", ".join(f"{key} = {value}" for key, value in where.items())
+        raise UsageError(
+            f"stage {stage.name}: no trained run has {said}", "change the claim or the sweep"
+        )
+    return found
+
+
+def number_of(run: Trained, value: str) -> float | None:
+    """A number of a run; None where it has none.
+
+    `test.accuracy`, `train.loss`: at the end. `gap.loss`: the test value minus the training value.
+    `updates`: steps taken. `setting.lr`: a setting. `tracked.KEY`: the median over the last half of
+    what was tracked; `tracked.KEY/threshold`: as a share of the stability threshold there. Any
+    other is a measure's flat key, such as `hessian.eigenvalues[0]`.
+    """
+    head, _, rest = value.partition(".")
+    if head in _SPLITS and rest:
+        return _finite(run.run.final(head, rest))
+    if head == "gap" and rest:
+        ends = [run.run.final(split, rest) for split in _SPLITS]
+        return None if None in ends else _finite(ends[1] - ends[0])  # type: ignore[operator]
+    if value == "updates":
+        return None if run.updates is None else float(run.updates)
+    if head == "setting":
+        return _finite(run.setting(rest))
+    if head == "tracked":
+        known = [y for _, y in series_of(run, value)]
+        return median(known[len(known) // 2 :]) if known else None
+    return _finite(run.measures.get(value, {}).get("value"))
+
+
+def series_of(run: Trained, value: str) -> list[tuple[float, float]]:
+    """A number along a training, as (step, value): `test.loss`, `train.accuracy`, `tracked.KEY`."""
+    head, _, rest = value.partition(".")
+    if head == "tracked":
+        key, _, relative = rest.partition("/")
+        points = []
+        for each in run.tracked:
+            found = _finite(flat_scalars(each["measures"]).get(key, {}).get("value"))
+            threshold = (each.get("threshold") or {}).get("value") if relative else 1.0
+            if found is not None and threshold:
+                points.append((float(each["step"]), found / threshold))
+        return points
+    curve = run.run.curve(head, rest) or ()
+    steps = (run.run.evaluations or {}).get("step", ())
+    return [
+        (float(step), y)
+        for step, each in zip(steps, curve, strict=False)
+        if (y := _finite(each)) is not None
+    ]
+
+
+def by_seed(runs: Sequence[Trained]) -> dict[Any, list[Trained]]:
+    """The runs of each seed."""
+    found: dict[Any, list[Trained]] = {}
+    for run in runs:
+        found.setdefault(run.seed, []).append(run)
+    return found
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(b, list):
+        b = tuple(b)
+    if isinstance(a, str) and not isinstance(b, str):  # options of a task are text
+        return a == (str(b).lower() if isinstance(b, bool) else str(b))
+    return bool(a == b)
+
+
+def _finite(value: Any) -> float | None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if number and math.isfinite(value) else None

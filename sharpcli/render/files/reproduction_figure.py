@@ -1,0 +1,125 @@
+"""The figures of an experiment for a paper: one panel each, in rows of two."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from sharpcli.errors import SharpError
+from sharpcli.render.scene import drawable, on_scale
+from sharpcli.runtime.text import figure_text
+from sharpcli.settings import FigureSettings
+
+__all__ = ["read_reproduction", "reproduction_figure", "reproduction_file"]
+
+_PANEL = 3.3  # inches; a column of most papers
+_TALL = 0.72  # the height of a panel as a share of its width
+_BAND = 0.18  # opacity: bands may lie on each other
+_DASHES: tuple[Any, ...] = ("-", (0, (3.5, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
+_MARKS = "os^Dv"
+_SMALL = 6  # points; of titles and legends
+
+Panel = Mapping[str, Any]
+
+
+def read_reproduction(document: Mapping[str, Any]) -> list[Panel]:
+    """The panels of a `reproduce` document; raises `SharpError` where it has none."""
+    panels = [each for each in document.get("figures", ()) if each["series"]]
+    if not panels:
+        raise SharpError("this experiment has no figure", "add a [[figure]] to its file")
+    return panels
+
+
+def reproduction_file(panels: list[Panel], suffix: str, settings: FigureSettings) -> bytes:
+    """The bytes of a ".png", ".svg", ".pdf" or ".npz" file of an experiment's figures."""
+    if suffix == ".npz":
+        return _arrays(panels)
+    from sharpcli.render.files.figure import written
+
+    return written(lambda: reproduction_figure(panels, settings), suffix, inline=settings.inline)
+
+
+def reproduction_figure(panels: list[Panel], settings: FigureSettings) -> Any:
+    """All panels; a single one fills a column of a paper, several are in rows of two."""
+    from matplotlib.figure import Figure
+
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    width = settings.width or _PANEL * columns
+    figure = Figure((width, width / columns * _TALL * rows), layout="constrained")
+    for index, panel in enumerate(panels):
+        _draw(figure.add_subplot(rows, columns, index + 1), panel)
+    return figure
+
+
+def _draw(axes: Any, panel: Panel) -> None:
+    from sharpcli.render.files.figure import COLORS
+
+    for index, series in enumerate(panel["series"]):
+        look = {"color": COLORS[index % len(COLORS)], "label": figure_text(series["name"]) or None}
+        x, y = (drawable(np.array(series[key], dtype=np.float64)) for key in ("x", "y"))
+        if panel["style"] == "scatter":
+            mark = _MARKS[index % len(_MARKS)]
+            axes.plot(x, y, mark, markersize=2.8, markeredgewidth=0, alpha=0.8, **look)
+            continue
+        dash = _DASHES[index // len(COLORS) % len(_DASHES)]
+        low, high = (drawable(np.array(series[key], dtype=np.float64)) for key in ("low", "high"))
+        if panel["style"] == "points":
+            # Intervals of neighbouring series at one x would hide each other.
+            x = _shifted(x, index, len(panel["series"]), logarithmic=panel["x_log"])
+            ends = np.maximum([y - low, high - y], 0)
+            axes.errorbar(
+                x,
+                y,
+                ends,
+                fmt=_MARKS[index % len(_MARKS)],
+                linestyle=dash,
+                linewidth=0.9,
+                elinewidth=0.7,
+                capsize=1.5,
+                markersize=2.8,
+                **look,
+            )
+        else:
+            axes.plot(x, y, linestyle=dash, linewidth=0.9, **look)
+            axes.fill_between(x, low, high, color=look["color"], alpha=_BAND, linewidth=0)
+    if panel.get("level") is not None:
+        axes.axhline(panel["level"], color="0.45", linewidth=0.6, linestyle=":", zorder=0.5)
+    if panel["x_log"]:
+        axes.set_xscale("log", base=2 if panel["style"] == "points" else 10)
+    if panel["y_log"]:
+        axes.set_yscale("log", nonpositive="clip")
+    axes.set_title(figure_text(panel["title"]), fontsize=_SMALL + 1)
+    axes.set_xlabel(on_scale(figure_text(panel["x_name"]), logarithmic=panel["x_log"]))
+    axes.set_ylabel(on_scale(figure_text(panel["y_name"]), logarithmic=panel["y_log"]))
+    axes.margins(x=0.03)
+    if any(series["name"] for series in panel["series"]):
+        axes.legend(loc="best", fontsize=_SMALL, handlelength=2.2)
+
+
+def _shifted(x: Any, index: int, count: int, *, logarithmic: bool) -> Any:
+    """The places, a hundredth of the range apart for each series."""
+    if count < 2 or len(x) < 2:
+        return x
+    own = np.log(x) if logarithmic else x
+    own = own + (index - (count - 1) / 2) * 0.01 * (own.max() - own.min())
+    return np.exp(own) if logarithmic else own
+
+
+def _arrays(panels: list[Panel]) -> bytes:
+    """Each series' lists, under `0_1_x` for panel 0 and series 1, and their names."""
+    arrays: dict[str, Any] = {}
+    names = []
+    for number, panel in enumerate(panels):
+        for index, series in enumerate(panel["series"]):
+            names.append(f"{number}_{index}: {panel['title']}: {series['name']}")
+            for key in ("x", "y", "low", "high"):
+                if key in series:
+                    arrays[f"{number}_{index}_{key}"] = np.array(series[key], dtype=np.float64)
+    arrays["names"] = np.array(names, dtype=np.str_)
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    return content.getvalue()

@@ -1,0 +1,149 @@
+"""The built-in experiments, what a run of one left, and the results that are kept.
+
+Each folder here is an experiment: `experiment.toml`, its sweep files, and `result.json`, the result
+of the last run. Reads only files, without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from sharpcli.documents.claims.conclusions import conclude, prediction_text
+from sharpcli.documents.claims.experiment import FILE, Experiment, Stage, read_experiment
+from sharpcli.documents.claims.runs import Lines, StageRuns, read_stage
+from sharpcli.documents.environment import environment
+from sharpcli.documents.reading import load_document
+from sharpcli.documents.reproductions import ListedClaim, ListedExperiment
+from sharpcli.documents.results import Document, Report, to_document
+from sharpcli.errors import SharpError, UsageError, did_you_mean
+
+__all__ = [
+    "RESULT",
+    "SWEEP",
+    "experiments",
+    "find_experiment",
+    "judged",
+    "list_experiments",
+    "read_finished",
+    "saved_results",
+]
+
+RESULT, SWEEP = "reproduce.json", "sweep.json"
+_KEPT, _CURVES, _MEASURES = "result.json", "curves.json", "measures.json"
+
+
+def experiments() -> dict[str, Path]:
+    """The folders of the built-in experiments, by name."""
+    home = Path(str(resources.files(__name__)))
+    return {each.parent.name: each.parent for each in sorted(home.glob(f"*/{FILE}"))}
+
+
+def find_experiment(name: str) -> Experiment:
+    """The built-in experiment of this name, or that in a folder.
+
+    Raises:
+        UsageError: there is none.
+    """
+    known = experiments()
+    if name in known:
+        return read_experiment(known[name])
+    if (Path(name) / FILE).is_file():
+        return read_experiment(Path(name))
+    raise UsageError(
+        f"{name}: there is no such experiment: {did_you_mean(name, known)}",
+        f"name one of the list that `sharp reproduce` prints, or a folder with {FILE}",
+    )
+
+
+def list_experiments() -> Document:
+    """All built-in experiments with their claims, and the verdicts that are kept."""
+    listed = []
+    for name, folder in experiments().items():
+        experiment, kept = read_experiment(folder), folder / _KEPT
+        known = load_document(kept)["results"] if kept.exists() else ()
+        verdicts = {each["name"]: each["verdict"] for each in known}
+        claims = [
+            ListedClaim(
+                each.name,
+                each.claim,
+                each.source,
+                each.statistic,
+                prediction_text(each.prediction),
+                verdicts.get(each.name),
+            )
+            for each in experiment.claims
+        ]
+        listed.append(
+            ListedExperiment(
+                name=name,
+                title=experiment.title,
+                source=experiment.source,
+                design=experiment.design,
+                minutes=experiment.minutes,
+                claims=claims,
+            )
+        )
+    return to_document(Report("experiments", {}, environment(), {}, listed))
+
+
+def saved_results(names: Sequence[str]) -> list[Document]:
+    """The results in these folders, or without names those that are kept.
+
+    Raises:
+        UsageError: a folder has no result.
+    """
+    files = [Path(name) / RESULT if Path(name).is_dir() else Path(name) for name in names]
+    for file in files:
+        if not file.exists():
+            raise UsageError(f"{file}: there is no such file", f"name folders that hold a {RESULT}")
+    return [
+        *map(
+            load_document,
+            files
+            or [each for folder in experiments().values() if (each := folder / _KEPT).exists()],
+        )
+    ]
+
+
+def judged(experiment: Experiment, output: Path, scale: str) -> Document:
+    """The document of what the folder holds, of its files alone."""
+    stages: dict[str, StageRuns] = {}
+    task: Mapping[str, Any] = {}
+    for stage in experiment.stages:
+        folder = output / stage.name
+        if stage.interpolate is not None:
+            stages[stage.name] = _read_lines(stage, folder)
+            continue
+        sweep = read_finished(folder / SWEEP)
+        task = task or sweep["task"]
+        curves = {
+            each["run"]: load_document(own)
+            for each in sweep["results"]
+            if (own := folder / each["run"] / _CURVES).exists()
+        }
+        measures = folder / _MEASURES
+        measured = load_document(measures) if measures.exists() else None
+        stages[stage.name] = read_stage(stage.name, sweep, curves, measured)
+    seeds = max(len(each.seeds) for each in stages.values())
+    return to_document(conclude(experiment, scale, seeds, stages, task))
+
+
+def _read_lines(stage: Stage, folder: Path) -> StageRuns:
+    lines = []
+    for file in sorted(folder.glob("seed-*.json")):
+        (result,) = load_document(file)["results"]
+        places = [place["alpha"] for place in result["coordinates"]]
+        lines.append(Lines(int(file.stem.removeprefix("seed-")), places, result["curves"]))
+    return StageRuns(stage.name, lines=lines)
+
+
+def read_finished(file: Path) -> Document:
+    """A stage's document; raises `SharpError` where the stage has not run."""
+    if not file.exists():
+        raise SharpError(
+            f"{file.parent}: this stage has not run yet", "run the experiment to its end first"
+        )
+    return load_document(file)

@@ -1,0 +1,193 @@
+"""Run a claim's experiment: its stages one after the other, then the verdicts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from sharpcli.documents.claims.experiment import FILE, SCALES, Experiment, Stage
+from sharpcli.documents.claims.runs import chosen, read_stage
+from sharpcli.documents.results import Document, dumps, is_interrupted, to_document
+from sharpcli.documents.statuses import Outcome
+from sharpcli.errors import SharpError, UsageError, counted, did_you_mean, setting
+from sharpcli.runs.experiments import RESULT, SWEEP, judged, read_finished
+from sharpcli.runs.interpolate import interpolate_checkpoints
+from sharpcli.runs.sweep import Watch, sweep
+from sharpcli.runs.sweep_measures import measure_sweep
+from sharpcli.runs.sweep_run import Tasks
+from sharpcli.runtime.files import save, write_whole
+from sharpcli.runtime.progress import UNSAID, Begin, Notes, silent
+from sharpcli.settings import GridSettings, InterpolateSettings, RunSettings
+from sharpcli.training.sweep_file import read_sweep
+
+__all__ = ["Asked", "reproduce"]
+
+_SEEDS = re.compile(r"^seed\s*=\s*\[([^\]]*)\]", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How to run an experiment.
+
+    Attributes:
+        scale: "small", for two cores, or "paper", for GPUs.
+        seeds: how many; None: those of the sweep files.
+        jobs: trainings at once.
+        on: "slurm" or "local", where jobs train; None: here.
+    """
+
+    scale: str = "small"
+    seeds: int | None = None
+    jobs: int = 1
+    on: str | None = None
+
+
+def reproduce(
+    experiment: Experiment,
+    output: Path,
+    asked: Asked | None = None,
+    *,
+    watches: Callable[[str], AbstractContextManager[Watch]] = lambda _: nullcontext(Watch()),
+    bars: Callable[[], AbstractContextManager[Begin]] = lambda: nullcontext(lambda _: silent),
+    notes: Notes = UNSAID,
+) -> Document | None:
+    """Run what is left of an experiment, and judge its claims.
+
+    The folder gets the sweep files as they were run, a folder for each stage, and `reproduce.json`.
+    A call that was interrupted goes on where it stopped; the result is the same to the last byte.
+
+    Args:
+        experiment: what to run.
+        output: its folder.
+        asked: scale, seeds, and where to train.
+        watches: called with a stage's name; what watches its sweep.
+        bars: called before something is measured or drawn; its `begin` is called with what it is.
+        notes: what a person is to know.
+
+    Returns:
+        The document of kind `reproduce`; None if it was interrupted. A folder that holds something
+        else, and a mistake in the experiment, are `UsageError`s.
+    """
+    asked = asked or Asked()
+    _prepare(experiment, output, asked)
+    for stage in experiment.stages:
+        if stage.interpolate is None:
+            file, folder = output / f"{stage.name}.toml", output / stage.name
+            with watches(stage.name) as watch:
+                trained = sweep(file, folder, jobs=asked.jobs, on=asked.on, watch=watch)
+            if is_interrupted(trained):
+                return None
+            _refuse_failed(stage, trained)
+            with bars() as begin:
+                try:
+                    measure_sweep(file, folder, begin=begin, notes=notes)
+                except KeyboardInterrupt:  # the folder keeps what was trained
+                    return None
+        else:
+            with bars() as begin:
+                if not _run_lines(stage, output, begin):
+                    return None
+    document = judged(experiment, output, asked.scale)
+    save(output / RESULT, dumps(document) + "\n")
+    return document
+
+
+def _prepare(experiment: Experiment, output: Path, asked: Asked) -> None:
+    """Write the experiment's files into the folder, or see that it holds them."""
+    if asked.scale not in SCALES:
+        raise UsageError(
+            f"{setting('scale', asked.scale)}: {did_you_mean(asked.scale, SCALES)}",
+            f"scales: {', '.join(SCALES)}",
+        )
+    wanted = {FILE: (experiment.folder / FILE).read_text("utf-8")}
+    for stage in experiment.stages:
+        if stage.interpolate is None:
+            file = experiment.sweep_file(stage, asked.scale)
+            if not file.is_file():
+                raise UsageError(
+                    f"{experiment.name}: has no {file.name}", "it is made for another scale only"
+                )
+            wanted[f"{stage.name}.toml"] = _seeded(file, asked.seeds)
+    wanted |= {each.name: each.read_text("utf-8") for each in experiment.folder.glob("*.py")}
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        held = {each.name for each in output.iterdir() if not each.name.startswith(".")}
+        if held and FILE not in held:
+            raise UsageError(f"{output}: is not empty and holds no experiment", "name a new folder")
+        for name, text in wanted.items():
+            file = output / name
+            if not file.exists():
+                write_whole(file, text)
+            elif file.read_text("utf-8") != text:
+                raise UsageError(
+                    f"{file}: differs from what {experiment.name} asks for now: the folder holds "
+                    "another experiment, scale or number of seeds",
+                    "name a new folder, or give the same options",
+                )
+    except OSError as error:
+        raise SharpError(
+            f"{output}: cannot be written: {error.strerror}",
+            "name a folder in one that exists and may be written to",
+        ) from error
+
+
+def _refuse_failed(stage: Stage, trained: Document) -> None:
+    """Raise `SharpError` for runs that failed. Those that diverged are results, and judged."""
+    failed = [each for each in trained["results"] if each["status"] == Outcome.FAILED]
+    failed = [each for each in failed if each["error"].get("kind") != Outcome.DIVERGED]
+    if failed:
+        error = failed[0]["error"]
+        raise SharpError(
+            f"stage {stage.name}: {counted(len(failed), 'run')} of {len(trained['results'])} "
+            f"failed, the first one because of {error['message']}",
+            f"{error['hint']}; then the same command goes on",
+        )
+
+
+def _seeded(file: Path, seeds: int | None) -> str:
+    """A sweep file's text with so many seeds."""
+    text = file.read_text("utf-8")
+    if seeds is None:
+        return text
+    if not _SEEDS.search(text):
+        raise UsageError(f"{file}: has no line seed = […]", "change the file itself")
+    return _SEEDS.sub(f"seed = {list(range(seeds))}", text)
+
+
+def _run_lines(stage: Stage, output: Path, begin: Begin) -> bool:
+    """Draw the lines of a stage that are not there yet; whether it is finished."""
+    plan = dict(stage.interpolate or {})
+    home = output / plan["stage"]
+    runs = read_stage(plan["stage"], read_finished(home / SWEEP), {}, None)
+    swept = read_sweep(output / f"{plan['stage']}.toml")
+    asked, tasks = {run.name: run for run in swept.runs}, Tasks(swept)
+    ends = {side: {each.seed: each for each in chosen(runs, plan[side])} for side in ("a", "b")}
+    progress = begin(stage.name)
+    seeds = sorted({*ends["a"]} & {*ends["b"]})
+    for done, seed in enumerate(seeds):
+        progress(done, len(seeds))
+        target = output / stage.name / f"seed-{seed}.json"
+        a, b = (ends[side][seed] for side in ("a", "b"))
+        if target.exists():
+            continue
+        target.parent.mkdir(exist_ok=True)
+        report = interpolate_checkpoints(
+            [home / each.run.name / "model.safetensors" for each in (a, b)],
+            tasks.of(asked[a.run.name]),
+            run=RunSettings(split="both"),
+            settings=InterpolateSettings(
+                grid=GridSettings(
+                    points=(plan.get("points", 25),),
+                    ranges=(tuple(plan.get("range", (-1.0, 2.0))),),
+                )
+            ),
+        )
+        document = to_document(report)
+        if is_interrupted(document):
+            return False
+        save(target, dumps(document) + "\n")
+    progress(len(seeds), len(seeds))
+    return True
