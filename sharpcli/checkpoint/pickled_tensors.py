@@ -13,6 +13,7 @@ from sharpcli.checkpoint.contents import NotPlain
 from sharpcli.checkpoint.numpy_values import numpy_scalar
 from sharpcli.checkpoint.plain_pickle import Call, PickleError
 from sharpcli.checkpoint.stand_ins import Global, Stub, plain_key
+from sharpcli.checkpoint.state_dict import StateDict
 
 __all__ = ["CALLS", "CLASS", "DAMAGED", "PickledStorage", "Storages", "stored_elsewhere"]
 
@@ -249,9 +250,9 @@ def _not_plain(reason: str, hint: str = _DENSE) -> Call:
 
 def _mapping(arguments: tuple[Any, ...]) -> tuple[Any, int]:
     """A new dict: empty, of a mapping, or of a list of pairs (as in the oldest files)."""
-    table: dict[Any, Any] = {}
-    given = arguments[-1] if arguments else None
-    if type(given) is dict:
+    table = StateDict()
+    given: Any = arguments[-1] if arguments else None
+    if type(given) in (dict, StateDict):
         table.update(given)
     elif type(given) is list:
         for pair in given:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sharpcli.checkpoint import Checkpoint
+from sharpcli.checkpoint.state_dict import StateDict
 from sharpcli.documents.results import Report
 from sharpcli.errors import SharpError, UsageError, setting
 from sharpcli.objective.rows import digest_of
@@ -127,7 +128,7 @@ def as_checkpoint(model: nn.Module, name: str) -> Checkpoint:
     """The tensors of a model as those of a checkpoint of this name; nothing is copied."""
     state = model.state_dict()  # a module may keep other state beside its tensors
     digest = digest_of({key: each for key, each in state.items() if isinstance(each, Tensor)})
-    return Checkpoint(Path(name), dict(state), {}, digest)
+    return Checkpoint(Path(name), StateDict(state, origin="model"), {}, digest)
 
 
 def with_notes(report: Report, notes: Sequence[str]) -> Report:

@@ -13,6 +13,7 @@ from torch import nn
 
 from sharpcli.checkpoint import Checkpoint, load_checkpoint, read_checkpoint
 from sharpcli.checkpoint.optimizer_state import state_file
+from sharpcli.checkpoint.state_dict import StateDict
 from sharpcli.documents.environment import environment
 from sharpcli.documents.results import CheckpointResult, Failure, Report
 from sharpcli.documents.statuses import Outcome
@@ -274,7 +275,9 @@ def measure_model(
             )
             studies.append(study)
             _check_size(study, chosen, settings)
-            checkpoint = Checkpoint(Path(name), dict(model.state_dict()), {}, "")
+            checkpoint = Checkpoint(
+                Path(name), StateDict(model.state_dict(), origin="model"), {}, ""
+            )
             about: dict[str, Any] = {"path": name, "metadata": {}}
             loaded, named = matched(checkpoint, study), _named(name, begin)
             return _measure(loaded, about, chosen, settings, named, notes, judge, foretell)

@@ -1,0 +1,82 @@
+"""Tensors by name, with the versions that torch's `state_dict()` keeps of each module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+__all__ = ["Origin", "StateDict", "Versions", "versions_below"]
+
+# The metadata of each module by its name, "" for the outermost: plain values only.
+Versions = dict[str, dict[str, Any]]
+# What the tensors are from: a state dict, a pickled module, or a model in memory.
+Origin = Literal["state dict", "module", "model"]
+
+_KEY = "_metadata"  # the attribute of an OrderedDict in which torch keeps them
+_DEEPEST = 4  # levels of mappings in a module's metadata; torch's spectral norm uses two
+_PLAIN = (str, int, float, bool, type(None))
+
+
+class StateDict(dict[Any, Any]):
+    """A mapping of tensors, as of `Module.state_dict()`.
+
+    Attributes:
+        versions: the metadata of its modules; None where the file has none.
+        origin: what the tensors are from.
+    """
+
+    __slots__ = ("_metadata", "_versions", "origin")
+
+    def __init__(
+        self,
+        entries: Any = (),
+        versions: Versions | None = None,
+        origin: Origin = "state dict",
+    ) -> None:
+        super().__init__(entries)
+        self._versions, self.origin = versions, origin
+        self._metadata: Any = None
+
+    def restore(self, state: Any) -> None:
+        """Keep the metadata among the attributes that a pickle gives an OrderedDict."""
+        if isinstance(state, dict) and isinstance(state.get(_KEY), dict):
+            self._metadata = state[_KEY]
+
+    @property
+    def versions(self) -> Versions | None:
+        """The metadata of each module as plain values; any others are left out."""
+        if self._versions is None and self._metadata is not None:
+            made: dict[int, Any] = {}  # a hostile file may link to one mapping from many places
+            self._versions = {
+                name: _plain(table, _DEEPEST, made)
+                for name, table in self._metadata.items()
+                if isinstance(name, str) and isinstance(table, dict)
+            }
+        return self._versions
+
+
+def _plain(table: Mapping[Any, Any], depth: int, made: dict[int, Any]) -> dict[str, Any]:
+    if id(table) not in made:
+        kept: dict[str, Any] = {}
+        made[id(table)] = kept
+        for name, value in table.items():
+            if not isinstance(name, str):
+                continue
+            if isinstance(value, _PLAIN):
+                kept[name] = value
+            elif isinstance(value, dict) and depth > 1:
+                kept[name] = _plain(value, depth - 1, made)
+    found: dict[str, Any] = made[id(table)]
+    return found
+
+
+def versions_below(tensors: Mapping[str, Any], prefix: str) -> Versions | None:
+    """The versions of the modules under a prefix such as `ema.`, without it."""
+    versions = tensors.versions if isinstance(tensors, StateDict) else None
+    return None if versions is None else dict(_below(versions, prefix))
+
+
+def _below(versions: Versions, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, table in versions.items():
+        if not prefix or f"{name}.".startswith(prefix):
+            yield name[len(prefix) :], table
