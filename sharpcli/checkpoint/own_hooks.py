@@ -58,7 +58,8 @@ def translated(
 ) -> OwnLoading | None:
     """What the model holds after it has loaded the tensors by its own hooks.
 
-    Only code of the model's classes runs, on a copy of the model.
+    Only code of the model's classes runs, on a copy of the model. A `SharpError` says that a hook
+    holds another model in a closure.
 
     Args:
         model: the model; its own tensors stay as they are.
@@ -71,7 +72,6 @@ def translated(
 
     Raises:
         TranslationError: the hooks failed.
-        SharpError: a hook is a function that holds another model than the one to load.
 
     Cost: the memory of a model.
     """

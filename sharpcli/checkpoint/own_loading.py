@@ -51,10 +51,8 @@ class Choice:
 def by_own_hooks(stored: Mapping[str, Tensor], best: Fit, goal: Goal) -> Choice | None:
     """The fit after the model's own hooks have translated the names, if it is better.
 
-    Where classes of the model load themselves, their tensors are also taken if the fit is as good.
-
-    Raises:
-        TranslationError: a hook failed.
+    Where classes of the model load themselves, their tensors are also taken if the fit is as good. A
+    `TranslationError` says that a hook failed.
     """
     if goal.model is None or _is_held(stored):
         return None
@@ -95,8 +93,8 @@ def as_loaded(checkpoint: Checkpoint, stored: Mapping[str, Tensor], fit: Fit, go
     for names in (same, renamed) if same != renamed else (same,):
         try:
             own = translated(goal.model, stored, names, goal.rest)
-        except TranslationError as error:
-            reason = str(error)
+        except TranslationError as failure:
+            reason = str(failure)
             continue
         if own is None:
             return Choice(fit, goal)
@@ -112,7 +110,8 @@ def as_loaded(checkpoint: Checkpoint, stored: Mapping[str, Tensor], fit: Fit, go
             )
             return replace(choice, fit=kept, notes=_notes(own, stored, names, goal))
     if reason:
-        raise failed(checkpoint, reason)
+        error = failed(checkpoint, reason)
+        raise error
     refused = mismatch(checkpoint, choice.goal, choice.fit, partial=False)
     raise SharpError(
         f"{refused.message}; so it is after the model's own load_state_dict "

@@ -201,7 +201,7 @@ def _stale(
 def _loaded(
     original: nn.Module, like: Network, tensors: Mapping[str, Tensor]
 ) -> Iterator[Callable[[Tensor], Mapping[str, Tensor]]]:
-    """Let the original model load a θ and a checkpoint's rest, on the device, in the network's mode.
+    """Let the original load θ and a checkpoint's rest, on the device, in the network's mode.
 
     Yields a function that loads a θ, and returns the rest with the buffers that code of the model's
     own made of it. Afterwards the model is as before: its maker may use it.
