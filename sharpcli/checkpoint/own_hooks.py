@@ -21,7 +21,16 @@ from sharpcli.checkpoint.renaming import module_names
 from sharpcli.checkpoint.state_dict import StateDict, Versions
 from sharpcli.errors import SharpError
 
-__all__ = ["OwnLoading", "TranslationError", "loads_itself", "translated"]
+__all__ = [
+    "OwnLoading",
+    "TranslationError",
+    "by_place",
+    "held",
+    "loaders",
+    "loads_itself",
+    "reads_versions",
+    "translated",
+]
 
 # Hooks of torch that leave tensors as they are where the names fit.
 _NAMES_ONLY = ("torch.nn.utils.parametrizations", "torch.nn.modules.lazy")

@@ -51,7 +51,7 @@ class Choice:
 def by_own_hooks(stored: Mapping[str, Tensor], best: Fit, goal: Goal) -> Choice | None:
     """The fit after the model's own hooks have translated the names, if it is better.
 
-    Where classes of the model load themselves, their tensors are also taken if the fit is as good. A
+    Where classes of the model load themselves, an equally good fit is also taken. A
     `TranslationError` says that a hook failed.
     """
     if goal.model is None or _is_held(stored):

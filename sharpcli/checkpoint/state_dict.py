@@ -39,7 +39,7 @@ class StateDict(dict[Any, Any]):
 
     def restore(self, state: Any) -> None:
         """Keep the metadata among the attributes that a pickle gives an OrderedDict."""
-        if isinstance(state, dict) and isinstance(state.get(_KEY), dict):
+        if isinstance(state, dict) and type(state.get(_KEY)) in _TABLES:
             self._metadata = state[_KEY]
 
     @property
@@ -50,9 +50,12 @@ class StateDict(dict[Any, Any]):
             self._versions = {
                 name: _plain(table, _DEEPEST, made)
                 for name, table in self._metadata.items()
-                if isinstance(name, str) and isinstance(table, dict)
+                if isinstance(name, str) and type(table) in _TABLES
             }
         return self._versions
+
+
+_TABLES = (dict, StateDict)  # an object of any other class is left out
 
 
 def _plain(table: Mapping[Any, Any], depth: int, made: dict[int, Any]) -> dict[str, Any]:
@@ -62,9 +65,9 @@ def _plain(table: Mapping[Any, Any], depth: int, made: dict[int, Any]) -> dict[s
         for name, value in table.items():
             if not isinstance(name, str):
                 continue
-            if isinstance(value, _PLAIN):
+            if type(value) in _PLAIN:
                 kept[name] = value
-            elif isinstance(value, dict) and depth > 1:
+            elif type(value) in _TABLES and depth > 1:
                 kept[name] = _plain(value, depth - 1, made)
     found: dict[str, Any] = made[id(table)]
     return found

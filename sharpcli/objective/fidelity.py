@@ -221,10 +221,10 @@ def _loaded(
     # gradient.
     hooks = [(p, p._backward_hooks) for p in original.parameters()]
     # By memory, because a buffer may share a parameter's storage.
-    names = {p.data_ptr(): name for name, p in original.named_parameters() if p.numel()}
+    names = {_memory(p): name for name, p in original.named_parameters() if p.numel()}
     trained = set(like.names)
     keys = {
-        key: key if key in trained else names.get(tensor.data_ptr())
+        key: key if key in trained else names.get(_memory(tensor))
         for key, tensor in original.state_dict(keep_vars=True).items()
         if isinstance(tensor, Tensor)
     }
@@ -263,6 +263,11 @@ def _loaded(
                 tensor.data = before[place]
             else:
                 tensor.data.copy_(before[place])
+
+
+def _memory(tensor: Tensor) -> int | None:
+    """Where a tensor's numbers begin; None for a sparse one, which has several parts."""
+    return tensor.data_ptr() if tensor.layout == torch.strided else None
 
 
 def _in_dtype(network: Network, kind: torch.dtype, original: nn.Module) -> Network:

@@ -13,6 +13,7 @@ from torch import nn
 
 from sharpcli.checkpoint import Checkpoint, load_checkpoint, read_checkpoint
 from sharpcli.checkpoint.optimizer_state import state_file
+from sharpcli.checkpoint.own_hooks import held
 from sharpcli.checkpoint.state_dict import StateDict
 from sharpcli.documents.environment import environment
 from sharpcli.documents.results import CheckpointResult, Failure, Report
@@ -275,9 +276,7 @@ def measure_model(
             )
             studies.append(study)
             _check_size(study, chosen, settings)
-            checkpoint = Checkpoint(
-                Path(name), StateDict(model.state_dict(), origin="model"), {}, ""
-            )
+            checkpoint = Checkpoint(Path(name), StateDict(held(model), origin="model"), {}, "")
             about: dict[str, Any] = {"path": name, "metadata": {}}
             loaded, named = matched(checkpoint, study), _named(name, begin)
             return _measure(loaded, about, chosen, settings, named, notes, judge, foretell)
