@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sharpcli.checkpoint.module_attributes import attributes, changed
 from sharpcli.checkpoint.renaming import module_names
-from sharpcli.checkpoint.state_dict import StateDict, Versions
+from sharpcli.checkpoint.state_dict import KEY, StateDict, Versions, versions_in
 from sharpcli.errors import SharpError
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "loaders",
     "loads_itself",
     "reads_versions",
+    "stored",
     "translated",
 ]
 
@@ -119,6 +120,22 @@ def held(model: nn.Module) -> dict[str, Tensor]:
         for name, stored in model.state_dict().items()
         if isinstance(stored, Tensor)
     }
+
+
+def stored(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the tensors of a model's state dict, on the CPU.
+
+    They have the versions of its modules where code of its own reads these when it is loaded.
+    """
+    state = model.state_dict()
+    tensors = {
+        name: each.detach().cpu().clone()
+        for name, each in state.items()
+        if isinstance(each, Tensor)
+    }
+    if not reads_versions(model):
+        return tensors
+    return StateDict(tensors, versions_in(getattr(state, KEY, None)))
 
 
 def by_place(model: nn.Module) -> dict[str, Tensor]:

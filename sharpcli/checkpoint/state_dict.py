@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-__all__ = ["Origin", "StateDict", "Versions", "versions_below"]
+__all__ = ["KEY", "Origin", "StateDict", "Versions", "versions_below", "versions_in"]
 
 # The metadata of each module by its name, "" for the outermost: plain values only.
 Versions = dict[str, dict[str, Any]]
 # What the tensors are from: a state dict, a pickled module, or a model in memory.
 Origin = Literal["state dict", "module", "model"]
 
-_KEY = "_metadata"  # the attribute of an OrderedDict in which torch keeps them
+KEY = "_metadata"  # the attribute of an OrderedDict in which torch keeps them
 _DEEPEST = 4  # levels of mappings in a module's metadata; torch's spectral norm uses two
 _PLAIN = (str, int, float, bool, type(None))
 
@@ -39,8 +40,14 @@ class StateDict(dict[Any, Any]):
 
     def restore(self, state: Any) -> None:
         """Keep the metadata among the attributes that a pickle gives an OrderedDict."""
-        if isinstance(state, dict) and type(state.get(_KEY)) in _TABLES:
-            self._metadata = state[_KEY]
+        if isinstance(state, dict) and type(state.get(KEY)) in _TABLES:
+            self._metadata = state[KEY]
+
+    @property
+    def written(self) -> str | None:
+        """The versions as text for a file without a place for them; None without any."""
+        versions = self.versions
+        return None if versions is None else json.dumps(versions, sort_keys=True)
 
     @property
     def versions(self) -> Versions | None:
@@ -71,6 +78,13 @@ def _plain(table: Mapping[Any, Any], depth: int, made: dict[int, Any]) -> dict[s
                 kept[name] = _plain(value, depth - 1, made)
     found: dict[str, Any] = made[id(table)]
     return found
+
+
+def versions_in(tables: Any) -> Versions | None:
+    """The metadata of modules in what JSON gives; None for anything else."""
+    state = StateDict()
+    state.restore({KEY: tables})
+    return state.versions
 
 
 def versions_below(tensors: Mapping[str, Any], prefix: str) -> Versions | None:

@@ -30,6 +30,7 @@ from sharpcli.runs.failures import INTERRUPTED, each_checkpoint
 from sharpcli.runs.finished import Finished, restored
 from sharpcli.runs.growing_samples import FIRST_IN_TIME, FIRST_SAMPLES, Judge, Limit, grown
 from sharpcli.runs.in_memory import given, measures_of, run_of
+from sharpcli.runs.initial import initial_of
 from sharpcli.runs.preflight import ready
 from sharpcli.runs.price import Foreteller, TimeShares
 from sharpcli.runs.rescaled import Rescaled, check_rescaling, measure_rescaled
@@ -417,6 +418,7 @@ def _measure(
         seed=study.run.seed,
         self_check=study.checked,
         checkpoint=loaded.checkpoint,
+        initial=initial_of(study, settings, warnings),
         lowest=lowest,
         warnings=warnings,
         begin=begin,
