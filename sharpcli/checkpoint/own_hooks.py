@@ -31,6 +31,7 @@ __all__ = [
     "reads_versions",
     "stored",
     "translated",
+    "versions_of",
 ]
 
 # Hooks of torch that leave tensors as they are where the names fit.
@@ -92,7 +93,7 @@ def translated(
     before, had = attributes(copied), _outside(copied)
     had = {name: tensor.clone() for name, tensor in had.items()}
     given = OrderedDict((new, tensors[old]) for new, old in names.items())
-    versions = _versions(model, tensors, names)
+    versions = versions_of(model, tensors, names)
     if versions is not None:
         given._metadata = copy.deepcopy(versions)  # type: ignore[attr-defined]
     try:
@@ -243,7 +244,7 @@ def _copied(model: nn.Module, rest: Mapping[str, Tensor]) -> nn.Module:
     return copy.deepcopy(model, places)
 
 
-def _versions(
+def versions_of(
     model: nn.Module, tensors: Mapping[str, Tensor], names: Mapping[str, str]
 ) -> Versions | None:
     """The versions of a file's modules under the names of the model's.

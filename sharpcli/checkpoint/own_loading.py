@@ -23,6 +23,7 @@ from sharpcli.checkpoint.own_hooks import (
     loads_itself,
     reads_versions,
     translated,
+    versions_of,
 )
 from sharpcli.checkpoint.renaming import Renaming
 from sharpcli.checkpoint.state_dict import StateDict
@@ -58,7 +59,7 @@ def by_own_hooks(stored: Mapping[str, Tensor], best: Fit, goal: Goal) -> Choice 
         return None
     alike = loads_itself(goal.model)
     for names, notes in (({n: n for n in stored}, ()), (best.renaming.names, best.renaming.notes)):
-        own = translated(goal.model, stored, names, goal.rest)
+        own = _part_translated(goal, stored, names)
         if own is None:
             return None
         found = _fit(own, goal)
@@ -72,6 +73,31 @@ def by_own_hooks(stored: Mapping[str, Tensor], best: Fit, goal: Goal) -> Choice 
                 notes=_notes(own, stored, names, goal),
             )
     return None
+
+
+def _part_translated(
+    goal: Goal, stored: Mapping[str, Tensor], names: Mapping[str, str]
+) -> OwnLoading | None:
+    """What the model's own loading makes of tensors that may be those of a part.
+
+    Where its code needs the others, it sees those of the model as it was built.
+
+    Raises:
+        TranslationError: the code failed.
+    """
+    assert goal.model is not None
+    try:
+        return translated(goal.model, stored, names, goal.rest)
+    except TranslationError:
+        if goal.rest is None:
+            raise
+    given = {new: stored[old] for new, old in names.items()}
+    versions = versions_of(goal.model, stored, names)
+    both = StateDict({**goal.rest, **given}, versions)
+    own = translated(goal.model, both, {name: name for name in both}, goal.rest)
+    if own is None:
+        return None
+    return replace(own, tensors={k: each for k, each in own.tensors.items() if k in given})
 
 
 def as_loaded(checkpoint: Checkpoint, stored: Mapping[str, Tensor], fit: Fit, goal: Goal) -> Choice:

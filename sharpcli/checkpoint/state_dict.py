@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -62,7 +63,7 @@ class StateDict(dict[Any, Any]):
         return self._versions
 
 
-_TABLES = (dict, StateDict)  # an object of any other class is left out
+_TABLES = (dict, OrderedDict, StateDict)  # an object of any other class is left out
 
 
 def _plain(table: Mapping[Any, Any], depth: int, made: dict[int, Any]) -> dict[str, Any]:
@@ -81,7 +82,7 @@ def _plain(table: Mapping[Any, Any], depth: int, made: dict[int, Any]) -> dict[s
 
 
 def versions_in(tables: Any) -> Versions | None:
-    """The metadata of modules in what JSON gives; None for anything else."""
+    """The metadata of modules in what torch or JSON gives; None for anything else."""
     state = StateDict()
     state.restore({KEY: tables})
     return state.versions
