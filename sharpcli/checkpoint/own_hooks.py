@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ __all__ = [
     "TranslationError",
     "by_place",
     "held",
+    "load",
     "loaders",
     "loads_itself",
     "reads_versions",
@@ -69,8 +71,8 @@ def translated(
 ) -> OwnLoading | None:
     """What the model holds after it has loaded the tensors by its own hooks.
 
-    Only code of the model's classes runs, on a copy of the model. A `SharpError` says that a hook
-    holds another model in a closure.
+    Only code of the model's classes runs, on a copy of the model. A `TranslationError` has what it
+    raised. A `SharpError` says that a hook holds another model in a closure.
 
     Args:
         model: the model; its own tensors stay as they are.
@@ -79,38 +81,61 @@ def translated(
         rest: the model's tensors as they were built; None: the parameters are 0 before.
 
     Returns:
-        None if the model has no hooks, or does not say what it loaded.
+        None if the model has no hooks.
 
-    Raises:
-        TranslationError: the hooks failed.
-
-    Cost: the memory of a model.
+    Cost: the memory of a model and of the tensors.
     """
     if not (any(_hooks(model)) or loads_itself(model)):
         return None
     _refuse_captured(model)
+    loaded = _attempt(model, tensors, names, rest, strict=False)
+    if loaded is None:  # it does not say what was missing: with all of it required, nothing is
+        loaded = _attempt(model, tensors, names, rest, strict=True)
+    return loaded
+
+
+def _attempt(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    names: Mapping[str, str],
+    rest: Mapping[str, Tensor] | None,
+    *,
+    strict: bool,
+) -> OwnLoading | None:
+    """One loading of a copy of the model; None if it is not strict and does not say what it did."""
     copied = _copied(model, rest or {})
     before, had = attributes(copied), _outside(copied)
     had = {name: tensor.clone() for name, tensor in had.items()}
-    given = OrderedDict((new, tensors[old]) for new, old in names.items())
+    # copies, since a hook may change them in place
+    given = OrderedDict((new, tensors[old].clone()) for new, old in names.items())
     versions = versions_of(model, tensors, names)
     if versions is not None:
         given._metadata = copy.deepcopy(versions)  # type: ignore[attr-defined]
     try:
-        answer = copied.load_state_dict(given, strict=False)
+        answer = load(copied, given, strict=strict)
     except Exception as error:  # whatever the model's code raises; the caller says it
         raise TranslationError(_said(error)) from error
-    if not hasattr(answer, "missing_keys") or not hasattr(answer, "unexpected_keys"):
+    says = hasattr(answer, "missing_keys") and hasattr(answer, "unexpected_keys")
+    if not says and not strict:
         return None
-    missing, unexpected = {*answer.missing_keys}, {*answer.unexpected_keys}
+    missing, unexpected = (
+        ({*answer.missing_keys}, {*answer.unexpected_keys}) if says else (set(), set())
+    )
     found = {name: each for name, each in held(copied).items() if name not in missing}
     return OwnLoading(
         copied,
-        found | {name: given[name] for name in unexpected if name in given},
+        found | {name: tensors[names[name]] for name in unexpected if name in names},
         {name: t.detach() for name, t in _outside(copied).items() if not _same(t, had.get(name))},
         versions,
         changed(before, attributes(copied)),
     )
+
+
+def load(model: nn.Module, state: Mapping[str, Tensor], *, strict: bool) -> Any:
+    """What the model's own `load_state_dict` returns; that of a class may always be strict."""
+    parameters = inspect.signature(model.load_state_dict).parameters.values()
+    takes = any(each.name == "strict" or each.kind is each.VAR_KEYWORD for each in parameters)
+    return model.load_state_dict(state, strict=strict) if takes else model.load_state_dict(state)
 
 
 def held(model: nn.Module) -> dict[str, Tensor]:

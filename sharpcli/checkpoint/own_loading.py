@@ -19,6 +19,7 @@ from sharpcli.checkpoint.own_hooks import (
     TranslationError,
     by_place,
     held,
+    load,
     loaders,
     loads_itself,
     reads_versions,
@@ -176,7 +177,7 @@ def loaded_by_itself(
         given._metadata = copy.deepcopy(versions)  # type: ignore[attr-defined]
     # Where it takes files of an older form only, buffers stay as they are.
     with contextlib.suppress(Exception):
-        model.load_state_dict(given, strict=False)
+        load(model, given, strict=False)
     own = by_place(model)
     with torch.no_grad():
         for name, tensor in state.items():

@@ -277,3 +277,35 @@ def test_a_sparse_buffer_in_a_file(tmp_path):
     with pytest.raises(SharpError, match="'mix' is sparse") as caught:
         read_checkpoint(tmp_path / "a.pt")
     assert "persistent=False" in caught.value.hint
+
+
+class Silent(Versioned):
+    """Loads by a method of its own that returns nothing, and is strict always."""
+
+    def load_state_dict(self, state):
+        nn.Module.load_state_dict(self, {**state, "scale": state["scale"] * 3})
+
+
+class InPlace(Versioned):
+    def _load_from_state_dict(self, state, prefix, *rest):
+        state[prefix + "scale"].mul_(3)
+        nn.Module._load_from_state_dict(self, state, prefix, *rest)
+
+
+@pytest.mark.parametrize(("kind", "factor"), [(Silent, 3 / 2), (InPlace, 3)])  # no versions
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_loading_that_says_nothing_or_changes_its_input(tmp_path, kind, factor, prefix):
+    state = trained(kind).state_dict()
+    torch.save({prefix + name: each for name, each in state.items()}, tmp_path / "a.pt")
+    checkpoint = read_checkpoint(tmp_path / "a.pt")
+    found = match_tensors(checkpoint, state, model=kind())
+    torch.testing.assert_close(found.tensors["scale"], state["scale"] * factor)
+    assert torch.equal(checkpoint.tensors[f"{prefix}scale"], state["scale"])
+
+
+def test_a_missing_tensor_of_a_model_that_says_nothing(tmp_path):
+    state = trained(Silent).state_dict()
+    del state["first.bias"]
+    torch.save(state, tmp_path / "a.pt")
+    with pytest.raises(SharpError, match=r"'first.bias' .* is missing"):
+        match(tmp_path / "a.pt", Silent())
