@@ -11,7 +11,7 @@ from torch import Tensor
 from sharpcli.checkpoint import Checkpoint, read_checkpoint
 from sharpcli.errors import SharpError, setting
 from sharpcli.runs.study import Study, matched
-from sharpcli.settings import MeasureSettings
+from sharpcli.settings.measuring import MeasureSettings
 
 __all__ = ["initial_of"]
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 from torch import nn
 
 from sharpcli.runs.measure import measure_checkpoints
 from sharpcli.runs.random_parts import random_tensors
-from sharpcli.settings import MeasureSettings, RunSettings
 from sharpcli.tasks import Task
 
 TASK = """
