@@ -7,16 +7,17 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from sharpcli.checkpoint.contents import Checkpoint, listed, quoted
-from sharpcli.checkpoint.fitting import Fit, Goal, fitted
+from sharpcli.checkpoint.fitting import Fit, Goal, fitted, rank
 from sharpcli.checkpoint.mismatch import mismatch
-from sharpcli.checkpoint.own_hooks import TranslationError, translated
-from sharpcli.checkpoint.renaming import Renaming, renamings
+from sharpcli.checkpoint.own_hooks import TranslationError
+from sharpcli.checkpoint.own_loading import Choice, as_loaded, by_own_hooks, failed
+from sharpcli.checkpoint.renaming import renamings
 from sharpcli.errors import SharpError, setting
 
 __all__ = ["chosen"]
 
 
-def chosen(checkpoint: Checkpoint, goal: Goal, *, partial: bool) -> tuple[Fit, list[str]]:
+def chosen(checkpoint: Checkpoint, goal: Goal, *, partial: bool) -> tuple[Choice, list[str]]:
     """The weights in a checkpoint that fit a model, and notes on the choice.
 
     The usual mapping goes first, in it names without a prefix or with one that wrappers add. Where
@@ -24,6 +25,7 @@ def chosen(checkpoint: Checkpoint, goal: Goal, *, partial: bool) -> tuple[Fit, l
     `SharpError` says that none fits, or that several do and none is the usual one.
     """
     whole, best = _fits(checkpoint.tensors, goal)
+    stored: Mapping[str, Tensor] = checkpoint.tensors
     others = {
         key: fits[0]
         for key, tensors in checkpoint.others.items()
@@ -38,29 +40,37 @@ def chosen(checkpoint: Checkpoint, goal: Goal, *, partial: bool) -> tuple[Fit, l
             several = _several(checkpoint, list(others))
             raise several
         ((key, fit),) = others.items()
+        stored = checkpoint.others[key]
         notes = [f"weights taken from {quoted(key)}: only these fit the model", *fit.renaming.notes]
         unread = [each for each in checkpoint.others if each != key]
     else:
-        reason = ""
+        reason, choice = "", Choice(best, goal)
         try:
-            fit = _by_own_hooks(checkpoint.tensors, best, goal) or best
-        except TranslationError as error:
-            reason, fit = str(error), best
+            choice = by_own_hooks(stored, best, goal) or choice
+        except TranslationError as failure:
+            reason = str(failure)
+        fit = choice.fit
         if not (fit.whole or (partial and _part(fit))):
-            differs = mismatch(checkpoint, goal, fit, partial=partial, reason=reason)
+            differs = mismatch(checkpoint, choice.goal, fit, partial=partial, reason=reason)
             raise differs
+        if reason:
+            error = failed(checkpoint, reason)
+            raise error
         alike = [] if fit.whole else _parts_alike(checkpoint.tensors, fit, goal)
         if alike and not fit.renaming.plain:
             several = _several(checkpoint, [each.renaming.prefix for each in (fit, *alike)])
             raise several
         also = [key for key, each in checkpoint.others.items() if _covers(each, fit, goal)]
-        notes = list(fit.renaming.notes)
+        notes = [*fit.renaming.notes, *choice.notes]
         notes += [_fits_too(each.renaming.prefix) for each in alike]
         notes += [_fits_too(key) for key in also]
         unread = [key for key in checkpoint.others if key not in also]
+    if whole or others:
+        choice = as_loaded(checkpoint, stored, fit, goal)
+        notes += choice.notes
     if unread:
         notes.append(f"not read: {listed(unread)}")
-    return fit, notes
+    return choice, notes
 
 
 def _fits(stored: Mapping[str, Tensor], goal: Goal) -> tuple[list[Fit], Fit]:
@@ -75,11 +85,7 @@ def _fits(stored: Mapping[str, Tensor], goal: Goal) -> tuple[list[Fit], Fit]:
             whole.setdefault(used, fit)
             if len(used) == len(stored):
                 break
-    return list(whole.values()), max(fits, key=_rank)
-
-
-def _rank(fit: Fit) -> tuple[int, int]:
-    return fit.covered, -len(fit.unexpected) - len(fit.outside)
+    return list(whole.values()), max(fits, key=rank)
 
 
 def _part(fit: Fit) -> bool:
@@ -130,25 +136,3 @@ def _several(checkpoint: Checkpoint, keys: list[str]) -> SharpError:
         f"{checkpoint.path}: several sets of weights fit the model: {listed(keys)}",
         f"choose one: {setting('weights', keys[0])}",
     )
-
-
-def _by_own_hooks(stored: Mapping[str, Tensor], best: Fit, goal: Goal) -> Fit | None:
-    """The fit after the model's own hooks have translated the names, if it is better.
-
-    A `TranslationError` says that a hook failed.
-    """
-    if goal.model is None:
-        return None
-    for names, notes in (({n: n for n in stored}, ()), (best.renaming.names, best.renaming.notes)):
-        given = {new: stored[old] for new, old in names.items()}
-        found = translated(goal.model, given)
-        if found is None:
-            return None
-        renaming = Renaming(
-            {name: name for name in found},
-            (*notes, "names translated by the model's own load_state_dict"),
-        )
-        fit = fitted(found, renaming, goal)
-        if _rank(fit) > _rank(best):
-            return fit
-    return None

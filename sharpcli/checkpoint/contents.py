@@ -178,7 +178,8 @@ def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     for name, tensor in _each_once(tensors):
         if not (tensor.is_floating_point() or tensor.is_complex()):
             continue
-        for piece in pieces(tensor):
+        dense = tensor if tensor.layout == torch.strided else _parts(tensor)[-1]
+        for piece in pieces(dense):
             # float8 has no arithmetic of its own
             values = piece.float() if piece.element_size() == 1 else piece
             if not bool(torch.isfinite(values).all()):
@@ -195,12 +196,27 @@ def pieces(tensor: Tensor) -> Iterable[Tensor]:
 
 def place(tensor: Tensor) -> tuple[object, ...]:
     """A key that two tensors share exactly if they view the same data in the same way."""
+    if tensor.layout != torch.strided:
+        parts = _parts(tensor)
+        seen = tuple(map(place, parts)) if parts else (id(tensor),)
+        return (tensor.layout, tuple(tensor.shape), *seen)
     storage = tensor.untyped_storage()
     address: object = tensor.data_ptr()
     if not tensor.numel() or not storage.data_ptr():  # empty, or on the meta device: no address
         address = (storage._cdata, tensor.storage_offset())
     marks = tensor.is_conj(), tensor.is_neg()
     return address, tensor.dtype, tuple(tensor.shape), tensor.stride(), marks
+
+
+def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    """The dense tensors that a sparse one is made of, its values last; none if that is unknown."""
+    if tensor.layout == torch.sparse_coo:
+        return tensor._indices(), tensor._values()
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
+    return ()
 
 
 def tied(named: Iterable[tuple[str, Tensor]]) -> dict[str, list[str]]:

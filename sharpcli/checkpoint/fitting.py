@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sharpcli.checkpoint.contents import tied
 from sharpcli.checkpoint.renaming import Renaming
 
-__all__ = ["Fit", "Goal", "fitted", "misfit"]
+__all__ = ["Fit", "Goal", "fitted", "misfit", "rank"]
 
 _COUNTER = "num_batches_tracked"  # step counter of batch norm; does not affect eval mode
 # Last parts of the names of constants that libraries stored in older releases: positions, masks,
@@ -36,10 +36,12 @@ class Goal:
     Attributes:
         wanted: the tensors of the model's state dict.
         model: the model itself, for its buffers and its own ways to load; may be absent.
+        rest: the model's tensors as they were built, where a file may lack them.
     """
 
     wanted: Mapping[str, Tensor]
     model: nn.Module | None = None
+    rest: Mapping[str, Tensor] | None = None
     twins: Mapping[str, list[str]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -159,6 +161,11 @@ def fitted(stored: Mapping[str, Tensor], renaming: Renaming, goal: Goal) -> Fit:
         tuple(left),
         tuple(name for name in renaming.aside if name in outside),
     )
+
+
+def rank(fit: Fit) -> tuple[int, int]:
+    """The better of two fits has the larger one."""
+    return fit.covered, -len(fit.unexpected) - len(fit.outside)
 
 
 def is_counter(name: str, tensor: Tensor) -> bool:

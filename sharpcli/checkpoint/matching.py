@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from sharpcli.checkpoint.choice import chosen
 from sharpcli.checkpoint.contents import Checkpoint, listed, quoted
 from sharpcli.checkpoint.fitting import Fit, Goal
+from sharpcli.checkpoint.state_dict import StateDict
 from sharpcli.errors import SharpError
 
 __all__ = ["Match", "match_tensors"]
@@ -21,11 +23,17 @@ class Match:
     """A model's tensors under the names of its state dict, and notes on the conversions.
 
     `covered` has the names of those that the file holds, where the rest is the model's own.
+    `tensors` also has the buffers outside the state dict that the model's own loading made.
+
+    Where that loading changed more than tensors by name, `loaded` is the model that it made, and
+    `attributes` says what it changed, in values that can be compared.
     """
 
     tensors: dict[str, Tensor]
     notes: tuple[str, ...] = ()
     covered: tuple[str, ...] | None = None
+    loaded: nn.Module | None = None
+    attributes: tuple[tuple[str, Any], ...] = ()
 
 
 def match_tensors(
@@ -47,11 +55,13 @@ def match_tensors(
     Args:
         checkpoint: what was read.
         expected: the model's `state_dict()`.
-        model: the model, whose own hooks translate a file that does not fit; None: no hooks run.
+        model: the model. Where its classes or hooks of its own load it, they do so on a copy, with
+            the versions of modules in the file; None: no hooks run.
         rest: the tensors of the model as it was built, for what a file of a part leaves out; None:
             the file must hold all.
 
-    Cost: no copies; the values of tied tensors are compared once.
+    Cost: no copies; the values of tied tensors are compared once. A model that loads itself is
+    copied.
 
     >>> from pathlib import Path
     >>> model = torch.nn.Linear(3, 2)
@@ -61,8 +71,9 @@ def match_tensors(
     (['bias', 'weight'], ("prefix 'module.' removed",))
     """
     wanted = {name: tensor for name, tensor in expected.items() if isinstance(tensor, Tensor)}
-    goal = Goal(wanted, model)
-    fit, notes = chosen(checkpoint, goal, partial=rest is not None)
+    choice, notes = chosen(checkpoint, Goal(wanted, model, rest), partial=rest is not None)
+    fit, goal, own = choice.fit, choice.goal, choice.own
+    wanted = dict(goal.wanted)
     matched = dict(fit.matched)
     for name in fit.counters:
         matched[name] = wanted[name].detach().clone()
@@ -78,7 +89,16 @@ def match_tensors(
         )
     matched = {name: matched[name] for name in wanted}
     _check_tied(checkpoint, matched, goal.twins, {*fit.missing})
-    return Match(matched, (*notes, *_noted(fit, goal)), covered)
+    if own is not None:
+        matched = StateDict(matched | own.buffers, own.versions)
+    more = own is not None and bool(own.attributes)
+    return Match(
+        matched,
+        (*notes, *_noted(fit, goal)),
+        covered,
+        own.model if own is not None and more else None,
+        tuple(own.attributes.items()) if own is not None else (),
+    )
 
 
 def _coverage(fit: Fit, goal: Goal) -> str:

@@ -57,7 +57,7 @@ def mismatch(
     more = len(missing) + len(fit.unexpected) + len(fit.misfits) - len(details)
     if more:
         details.append(f"and {more} more")
-    hooks = f"; the model's own load_state_dict fails on it ({reason})" if reason else ""
+    hooks = f"; the model's own load_state_dict fails on it {reason}" if reason else ""
     return SharpError(
         f"{checkpoint.path}: does not fit the task's model ({', '.join(counts)} of "
         f"{len(goal.wanted)}): {'; '.join(details)}{hooks}",

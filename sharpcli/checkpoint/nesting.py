@@ -21,8 +21,10 @@ from sharpcli.checkpoint.contents import (
     sha256_of,
 )
 from sharpcli.checkpoint.optimizer import add_optimizer, is_optimizer
+from sharpcli.checkpoint.pickled_modules import ModuleState
 from sharpcli.checkpoint.settings_beside import flat_settings
 from sharpcli.checkpoint.stand_ins import Stub
+from sharpcli.checkpoint.state_dict import Origin, StateDict, Versions, versions_below
 from sharpcli.errors import SharpError, nearest, setting
 
 __all__ = ["optimizers_in", "under_prefix", "unnest"]
@@ -77,11 +79,12 @@ def unnest(path: Path, loaded: object, size: int, key: str | None = None) -> Che
     state, undecided = _innermost(state, weights, around, notes, open_prefix=bool(prefix))
     if not isinstance(state, Mapping):
         raise SharpError(f"{path}: holds {_described(state)}, not tensors by name", _SAVE)
-    tensors = {
-        name: _plain(path, name, value, size)
+    plain = (
+        (name, _plain(path, name, value, size))
         for name, value in state.items()
         if isinstance(name, str) and isinstance(value, Tensor | NotPlain)
-    }
+    )
+    tensors: dict[str, Tensor] = _alike(plain, state)
     if not tensors:
         _raise_without_tensors(path, state)
     _check_size(path, tensors, size)
@@ -118,7 +121,7 @@ def under_prefix(
     prefix = key.removesuffix(".") + "."
     taken = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
     if taken:
-        return taken
+        return StateDict(taken, versions_below(tensors, prefix), _origin(tensors))
     first = dict.fromkeys(name.partition(".")[0] for name in tensors if "." in name)
     there = [*known, *first]
     raise SharpError(
@@ -155,11 +158,10 @@ def _innermost(
     return state, ()
 
 
-def _joined(
-    state: Mapping[Any, Any], keys: Sequence[str], weights: _Weights
-) -> dict[str, Tensor | NotPlain]:
+def _joined(state: Mapping[Any, Any], keys: Sequence[str], weights: _Weights) -> StateDict:
     """The tensors of several mappings, each name after its mapping's key."""
     joined, seen = {}, set[int]()
+    versions: Versions = {}
     for key in keys:
         inner, _ = _innermost(state[key], weights, [], [])
         if not isinstance(inner, Mapping) or id(inner) in seen:  # a file may link to one often
@@ -168,7 +170,9 @@ def _joined(
         for name, value in inner.items():
             if isinstance(name, str) and isinstance(value, Tensor | NotPlain):
                 joined[f"{key}.{name}"] = value
-    return joined
+        for name, table in (versions_below(inner, "") or {}).items():
+            versions[f"{key}.{name}".removesuffix(".")] = table
+    return StateDict(joined, versions or None)
 
 
 def _asked_for(
@@ -226,11 +230,12 @@ def _others(
             if several or not isinstance(inner, Mapping) or id(inner) in seen:
                 continue
             seen.add(id(inner))
-            tensors = {
-                name: each
+            plain = (
+                (name, each)
                 for name, each in inner.items()
                 if isinstance(name, str) and isinstance(each, Tensor) and is_text(name)
-            }
+            )
+            tensors = _alike(plain, inner)
             lost = any(isinstance(each, NotPlain) for each in inner.values())
             if tensors and not lost and _overlap(tensors) <= _MOST_OVERLAP * size + _SMALL:
                 others[key] = tensors
@@ -246,6 +251,17 @@ def _may_be_weights(key: object, value: object) -> bool:
         and not key.startswith(("optim", "lr_sched", "sched"))
         and not is_optimizer(value)
     )
+
+
+def _alike(tensors: Iterable[tuple[str, Tensor]], state: Mapping[Any, Any]) -> StateDict:
+    """Tensors with the versions and the origin of the mapping that they are from."""
+    return StateDict(tensors, versions_below(state, ""), _origin(state))
+
+
+def _origin(state: Mapping[Any, Any]) -> Origin:
+    if isinstance(state, StateDict):
+        return state.origin
+    return "module" if isinstance(state, ModuleState) else "state dict"
 
 
 class _Weights:

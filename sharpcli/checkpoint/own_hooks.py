@@ -1,74 +1,318 @@
-"""Let a model's own `load_state_dict` translate a checkpoint's names and tensors."""
+"""Let a model's own `load_state_dict` make its weights of a checkpoint's names and tensors.
+
+A class may rename, transpose or rescale tensors of older versions of itself, and may compute
+further ones when it is loaded. PyTorch runs this code in every `load_state_dict`.
+"""
 
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["TranslationError", "translated"]
+from sharpcli.checkpoint.module_attributes import attributes, changed
+from sharpcli.checkpoint.renaming import module_names
+from sharpcli.checkpoint.state_dict import KEY, StateDict, Versions, versions_in
+from sharpcli.errors import SharpError
+
+__all__ = [
+    "OwnLoading",
+    "TranslationError",
+    "by_place",
+    "held",
+    "load",
+    "loaders",
+    "loads_itself",
+    "reads_versions",
+    "stored",
+    "translated",
+    "versions_of",
+]
+
+# Hooks of torch that leave tensors as they are where the names fit.
+_NAMES_ONLY = ("torch.nn.utils.parametrizations", "torch.nn.modules.lazy")
 
 
 class TranslationError(Exception):
     """What the model's own hooks raised, as text for a message."""
 
 
-def translated(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """The model's state dict after it has loaded the tensors by its own hooks.
+@dataclass(frozen=True)
+class OwnLoading:
+    """What a model holds after its own `load_state_dict`.
 
-    Only code of the model's classes runs: hooks before loading, and `_load_from_state_dict` and
-    `load_state_dict` of their own. It runs on a copy of the model.
+    Attributes:
+        model: a copy of the model, loaded.
+        tensors: those that were loaded, by the model's names, and those that it did not expect.
+        buffers: buffers outside the state dict that changed.
+        versions: the metadata of modules that it was handed; None: there are none.
+        attributes: what else changed: attributes of modules that are no parameters or buffers.
+    """
+
+    model: nn.Module
+    tensors: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+    versions: Versions | None
+    attributes: dict[str, Any]
+
+
+def translated(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    names: Mapping[str, str],
+    rest: Mapping[str, Tensor] | None = None,
+) -> OwnLoading | None:
+    """What the model holds after it has loaded the tensors by its own hooks.
+
+    Only code of the model's classes runs, on a copy of the model. A `TranslationError` has what it
+    raised. A `SharpError` says that a hook holds another model in a closure.
+
+    Args:
+        model: the model; its own tensors stay as they are.
+        tensors: the checkpoint's, with the versions of its modules.
+        names: the names to hand over → the checkpoint's.
+        rest: the model's tensors as they were built; None: the parameters are 0 before.
 
     Returns:
-        The tensors that were loaded, by the model's names, and those that it did not expect; None
-        if the model has no hooks, or does not say what it loaded.
+        None if the model has no hooks.
 
-    Raises:
-        TranslationError: the hooks failed.
-
-    Cost: no memory for tensors, other than what the hooks make; that of the model if its
-    `load_state_dict` takes no `assign`.
+    Cost: the memory of a model and of the tensors.
     """
-    if not _has_hooks(model):
+    if not (any(_hooks(model)) or loads_itself(model)):
         return None
-    assign = "assign" in inspect.signature(model.load_state_dict).parameters
-    places: dict[int, Any] = {}
-    for each in (*model.parameters(), *model.buffers()):
-        nothing = torch.zeros(each.shape, dtype=each.dtype, device="meta" if assign else "cpu")
-        kept = each.requires_grad
-        places[id(each)] = (
-            nn.Parameter(nothing, kept) if isinstance(each, nn.Parameter) else nothing
-        )
-    empty = copy.deepcopy(model, places)
-    how: dict[str, Any] = {"strict": False, **({"assign": True} if assign else {})}
+    _refuse_captured(model)
+    loaded = _attempt(model, tensors, names, rest, strict=False)
+    if loaded is None:  # it does not say what was missing: with all of it required, nothing is
+        loaded = _attempt(model, tensors, names, rest, strict=True)
+    return loaded
+
+
+def _attempt(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    names: Mapping[str, str],
+    rest: Mapping[str, Tensor] | None,
+    *,
+    strict: bool,
+) -> OwnLoading | None:
+    """One loading of a copy of the model; None if it is not strict and does not say what it did."""
+    copied = _copied(model, rest or {})
+    before, had = attributes(copied), _outside(copied)
+    had = {name: tensor.clone() for name, tensor in had.items()}
+    # copies, since a hook may change them in place
+    given = OrderedDict((new, tensors[old].clone()) for new, old in names.items())
+    versions = versions_of(model, tensors, names)
+    if versions is not None:
+        given._metadata = copy.deepcopy(versions)  # type: ignore[attr-defined]
     try:
-        answer = empty.load_state_dict(dict(tensors), **how)
+        answer = load(copied, given, strict=strict)
     except Exception as error:  # whatever the model's code raises; the caller says it
-        reason = (str(error).splitlines() or [""])[0]
-        raise TranslationError(f"{type(error).__name__}: {reason}") from error
-    if not hasattr(answer, "missing_keys") or not hasattr(answer, "unexpected_keys"):
+        raise TranslationError(_said(error)) from error
+    says = hasattr(answer, "missing_keys") and hasattr(answer, "unexpected_keys")
+    if not says and not strict:
         return None
-    missing, unexpected = {*answer.missing_keys}, {*answer.unexpected_keys}
-    found = {
-        name: tensor.detach()
-        for name, tensor in empty.state_dict().items()
-        if isinstance(tensor, Tensor) and name not in missing and not tensor.is_meta
+    missing, unexpected = (
+        ({*answer.missing_keys}, {*answer.unexpected_keys}) if says else (set(), set())
+    )
+    found = {name: each for name, each in held(copied).items() if name not in missing}
+    return OwnLoading(
+        copied,
+        found | {name: tensors[names[name]] for name in unexpected if name in names},
+        {name: t.detach() for name, t in _outside(copied).items() if not _same(t, had.get(name))},
+        versions,
+        changed(before, attributes(copied)),
+    )
+
+
+def load(model: nn.Module, state: Mapping[str, Tensor], *, strict: bool) -> Any:
+    """What the model's own `load_state_dict` returns; that of a class may always be strict."""
+    parameters = inspect.signature(model.load_state_dict).parameters.values()
+    takes = any(each.name == "strict" or each.kind is each.VAR_KEYWORD for each in parameters)
+    return model.load_state_dict(state, strict=strict) if takes else model.load_state_dict(state)
+
+
+def held(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a model's state dict, as the model holds them: a class may store others."""
+    own = by_place(model)
+    return {
+        name: own.get(name, stored).detach()
+        for name, stored in model.state_dict().items()
+        if isinstance(stored, Tensor)
     }
-    return found | {name: tensors[name] for name in unexpected if name in tensors}
 
 
-def _has_hooks(model: nn.Module) -> bool:
+def stored(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the tensors of a model's state dict, on the CPU.
+
+    They have the versions of its modules where code of its own reads these when it is loaded.
+    """
+    state = model.state_dict()
+    tensors = {
+        name: each.detach().cpu().clone()
+        for name, each in state.items()
+        if isinstance(each, Tensor)
+    }
+    if not reads_versions(model):
+        return tensors
+    return StateDict(tensors, versions_in(getattr(state, KEY, None)))
+
+
+def by_place(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers of a model, tied ones under each name."""
+    own: dict[str, Tensor] = {}
+    own.update(model.named_parameters(remove_duplicate=False))
+    own.update(model.named_buffers(remove_duplicate=False))
+    return own
+
+
+def loads_itself(model: nn.Module) -> bool:
+    """Whether a class of the model may change tensors whose names fit when it loads them."""
     return any(
-        module._load_state_dict_pre_hooks
-        or not _of_torch(type(module)._load_from_state_dict)
+        not _of_torch(type(module)._load_from_state_dict)
         or not _of_torch(type(module).load_state_dict)
+        for module in model.modules()
+    ) or any(not _module_of(hook).startswith(_NAMES_ONLY) for hook in _hooks(model))
+
+
+def reads_versions(model: nn.Module) -> bool:
+    """Whether code of the model's own sees the versions of modules when it is loaded."""
+    return any(
+        not _of_torch(type(module)._load_from_state_dict)
+        or not _of_torch(type(module).load_state_dict)
+        or module._load_state_dict_pre_hooks
         for module in model.modules()
     )
 
 
+def loaders(model: nn.Module) -> list[str]:
+    """The functions of the model's own that run when it is loaded, for a note."""
+    found: dict[str, None] = {}
+    for module in model.modules():
+        for name in ("_load_from_state_dict", "load_state_dict"):
+            if not _of_torch(getattr(type(module), name)):
+                found[f"{type(module).__name__}.{name}"] = None
+    for hook in _hooks(model):
+        if not _module_of(hook).startswith(_NAMES_ONLY):
+            found[getattr(hook, "__qualname__", type(hook).__name__)] = None
+    return list(found)
+
+
+def _hooks(model: nn.Module) -> Iterator[Callable[..., Any]]:
+    for module in model.modules():
+        for hook in module._load_state_dict_pre_hooks.values():
+            yield getattr(hook, "hook", hook)  # torch wraps it with its module
+        yield from module._load_state_dict_post_hooks.values()
+
+
 def _of_torch(function: Any) -> bool:
-    return str(getattr(function, "__module__", "")).startswith("torch.nn.")
+    return _module_of(function).startswith("torch.nn.")
+
+
+def _module_of(function: Any) -> str:
+    if isinstance(function, functools.partial):
+        return _module_of(function.func)
+    named = getattr(function, "__module__", None) or type(function).__module__
+    return str(named)
+
+
+def _refuse_captured(model: nn.Module) -> None:
+    """Raise `SharpError` if a hook has a model in a closure: it would change that one, no copy."""
+    for hook in _hooks(model):
+        cells = getattr(hook, "__closure__", None) or ()
+        inside = [cell.cell_contents for cell in cells if _filled(cell)]
+        if isinstance(hook, functools.partial):
+            inside += [*hook.args, *hook.keywords.values()]
+        if any(isinstance(each, nn.Module) for each in inside):
+            raise SharpError(
+                f"the load hook {hook_name(hook)} of the model holds a module in a closure, so it "
+                "would change that one and not the model that is loaded",
+                "make it a method, or use the module that the hook is handed "
+                "(register_load_state_dict_pre_hook and …_post_hook hand it over)",
+            )
+
+
+def hook_name(hook: Callable[..., Any]) -> str:
+    """The name of a function, for a message."""
+    return f"'{getattr(hook, '__qualname__', type(hook).__name__)}'"
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018 (an empty one raises)
+    except ValueError:
+        return False
+    return True
+
+
+def _copied(model: nn.Module, rest: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of the model with memory of its own for all tensors, on the CPU."""
+    places: dict[int, Any] = {}
+    for name, each in model.named_parameters():
+        first = rest.get(name)
+        if first is None and 0 in each.stride() and each.numel():
+            first = torch.zeros(each.shape, dtype=each.dtype)  # its numbers were never copied
+        value = (each if first is None else first).detach().to("cpu", copy=True)
+        places[id(each)] = nn.Parameter(value, each.requires_grad)
+    for buffer in model.buffers():
+        places[id(buffer)] = buffer.detach().to("cpu", copy=True)
+    for module in model.modules():  # old weight norm keeps its last result, which is not copied
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and id(value) not in places and not value.is_leaf:
+                places[id(value)] = value.detach().clone()
+    return copy.deepcopy(model, places)
+
+
+def versions_of(
+    model: nn.Module, tensors: Mapping[str, Tensor], names: Mapping[str, str]
+) -> Versions | None:
+    """The versions of a file's modules under the names of the model's.
+
+    A pickled module has none in the file: it is as its class was when it was loaded.
+    """
+    if not isinstance(tensors, StateDict):
+        return None
+    if tensors.origin == "module":
+        return getattr(model.state_dict(), "_metadata", None)
+    if tensors.versions is None:
+        return None
+    own = [name for name, _ in model.named_modules()]
+    before = module_names(own, names)
+    return {new: tensors.versions[old] for new, old in before.items() if old in tensors.versions}
+
+
+def _outside(model: nn.Module) -> dict[str, Tensor]:
+    """The buffers that the state dict leaves out."""
+    saved = {*model.state_dict()}
+    return {name: each for name, each in model.named_buffers() if name not in saved}
+
+
+def _same(one: Tensor, other: Tensor | None) -> bool:
+    if other is None or one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if one.layout != torch.strided or other.layout != torch.strided:
+        return False
+    return torch.equal(one.nan_to_num(), other.nan_to_num())
+
+
+def _said(error: Exception) -> str:
+    """An error of the model's own code: its kind, its first line, and where it was raised."""
+    lines = str(error).splitlines() or [""]
+    reason = lines[0] if len(lines) < 2 or not lines[0].endswith(":") else lines[0] + lines[1]
+    where = ""
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if not code.co_filename.startswith(_INSIDE):
+            where = f" in {code.co_qualname}, line {trace.tb_lineno}"
+        trace = trace.tb_next
+    return f"({type(error).__name__}: {' '.join(reason.split())}){where}"
+
+
+_INSIDE = (torch.__path__[0], __file__)

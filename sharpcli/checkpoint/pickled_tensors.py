@@ -13,6 +13,7 @@ from sharpcli.checkpoint.contents import NotPlain
 from sharpcli.checkpoint.numpy_values import numpy_scalar
 from sharpcli.checkpoint.plain_pickle import Call, PickleError
 from sharpcli.checkpoint.stand_ins import Global, Stub, plain_key
+from sharpcli.checkpoint.state_dict import StateDict
 
 __all__ = ["CALLS", "CLASS", "DAMAGED", "PickledStorage", "Storages", "stored_elsewhere"]
 
@@ -22,6 +23,10 @@ _MOST_DIMENSIONS = 64  # of a tensor in torch
 _TENSOR_MEMORY = 1000  # bytes of a tensor without its data, measured
 DAMAGED = "the file is damaged or incomplete: copy or download it again"
 _DENSE = "store it as a dense floating-point tensor"
+_SPARSE = (
+    "store it as a dense tensor, or leave it to model(): register_buffer(name, tensor, "
+    "persistent=False), and delete it from the state dict before you save that"
+)
 _DTYPES = {
     name: getattr(torch, attribute)
     for name, attribute in {
@@ -249,9 +254,9 @@ def _not_plain(reason: str, hint: str = _DENSE) -> Call:
 
 def _mapping(arguments: tuple[Any, ...]) -> tuple[Any, int]:
     """A new dict: empty, of a mapping, or of a list of pairs (as in the oldest files)."""
-    table: dict[Any, Any] = {}
-    given = arguments[-1] if arguments else None
-    if type(given) is dict:
+    table = StateDict()
+    given: Any = arguments[-1] if arguments else None
+    if type(given) in (dict, StateDict):
         table.update(given)
     elif type(given) is list:
         for pair in given:
@@ -315,8 +320,8 @@ CALLS: dict[str, Call] = {
     "torch._tensor._rebuild_from_type": _rebuild_subclass,
     "torch._tensor._rebuild_from_type_v2": _rebuild_subclass,
     "torch._utils._rebuild_qtensor": _QUANTIZED,
-    "torch._utils._rebuild_sparse_tensor": _not_plain("is sparse"),
-    "torch._utils._rebuild_sparse_csr_tensor": _not_plain("is sparse"),
+    "torch._utils._rebuild_sparse_tensor": _not_plain("is sparse", _SPARSE),
+    "torch._utils._rebuild_sparse_csr_tensor": _not_plain("is sparse", _SPARSE),
     "torch._utils._rebuild_nested_tensor": _not_plain("is nested"),
     "torch._utils._rebuild_wrapper_subclass": _not_plain("is of a subclass without data"),
     "torch._utils._rebuild_device_tensor_from_numpy": _ELSEWHERE,

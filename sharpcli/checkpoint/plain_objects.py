@@ -17,6 +17,7 @@ from sharpcli.checkpoint.numpy_values import is_array
 from sharpcli.checkpoint.pickled_modules import ModuleState
 from sharpcli.checkpoint.pickled_tensors import CLASS
 from sharpcli.checkpoint.stand_ins import Global, Stub
+from sharpcli.checkpoint.state_dict import StateDict
 from sharpcli.runtime.text import visible
 
 __all__ = ["has_tensors", "holds_settings", "is_plain", "left_aside", "numpy_arrays", "settle"]
@@ -178,7 +179,7 @@ def _visits(root: object, *, everything: bool) -> Iterator[_Visit]:
 def _is_visited(value: object) -> bool:
     if isinstance(value, Tensor):
         return hasattr(value, CLASS)
-    return type(value) in (dict, list, tuple, Stub, Global, ModuleState)
+    return type(value) in (dict, list, tuple, Stub, Global, ModuleState, StateDict)
 
 
 def _parts(value: object, *, everything: bool) -> Iterator[tuple[Any, Any]]:

@@ -17,6 +17,7 @@ from mmap import mmap
 from typing import Any
 
 from sharpcli.checkpoint.stand_ins import ENTRY, STUB, Global, Stub, plain_key, stand_in
+from sharpcli.checkpoint.state_dict import StateDict
 
 __all__ = ["Call", "Global", "PickleError", "Stub", "read_pickle"]
 
@@ -228,7 +229,7 @@ class _Machine:
 
     def set_items(self, items: list[Any]) -> None:
         table = self.stack[-1]
-        if type(table) not in (dict, Stub) or len(items) % 2:
+        if type(table) not in (dict, StateDict, Stub) or len(items) % 2:
             raise PickleError("it sets an entry of an object that is not a mapping")
         self.memory -= ENTRY * (len(items) // 2 + 1)
         for key, value in zip(items[::2], items[1::2], strict=True):
@@ -283,11 +284,13 @@ class _Machine:
             self.memory -= self.stack[-1].restore(named)
 
     def build(self) -> None:
-        """Set an object's state; only stubs keep it, since attributes could hide methods."""
+        """Set an object's state; stubs keep it, and a state dict the versions of its modules."""
         state = self.stack.pop()
         target = self.stack[-1]
         if type(target) is Stub:
             self.memory -= target.restore(state)
+        elif type(target) is StateDict:
+            target.restore(state)
 
     def extension(self, size: int) -> None:
         """Push the class of a number that the writing program registered."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sharpcli.checkpoint.other_forms import Forms
 
-__all__ = ["Renaming", "best_names", "renamings"]
+__all__ = ["Renaming", "best_names", "module_names", "renamings"]
 
 # prefixes that DataParallel, torch.compile, Lightning modules and training scripts add
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
@@ -161,3 +161,28 @@ def _removed(names: _Names, prefix: str) -> _Names:
     if prefix == "_orig_mod.":
         return {name.replace(prefix, ""): kept for name, kept in names.items()}
     return {name.removeprefix(prefix): kept for name, kept in names.items()}
+
+
+def module_names(modules: Iterable[str], names: Mapping[str, str]) -> dict[str, str]:
+    """The names in the checkpoint of a model's modules, by the names that their tensors have there.
+
+    Args:
+        modules: the names of the model's modules, "" for the outermost, parents first.
+        names: the tensor's name in the model → its name in the checkpoint.
+
+    A module without tensors has its parent's name in the checkpoint, and its own.
+    """
+    found: dict[str, str] = {}
+    first: dict[str, tuple[str, str]] = {}  # a module → the rest of a tensor's name, the old name
+    for new, old in names.items():
+        for cut in (0, *(i + 1 for i, letter in enumerate(new) if letter == ".")):
+            if f".{old}".endswith(f".{new[cut:]}"):
+                first.setdefault(new[: max(cut - 1, 0)], (new[cut:], old))
+    for name in modules:
+        if name in first:
+            rest, old = first[name]
+            found[name] = old.removesuffix(rest).removesuffix(".")
+        else:
+            parent, _, last = name.rpartition(".")
+            found[name] = f"{found.get(parent, parent)}.{last}".lstrip(".")
+    return found

@@ -33,6 +33,7 @@ from sharpcli.checkpoint.contents import (
     read_into,
     refuse_many,
 )
+from sharpcli.checkpoint.state_dict import KEY, StateDict, versions_in
 from sharpcli.errors import SharpError
 from sharpcli.runtime import files
 
@@ -102,7 +103,7 @@ def read_safetensors(path: Path) -> Checkpoint:
     named = {entry.name: tensors[entry.name] for entry in entries}
     named.update({name: tensors[kept] for name, kept in aliases.items()})
     notes = (f"{listed(aliases)} stored once with a tied tensor",) if aliases else ()
-    return Checkpoint(path, named, metadata, digest.hexdigest(), notes)
+    return Checkpoint(path, _kept(named, stored), metadata, digest.hexdigest(), notes)
 
 
 def save_checkpoint(
@@ -145,12 +146,14 @@ def checkpoint_content(
 
     target = Path(path)
     facts = {str(key): _text(value) for key, value in metadata.items() if value is not None}
+    if isinstance(tensors, StateDict) and tensors.written is not None:
+        facts[KEY] = tensors.written
     written = _in_fixed_order(save(_separate(tensors), metadata={**facts, "format": "pt"}))
     digest = hashlib.sha256()
     for piece in written:
         digest.update(piece)
     read, _ = _split_metadata(dict(sorted(facts.items())), tensors)
-    return Checkpoint(target, dict(tensors), read, digest.hexdigest()), written
+    return Checkpoint(target, _kept(tensors, facts), read, digest.hexdigest()), written
 
 
 def _read_header(path: Path, file: BufferedReader, size: int) -> tuple[bytes, dict[str, Any]]:
@@ -286,9 +289,20 @@ def _split_metadata(
     metadata: Metadata = {
         key: parse_scalar(value)
         for key, value in stored.items()
-        if key not in aliases and key != "format"  # names the library that wrote the file
+        if key not in aliases and key not in (KEY, "format")  # names the library that wrote it
     }
     return metadata, aliases
+
+
+def _kept(tensors: Mapping[str, Tensor], stored: Mapping[str, str]) -> dict[str, Tensor]:
+    """Tensors with the versions of modules, if the metadata have them as sharp writes them."""
+    if KEY not in stored:
+        return dict(tensors)
+    text = stored[KEY].encode("utf-8", "replace")
+    try:
+        return StateDict(tensors, versions_in(parse_json(text, len(text))))
+    except ValueError:
+        return dict(tensors)
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

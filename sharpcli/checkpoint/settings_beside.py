@@ -2,7 +2,8 @@
 
 Hugging Face's Trainer, accelerate and others write a folder: `trainer_state.json`,
 `training_args.bin`, `config.json`, `optimizer.pt` or `optimizer.bin`, and a random state for each
-process. None of it is needed to measure the weights, so what cannot be read is left out.
+process. Lightning writes `hparams.yaml`, and Hydra `.hydra/config.yaml`. None of it is needed to
+measure the weights, so what cannot be read is left out.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from sharpcli.checkpoint.optimizer import add_optimizer, is_optimizer
 from sharpcli.checkpoint.plain_objects import holds_settings
 from sharpcli.checkpoint.stand_ins import Global, Stub
 from sharpcli.checkpoint.torch_file import looks_like_torch, read_inert, read_torch
+from sharpcli.checkpoint.yaml_settings import yaml_settings
 from sharpcli.errors import SharpError
 from sharpcli.settings.training_names import FROM_ARGUMENTS, FROM_CONFIG, add_names
 
@@ -49,6 +51,9 @@ def add_settings(folder: Path, metadata: Metadata, notes: list[str], *, own: boo
         processes = max(len([*folder.glob(pattern)]) for pattern in _OF_PROCESSES)
         if processes > 1:
             found["num_processes"] = processes
+    for table in yaml_settings(folder, notes):
+        # OmegaConf's references to other values are not looked up
+        found |= {key: v for key, v in flat_settings(table) if "${" not in str(v)}
     for name in _CONFIGS:
         try:
             table = read_json(folder / name) if (folder / name).is_file() else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -43,7 +43,9 @@ class Context:
     is false if nobody asks for the smallest eigenvalue. `begin` opens a measure's `progress`;
     `notes` are its other messages. `quotients` (shards, k) are vᵢᵀH_s vᵢ over shards of a subset,
     once the sampling error of the eigenvalues is known. `off_quotients` is the sum of vᵀ(Ĥ − H)v
-    over the Ritz vectors whose rounding has been measured.
+    over the Ritz vectors whose rounding has been measured. `initial` gives the tensors of the
+    checkpoint in `settings.initial` by the model's names, as checkpoints are loaded; None: its
+    names and shapes are matched to the model's.
     """
 
     objective: Objective
@@ -54,6 +56,7 @@ class Context:
     self_check: SelfCheck | None = None
     checkpoint: Checkpoint | None = None
     part: bool = False
+    initial: Callable[[], Mapping[str, Tensor]] | None = None
     lowest: bool = True
     warnings: list[str] = field(default_factory=list)
     begin: Begin = lambda _: silent

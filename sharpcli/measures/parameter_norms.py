@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,10 @@ def check_initial(context: Context) -> None:
     _initial(context)
 
 
-def _initial(context: Context) -> dict[str, Tensor]:
+def _initial(context: Context) -> Mapping[str, Tensor]:
     """The initial checkpoint's tensors under the model's names."""
+    if context.initial is not None:
+        return context.initial()
     expected = context.objective.network.model.state_dict()
     return match_tensors(_loaded(Path(str(context.settings.initial))), expected).tensors
 

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from sharpcli.checkpoint.contents import listed
+from sharpcli.checkpoint.own_hooks import loads_itself
+from sharpcli.checkpoint.own_loading import loaded_by_itself
 from sharpcli.errors import SharpError
 from sharpcli.objective.network import Network
 from sharpcli.objective.rows import Rows
@@ -53,13 +55,14 @@ def check_likeness(
     for nudged in (True, False):
         theta = like.flatten(tensors)
         theta = nudge(like, theta, seed) if nudged else theta
-        with _loaded(original, like, theta, tensors) as load:
+        with _loaded(original, like, tensors) as load:
             try:
+                with_own = load(theta)
                 real = of_model(like, original, rows)
             except SharpError as error:
                 warnings.append(f"the network was not compared with the model: {error.message}")
                 return
-            found = of_network(like, theta, tensors, rows)
+            found = of_network(like, theta, with_own, rows)
             if nudged and not (real.finite and found.finite):
                 continue  # a little off the checkpoint the loss is undefined
             other = None
@@ -67,13 +70,13 @@ def check_likeness(
                 gradients and _unlike_gradients(found, real, share, other)
             ):
                 near = theta * (1 + 2 * eps * torch.randn_like(theta))
-                other = of_network(like, near, tensors, rows)
+                other = of_network(like, near, with_own, rows)
             else:
                 return
             if _values_differ(found, real, share, other):
                 names = _without_effect(found, real)
-                names = names or _stale(like, original, load, theta, tensors, rows)
-                _refuse_values(network, names)
+                names = names or _stale(like, original, load, theta, rows)
+                _refuse_values(network, names, itself=loads_itself(original))
             if gradients:
                 names = _unlike_gradients(found, real, share, other)
                 if names:
@@ -81,7 +84,11 @@ def check_likeness(
         return
 
 
-def _refuse_values(network: Network, names: Sequence[str]) -> NoReturn:
+def _refuse_values(network: Network, names: Sequence[str], *, itself: bool) -> NoReturn:
+    own = (
+        ". What the model's own load hook computes from parameters belongs into a buffer: "
+        "register_buffer(name, tensor, persistent=False)"
+    )
     reached = listed(names, 3) if names else "parameters"
     raise SharpError(
         f"task '{network.task.name}': the network that would be measured is not the model: with "
@@ -89,7 +96,7 @@ def _refuse_values(network: Network, names: Sequence[str]) -> NoReturn:
         "does not follow the checkpoint",
         "read parameters from their module in forward(): not from a copy that was made when the "
         "model was built or loaded, not from a result kept from an earlier pass, and not in "
-        "scripted or traced code",
+        f"scripted or traced code{own if itself else ''}",
     )
 
 
@@ -161,9 +168,8 @@ def _without_effect(found: Seen, real: Seen) -> list[str]:
 def _stale(
     network: Network,
     original: nn.Module,
-    load: Callable[[Tensor], None],
+    load: Callable[[Tensor], Mapping[str, Tensor]],
     theta: Tensor,
-    tensors: Mapping[str, Tensor],
     rows: Rows,
 ) -> list[str]:
     """Parameters on which only one of the two losses depends, the model's or the network's.
@@ -173,9 +179,8 @@ def _stale(
     away = nudge(network, theta, 1)
 
     def losses(vector: Tensor) -> tuple[float, float]:
-        load(vector)
         both = (
-            of_network(network, vector, tensors, rows),
+            of_network(network, vector, load(vector), rows),
             of_model(network, original, rows),
         )
         return both[0].loss, both[1].loss
@@ -194,11 +199,12 @@ def _stale(
 
 @contextlib.contextmanager
 def _loaded(
-    original: nn.Module, like: Network, theta: Tensor, tensors: Mapping[str, Tensor]
-) -> Iterator[Callable[[Tensor], None]]:
-    """Load the original model on the device, in the network's mode, with θ and a checkpoint's rest.
+    original: nn.Module, like: Network, tensors: Mapping[str, Tensor]
+) -> Iterator[Callable[[Tensor], Mapping[str, Tensor]]]:
+    """Let the original load θ and a checkpoint's rest, on the device, in the network's mode.
 
-    Yields a function that loads another θ. Afterwards the model is as before: its maker may use it.
+    Yields a function that loads a θ, and returns the rest with the buffers that code of the model's
+    own made of it. Afterwards the model is as before: its maker may use it.
     """
     holders: list[tuple[Any, str, Tensor]] = [
         (holder, key, tensor)
@@ -215,27 +221,31 @@ def _loaded(
     # gradient.
     hooks = [(p, p._backward_hooks) for p in original.parameters()]
     # By memory, because a buffer may share a parameter's storage.
-    names = {p.data_ptr(): name for name, p in original.named_parameters() if p.numel()}
+    names = {_memory(p): name for name, p in original.named_parameters() if p.numel()}
     trained = set(like.names)
     keys = {
-        key: key if key in trained else names.get(tensor.data_ptr())
+        key: key if key in trained else names.get(_memory(tensor))
         for key, tensor in original.state_dict(keep_vars=True).items()
         if isinstance(tensor, Tensor)
     }
 
-    def load(vector: Tensor) -> None:
+    itself = loads_itself(original)
+
+    def load(vector: Tensor) -> Mapping[str, Tensor]:
         parts = dict(zip(like.names, like.unflatten(vector), strict=True))
         state = {
             key: _as_stored(like, name, parts[name]) if name in parts else tensors[key]
             for key, name in keys.items()
             if name in parts or key in tensors
         }
-        original.load_state_dict(state, strict=False)
+        if not itself:
+            original.load_state_dict(state, strict=False)
+            return tensors
+        return {**tensors, **loaded_by_itself(original, state, tensors)}
 
     try:
         if elsewhere:
             original.to(like.device)
-        load(theta)
         original.train(like.model.training)
         for parameter, _ in hooks:
             parameter._backward_hooks = None
@@ -253,6 +263,11 @@ def _loaded(
                 tensor.data = before[place]
             else:
                 tensor.data.copy_(before[place])
+
+
+def _memory(tensor: Tensor) -> int | None:
+    """Where a tensor's numbers begin; None for a sparse one, which has several parts."""
+    return tensor.data_ptr() if tensor.layout == torch.strided else None
 
 
 def _in_dtype(network: Network, kind: torch.dtype, original: nn.Module) -> Network:

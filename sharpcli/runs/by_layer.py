@@ -112,6 +112,7 @@ def _context(whole: Context, network: Network, batch_size: int | None, begin: Be
         seed=whole.seed,
         checkpoint=whole.checkpoint,
         part=True,
+        initial=whole.initial,
         begin=begin,
     )
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sharpcli.checkpoint import Checkpoint
+from sharpcli.checkpoint.contents import listed
 from sharpcli.documents.environment import environment
 from sharpcli.documents.grids import Explored, Interpolated, Points
 from sharpcli.documents.labels import named, pairs, path_labels
@@ -255,6 +256,13 @@ def _of_one_task(
             f"{first} and {path} hold different parts of the model: they are not points of one "
             "parameter space",
             "name checkpoints of the same part",
+        )
+    if studies.variants > 1:
+        names = [name for name, _ in loaded.match.attributes]
+        raise UsageError(
+            f"{first} and {path} are loaded as different networks: the model's own load_state_dict "
+            f"sets {listed(names, 3)} otherwise: they are not points of one parameter space",
+            "name checkpoints of the same version, or load and save one again with the model",
         )
     if len(studies.described) == 1:
         return loaded

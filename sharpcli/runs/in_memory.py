@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from sharpcli.checkpoint import Checkpoint
+from sharpcli.checkpoint.own_hooks import held
+from sharpcli.checkpoint.state_dict import StateDict
 from sharpcli.documents.results import Report
 from sharpcli.errors import SharpError, UsageError, setting
 from sharpcli.objective.rows import digest_of
@@ -125,9 +127,8 @@ def measures_of(
 
 def as_checkpoint(model: nn.Module, name: str) -> Checkpoint:
     """The tensors of a model as those of a checkpoint of this name; nothing is copied."""
-    state = model.state_dict()  # a module may keep other state beside its tensors
-    digest = digest_of({key: each for key, each in state.items() if isinstance(each, Tensor)})
-    return Checkpoint(Path(name), dict(state), {}, digest)
+    tensors = StateDict(held(model), origin="model")
+    return Checkpoint(Path(name), tensors, {}, digest_of(tensors))
 
 
 def with_notes(report: Report, notes: Sequence[str]) -> Report:

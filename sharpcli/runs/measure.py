@@ -13,6 +13,8 @@ from torch import nn
 
 from sharpcli.checkpoint import Checkpoint, load_checkpoint, read_checkpoint
 from sharpcli.checkpoint.optimizer_state import state_file
+from sharpcli.checkpoint.own_hooks import held
+from sharpcli.checkpoint.state_dict import StateDict
 from sharpcli.documents.environment import environment
 from sharpcli.documents.results import CheckpointResult, Failure, Report
 from sharpcli.documents.statuses import Outcome
@@ -28,6 +30,7 @@ from sharpcli.runs.failures import INTERRUPTED, each_checkpoint
 from sharpcli.runs.finished import Finished, restored
 from sharpcli.runs.growing_samples import FIRST_IN_TIME, FIRST_SAMPLES, Judge, Limit, grown
 from sharpcli.runs.in_memory import given, measures_of, run_of
+from sharpcli.runs.initial import initial_of
 from sharpcli.runs.preflight import ready
 from sharpcli.runs.price import Foreteller, TimeShares
 from sharpcli.runs.rescaled import Rescaled, check_rescaling, measure_rescaled
@@ -274,7 +277,7 @@ def measure_model(
             )
             studies.append(study)
             _check_size(study, chosen, settings)
-            checkpoint = Checkpoint(Path(name), dict(model.state_dict()), {}, "")
+            checkpoint = Checkpoint(Path(name), StateDict(held(model), origin="model"), {}, "")
             about: dict[str, Any] = {"path": name, "metadata": {}}
             loaded, named = matched(checkpoint, study), _named(name, begin)
             return _measure(loaded, about, chosen, settings, named, notes, judge, foretell)
@@ -415,6 +418,7 @@ def _measure(
         seed=study.run.seed,
         self_check=study.checked,
         checkpoint=loaded.checkpoint,
+        initial=initial_of(study, settings, warnings),
         lowest=lowest,
         warnings=warnings,
         begin=begin,

@@ -24,10 +24,12 @@ def random_tensors(task: Task, model: nn.Module, seed: int, *, partial: bool) ->
         seed: that of `model`.
         partial: whether checkpoints may lack any tensor of the state dict.
 
-    Cost: the model is built once more if it has any such tensors; its memory until then.
+    Cost: the model is built once more, beside the first, if it has such tensors that no simple rule
+    gives; positions, masks and frequencies of a language model are given by one.
     """
     own = _unsaved(model) | (dict(model.state_dict()) if partial else {})
-    if not any(map(_varies, own.values())):
+    own = {name: each for name, each in own.items() if _varies(each) and not _is_regular(each)}
+    if not own:
         return frozenset()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_OTHER_SEED + seed)
@@ -36,8 +38,7 @@ def random_tensors(task: Task, model: nn.Module, seed: int, *, partial: bool) ->
     return frozenset(
         name
         for name, tensor in own.items()
-        if _varies(tensor)
-        and _varies(again.get(name))
+        if _varies(again.get(name))
         and tensor.shape == again[name].shape
         and not equal_tensors(tensor.detach().cpu(), again[name].detach().cpu())
     )
@@ -58,3 +59,50 @@ def _unsaved(model: nn.Module) -> dict[str, Tensor]:
 
 def _varies(tensor: object) -> bool:
     return isinstance(tensor, Tensor) and tensor.numel() > 0 and not tensor.is_meta
+
+
+def _is_regular(tensor: Tensor) -> bool:
+    """Whether a rule without chance gives a tensor: a progression or a constant, or a causal mask.
+
+    Tensors of few elements could be so by chance.
+    """
+    if tensor.layout != torch.strided or tensor.numel() < _FEWEST or tensor.is_complex():
+        return False
+    with torch.no_grad():
+        values = tensor.detach().cpu()
+        if values.dtype == torch.bool or not values.is_floating_point():
+            values = values.to(torch.int64)
+        first = values.reshape(-1)[0]
+        return bool((values == first).all()) or _is_causal(values) or _is_progression(values)
+
+
+def _is_causal(values: Tensor) -> bool:
+    """Whether the last two dimensions have one value below the diagonal, and one above it."""
+    if values.ndim < 2 or min(values.shape[-2:]) < 3:
+        return False
+    below, above = values[..., -1, 0].reshape(-1)[0], values[..., 0, -1].reshape(-1)[0]
+    lower = torch.ones(values.shape[-2:], dtype=torch.bool).tril()
+    return any(
+        bool((values == torch.where(each, below, above)).all()) for each in (lower, lower.tril(-1))
+    )
+
+
+def _is_progression(values: Tensor) -> bool:
+    """Whether every row is one arithmetic or geometric progression, but for rounding."""
+    rows = values.reshape(-1, values.shape[-1]) if values.ndim else values.reshape(1, 1)
+    if rows.shape[1] < _FEWEST or not bool((rows == rows[0]).all()):
+        return False
+    row = rows[0].double()
+    eps = torch.finfo(values.dtype if values.is_floating_point() else torch.float64).eps
+    even = torch.linspace(0, 1, len(row), dtype=torch.float64)
+    line = row[0] + (row[-1] - row[0]) * even
+    if bool(((row - line).abs() <= _ROUNDINGS * eps * row.abs().max()).all()):
+        return True
+    if bool((row <= 0).any()):
+        return False
+    curve = row[0] * (row[-1] / row[0]) ** even
+    return bool(((row - curve).abs() <= _ROUNDINGS * eps * curve).all())
+
+
+_FEWEST = 8  # elements of a pattern: random ones of a few bits are one by chance in 1 of 100
+_ROUNDINGS = 100  # of a power in the tensor's precision

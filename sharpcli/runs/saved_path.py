@@ -60,7 +60,7 @@ class SavedPath:
         if moment.steps == 0:
             self._clear()
         weights = Trained(
-            dict(moment.tensors()), moment.loss(), moment.epochs, moment.steps, reached=False
+            moment.tensors(), moment.loss(), moment.epochs, moment.steps, reached=False
         )
         save_checkpoint(self._file(moment.steps), weights.tensors, self._metadata(weights))
         self._saved.append(moment.steps)

@@ -70,6 +70,11 @@ class Studies:
         return max((len(study.parts) for study in self._made.values()), default=0)
 
     @property
+    def variants(self) -> int:
+        """How many models the checkpoints so far make of one when they are loaded."""
+        return max((len(study.loaded) for study in self._made.values()), default=0)
+
+    @property
     def described(self) -> list[dict[str, Any]]:
         """The tasks of the checkpoints so far as in a document, in the order of first use."""
         return list(self._described.values())

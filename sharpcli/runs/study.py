@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -52,7 +52,8 @@ class Study:
     `uncoupled` after a checkpoint whose losses were found to be each example's own. `rest` has the
     model's tensors, where checkpoints may hold a part of them; `parts` are then the studies of the
     parameters that the checkpoints so far cover. `drawn` has what model() makes at random, of all
-    that a checkpoint may lack.
+    that a checkpoint may lack. `loaded` has the studies of models to which their own loading gave
+    other attributes than model() did, by what these are.
     """
 
     task: Task
@@ -66,6 +67,7 @@ class Study:
     rest: Mapping[str, Tensor] | None = None
     parts: dict[tuple[str, ...], Study] = field(default_factory=dict)
     drawn: frozenset[str] = frozenset()
+    loaded: dict[Hashable, Study] = field(default_factory=dict)
 
     @property
     def split(self) -> str:
@@ -104,6 +106,29 @@ class Study:
             network = self.network.subset(names)
             self.parts[names] = replace(self, network=network, notes=list(self.notes), parts={})
         return self.parts[names]
+
+    def on(self, found: Match) -> Study:
+        """The study of a model that its own `load_state_dict` made, with what that code set in it.
+
+        It is the same study if that changed nothing but tensors by name.
+        """
+        model = found.loaded
+        if model is None:
+            return self
+        if found.attributes not in self.loaded:
+            network = _network(model, self.task, self.run, self.network.device)
+            if self.run.parameters:
+                network = network.subset(matching(network.model, self.run.parameters))
+            more = replace(
+                self,
+                network=network,
+                original=model,
+                notes=list(self.notes),
+                checked=None,
+                parts={},
+            )
+            self.loaded[found.attributes] = more
+        return self.loaded[found.attributes]
 
     @property
     def data_bytes(self) -> int:
@@ -187,8 +212,6 @@ def _prepared(
     like: Study | None,
 ) -> Study:
     torch.manual_seed(run.seed)
-    dtype = torch.float64 if run.dtype == "float64" else torch.float32
-    narrow = torch.bfloat16 if run.dtype == "bfloat16" else None
     model = task.model()
     rows = {} if like is None else dict(like.rows)
     room = memory_for_data(memory)
@@ -225,21 +248,25 @@ def _prepared(
             rows[name] = read.padded_to_one_length()
     rest = _tensors_of(model) if run.partial else None
     drawn = random_tensors(task, model, run.seed, partial=run.partial)
-    network = Network(
-        model,
-        task,
-        device=device,
-        dtype=dtype,
-        compute=narrow,
-        mode=run.mode,
-        tf32=run.tf32,
-    )
+    network = _network(model, task, run, device)
     if run.parameters:
         network = network.subset(matching(network.model, run.parameters))
     for name, read in rows.items() if like is None else ():
         rows[name] = read.to(device, network.compute).with_fixed_batch(run.fixed_batch)
     notes = [*batch_note(rows, run.mode), *(note for each in rows.values() for note in each.notes)]
     return Study(task, network, rows, run, notes=notes, original=model, rest=rest, drawn=drawn)
+
+
+def _network(model: nn.Module, task: Task, run: RunSettings, device: torch.device) -> Network:
+    return Network(
+        model,
+        task,
+        device=device,
+        dtype=torch.float64 if run.dtype == "float64" else torch.float32,
+        compute=torch.bfloat16 if run.dtype == "bfloat16" else None,
+        mode=run.mode,
+        tf32=run.tf32,
+    )
 
 
 def _tensors_of(model: nn.Module) -> dict[str, Tensor]:
@@ -312,7 +339,7 @@ def matched(checkpoint: Checkpoint, study: Study, in_metadata: InMetadata | None
             f"{setting('seed', study.run.seed)}; let model() load or compute what the training had"
         )
     checkpoint = replace(checkpoint, others={}, notes=(*checkpoint.notes, *said))
-    study = study.part(found.covered)
+    study = study.on(found).part(found.covered)
     bad = first_not_finite(found.tensors)
     if bad is not None:
         raise SharpError(

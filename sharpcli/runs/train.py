@@ -124,6 +124,8 @@ def metadata(
         "init": settings.init,
         "init_sha256": None if init is None else init.checkpoint.sha256,
         "init_optimizer": settings.init_optimizer or None,
+        "init_weights": settings.init_weights,
+        "init_partial": settings.init_partial or None,
         "epochs": trained.epochs,
         "steps": trained.steps,
         "seed": settings.seed,

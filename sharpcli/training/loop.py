@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sharpcli.checkpoint.own_hooks import stored
+from sharpcli.checkpoint.placing import put
 from sharpcli.documents.checkpoints import TrainingCurves
 from sharpcli.errors import SharpError, UsageError, setting
 from sharpcli.objective.checks import check_deterministic, check_finite
@@ -201,8 +203,7 @@ class Run:
                 with self.clock.paused():
                     self.file.write(self._state())
         with self.at_evaluated_weights():
-            state = self.model.state_dict()
-            tensors = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+            tensors = stored(self.model)
         problem = None if self.file is None else self.file.problem
         return Trained(
             tensors,
@@ -304,7 +305,7 @@ class Run:
             raise ValueError(f"{self.steps} steps")
         if self.settings.ema is not None and found["averages"] is None:
             raise ValueError("no averages")
-        self.model.load_state_dict(found["model"])
+        put(self.model, found["model"])
         restore_optimizer(self.stepper.optimizer, found["optimizer"])
         self.stepper.averages, self.stepper.averaged = found["averages"], found["averaged"]
         self.order.restore(found["order"])

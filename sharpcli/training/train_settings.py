@@ -75,6 +75,8 @@ class TrainSettings:
     save_optimizer: bool = False
     init: str | None = None
     init_optimizer: bool = False
+    init_weights: str | None = None
+    init_partial: bool = False
     label_smoothing: float = 0.0
     augment: bool = False
     device: str = "cpu"
@@ -152,6 +154,12 @@ class TrainSettings:
         if self.init_optimizer and self.init is None:
             raise UsageError(
                 f"{setting('init_optimizer', True)}: there is no checkpoint to take it from",
+                f"name the checkpoint that training starts from: {setting('init')}",
+            )
+        if self.init is None and (self.init_weights is not None or self.init_partial):
+            name = "init_weights" if self.init_weights is not None else "init_partial"
+            raise UsageError(
+                f"{setting(name, getattr(self, name))}: there is no checkpoint to take them from",
                 f"name the checkpoint that training starts from: {setting('init')}",
             )
         if self.batch_schedule is not None and parse_schedule(self.batch_schedule).observes:

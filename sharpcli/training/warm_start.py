@@ -12,12 +12,14 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from sharpcli.checkpoint import Checkpoint, load_checkpoint, match_tensors
+from sharpcli.checkpoint import Checkpoint, match_tensors, read_checkpoint
 from sharpcli.checkpoint.optimizer_state import FORMAT, KEY, optimizer_file
+from sharpcli.checkpoint.placing import give
 from sharpcli.checkpoint.plain_values import decoded, encoded
 from sharpcli.checkpoint.safetensors_file import read_safetensors
 from sharpcli.errors import SharpError, setting
 from sharpcli.runtime import files
+from sharpcli.tasks.notes import note
 from sharpcli.training.precision import device_of
 from sharpcli.training.state import optimizer_state, restore_optimizer, understood
 from sharpcli.training.train_settings import TrainSettings
@@ -34,15 +36,24 @@ class Init:
         checkpoint: The weights.
         kept: The optimizer's state, as `OptimizerKeeper` keeps it, if the training takes it up.
         digest: The SHA-256 of the file of that state.
+        partial: Whether the weights may be those of a part of the model.
     """
 
     checkpoint: Checkpoint
     kept: Mapping[str, Any] | None = None
     digest: str | None = None
+    partial: bool = False
 
     def give_weights(self, model: nn.Module) -> None:
-        """Put the weights into a model; raises `SharpError` where they do not fit it."""
-        model.load_state_dict(match_tensors(self.checkpoint, model.state_dict()).tensors)
+        """Put the weights into a model, as a checkpoint that is measured; note what was converted.
+
+        A `SharpError` says that they do not fit it.
+        """
+        rest = model.state_dict() if self.partial else None
+        found = match_tensors(self.checkpoint, model.state_dict(), model=model, rest=rest)
+        give(model, found)
+        for each in (*self.checkpoint.notes, *found.notes):
+            note(f"{self.checkpoint.path}: {each}")
 
     def give_memory(
         self, optimizer: torch.optim.Optimizer, settings: TrainSettings, model: nn.Module
@@ -98,9 +109,10 @@ def read_init(settings: TrainSettings, folder: Path | None = None) -> Init | Non
     """
     if settings.init is None:
         return None
-    checkpoint = load_checkpoint((folder or Path()) / settings.init)
+    path = (folder or Path()) / settings.init
+    checkpoint = read_checkpoint(path, settings.init_weights)
     if not settings.init_optimizer:
-        return Init(checkpoint)
+        return Init(checkpoint, partial=settings.init_partial)
     path = optimizer_file(checkpoint.path)
     if not path.exists():
         raise SharpError(
@@ -119,7 +131,7 @@ def read_init(settings: TrainSettings, folder: Path | None = None) -> Init | Non
             f"{path}: belongs to other weights (SHA-256 {other}…) than {checkpoint.path} holds",
             f"train that checkpoint again, or leave out {setting('init_optimizer')}",
         )
-    return Init(checkpoint, kept, file.sha256)
+    return Init(checkpoint, kept, file.sha256, settings.init_partial)
 
 
 class OptimizerKeeper:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from sharpcli.checkpoint.own_hooks import stored
 from sharpcli.objective.network import Network
 from sharpcli.objective.rows import Rows
 
@@ -37,10 +38,9 @@ class Moment:
     passes: float = 0.0
     seconds: float = 0.0
 
-    def tensors(self) -> Mapping[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
         """A copy of the model's tensors on the CPU."""
-        state = self.model.state_dict()
-        return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+        return stored(self.model)
 
 
 class Watcher(Protocol):

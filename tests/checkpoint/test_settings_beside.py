@@ -205,3 +205,13 @@ def test_settings_that_link_to_each_other_end(tmp_path, model):
         table = {f"k{i}": table for i in range(40)}
     torch.save({"model": model.state_dict(), "config": table}, tmp_path / "a.pt")
     assert load_checkpoint(tmp_path / "a.pt").metadata == {}
+
+
+def test_a_yaml_file_without_the_library_that_reads_it(tmp_path, model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    torch.save(model.state_dict(), tmp_path / "a.ckpt")
+    (tmp_path / "hparams.yaml").write_text("lr: 0.1")
+    found = load_checkpoint(tmp_path / "a.ckpt")
+    assert "lr" not in found.metadata
+    said = "'hparams.yaml' not read: it needs PyYAML (pip install 'sharpcli[yaml]')"
+    assert said in found.notes

@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 from sharpcli.runs.measure import measure_checkpoints
+from sharpcli.runs.random_parts import random_tensors
 from sharpcli.settings.measuring import MeasureSettings, RunSettings
+from sharpcli.tasks import Task
 
 TASK = """
 import torch
@@ -74,3 +76,53 @@ def test_a_weight_that_a_hook_computes_is_not_random(tmp_path):
     head = nn.utils.spectral_norm(nn.Linear(4, 2)).state_dict()
     content = {f"head.{name}": tensor for name, tensor in head.items()}
     assert not notes(tmp_path, source, content | {"b": torch.ones(3, 4)})
+
+
+class Counted(nn.Module):
+    built = 0
+
+    def __init__(self, buffer):
+        super().__init__()
+        Counted.built += 1
+        self.layer = nn.Linear(2, 2)
+        self.register_buffer("kept", buffer(), persistent=False)
+
+
+@pytest.mark.parametrize(
+    "buffer",
+    [
+        lambda: torch.zeros(16),
+        lambda: torch.arange(32)[None],
+        lambda: torch.arange(32.0).expand(3, -1),
+        lambda: 1 / 10000 ** (torch.arange(0, 64, 2).float() / 64),
+        lambda: (1 / 500000 ** (torch.arange(0, 128, 2).float() / 128)).bfloat16(),
+        lambda: torch.ones(1, 1, 8, 8, dtype=torch.bool).tril(),
+        lambda: torch.full((8, 8), float("-inf")).triu(1),
+        lambda: torch.linspace(-1, 1, 20),
+    ],
+)
+def test_what_a_rule_gives_is_not_built_again(buffer):
+    Counted.built = 0
+    model = Counted(buffer)
+    task = Task("t", {}, "", model=lambda: Counted(buffer), data=None, predict=None, loss=None)
+    assert random_tensors(task, model, 0, partial=False) == frozenset()
+    assert Counted.built == 1
+
+
+@pytest.mark.parametrize(
+    "buffer",
+    [
+        lambda: torch.randn(16),
+        lambda: torch.rand(1),
+        lambda: torch.randperm(16),
+        lambda: torch.rand(16).sort().values,
+        lambda: torch.randint(0, 2, (8, 8)).bool(),
+        lambda: torch.randn(8).expand(4, 8),
+        lambda: torch.rand(8, 8).tril(),
+    ],
+)
+def test_what_chance_gives_is_found(buffer):
+    torch.manual_seed(0)
+    model = Counted(buffer)
+    task = Task("t", {}, "", model=lambda: Counted(buffer), data=None, predict=None, loss=None)
+    assert random_tensors(task, model, 0, partial=False) == {"kept"}

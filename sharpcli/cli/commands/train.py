@@ -202,6 +202,16 @@ Examples:
     help="Start from a checkpoint's weights. Batches and schedules begin anew.",
 )
 @click.option(
+    "--init-weights",
+    metavar="KEY",
+    help="Which weights in CKPT: a key such as ema, or a prefix of names such as backbone.",
+)
+@click.option(
+    "--init-partial",
+    is_flag=True,
+    help="CKPT holds a part of the model, such as a backbone: the rest is as the task makes it.",
+)
+@click.option(
     "--init-optimizer",
     is_flag=True,
     help="Take up the optimizer's state beside CKPT, with the rate and the options given here.",
