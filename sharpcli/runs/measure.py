@@ -19,6 +19,7 @@ from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import SharpError
 from sharpcli.measures import Measure, choose, compute, options_of
 from sharpcli.measures.context import Context
+from sharpcli.measures.packages import code_of
 from sharpcli.objective.reliability import warning
 from sharpcli.runs import deciding
 from sharpcli.runs.by_layer import check_layers, measure_layers
@@ -150,7 +151,8 @@ def measure_checkpoints(
         )
 
     if asked is None:
-        finished.begin("measure", _described(run, settings))
+        packages = code_of([measure.name for measure in measures])
+        finished.begin("measure", _described(run, settings), packages)
     with global_random_state_kept():
         known = None if task is None else studies_of(first).check()
         if known is not None:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from sharpcli.documents.results import flat_scalars
-from sharpcli.documents.stability import PRECONDITIONED_NAME
+from sharpcli.documents.stability import PRECONDITIONED_NAME, PRECONDITIONED_OF_FILES
 from sharpcli.errors import SharpError, UsageError, counted
 from sharpcli.objective.rows import Rows
 from sharpcli.runs.callbacks.budget import Budget
@@ -75,7 +75,7 @@ class Monitor:
     ) -> None:
         names = (measures,) if isinstance(measures, str) else tuple(measures)
         self._settings = TrainSettings(
-            "adam" if PRECONDITIONED_NAME in names else "sgd",
+            "adam" if {PRECONDITIONED_NAME, PRECONDITIONED_OF_FILES} & {*names} else "sgd",
             track=names,
             every=every,
             track_samples=samples,
