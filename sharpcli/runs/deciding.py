@@ -30,12 +30,14 @@ __all__ = [
     "baseline_of",
     "check",
     "decide",
+    "unmeasured",
     "with_others",
 ]
 
 # Size of the first sample: the smallest power of two whose sampling errors can be trusted, since
 # smaller ones often miss kinds of example that make up a percent or two.
 FIRST = 256
+_TOP = MeasureSettings().top
 # Eigenvalues are needed to a tenth of the interval's width from the sample, and to 2 % at first.
 _TENTH, _ROUGH = 0.1, 0.02
 
@@ -157,6 +159,19 @@ def check(paths: Sequence[str | Path], run: RunSettings, settings: MeasureSettin
             "that couples the examples of a batch is not known",
             f"leave out {setting('decide')}: all examples are measured then",
         )
+
+
+def unmeasured(asked: Asked, settings: MeasureSettings) -> list[str]:
+    """Says which eigenvalues were asked for and take no part in the order, so are not measured."""
+    own = asked.light(settings, 0.0).top
+    if asked.measure.name != "hessian" or settings.measures or settings.top in (_TOP, own):
+        return []
+    what = "λ1 alone" if own == 1 else counted(own, "eigenvalue")
+    return [
+        f"{setting('decide', settings.decide)} measures {what}, so {setting('top', settings.top)} "
+        f"has no effect; with {setting('measures', ['hessian'])} too, all are measured on the "
+        "sample that decides"
+    ]
 
 
 def decide(

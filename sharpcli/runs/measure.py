@@ -179,7 +179,7 @@ def measure_checkpoints(
         kind="measure",
         settings=as_settings(run, settings),
         environment=environment(device),
-        task=list(sized.values())[-1].description() if sized else studies_of(first).description(),
+        task=_task(list(sized.values())[-1] if sized else studies_of(first), run.split, results),
         results=results,
         pairs=[
             *found.pairs,
@@ -190,7 +190,10 @@ def measure_checkpoints(
             ),
         ],
         decision=decision,
-        notes=not_compared(results, baseline, compared=decision is not None),
+        notes=[
+            *not_compared(results, baseline, compared=decision is not None),
+            *(deciding.unmeasured(asked, settings) if asked is not None else ()),
+        ],
         warnings=[w for w in [loss_warning(results), data_warning(results)] if w],
     )
 
@@ -298,6 +301,20 @@ def as_settings(run: RunSettings, settings: MeasureSettings) -> dict[str, Any]:
     if not measure["options"]:
         del measure["options"]
     return {"run": asdict(run), "measure": measure}
+
+
+def _task(studies: Studies, split: str, results: Sequence[CheckpointResult]) -> dict[str, Any]:
+    """The task as in the document; where samples grew, with the examples of the reported values.
+
+    Checkpoints that ended at samples of different sizes share no number.
+    """
+    described = studies.description()
+    counts = {each.checkpoint.get("examples") for each in results if each.status == Outcome.OK}
+    if counts and counts != {None}:
+        others = {name: count for name, count in described["examples"].items() if name != split}
+        own = {split: counts.pop()} if len(counts) == 1 else {}
+        described["examples"] = {**own, **others}
+    return described
 
 
 def _splits(run: RunSettings, measures: Sequence[Measure]) -> Sequence[str]:

@@ -62,7 +62,7 @@ class Trained:
 
 
 def run(setting: Setting) -> Section:
-    every, steps = (5, 20) if setting.quick else (_EVERY, _STEPS)
+    every, steps = (2, 4) if setting.quick else (_EVERY, _STEPS)
     section = Section(
         NAME,
         "Sharpness during a training with transformers and Lightning",
@@ -83,7 +83,7 @@ def run(setting: Setting) -> Section:
             continue
         limits = {"share": None, "samples": 24} if setting.quick else {}
         repeats = 1 if setting.quick else _REPEATS
-        train(5, 5, limits or {"share": None, "samples": 32})  # imports what both need
+        train(2, 2, limits or {"share": None, "samples": 32})  # imports what both need
         more, measured = _more(train, steps, every, limits, repeats)
         checked = train(steps, every, limits, check=2 if setting.quick else _SEEDS)
         short, in_short = _more(train, _SHORT, _SHORT // 4, {}, 1 if setting.quick else 2 * repeats)
@@ -337,7 +337,7 @@ def _with_lightning(
 
 
 def _checked(step: int, steps: int) -> bool:
-    """Whether what is measured after so many steps is compared: twice in the course, and the end."""
+    """Whether what is measured after so many steps is compared: twice before the end."""
     return step in (steps // 5, steps * 3 // 5, steps)
 
 
