@@ -1,4 +1,4 @@
-"""Which code computes the measures of installed packages, so that results of older code are known."""
+"""Which code computes the measures of packages, so that results of older code are known."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Collection
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
-import sharpcli.measures as registry
+from sharpcli.measures import entries_of
 from sharpcli.tasks.own_code import imported_code
 
 __all__ = ["code_of"]
@@ -25,12 +25,7 @@ def code_of(names: Collection[str]) -> dict[str, str]:
 
     Cost: reading and parsing these modules.
     """
-    chosen = {name for name in names if name not in registry.BUILT_IN}
-    if not chosen:
-        return {}
-    entries = registry.entry_points(group="sharpcli.measures")
-    found = {entry.name: _described(entry) for entry in entries if entry.name in chosen}
-    return dict(sorted(found.items()))
+    return dict(sorted((entry.name, _described(entry)) for entry in entries_of(names)))
 
 
 def _described(entry: EntryPoint) -> str:

@@ -69,7 +69,8 @@ class Finished:
     ) -> None:
         """Read what earlier runs of the same command, described by JSON values, have finished.
 
-        `packages` identify the code of measures that packages bring, by name. A `SharpError` says that the file does not hold finished checkpoints, or is damaged.
+        `packages` identify the code of measures that packages bring, by name. A `SharpError` says
+        that the file does not hold finished checkpoints, or is damaged.
         """
         self._header = _through_json(
             {

@@ -179,7 +179,9 @@ class TrainSettings:
                     f"{setting('track', name)}: there is no such measure", did_you_mean(name, known)
                 )
             if name in measures and "initial" in (measures[name].reads or ()):
-                others = [key for key, each in measures.items() if "initial" not in (each.reads or ())]
+                others = [
+                    key for key, each in measures.items() if "initial" not in (each.reads or ())
+                ]
                 raise UsageError(
                     f"{setting('track', name)}: needs the checkpoint from before the training",
                     f"measure the checkpoints that {setting('save_every')} leaves; what can be "
