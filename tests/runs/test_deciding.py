@@ -5,15 +5,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from sharpcli.documents.scalars import flat_scalars
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 from torch import nn
 
 from sharpcli.checkpoint import save_checkpoint
-from sharpcli.documents.results import CheckpointResult, flat_scalars, to_document
+from sharpcli.documents.results import CheckpointResult, to_document
 from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import UsageError
 from sharpcli.runs.measure import _task, measure_checkpoints
 from sharpcli.runtime.progress import Notes
-from sharpcli.settings import MeasureSettings, RunSettings
 from sharpcli.tasks import Task, defaults
 
 EXAMPLES = 2048

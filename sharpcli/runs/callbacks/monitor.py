@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sharpcli.documents.results import flat_scalars
+from sharpcli.documents.scalars import flat_scalars
 from sharpcli.documents.stability import PRECONDITIONED_NAME, PRECONDITIONED_OF_FILES
 from sharpcli.errors import SharpError, UsageError, counted
 from sharpcli.objective.rows import Rows
