@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 __all__ = [
     "PRECONDITIONED",
     "PRECONDITIONED_NAME",
+    "PRECONDITIONED_OF_FILES",
     "Threshold",
     "of_adam",
     "of_momentum",
@@ -24,6 +25,7 @@ __all__ = [
 ]
 
 PRECONDITIONED_NAME = "preconditioned-hessian"  # in `track`
+PRECONDITIONED_OF_FILES = "preconditioned-sharpness"  # the measure of checkpoints; the same number
 Matrix = Literal["hessian", "preconditioned_hessian"]
 PRECONDITIONED: Matrix = "preconditioned_hessian"
 _ADAM, _SGD = ("adam", "adamw"), "sgd"

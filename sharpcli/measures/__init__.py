@@ -31,6 +31,7 @@ __all__ = [
     "Option",
     "choose",
     "compute",
+    "entries_of",
     "known_measures",
     "measure_of",
     "options_of",
@@ -65,6 +66,13 @@ def known_measures(
             if strict:
                 raise
     return known
+
+
+def entries_of(names: Collection[str]) -> list[EntryPoint]:
+    """The entry points of the measures among `names` that packages bring."""
+    chosen = {name for name in names if name not in BUILT_IN}
+    every = entry_points(group="sharpcli.measures") if chosen else ()
+    return [entry for entry in every if entry.name in chosen]
 
 
 def _loaded(entry: EntryPoint) -> Measure:

@@ -44,7 +44,8 @@ def fisher_rao(context: Context) -> dict[str, Any]:
     Source: Liang, Poggio, Rakhlin & Stokes 2019, definition 2.
     """
     theta = context.theta
-    settings = replace(context.settings.curvature, operator="fisher")
+    # A way to Hessian products that the run takes is none to those of the Fisher matrix.
+    settings = replace(context.settings.curvature, operator="fisher", hvp="auto")
     value = _quadratic(context.objective, theta, settings)
     rounding = Rounding(context.objective, theta, settings, seed=context.seed)
     off = math.sqrt(float(dots(theta[None], theta[None]))) * float(

@@ -29,6 +29,7 @@ __all__ = ["FIRST", "Decided", "decide", "with_others"]
 # Size of the first sample: the smallest power of two whose sampling errors can be trusted, since
 # smaller ones often miss kinds of example that make up a percent or two.
 FIRST = 256
+_TOP = MeasureSettings().top
 # Eigenvalues are needed to a tenth of the interval's width from the sample, and to 2 % at first.
 _TENTH, _ROUGH = 0.1, 0.02
 

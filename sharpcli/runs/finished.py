@@ -65,10 +65,13 @@ class Finished:
         self._complete = 0  # bytes of complete lines
         self._begun = False  # whether this run's header is in the file
 
-    def begin(self, kind: str, settings: Mapping[str, Any]) -> None:
+    def begin(
+        self, kind: str, settings: Mapping[str, Any], packages: Mapping[str, str] | None = None
+    ) -> None:
         """Read what earlier runs of the same command, described by JSON values, have finished.
 
-        A `SharpError` says that the file does not hold finished checkpoints, or is damaged.
+        `packages` identify the code of measures that packages bring, by name. A `SharpError` says
+        that the file does not hold finished checkpoints, or is damaged.
         """
         self._header = _through_json(
             {
@@ -77,6 +80,7 @@ class Finished:
                 "sharpcli": __version__,
                 "torch": str(torch.__version__),
                 "settings": _decisive(settings),
+                **({"packages": packages} if packages else {}),
             }
         )
         if self.path is not None and self._resume and is_first() and self.path.is_file():

@@ -21,6 +21,7 @@ from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import SharpError
 from sharpcli.measures import Measure, choose, compute, options_of
 from sharpcli.measures.context import Context
+from sharpcli.measures.packages import code_of
 from sharpcli.objective.reliability import warning
 from sharpcli.runs import deciding, order_asked
 from sharpcli.runs.by_layer import check_layers, measure_layers
@@ -153,7 +154,8 @@ def measure_checkpoints(
         )
 
     if asked is None:
-        finished.begin("measure", _described(run, settings))
+        packages = code_of([measure.name for measure in measures])
+        finished.begin("measure", _described(run, settings), packages)
     with global_random_state_kept():
         known = None if task is None else studies_of(first).check()
         if known is not None:
@@ -180,7 +182,7 @@ def measure_checkpoints(
         kind="measure",
         settings=as_settings(run, settings),
         environment=environment(device),
-        task=list(sized.values())[-1].description() if sized else studies_of(first).description(),
+        task=_task(list(sized.values())[-1] if sized else studies_of(first), run.split, results),
         results=results,
         pairs=[
             *found.pairs,
@@ -191,7 +193,10 @@ def measure_checkpoints(
             ),
         ],
         decision=decision,
-        notes=not_compared(results, baseline, compared=decision is not None),
+        notes=[
+            *not_compared(results, baseline, compared=decision is not None),
+            *(order_asked.unmeasured(asked, settings) if asked is not None else ()),
+        ],
         warnings=[w for w in [loss_warning(results), data_warning(results)] if w],
     )
 
@@ -299,6 +304,20 @@ def as_settings(run: RunSettings, settings: MeasureSettings) -> dict[str, Any]:
     if not measure["options"]:
         del measure["options"]
     return {"run": asdict(run), "measure": measure}
+
+
+def _task(studies: Studies, split: str, results: Sequence[CheckpointResult]) -> dict[str, Any]:
+    """The task as in the document; where samples grew, with the examples of the reported values.
+
+    Checkpoints that ended at samples of different sizes share no number.
+    """
+    described = studies.description()
+    counts = {each.checkpoint.get("examples") for each in results if each.status == Outcome.OK}
+    if counts and counts != {None}:
+        others = {name: count for name, count in described["examples"].items() if name != split}
+        own = {split: counts.pop()} if len(counts) == 1 else {}
+        described["examples"] = {**own, **others}
+    return described
 
 
 def _splits(run: RunSettings, measures: Sequence[Measure]) -> Sequence[str]:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from sharpcli.documents.labels import short_labels
-from sharpcli.errors import UsageError, did_you_mean, setting
+from sharpcli.errors import UsageError, counted, did_you_mean, setting
 from sharpcli.measures import Measure, known_measures, measure_of
 from sharpcli.measures.columns import leading_names
 from sharpcli.settings.measuring import MeasureSettings, RunSettings
 
-__all__ = ["Asked", "asked_for", "baseline_of", "check"]
+__all__ = ["Asked", "asked_for", "baseline_of", "check", "unmeasured"]
+
+_TOP = MeasureSettings().top  # where nobody asked for a number of eigenvalues
 
 
 @dataclass(frozen=True)
@@ -109,3 +111,16 @@ def check(paths: Sequence[str | Path], run: RunSettings, settings: MeasureSettin
             "that couples the examples of a batch is not known",
             f"leave out {setting('decide')}: all examples are measured then",
         )
+
+
+def unmeasured(asked: Asked, settings: MeasureSettings) -> list[str]:
+    """Says which eigenvalues were asked for and take no part in the order, so are not measured."""
+    own = asked.light(settings, 0.0).top
+    if asked.measure.name != "hessian" or settings.measures or settings.top in (_TOP, own):
+        return []
+    what = "λ1 alone" if own == 1 else counted(own, "eigenvalue")
+    return [
+        f"{setting('decide', settings.decide)} measures {what}, so {setting('top', settings.top)} "
+        f"has no effect; with {setting('measures', ['hessian'])} too, all are measured on the "
+        "sample that decides"
+    ]

@@ -20,6 +20,7 @@ from torch import Tensor
 from sharpcli.checkpoint.plain_values import decoded, encoded
 from sharpcli.checkpoint.safetensors_file import read_safetensors
 from sharpcli.errors import SharpError, setting
+from sharpcli.measures.packages import code_of
 from sharpcli.runtime.files import write_whole
 from sharpcli.runtime.version import __version__
 from sharpcli.training.catalogue import BASE
@@ -224,6 +225,7 @@ _NAMES = {
     "init": "the digest of the initial weights",
     "init_optimizer": "the digest of the optimizer's initial state",
     "torch": "PyTorch",
+    "packages": "the code of tracked measures",
 }
 
 
@@ -237,6 +239,7 @@ def description(task: Any, settings: Mapping[str, Any], digest: str) -> dict[str
 
     The device is added as this machine has it, because `auto` is not the same everywhere.
     """
+    packages = code_of(settings.get("track") or ())
     settings = {name: value for name, value in settings.items() if name != "device"}
     return {
         "task": task.name,
@@ -246,4 +249,5 @@ def description(task: Any, settings: Mapping[str, Any], digest: str) -> dict[str
         "data": digest,
         "torch": torch.__version__,
         "sharpcli": __version__,
+        **({"packages": packages} if packages else {}),
     }

@@ -32,7 +32,7 @@ from sharpcli.training.stability import preconditioner, threshold
 from sharpcli.training.train_settings import TrainSettings
 from sharpcli.training.watchers import Moment
 
-__all__ = ["Tracker", "sample_of"]
+__all__ = ["Tracker", "sample_of", "searched_of", "terms_of", "usual_sample"]
 
 # Examples in a microbatch: as many as this memory holds, counted once in bytes, so that a resumed
 # training takes the same.
@@ -42,14 +42,14 @@ _CHECKED = 8  # examples on which second derivatives are checked in float64, onc
 # which an eigenvector is searched. On the text GPT at its default sizes λ1 of 192 windows of 32
 # bytes, along a vector of 32 of them, is off by a median of 4 % from that of all data; the largest
 # eigenvalue of the 32 by 9 %, nearly always upwards.
-_TERMS, _LEAST, _SEARCHED = 6144, 192, 1 / 6
+_TERMS, _LEAST, _SEARCHED = 6144, 192, 6
 
 
 class Tracker:
     """Measures what `settings.track` names at step 0, every `settings.every` steps and at the end.
 
     `steps` are the measurements so far. `examples` of `examples_in_all` are measured. A `sample` is
-    what `sample_of` gives, drawn by somebody else, half of it searched.
+    what `sample_of` gives, drawn by somebody else.
     """
 
     name = "track"
@@ -60,7 +60,6 @@ class Tracker:
         self._searched = torch.zeros(0, dtype=torch.int64)  # where in the sample
         if sample is not None:
             self._rows, self._searched = sample
-        self._halves = sample is not None
         self._check: SelfCheck | None = None
         self._smooth = True  # until differences of gradients are not
         self._batch: int | None = None
@@ -181,7 +180,9 @@ class Tracker:
         self._smooth = found.smooth
         along = found.vector if diagonal is None else diagonal.rsqrt() * found.vector
         scalar = with_sampling_error(found.scalar, objective, theta, along, self._searched)
-        return _between_halves(scalar, found.scalar.value) if self._halves else scalar
+        if 2 * len(self._searched) < objective.rows.count:
+            return scalar
+        return _between_halves(scalar, found.scalar.value)
 
     def _rounding(self, objective: Objective, theta: Tensor, value: float, vector: Tensor) -> float:
         """The share of λ1 that rounding may change: measured again as often as the loss halves.
@@ -225,11 +226,8 @@ def sample_of(rows: Rows, network: Network, settings: TrainSettings) -> tuple[Ro
         return rows, torch.arange(rows.count)
     few = rows.head(_LEAST)
     own = Objective(network, few, network.fixed({}), batch_size=few.count)
-    with torch.no_grad():
-        theta = network.flatten(dict(network.model.named_parameters()))
-        _, weight = own.sum_and_weight(network.unflatten(theta), few.batch, few.count)
-    terms = max(float(weight) / few.count, 1.0)
-    default = max(_LEAST, math.ceil(_TERMS / terms))
+    theta = network.flatten(dict(network.model.named_parameters()))
+    default = usual_sample(terms_of(own, theta))
     wanted = wanted or default
     if wanted >= rows.count:
         return rows, torch.arange(rows.count)
@@ -238,12 +236,31 @@ def sample_of(rows: Rows, network: Network, settings: TrainSettings) -> tuple[Ro
     sample = rows.take(chosen)
     if rows.sliceable:
         sample.carriers = carriers_of_columns(rows.batch, rows.count, wanted)
-    first = math.ceil(max(wanted, default) * _SEARCHED)
+    first = searched_of(max(wanted, default))
     return sample, (places < first).nonzero().ravel()
 
 
+def terms_of(objective: Objective, theta: Tensor) -> float:
+    """Terms of the loss in an example, such as tokens; at least one. Cost: a forward pass."""
+    rows = objective.rows
+    with torch.no_grad():
+        parameters = objective.network.unflatten(theta)
+        _, weight = objective.sum_and_weight(parameters, rows.batch, rows.count)
+    return max(float(weight) / rows.count, 1.0)
+
+
+def usual_sample(terms: float) -> int:
+    """Examples in a sample for a loss with so many terms in each."""
+    return max(_LEAST, math.ceil(_TERMS / terms))
+
+
+def searched_of(sample: int) -> int:
+    """Examples among those of a sample in which an eigenvector is searched."""
+    return -(-sample // _SEARCHED)
+
+
 def _between_halves(scalar: Scalar, searched: float | None) -> Scalar:
-    """The value over a sample with what its vector adds to the error.
+    """The value over a sample, half of it or more searched, with what its vector adds to the error.
 
     Where the vector was searched the curvature is too large on average, because it fits these
     examples, and in the other half too small, because it is not theirs. The value lies in the

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sharpcli.documents.stability import PRECONDITIONED_NAME
+from sharpcli.documents.stability import PRECONDITIONED_NAME, PRECONDITIONED_OF_FILES
 from sharpcli.errors import UsageError, did_you_mean, setting
 from sharpcli.measures import known_measures
 from sharpcli.settings.fields import SEEDS, SEEDS_HINT
@@ -47,7 +47,8 @@ class TrainSettings:
 
     `track` names measures that are taken at step 0, every `every` steps (50) and at the end, on
     `track_samples` of the training data (None: as many as the loss needs), eigenvalues to a share
-    `track_tol` of λ1.
+    `track_tol` of λ1. `preconditioned-sharpness` is tracked as `preconditioned-hessian`, the same
+    number.
 
     >>> TrainSettings("AdamW", betas=(0.9, 0.99)).optimizer
     'adamw'
@@ -170,7 +171,10 @@ class TrainSettings:
 
     def _limits_of_tracking(self) -> dict[str, tuple[bool, str]]:
         """Refuse a measure that does not exist; what the other settings of tracking have to be."""
-        known = [*known_measures(), PRECONDITIONED_NAME] if self.track else []
+        same = {PRECONDITIONED_OF_FILES: PRECONDITIONED_NAME}
+        self._set("track", tuple(dict.fromkeys(same.get(name, name) for name in self.track)))
+        measures = known_measures() if self.track else {}
+        known = [*measures, PRECONDITIONED_NAME]
         if PRECONDITIONED_NAME in self.track and not self.preconditions:
             raise UsageError(
                 f"{setting('track', PRECONDITIONED_NAME)}: {self.optimizer} has no preconditioner "
@@ -181,6 +185,15 @@ class TrainSettings:
             if name not in known:
                 raise UsageError(
                     f"{setting('track', name)}: there is no such measure", did_you_mean(name, known)
+                )
+            if name in measures and "initial" in (measures[name].reads or ()):
+                others = [
+                    key for key, each in measures.items() if "initial" not in (each.reads or ())
+                ]
+                raise UsageError(
+                    f"{setting('track', name)}: needs the checkpoint from before the training",
+                    f"measure the checkpoints that {setting('save_every')} leaves; what can be "
+                    f"tracked: {', '.join(others)}",
                 )
         if not self.track:
             for name in ("every", "track_samples"):

@@ -1,16 +1,18 @@
 """`measure_checkpoints` that grows one sample until the order of the checkpoints is decided."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from sharpcli.checkpoint import save_checkpoint
-from sharpcli.documents.results import to_document
+from sharpcli.documents.results import CheckpointResult, to_document
 from sharpcli.documents.scalars import flat_scalars
+from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import UsageError
-from sharpcli.runs.measure import measure_checkpoints
+from sharpcli.runs.measure import _task, measure_checkpoints
 from sharpcli.runtime.progress import Notes
 from sharpcli.settings.measuring import MeasureSettings, RunSettings
 from sharpcli.tasks import Task, defaults
@@ -130,6 +132,42 @@ def test_a_decided_checkpoint_is_not_measured_again(written):
     assert [each.checkpoint["examples"] for each in report.results] == [EXAMPLES, 256, EXAMPLES]
     verdicts = {(p.a, p.b): p.verdict for p in report.pairs if p.measure == LEADING}
     assert list(verdicts.values()) == ["flatter", "undecided", "sharper"]
+
+
+def test_the_task_s_examples_are_those_of_the_reported_values(written):
+    paths = written(a=[1.0, 1.0, 1.0], b=[3.0, 3.0, 3.0])
+    assert decided(paths).task["examples"]["train"] == 256
+    settings = {"decide": None, "measures": ("loss",), "sampling_error": 0.06}
+    report = decided(written(a=[1.0, 1.0, 1.0], b=[2.0, 1.0, 0.5]), samples=32, **settings)
+    sizes = [each.checkpoint["examples"] for each in report.results]
+    assert min(sizes) > 32  # both grew
+    same = {"train": sizes[0]} if sizes[0] == sizes[1] else {}
+    assert {k: v for k, v in report.task["examples"].items() if k == "train"} == same
+    alone = decided(paths[:1], samples=32, **settings)
+    assert alone.task["examples"]["train"] == alone.results[0].checkpoint["examples"]
+    small = decided(paths[:1], samples=32, decide=None, measures=("loss",))
+    assert small.task["examples"]["train"] == 32
+
+
+def test_checkpoints_that_end_at_other_samples_share_no_number_of_examples():
+    results = [
+        CheckpointResult({"path": f"{size}", "examples": size}, Outcome.OK) for size in (256, 512)
+    ]
+    made = SimpleNamespace(description=lambda: {"examples": {"train": 512, "test": 9}})
+    assert _task(made, "train", results)["examples"] == {"test": 9}
+    assert _task(made, "train", results[:1])["examples"] == {"train": 256, "test": 9}
+
+
+def test_eigenvalues_that_no_order_needs_are_noted(written):
+    paths = written(a=[1.0, 1.0, 1.0], b=[3.0, 3.0, 3.0])
+    (note,) = decided(paths, top=3).notes
+    assert note.startswith('decide="hessian" measures λ1 alone, so top=3 has no effect')
+    assert not decided(paths).notes
+    with_others = decided(paths, top=3, measures=("hessian",))
+    assert not with_others.notes
+    assert len(with_others.results[0].measures["hessian"]["eigenvalues"]) == 3
+    (note,) = decided(paths, top=3, decide="hessian.eigenvalues[1]").notes
+    assert "measures 2 eigenvalues, so top=3" in note
 
 
 def test_other_measures_are_taken_on_the_sample_that_decided(written):

@@ -141,6 +141,18 @@ def test_another_task_or_other_data_count(paths):
         assert len([note for note in again.notes if "is measured again" in note]) == 1
 
 
+def test_another_code_of_a_package_s_measure_counts(paths, monkeypatch):
+    module = "sharpcli.runs.measure.code_of"
+    monkeypatch.setattr(module, lambda names: {"scaled": "mine 1.0"})
+    Run(paths, stop_at="c")
+    assert Run(paths, stop_at="c").measured == []
+    monkeypatch.setattr(module, lambda names: {"scaled": "mine 1.1"})
+    again = Run(paths, stop_at="c")
+    assert again.measured == ["a", "b"]
+    (note,) = again.notes
+    assert 'packages.scaled was "mine 1.0" and is "mine 1.1"' in note
+
+
 def test_no_resume_starts_over(paths):
     Run(paths, stop_at="c")
     over = Run(paths, stop_at="b", resume=False)

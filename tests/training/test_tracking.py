@@ -94,6 +94,21 @@ def test_the_preconditioned_eigenvalue_is_that_of_the_dense_matrix():
     assert trained.tracker.steps[1].threshold.value == pytest.approx(3800)
 
 
+def test_what_is_tracked_under_another_name_and_what_cannot_be():
+    settings = TrainSettings("adam", steps=2, track=("preconditioned-sharpness", "fisher-rao"))
+    assert settings.track == ("preconditioned-hessian", "fisher-rao")
+    last = train(task(), settings).tracker.steps[-1]
+    assert last.failures is None
+    assert last.measures["preconditioned_hessian"]["eigenvalues"][0].value > 0
+    assert last.measures["fisher_rao"]["norm"].value > 0
+    with pytest.raises(UsageError, match="from before the training") as raised:
+        TrainSettings(track=("distance-from-initialisation",))
+    assert "what can be tracked: loss, " in raised.value.hint
+    assert "distance" not in raised.value.hint
+    with pytest.raises(UsageError, match="sgd has no preconditioner"):
+        TrainSettings("sgd", track=("preconditioned-sharpness",))
+
+
 def test_tracking_does_not_change_the_training():
     settings = {"lr": 0.5, "steps": 12, "ema": 0.9}
     names = ("loss", "gradient", "hessian", "trace")

@@ -16,6 +16,7 @@ from sharpcli.documents.labels import (
 )
 from sharpcli.documents.scalars import flat_scalars
 from sharpcli.documents.statuses import NOT_CONVERGED, Outcome
+from sharpcli.errors import counted
 from sharpcli.measures.columns import column_titles, in_tables
 from sharpcli.render.numbers import NOT_FINITE, format_cells, format_number
 from sharpcli.render.pages.context import run_lines
@@ -60,10 +61,12 @@ _NOTATION = {
 def measure_page(document: Mapping[str, Any]) -> Page:
     """One row per checkpoint: the metadata that differ, then the measures with their errors.
 
-    If layers were measured, a sheet for each checkpoint follows.
+    Checkpoints that were not begun when the run was interrupted are counted in one line. If layers
+    were measured, a sheet for each checkpoint follows.
     """
-    results = document["results"]
-    labels = labels_of(results)
+    every = document["results"]
+    labels = [label for label, each in zip(labels_of(every), every, strict=True) if _begun(each)]
+    results = [each for each in every if _begun(each)]
     metadata = [metadata_of(result) for result in results]
     known = [metadata_of(r) for r in results if r.get("status") != Outcome.FAILED] or metadata
     scalars = [flat_scalars(result.get("measures", {})) for result in results]
@@ -81,16 +84,19 @@ def measure_page(document: Mapping[str, Any]) -> Page:
     return Page(
         context=[*run_lines(document), *_in_common(known)],
         sheets=[
-            Sheet(rows, columns),
+            *([Sheet(rows, columns)] if rows else []),
             *pair_sheets(compared, titles, _labels_by_path(results)),
             *by_layer,
             *rescaling_sheets(results, labels),
         ],
-        footnotes=footnotes(
-            [*labels, *(name for name, _ in layers)],
-            [*scalars, *(row for _, row in layers)],
-            titles,
-        ),
+        footnotes=[
+            *_not_begun(every),
+            *footnotes(
+                [*labels, *(name for name, _ in layers)],
+                [*scalars, *(row for _, row in layers)],
+                titles,
+            ),
+        ],
         legend=[
             line.replace("the Hessian", curvature_name(document)) for line in legend(shown, titles)
         ]
@@ -98,6 +104,21 @@ def measure_page(document: Mapping[str, Any]) -> Page:
         + pair_notes(compared, titles, decided=decided_by(document)),
         conclusions=decision_lines(document),
     )
+
+
+def _begun(result: Mapping[str, Any]) -> bool:
+    return (result.get("error") or {}).get("kind") != Outcome.INTERRUPTED
+
+
+def _not_begun(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The line that counts the checkpoints that an interrupted run did not measure."""
+    missing = [each for each in results if not _begun(each)]
+    if not missing:
+        return []
+    return [
+        f"{len(missing)} of {counted(len(results), 'checkpoint')} not measured: the run was "
+        f"interrupted; {missing[0]['error']['hint']}"
+    ]
 
 
 def _labels_by_path(results: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -14,8 +14,8 @@ __all__ = ["Budget"]
 class Budget:
     """Time for measurements: a share of the training's own time, and seconds in all.
 
-    `setup` is the part of `spent` that is not taken again. Where it is known how much of the
-    training is done, it counts by that much, and wholly at the end.
+    `setup` is the part of `spent` that is not taken again. Where it is known which part of the
+    training is done, that part of it counts, so all of it at the end.
 
     Args:
         share: of the time that the training has taken without them; None: no limit.
@@ -41,10 +41,16 @@ class Budget:
         """Seconds of the training so far, without the measurements."""
         return self._clock() - self._begun - self.spent
 
-    def allows(self, expected: float, done: float = 1.0) -> bool:
-        """Whether a measurement of so many seconds keeps both limits, with a share of it `done`."""
-        after = self.spent + expected
-        due = after - self.setup * (1 - done)
+    def allows(self, expected: float, done: float = 1.0, *, setup: float = 0.0) -> bool:
+        """Whether a measurement keeps both limits.
+
+        Args:
+            expected: its seconds.
+            done: the part of the training that is over.
+            setup: seconds to set up what it needs, once.
+        """
+        after = self.spent + setup + expected
+        due = after - (self.setup + setup) * (1 - done)
         within = self.share is None or due <= self.share * self.training
         return within and (self.seconds is None or after <= self.seconds)
 

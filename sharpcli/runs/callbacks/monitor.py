@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from sharpcli.documents.scalars import flat_scalars
-from sharpcli.documents.stability import PRECONDITIONED_NAME
+from sharpcli.documents.stability import PRECONDITIONED_NAME, PRECONDITIONED_OF_FILES
 from sharpcli.errors import SharpError, UsageError, counted
+from sharpcli.objective.rows import Rows
 from sharpcli.runs.callbacks.budget import Budget
 from sharpcli.runs.callbacks.subject import Subject, plain_model
 from sharpcli.runtime.processes import size as processes
@@ -74,7 +75,7 @@ class Monitor:
     ) -> None:
         names = (measures,) if isinstance(measures, str) else tuple(measures)
         self._settings = TrainSettings(
-            "adam" if PRECONDITIONED_NAME in names else "sgd",
+            "adam" if {PRECONDITIONED_NAME, PRECONDITIONED_OF_FILES} & {*names} else "sgd",
             track=names,
             every=every,
             track_samples=samples,
@@ -98,8 +99,13 @@ class Monitor:
         """Seconds that measuring has taken, reading its sample included."""
         return self._budget.spent
 
+    @property
+    def rows(self) -> Rows | None:
+        """The examples that are measured; None before there are any."""
+        return self._subject.rows if self._subject is not None and self._tracker else None
+
     def begin(self, model: nn.Module, loader: Any, step: int = 0, last: int | None = None) -> None:
-        """Read a first sample and check that the model can be measured; the budget begins now.
+        """Check on a few rows that the model can be measured; the budget begins now.
 
         Args:
             model: as it trains.
@@ -129,29 +135,73 @@ class Monitor:
                 **self._given,
             )
         self._budget.setup = self._budget.spent
+        first = (step // self.every + 1) * self.every
+        if last is not None and last < first:
+            self._subject = None
+            _log.warning(
+                "sharpness: nothing is measured: the training ends after step %d, and the first "
+                "measurement would be after step %d (every=%d)",
+                *(last, first, self.every),
+            )
 
     def due(self, step: int) -> bool:
         """Whether to measure after so many steps; the first time, on how many examples."""
-        subject = self._subject
-        if subject is None or step <= self._begun or step % self.every:
+        if self._subject is None or step <= self._begun or step % self.every:
             return False
-        if self._tracker is None:
-            self._settle(subject, step)
-        done = 1.0 if self._last is None else (step - self._begun) / (self._last - self._begun)
-        if self._budget.allows(self._expected, min(done, 1.0)):
+        if self._tracker is None and not self._set_up(self._subject, step):
+            return False
+        return self._affordable(self._expected, step)
+
+    def _set_up(self, subject: Subject, step: int) -> bool:
+        """Set up what is affordable now; whether that is all, and the sample is chosen."""
+        while not subject.ready:
+            # The last step of it is only worth its time if a measurement is affordable too.
+            if not self._affordable(subject.expected if subject.last else 0.0, step, subject.ahead):
+                return False
+            try:
+                with self._spending(subject), global_random_state_kept(), torch.enable_grad():
+                    subject.advance()
+            except SharpError as error:
+                self._subject = None
+                _log.warning("sharpness: nothing is measured: %s", error)
+                return False
+            self._budget.setup = self._budget.spent
+        self._settle(subject, step)
+        self._budget.setup = self._budget.spent
+        return True
+
+    def _affordable(self, expected: float, step: int, setup: float = 0.0) -> bool:
+        """Whether the budget allows a measurement; the first time that it does not, says so."""
+        done = 1.0
+        if self._last is not None:
+            done = min((step - self._begun) / (self._last - self._begun), 1.0)
+        if self._budget.allows(expected, done, setup=setup):
             return True
         if not self._waited:
             self._waited = True
-            _log.warning(self._too_dear())
+            _log.warning(self._too_dear(expected, setup))
         return False
+
+    @contextlib.contextmanager
+    def _spending(self, subject: Subject) -> Iterator[None]:
+        """Count the time of a block, without what a GPU still has to do for the training."""
+        if subject.device.type == "cuda":
+            torch.cuda.synchronize(subject.device)
+        with self._budget.spending():
+            yield
 
     def _settle(self, subject: Subject, step: int) -> None:
         """Take the largest sample that fits the budget."""
         share, _ = self._limits
-        training = self._budget.training / (step - self._begun) * self.every
-        with self._budget.spending(), global_random_state_kept():
-            room = math.inf if share is None else _ROOM * share * training
-            subject.grow(room)
+        pace = self._budget.training / (step - self._begun)
+        room = math.inf
+        if share is not None:
+            room = share * pace * self.every
+            if self._last is not None:
+                left = share * pace * (self._last - self._begun) - self._budget.spent
+                room = min(room, left / (1 + (self._last - step) // self.every))
+        with self._spending(subject), global_random_state_kept():
+            subject.grow(_ROOM * room)
         self._tracker = Tracker(self._settings, (subject.rows, subject.searched))
         self._expected = subject.expected
         _log.info(
@@ -162,10 +212,11 @@ class Monitor:
             "".join(f"; {note}" for note in subject.notes),
         )
 
-    def _too_dear(self) -> str:
+    def _too_dear(self, expected: float, setup: float) -> str:
         share, seconds = self._limits
-        taken = f"sharpness: measuring takes about {readable_time(self._expected)}"
-        if seconds is not None and self._budget.spent + self._expected > seconds:
+        what = "setting up" if setup else "measuring"
+        taken = f"sharpness: {what} takes about {readable_time(expected + setup)}"
+        if seconds is not None and self._budget.spent + expected + setup > seconds:
             return f"{taken}, more than is left of seconds={seconds:g}"
         return (
             f"{taken}, and {readable_time(self._budget.spent)} were spent in "
@@ -182,8 +233,8 @@ class Monitor:
         tracker, subject = self._tracker, self._subject
         assert tracker is not None
         assert subject is not None
-        started = time.perf_counter()
-        with self._budget.spending(), global_random_state_kept():
+        before = self._budget.spent
+        with self._spending(subject), global_random_state_kept():
             moment = Moment(
                 steps=step,
                 epochs=0,
@@ -201,7 +252,7 @@ class Monitor:
             except SharpError as error:
                 _log.warning("sharpness at step %d: %s", step, error)
                 return {}
-        taken = time.perf_counter() - started
+        taken = self._budget.spent - before
         if self._measured == 0:  # the first one also checks second derivatives
             self._budget.setup += max(0.0, taken - self._expected)
         else:

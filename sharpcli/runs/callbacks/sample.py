@@ -16,8 +16,9 @@ from sharpcli.objective.reliability import carriers_of_columns
 from sharpcli.objective.rows import Rows
 from sharpcli.objective.trees import equal, leaves
 from sharpcli.runtime.randomness import own_generator, seed_all
+from sharpcli.training.tracking import searched_of, usual_sample
 
-__all__ = ["Sizes", "read_sample", "searched_part", "sizes_for", "work_of"]
+__all__ = ["Sizes", "checks_of", "read_sample", "searched_part", "sizes_for", "work_of"]
 
 # λ1 takes so many gradients of the examples in which its vector is searched, about: 7 by
 # differences and a product, on small GPTs. All examples together take three forward passes, about
@@ -27,9 +28,11 @@ _SEARCH = 9.5
 # Adam, λ1 of 384 examples and half of them is off by a median of 4 %, of 984 and a sixth by a mean
 # of -9 %: a vector of few examples fits these alone.
 _SHARE = 1 / 2
-# Terms of the loss, such as tokens, in the smallest and the largest sample, and their examples.
-_FEW_TERMS, _FEWEST, _FEW = 1024, 32, 384
-_MANY_TERMS, _MANY, _MOST = 6144, 192, 2048
+# At most so many examples in the smallest and in the largest sample.
+_FEW, _MOST = 384, 2048
+# The checks of a loss: forward passes in float64 over so many examples, worth so many gradients of
+# each, and two passes over more of them (`check_coupling`).
+_PASSES, _CHECKED, _COMPARED = 10, 64, 256
 _READ_TWICE = 4  # rows that show whether reading again gives the same
 
 
@@ -58,15 +61,22 @@ class Sizes:
 
 
 def sizes_for(terms: float, total: int) -> Sizes:
-    """Sizes for a loss with so many terms in an example, with `total` examples in all."""
-    fewest = min(max(math.ceil(_FEW_TERMS / terms), _FEWEST), _FEW)
-    most = min(max(math.ceil(_MANY_TERMS / terms), _MANY), _MOST)
-    return Sizes(min(fewest, total), min(most, total))
+    """Sizes for a loss with so many terms in an example, with `total` examples in all.
+
+    The largest is the sample of a tracked training, the smallest as many as that one searches.
+    """
+    usual = usual_sample(terms)
+    return Sizes(min(searched_of(usual), _FEW, total), min(usual, _MOST, total))
 
 
 def work_of(count: int) -> float:
     """What λ1 of so many examples takes, in gradients of one."""
     return (_SEARCH * _SHARE + 1) * count
+
+
+def checks_of(count: int) -> float:
+    """What the checks of so many examples take, in gradients of one: mostly forward passes."""
+    return _PASSES * min(count, _CHECKED) + min(count, _COMPARED)
 
 
 def searched_part(rows: Rows, seed: int) -> Tensor:

@@ -20,21 +20,40 @@ from sharpcli.objective.objective import Objective
 from sharpcli.objective.rows import Rows
 from sharpcli.runs.callbacks.losses import own_loss
 from sharpcli.runs.callbacks.losses import predict as without_labels
-from sharpcli.runs.callbacks.sample import Sizes, read_sample, searched_part, sizes_for, work_of
+from sharpcli.runs.callbacks.sample import (
+    checks_of,
+    read_sample,
+    searched_part,
+    sizes_for,
+    work_of,
+)
 from sharpcli.tasks import Task, defaults
 from sharpcli.tasks.loaders import map_style
+from sharpcli.training.tracking import terms_of
 
 __all__ = ["Subject", "plain_model"]
 
 _FEW = 4  # examples on which the model's own loss is recognised, and its terms are counted
-_TIMED = 32  # examples whose gradient is timed
+_TIMED, _WARM = 32, 1  # examples whose gradient is timed, and how often it is taken before
+
+
+# A step of setting up: what it does, and about how many gradients of an example it takes.
+_Step = tuple[Callable[[Mapping[str, Tensor]], None], Callable[[], float]]
 
 
 class Subject:
     """The network, the rows of its sample, and what a measurement of them takes.
 
+    A few rows show at once whether the loss can be measured. The rest is set up in steps: while
+    `ahead` is above zero, `advance` takes about so many seconds. Then `rows` are the sample.
+
     `notes` say how the data were read. Arguments are those of `Monitor`; `samples` None: `grow`
     chooses.
+
+    Raises:
+        SharpError: the data or the loss are none that can be measured.
+
+    Cost: some twenty forward passes over four rows.
     """
 
     def __init__(
@@ -66,17 +85,55 @@ class Subject:
         first = next((each for each in model.parameters() if each.requires_grad), None)
         wide = first is not None and first.dtype == torch.float64
         self._kind = torch.float64 if wide else torch.float32
-        self._device = torch.device("cpu") if first is None else first.device
-        self.network = Network(model, task, device=self._device, dtype=self._kind)
-        tensors = model.state_dict()
-        few = self._read(_FEW)
-        if loss is None and predict is None:
-            self.network = self.network.with_loss(_own_loss(self.network, few.batch, tensors))
-        self._sizes = self._sizes_of(few, tensors)
+        self.device = torch.device("cpu") if first is None else first.device
+        self.network = Network(model, task, device=self.device, dtype=self._kind)
+        self._model, tensors = model, model.state_dict()
         started = time.perf_counter()
-        self.rows = self._read(samples or self._sizes.fewest)
+        self.rows = self._read(_FEW)
         self._reading = (time.perf_counter() - started) / self.rows.count
-        self._gradient = self._check(tensors)
+        if loss is None and predict is None:
+            recognised = _own_loss(self.network, self.rows.batch, tensors)
+            self.network = self.network.with_loss(recognised)
+        theta = self.network.flatten(tensors)
+        few = self._objective(self.rows, tensors)
+        self._sizes = sizes_for(terms_of(few, theta), self.rows.total)
+        check_coupling({"train": few}, theta, seed=seed, again=True)
+        started = time.perf_counter()
+        terms_of(few, theta)
+        # A gradient takes three forward passes or less.
+        self._gradient = 3 * (time.perf_counter() - started) / self.rows.count
+        self._steps: list[_Step] = [
+            (self._time_gradient, lambda: (_WARM + 1) * _TIMED),
+            (self._check, lambda: checks_of(self._first)),
+        ]
+
+    @property
+    def _first(self) -> int:
+        """The examples of the first sample."""
+        return min(self._samples or self._sizes.fewest, self.rows.total)
+
+    @property
+    def ready(self) -> bool:
+        """Whether all is set up."""
+        return not self._steps
+
+    @property
+    def last(self) -> bool:
+        """Whether one step of setting up is left."""
+        return len(self._steps) == 1
+
+    @property
+    def ahead(self) -> float:
+        """Seconds that the next step of setting up takes, about; 0 if all is set up."""
+        if self.ready:
+            return 0.0
+        _, gradients = self._steps[0]
+        return gradients() * self._gradient + self._first * self._reading
+
+    def advance(self) -> None:
+        """Take the next step of setting up; raises `SharpError` as the first ones did."""
+        step, _ = self._steps.pop(0)
+        step(self._model.state_dict())
 
     @property
     def searched(self) -> Tensor:
@@ -86,7 +143,7 @@ class Subject:
     @property
     def expected(self) -> float:
         """Seconds that λ1 takes, about."""
-        return work_of(self.rows.count) * self._gradient
+        return work_of(max(self.rows.count, self._first)) * self._gradient
 
     def grow(self, seconds: float) -> None:
         """Read as many rows as λ1 can be found of in so many seconds, unless a number is given."""
@@ -100,29 +157,31 @@ class Subject:
             self._data, self._collate, samples=samples, seed=self._seed, notes=self.notes
         )
         self.notes = list(dict.fromkeys(self.notes))
-        return rows.to(self._device, self._kind)
+        return rows.to(self.device, self._kind)
 
     def _objective(self, rows: Rows, tensors: Mapping[str, Tensor]) -> Objective:
         return Objective(self.network, rows, self.network.fixed(tensors), batch_size=256)
 
-    def _sizes_of(self, few: Rows, tensors: Mapping[str, Tensor]) -> Sizes:
-        objective = self._objective(few, tensors)
-        with torch.no_grad():
-            parameters = self.network.unflatten(self.network.flatten(tensors))
-            _, weight = objective.sum_and_weight(parameters, few.batch, few.count)
-        return sizes_for(max(float(weight) / few.count, 1.0), few.total)
-
-    def _check(self, tensors: Mapping[str, Tensor]) -> float:
-        """Check that the loss is a mean over examples; returns the seconds of one's gradient."""
+    def _time_gradient(self, tensors: Mapping[str, Tensor]) -> None:
         theta = self.network.flatten(tensors)
+        rows = self._read(min(_TIMED, self._first))
+        timed = self._objective(rows, tensors)
+        for _ in range(_WARM + 1):  # the first one sets up what the others use
+            started = time.perf_counter()
+            timed.gradient(theta)
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            self._gradient = (time.perf_counter() - started) / rows.count
+
+    def _check(self, tensors: Mapping[str, Tensor]) -> None:
+        """Read the first sample, and check that its loss is a mean over examples."""
+        theta = self.network.flatten(tensors)
+        started = time.perf_counter()
+        self.rows = self._read(self._first)
+        self._reading = (time.perf_counter() - started) / self.rows.count
         objective = self._objective(self.rows, tensors)
         check_deterministic(objective, theta)
         check_coupling({"train": objective}, theta, seed=self._seed)
-        timed = self._objective(self.rows.head(_TIMED), tensors)
-        timed.gradient(theta)  # the first one sets up what the others use
-        started = time.perf_counter()
-        timed.gradient(theta)
-        return (time.perf_counter() - started) / timed.rows.count
 
 
 def plain_model(model: nn.Module) -> nn.Module:

@@ -7,6 +7,7 @@ from sharpcli.documents.results import CheckpointResult, Report, to_document
 from sharpcli.documents.scalars import Scalar, flat_scalars, scalar_fields
 from sharpcli.render.pages.measurements import column_titles, measure_page, train_page
 from sharpcli.render.terminal.table import Page
+from sharpcli.runs.failures import INTERRUPTED
 
 Make = Callable[..., Any]
 
@@ -59,6 +60,20 @@ def test_what_did_not_converge_has_a_footnote_with_the_advice(result: Make, docu
     page = measure_page(document([result("a.pt"), result("b.pt", converged=False)]))
     assert cells(page)["λ1"] == ["12.31(4)", "12.31(4)!"]
     assert page.footnotes == ["! λ1, λmin of b: raise --max-products"]
+
+
+def test_checkpoints_that_an_interrupt_left_out_are_counted_in_one_line(
+    result: Make, document: Make
+) -> None:
+    left = [CheckpointResult({"path": f"{i}.pt"}, "failed", error=INTERRUPTED) for i in range(7)]
+    page = measure_page(document([result("a.pt"), *left]))
+    assert [row.label for row in page.sheets[0].rows] == ["a"]
+    assert page.footnotes[0] == (
+        "7 of 8 checkpoints not measured: the run was interrupted; run the same command again"
+    )
+    page = measure_page(document(left))
+    assert not page.sheets
+    assert page.footnotes[0].startswith("7 of 7 checkpoints not measured")
 
 
 def test_a_sample_of_the_data_is_said_and_its_error_shown(result: Make, document: Make) -> None:

@@ -66,3 +66,12 @@ def test_a_block_that_fails_has_taken_its_time():
 def test_limits_are_above_zero(given):
     with pytest.raises(UsageError, match="out of range"):
         Budget(**given)
+
+
+def test_setting_up_ahead_counts_by_what_is_done_too():
+    clock = Clock()
+    budget = Budget(0.1, clock=clock)
+    clock.now = 20.0
+    assert budget.allows(1, done=0.25, setup=4)
+    assert not budget.allows(1.1, done=0.25, setup=4)
+    assert not budget.allows(0, setup=2.1)

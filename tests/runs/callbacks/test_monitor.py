@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from sharpcli.errors import SharpError, UsageError
+from sharpcli.runs.callbacks.budget import Budget
 from sharpcli.runs.callbacks.monitor import Monitor
 
 COUNT = 120
@@ -127,6 +128,65 @@ def test_a_training_that_diverges_gives_no_numbers_and_a_warning(caplog):
     assert any(each.startswith("sharpness at step 1: hessian: ") for each in caplog.messages)
     nn.init.constant_(model[0].weight, 0.1)
     assert "sharpness/loss.train" in monitor.measure(2, model)
+
+
+def test_a_training_that_ends_before_the_first_measurement_is_not_set_up(caplog):
+    monitor, model = Monitor(every=200), network()
+    with caplog.at_level(logging.WARNING, "sharpcli"):
+        monitor.begin(model, DataLoader(data(), batch_size=10), 10, 190)
+    (said,) = caplog.messages
+    assert "nothing is measured: the training ends after step 190" in said
+    assert "after step 200 (every=200)" in said
+    assert not monitor.due(200)
+
+
+def test_setting_up_waits_until_its_share_of_the_training_s_time_allows_it(monkeypatch, caplog):
+    class Clock:
+        now = 0.0
+
+        def __call__(self):
+            return self.now
+
+    clock = Clock()
+    monitor, model = Monitor(every=1, samples=24), network()
+    monkeypatch.setattr("sharpcli.runs.callbacks.monitor.Budget", lambda *a: Budget(*a, clock))
+    monitor.begin(model, DataLoader(data(), batch_size=10))
+    subject = monitor._subject
+    steps, done = [], []
+    monkeypatch.setattr(subject, "_gradient", 1e-2)
+    subject._steps[0] = (steps.append, subject._steps[0][1])
+    subject._steps[1] = (done.append, subject._steps[1][1])
+    with caplog.at_level(logging.WARNING, "sharpcli"):
+        assert not monitor.due(1)
+    assert not steps
+    (said,) = caplog.messages
+    assert "setting up takes about" in said
+    clock.now = subject.ahead * 10.1
+    assert not monitor.due(2)
+    assert len(steps) == 1  # the first step fits, the second with a measurement does not
+    assert not done
+    clock.now = (subject.ahead + subject.expected) * 10.1
+    monitor.due(3)
+    assert len(done) == 1
+
+
+def test_a_loss_that_the_later_checks_refuse_ends_the_measuring_and_not_the_training(caplog):
+    def loss(outputs, batch):
+        own = nn.functional.cross_entropy(outputs, batch[1], reduction="none")
+        return own if len(own) < 16 else own + outputs.mean()
+
+    monitor, model = Monitor(every=1, share=None, samples=60, loss=loss), network()
+    monitor.begin(model, DataLoader(data(), batch_size=10))
+    with caplog.at_level(logging.WARNING, "sharpcli"):
+        assert not monitor.due(1)
+    (said,) = caplog.messages
+    assert said.startswith("sharpness: nothing is measured: ")
+    assert not monitor.due(2)
+
+
+def test_preconditioned_sharpness_is_measured_under_its_name_in_a_training():
+    found = trained(Monitor("preconditioned-sharpness", every=12, share=None, samples=24))[3]
+    assert found[12]["sharpness/preconditioned_hessian.eigenvalues[0]"] > 0
 
 
 class Stream(IterableDataset):
