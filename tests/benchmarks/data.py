@@ -162,11 +162,12 @@ def _peak(folder: Path, kind: str, memory: str) -> tuple[float, float]:
     )
     said = subprocess.run(
         [sys.executable, "-c", code, *command],
-        check=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        check=False,
+        capture_output=True,
         text=True,
     )
+    if said.returncode:
+        raise RuntimeError(said.stderr)
     peak, seconds = map(float, said.stdout.split())
     return peak, seconds
 

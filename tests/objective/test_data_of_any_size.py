@@ -3,6 +3,7 @@
 import math
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
+from sharpcli.curvature import graph_bytes
 from sharpcli.errors import SharpError
 from sharpcli.objective import decoding
 from sharpcli.objective.lengths import ranges
@@ -23,7 +25,7 @@ from sharpcli.objective.rows import Rows, neighbours
 from sharpcli.objective.shards import shards
 from sharpcli.runs.study import prepare
 from sharpcli.runtime.spool import Spool, release_mapped_pages
-from sharpcli.settings import RunSettings
+from sharpcli.settings import CurvatureSettings, RunSettings
 from sharpcli.tasks import Task, defaults
 
 CPU = torch.device("cpu")
@@ -343,3 +345,22 @@ def test_rows_are_picked_from_few_huge_pages_at_a_time():
         assert max(int(((part // 512).diff() != 0).sum()) for part in parts) < 16
     assert [len(part) for part in neighbours(column, torch.arange(0))] == []
     assert [len(part) for part in neighbours(column, torch.zeros(9).long())] == [9]
+
+
+def test_a_graph_that_keeps_a_slice_of_a_file_does_not_take_all_of_the_file():
+    class Numbers(Images):
+        def __getitem__(self, index):
+            image, target = super().__getitem__(index)
+            return image.float(), target
+
+    def predict(model, batch):
+        return model(batch[0][..., ::2].flatten(1))  # a view, kept for the backward pass
+
+    of = pixels_task(lambda _: Numbers())
+    of = replace(of, predict=predict, model=lambda: nn.Sequential(nn.Linear(24, 5)))
+    rows = read_rows(Numbers(), name="train data", room=1000)
+    assert rows.mapped
+    objective, theta = objective_of(of, rows, torch.float32, batch_size=64)
+    one, every = graph_bytes(objective, theta, CurvatureSettings(hvp="double-backward"))
+    assert one < 64 * 500
+    assert every < 700 * 500
