@@ -2,10 +2,11 @@
 
 import torch
 from networks import CASES, context
+from sharpcli.settings.curvature import CurvatureSettings
+from sharpcli.settings.measuring import MeasureSettings
 
 from sharpcli.curvature.rounding import bytes_to_compare
 from sharpcli.measures import Context
-from sharpcli.settings import CurvatureSettings, MeasureSettings
 
 
 def test_what_is_known_costs_nothing_to_ask():

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from sharpcli.settings.curvature import CurvatureSettings
+from sharpcli.settings.measuring import RunSettings
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
@@ -25,7 +27,6 @@ from sharpcli.objective.rows import Rows, neighbours
 from sharpcli.objective.shards import shards
 from sharpcli.runs.study import prepare
 from sharpcli.runtime.spool import Spool, release_mapped_pages
-from sharpcli.settings import CurvatureSettings, RunSettings
 from sharpcli.tasks import Task, defaults
 
 CPU = torch.device("cpu")
