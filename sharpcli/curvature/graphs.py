@@ -78,6 +78,7 @@ def _held(objective: Objective, leaves: list[Tensor], make: Linearize, count: in
     for fixed in objective.fixed.values():  # a sparse one has no storage of its own
         parts = [fixed._indices(), fixed._values()] if fixed.is_sparse else [fixed]
         own |= {part.untyped_storage().data_ptr() for part in parts}
+    own |= objective.rows.storages()  # numbers that are used as they are, maybe a file's
     if not objective.rows.converts:  # else a graph keeps its batch's converted numbers
         own |= rows.storages()
     return bytes_saved(lambda: make(objective, leaves, rows.batch, rows.count), own)

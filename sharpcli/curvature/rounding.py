@@ -18,14 +18,15 @@ from sharpcli.objective.rows import Rows
 from sharpcli.runtime.randomness import own_generator
 from sharpcli.settings.curvature import CurvatureSettings
 
-__all__ = ["Rounding"]
+__all__ = ["Rounding", "bytes_to_compare"]
 
 # Rows that are computed in both precisions: this share of the data, or as many as these numbers of
 # parameters times rows allow, which take well below a second, but at least four. On 4,000 images
 # and 784-512-512-10 the eigenvectors' products in both precisions then cost less than a gradient.
 _SHARE, _SMALL, _FEWEST = 128, 2e7, 4
-# Bytes of their activations at the most: they are one batch, in both precisions.
-_BYTES = 2**27
+# Bytes of their activations at the most, also as a part of a limit on memory: they are one batch.
+# Its graphs, in the run's precision and in float64, took four times as much.
+_BYTES, _PART_OF_LIMIT, _GRAPHS = 2**27, 16, 4
 # Rounding is proportional to the machine epsilon, so the error of a float64 run is that of float32
 # times the ratio of the two. This factor allows for the variation between rounding samples.
 _SCALED = 4.0
@@ -77,7 +78,7 @@ class Rounding:
         larger.
         """
         rows = self._run.rows
-        drawn = _chosen(rows, self._run.size, self._seed, _BYTES / max(self._run.saved_bytes, 1))
+        drawn = _chosen(rows, self._run.size, self._seed, _most_rows(self._run))
         if drawn is None:
             few = rows.head(rows.fixed_batch) if rows.fixed_batch else rows
             return [self._compared(few, 1.0)]
@@ -250,13 +251,30 @@ def _off(found: Tensor, there: Tensor, factor: float) -> Tensor:
     return factor * torch.where(torch.isfinite(there), found - there, found)
 
 
+def bytes_to_compare(objective: Objective) -> float:
+    """Bytes of the graphs by which `Rounding` compares precisions."""
+    count = _wanted(objective.rows.count, objective.size, _most_rows(objective))
+    return _GRAPHS * count * objective.saved_bytes
+
+
+def _most_rows(objective: Objective) -> float:
+    """How many rows may be compared in one batch."""
+    limit = math.inf if objective.memory is None else objective.memory / _PART_OF_LIMIT
+    return min(_BYTES, limit) / max(objective.saved_bytes, 1)
+
+
+def _wanted(count: int, size: int, most: float) -> int:
+    """How many rows of `count` are compared."""
+    return min(count, max(min(max(count // _SHARE, int(_SMALL / size)), int(most)), _FEWEST))
+
+
 def _chosen(rows: Rows, size: int, seed: int, most: float) -> Tensor | None:
     """Indices of the rows on which precisions are compared, `most` or so, drawn by the seed.
 
     None means all rows, if that is cheap, or the first batch, if batches are fixed.
     """
     count = rows.count
-    wanted = min(count, max(min(max(count // _SHARE, int(_SMALL / size)), int(most)), _FEWEST))
+    wanted = _wanted(count, size, most)
     if wanted == count or rows.fixed_batch:
         return None
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed + 3))

@@ -19,6 +19,7 @@ from sharpcli.checkpoint.optimizer_state import (
 )
 from sharpcli.curvature import CurvatureOperator, Rounding, SelfCheck, make_operator
 from sharpcli.curvature.memory_plan import Budget, share_memory
+from sharpcli.curvature.rounding import bytes_to_compare
 from sharpcli.linalg.eigsh import SMALL, EigshResult, Krylov, eigsh, krylov_space
 from sharpcli.objective.checks import check_finite
 from sharpcli.objective.means import Evaluation
@@ -123,9 +124,21 @@ class Context:
         graphs = self.budget.graphs
         return make_operator(self.objective, self.theta, self.settings.curvature, graphs=graphs)
 
-    @cached_property
+    @property
     def rounding(self) -> Rounding:
-        """The rounding errors of the run's precision."""
+        """The rounding errors of the run's precision.
+
+        Where a limit on memory does not hold their graphs beside the kept ones, these are freed.
+        """
+        limit = self.settings.curvature.memory
+        if limit is not None and self.known("hessian"):
+            left = limit if self.objective.memory is None else self.objective.memory
+            if self.budget.bytes + bytes_to_compare(self.objective) > left:
+                self.hessian.release()
+        return self._rounding
+
+    @cached_property
+    def _rounding(self) -> Rounding:
         return Rounding(self.objective, self.theta, self.settings.curvature, seed=self.seed)
 
     @cached_property

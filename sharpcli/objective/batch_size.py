@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import itertools
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sharpcli.runtime.memory import available_memory, bytes_saved
+from sharpcli.runtime.memory import available_memory, bytes_saved, computed_sizes
 
 if TYPE_CHECKING:
     from sharpcli.objective.objective import Objective
@@ -27,6 +29,7 @@ _MICROBATCH_PARAMETERS = 2
 _MICROBATCH_SHARE = 8
 # Examples whose saved activations are counted to choose the microbatch size.
 _SIZING_EXAMPLES = 8
+_AT_ONCE = 2  # an operation's input and output
 
 
 def most_in_memory(objective: Objective) -> int:
@@ -42,11 +45,25 @@ def most_in_memory(objective: Objective) -> int:
 
 
 def bytes_an_example(objective: Objective) -> float:
-    """Bytes that one example's forward pass keeps for the backward pass, measured on a few."""
+    """Bytes that one example's forward pass takes in a microbatch, measured on a few.
+
+    They are those kept for the backward pass. Before the first measured parameter nothing is kept,
+    so that where parameters are fixed, an operation's input and output are the least.
+    """
     network, few = objective.network, objective.rows.typical(_SIZING_EXAMPLES)
-    rows = few.take(torch.arange(few.count))  # copies: a view would count as the full data
     parameters = objective.leaves(torch.zeros(objective.size, dtype=network.dtype))
     held = (*parameters, *(objective.fixed[name] for name in network.fixed_parameters))
     own = {p.untyped_storage().data_ptr() for p in held}
-    saved = bytes_saved(lambda: objective.sum_and_weight(parameters, rows.batch, rows.count), own)
-    return saved / rows.count
+
+    def work(count: int) -> Callable[[], Any]:
+        rows = few.take(torch.arange(count))  # copies: a view would count as the full data
+        return lambda: objective.sum_and_weight(parameters, rows.batch, count)
+
+    kept = bytes_saved(work(few.count), own) / few.count
+    if not network.fixed_parameters:
+        return kept
+    fewer = few.count // 2  # what takes as much for fewer examples does not come with an example
+    less: Iterable[int] = computed_sizes(work(fewer)) if fewer else itertools.repeat(0)
+    sizes = zip(computed_sizes(work(few.count)), less, strict=False)
+    largest = max((size - other for size, other in sizes), default=0)
+    return max(kept, _AT_ONCE * largest / (few.count - fewer))

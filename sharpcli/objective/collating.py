@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sharpcli.objective.collated import CollatedRows, Items
-from sharpcli.objective.decoding import PROBE, check_same, decode, one_batch
+from sharpcli.objective.decoding import PROBE, check_same, decode, one_batch, spread_places
 from sharpcli.objective.lengths import length_of, padded_share
 from sharpcli.objective.rows import Batch, Rows, pick
 from sharpcli.objective.trees import bytes_of, equal, holds_tensors, leaves, map_leaves
@@ -47,6 +47,8 @@ def read_collated(
     except for padding; otherwise collate is called for each batch.
     """
     items, lengths, held = [], [], 0
+    places = dict.fromkeys(spread_places(len(order)).tolist())  # of rows that are read twice
+    spread = []
     window = PageWindow()
     for number, index in enumerate(order, 1):
         item = dataset[index]
@@ -56,12 +58,17 @@ def read_collated(
         window.read(size)
         if held <= room:
             items.append(item)
+        if number - 1 in places:
+            spread.append(item)
         if number % _TOLD == 0 or number == len(order):
             progress(number, len(order))
     first = items[:PROBE] or [dataset[index] for index in order[:PROBE]]
     with one_batch(name, 0, len(first)):
         probe = collate(first)
     check_same(dataset, order[: len(first)], probe, collate, name)
+    with one_batch(name, 0, len(order)):
+        again = collate(spread)
+    check_same(dataset, [order[place] for place in places], again, collate, name)
     if held > room:
         return _too_large(dataset, order, collate, total, seed, name, room, lengths, held)
     with one_batch(name, 0, len(items)):

@@ -25,7 +25,15 @@ from sharpcli.runtime.processes import neighbours
 from sharpcli.runtime.progress import Progress
 from sharpcli.runtime.spool import PageWindow, Spool
 
-__all__ = ["CHUNK", "PROBE", "Decoded", "check_same", "decode", "one_batch"]
+__all__ = [
+    "CHUNK",
+    "PROBE",
+    "Decoded",
+    "check_same",
+    "decode",
+    "one_batch",
+    "spread_places",
+]
 
 Batch = Any
 
@@ -83,7 +91,7 @@ def decode(
     assert columns is not None
     check_same(dataset, order[:PROBE], rows.probe, merge, name)
     if not columns.promoted:  # also rows that a worker has read
-        places = torch.linspace(0, len(order) - 1, min(_SPREAD, len(order))).long()
+        places = spread_places(len(order))
         check_same(dataset, [order[place] for place in places], columns.at(places), merge, name)
     notes = list(rows.notes)
     if columns.spool is not None:
@@ -92,6 +100,11 @@ def decode(
             f"{columns.spool.folder}, since memory should hold {readable_size(limit)} of data"
         )
     return Decoded(columns.batch, columns.spool, notes)
+
+
+def spread_places(count: int, most: int = _SPREAD) -> Tensor:
+    """The places of up to `most` rows from all over `count` rows, the first and the last too."""
+    return torch.linspace(0, count - 1, min(most, count), dtype=torch.float64).long()
 
 
 def check_same(

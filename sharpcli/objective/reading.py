@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.utils.data import TensorDataset, default_collate
 
 from sharpcli.errors import SharpError
 from sharpcli.objective.collating import makes_slices, read_collated
-from sharpcli.objective.decoding import decode
+from sharpcli.objective.decoding import decode, spread_places
 from sharpcli.objective.reliability import carriers_of_columns
 from sharpcli.objective.rows import Batch, Rows
 from sharpcli.objective.trees import bytes_of, join
@@ -20,7 +21,7 @@ from sharpcli.runtime.processes import share
 from sharpcli.runtime.progress import Progress, silent
 from sharpcli.runtime.spool import is_mapped
 
-__all__ = ["join_rows", "memory_for_data", "read_rows"]
+__all__ = ["join_rows", "memory_for_data", "read_rows", "seen_rows"]
 
 # Data take this part of the free memory at most, so that the system's cache of files, which holds
 # the rest of them, graphs and other programs have room; and this part of a limit set by the user.
@@ -107,6 +108,45 @@ def read_rows(
         # Without columns of all rows, those of the sample show what it has few of.
         rows.carriers = carriers_of_columns(rows.columns, len(order), len(order))
     return rows
+
+
+# Rows of a batch that is looked at, and rows from all over a split that a sample is drawn from: the
+# whole split where that is small, and a second or two of decoding where it is not.
+_LOOKED_AT, _SPREAD_AT_MOST = 1024, 2048
+# Of these few batches are made at a time, since the first one alone may be enough.
+_SPREAD_BATCH = 64
+
+
+def seen_rows(
+    dataset: Any, rows: Rows, collate: Callable[[list[Any]], Batch] | None = None
+) -> tuple[Iterator[Batch], str]:
+    """Batches by which a choice for a whole split is made, of which `rows` may be a sample.
+
+    Tensors at hand are looked at whole. Of other data these are rows from all over the split, the
+    same for every sample, and the sample.
+
+    Returns:
+        The batches, and which rows they are, in words, "" for all of them.
+    """
+    own = rows.split(_LOOKED_AT)
+    if not rows.sampled:
+        return own, ""
+    total = len(dataset)
+    inner = getattr(dataset, "wrapped", dataset)
+    if type(inner) is TensorDataset:
+        dataset = inner.tensors
+    if isinstance(dataset, tuple | list) and all(isinstance(each, Tensor) for each in dataset):
+        total = len(dataset[0])
+        if collate is None:
+            parts = zip(*(torch.split(each, _LOOKED_AT) for each in dataset), strict=True)
+            return itertools.chain(own, parts), ""
+        dataset = TensorDataset(*dataset)
+    merge = default_collate if collate is None else collate
+    places = torch.split(spread_places(total, _SPREAD_AT_MOST), _SPREAD_BATCH)
+    spread = (merge([dataset[place] for place in some.tolist()]) for some in places)
+    most = min(total, _SPREAD_AT_MOST)
+    partly = f"by {most:,} of the {total:,} rows of the {rows.name}, and the sample"
+    return itertools.chain(own, spread), partly if total > most else ""
 
 
 def _check_lengths(tensors: Sequence[Tensor], name: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,18 +13,22 @@ import torch
 from torch import Tensor
 
 from sharpcli.objective.reliability import doubt
-from sharpcli.objective.trees import bytes_of, join, leaves, map_leaves, named_leaves
+from sharpcli.objective.trees import bytes_of, leaves, map_leaves, named_leaves
 from sharpcli.runtime.memory import available_memory
-from sharpcli.runtime.spool import PageWindow
+from sharpcli.runtime.spool import HUGE_PAGE, PageWindow, Spool
 
-__all__ = ["Batch", "Move", "Rows", "bytes_hashed", "digest_of", "pick"]
+__all__ = ["Batch", "Move", "Rows", "bytes_hashed", "digest_of", "neighbours", "pick"]
 
 Batch = Any
 """Collated rows: a tensor, or any nesting of sequences and mappings of tensors and lists."""
 
 
-# Rows of a file that are picked or looked at together, and bytes that are hashed together.
-_PICKED, _LOOKED_AT, _HASHED = 1024, 4096, 2**24
+# Huge pages of a file from which rows are picked together, rows that are looked at together, and
+# bytes that are hashed together.
+_PICKED, _LOOKED_AT, _HASHED = 16, 4096, 2**24
+# Rows taken out of a file are in a file again if they are more than this part of `room`: several
+# such samples are in use at a time.
+_TAKEN_SHARE = 8
 # A GPU holds data of up to this part of its memory, in the run's dtype.
 _DEVICE_SHARE = 4
 
@@ -143,9 +146,11 @@ class Rows:
         return self.head(count)
 
     def take(self, indices: Tensor) -> Rows:
-        """The rows of `indices`, copied."""
+        """The rows of `indices`, copied. Many rows of a file are copied into another file."""
         rows = copy.copy(self)
-        rows._batch, rows.mapped = self._picked(indices), False
+        size = bytes_of(self._batch) / max(self.count, 1) * len(indices)
+        spool = Spool() if self.mapped and size > self.room / _TAKEN_SHARE else None
+        rows._batch, rows.mapped = self._picked(indices, spool), spool is not None
         rows.count, rows.padded = len(indices), None
         rows.places = indices.cpu() if self.places is None else self.places[indices.cpu()]
         return rows
@@ -162,16 +167,26 @@ class Rows:
             return tuple([leaf.index_select(0, indices.to(leaf.device)) for leaf in batch])
         return self._converted_late(self._picked(indices))
 
-    def _picked(self, indices: Tensor) -> Batch:
+    def _picked(self, indices: Tensor, spool: Spool | None = None) -> Batch:
         """The rows of `indices` as they are kept; of a file a few at a time."""
         if not self.mapped:
             return map_leaves(self._batch, lambda leaf: pick(leaf, indices))
-        parts = []
-        for some in torch.split(indices, _PICKED) if len(indices) else [indices]:
-            part = map_leaves(self._batch, functools.partial(pick, indices=some))
-            self._window.read(bytes_of(part), len(some))
-            parts.append(part)
-        return join(parts)
+
+        def picked(leaf: Any) -> Any:
+            if not isinstance(leaf, Tensor):
+                return pick(leaf, indices)
+            shape, start = (len(indices), *leaf.shape[1:]), 0
+            if spool is None:
+                found = torch.empty(shape, dtype=leaf.dtype)
+            else:
+                found = spool.empty(shape, leaf.dtype)
+            for some in neighbours(leaf, indices.cpu()):
+                found[start : start + len(some)] = leaf[some]
+                start += len(some)
+                self._window.read(0, _PICKED, HUGE_PAGE)
+            return found
+
+        return map_leaves(self._batch, picked)
 
     def not_finite(self, row: int | None = None) -> str | None:
         """The first NaN or infinity in the data, in words; None if all data are finite.
@@ -353,6 +368,16 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
 
 def _is_images(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and leaf.ndim == 4 and leaf.is_floating_point()
+
+
+def neighbours(leaf: Tensor, indices: Tensor) -> list[Tensor]:
+    """The indices in parts, each of rows in at most `_PICKED` stretches of a file, or so."""
+    pages = indices * (leaf.stride(0) * leaf.element_size()) // HUGE_PAGE
+    turns = (pages.diff() != 0).cumsum(0) // _PICKED
+    _, counts = torch.unique_consecutive(
+        torch.cat([turns.new_zeros(min(1, len(indices))), turns]), return_counts=True
+    )
+    return list(torch.split(indices, counts.tolist()))
 
 
 def pick(leaf: Any, indices: Tensor) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,13 +27,13 @@ from sharpcli.objective.coupling import batch_note, batches_of
 from sharpcli.objective.network import Network, give_shapes, takes_lengths
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.parameter_names import matching
-from sharpcli.objective.reading import memory_for_data, read_rows
+from sharpcli.objective.reading import memory_for_data, read_rows, seen_rows
 from sharpcli.objective.rows import Rows, digest_of
 from sharpcli.runs.random_parts import random_tensors
 from sharpcli.runtime.progress import Begin, silent
 from sharpcli.settings.measuring import RunSettings
 from sharpcli.tasks import Task
-from sharpcli.tasks.float_losses import with_float_loss
+from sharpcli.tasks.float_losses import FloatTargets, float_targets, with_float_loss
 from sharpcli.tasks.notes import collected
 from sharpcli.tasks.options_in_metadata import (
     InMetadata,
@@ -53,7 +54,8 @@ class Study:
     model's tensors, where checkpoints may hold a part of them; `parts` are then the studies of the
     parameters that the checkpoints so far cover. `drawn` has what model() makes at random, of all
     that a checkpoint may lack. `loaded` has the studies of models to which their own loading gave
-    other attributes than model() did, by what these are.
+    other attributes than model() did, by what these are. By `targets` the loss was chosen, if the
+    task has none.
     """
 
     task: Task
@@ -68,6 +70,7 @@ class Study:
     parts: dict[tuple[str, ...], Study] = field(default_factory=dict)
     drawn: frozenset[str] = frozenset()
     loaded: dict[Hashable, Study] = field(default_factory=dict)
+    targets: FloatTargets | None = None
 
     @property
     def split(self) -> str:
@@ -214,6 +217,7 @@ def _prepared(
     torch.manual_seed(run.seed)
     model = task.model()
     rows = {} if like is None else dict(like.rows)
+    seen: dict[str, tuple[Iterator[Any], str]] = {}
     room = memory_for_data(memory)
     for name in SPLITS if like is None else ():
         if name not in splits and run.split not in (name, "both"):
@@ -236,8 +240,14 @@ def _prepared(
             room=room,
             by_length=run.fixed_batch is None and run.mode == "eval",
         )
+        seen[name] = seen_rows(data, rows[name], task.collate)
         room = max(room - rows[name].bytes, 0)
-    task = with_float_loss(task, _batches(rows.values()))
+    if like is None:
+        batches = itertools.chain.from_iterable(each for each, _ in seen.values())
+        targets = float_targets(task, batches, "; ".join(said for _, said in seen.values() if said))
+    else:
+        targets = like.targets
+    task = with_float_loss(task, targets)
     give_shapes(model, task, next(iter(rows.values())))
     for name, read in rows.items():
         if (
@@ -254,7 +264,17 @@ def _prepared(
     for name, read in rows.items() if like is None else ():
         rows[name] = read.to(device, network.compute).with_fixed_batch(run.fixed_batch)
     notes = [*batch_note(rows, run.mode), *(note for each in rows.values() for note in each.notes)]
-    return Study(task, network, rows, run, notes=notes, original=model, rest=rest, drawn=drawn)
+    return Study(
+        task,
+        network,
+        rows,
+        run,
+        notes=notes,
+        original=model,
+        rest=rest,
+        drawn=drawn,
+        targets=targets,
+    )
 
 
 def _network(model: nn.Module, task: Task, run: RunSettings, device: torch.device) -> Network:
@@ -273,14 +293,6 @@ def _tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Copies of a model's tensors as it was built, on the CPU."""
     state = model.state_dict()
     return {k: t.detach().to("cpu", copy=True) for k, t in state.items() if isinstance(t, Tensor)}
-
-
-def _batches(splits: Iterable[Rows]) -> Iterator[Any]:
-    """All of the data by batch."""
-    return (batch for rows in splits for batch in rows.split(_LOOKED_AT))
-
-
-_LOOKED_AT = 1024  # rows of a batch whose targets are looked at
 
 
 @dataclass(frozen=True)

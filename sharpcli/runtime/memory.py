@@ -13,7 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sharpcli.errors import SharpError
 
-__all__ = ["available_memory", "bytes_saved", "is_out_of_memory", "readable_size"]
+__all__ = [
+    "available_memory",
+    "bytes_saved",
+    "computed_sizes",
+    "is_out_of_memory",
+    "readable_size",
+]
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -86,19 +92,32 @@ def bytes_saved(work: Callable[[], Any], own: Collection[int]) -> int:
     return computed.bytes
 
 
+def computed_sizes(work: Callable[[], Any]) -> list[int]:
+    """Bytes of each tensor that `work` computes, in order; views count too. Its errors pass."""
+    computed = _Computed()
+    with computed:
+        work()
+    return computed.sizes
+
+
 class _Computed(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    """Counts the bytes of all tensors computed inside the block, without views."""
+    """Counts the bytes of all tensors computed inside the block, and notes those of each."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.bytes: int = 0
+        self.sizes: list[int] = []
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Run the operation and count its results."""
+        """Run the operation and note its results."""
         found = function(*args, **(kwargs or {}))
         for each in found if isinstance(found, tuple | list) else [found]:
             if isinstance(each, Tensor) and not each._is_view():
-                self.bytes += each.numel() * each.element_size()
+                size = each.numel() * each.element_size()
+                self.bytes += size
+                if each.layout == torch.strided:  # an expanded one has few numbers
+                    size = min(size, each.untyped_storage().nbytes())
+                self.sizes.append(size)
         return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -20,7 +21,13 @@ from sharpcli.tasks.notes import note
 if TYPE_CHECKING:
     from sharpcli.tasks import Task
 
-__all__ = ["binary_cross_entropy", "squared_error", "with_float_loss"]
+__all__ = [
+    "FloatTargets",
+    "binary_cross_entropy",
+    "float_targets",
+    "squared_error",
+    "with_float_loss",
+]
 
 _SQUARES = "return (outputs - batch[1]).square().flatten(1).mean(1)"
 _BINARY = (
@@ -30,26 +37,35 @@ _BINARY = (
 _SOFT = "return functional.cross_entropy(outputs, batch[1], reduction='none')"
 
 
-def with_float_loss(task: Task, batches: Iterable[Any]) -> Task:
-    """The task with the loss for its targets, if they are floats and it has the default loss.
+@dataclass(frozen=True)
+class FloatTargets:
+    """What floating-point targets are; `partly` if only a part of the split was looked at."""
 
-    Targets of zeros and ones in several columns are labels; numbers outside [0, 1] are those of a
-    regression. Anything between may be either, and the loss then asks for one.
+    binary: bool
+    inside: bool
+    columns: bool
+    one_hot: bool
+    partly: str = ""
+
+
+def float_targets(task: Task, batches: Iterable[Any], partly: str = "") -> FloatTargets | None:
+    """What the targets are by which a loss is chosen; None if the task needs none or has others.
 
     Args:
         task: Any task.
         batches: All of the data. Only the first batch is taken if its targets are no floats.
+        partly: Which rows these are, in words, if not all.
 
     Cost: a look at every target.
     """
     if not defaults.is_default(task.loss):
-        return task
+        return None
     binary = columns = True
     inside = one_hot = True
     for batch in batches:
         targets = defaults.targets_of(batch)
         if not isinstance(targets, Tensor) or not targets.is_floating_point():
-            return task
+            return None
         binary = binary and bool(((targets == 0) | (targets == 1)).all())
         inside = inside and bool(((targets >= 0) & (targets <= 1)).all())
         columns = columns and targets.ndim == 2 and targets.shape[1] > 1
@@ -57,20 +73,36 @@ def with_float_loss(task: Task, batches: Iterable[Any]) -> Task:
         one_hot = one_hot and bool(((sums - 1).abs() < _ROUNDING).all())
         if not inside:
             break
-    if not inside:
+    return FloatTargets(binary, inside, columns, one_hot, partly)
+
+
+def with_float_loss(task: Task, targets: FloatTargets | None) -> Task:
+    """The task with the loss for its targets, if they are floats and it has the default loss.
+
+    Targets of zeros and ones in several columns are labels; numbers outside [0, 1] are those of a
+    regression. Anything between may be either, and the loss then asks for one.
+    """
+    if targets is None or not defaults.is_default(task.loss):
+        return task
+    if not targets.inside:
         loss = _loss(task.name, squared_error, logits=False)
-        note(
+        said = (
             "the task has no loss, and its targets are numbers: it is the squared error, the mean "
             "over an example's outputs, as nn.MSELoss"
         )
-    elif binary and columns and not one_hot:
+    elif targets.binary and targets.columns and not targets.one_hot:
         loss = _loss(task.name, binary_cross_entropy, logits=True)
-        note(
+        said = (
             "the task has no loss, and its targets are zeros and ones for several labels: it is "
             "the binary cross-entropy of logits, the mean over the labels, as nn.BCEWithLogitsLoss"
         )
     else:
-        loss = _asking(task.name, one_hot and columns)
+        return _with(task, _asking(task.name, targets.one_hot and targets.columns))
+    note(said + (f" ({targets.partly})" if targets.partly else ""))
+    return _with(task, loss)
+
+
+def _with(task: Task, loss: Callable[[Any, Any], Any]) -> Task:
     return dataclasses.replace(task, loss=loss, smoothed_loss=None)
 
 

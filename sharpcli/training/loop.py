@@ -30,7 +30,7 @@ from sharpcli.runtime.randomness import (
     seed_all,
 )
 from sharpcli.tasks import Task
-from sharpcli.tasks.float_losses import with_float_loss
+from sharpcli.tasks.float_losses import float_targets, with_float_loss
 from sharpcli.training.augmentation import Augmenter
 from sharpcli.training.build import repeats
 from sharpcli.training.clock import Clock
@@ -114,7 +114,7 @@ class Run:
         self.task, self.settings, self.file = task, settings, file
         data = task.data("train")
         rows = read_rows(data, name=f"train data of {task.name}", collate=task.collate)
-        task = self.task = with_float_loss(task, rows.split(EVALUATION_BATCH))
+        task = self.task = with_float_loss(task, float_targets(task, rows.split(EVALUATION_BATCH)))
         self.rows = rows.to(device, dtype).with_fixed_batch(settings.fixed_batch)
         model = task.model()
         give_shapes(model, task, self.rows)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from networks import context, squared_error, task
+from networks import CASES, context, squared_error, task
 from torch import nn
 
 from sharpcli.curvature import rounding
@@ -57,3 +57,16 @@ def test_eigenvalues_that_underflow_in_float32_lie_within_their_errors():
     assert exact.status == "converged"
     off = abs(found["eigenvalues"][0].value - exact.value)
     assert 0 < off <= found["eigenvalues"][0].error < 1e-25
+
+
+def test_a_limit_on_memory_bounds_the_rows_that_are_compared():
+    shared = context(CASES["tanh"], "float32")
+    objective = shared.objective
+    example = objective.saved_bytes
+    assert rounding.bytes_to_compare(objective) == 4 * example * objective.rows.count
+    objective.memory = int(16 * 10.5 * example)
+    assert rounding.bytes_to_compare(objective) == 4 * example * 10
+    counts = [other.own.rows.count for other in shared.rounding._others]
+    assert counts[0] == 10
+    objective.memory = 1
+    assert rounding.bytes_to_compare(objective) == 4 * example * 4  # the fewest

@@ -3,6 +3,8 @@
 import math
 import os
 import time
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,14 +14,18 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
+from sharpcli.curvature import graph_bytes
 from sharpcli.errors import SharpError
 from sharpcli.objective import decoding
 from sharpcli.objective.lengths import ranges
 from sharpcli.objective.network import Network
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.reading import memory_for_data, read_rows
+from sharpcli.objective.rows import Rows, neighbours
 from sharpcli.objective.shards import shards
 from sharpcli.runs.study import prepare
+from sharpcli.runtime.spool import Spool, release_mapped_pages
+from sharpcli.settings.curvature import CurvatureSettings
 from sharpcli.settings.measuring import RunSettings
 from sharpcli.tasks import Task, defaults
 
@@ -296,3 +302,66 @@ def test_data_are_counted_in_the_limit_and_what_data_holds_is_said():
     assert memory_beside(study, 4 * 10**8, warnings) == 2 * 10**8
     assert "data() itself holds 300 MB in memory" in warnings[0]
     assert "mmap_mode" in warnings[0]
+
+
+def status(key):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key))
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux says it")
+def test_random_rows_of_a_file_leave_few_of_its_pages_in_memory():
+    spool = Spool()
+    rows = Rows((spool.empty((2**17, 4096), torch.uint8),), 2**17, 2**17)  # half a gigabyte
+    rows.mapped = True
+    for start in range(0, 2**17, 2**13):
+        rows.columns[0][start : start + 2**13] = start >> 13
+        release_mapped_pages()
+    chosen = torch.randperm(2**17, generator=torch.Generator().manual_seed(0))[:4096]
+    before = status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    found = rows.take(chosen)
+    assert status("VmHWM") - before < 240 * 2**20
+    assert torch.equal(found.batch[0][:, 7], (chosen >> 13).to(torch.uint8))
+
+
+def test_many_rows_taken_from_a_file_are_in_another_one():
+    rows = read_rows(Images(), name="train data", room=8000)
+    assert rows.mapped
+    some, many = (rows.take(torch.arange(count).flip(0)) for count in (10, 600))
+    assert (some.mapped, some.bytes > 0) == (False, True)
+    assert (many.mapped, many.bytes) == (True, 0)
+    for found in (some, many):
+        assert torch.equal(found.batch[0], Images().pixels[: found.count].flip(0))
+        assert found.batch[1][-3:].tolist() == [2, 1, 0]
+    assert rows.take(torch.arange(0)).batch[0].shape == (0, 3, 4, 4)
+
+
+def test_rows_are_picked_from_few_huge_pages_at_a_time():
+    column = torch.zeros(0, 2**10)  # 4 kB a row
+    for indices, least in ((torch.arange(2**16), 16 * 512), (torch.randperm(2**16), 16)):
+        parts = neighbours(column, indices)
+        assert torch.equal(torch.cat(parts), indices)
+        assert min(map(len, parts[:-1])) >= least
+        assert max(int(((part // 512).diff() != 0).sum()) for part in parts) < 16
+    assert [len(part) for part in neighbours(column, torch.arange(0))] == []
+    assert [len(part) for part in neighbours(column, torch.zeros(9).long())] == [9]
+
+
+def test_a_graph_that_keeps_a_slice_of_a_file_does_not_take_all_of_the_file():
+    class Numbers(Images):
+        def __getitem__(self, index):
+            image, target = super().__getitem__(index)
+            return image.float(), target
+
+    def predict(model, batch):
+        return model(batch[0][..., ::2].flatten(1))  # a view, kept for the backward pass
+
+    of = pixels_task(lambda _: Numbers())
+    of = replace(of, predict=predict, model=lambda: nn.Sequential(nn.Linear(24, 5)))
+    rows = read_rows(Numbers(), name="train data", room=1000)
+    assert rows.mapped
+    objective, theta = objective_of(of, rows, torch.float32, batch_size=64)
+    one, every = graph_bytes(objective, theta, CurvatureSettings(hvp="double-backward"))
+    assert one < 64 * 500
+    assert every < 700 * 500

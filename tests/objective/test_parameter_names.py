@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks import CASES, mlp
+from networks import CASES, mlp, task
 from torch import nn
 
 from sharpcli.errors import UsageError
@@ -69,3 +69,29 @@ def test_fixed_parameters_do_not_count_as_activations():
         study = prepare(of, RunSettings(device="cpu", parameters=patterns), CPU)
         sizes.append(study.objectives(of.model().state_dict())["train"].saved_bytes)
     assert sizes[1] <= sizes[0]
+
+
+class Scaled(nn.Module):
+    """A hidden layer of 500 outputs by a weight that each pass computes."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(500, 6))
+        self.head = nn.Linear(500, 2)
+
+    def forward(self, inputs):
+        return self.head((inputs @ (2 * self.weight).T).tanh())
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_what_comes_before_the_measured_parameters_bounds_the_batch(count):
+    """Nothing of it is kept, but a batch passes through it. Weights come once for a batch."""
+
+    def data(_, generator):
+        return torch.randn(count, 6, generator=generator), torch.zeros(count, dtype=torch.long)
+
+    of = task(Scaled, data)
+    study = prepare(of, RunSettings(device="cpu", parameters=("head.bias",)), CPU)
+    found = study.objectives(of.model().state_dict())["train"].saved_bytes
+    outputs, weight = 4 * 500, 4 * 500 * 6
+    assert found == 2 * (outputs if count > 1 else weight)

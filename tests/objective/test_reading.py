@@ -9,7 +9,8 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from sharpcli.errors import SharpError
-from sharpcli.objective.reading import read_rows
+from sharpcli.objective.decoding import PROBE
+from sharpcli.objective.reading import read_rows, seen_rows
 
 Pair = namedtuple("Pair", "x y")
 
@@ -141,6 +142,64 @@ def test_random_augmentation_of_later_rows_alone_is_refused():
     noisy = Rows(400, lambda i: (torch.tensor(float(i)) + (i >= 100) * torch.rand(()), i))
     with pytest.raises(SharpError, match="the train data give another row"):
         read_rows(noisy, name="train data")
+
+
+@pytest.mark.parametrize("room", [math.inf, 100])
+def test_random_augmentation_of_later_rows_is_refused_where_collate_pads_too(room):
+    def row(i):
+        return torch.full((1 + i % 7,), float(i)) + (i >= 390) * torch.rand(())
+
+    def collate(rows):
+        return pad_sequence(rows, batch_first=True)
+
+    with pytest.raises(SharpError, match="the train data give another row"):
+        read_rows(Rows(400, row), name="train data", collate=collate, room=room)
+
+
+def test_rows_that_collate_pads_are_read_once_but_for_those_that_are_tried_twice():
+    read = []
+
+    def row(i):
+        read.append(i)
+        return torch.full((1 + i % 7,), float(i))
+
+    def collate(rows):
+        return pad_sequence(rows, batch_first=True)
+
+    read_rows(Rows(400, row), name="train data", collate=collate)
+    twice = sorted(read)
+    for index in range(400):
+        twice.remove(index)
+    assert (len(twice), twice[-1]) == (PROBE + 32, 399)
+
+
+def seen(dataset, collate=None, samples=5):
+    rows = read_rows(dataset, name="train data", samples=samples, collate=collate)
+    batches, partly = seen_rows(dataset, rows, collate)
+    return torch.cat([batch[1] for batch in batches]), partly
+
+
+@pytest.mark.parametrize("collate", [None, default_collate])
+def test_a_choice_for_a_split_is_made_by_all_tensors_at_hand(collate):
+    inputs, targets = torch.arange(2000.0), torch.arange(2000)
+    for data in ((inputs, targets), TensorDataset(inputs, targets)):
+        found, partly = seen(data, collate)
+        assert set(found.tolist()) == set(range(2000))
+        assert len(found) == 2005
+        assert partly == ""
+    found, partly = seen((inputs, targets), collate, samples=None)
+    assert (len(found), partly) == (2000, "")
+
+
+def test_a_choice_for_a_split_of_many_rows_is_made_by_the_same_ones_for_every_sample():
+    data = Rows(5000, lambda i: (torch.tensor(float(i)), i))
+    found, partly = seen(data)
+    other, _ = seen(data, samples=7)
+    assert torch.equal(found[5:], other[7:])
+    assert (len(found), found[5], found[-1]) == (2053, 0, 4999)
+    assert partly == "by 2,048 of the 5,000 rows of the train data, and the sample"
+    few, partly = seen(Rows(90, lambda i: (torch.tensor(float(i)), i)))
+    assert (few[5:].tolist(), partly) == (list(range(90)), "")
 
 
 def test_a_random_flip_is_found_although_it_leaves_half_of_the_rows_alone():

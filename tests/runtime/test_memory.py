@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from sharpcli.runtime import memory
-from sharpcli.runtime.memory import available_memory, bytes_saved, is_out_of_memory, readable_size
+from sharpcli.runtime.memory import (
+    available_memory,
+    bytes_saved,
+    computed_sizes,
+    is_out_of_memory,
+    readable_size,
+)
 
 CPU = torch.device("cpu")
 PHYSICAL = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -56,3 +62,11 @@ def test_where_saved_tensors_cannot_be_looked_at_all_that_is_computed_counts():
     given = torch.randn(10, 10, dtype=torch.float64, requires_grad=True)
     slope = torch.func.grad(lambda tensor: tensor.exp().sum())
     assert 800 <= bytes_saved(lambda: slope(given).sum(), set()) <= 4000
+
+
+def test_every_tensor_that_is_computed_counts_by_the_numbers_that_it_has():
+    given = torch.randn(10, 10, dtype=torch.float64)
+    assert max(computed_sizes(lambda: given[:, :5].exp())) == 400
+    assert max(computed_sizes(lambda: given.sum().expand(100, 100))) == 8
+    with pytest.raises(ZeroDivisionError):
+        computed_sizes(lambda: 1 / 0)

@@ -12,7 +12,7 @@ from torch.nn import functional
 from sharpcli.cli.main import sharp
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.tasks import load_task
-from sharpcli.tasks.float_losses import with_float_loss
+from sharpcli.tasks.float_losses import float_targets, with_float_loss
 from sharpcli.tasks.notes import collected
 
 SCORES = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
@@ -32,7 +32,7 @@ def task(tmp_path):
 def settled(task, *targets):
     notes = []
     with collected(notes):
-        found = with_float_loss(task, [(None, each) for each in targets])
+        found = with_float_loss(task, float_targets(task, [(None, each) for each in targets]))
     return found, notes
 
 
@@ -133,6 +133,38 @@ def test_a_plain_checkpoint_is_measured_with_six_lines(tmp_path, monkeypatch):
     largest = torch.linalg.eigvalsh(2 * rows.T @ rows / 40)[-1].item()
     assert result["measures"]["hessian"]["eigenvalues"][0]["value"] == pytest.approx(largest, 1e-5)
     assert any("nn.MSELoss" in note for note in result["checkpoint"]["notes"])
+
+
+RARE = """
+import torch
+from torch.utils.data import Dataset
+class Labels(Dataset):
+    def __len__(self): return {count}
+    def __getitem__(self, i):
+        target = torch.tensor([i % 2, 1 - i % 3 // 2]).float()
+        return torch.randn(2, generator=torch.Generator().manual_seed(i)), target + 2 * (i == 0)
+def model(): return torch.nn.Linear(2, 2)
+def data(split):
+    labels = Labels()
+    if "{kind}" == "tensors":
+        return tuple(torch.stack(each) for each in zip(*map(labels.__getitem__, range({count}))))
+    return labels if split == "train" else None
+"""
+
+
+@pytest.mark.parametrize("kind", ["tensors", "rows"])
+def test_a_sample_has_the_loss_of_the_whole_split(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "task.py").write_text(RARE.format(count=3000, kind=kind), "utf-8")
+    torch.save(nn.Linear(2, 2).state_dict(), "plain.pt")
+    for samples in ("4", "5", "3000"):
+        given = ["measure", "plain.pt", "-t", "task.py", "-m", "loss", "--samples", samples]
+        done = CliRunner().invoke(sharp, [*given, "--json"])
+        assert done.exit_code == 0, done.output
+        (note,) = json.loads(done.stdout)["results"][0]["checkpoint"]["notes"]
+        assert "nn.MSELoss" in note
+        partly = kind == "rows" and samples != "3000"
+        assert ("(by 2,048 of the 3,000 rows of the train data" in note) == partly
 
 
 def test_a_training_takes_the_same_loss_and_says_so(tmp_path, monkeypatch):
