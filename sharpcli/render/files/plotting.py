@@ -53,7 +53,7 @@ def check_plot(path: Path, kind: str = "") -> None:
     if suffix == ".mp4" and shutil.which("ffmpeg") is None:
         raise SharpError(
             f"{setting('plot', str(path))}: ffmpeg is not installed",
-            "install the program ffmpeg (apt install ffmpeg, conda install ffmpeg, brew install ffmpeg), "
+            "install the program ffmpeg (apt, conda or brew install ffmpeg), "
             "or draw a .gif, which needs no ffmpeg",
         )
 
