@@ -16,9 +16,9 @@ from sharpcli.documents.scalars import flat_scalars
 from sharpcli.errors import SharpError
 from sharpcli.render.console import console
 from sharpcli.render.emit import problems
-from sharpcli.render.files.page_html import page_html, paragraphs
 from sharpcli.render.files.plotting import narrowed
 from sharpcli.render.formats import format_of, page_of
+from sharpcli.render.html_tables import inline, page_blocks, paragraphs
 from sharpcli.render.kinds import KINDS, load, read_drawing
 from sharpcli.runtime.text import folded, html_text, visible_lines
 from sharpcli.settings.output import FigureSettings
@@ -31,7 +31,6 @@ __all__ = ["figure", "frame", "html", "scalars", "text"]
 
 _PICTURED = ("interpolate", "landscape", "spectrum")  # kinds that are mostly a picture
 _WIDTH = 560  # pixels of a picture in a notebook
-_STYLES = {"failed": "color:#cf222e", "warning": "color:#9a6700", "note": "opacity:.7"}
 # A comparison's columns beside its numbers.
 _NO_NUMBERS = ("label", "n")
 
@@ -54,9 +53,8 @@ def html(document: Document) -> str:
         picture = base64.b64encode(_png(figure(document))).decode()
         source = f"data:image/png;base64,{picture}"
         parts.append(f'<img alt="figure" style="max-width:{_WIDTH}px" src="{source}">')
-    parts.append(page_html(page_of(document, None)))
-    for kind, line in problems(document):
-        parts.append(paragraphs([f"{kind}: {line}"], f"{_STYLES[kind]};margin:.2em 0"))
+    parts += page_blocks(page_of(document, None), inline)
+    parts += [paragraphs([f"{kind}: {line}"], inline, kind) for kind, line in problems(document)]
     return f'<div class="sharp">{"".join(parts)}</div>'
 
 

@@ -121,14 +121,22 @@ def _mp4(frames: list[Any], each: int) -> bytes:
         command = [
             *("ffmpeg", "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"),
             *("-s", f"{width}x{height}", "-r", f"{1000 / each:.4f}", "-i", "-"),
-            *("-pix_fmt", "yuv420p", "-fflags", "+bitexact", "-y", str(path)),
+            *("-pix_fmt", "yuv420p", "-fflags", "+bitexact", "-movflags", "+faststart"),
+            *("-y", str(path)),
         ]
         raw = b"".join(frame.tobytes() for frame in held)
-        done = subprocess.run(command, input=raw, capture_output=True, check=False)
+        try:
+            done = subprocess.run(command, input=raw, capture_output=True, check=False)
+        except OSError as error:  # a program for another machine
+            raise _failed(error.strerror) from error
         if done.returncode or not path.exists():
             said = done.stderr.decode(errors="replace").strip().splitlines()
-            raise SharpError(
-                f"{setting('plot', '.mp4')}: ffmpeg failed: {said[-1] if said else 'no reason'}",
-                "draw a .gif, which needs no ffmpeg",
-            )
+            raise _failed(said[-1] if said else None)
         return path.read_bytes()
+
+
+def _failed(reason: str | None) -> SharpError:
+    return SharpError(
+        f"{setting('plot', '.mp4')}: ffmpeg failed: {reason or 'no reason'}",
+        "draw a .gif, which needs no ffmpeg",
+    )

@@ -54,7 +54,8 @@ def check_plot(path: Path, kind: str = "") -> None:
     if suffix == ".mp4" and shutil.which("ffmpeg") is None:
         raise SharpError(
             f"{setting('plot', str(path))}: ffmpeg is not installed",
-            "install the program ffmpeg, or draw a .gif, which needs none",
+            "install the program ffmpeg (apt, conda or brew install ffmpeg), "
+            "or draw a .gif, which needs no ffmpeg",
         )
 
 

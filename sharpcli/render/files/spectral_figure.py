@@ -103,14 +103,15 @@ def _draw_density(
         linewidth=0.9,
         label=figure_text(name),
     )
-    axes.plot(
-        list(spectrum.outliers),
-        [_ROW if apart else 1.0 + (0.6 + index) * _ROW] * count,
-        color=color,
-        **_TRIANGLE,
-        clip_on=False,
-        transform=axes.get_xaxis_transform(),
-    )
+    if spectrum.outliers:  # the layout makes room for empty lines, at the figure's corner
+        axes.plot(
+            list(spectrum.outliers),
+            [_ROW if apart else 1.0 + (0.6 + index) * _ROW] * count,
+            color=color,
+            **_TRIANGLE,
+            clip_on=False,
+            transform=axes.get_xaxis_transform(),
+        )
     return [height for height in heights if height > 0]
 
 

@@ -35,7 +35,7 @@ __all__ = ["complete_page", "page"]
 _FONT = {"family": "sans-serif", "size": 13, "color": "#222"}
 _RUNS = ("#222", "#E69F00", "#56B4E9", "#CC79A7")  # Okabe and Ito's, bright on viridis
 _HEIGHT = 0.75  # of a surface, relative to its longer side
-_LIFT = 0.02  # of the height, by which points are drawn above the surface; large dots twice that
+_LIFT = 0.025  # of the height, by which points are drawn above the surface; large dots twice that
 _MOST_TICKS = 8
 _STEPS = 4  # points of a path in each cell that it crosses
 _CONFIG = {
@@ -46,12 +46,16 @@ _CONFIG = {
     "modeBarButtonsToRemove": ["sendChartToCloud", "sendDataToCloud"],
 }
 # In a narrow window the camera steps back, so that the surface is whole, and the colour bar lies
-# below it. Plotly scales a scene by its height alone.
+# below it. Plotly scales a scene by its height alone, and dots not at all: they shrink with the
+# surface, or their lower halves would sink into it.
 _FIT = """
 const graph = document.getElementById('{plot_id}');
 const eye = {x: graph.layout.scene.camera.eye.x, y: graph.layout.scene.camera.eye.y,
   z: graph.layout.scene.camera.eye.z};
 const bars = graph.data.map((trace, index) => trace.colorbar ? index : -1).filter(i => i >= 0);
+const dots = graph.data.map((trace, index) => trace.type === 'scatter3d' && trace.marker ? index
+  : -1).filter(i => i >= 0);
+const sizes = dots.map(i => graph.data[i].marker.size);
 let last = 0;
 function fit() {
   const narrow = graph.clientWidth < 640, far = Math.max(1, 1.15 * graph.clientHeight /
@@ -67,6 +71,9 @@ function fit() {
        'colorbar.thickness': 12, 'colorbar.title.side': 'top'}
     : {'colorbar.orientation': 'v', 'colorbar.x': 1, 'colorbar.y': 0.5, 'colorbar.len': 0.7,
        'colorbar.thickness': 20}, bars);
+  if (dots.length) {
+    Plotly.restyle(graph, {'marker.size': sizes.map(size => size / Math.min(far, 2))}, dots);
+  }
 }
 fit();
 window.addEventListener('resize', fit);

@@ -140,7 +140,7 @@ def smoothed(
     figures mark each of them; without outliers the bulk is everything. The steps hold all of the
     bulk's mass.
     """
-    top = spectrum.edge if spectrum.outliers and spectrum.edge is not None else high
+    top = high if spectrum.edge is None else spectrum.edge
     # The edge is an eigenvalue: its own mass lies on both sides of it.
     top = min(high, max(top + (high - low) / bins, spectrum.grid[0]))
     width = (high - low) / bins

@@ -10,9 +10,9 @@ from sharpcli.documents.labels import clean
 from sharpcli.documents.results import Document
 from sharpcli.errors import counted
 from sharpcli.render.emit import problems
+from sharpcli.render.html_tables import by_class, fact_table, page_blocks
 from sharpcli.render.kinds import kind_of, load
 from sharpcli.render.report.figures import Drawing, drawings
-from sharpcli.render.report.tables import fact_table, page_blocks
 from sharpcli.runtime.text import html_text
 
 __all__ = ["Section", "section_of"]
@@ -106,7 +106,8 @@ def _figures(found: list[Drawing]) -> Iterator[str]:
 
 def _tables(document: Document) -> Iterator[str]:
     kind = kind_of(document)
-    yield from page_blocks(load(kind.page)(document, *([None] if kind.curves else [])))
+    page = load(kind.page)(document, *([None] if kind.curves else []))
+    yield from page_blocks(page, by_class)
 
 
 def _problems(document: Document, kinds: tuple[str, ...]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from spectra import document, failed, made_up
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.render.files.figure import COLORS
 from sharpcli.render.files.plotting import draw
-from sharpcli.render.files.spectral_figure import spectral_file
+from sharpcli.render.files.spectral_figure import spectral_figure, spectral_file
 from sharpcli.render.pages.spectra import (
     Spectrum,
     binned,
@@ -203,3 +203,17 @@ def test_an_outlier_alone_is_one():
     text = drawn(document(result), ".svg", DEFAULT).decode()
     assert "<!-- a.pt: 1 outlier -->" in text
     assert math.isfinite(result["outliers"]["value"])
+
+
+def test_without_outliers_a_spectrum_keeps_its_panel_and_ends_at_its_own_largest_eigenvalue():
+    flat, sharp = copy.deepcopy(TWO)["results"]
+    flat["outliers"] |= {"value": 0, "eigenvalues": []}
+    flat["bulk_edge"] |= {"value": flat["largest"]["value"]}
+    spectra = read_spectra(document(flat, sharp))
+    figure = spectral_figure(spectra, DEFAULT)
+    figure.canvas.draw()
+    assert all(axes.get_position().height > 0.25 for axes in figure.axes)
+    low, high = figure.axes[0].get_xlim()
+    assert high > sharp["largest"]["value"] > 1.2 * flat["largest"]["value"]
+    ends, _ = smoothed(spectra[0], low, high, 100)
+    assert ends[-1] <= flat["largest"]["value"] + 2 * (high - low) / 100
