@@ -27,9 +27,6 @@ def write_distances(name: str, plan: Mapping[str, Any], output: Path) -> None:
         name: the stage's.
         plan: `stage` and `to`.
         output: the experiment's folder.
-
-    Raises:
-        UsageError: a run saved no weights on its way.
     """
     target, home = output / name / DISTANCES, output / plan["stage"]
     if target.exists():

@@ -62,5 +62,5 @@ def test_the_correction_is_exact_to_first_order(betas: tuple[float, float]) -> N
 
 @pytest.mark.parametrize("wrong", [{"memory": "some"}, {"eps": 0.0}, {"betas": (0.9, 1.0)}])
 def test_refuses_values_out_of_range(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="memory is|eps is above"):
+    with pytest.raises(ValueError, match=r"memory is|eps is above"):
         SmoothAdam([torch.zeros(1, requires_grad=True)], **wrong)  # type: ignore[arg-type]

@@ -92,7 +92,7 @@ def slope_difference(stages: Stages, arguments: Arguments) -> PerSeed:
 
 
 def crossing(stages: Stages, arguments: Arguments) -> PerSeed:
-    """The setting `along` at which the slope of `value` over `over` is 0, as of one sign to another.
+    """The setting `along` where the slope of `value` over `over` changes its sign.
 
     Each seed's slopes are fitted by a line over log2 of `along`; where it crosses 0 beyond the
     values of `along`, the nearest of these counts. `rises` says in which direction the line has to

@@ -167,4 +167,6 @@ def read_finished(file: Path) -> Document:
 
 
 def _not_run(folder: Path) -> SharpError:
-    return SharpError(f"{folder}: this stage has not run yet", "run the experiment to its end first")
+    return SharpError(
+        f"{folder}: this stage has not run yet", "run the experiment to its end first"
+    )
