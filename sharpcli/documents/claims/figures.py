@@ -139,7 +139,7 @@ def _groups(stage: StageRuns, arguments: Arguments) -> list[tuple[str, list[Trai
     groups: dict[tuple[Any, ...], list[Trained]] = {}
     for run in runs:
         groups.setdefault(tuple(run.setting(key) for key in keys), []).append(run)
-    short = [key.rpartition(".")[2] for key in keys]
+    short = [key.rpartition(".")[2].replace("_", " ") for key in keys]
     return [
         (", ".join(f"{key} {_text(value)}" for key, value in zip(short, values, strict=True)), own)
         for values, own in sorted(groups.items(), key=lambda each: [*map(_place, each[0])])
