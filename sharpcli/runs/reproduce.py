@@ -15,6 +15,7 @@ from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import SharpError, UsageError, counted, did_you_mean, setting
 from sharpcli.runs.experiments import RESULT, SWEEP, judged, read_finished
 from sharpcli.runs.interpolate import interpolate_checkpoints
+from sharpcli.runs.path_distances import write_distances
 from sharpcli.runs.sweep import Watch, sweep
 from sharpcli.runs.sweep_measures import measure_sweep
 from sharpcli.runs.sweep_run import Tasks
@@ -75,7 +76,7 @@ def reproduce(
     asked = asked or Asked()
     _prepare(experiment, output, asked)
     for stage in experiment.stages:
-        if stage.interpolate is None:
+        if stage.is_sweep:
             file, folder = output / f"{stage.name}.toml", output / stage.name
             with watches(stage.name) as watch:
                 trained = sweep(file, folder, jobs=asked.jobs, on=asked.on, watch=watch)
@@ -87,6 +88,8 @@ def reproduce(
                     measure_sweep(file, folder, begin=begin, notes=notes)
                 except KeyboardInterrupt:  # the folder keeps what was trained
                     return None
+        elif stage.distances is not None:
+            write_distances(stage.name, stage.distances, output)
         else:
             with bars() as begin:
                 if not _run_lines(stage, output, begin):
@@ -105,7 +108,7 @@ def _prepare(experiment: Experiment, output: Path, asked: Asked) -> None:
         )
     wanted = {FILE: (experiment.folder / FILE).read_text("utf-8")}
     for stage in experiment.stages:
-        if stage.interpolate is None:
+        if stage.is_sweep:
             file = experiment.sweep_file(stage, asked.scale)
             if not file.is_file():
                 raise UsageError(

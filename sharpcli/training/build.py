@@ -30,7 +30,7 @@ __all__ = [
 _TOGETHER = 2_000_000
 
 # They need the gradient at other parameters before a step (two passes), or evaluate it themselves.
-_PERTURBING = ("SAM", "ASAM", "LookSAM", "FriendlySAM", "BSAM")
+_PERTURBING = ("SAM", "ASAM", "LookSAM", "FriendlySAM", "BSAM", "SmoothAdam")
 _EVALUATING = ("LBFGS", "AliG")
 # Those of pytorch-optimizer that take matrices by one rule and all other parameters by AdamW.
 _GROUPED = ("AdaGO", "AdaMuon", "Muon", "MuonClip", "NorMuon")

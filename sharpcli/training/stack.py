@@ -91,8 +91,8 @@ class Stack:
 
     @property
     def epoch(self) -> int:
-        """The epochs that were begun."""
-        return self._orders[0].epoch
+        """The epochs that were begun; 0 where no training is left."""
+        return self._orders[0].epoch if self._orders else 0
 
     @property
     def epoch_ended(self) -> bool:
@@ -229,16 +229,25 @@ class Stack:
                 self._task, self._settings[member], self._rows, values[row], self.steps + 1
             )
         kept = torch.tensor([row for row in range(len(values)) if row not in bad], dtype=torch.long)
-        self.members = [self.members[row] for row in kept.tolist()]
-        self._orders = [self._orders[row] for row in kept.tolist()]
-        self._shuffled = self._shuffled[kept]
-        self._optimizer.keep(kept)
         gradient = self._gradient[kept]
-        self._choose(kept)
+        self._keep(kept)
         if self.members:
-            self._view()
             self._gradient.copy_(gradient)
         return losses[kept]
+
+    def leave(self, members: Sequence[int]) -> None:
+        """Go on without these trainings."""
+        rows = [row for row, member in enumerate(self.members) if member not in members]
+        self._keep(torch.tensor(rows, dtype=torch.long))
+
+    def _keep(self, rows: Tensor) -> None:
+        self.members = [self.members[row] for row in rows.tolist()]
+        self._orders = [self._orders[row] for row in rows.tolist()]
+        self._shuffled = self._shuffled[rows]
+        self._optimizer.keep(rows)
+        self._choose(rows)
+        if self.members:
+            self._view()
 
     def _choose(self, rows: Tensor) -> None:
         """Take these rows of all that is remembered."""

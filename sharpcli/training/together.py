@@ -35,7 +35,15 @@ __all__ = ["OTHER_BITS", "Keeping", "alike", "train_together"]
 
 # Settings that may differ between the runs of a stack, and those that it takes but all share.
 _OWN = ("seed", "lr", "momentum", "betas", "weight_decay", "schedule", "optimizer_options")
-_SHARED = ("optimizer", "batch_size", "epochs", "steps", "batch_schedule", "fixed_batch")
+_SHARED = (
+    "optimizer",
+    "batch_size",
+    "epochs",
+    "steps",
+    "batch_schedule",
+    "fixed_batch",
+    "until_loss",
+)
 _SOME = ("clip_norm", "ema")  # given for all or for none
 
 _MOST_PROBED = 8  # steps by which both ways are timed
@@ -181,7 +189,8 @@ class _Together:
             if stack.epoch_ended or stack.steps % _SHOWN == 0:
                 progress(*_how_far(stack, settings[0]))
         for member in [*stack.members]:
-            self._end(self._numbers[member], self._outcome(stack, member))
+            reached = self._settings[0].until_loss is None
+            self._end(self._numbers[member], self._outcome(stack, member, reached=reached))
         if self._keeping is not None:
             self._keeping.file.remove()
 
@@ -325,15 +334,28 @@ class _Together:
         stack.step()
         for member in [*stack.diverged]:
             self._end(self._numbers[member], stack.diverged.pop(member))
+        self._end_those_at_the_loss(stack)
 
-    def _outcome(self, stack: Stack, member: int) -> Trained | SharpError:
+    def _end_those_at_the_loss(self, stack: Stack) -> None:
+        """End the runs whose loss on all data is down at `until_loss`."""
+        goal = self._settings[0].until_loss
+        if goal is None or not (stack.epoch_ended or stack.ended):
+            return
+        # One whose loss is not a number is not above the goal either.
+        done = [each for each in stack.members if not self._loss(stack.model(each)) > goal]
+        for member in done:
+            self._end(self._numbers[member], self._outcome(stack, member, reached=True))
+        if done:
+            stack.leave(done)
+
+    def _outcome(self, stack: Stack, member: int, *, reached: bool) -> Trained | SharpError:
         model = stack.model(member)
         loss, settings = self._loss(model), self._settings[self._numbers[member]]
         if not math.isfinite(loss):
             return not_finite(self._task, settings, self._run.rows, loss, stack.steps)
         state = model.state_dict()
         tensors = {name: tensor.detach().clone() for name, tensor in state.items()}
-        return Trained(tensors, loss, stack.epoch, stack.steps, True, stack.curves(member))
+        return Trained(tensors, loss, stack.epoch, stack.steps, reached, stack.curves(member))
 
 
 @contextlib.contextmanager

@@ -369,7 +369,6 @@ def test_runs_that_differ_in_more_than_numbers_are_not_alike(other):
     "settings",
     [
         {"optimizer": "RMSprop"},
-        {"until_loss": 0.1},
         {"accumulate": 2},
         {"optimizer": "adam", "optimizer_options": {"amsgrad": True}},
         {"optimizer_options": {"foreach": True}},
@@ -435,3 +434,24 @@ def test_a_killed_stack_goes_on_with_the_runs_that_are_left(task_of, tmp_path, m
         assert isinstance(outcomes[number], Trained)
         assert_same(outcomes[number], wanted[names.index(name)])
     assert not keeping.file.path.exists()
+
+
+def test_runs_end_where_each_reaches_its_loss(task_of):
+    goal = {"batch_size": 16, "epochs": 12, "until_loss": 0.6}
+    settings = [TrainSettings("adam", lr=lr, seed=s, **goal) for lr in (0.01, 0.03) for s in (0, 1)]
+    settings.append(TrainSettings("adam", lr=1e-5, **goal))  # it does not
+    outcomes, left = trained_together(task_of(), settings, exact=True)
+    assert not left
+    alone = [train(task_of(), each) for each in settings]
+    assert len({each.epochs for each in alone}) > 2
+    assert [each.reached for each in alone] == [True] * 4 + [False]
+    for number, wanted in enumerate(alone):
+        found = outcomes[number]
+        assert (found.steps, found.epochs, found.reached) == (
+            wanted.steps,
+            wanted.epochs,
+            wanted.reached,
+        )
+        assert found.train_loss == wanted.train_loss
+        assert all(torch.equal(found.tensors[name], each) for name, each in wanted.tensors.items())
+        assert found.curves.loss == pytest.approx(wanted.curves.loss, rel=1e-6)

@@ -9,6 +9,9 @@ name = "trained"                    # trained.small.toml and trained.paper.toml 
 [[stage]]
 name = "between"                    # lines between pairs of the runs of an earlier stage
 interpolate = { stage = "trained", a = { batch_size = "smallest" }, b = { batch_size = "largest" } }
+[[stage]]
+name = "apart"                      # how far runs are, on their way, from those with other settings
+distances = { stage = "trained", to = { optimizer = "adam" } }
 [[claim]]
 name = "sharper"
 claim = "the minima of large batches are sharper by φ"
@@ -47,10 +50,19 @@ _OF_PREDICTION = tuple(each.name for each in dataclasses.fields(Prediction))
 
 @dataclass(frozen=True)
 class Stage:
-    """One step: a sweep, or lines between runs of an earlier stage."""
+    """One step: a sweep, lines between runs of an earlier stage, or distances between their paths.
+
+    `interpolate` and `distances` are None in a sweep.
+    """
 
     name: str
     interpolate: Mapping[str, Any] | None = None
+    distances: Mapping[str, Any] | None = None
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether it has a sweep file."""
+        return self.interpolate is None and self.distances is None
 
 
 @dataclass(frozen=True)
@@ -126,11 +138,11 @@ def read_experiment(folder: Path) -> Experiment:
 
 
 def _stage(file: Path, table: Mapping[str, Any]) -> Stage:
-    _check_keys(file, "[[stage]] ", table, ("name", "interpolate"))
+    _check_keys(file, "[[stage]] ", table, ("name", "interpolate", "distances"))
     name = _text(file, "[[stage]] ", table, "name")
     if not re.fullmatch(r"[\w-]+", name):
         raise UsageError(f"{file}: stage {name!r}: is no name of a folder", "use letters and -")
-    return Stage(name, table.get("interpolate"))
+    return Stage(name, table.get("interpolate"), table.get("distances"))
 
 
 def _claim(file: Path, table: Mapping[str, Any], source: str, stages: Sequence[str]) -> Claim:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sharpcli.documents.claims.experiment import FigurePlan
 from sharpcli.documents.claims.runs import StageRuns, Trained, chosen, number_of, series_of
-from sharpcli.documents.claims.statistics import Stages
+from sharpcli.documents.claims.statistics import Stages, slopes_by_seed
 from sharpcli.documents.reproductions import Figure, Series
 from sharpcli.documents.scoring.statistics import interval_of_mean, mean
 from sharpcli.errors import UsageError, did_you_mean
@@ -45,6 +45,25 @@ def levels(title: str, stage: StageRuns, arguments: Arguments) -> Figure:
                 at.setdefault(x, []).append(y)
         series.append(_averaged(name, at, logarithmic=bool(arguments.get("y_log"))))
     return _figure(title, "points", over, value, arguments, series)
+
+
+def slopes(title: str, stage: StageRuns, arguments: Arguments) -> Figure:
+    """The slope of `value` for each doubling of the setting `over`, at each value of `along`.
+
+    With `log` it is log2 of the value that rises. Every table of `of` is a series: its `name`, the
+    settings of its runs and, where it is not that of all, its `over`.
+    """
+    along, series = arguments["along"], []
+    for each in arguments["of"]:
+        where = {key: value for key, value in each.items() if key != "name"}
+        asked = {**arguments, "over": each.get("over", arguments.get("over"))}
+        where.pop("over", None)
+        at = {
+            float(place): [*slopes_by_seed(stage, {**where, along: place}, asked).values()]
+            for place in sorted({run.setting(along) for run in chosen(stage, where)})
+        }
+        series.append(_averaged(each["name"], at, logarithmic=False))
+    return _figure(title, "points", along, f"slope of {arguments['value']}", arguments, series)
 
 
 def courses(title: str, stage: StageRuns, arguments: Arguments) -> Figure:
@@ -89,7 +108,7 @@ def lines(title: str, stage: StageRuns, arguments: Arguments) -> Figure:
 
 
 FIGURES: dict[str, Callable[[str, StageRuns, Arguments], Figure]] = {
-    each.__name__: each for each in (levels, courses, scatter, lines)
+    each.__name__: each for each in (levels, slopes, courses, scatter, lines)
 }
 
 
@@ -120,11 +139,17 @@ def _groups(stage: StageRuns, arguments: Arguments) -> list[tuple[str, list[Trai
     groups: dict[tuple[Any, ...], list[Trained]] = {}
     for run in runs:
         groups.setdefault(tuple(run.setting(key) for key in keys), []).append(run)
-    short = [key.rpartition(".")[2] for key in keys]
+    short = [key.rpartition(".")[2].replace("_", " ") for key in keys]
     return [
         (", ".join(f"{key} {_text(value)}" for key, value in zip(short, values, strict=True)), own)
-        for values, own in sorted(groups.items(), key=lambda each: str(each[0]))
+        for values, own in sorted(groups.items(), key=lambda each: [*map(_place, each[0])])
     ]
+
+
+def _place(value: Any) -> tuple[bool, float, str]:
+    """Numbers in their order, then all else."""
+    number = isinstance(value, int | float)
+    return not number, float(value) if number else 0.0, str(value)
 
 
 def _text(value: Any) -> str:

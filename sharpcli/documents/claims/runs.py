@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,16 +27,21 @@ __all__ = [
 ]
 
 _SPLITS = ("train", "test")
+_OF_BETAS = re.compile("(beta|memory)([1-9])")
 
 
 @dataclass(frozen=True)
 class Trained:
-    """One run of a sweep that was trained: its settings, its course, and what was measured."""
+    """One run of a sweep that was trained: its settings, its course, and what was measured.
+
+    `distances` are from the path of another run, as (step, distance).
+    """
 
     run: Run
     measures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     tracked: Sequence[Mapping[str, Any]] = ()
     updates: int | None = None
+    distances: Sequence[tuple[float, float]] = ()
 
     @property
     def seed(self) -> Any:
@@ -43,8 +49,17 @@ class Trained:
         return self.run.seed
 
     def setting(self, key: str) -> Any:
-        """A setting by the key of a sweep file, such as `lr`, `betas` or `options.width`."""
-        return self.run.settings.get(key)
+        """A setting by the key of a sweep file, such as `lr`, `betas` or `options.width`.
+
+        `beta1` and `beta2` are those of `betas`; `memory1` and `memory2` are 1/(1 − β), in steps.
+        """
+        if (found := _OF_BETAS.fullmatch(key)) is None:
+            return self.run.settings.get(key)
+        betas = self.run.settings.get("betas")
+        if betas is None or len(betas) < int(found[2]):
+            return None
+        beta = betas[int(found[2]) - 1]
+        return beta if found[1] == "beta" else round(1 / (1 - beta), 6)
 
 
 @dataclass(frozen=True)
@@ -123,8 +138,9 @@ def number_of(run: Trained, value: str) -> float | None:
 
     `test.accuracy`, `train.loss`: at the end. `gap.loss`: the test value minus the training value.
     `updates`: steps taken. `setting.lr`: a setting. `tracked.KEY`: the median over the last half of
-    what was tracked; `tracked.KEY/threshold`: as a share of the stability threshold there. Any
-    other is a measure's flat key, such as `hessian.eigenvalues[0]`.
+    what was tracked; `tracked.KEY/threshold`: as a share of the stability threshold there.
+    `distance`: from the path of another run, in a stage of distances; the median over the last
+    half. Any other is a measure's flat key, such as `hessian.eigenvalues[0]`.
     """
     head, _, rest = value.partition(".")
     if head in _SPLITS and rest:
@@ -136,15 +152,20 @@ def number_of(run: Trained, value: str) -> float | None:
         return None if run.updates is None else float(run.updates)
     if head == "setting":
         return _finite(run.setting(rest))
-    if head == "tracked":
+    if head in ("tracked", "distance"):
         known = [y for _, y in series_of(run, value)]
         return median(known[len(known) // 2 :]) if known else None
     return _finite(run.measures.get(value, {}).get("value"))
 
 
 def series_of(run: Trained, value: str) -> list[tuple[float, float]]:
-    """A number along a training, as (step, value): `test.loss`, `train.accuracy`, `tracked.KEY`."""
+    """A number along a training, as (step, value).
+
+    `test.loss`, `train.accuracy`, `tracked.KEY`, `distance`.
+    """
     head, _, rest = value.partition(".")
+    if head == "distance":
+        return [*run.distances]
     if head == "tracked":
         key, _, relative = rest.partition("/")
         points = []

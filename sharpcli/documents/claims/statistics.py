@@ -24,7 +24,7 @@ from sharpcli.documents.claims.runs import (
 from sharpcli.documents.comparison.ranks import tau_b
 from sharpcli.errors import UsageError, did_you_mean
 
-__all__ = ["STATISTICS", "PerSeed", "Stages", "compute_statistic"]
+__all__ = ["STATISTICS", "PerSeed", "Stages", "compute_statistic", "slopes_by_seed"]
 
 Stages = Mapping[str, StageRuns]
 Arguments = Mapping[str, Any]
@@ -91,6 +91,41 @@ def slope_difference(stages: Stages, arguments: Arguments) -> PerSeed:
     )
 
 
+def crossing(stages: Stages, arguments: Arguments) -> PerSeed:
+    """The setting `along` where the slope of `value` over `over` changes its sign.
+
+    Each seed's slopes are fitted by a line over log2 of `along`; where it crosses 0 beyond the
+    values of `along`, the nearest of these counts. `rises` says in which direction the line has to
+    go: a seed whose line goes the other way has no such place, and is left out.
+    """
+    found, notes = _crossings(_stage(stages, arguments), arguments)
+    return PerSeed({seed: each * math.log(2) for seed, each in found.items()}, True, notes)
+
+
+def crossing_ratio(stages: Stages, arguments: Arguments) -> PerSeed:
+    """`crossing`, over the value of `along` at which a run's own `to_value` equals it.
+
+    With `along` the batch size and `to_value` the critical one, this is where a batch is critical.
+    It is the place where a line of log2(`to_value` / `along`) over log2 of `along` is 0.
+    """
+    stage, along = _stage(stages, arguments), arguments["along"]
+    own, notes = _crossings(stage, arguments)
+    ratios = {}
+    critical = stages[arguments["to_stage"]] if "to_stage" in arguments else stage
+    for seed, runs in sorted(by_seed(chosen(critical, arguments["to"])).items()):
+        points = []
+        for run in runs:
+            x, y = number_of(run, f"setting.{along}"), number_of(run, arguments["to_value"])
+            if x is not None and x > 0 and y is not None and y > 0:
+                points.append((math.log2(x), math.log2(y / x)))
+        place = _zero(points, rises=False)
+        if place is None:
+            notes.append(f"seed {seed}: {arguments['to_value']} / {along} does not fall")
+        elif seed in own:
+            ratios[seed] = (own[seed] - place) * math.log(2)
+    return PerSeed(ratios, True, notes)
+
+
 def steps_ratio(stages: Stages, arguments: Arguments) -> PerSeed:
     """The steps that the runs `of` take to a level of `value`, over those of the runs `to`.
 
@@ -139,6 +174,8 @@ STATISTICS: dict[str, Callable[[Stages, Arguments], PerSeed]] = {
         value,
         slope,
         slope_difference,
+        crossing,
+        crossing_ratio,
         steps_ratio,
         rank_correlation,
         rank_correlation_difference,
@@ -177,6 +214,13 @@ def _levels(
     return levels, notes
 
 
+def slopes_by_seed(
+    stage: StageRuns, where: Mapping[str, Any], arguments: Arguments
+) -> dict[Any, float]:
+    """The slope of the runs `where` for each seed, as the statistic `slope` has it."""
+    return _slopes(stage, where, arguments)[0]
+
+
 def _slopes(
     stage: StageRuns, where: Mapping[str, Any], arguments: Arguments
 ) -> tuple[dict[Any, float], list[str]]:
@@ -197,6 +241,35 @@ def _slopes(
         else:
             slopes[seed] = found
     return slopes, notes
+
+
+def _crossings(stage: StageRuns, arguments: Arguments) -> tuple[dict[Any, float], list[str]]:
+    """log2 of the setting `along` where each seed's slopes cross 0."""
+    along = arguments["along"]
+    points: dict[Any, list[tuple[float, float]]] = {}
+    for place in sorted({run.setting(along) for run in chosen(stage, arguments["of"])}):
+        found, _ = _slopes(stage, {**arguments["of"], along: place}, arguments)
+        for seed, each in found.items():
+            points.setdefault(seed, []).append((math.log2(place), each))
+    rises = bool(arguments["rises"])
+    zeros = {seed: _zero(each, rises=rises) for seed, each in sorted(points.items())}
+    goes = "rise" if rises else "fall"
+    notes = [
+        f"seed {seed}: the slopes do not {goes} with {along}, and it is left out"
+        for seed, zero in zeros.items()
+        if zero is None
+    ]
+    return {seed: zero for seed, zero in zeros.items() if zero is not None}, notes
+
+
+def _zero(points: Sequence[tuple[float, float]], *, rises: bool) -> float | None:
+    """Where a least-squares line is 0, within the range of x; None if it goes the other way."""
+    found = _least_squares(points)
+    if found is None or found == 0 or (found > 0) is not rises:
+        return None
+    x, y = (math.fsum(each) / len(points) for each in zip(*points, strict=True))
+    low, high = (end(each for each, _ in points) for end in (min, max))
+    return min(max(x - y / found, low), high)
 
 
 def _least_squares(points: Sequence[tuple[float, float]]) -> float | None:

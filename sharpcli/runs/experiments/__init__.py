@@ -6,7 +6,9 @@ of the last run. Reads only files, without torch.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from sharpcli.documents.results import Document, Report, to_document
 from sharpcli.errors import SharpError, UsageError, did_you_mean
 
 __all__ = [
+    "DISTANCES",
     "RESULT",
     "SWEEP",
     "experiments",
@@ -31,7 +34,7 @@ __all__ = [
     "saved_results",
 ]
 
-RESULT, SWEEP = "reproduce.json", "sweep.json"
+RESULT, SWEEP, DISTANCES = "reproduce.json", "sweep.json", "distances.json"
 _KEPT, _CURVES, _MEASURES = "result.json", "curves.json", "measures.json"
 
 
@@ -117,6 +120,9 @@ def judged(experiment: Experiment, output: Path, scale: str) -> Document:
         if stage.interpolate is not None:
             stages[stage.name] = _read_lines(stage, folder)
             continue
+        if stage.distances is not None:
+            stages[stage.name] = _read_distances(stage, folder, stages)
+            continue
         sweep = read_finished(folder / SWEEP)
         task = task or sweep["task"]
         curves = {
@@ -140,10 +146,27 @@ def _read_lines(stage: Stage, folder: Path) -> StageRuns:
     return StageRuns(stage.name, lines=lines)
 
 
+def _read_distances(stage: Stage, folder: Path, stages: Mapping[str, StageRuns]) -> StageRuns:
+    """The runs of the earlier stage that have distances, with them."""
+    file = folder / DISTANCES
+    if not file.exists():
+        raise _not_run(folder)
+    found, runs = json.loads(file.read_text("utf-8")), []
+    for run in stages[(stage.distances or {})["stage"]].runs:
+        if (own := found.get(run.run.name)) is not None:
+            pairs = [*zip(own["steps"], own["distances"], strict=True)]
+            runs.append(replace(run, distances=pairs))
+    return StageRuns(stage.name, runs)
+
+
 def read_finished(file: Path) -> Document:
     """A stage's document; raises `SharpError` where the stage has not run."""
     if not file.exists():
-        raise SharpError(
-            f"{file.parent}: this stage has not run yet", "run the experiment to its end first"
-        )
+        raise _not_run(file.parent)
     return load_document(file)
+
+
+def _not_run(folder: Path) -> SharpError:
+    return SharpError(
+        f"{folder}: this stage has not run yet", "run the experiment to its end first"
+    )
