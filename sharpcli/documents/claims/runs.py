@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,7 @@ __all__ = [
     "series_of",
 ]
 
+_POLICY = re.compile(r"([A-Za-z][\w-]*)\(")
 _SPLITS = ("train", "test")
 
 
@@ -42,7 +44,13 @@ class Trained:
         return self.run.seed
 
     def setting(self, key: str) -> Any:
-        """A setting by the key of a sweep file, such as `lr`, `betas` or `options.width`."""
+        """A setting by the key of a sweep file, such as `lr`, `betas` or `options.width`.
+
+        `policy` is that of the schedule, without its numbers: `TRI2`, or `warmup + cosine`.
+        """
+        if key == "policy":
+            spec = self.run.settings.get("schedule")
+            return None if spec is None else " + ".join(_POLICY.findall(spec))
         return self.run.settings.get(key)
 
 
