@@ -436,10 +436,10 @@ def _arrivals(runs: Sequence[Trained], arguments: Arguments) -> tuple[dict[Any, 
     steps = {}
     count = 0
     for seed in sorted({run.seed for run in runs}):
-        key = _best_of_others({k: each for k, each in reached.items() if seed in each}, seed)
-        if key is not None and (at := reached[key][seed]) is not None:
+        best = _best_of_others({key: each for key, each in reached.items() if seed in each}, seed)
+        if best is not None and (at := reached[best][seed]) is not None:
             steps[seed] = at
-            count += (key, seed) in late
+            count += (best, seed) in late
     return steps, count
 
 

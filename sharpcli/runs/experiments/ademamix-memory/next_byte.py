@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from sharpcli.errors import SharpError
 from sharpcli.tasks.builtin import text as language_reference
 
 INJECTED = 64  # examples
@@ -45,8 +46,8 @@ def data(
 ) -> tuple[Tensor, Tensor]:
     """Bytes (N, T) with the byte that follows, for a GPT with those that follow each of them."""
     if split == "test" and test == "usual":
-        return _some(_windows("test", context, text), min(examples, 4096), kind)
-    windows = _windows("train", context, text)
+        return _some(_windows("test", kind, context, text), min(examples, 4096), kind)
+    windows = _windows("train", kind, context, text)
     injected = len(windows) * torch.arange(INJECTED) // INJECTED
     if split == "test" or part == "injected":
         return _some(windows[injected], INJECTED, kind)
@@ -55,24 +56,33 @@ def data(
     return _some(windows[usual], examples, kind)
 
 
-def _windows(split: str, context: int, text: str) -> Tensor:
-    """All windows (N, context + 1) that begin a multiple of four bytes apart."""
-    if text:
-        content = Path(text).read_bytes()
-        cut = len(content) * 3 // 4
-        parts = [content[:cut] if split == "train" else content[cut:]]
-    else:
-        parts = [
-            c
-            for n, c in language_reference.topics().items()
-            if (zlib.crc32(n.encode()) % 5 == 2) == (split == "test")
-        ]
-    own = [
+def _windows(split: str, kind: str, context: int, text: str) -> Tensor:
+    """All windows (N, context + 1), four bytes apart, of a GPT one after the other."""
+    stride = context if kind == "gpt" else 4
+    parts = [
         torch.frombuffer(bytearray(each), dtype=torch.uint8)
-        for each in parts
-        if len(each) > context
+        for each in _parts(split, text, context)
     ]
-    return torch.cat([each.unfold(0, context + 1, 4) for each in own])
+    return torch.cat([each.unfold(0, context + 1, stride) for each in parts])
+
+
+def _parts(split: str, text: str, longer_than: int) -> list[bytes]:
+    if not text:
+        return [
+            content
+            for name, content in language_reference.topics().items()
+            if _is_test(name) == (split == "test") and len(content) > longer_than
+        ]
+    if not Path(text).is_file():
+        raise SharpError(f"text: there is no file {text}", "put a text there, such as WikiText")
+    content = Path(text).read_bytes()
+    cut = len(content) * 3 // 4
+    return [content[:cut] if split == "train" else content[cut:]]
+
+
+def _is_test(topic: str) -> bool:
+    part = zlib.crc32(topic.encode()) % language_reference.PARTS
+    return part == language_reference.TEST_PART
 
 
 def _some(windows: Tensor, most: int, kind: str) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from sharpcli.errors import SharpError
 from sharpcli.tasks.builtin import text as reference
 
 
@@ -40,6 +41,8 @@ def data(
 
 def _parts(split: str, half: str, text: str) -> list[bytes]:
     if text:
+        if not Path(text).is_file():
+            raise SharpError(f"text: there is no file {text}", "put a text there, such as WikiText")
         content = Path(text).read_bytes()
         middle = len(content) // 2
         content = content[:middle] if half == "first" else content[middle:]
