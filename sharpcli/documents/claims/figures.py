@@ -8,7 +8,7 @@ from typing import Any
 
 from sharpcli.documents.claims.experiment import FigurePlan
 from sharpcli.documents.claims.runs import StageRuns, Trained, chosen, number_of, series_of
-from sharpcli.documents.claims.statistics import Stages, slopes_by_seed
+from sharpcli.documents.claims.statistics import Stages, best_settings, less, slopes_by_seed
 from sharpcli.documents.reproductions import Figure, Series
 from sharpcli.documents.scoring.statistics import interval_of_mean, mean
 from sharpcli.errors import UsageError, did_you_mean
@@ -28,7 +28,11 @@ def draw_plan(plan: FigurePlan, stages: Stages) -> Figure:
         )
     name = plan.arguments.get("stage", next(iter(stages)))
     try:
-        return FIGURES[plan.kind](plan.title, stages[name], plan.arguments)
+        arguments = dict(plan.arguments)
+        for key in ("minus", "against"):
+            if key in arguments:
+                arguments[key] = stages[arguments[key]]
+        return FIGURES[plan.kind](plan.title, stages[name], arguments)
     except KeyError as error:
         raise UsageError(f"figure {plan.kind}: needs {error}", "add it to the figure") from error
 
@@ -67,13 +71,25 @@ def slopes(title: str, stage: StageRuns, arguments: Arguments) -> Figure:
 
 
 def courses(title: str, stage: StageRuns, arguments: Arguments) -> Figure:
-    """`value` over the steps of the training, a series for each value of the setting `by`."""
+    """`value` over the steps of the training, a series for each value of the setting `by`.
+
+    With `tuned` the runs of a series have the values of these settings that end best. With `minus`
+    it is the difference from the runs of that stage with the same settings. `since` is the first
+    step that is shown.
+    """
     value = arguments["value"]
+    others = dict(_groups(arguments["minus"], arguments)) if "minus" in arguments else None
     series = []
     for name, runs in _groups(stage, arguments):
         at: dict[float, list[float]] = {}
         for run in runs:
-            for step, y in series_of(run, value):
+            curve = series_of(run, value)
+            if others is not None:
+                same = [each for each in others.get(name, ()) if each.seed == run.seed]
+                curve = less(curve, series_of(same[0], value)) if same else []
+            for step, y in curve:
+                if step < arguments.get("since", 0):
+                    continue
                 at.setdefault(step, []).append(y)
         # Runs that stop early leave steps that only some of them have.
         most = max(map(len, at.values()), default=0)
@@ -93,6 +109,23 @@ def scatter(title: str, stage: StageRuns, arguments: Arguments) -> Figure:
     return _figure(title, "scatter", other, value, arguments, series)
 
 
+def across(title: str, stage: StageRuns, arguments: Arguments) -> Figure:
+    """Means of `value` over those in the stage `against`, a point for each setting `over`.
+
+    There is a series for each value of the setting `by`.
+    """
+    value, over, series = arguments["value"], arguments["over"], []
+    others = dict(_groups(arguments["against"], arguments))
+    for name, runs in _groups(stage, arguments):
+        places, at = _by(others.get(name, ()), over, value), {}
+        for key, ys in _by(runs, over, value).items():
+            place = mean(places.get(key, ()))
+            if place is not None:
+                at[place] = ys
+        series.append(_averaged(name, at, logarithmic=bool(arguments.get("y_log"))))
+    return _figure(title, "points", f"{value}, {over}", value, arguments, series)
+
+
 def lines(title: str, stage: StageRuns, arguments: Arguments) -> Figure:
     """The loss, or the metric `metric`, on the lines between runs, for each split."""
     metric = arguments.get("metric", "loss")
@@ -108,7 +141,7 @@ def lines(title: str, stage: StageRuns, arguments: Arguments) -> Figure:
 
 
 FIGURES: dict[str, Callable[[str, StageRuns, Arguments], Figure]] = {
-    each.__name__: each for each in (levels, slopes, courses, scatter, lines)
+    each.__name__: each for each in (levels, slopes, courses, scatter, across, lines)
 }
 
 
@@ -139,11 +172,26 @@ def _groups(stage: StageRuns, arguments: Arguments) -> list[tuple[str, list[Trai
     groups: dict[tuple[Any, ...], list[Trained]] = {}
     for run in runs:
         groups.setdefault(tuple(run.setting(key) for key in keys), []).append(run)
+    if "tuned" in arguments:
+        by = arguments.get("tuned_by", arguments["value"])
+        groups = {key: best_settings(own, arguments["tuned"], by) for key, own in groups.items()}
     short = [key.rpartition(".")[2].replace("_", " ") for key in keys]
-    return [
-        (", ".join(f"{key} {_text(value)}" for key, value in zip(short, values, strict=True)), own)
-        for values, own in sorted(groups.items(), key=lambda each: [*map(_place, each[0])])
-    ]
+    found = []
+    for values, own in sorted(groups.items(), key=lambda each: [*map(_place, each[0])]):
+        name = ", ".join(f"{key} {_text(each)}" for key, each in zip(short, values, strict=True))
+        said = ", ".join(map(str, values))
+        found.append((arguments.get("names", {}).get(said, name), own))
+    return found
+
+
+def _by(runs: Sequence[Trained], key: str, value: str) -> dict[Any, list[float]]:
+    """The numbers of the runs by a setting."""
+    found: dict[Any, list[float]] = {}
+    for run in runs:
+        number = number_of(run, value)
+        if number is not None:
+            found.setdefault(run.setting(key), []).append(number)
+    return found
 
 
 def _place(value: Any) -> tuple[bool, float, str]:

@@ -26,6 +26,7 @@ __all__ = [
     "series_of",
 ]
 
+_POLICY = re.compile(r"([A-Za-z][\w-]*)\(")
 _SPLITS = ("train", "test")
 _OF_BETAS = re.compile("(beta|memory)([1-9])")
 
@@ -52,7 +53,11 @@ class Trained:
         """A setting by the key of a sweep file, such as `lr`, `betas` or `options.width`.
 
         `beta1` and `beta2` are those of `betas`; `memory1` and `memory2` are 1/(1 − β), in steps.
+        `policy` is that of the schedule, without its numbers: `TRI2`, or `warmup + cosine`.
         """
+        if key == "policy":
+            spec = self.run.settings.get("schedule")
+            return None if spec is None else " + ".join(_POLICY.findall(spec))
         if (found := _OF_BETAS.fullmatch(key)) is None:
             return self.run.settings.get(key)
         betas = self.run.settings.get("betas")

@@ -24,10 +24,20 @@ from sharpcli.documents.claims.runs import (
 from sharpcli.documents.comparison.ranks import tau_b
 from sharpcli.errors import UsageError, did_you_mean
 
-__all__ = ["STATISTICS", "PerSeed", "Stages", "compute_statistic", "slopes_by_seed"]
+__all__ = [
+    "STATISTICS",
+    "PerSeed",
+    "Stages",
+    "best_settings",
+    "compute_statistic",
+    "less",
+    "slopes_by_seed",
+]
 
 Stages = Mapping[str, StageRuns]
 Arguments = Mapping[str, Any]
+# By the values of settings, and by seed; smaller is better.
+Scores = Mapping[tuple[Any, ...], Mapping[Any, float | None]]
 
 
 @dataclass(frozen=True)
@@ -151,6 +161,128 @@ def steps_ratio(stages: Stages, arguments: Arguments) -> PerSeed:
     return PerSeed(logs, logarithmic=True, notes=notes)
 
 
+def length_ratio(stages: Stages, arguments: Arguments) -> PerSeed:
+    """The length of the shortest training `of` that ends at the final `value` of the runs `to`.
+
+    It is relative to the length of these. Each of `stages` trains for another number of steps, so
+    that a schedule ends with its training. Between two lengths it is interpolated in the logarithm.
+    Where even the longest does not arrive it counts, so that the ratio is then a lower bound; where
+    the shortest does, it is an upper bound.
+    """
+    by_length = [_picked(stages[name], arguments, "of") for name in arguments["stages"]]
+    other = _picked(stages[arguments["to_stage"]], arguments, "to")
+    name, logs, early, late = arguments["value"], {}, 0, 0
+    sign = 1 if _lower_is_better(name) else -1
+    for seed, to in sorted(other.items()):
+        ends = []
+        for run in (picked[seed] for picked in by_length if seed in picked):
+            end = number_of(run, name)
+            if run.updates and end is not None:
+                ends.append((math.log(run.updates), end))
+        level = number_of(to, name)
+        if not ends or level is None or not to.updates:
+            continue
+        ends.sort()
+        reached = _first_crossing(ends, sign, level)
+        late += reached is None
+        early += reached == ends[0][0]
+        logs[seed] = (ends[-1][0] if reached is None else reached) - math.log(to.updates)
+    notes = []
+    if late:
+        notes.append(f"{late} of {len(logs)} seeds do not arrive, and count with the longest")
+    if early:
+        notes.append(f"{early} of {len(logs)} seeds arrive with the shortest already")
+    return PerSeed(logs, logarithmic=True, notes=notes)
+
+
+def target_ratio(stages: Stages, arguments: Arguments) -> PerSeed:
+    """The steps in which the runs `of` reach the value `target`, over those of the runs `to`.
+
+    With `tuned` they have the settings that arrive first. A run that never arrives counts with all
+    its steps.
+    """
+    stage, notes, sides = _stage(stages, arguments), [], []
+    for side in ("of", "to"):
+        steps, late = _arrivals(chosen(stage, arguments[side]), arguments)
+        sides.append(steps)
+        if late:
+            notes.append(
+                f"{late} of {len(steps)} runs of {_said(arguments[side])} do not reach "
+                f"{arguments['target']:g}, and count with all their steps"
+            )
+    own, other = sides
+    logs = {
+        seed: math.log(own[seed] / other[seed])
+        for seed in sorted({*own} & {*other})
+        if own[seed] > 0 and other[seed] > 0
+    }
+    return PerSeed(logs, logarithmic=True, notes=notes)
+
+
+def half_life_ratio(stages: Stages, arguments: Arguments) -> PerSeed:
+    """How long a gain of the runs `of` lasts, over how long that of the runs `to` does.
+
+    The gain is by how much `value` is better than in the runs of the stage `minus`. It lasts from
+    step 0 until it has fallen to half of its maximum; one that does not fall so far counts with all
+    steps.
+    """
+    stage, minus = _stage(stages, arguments), stages[arguments["minus"]]
+    notes, sides = [], []
+    for side in ("of", "to"):
+        own, other = (
+            {run.seed: series_of(run, arguments["value"]) for run in chosen(each, arguments[side])}
+            for each in (stage, minus)
+        )
+        found, kept = {}, 0
+        for seed in sorted({*own} & {*other}):
+            sign = -1 if _lower_is_better(arguments["value"]) else 1
+            gains = [(step, sign * y) for step, y in less(own[seed], other[seed])]
+            step, best = max(gains, key=lambda each: each[1], default=(0.0, 0.0))
+            if best <= 0:
+                notes.append(f"seed {seed}: {_said(arguments[side])} gain nothing")
+                continue
+            end = _first_crossing([each for each in gains if each[0] >= step], 1, best / 2)
+            kept += end is None
+            found[seed] = gains[-1][0] if end is None else end
+        sides.append(found)
+        if kept:
+            notes.append(
+                f"{kept} of {len(found)} runs of {_said(arguments[side])} keep more than half of "
+                "their gain to the end, and count with all their steps"
+            )
+    own_life, other_life = sides
+    logs = {
+        seed: math.log(own_life[seed] / other_life[seed])
+        for seed in own_life
+        if other_life.get(seed, 0) > 0
+    }
+    return PerSeed(logs, logarithmic=True, notes=notes)
+
+
+def cost_of_choice(stages: Stages, arguments: Arguments) -> PerSeed:
+    """How much worse `value` is with the settings that are best in another stage.
+
+    The settings are those of `by`: those that are best in the stage `chosen_in` are compared with
+    those that are best in the stage itself, in that stage. Best is the best mean over the other
+    seeds. With `tuned` each stage has its own values of these other settings.
+    """
+    stage, elsewhere = _stage(stages, arguments), stages[arguments["chosen_in"]]
+    here, there = _choices(stage, arguments), _choices(elsewhere, arguments)
+    found, notes, same = {}, [], 0
+    for seed in sorted({*stage.seeds} & {*elsewhere.seeds}):
+        own, foreign = (_best_of_others(each, seed) for each in (here, there))
+        if own is None or foreign is None:
+            continue
+        ends = [here.get(key, {}).get(seed) for key in (foreign, own)]
+        if None in ends:
+            notes.append(f"seed {seed}: a run that was chosen has no {arguments['value']}")
+            continue
+        same += own == foreign
+        found[seed] = ends[0] - ends[1]  # type: ignore[operator]
+    notes.append(f"both stages choose the same for {same} of {len(found)} seeds")
+    return PerSeed(found, notes=notes)
+
+
 def rank_correlation(stages: Stages, arguments: Arguments) -> PerSeed:
     """Kendall's τ between `value` and `other` over the runs of each seed."""
     stage = _stage(stages, arguments)
@@ -177,6 +309,10 @@ STATISTICS: dict[str, Callable[[Stages, Arguments], PerSeed]] = {
         crossing,
         crossing_ratio,
         steps_ratio,
+        length_ratio,
+        target_ratio,
+        half_life_ratio,
+        cost_of_choice,
         rank_correlation,
         rank_correlation_difference,
     )
@@ -299,23 +435,108 @@ def _tuned(runs: Sequence[Trained], arguments: Arguments) -> dict[Any, Trained]:
     """For each seed its run with the settings whose mean over the other seeds is best."""
     by = arguments.get("tuned_by", arguments["value"])
     sign = 1.0 if _lower_is_better(by) else -1.0
-    groups: dict[tuple[Any, ...], dict[Any, Trained]] = {}
-    for run in runs:
-        key = tuple(run.setting(name) for name in arguments["tuned"])
-        groups.setdefault(key, {})[run.seed] = run
+    groups = _grouped(runs, arguments["tuned"])
+    scores = {
+        key: {seed: _times(sign, number_of(run, by)) for seed, run in own.items()}
+        for key, own in groups.items()
+    }
     picked = {}
     for seed in sorted({run.seed for run in runs}):
-        best: tuple[float, Trained] | None = None
-        for own in groups.values():
-            others = [number_of(run, by) for other, run in own.items() if other != seed]
-            # A setting that fails for some seed is worse than any that does not.
-            known = [sign * x if x is not None else math.inf for x in others]
-            score = math.fsum(known) / len(known) if known else math.inf
-            if seed in own and (best is None or score < best[0]):
-                best = score, own[seed]
-        if best is not None:
-            picked[seed] = best[1]
+        key = _best_of_others({key: each for key, each in scores.items() if seed in each}, seed)
+        if key is not None:
+            picked[seed] = groups[key][seed]
     return picked
+
+
+def best_settings(runs: Sequence[Trained], keys: Sequence[str], value: str) -> list[Trained]:
+    """Of these runs those with the settings whose mean `value` over all seeds is best."""
+    sign = 1.0 if _lower_is_better(value) else -1.0
+    groups = _grouped(runs, keys)
+    scores = {
+        key: {seed: _times(sign, number_of(run, value)) for seed, run in own.items()}
+        for key, own in groups.items()
+    }
+    best = _best_of_others(scores, None)
+    return [] if best is None else [*groups[best].values()]
+
+
+def _grouped(
+    runs: Sequence[Trained], keys: Sequence[str]
+) -> dict[tuple[Any, ...], dict[Any, Trained]]:
+    """The runs by these settings, and by seed."""
+    groups: dict[tuple[Any, ...], dict[Any, Trained]] = {}
+    for run in runs:
+        groups.setdefault(tuple(run.setting(key) for key in keys), {})[run.seed] = run
+    return groups
+
+
+def _best_of_others(scores: Scores, seed: Any) -> tuple[Any, ...] | None:
+    """The settings with the lowest mean score over all seeds but one; None where there are none.
+
+    Settings that fail for some seed are worse than any that do not.
+    """
+    seeds = {each for own in scores.values() for each in own} - {seed}
+
+    def mean_of_others(key: tuple[Any, ...]) -> float:
+        known = [scores[key].get(each) for each in sorted(seeds)]
+        return math.fsum(math.inf if x is None else x for x in known) / max(len(known), 1)
+
+    return min(scores, key=mean_of_others, default=None)
+
+
+def _choices(stage: StageRuns, arguments: Arguments) -> Scores:
+    """The value of each of the settings `by` for each seed, smaller for a better one."""
+    by, name = arguments["by"], arguments["value"]
+    sign = 1.0 if _lower_is_better(name) else -1.0
+    scores: dict[tuple[Any, ...], dict[Any, float | None]] = {}
+    runs: dict[tuple[Any, ...], list[Trained]] = {}
+    for run in chosen(stage, arguments.get("of", {})):
+        runs.setdefault(tuple(run.setting(key) for key in by), []).append(run)
+    for key, own in runs.items():
+        picked = _tuned(own, arguments) if "tuned" in arguments else {run.seed: run for run in own}
+        scores[key] = {seed: _times(sign, number_of(run, name)) for seed, run in picked.items()}
+    return scores
+
+
+def _arrivals(runs: Sequence[Trained], arguments: Arguments) -> tuple[dict[Any, float], int]:
+    """The step at which each seed's run reaches the target, and how many runs do not."""
+    name, target = arguments["value"], arguments["target"]
+    sign = 1 if _lower_is_better(name) else -1
+    groups = _grouped(runs, arguments.get("tuned", ()))
+    reached: dict[tuple[Any, ...], dict[Any, float | None]] = {}
+    late = set()
+    for key, own in groups.items():
+        for seed, run in own.items():
+            points = series_of(run, name)
+            at = _first_crossing(points, sign, target)
+            if at is None:
+                late.add((key, seed))
+                at = points[-1][0] if points else None
+            reached.setdefault(key, {})[seed] = at
+    steps = {}
+    count = 0
+    for seed in sorted({run.seed for run in runs}):
+        best = _best_of_others({key: each for key, each in reached.items() if seed in each}, seed)
+        if best is not None and (at := reached[best][seed]) is not None:
+            steps[seed] = at
+            count += (best, seed) in late
+    return steps, count
+
+
+def less(
+    points: Sequence[tuple[float, float]], other: Sequence[tuple[float, float]]
+) -> list[tuple[float, float]]:
+    """A curve minus another one, at the steps that both have."""
+    at = dict(other)
+    return [(step, y - at[step]) for step, y in points if step in at]
+
+
+def _times(sign: float, number: float | None) -> float | None:
+    return None if number is None else sign * number
+
+
+def _said(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in settings.items())
 
 
 def _correlations(stage: StageRuns, arguments: Arguments, a: str, b: str) -> dict[Any, float]:
