@@ -162,16 +162,16 @@ def steps_ratio(stages: Stages, arguments: Arguments) -> PerSeed:
 
 
 def length_ratio(stages: Stages, arguments: Arguments) -> PerSeed:
-    """The length of the shortest training `of` that ends at the final `value` of the runs `to`.
+    """The length of a training `of` that ends at the final `value` of the runs `to`, over theirs.
 
-    It is relative to the length of these. Each of `stages` trains for another number of steps, so
-    that a schedule ends with its training. Between two lengths it is interpolated in the logarithm.
-    Where even the longest does not arrive it counts, so that the ratio is then a lower bound; where
-    the shortest does, it is an upper bound.
+    Each of `stages` trains for another number of steps, so that a schedule ends with its training.
+    The length is where the least-squares line of the final values over the logarithm of the length
+    meets the level. The line goes on beyond the lengths: a ratio that stops at the longest would
+    be cut off, and then confirmed to be below it without an effect.
     """
     by_length = [_picked(stages[name], arguments, "of") for name in arguments["stages"]]
     other = _picked(stages[arguments["to_stage"]], arguments, "to")
-    name, logs, early, late = arguments["value"], {}, 0, 0
+    name, logs, notes, outside = arguments["value"], {}, [], 0
     sign = 1 if _lower_is_better(name) else -1
     for seed, to in sorted(other.items()):
         ends = []
@@ -179,19 +179,20 @@ def length_ratio(stages: Stages, arguments: Arguments) -> PerSeed:
             end = number_of(run, name)
             if run.updates and end is not None:
                 ends.append((math.log(run.updates), end))
-        level = number_of(to, name)
-        if not ends or level is None or not to.updates:
+        level, line = number_of(to, name), _line(ends)
+        if level is None or not to.updates or line is None:
             continue
-        ends.sort()
-        reached = _first_crossing(ends, sign, level)
-        late += reached is None
-        early += reached == ends[0][0]
-        logs[seed] = (ends[-1][0] if reached is None else reached) - math.log(to.updates)
-    notes = []
-    if late:
-        notes.append(f"{late} of {len(logs)} seeds do not arrive, and count with the longest")
-    if early:
-        notes.append(f"{early} of {len(logs)} seeds arrive with the shortest already")
+        at, height, rise = line
+        if sign * rise >= 0:
+            notes.append(f"seed {seed}: longer trainings do not end better")
+            continue
+        length = at + (level - height) / rise
+        outside += not min(ends)[0] <= length <= max(ends)[0]
+        logs[seed] = length - math.log(to.updates)
+    if outside:
+        notes.append(
+            f"of {outside} of {len(logs)} seeds the length is beyond those that were trained"
+        )
     return PerSeed(logs, logarithmic=True, notes=notes)
 
 
@@ -409,12 +410,20 @@ def _zero(points: Sequence[tuple[float, float]], *, rises: bool) -> float | None
 
 
 def _least_squares(points: Sequence[tuple[float, float]]) -> float | None:
+    """The slope of the least-squares line."""
+    line = _line(points)
+    return None if line is None else line[2]
+
+
+def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float, float] | None:
+    """The least-squares line: a place, its height there, and its slope."""
     if len({x for x, _ in points}) < 2:
         return None
     middle = math.fsum(x for x, _ in points) / len(points)
-    return math.fsum((x - middle) * y for x, y in points) / math.fsum(
+    slope = math.fsum((x - middle) * y for x, y in points) / math.fsum(
         (x - middle) ** 2 for x, _ in points
     )
+    return middle, math.fsum(y for _, y in points) / len(points), slope
 
 
 def _picked(stage: StageRuns, arguments: Arguments, side: str) -> dict[Any, Trained]:
