@@ -1,4 +1,4 @@
-"""Every optimizer by its name: torch.optim's, sharp's SAM, and pytorch-optimizer's (an extra).
+"""Every optimizer by its name: torch.optim's, sharp's own, and pytorch-optimizer's (an extra).
 
 An optimizer's options are the arguments of its constructor; their types are read there too. Torch
 is imported when a name is looked up, not before.
@@ -32,7 +32,7 @@ __all__ = [
 
 BASE = "base_optimizer"  # the argument of SAM and its kin that names what takes the steps
 LIBRARY = "pytorch_optimizer"
-OWN = "sharpcli.training.sam"
+OWN = ("sharpcli.training.sam", "sharpcli.training.proximal")
 INSTALL = "pip install 'sharpcli[optimizers]'"
 
 # Arguments that say how a step is computed, not which step it is.
@@ -101,7 +101,7 @@ def names() -> dict[str, str]:
     A name that several libraries have is torch's, or sharp's own.
     """
     found: dict[str, str] = {}
-    libraries = ["torch.optim", OWN]
+    libraries = ["torch.optim", *OWN]
     if importlib.util.find_spec(LIBRARY) is not None:
         libraries.insert(0, LIBRARY)
     base = importlib.import_module("torch.optim").Optimizer

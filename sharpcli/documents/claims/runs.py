@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,7 @@ __all__ = [
 ]
 
 _SPLITS = ("train", "test")
+_STEP = re.compile(r"step-(\d+)\.safetensors$")
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,13 @@ class Trained:
         return self.run.seed
 
     def setting(self, key: str) -> Any:
-        """A setting by the key of a sweep file, such as `lr`, `betas` or `options.width`."""
+        """A setting by the key of a sweep file, such as `lr`, `betas` or `options.width`.
+
+        `init.step` is the step of the saved path that a run started from.
+        """
+        if key == "init.step":
+            found = _STEP.search(str(self.run.settings.get("init")))
+            return int(found[1]) if found else None
         return self.run.settings.get(key)
 
 
