@@ -11,7 +11,8 @@ from pathlib import Path
 from sharpcli.documents.claims.experiment import FILE, SCALES, Experiment, Stage
 from sharpcli.documents.claims.runs import chosen, read_stage
 from sharpcli.documents.results import Document, dumps, is_interrupted, to_document
-from sharpcli.errors import SharpError, UsageError, did_you_mean, setting
+from sharpcli.documents.statuses import Outcome
+from sharpcli.errors import SharpError, UsageError, counted, did_you_mean, setting
 from sharpcli.runs.experiments import RESULT, SWEEP, judged, read_finished
 from sharpcli.runs.interpolate import interpolate_checkpoints
 from sharpcli.runs.sweep import Watch, sweep
@@ -79,6 +80,7 @@ def reproduce(
                 trained = sweep(file, folder, jobs=asked.jobs, on=asked.on, watch=watch)
             if is_interrupted(trained):
                 return None
+            _refuse_failed(stage, trained)
             with bars() as begin:
                 try:
                     measure_sweep(file, folder, begin=begin, notes=notes)
@@ -130,6 +132,19 @@ def _prepare(experiment: Experiment, output: Path, asked: Asked) -> None:
             f"{output}: cannot be written: {error.strerror}",
             "name a folder in one that exists and may be written to",
         ) from error
+
+
+def _refuse_failed(stage: Stage, trained: Document) -> None:
+    """Raise `SharpError` for runs that failed. Those that diverged are results, and judged."""
+    failed = [each for each in trained["results"] if each["status"] == Outcome.FAILED]
+    failed = [each for each in failed if each["error"].get("kind") != Outcome.DIVERGED]
+    if failed:
+        error = failed[0]["error"]
+        raise SharpError(
+            f"stage {stage.name}: {counted(len(failed), 'run')} of {len(trained['results'])} "
+            f"failed, the first one because of {error['message']}",
+            f"{error['hint']}; then the same command goes on",
+        )
 
 
 def _seeded(file: Path, seeds: int | None) -> str:

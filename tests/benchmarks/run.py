@@ -12,6 +12,7 @@ import callbacks
 import certified
 import checkpoints
 import checks
+import claims
 import corners
 import coupled
 import coverage
@@ -31,6 +32,7 @@ import granulated
 import house
 import interrupted
 import killed
+import killed_reproduce
 import killed_training
 import line
 import many
@@ -86,6 +88,7 @@ _BENCHMARKS = (
     startup,
     killed,
     killed_training,
+    killed_reproduce,
     sweeps,
     granulated,
     tracking,
@@ -102,6 +105,7 @@ _BENCHMARKS = (
     forged,
     documents,
     schedules,
+    claims,
     sharing,
     optimizers,
     training,

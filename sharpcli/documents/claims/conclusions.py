@@ -15,7 +15,7 @@ from sharpcli.documents.reproductions import ClaimResult, Reproduced, Statistic
 from sharpcli.documents.results import Report
 from sharpcli.errors import UsageError, counted
 
-__all__ = ["conclude", "prediction_text"]
+__all__ = ["claim_result", "conclude", "prediction_text"]
 
 
 def conclude(
@@ -42,7 +42,7 @@ def conclude(
         {"experiment": about},
         {key: each for key, each in environment().items() if key != "date"},
         task,
-        [_result(claim, stages) for claim in experiment.claims],
+        [claim_result(claim, stages) for claim in experiment.claims],
         figures=[draw_plan(plan, stages) for plan in experiment.figures],
         notes=notes,
     )
@@ -56,7 +56,8 @@ def prediction_text(prediction: Prediction) -> str:
     return f"{prediction.direction} {prediction.null:g}{least}"
 
 
-def _result(claim: Claim, stages: Stages) -> ClaimResult:
+def claim_result(claim: Claim, stages: Stages) -> ClaimResult:
+    """A claim with its statistic and verdict."""
     try:
         found = compute_statistic(claim.statistic, stages, claim.arguments)
     except UsageError as error:

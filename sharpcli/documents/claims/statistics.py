@@ -92,28 +92,27 @@ def slope_difference(stages: Stages, arguments: Arguments) -> PerSeed:
 
 
 def steps_ratio(stages: Stages, arguments: Arguments) -> PerSeed:
-    """The steps that the runs `of` take to the final `value` of the runs `to`, over those of these.
+    """The steps that the runs `of` take to a level of `value`, over those of the runs `to`.
 
-    A run that does not arrive counts with all its steps, so that the ratio is then a lower bound.
+    The level of a seed is the worse one of the two final values, so that both arrive. A level that
+    `of` may miss would cut the ratio off at 1: without an effect, such a ratio was below 1 with its
+    whole interval in 8 of 100 simulations.
     """
     stage = _stage(stages, arguments)
-    logs, notes, late = {}, [], 0
+    logs, notes = {}, []
     own, other = _picked(stage, arguments, "of"), _picked(stage, arguments, "to")
+    sign = 1 if _lower_is_better(arguments["value"]) else -1
     for seed in sorted({*own} & {*other}):
-        mine, theirs = (
-            series_of(own[seed], arguments["value"]),
-            series_of(other[seed], arguments["value"]),
-        )
-        if not mine or not theirs:
+        curves = [series_of(runs[seed], arguments["value"]) for runs in (own, other)]
+        if not all(curves):
             notes.append(f"seed {seed}: {arguments['value']} was not evaluated on the way")
             continue
-        steps, last = theirs[-1]
-        sign = 1 if _lower_is_better(arguments["value"]) else -1
-        reached = _first_crossing(mine, sign, last)
-        late += reached is None
-        logs[seed] = math.log((mine[-1][0] if reached is None else reached) / steps)
-    if late:
-        notes.append(f"{late} of {len(logs)} seeds do not arrive, and count with all their steps")
+        level = sign * max(sign * curve[-1][1] for curve in curves)
+        steps = [_first_crossing(curve, sign, level) for curve in curves]
+        if any(not each for each in steps):
+            notes.append(f"seed {seed}: is at the level before its first step")
+            continue
+        logs[seed] = math.log(steps[0]) - math.log(steps[1])  # type: ignore[arg-type]
     return PerSeed(logs, logarithmic=True, notes=notes)
 
 

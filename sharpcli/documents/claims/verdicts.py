@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from sharpcli.documents.scoring.statistics import (
     deviation,
     interval_of_mean,
     mean,
-    student_quantile,
+    student,
 )
 
 __all__ = ["Direction", "Judged", "Prediction", "judge"]
@@ -106,8 +107,7 @@ def _seeds_needed(middle: float, spread: float, prediction: Prediction) -> int |
             room = max(room, sign * (prediction.least - middle))
     if room <= 0:
         return None
-    # Student's quantile is above 1.96, so that fewer seeds than these never do.
-    count = max(2, math.ceil((1.95 * spread / room) ** 2))
-    while count <= _MOST_SEEDS and student_quantile(count - 1) * spread >= room * math.sqrt(count):
-        count += 1
-    return count if count <= _MOST_SEEDS else None
+    counts = range(2, _MOST_SEEDS + 1)
+    # The half width falls with every seed.
+    place = bisect.bisect_left(counts, -room, key=lambda n: -student(n - 1) * spread / math.sqrt(n))
+    return counts[place] if place < len(counts) else None

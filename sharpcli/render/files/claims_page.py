@@ -20,8 +20,8 @@ _VERDICTS = (
     "Each claim has one number, set before the runs. It is computed for each seed, and its "
     "interval is Student's 95 % interval over seeds. **confirmed**: the whole interval is where "
     "the claim predicts the number. **reversed**: it is on the other side of no effect. "
-    "**not confirmed**: it excludes an effect large enough to support the claim. **undecided**: none of these; the seeds "
-    "that would decide are those that the variance seen asks for."
+    "**not confirmed**: it excludes an effect large enough to support the claim. **undecided**: "
+    "none of these; the seeds that would decide are those that the variance seen asks for."
 )
 
 

@@ -86,7 +86,7 @@ def _folded(text: str, width: int) -> list[str]:
 def _named(statistic: Mapping[str, Any]) -> str:
     """The statistic with what it is of: `ratio of hessian.eigenvalues[0]`."""
     value = statistic["arguments"].get("value")
-    return statistic["name"].replace("_", " ") + (f" of {value}" if value else "")
+    return str(statistic["name"]).replace("_", " ") + (f" of {value}" if value else "")
 
 
 def verdict_text(result: Mapping[str, Any]) -> str:

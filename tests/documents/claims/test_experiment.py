@@ -1,0 +1,45 @@
+"""Reading an experiment's file."""
+
+import pytest
+from tiny_experiments import EXPERIMENT, write
+
+from sharpcli.documents.claims.experiment import read_experiment
+from sharpcli.errors import UsageError
+from sharpcli.runs.experiments import experiments
+
+
+def test_it_holds_what_the_file_says(tmp_path):
+    found = read_experiment(write(tmp_path))
+    assert (found.name, found.title) == ("longer", "Longer training fits better")
+    assert [stage.name for stage in found.stages] == ["first", "second", "between"]
+    assert found.claims[0].prediction.least == -0.001
+    assert found.claims[1].arguments["value"] == "hessian.eigenvalues[0]"
+    assert found.claims[0].source == "nobody 1900"
+    assert [figure.kind for figure in found.figures] == ["levels", "courses", "lines"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('title = "Longer', 'titel = "Longer', "titel: did you mean 'title'"),
+        ('direction = "above"', 'direction = "up"', "claim sharper: direction"),
+        ('stage = "second"', 'stage = "secnd"', "claim goes-on: stage: did you mean 'second'"),
+        ('name = "sharper"', 'name = "lower"', "two claims have one name"),
+        ("[[claim]]", "[[clam]]", "clam: did you mean 'claim'"),
+    ],
+)
+def test_a_mistake_is_named(tmp_path, old, new, message):
+    home = write(tmp_path)
+    (home / "experiment.toml").write_text(EXPERIMENT.replace(old, new), "utf-8")
+    with pytest.raises(UsageError, match=message):
+        read_experiment(home)
+
+
+@pytest.mark.parametrize("name", experiments())
+def test_every_built_in_experiment_can_be_read(name):
+    found = read_experiment(experiments()[name])
+    assert found.minutes > 0
+    for stage in found.stages:
+        if stage.interpolate is None:
+            assert found.sweep_file(stage, "small").is_file()
+            assert found.sweep_file(stage, "paper").is_file()

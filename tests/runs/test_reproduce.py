@@ -1,0 +1,138 @@
+"""An experiment from its files to its verdicts."""
+
+import json
+import shutil
+
+import pytest
+from tiny_experiments import write
+
+from sharpcli.documents.claims.experiment import read_experiment
+from sharpcli.documents.reading import load_document
+from sharpcli.errors import SharpError, UsageError
+from sharpcli.runs.experiments import find_experiment, judged, list_experiments, saved_results
+from sharpcli.runs.reproduce import Asked, reproduce
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """The experiment and the folder of its run."""
+    folder = tmp_path_factory.mktemp("reproduce")
+    experiment, output = read_experiment(write(folder)), folder / "out"
+    reproduce(experiment, output)
+    return experiment, output
+
+
+def final_loss(output, stage, run):
+    document = load_document(output / stage / "sweep.json")
+    (found,) = [each for each in document["results"] if each["run"] == run]
+    return found["loss"]["train"]["value"]
+
+
+def test_a_statistic_is_of_the_runs(ran):
+    _, output = ran
+    document = load_document(output / "reproduce.json")
+    lower, sharper, goes_on = document["results"]
+    for seed in range(3):
+        a, b = (final_loss(output, "first", f"lr={lr},seed={seed}") for lr in (0.1, 0.5))
+        assert lower["statistic"]["by_seed"][str(seed)] == pytest.approx(b - a)
+        last = final_loss(output, "second", f"seed={seed}")
+        assert goes_on["statistic"]["by_seed"][str(seed)] == pytest.approx(last - a)
+    measured = load_document(output / "first" / "measures.json")["results"]
+    eigenvalues = {
+        each["checkpoint"]["path"].rpartition("/first/")[2].partition("/")[0]: each["measures"][
+            "hessian"
+        ]["eigenvalues"][0]["value"]
+        for each in measured
+    }
+    ratio = eigenvalues["lr=0.5,seed=1"] / eigenvalues["lr=0.1,seed=1"]
+    assert sharper["statistic"]["by_seed"]["1"] == pytest.approx(ratio)
+    assert document["settings"]["experiment"]["seeds"] == 3
+
+
+def test_a_second_stage_starts_from_the_first(ran):
+    _, output = ran
+    curves = load_document(output / "second" / "seed=1" / "curves.json")["results"][0]
+    init = "first/lr=0.1,seed=1/model.safetensors"
+    assert curves["checkpoint"]["metadata"]["init"] == init
+
+
+def test_the_folder_alone_gives_the_same_bytes(ran):
+    experiment, output = ran
+    again = judged(experiment, output, "small")
+    assert json.loads(json.dumps(again)) == json.loads((output / "reproduce.json").read_text())
+    before = (output / "reproduce.json").read_bytes()
+    reproduce(experiment, output)
+    assert (output / "reproduce.json").read_bytes() == before
+
+
+def test_figures_hold_means_and_intervals(ran):
+    _, output = ran
+    levels, courses, lines = load_document(output / "reproduce.json")["figures"]
+    (series,) = levels["series"]
+    assert series["x"] == [0.1, 0.5]
+    losses = [final_loss(output, "first", f"lr=0.1,seed={seed}") for seed in range(3)]
+    assert series["y"][0] == pytest.approx(sum(losses) / 3)
+    assert series["low"][0] < series["y"][0] < series["high"][0]
+    assert [each["name"] for each in courses["series"]] == ["lr 0.1", "lr 0.5"]
+    assert courses["series"][0]["x"][0] == 0
+    assert [each["x"] for each in lines["series"]] == [[0.0, 0.5, 1.0]] * 2
+
+
+def test_a_folder_of_another_number_of_seeds_is_refused(ran):
+    experiment, output = ran
+    with pytest.raises(UsageError, match="differs from what longer asks for now"):
+        reproduce(experiment, output, Asked(seeds=2))
+
+
+def test_a_folder_with_something_else_is_refused(ran, tmp_path):
+    experiment, _ = ran
+    (tmp_path / "other.txt").write_text("mine")
+    with pytest.raises(UsageError, match="is not empty and holds no experiment"):
+        reproduce(experiment, tmp_path)
+    assert [each.name for each in tmp_path.iterdir()] == ["other.txt"]
+
+
+def test_a_failed_run_ends_it_with_its_reason(ran, tmp_path):
+    home = write(tmp_path)
+    task = (home / "task.py").read_text().replace("torch.randn", "torch.rendn")
+    (home / "task.py").write_text(task)
+    with pytest.raises(SharpError, match=r"stage first: 6 runs of 6 failed.*rendn"):
+        reproduce(read_experiment(home), tmp_path / "out")
+
+
+def test_seeds_are_those_asked_for(ran, tmp_path):
+    experiment, _ = ran
+    document = reproduce(experiment, tmp_path / "two", Asked(seeds=2))
+    assert document["results"][0]["seeds"] == 2
+
+
+def test_a_scale_without_files_is_refused(ran, tmp_path):
+    experiment, _ = ran
+    with pytest.raises(UsageError, match=r"longer: has no first\.paper\.toml"):
+        reproduce(experiment, tmp_path / "paper", Asked(scale="paper"))
+
+
+def test_an_unfinished_stage_is_named(ran, tmp_path):
+    experiment, output = ran
+    shutil.copytree(output, tmp_path / "part")
+    (tmp_path / "part" / "second" / "sweep.json").unlink()
+    with pytest.raises(SharpError, match="this stage has not run yet"):
+        judged(experiment, tmp_path / "part", "small")
+
+
+def test_names(tmp_path):
+    assert find_experiment("keskar-sharpness").name == "keskar-sharpness"
+    assert find_experiment(str(write(tmp_path))).name == "longer"
+    with pytest.raises(UsageError, match="did you mean 'keskar-sharpness'"):
+        find_experiment("keskar-sharpnes")
+
+
+def test_the_list_has_every_claim():
+    listed = list_experiments()["results"]
+    assert "keskar-sharpness" in [each["name"] for each in listed]
+    assert all(each["claims"] for each in listed)
+
+
+def test_results_without_a_file_are_named(tmp_path):
+    with pytest.raises(UsageError, match=r"reproduce\.json: there is no such file"):
+        saved_results([str(tmp_path)])

@@ -1,0 +1,167 @@
+"""Runs made by a random generator with a known effect, for each statistic of claims."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sharpcli.documents.claims.experiment import Claim
+from sharpcli.documents.claims.runs import StageRuns, Trained
+from sharpcli.documents.claims.statistics import Stages
+from sharpcli.documents.claims.verdicts import Prediction
+from sharpcli.documents.scoring.runs import Run
+
+SEEDS = 5
+_BATCHES = (16, 64, 256, 1024)
+_RATES = (0.01, 0.1, 1.0)
+
+Simulation = Callable[[random.Random, float], tuple[Stages, Mapping[str, Any], Prediction]]
+
+
+def trained(seed: int, value: float | None = None, curve: Any = None, **settings: Any) -> Trained:
+    """A run with the measure `y`, and with a curve of the test loss as (steps, values)."""
+    name = ",".join(f"{key}={each}" for key, each in {**settings, "seed": seed}.items())
+    evaluations = None if curve is None else {"step": curve[0], "test": {"loss": curve[1]}}
+    run = Run(name, name, {**settings, "seed": seed}, seed, "ok", evaluations=evaluations)
+    return Trained(run, {} if value is None else {"y": {"value": value, "status": "converged"}})
+
+
+def stages(runs: list[Trained]) -> Stages:
+    return {"trained": StageRuns("trained", runs)}
+
+
+def simulated(name: str, random_: random.Random, effect: float) -> tuple[Stages, Claim]:
+    """One sweep of five seeds, and the claim about it that is true if the effect is above 0.
+
+    The effect is in standard deviations of what one seed says.
+    """
+    made, arguments, prediction = SIMULATIONS[name](random_, effect)
+    return made, Claim(name, "simulated", "nobody", name, prediction, arguments)
+
+
+def _levels(random_: random.Random, effect: float) -> Any:
+    """Two batch sizes; seeds have their own level, and runs their own noise."""
+    runs = []
+    for seed in range(SEEDS):
+        level = random_.gauss(0, 3)
+        runs.append(trained(seed, level + random_.gauss(0, math.sqrt(0.5)), batch_size=32))
+        runs.append(
+            trained(seed, level + effect + random_.gauss(0, math.sqrt(0.5)), batch_size=512)
+        )
+    return stages(runs)
+
+
+_TWO = {"value": "y", "of": {"batch_size": "largest"}, "to": {"batch_size": "smallest"}}
+
+
+def _difference(random_: random.Random, effect: float) -> Any:
+    return _levels(random_, effect), _TWO, Prediction("above", 0.0)
+
+
+def _ratio(random_: random.Random, effect: float) -> Any:
+    made = _levels(random_, effect)["trained"].runs
+    runs = [trained(r.seed, math.exp(r.measures["y"]["value"]), **_own(r)) for r in made]
+    return stages(runs), _TWO, Prediction("above", 1.0)
+
+
+def _value(random_: random.Random, effect: float) -> Any:
+    """A level near 1, whose claim is that it is within two standard deviations."""
+    off = 0.0 if effect else 2.0  # without the effect it is at the edge of the range
+    runs = [trained(seed, 10 + off + random_.gauss(0, 1), lr=0.1) for seed in range(SEEDS)]
+    wide = max(effect, 2.0)
+    return (
+        stages(runs),
+        {"value": "y", "of": {}},
+        Prediction("within", low=10 - wide, high=10 + wide),
+    )
+
+
+def _sloped(random_: random.Random, slopes: Mapping[str, float]) -> Stages:
+    """Values over the batch size for two optimizers; the slope of a seed has unit deviation."""
+    runs = []
+    spread = math.sqrt(sum((math.log2(b) - 7) ** 2 for b in _BATCHES))
+    for seed in range(SEEDS):
+        for optimizer, slope in slopes.items():
+            level = random_.gauss(0, 3)
+            for batch in _BATCHES:
+                y = level + slope * math.log2(batch) + random_.gauss(0, spread)
+                runs.append(trained(seed, y, batch_size=batch, optimizer=optimizer))
+    return stages(runs)
+
+
+def _slope(random_: random.Random, effect: float) -> Any:
+    made = _sloped(random_, {"sgd": effect})
+    return made, {"value": "y", "over": "batch_size", "of": {}}, Prediction("above", 0.0)
+
+
+def _slope_difference(random_: random.Random, effect: float) -> Any:
+    made = _sloped(random_, {"sgd": 0.0, "adam": effect * math.sqrt(2)})
+    sides = {"of": {"optimizer": "adam"}, "to": {"optimizer": "sgd"}}
+    return made, {"value": "y", "over": "batch_size", **sides}, Prediction("above", 0.0)
+
+
+def _steps_ratio(random_: random.Random, effect: float) -> Any:
+    """Two optimizers with three rates each, of which the middle one is the best by a little.
+
+    Losses are exp(−speed·steps); speeds differ by seed and run. Rates are tuned.
+    """
+    steps = list(range(0, 1001, 10))
+    runs = []
+    for seed in range(SEEDS):
+        own = random_.gauss(0, 0.1)
+        for optimizer, gain in (("adamw", 0.0), ("ademamix", effect)):
+            for place, rate in enumerate(_RATES):
+                noise = random_.gauss(0, math.sqrt(0.5))
+                speed = math.exp(own + 0.1 * (gain + noise - abs(place - 1)))
+                curve = [math.exp(-speed * step / 400) for step in steps]
+                runs.append(trained(seed, curve=(steps, curve), optimizer=optimizer, lr=rate))
+    arguments = {
+        "value": "test.loss",
+        "of": {"optimizer": "ademamix"},
+        "to": {"optimizer": "adamw"},
+        "tuned": ["lr"],
+    }
+    return stages(runs), arguments, Prediction("below", 1.0)
+
+
+def _correlated(random_: random.Random, weights: tuple[float, float]) -> Stages:
+    """Twelve runs a seed, whose value goes with two settings by these weights."""
+    runs = []
+    for seed in range(SEEDS):
+        for batch in (16, 64, 256, 1024):
+            for rate in _RATES:
+                x, z = math.log2(batch) / 2, math.log10(rate)
+                y = weights[0] * x + weights[1] * z + random_.gauss(0, 1)
+                runs.append(trained(seed, y, batch_size=batch, lr=rate))
+    return stages(runs)
+
+
+def _rank_correlation(random_: random.Random, effect: float) -> Any:
+    made = _correlated(random_, (0.25 * effect, 0.0))
+    arguments = {"value": "y", "other": "setting.batch_size"}
+    return made, arguments, Prediction("above", 0.0)
+
+
+def _rank_correlation_difference(random_: random.Random, effect: float) -> Any:
+    # A weight of 1 on either alike, or on the first alone.
+    made = _correlated(random_, (1.0, 0.0) if effect else (0.8, 1.0))
+    arguments = {"value": "y", "other": "setting.batch_size", "than": "setting.lr"}
+    return made, arguments, Prediction("above", 0.0)
+
+
+def _own(run: Trained) -> dict[str, Any]:
+    return {key: each for key, each in run.run.settings.items() if key != "seed"}
+
+
+SIMULATIONS: dict[str, Simulation] = {
+    "difference": _difference,
+    "ratio": _ratio,
+    "value": _value,
+    "slope": _slope,
+    "slope_difference": _slope_difference,
+    "steps_ratio": _steps_ratio,
+    "rank_correlation": _rank_correlation,
+    "rank_correlation_difference": _rank_correlation_difference,
+}
