@@ -200,22 +200,13 @@ def rise_ratio(stages: Stages, arguments: Arguments) -> PerSeed:
     distance, split = arguments["distance"], arguments.get("split", "train")
     for line in _stage(stages, arguments).lines:
         at = dict(zip(line.coordinates, line.curves[split]["loss"], strict=True))
-        rises = [
-            [_at(at, end + side * distance), _at(at, end + side * 0.0)]
-            for end in (0.0, 1.0)
-            for side in (-1, 1)
-        ]
-        if any(each is None for pair in rises for each in pair):
+        a, b = (_rise(at, end, distance) for end in (0.0, 1.0))
+        if a is None or b is None:
             notes.append(f"seed {line.seed}: the line has no loss at one of the places")
-            continue
-        a, b = (
-            sum(there - here for there, here in rises[first : first + 2])  # type: ignore[operator]
-            for first in (0, 2)
-        )
-        if a > 0 and b > 0:
-            logs[line.seed] = math.log(b / a)
-        else:
+        elif a <= 0 or b <= 0:
             notes.append(f"seed {line.seed}: the loss does not rise around an end, and is left out")
+        else:
+            logs[line.seed] = math.log(b / a)
     return PerSeed(logs, logarithmic=True, notes=notes)
 
 
@@ -245,9 +236,13 @@ def _listed(run: Trained, value: str) -> list[float]:
     return found
 
 
-def _at(curve: Mapping[float, float | None], place: float) -> float | None:
-    """The curve at a place that it was computed at; None where it was not."""
-    return next((y for x, y in curve.items() if math.isclose(x, place, abs_tol=1e-9)), None)
+def _rise(at: Mapping[float, float | None], end: float, distance: float) -> float | None:
+    """The mean of a curve at `end` ± `distance`, minus that at `end`; None where it has a gap."""
+    places = (end - distance, end, end + distance)
+    # Places are computed, so that they agree up to rounding.
+    found = [y for place in places for x, y in at.items() if math.isclose(x, place, abs_tol=1e-9)]
+    known = [y for y in found if y is not None]
+    return (known[0] + known[2]) / 2 - known[1] if len(known) == len(places) else None
 
 
 def _compared(stages: Stages, arguments: Arguments, *, logarithmic: bool) -> PerSeed:
