@@ -28,6 +28,12 @@ from schema_shapes import (
     SweepSettings,
     Task,
 )
+from sharpcli.documents.scalars import Scalar
+from sharpcli.settings.curvature import SpectrumSettings
+from sharpcli.settings.exploring import InterpolateSettings, LandscapeSettings
+from sharpcli.settings.measuring import RunSettings
+from sharpcli.settings.schedule import ScheduleSettings
+from sharpcli.settings.search import SearchSettings
 
 from sharpcli.documents import grids, results
 from sharpcli.documents.checkpoints import Inspected, TrainedResult
@@ -41,7 +47,6 @@ from sharpcli.documents.results import (
     FailedResult,
     MeasuredCheckpoint,
     Report,
-    Scalar,
 )
 from sharpcli.documents.schedules import ListedPolicy, Scheduled
 from sharpcli.documents.searches import Trial
@@ -49,14 +54,6 @@ from sharpcli.documents.spectra import Spectrum
 from sharpcli.documents.statuses import NOT_CONVERGED, Outcome
 from sharpcli.documents.sweeps import SweptRun
 from sharpcli.runs.direction_kinds import DIRECTION_KINDS
-from sharpcli.settings import (
-    InterpolateSettings,
-    LandscapeSettings,
-    RunSettings,
-    ScheduleSettings,
-    SearchSettings,
-    SpectrumSettings,
-)
 
 __all__ = ["Maker", "contract"]
 

@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from sharpcli.documents.results import Number, Scalar, absent
+from sharpcli.documents.fields import Number, absent
+from sharpcli.documents.scalars import Scalar
+from sharpcli.settings.fields import Keywords
+
 from sharpcli.documents.scores import Scores, ScoreSettings
-from sharpcli.settings import Keywords
 
 _COUNT = Keywords(minimum=0)
 _SOME = Keywords(minimum=1)

@@ -28,18 +28,16 @@ if TYPE_CHECKING:
     from sharpcli.runs.landscape import landscape_checkpoint, landscape_model
     from sharpcli.runs.measure import measure_checkpoints, measure_model
     from sharpcli.runs.spectrum import spectra_of_checkpoints, spectrum_model
-    from sharpcli.settings import (
+    from sharpcli.settings.curvature import CurvatureSettings, SpectrumSettings
+    from sharpcli.settings.exploring import (
         BatchNormSettings,
-        CurvatureSettings,
         DirectionSettings,
         GridSettings,
         InterpolateSettings,
         LandscapeSettings,
-        MeasureSettings,
         PathSettings,
-        RunSettings,
-        SpectrumSettings,
     )
+    from sharpcli.settings.measuring import MeasureSettings, RunSettings
     from sharpcli.tasks import Task, load_task
 
 __all__ = [

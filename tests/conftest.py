@@ -11,16 +11,9 @@ from typing import Any
 import hypothesis
 import pytest
 from click.testing import CliRunner, Result
+from sharpcli.documents.scalars import Scalar, scalar_fields
 
-from sharpcli.documents.results import (
-    CheckpointResult,
-    Document,
-    Failure,
-    Report,
-    Scalar,
-    scalar_fields,
-    to_document,
-)
+from sharpcli.documents.results import CheckpointResult, Document, Failure, Report, to_document
 
 # Several processes of pytest, each with the threads of the whole machine, slow each other down.
 if "PYTEST_XDIST_WORKER" in os.environ:

@@ -11,6 +11,8 @@ from networks import (
     relative,
     task,
 )
+from sharpcli.settings.curvature import CurvatureSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 from torch import nn
 
 import sharpcli
@@ -20,7 +22,6 @@ from sharpcli.linalg.quadrature import quadrature
 from sharpcli.runs.measure import measure_model
 from sharpcli.runs.study import prepare
 from sharpcli.runtime.devices import resolve_device
-from sharpcli.settings import CurvatureSettings, MeasureSettings, RunSettings
 
 pytestmark = pytest.mark.gpu
 

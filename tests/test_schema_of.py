@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
-
-from sharpcli.documents.results import Number, Scalar, absent
-from sharpcli.settings import Keywords
+from sharpcli.documents.fields import Number, absent
+from sharpcli.documents.scalars import Scalar
+from sharpcli.settings.fields import Keywords
 
 DOCS = Path(__file__).parents[1] / "docs"
 sys.path.insert(0, str(DOCS))

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from sharpcli.checkpoint.contents import Metadata, is_text, plain_scalar
-from sharpcli.documents.training_names import named_settings
+from sharpcli.settings.training_names import named_settings
 
 __all__ = ["add_optimizer", "is_optimizer", "optimizer_settings", "summarize_optimizer"]
 

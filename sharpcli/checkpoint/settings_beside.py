@@ -16,8 +16,8 @@ from sharpcli.checkpoint.optimizer import add_optimizer, is_optimizer
 from sharpcli.checkpoint.plain_objects import holds_settings
 from sharpcli.checkpoint.stand_ins import Global, Stub
 from sharpcli.checkpoint.torch_file import looks_like_torch, read_inert, read_torch
-from sharpcli.documents.training_names import FROM_ARGUMENTS, FROM_CONFIG, add_names
 from sharpcli.errors import SharpError
+from sharpcli.settings.training_names import FROM_ARGUMENTS, FROM_CONFIG, add_names
 
 __all__ = ["add_settings", "flat_settings", "read_optimizer"]
 

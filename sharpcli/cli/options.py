@@ -24,8 +24,11 @@ from sharpcli.documents.labels import CHECKPOINT_SUFFIXES
 from sharpcli.errors import UsageError
 from sharpcli.render.formats import FORMATS
 from sharpcli.render.kinds import FIGURES
-from sharpcli.runtime.files import is_special, reserved
-from sharpcli.settings import CurvatureSettings, Operator, OutputSettings, ProductMode, RunSettings
+from sharpcli.runtime.destinations import is_special
+from sharpcli.runtime.files import reserved
+from sharpcli.settings.curvature import CurvatureSettings, Operator, ProductMode
+from sharpcli.settings.measuring import RunSettings
+from sharpcli.settings.output import OutputSettings
 
 __all__ = [
     "curvature_options",

@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem
 
 from sharpcli.cli.completion import names
 from sharpcli.errors import did_you_mean
-from sharpcli.settings import SEEDS
+from sharpcli.settings.fields import SEEDS
 
 __all__ = [
     "DEVICE",

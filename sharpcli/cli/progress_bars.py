@@ -23,7 +23,7 @@ from rich.text import Text
 from sharpcli.render import error_console, say
 from sharpcli.runtime.progress import BeginBar, Latest, Notes, Progress
 from sharpcli.runtime.text import visible
-from sharpcli.settings import OutputSettings
+from sharpcli.settings.output import OutputSettings
 
 __all__ = ["notes_of", "progress_bars"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from sharpcli.documents.results import Document
-from sharpcli.settings import MeasureSettings
+from sharpcli.settings.measuring import MeasureSettings
 
 __all__ = ["commands_of"]
 

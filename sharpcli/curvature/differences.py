@@ -14,7 +14,7 @@ from torch import Tensor
 from sharpcli.objective.objective import Objective, accumulate_into, accumulator
 from sharpcli.objective.outputs import replaced, tensors_of
 from sharpcli.objective.rows import Batch
-from sharpcli.settings import Operator
+from sharpcli.settings.curvature import Operator
 
 __all__ = ["DIFFERENCES", "Difference", "hessian_by_differences"]
 

@@ -12,7 +12,7 @@ from sharpcli.curvature.operator import Curvature
 from sharpcli.errors import UsageError, setting
 from sharpcli.linalg.operator import CurvatureOperator
 from sharpcli.objective.objective import Objective
-from sharpcli.settings import CurvatureSettings
+from sharpcli.settings.curvature import CurvatureSettings
 
 __all__ = ["graph_bytes", "make_operator", "product_cost"]
 

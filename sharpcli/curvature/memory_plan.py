@@ -14,7 +14,7 @@ from sharpcli.linalg.eigsh import block_width, expected_products, least_rows
 from sharpcli.objective.objective import Objective
 from sharpcli.runtime.memory import available_memory, readable_size
 from sharpcli.runtime.processes import neighbours, share
-from sharpcli.settings import CurvatureSettings
+from sharpcli.settings.curvature import CurvatureSettings
 
 __all__ = ["Budget", "share_memory", "share_memory_of_probes"]
 

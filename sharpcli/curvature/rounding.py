@@ -16,7 +16,7 @@ from sharpcli.objective.outputs import tensors_of
 from sharpcli.objective.reliability import outstanding
 from sharpcli.objective.rows import Rows
 from sharpcli.runtime.randomness import own_generator
-from sharpcli.settings import CurvatureSettings
+from sharpcli.settings.curvature import CurvatureSettings
 
 __all__ = ["Rounding"]
 

@@ -19,7 +19,7 @@ from sharpcli.linalg.eigsh import eigsh
 from sharpcli.linalg.operator import CurvatureOperator
 from sharpcli.objective.network import Network
 from sharpcli.objective.objective import Objective
-from sharpcli.settings import Operator, ProductMode
+from sharpcli.settings.curvature import Operator, ProductMode
 
 __all__ = ["SelfCheck", "self_check"]
 

@@ -7,20 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from sharpcli.documents.results import (
-    Failure,
-    MeasuredCheckpoint,
-    Metadata,
-    Notes,
-    Number,
-    Scalar,
-    Sentences,
-    Sha256,
-    absent,
-)
+from sharpcli.documents.fields import Metadata, Notes, Number, Sentences, Sha256, absent
+from sharpcli.documents.results import Failure, MeasuredCheckpoint
+from sharpcli.documents.scalars import Scalar
 from sharpcli.documents.stability import Threshold
 from sharpcli.documents.statuses import Outcome
-from sharpcli.settings import Keywords
+from sharpcli.settings.fields import Keywords
 
 __all__ = [
     "Evaluations",

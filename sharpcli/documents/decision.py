@@ -15,10 +15,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-from sharpcli.documents.comparison.uncertainty import NOTHING_EXACT
-from sharpcli.documents.pairing import LEVEL, Measured, Pair, Verdict, contrast_of, pair_of
-from sharpcli.documents.results import Number, absent
-from sharpcli.settings import Keywords
+from sharpcli.documents.contrast import LEVEL, contrast_of
+from sharpcli.documents.fields import Number, absent
+from sharpcli.documents.pairing import Measured, Pair, Verdict, pair_of
+from sharpcli.documents.uncertainty import NOTHING_EXACT
+from sharpcli.settings.fields import Keywords
 
 __all__ = ["Decider", "Decision", "Full", "Look", "level_of", "looks_to"]
 

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from sharpcli.documents.results import Metadata, Notes, Number, Scalar, Sha256, absent
+from sharpcli.documents.fields import Metadata, Notes, Number, Sha256, absent
+from sharpcli.documents.scalars import Scalar
 from sharpcli.documents.statuses import Outcome
-from sharpcli.settings import Keywords, PathKind
+from sharpcli.settings.exploring import PathKind
+from sharpcli.settings.fields import Keywords
 
 __all__ = [
     "MAP_TITLES",

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from sharpcli.documents.training_names import is_choice, is_common
 from sharpcli.runtime.text import visible
+from sharpcli.settings.training_names import is_choice, is_common
 
 __all__ = [
     "CHECKPOINT_SUFFIXES",

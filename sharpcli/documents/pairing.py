@@ -15,16 +15,13 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Annotated, Any, Literal
 
-from sharpcli.documents.comparison.uncertainty import (
-    NOTHING_EXACT,
-    Uncertainty,
-    uncertainty_of,
-)
+from sharpcli.documents.fields import absent
 from sharpcli.documents.labels import named
-from sharpcli.documents.results import absent, flat_scalars
+from sharpcli.documents.scalars import flat_scalars
 from sharpcli.documents.scoring.statistics import carriers, student
 from sharpcli.documents.statuses import NOT_CONVERGED, SamplingStatus
-from sharpcli.settings import Keywords
+from sharpcli.documents.uncertainty import NOTHING_EXACT, Uncertainty, uncertainty_of
+from sharpcli.settings.fields import Keywords
 
 __all__ = [
     "MOST_WITH_FIRST",

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from sharpcli.documents.results import Number, Sentences, absent
-from sharpcli.settings import Keywords
+from sharpcli.documents.fields import Number, Sentences, absent
+from sharpcli.settings.fields import Keywords
 
 __all__ = [
     "ClaimResult",

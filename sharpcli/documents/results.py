@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 from sharpcli.documents.showing import Shown
 from sharpcli.documents.statuses import NOT_CONVERGED, SOUND, Outcome, SamplingStatus, Status
 from sharpcli.runtime.text import json_text
-from sharpcli.settings import Keywords
+from sharpcli.settings.fields import Keywords
 
 __all__ = [
     "SCHEMA",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from sharpcli.settings import Keywords
+from sharpcli.settings.fields import Keywords
 
 __all__ = ["ListedPolicy", "Scheduled"]
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from sharpcli.documents.results import absent
-from sharpcli.settings import Keywords
+from sharpcli.documents.fields import absent
+from sharpcli.settings.fields import Keywords
 
 __all__ = [
     "Band",

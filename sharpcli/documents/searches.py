@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from sharpcli.documents.results import Failure, MeasuredCheckpoint, Number, absent
+from sharpcli.documents.fields import Number, absent
+from sharpcli.documents.results import Failure, MeasuredCheckpoint
 from sharpcli.documents.statuses import Outcome
-from sharpcli.settings import Keywords
+from sharpcli.settings.fields import Keywords
 
 __all__ = ["Trial"]
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-    from sharpcli.settings import FigureSettings
+    from sharpcli.settings.output import FigureSettings
 
 __all__ = ["Shown", "shown_by"]
 

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from sharpcli.documents.results import MeasuredCheckpoint, Scalar, Sentences, absent
+from sharpcli.documents.fields import Sentences, absent
+from sharpcli.documents.results import MeasuredCheckpoint
+from sharpcli.documents.scalars import Scalar
 from sharpcli.documents.statuses import Outcome
-from sharpcli.settings import Keywords
+from sharpcli.settings.fields import Keywords
 
 __all__ = ["Outliers", "SpectralNumbers", "Spectrum"]
 

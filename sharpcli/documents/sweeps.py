@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from sharpcli.documents.results import Failure, MeasuredCheckpoint, Scalar, absent
+from sharpcli.documents.fields import absent
+from sharpcli.documents.results import Failure, MeasuredCheckpoint
+from sharpcli.documents.scalars import Scalar
 from sharpcli.documents.statuses import Outcome
-from sharpcli.settings import Keywords
+from sharpcli.settings.fields import Keywords
 
 __all__ = ["SweptRun"]
 

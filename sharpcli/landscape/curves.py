@@ -19,7 +19,7 @@ from sharpcli.landscape.frame import weighted_sum
 from sharpcli.landscape.points.batch_norm import OfBatches, look
 from sharpcli.objective.objective import Objective
 from sharpcli.runtime.progress import Progress, silent
-from sharpcli.settings import PathKind, PathSettings
+from sharpcli.settings.exploring import PathKind, PathSettings
 
 __all__ = ["Path", "path_weights", "train_path"]
 

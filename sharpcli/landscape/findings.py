@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from sharpcli.documents.grids import Barrier, Curves, Rise, SamplingCurves
-from sharpcli.documents.results import Scalar
+from sharpcli.documents.scalars import Scalar
 from sharpcli.documents.statuses import SamplingStatus, Status
 from sharpcli.errors import SharpError
 from sharpcli.landscape.barrier import Barrier as Highest

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharpcli.documents.results import Scalar, scalar_fields
+from sharpcli.documents.scalars import Scalar, scalar_fields
 from sharpcli.documents.statuses import SamplingStatus, Status
 from sharpcli.errors import UsageError, setting
 from sharpcli.linalg.ball import Norm

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from sharpcli.documents.results import Scalar
+from sharpcli.documents.scalars import Scalar
 from sharpcli.documents.statuses import SamplingStatus
 from sharpcli.linalg.orthogonal import dots
 from sharpcli.measures.context import Context

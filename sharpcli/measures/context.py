@@ -24,7 +24,7 @@ from sharpcli.objective.checks import check_finite
 from sharpcli.objective.means import Evaluation
 from sharpcli.objective.objective import Objective
 from sharpcli.runtime.progress import Begin, Notes, Progress, foretelling, silent
-from sharpcli.settings import MeasureSettings
+from sharpcli.settings.measuring import MeasureSettings
 
 __all__ = ["Context"]
 

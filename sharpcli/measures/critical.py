@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sharpcli.curvature import make_operator
-from sharpcli.documents.results import Scalar, scalar_fields
+from sharpcli.documents.scalars import Scalar, scalar_fields
 from sharpcli.documents.statuses import SamplingStatus, Status
 from sharpcli.errors import SharpError, setting
 from sharpcli.linalg.orthogonal import dots

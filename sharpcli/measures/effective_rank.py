@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from sharpcli.curvature.memory_plan import share_memory_of_probes
-from sharpcli.documents.results import Scalar
+from sharpcli.documents.scalars import Scalar
 from sharpcli.documents.statuses import SamplingStatus, Status
 from sharpcli.errors import setting
 from sharpcli.linalg.bulk import bulk
@@ -17,7 +17,7 @@ from sharpcli.linalg.quadrature import Quadrature, choose_probes, quadrature
 from sharpcli.measures.context import Context
 from sharpcli.measures.hessian import suspicion
 from sharpcli.runtime.progress import foretelling
-from sharpcli.settings import SpectrumSettings
+from sharpcli.settings.curvature import SpectrumSettings
 
 __all__ = ["effective_rank"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sharpcli.curvature import in_float64
-from sharpcli.documents.results import Scalar
+from sharpcli.documents.scalars import Scalar
 from sharpcli.documents.statuses import SamplingStatus
 from sharpcli.errors import SharpError
 from sharpcli.objective.objective import Objective

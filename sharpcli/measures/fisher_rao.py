@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from sharpcli.curvature import Rounding, make_operator
-from sharpcli.documents.results import Scalar
+from sharpcli.documents.scalars import Scalar
 from sharpcli.errors import SharpError
 from sharpcli.linalg.orthogonal import dots
 from sharpcli.measures.context import Context

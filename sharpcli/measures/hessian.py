@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sharpcli.curvature import SelfCheck
-from sharpcli.documents.results import Scalar, scalar_fields
+from sharpcli.documents.scalars import Scalar, scalar_fields
 from sharpcli.documents.statuses import Status
 from sharpcli.errors import UsageError, counted, setting
 from sharpcli.linalg.eigsh import EigshResult, is_settled
@@ -22,7 +22,8 @@ from sharpcli.measures.context import Context
 from sharpcli.measures.sampling import Sampled, eigenvalue_errors, trace_error, with_sampling
 from sharpcli.objective.objective import Objective
 from sharpcli.runtime.randomness import own_generator
-from sharpcli.settings import MeasureSettings, Operator
+from sharpcli.settings.curvature import Operator
+from sharpcli.settings.measuring import MeasureSettings
 
 __all__ = [
     "at_most",

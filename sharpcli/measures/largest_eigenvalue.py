@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from sharpcli.documents.results import scalar_fields
+from sharpcli.documents.scalars import scalar_fields
 from sharpcli.measures.context import Context
 from sharpcli.measures.hessian import numbers_of
 

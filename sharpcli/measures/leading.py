@@ -12,7 +12,7 @@ from torch import Tensor
 from sharpcli.curvature import CurvatureOperator, Rounding, SelfCheck, in_float64, make_operator
 from sharpcli.curvature.forward_difference import ForwardDifference
 from sharpcli.curvature.preconditioned import Preconditioned
-from sharpcli.documents.results import Scalar
+from sharpcli.documents.scalars import Scalar
 from sharpcli.documents.statuses import Status
 from sharpcli.errors import setting
 from sharpcli.linalg.largest import Largest, largest
@@ -21,7 +21,7 @@ from sharpcli.measures.hessian import product_error, suspicion
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.shards import part
 from sharpcli.runtime.randomness import own_generator
-from sharpcli.settings import CurvatureSettings
+from sharpcli.settings.curvature import CurvatureSettings
 
 __all__ = ["EXACT", "Leading", "leading", "rounding_share"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from sharpcli.documents.results import scalar_fields
+from sharpcli.documents.scalars import scalar_fields
 from sharpcli.measures.context import Context
 from sharpcli.measures.rises import Surroundings, estimated, mean_rise, normal_draws
 

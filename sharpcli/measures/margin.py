@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharpcli.documents.results import Scalar
+from sharpcli.documents.scalars import Scalar
 from sharpcli.documents.statuses import SamplingStatus
 from sharpcli.errors import SharpError
 from sharpcli.measures.context import Context

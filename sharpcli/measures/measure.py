@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from sharpcli.documents.results import Scalar, is_scalar
+from sharpcli.documents.scalars import Scalar, is_scalar
 from sharpcli.documents.statuses import Status
 from sharpcli.errors import UsageError, setting
-from sharpcli.settings import MeasureSettings
+from sharpcli.settings.measuring import MeasureSettings
 
 if TYPE_CHECKING:
     from sharpcli.measures.context import Context

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sharpcli.curvature import CurvatureOperator, make_operator
 from sharpcli.documents.noise import noise_scale as of_settings
-from sharpcli.documents.results import Scalar, scalar_fields
+from sharpcli.documents.scalars import Scalar, scalar_fields
 from sharpcli.documents.statuses import SamplingStatus, Status
 from sharpcli.errors import setting
 from sharpcli.linalg.orthogonal import dots

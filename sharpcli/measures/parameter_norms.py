@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sharpcli.checkpoint import load_checkpoint, match_tensors
-from sharpcli.documents.results import Scalar
+from sharpcli.documents.scalars import Scalar
 from sharpcli.errors import SharpError, setting
 from sharpcli.measures.context import Context
 

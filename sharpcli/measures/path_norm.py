@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sharpcli.documents.results import Scalar
+from sharpcli.documents.scalars import Scalar
 from sharpcli.errors import SharpError, setting
 from sharpcli.measures.context import Context
 from sharpcli.measures.layer_matrices import batch_norms, name_of

@@ -10,7 +10,7 @@ from torch import Tensor
 from sharpcli.checkpoint.contents import quoted
 from sharpcli.checkpoint.optimizer_state import OptimizerState
 from sharpcli.curvature.preconditioned import adam_diagonal, root_diagonal
-from sharpcli.documents.results import Scalar, scalar_fields
+from sharpcli.documents.scalars import Scalar, scalar_fields
 from sharpcli.documents.stability import Threshold, of_adam, of_rmsprop
 from sharpcli.errors import SharpError, setting
 from sharpcli.measures.context import Context

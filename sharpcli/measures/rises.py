@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharpcli.documents.results import Scalar
+from sharpcli.documents.scalars import Scalar
 from sharpcli.documents.statuses import SamplingStatus, Status
 from sharpcli.errors import SharpError, setting
 from sharpcli.linalg.orthogonal import dots

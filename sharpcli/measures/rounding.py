@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from sharpcli.documents.results import ErrorKind, Scalar
+from sharpcli.documents.scalars import ErrorKind, Scalar
 from sharpcli.documents.statuses import SamplingStatus, Status
 from sharpcli.errors import setting
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sharpcli.curvature import Rounding
-from sharpcli.documents.results import Scalar, scalar_fields
+from sharpcli.documents.scalars import Scalar, scalar_fields
 from sharpcli.documents.statuses import Status
 from sharpcli.errors import setting
 from sharpcli.linalg.ball import Ball

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sharpcli.curvature import CurvatureOperator, make_operator
-from sharpcli.documents.results import Scalar
+from sharpcli.documents.scalars import Scalar
 from sharpcli.documents.statuses import SamplingStatus
 from sharpcli.errors import counted
 from sharpcli.linalg.eigsh import Krylov

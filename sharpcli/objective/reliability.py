@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharpcli.documents.results import flat_scalars
+from sharpcli.documents.scalars import flat_scalars
 from sharpcli.documents.scoring.statistics import carriers
 from sharpcli.documents.statuses import SamplingStatus
 from sharpcli.errors import setting

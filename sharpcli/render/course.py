@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from sharpcli.documents.labels import clean
-from sharpcli.documents.results import Document, flat_scalars
+from sharpcli.documents.results import Document
+from sharpcli.documents.scalars import flat_scalars
 from sharpcli.documents.stability import PRECONDITIONED, Threshold, of_settings
 from sharpcli.documents.statuses import NOT_CONVERGED, Outcome
-from sharpcli.documents.training_names import OUTCOMES, is_choice, step_of
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.measures.columns import column_titles
+from sharpcli.settings.training_names import OUTCOMES, is_choice, step_of
 from sharpcli.training.schedules import parse_schedule
 
 __all__ = ["Course", "Line", "Panel", "read_course", "read_measured_course"]

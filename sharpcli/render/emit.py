@@ -14,10 +14,11 @@ from sharpcli.render.console import say, say_written
 from sharpcli.render.formats import Format, format_of
 from sharpcli.render.kinds import KINDS
 from sharpcli.runtime import interruption
-from sharpcli.runtime.files import beside, is_special, rescue, save
+from sharpcli.runtime.destinations import is_special
+from sharpcli.runtime.files import beside, rescue, save
 from sharpcli.runtime.processes import is_first
 from sharpcli.runtime.streams import drop_stdout
-from sharpcli.settings import OutputSettings
+from sharpcli.settings.output import OutputSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

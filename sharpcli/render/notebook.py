@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sharpcli.documents.labels import short_labels
-from sharpcli.documents.results import Document, dumps, flat_scalars
+from sharpcli.documents.results import Document, dumps
+from sharpcli.documents.scalars import flat_scalars
 from sharpcli.errors import SharpError
 from sharpcli.render.console import console
 from sharpcli.render.emit import problems
@@ -20,7 +21,7 @@ from sharpcli.render.files.plotting import narrowed
 from sharpcli.render.formats import format_of, page_of
 from sharpcli.render.kinds import KINDS, load, read_drawing
 from sharpcli.runtime.text import folded, html_text, visible_lines
-from sharpcli.settings import FigureSettings
+from sharpcli.settings.output import FigureSettings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

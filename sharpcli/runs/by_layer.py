@@ -21,7 +21,7 @@ from sharpcli.runs.failures import INTERRUPTED, own_failure
 from sharpcli.runs.preflight import check_block
 from sharpcli.runs.study import Loaded
 from sharpcli.runtime.progress import Begin, Progress
-from sharpcli.settings import MeasureSettings
+from sharpcli.settings.measuring import MeasureSettings
 
 __all__ = ["check_layers", "measure_layers"]
 

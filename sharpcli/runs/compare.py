@@ -8,7 +8,8 @@ from typing import Any
 
 from sharpcli.documents import comparison
 from sharpcli.documents.reading import SavedResult, load_document
-from sharpcli.documents.results import Document, Report, flat_scalars, to_document
+from sharpcli.documents.results import Document, Report, to_document
+from sharpcli.documents.scalars import flat_scalars
 from sharpcli.errors import UsageError
 from sharpcli.measures.columns import in_tables, not_scale_invariant, sharper_if_larger
 

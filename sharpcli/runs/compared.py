@@ -15,7 +15,8 @@ from sharpcli.documents.pairing import (
     measured,
     pairs_of,
 )
-from sharpcli.documents.results import CheckpointResult, flat_scalars
+from sharpcli.documents.results import CheckpointResult
+from sharpcli.documents.scalars import flat_scalars
 from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import counted, setting
 from sharpcli.measures.columns import in_tables, sharper_if_larger

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from sharpcli.documents.contrast import LEVEL
 from sharpcli.documents.decision import Decider, Decision, Full, Look, looks_to
 from sharpcli.documents.labels import short_labels
-from sharpcli.documents.pairing import LEVEL, Pair, different_data, measured
+from sharpcli.documents.pairing import Pair, different_data, measured
 from sharpcli.documents.results import CheckpointResult
 from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import UsageError, counted, did_you_mean, setting
@@ -20,7 +21,7 @@ from sharpcli.measures import Measure, known_measures, measure_of
 from sharpcli.measures.columns import leading_names, sharper_if_larger
 from sharpcli.runs.failures import each_checkpoint
 from sharpcli.runtime.progress import Notes
-from sharpcli.settings import MeasureSettings, RunSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 
 __all__ = [
     "FIRST",

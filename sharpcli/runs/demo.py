@@ -14,7 +14,7 @@ from sharpcli.runs.interpolate import interpolate_checkpoints
 from sharpcli.runs.measure import measure_checkpoints
 from sharpcli.runs.train import summary, train_and_save
 from sharpcli.runtime.progress import Begin, silent
-from sharpcli.settings import RunSettings
+from sharpcli.settings.measuring import RunSettings
 from sharpcli.tasks import load_task
 from sharpcli.training.train_settings import TrainSettings
 

@@ -15,9 +15,9 @@ from sharpcli.errors import UsageError, did_you_mean, setting
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sharpcli.documents.results import Scalar
+    from sharpcli.documents.scalars import Scalar
     from sharpcli.runs.exploration import Exploration
-    from sharpcli.settings import DirectionSettings
+    from sharpcli.settings.exploring import DirectionSettings
 
 __all__ = ["DIRECTION_KINDS", "Direction", "DirectionKind", "direction_kind"]
 

@@ -36,12 +36,8 @@ from sharpcli.runs.studies import Studies, load
 from sharpcli.runs.study import Loaded, Study
 from sharpcli.runtime.devices import resolve_device
 from sharpcli.runtime.randomness import global_random_state_kept
-from sharpcli.settings import (
-    BatchNormSettings,
-    InterpolateSettings,
-    LandscapeSettings,
-    RunSettings,
-)
+from sharpcli.settings.exploring import BatchNormSettings, InterpolateSettings, LandscapeSettings
+from sharpcli.settings.measuring import RunSettings
 from sharpcli.tasks import Task
 
 __all__ = [

@@ -13,12 +13,13 @@ import torch
 
 from sharpcli.checkpoint import Checkpoint
 from sharpcli.checkpoint.contents import sha256_of
-from sharpcli.documents.results import CheckpointResult, Failure, LayerResult, to_plain
+from sharpcli.documents.results import CheckpointResult, Failure, LayerResult
+from sharpcli.documents.scalars import to_plain
 from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import SharpError, counted, setting
 from sharpcli.landscape.points.journal import differences
 from sharpcli.runs.study import Study
-from sharpcli.runtime.files import is_special
+from sharpcli.runtime.destinations import is_special
 from sharpcli.runtime.processes import is_first, share
 from sharpcli.runtime.progress import UNSAID, Notes
 from sharpcli.runtime.version import __version__

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sharpcli.documents.results import CheckpointResult, flat_scalars, with_sampling_errors
+from sharpcli.documents.results import CheckpointResult
+from sharpcli.documents.scalars import flat_scalars, with_sampling_errors
 from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import counted
 from sharpcli.measures.columns import leading_names

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sharpcli.curvature import SelfCheck
 from sharpcli.documents.labels import named
-from sharpcli.documents.results import Scalar
+from sharpcli.documents.scalars import Scalar
 from sharpcli.errors import SharpError, UsageError, setting
 from sharpcli.landscape.directions import normalize_direction
 from sharpcli.linalg.eigsh import eigsh
@@ -21,7 +21,8 @@ from sharpcli.runs.direction_kinds import Direction
 from sharpcli.runs.exploration import Exploration
 from sharpcli.runs.preflight import check_curvature
 from sharpcli.runtime.progress import Progress, silent
-from sharpcli.settings import DirectionSettings, MeasureSettings
+from sharpcli.settings.exploring import DirectionSettings
+from sharpcli.settings.measuring import MeasureSettings
 
 __all__ = ["Eigenpairs", "directions", "top_eigenpairs"]
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from sharpcli.documents.grids import Axis, HessianMap
-from sharpcli.documents.results import Scalar
+from sharpcli.documents.scalars import Scalar
 from sharpcli.documents.statuses import NOT_CONVERGED, Status
 from sharpcli.errors import SharpError, counted
 from sharpcli.landscape.frame import Frame
@@ -20,7 +20,7 @@ from sharpcli.objective.objective import Objective
 from sharpcli.runs.exploration import Exploration
 from sharpcli.runs.preflight import check_curvature
 from sharpcli.runtime.processes import share
-from sharpcli.settings import MeasureSettings
+from sharpcli.settings.measuring import MeasureSettings
 
 __all__ = ["map_hessian"]
 

@@ -13,7 +13,7 @@ from sharpcli.checkpoint import Checkpoint
 from sharpcli.documents.results import Report
 from sharpcli.errors import SharpError, UsageError, setting
 from sharpcli.objective.rows import digest_of
-from sharpcli.settings import MeasureSettings, RunSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 from sharpcli.tasks import Task, defaults
 from sharpcli.tasks.loaders import map_style
 

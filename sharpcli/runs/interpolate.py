@@ -27,7 +27,8 @@ from sharpcli.landscape.points.walk import Watch
 from sharpcli.runs.exploration import Beside, Exploration, begin_exploration, exploring, report
 from sharpcli.runs.in_memory import as_checkpoint, check_alike, given, run_of, with_notes
 from sharpcli.runs.points import around_all, explore_grid
-from sharpcli.settings import GridSettings, InterpolateSettings, PathSettings, RunSettings
+from sharpcli.settings.exploring import GridSettings, InterpolateSettings, PathSettings
+from sharpcli.settings.measuring import RunSettings
 from sharpcli.tasks import Task
 
 __all__ = ["interpolate_checkpoints", "interpolate_models"]

@@ -24,7 +24,8 @@ from sharpcli.runs.exploration import Beside, Exploration, begin_exploration, ex
 from sharpcli.runs.hessian_map import map_hessian
 from sharpcli.runs.in_memory import as_checkpoint, given, run_of, with_notes
 from sharpcli.runs.points import around_all, explore_grid
-from sharpcli.settings import DirectionSettings, GridSettings, LandscapeSettings, RunSettings
+from sharpcli.settings.exploring import DirectionSettings, GridSettings, LandscapeSettings
+from sharpcli.settings.measuring import RunSettings
 from sharpcli.tasks import Task
 
 __all__ = ["landscape_checkpoint", "landscape_model"]

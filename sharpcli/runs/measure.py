@@ -37,7 +37,7 @@ from sharpcli.runs.watching import Watch, check_watch, each_arrival
 from sharpcli.runtime.devices import resolve_device
 from sharpcli.runtime.progress import UNSAID, Begin, Notes, silent
 from sharpcli.runtime.randomness import global_random_state_kept
-from sharpcli.settings import MeasureSettings, RunSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 from sharpcli.tasks import Task
 
 # Receives what a measurement computed beside its numbers, such as eigenvectors.

@@ -8,7 +8,7 @@ from sharpcli.landscape.directions import normalize_direction
 from sharpcli.landscape.trajectory import principal_axes
 from sharpcli.runs.direction_kinds import Direction
 from sharpcli.runs.exploration import Exploration
-from sharpcli.settings import DirectionSettings
+from sharpcli.settings.exploring import DirectionSettings
 
 __all__ = ["directions"]
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from sharpcli.documents.labels import natural_order
-from sharpcli.documents.training_names import epoch_of, step_of
+from sharpcli.settings.training_names import epoch_of, step_of
 
 __all__ = ["PathPoint", "in_order"]
 

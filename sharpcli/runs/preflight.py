@@ -21,7 +21,7 @@ from sharpcli.objective.rows import Rows
 from sharpcli.objective.slope import check_slope
 from sharpcli.runs.study import Loaded, Study
 from sharpcli.runtime.memory import readable_size
-from sharpcli.settings import CurvatureSettings
+from sharpcli.settings.curvature import CurvatureSettings
 from sharpcli.tasks.notes import collected
 
 __all__ = [

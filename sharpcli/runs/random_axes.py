@@ -5,7 +5,7 @@ from __future__ import annotations
 from sharpcli.landscape.directions import cosine, random_directions
 from sharpcli.runs.direction_kinds import Direction
 from sharpcli.runs.exploration import Exploration
-from sharpcli.settings import DirectionSettings
+from sharpcli.settings.exploring import DirectionSettings
 
 __all__ = ["directions"]
 

@@ -20,7 +20,8 @@ from sharpcli.runs.sweep_measures import measure_sweep
 from sharpcli.runs.sweep_run import Tasks
 from sharpcli.runtime.files import save, write_whole
 from sharpcli.runtime.progress import UNSAID, Begin, Notes, silent
-from sharpcli.settings import GridSettings, InterpolateSettings, RunSettings
+from sharpcli.settings.exploring import GridSettings, InterpolateSettings
+from sharpcli.settings.measuring import RunSettings
 from sharpcli.training.sweep_file import read_sweep
 
 __all__ = ["Asked", "reproduce"]

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sharpcli.documents.results import RescaledNumber, RescalingFacts, flat_scalars
+from sharpcli.documents.results import RescaledNumber, RescalingFacts
+from sharpcli.documents.scalars import flat_scalars
 from sharpcli.documents.statuses import Status
 from sharpcli.errors import SharpError, UsageError, setting
 from sharpcli.landscape.alignment.permutations import TRACED_EXAMPLES
@@ -25,7 +26,7 @@ from sharpcli.measures.columns import column_titles
 from sharpcli.measures.context import Context
 from sharpcli.runs.study import Study
 from sharpcli.runtime.progress import Begin
-from sharpcli.settings import MeasureSettings, RunSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 
 __all__ = ["Rescaled", "check_rescaling", "measure_rescaled", "verdict"]
 

@@ -9,7 +9,7 @@ from sharpcli.documents.environment import environment
 from sharpcli.documents.results import Report
 from sharpcli.documents.schedules import ListedPolicy, Scheduled
 from sharpcli.errors import UsageError, setting
-from sharpcli.settings import ScheduleSettings
+from sharpcli.settings.schedule import ScheduleSettings
 from sharpcli.training.noise_scale import (
     Plan,
     as_batch_size,

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sharpcli.errors import SharpError, UsageError, setting
-from sharpcli.runtime.files import InUseError, reserved, write_whole
+from sharpcli.runtime.files import reserved, write_whole
+from sharpcli.runtime.reservations import InUseError
 from sharpcli.training.ranges import Choice
 from sharpcli.training.search_file import Search
 

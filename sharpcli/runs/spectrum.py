@@ -16,7 +16,8 @@ from sharpcli.checkpoint import read_checkpoint
 from sharpcli.curvature import Rounding, SelfCheck, make_operator
 from sharpcli.curvature.memory_plan import Budget, share_memory_of_probes
 from sharpcli.documents.environment import environment
-from sharpcli.documents.results import FailedResult, MeasuredCheckpoint, Report, Scalar
+from sharpcli.documents.results import FailedResult, MeasuredCheckpoint, Report
+from sharpcli.documents.scalars import Scalar
 from sharpcli.documents.spectra import Outliers, SpectralNumbers, Spectrum
 from sharpcli.documents.statuses import SamplingStatus, Status
 from sharpcli.errors import setting
@@ -40,7 +41,8 @@ from sharpcli.runs.study import Loaded, matched, prepare
 from sharpcli.runtime.devices import resolve_device
 from sharpcli.runtime.progress import UNSAID, Begin, Notes, Progress, foretelling, silent
 from sharpcli.runtime.randomness import global_random_state_kept
-from sharpcli.settings import RunSettings, SpectrumSettings
+from sharpcli.settings.curvature import SpectrumSettings
+from sharpcli.settings.measuring import RunSettings
 from sharpcli.tasks import Task
 
 __all__ = ["spectra_of_checkpoints", "spectrum_model"]

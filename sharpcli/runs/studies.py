@@ -19,7 +19,7 @@ from sharpcli.runs.checkpoint_folder import CheckpointFolders
 from sharpcli.runs.described import check_configured, check_described, fitting
 from sharpcli.runs.study import SPLITS, Loaded, Study, matched, prepare
 from sharpcli.runtime.progress import Begin, silent
-from sharpcli.settings import RunSettings
+from sharpcli.settings.measuring import RunSettings
 from sharpcli.tasks import Task, open_task, task_from_metadata
 from sharpcli.tasks.arguments import declared_options
 from sharpcli.tasks.build import build_task

@@ -30,7 +30,7 @@ from sharpcli.objective.reading import memory_for_data, read_rows
 from sharpcli.objective.rows import Rows, digest_of
 from sharpcli.runs.random_parts import random_tensors
 from sharpcli.runtime.progress import Begin, silent
-from sharpcli.settings import RunSettings
+from sharpcli.settings.measuring import RunSettings
 from sharpcli.tasks import Task
 from sharpcli.tasks.float_losses import with_float_loss
 from sharpcli.tasks.notes import collected

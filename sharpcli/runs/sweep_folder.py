@@ -22,15 +22,16 @@ from sharpcli.documents.results import (
     Failure,
     MeasuredCheckpoint,
     Report,
-    Scalar,
     dumps,
     to_document,
 )
+from sharpcli.documents.scalars import Scalar
 from sharpcli.documents.statuses import Outcome
 from sharpcli.documents.sweeps import SweptRun
 from sharpcli.errors import SharpError, UsageError, counted, setting
 from sharpcli.runtime import interruption
-from sharpcli.runtime.files import InUseError, reserved, write_whole
+from sharpcli.runtime.files import reserved, write_whole
+from sharpcli.runtime.reservations import InUseError
 from sharpcli.tasks import Task
 from sharpcli.training.outcome import Trained
 from sharpcli.training.sweep_file import Sweep, SweepRun

@@ -14,9 +14,12 @@ from sharpcli.measures import Option, choose, known_measures, options_of
 from sharpcli.runs.measure import as_settings, measure_checkpoints
 from sharpcli.runs.sweep_folder import SweepFolder
 from sharpcli.runs.sweep_run import Tasks
-from sharpcli.runtime.files import InUseError, reserved, save
+from sharpcli.runtime.files import reserved, save
 from sharpcli.runtime.progress import UNSAID, Begin, Notes, silent
-from sharpcli.settings import CurvatureSettings, MeasureSettings, RunSettings, typed
+from sharpcli.runtime.reservations import InUseError
+from sharpcli.settings.curvature import CurvatureSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
+from sharpcli.settings.typed import typed
 from sharpcli.training.sweep_file import Sweep, as_key, read_sweep
 
 __all__ = ["MEASURES", "measure_sweep", "read_measure"]

@@ -16,8 +16,9 @@ from sharpcli.runs.failures import own_failure
 from sharpcli.runs.sweep_folder import SweepFolder
 from sharpcli.runs.train import train_and_save
 from sharpcli.runtime import interruption
-from sharpcli.runtime.files import InUseError, reserved
+from sharpcli.runtime.files import reserved
 from sharpcli.runtime.progress import Progress
+from sharpcli.runtime.reservations import InUseError
 from sharpcli.tasks import Task, load_task
 from sharpcli.training.outcome import DivergedError
 from sharpcli.training.sweep_file import Sweep, SweepRun, as_key

@@ -12,7 +12,8 @@ from typing import Any
 from sharpcli.checkpoint import checkpoint_content, load_checkpoint
 from sharpcli.documents.checkpoints import TrainedResult
 from sharpcli.documents.environment import environment
-from sharpcli.documents.results import MeasuredCheckpoint, Report, Scalar, dumps, to_document
+from sharpcli.documents.results import MeasuredCheckpoint, Report, dumps, to_document
+from sharpcli.documents.scalars import Scalar
 from sharpcli.documents.stability import PRECONDITIONED_NAME
 from sharpcli.errors import counted, setting
 from sharpcli.runs.saved_path import SavedPath, saved_steps

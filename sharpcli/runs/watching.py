@@ -17,7 +17,7 @@ from sharpcli.runs.failures import each_checkpoint
 from sharpcli.runtime import interruption
 from sharpcli.runtime.processes import size
 from sharpcli.runtime.progress import UNSAID, Notes
-from sharpcli.settings import MeasureSettings
+from sharpcli.settings.measuring import MeasureSettings
 
 __all__ = ["Arrivals", "Watch", "check_watch", "each_arrival"]
 

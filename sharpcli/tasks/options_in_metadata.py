@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sharpcli.documents.training_names import FROM_ARGUMENTS, FROM_CONFIG
 from sharpcli.errors import setting
 from sharpcli.runtime.text import visible
+from sharpcli.settings.training_names import FROM_ARGUMENTS, FROM_CONFIG
 from sharpcli.tasks.arguments import Option, as_text, declared_options, parse_value
 
 __all__ = ["InMetadata", "names_in_metadata", "options_in_metadata"]

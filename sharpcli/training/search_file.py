@@ -27,7 +27,8 @@ from typing import Any, get_type_hints
 
 from sharpcli.errors import UsageError, did_you_mean, settings_written_by
 from sharpcli.runtime.toml import read_toml
-from sharpcli.settings import SearchSettings, typed
+from sharpcli.settings.search import SearchSettings
+from sharpcli.settings.typed import typed
 from sharpcli.training.ranges import Choice, Range, read_range
 from sharpcli.training.sweep_file import (
     Sweep,

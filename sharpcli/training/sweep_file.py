@@ -35,7 +35,7 @@ from typing import Any, get_origin, get_type_hints
 
 from sharpcli.errors import UsageError, did_you_mean, settings_written_by
 from sharpcli.runtime.toml import read_toml
-from sharpcli.settings import typed
+from sharpcli.settings.typed import typed
 from sharpcli.training.random_draws import draws
 from sharpcli.training.train_settings import TrainSettings
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from sharpcli.curvature import SelfCheck, in_float64, self_check
 from sharpcli.documents.checkpoints import TrackedStep
-from sharpcli.documents.results import Failure, Scalar
+from sharpcli.documents.results import Failure
+from sharpcli.documents.scalars import Scalar
 from sharpcli.documents.stability import PRECONDITIONED, PRECONDITIONED_NAME, Threshold
 from sharpcli.errors import SharpError
 from sharpcli.measures import choose, compute, options_of
@@ -26,7 +27,7 @@ from sharpcli.objective.reliability import carriers_of_columns
 from sharpcli.objective.rows import Rows
 from sharpcli.objective.shards import part
 from sharpcli.runtime.randomness import own_generator
-from sharpcli.settings import MeasureSettings
+from sharpcli.settings.measuring import MeasureSettings
 from sharpcli.training.stability import preconditioner, threshold
 from sharpcli.training.train_settings import TrainSettings
 from sharpcli.training.watchers import Moment

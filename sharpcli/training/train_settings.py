@@ -11,7 +11,7 @@ from typing import Any, Literal
 from sharpcli.documents.stability import PRECONDITIONED_NAME
 from sharpcli.errors import UsageError, did_you_mean, setting
 from sharpcli.measures import known_measures
-from sharpcli.settings import SEEDS, SEEDS_HINT
+from sharpcli.settings.fields import SEEDS, SEEDS_HINT
 from sharpcli.training.catalogue import BASE, options_text, read_options
 from sharpcli.training.optimizers import HYPERPARAMETERS, OPTIMIZERS, Optimizer, find_optimizer
 from sharpcli.training.schedules import parse_schedule

@@ -193,11 +193,11 @@ def _sharp(checkout: Path, folder: Path, line: str, allowed: Sequence[int] = (0,
 def _once() -> dict[str, float]:
     import torch
     from problem import Setting, objective
+    from sharpcli.settings.measuring import MeasureSettings
 
     from sharpcli.linalg.eigsh import eigsh
     from sharpcli.measures import compute, known_measures
     from sharpcli.measures.context import Context
-    from sharpcli.settings import MeasureSettings
 
     try:
         from sharpcli.curvature import make_operator

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from problem import Setting
 from report import Bar, Section
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 from torch import Tensor, nn
 
 from sharpcli.runs.measure import measure_model
-from sharpcli.settings import MeasureSettings, RunSettings
 
 NAME = "certified"
 _NETWORKS = 84

@@ -10,12 +10,13 @@ import torch
 from paired import in_turns
 from problem import Setting
 from report import Bar, Section
+from sharpcli.settings.curvature import CurvatureSettings
+from sharpcli.settings.measuring import RunSettings
 
 from sharpcli.checkpoint import Checkpoint
 from sharpcli.curvature import Rounding
 from sharpcli.runs.preflight import ready
 from sharpcli.runs.study import matched, prepare
-from sharpcli.settings import CurvatureSettings, RunSettings
 from sharpcli.tasks import Task, defaults
 
 NAME = "checks"

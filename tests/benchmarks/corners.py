@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from problem import Problem, Setting, objective
 from report import Bar, Section
+from sharpcli.settings.measuring import MeasureSettings
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional
@@ -21,7 +22,6 @@ from torch.nn import functional
 from sharpcli.measures.context import Context
 from sharpcli.measures.epsilon_sharpness import epsilon_sharpness
 from sharpcli.measures.subspace import RandomSubspace
-from sharpcli.settings import MeasureSettings
 
 NAME = "corners"
 _LEAST, _ABOVE = 0.99, 1e-9

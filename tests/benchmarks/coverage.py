@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from problem import Problem, Setting, epochs_of_adam, mnist, objective, relu_mlp
 from report import Bar, Section
+from sharpcli.settings.measuring import MeasureSettings
 from torch import Tensor
 
 from sharpcli.measures import compute, known_measures
 from sharpcli.measures.context import Context
 from sharpcli.objective.objective import Objective
-from sharpcli.settings import MeasureSettings
 
 NAME = "coverage"
 _IMAGES, _SAMPLES, _SUBSETS = 4000, 1024, 200

@@ -10,6 +10,7 @@ import gpt2
 import torch
 from problem import Setting
 from report import Bar, Section
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 from torch import nn
 
 from sharpcli.checkpoint import Checkpoint
@@ -17,7 +18,6 @@ from sharpcli.measures import Context, choose, options_of
 from sharpcli.measures.critical import critical_sharpness
 from sharpcli.objective.objective import Objective
 from sharpcli.runs.study import prepare
-from sharpcli.settings import MeasureSettings, RunSettings
 from sharpcli.tasks import Task, defaults
 
 NAME = "critical"

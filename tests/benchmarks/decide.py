@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 from problem import Setting, mnist, relu_mlp
 from report import Bar, Section
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, cross_entropy
 
 from sharpcli.checkpoint import save_checkpoint
 from sharpcli.documents.decision import Decision
 from sharpcli.runs.measure import measure_checkpoints
-from sharpcli.settings import MeasureSettings, RunSettings
 from sharpcli.tasks import Task, defaults
 
 NAME = "decide"

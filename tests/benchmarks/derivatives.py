@@ -10,13 +10,14 @@ import torch
 from faults import Network, faulty, ordinary
 from problem import Setting
 from report import Bar, Section
+from sharpcli.documents.scalars import flat_scalars
+from sharpcli.settings.curvature import CurvatureSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from sharpcli.documents.results import flat_scalars
 from sharpcli.errors import SharpError
 from sharpcli.runs.measure import measure_model
-from sharpcli.settings import CurvatureSettings, MeasureSettings, RunSettings
 
 NAME = "derivatives"
 # Of the reference: central differences of gradients in float64, at a step that few kinks are near.

@@ -12,6 +12,7 @@ import torch
 from coverage import minimum
 from problem import Setting
 from report import Bar, Section
+from sharpcli.settings.measuring import MeasureSettings
 from torch import Tensor
 
 from sharpcli.documents.comparison import compare
@@ -19,7 +20,6 @@ from sharpcli.documents.results import CheckpointResult, Report, to_document
 from sharpcli.measures import compute, known_measures
 from sharpcli.measures.context import Context
 from sharpcli.objective.objective import Objective
-from sharpcli.settings import MeasureSettings
 
 NAME = "differences"
 _IMAGES, _SAMPLES, _PAIRS = 1500, 256, 200

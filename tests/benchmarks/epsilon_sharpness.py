@@ -9,10 +9,10 @@ from ascents import Ascent, Box, scipy_raw, scipy_scaled
 from paired import in_turns, ratio
 from problem import Problem, Setting, objective
 from report import Bar, Section
+from sharpcli.settings.measuring import MeasureSettings
 
 from sharpcli.measures.context import Context
 from sharpcli.measures.epsilon_sharpness import epsilon_sharpness
-from sharpcli.settings import MeasureSettings
 
 NAME = "epsilon_sharpness"
 _EPSILON = 1e-3

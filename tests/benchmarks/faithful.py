@@ -12,10 +12,10 @@ from pathlib import Path
 
 from problem import Setting
 from report import Bar, Section
+from sharpcli.settings.measuring import RunSettings
 
 from sharpcli.runs.preflight import check_fidelity, check_reach
 from sharpcli.runs.study import prepare
-from sharpcli.settings import RunSettings
 from sharpcli.tasks import Task, defaults
 
 sys.path.append(str(Path(__file__).parents[1] / "support"))

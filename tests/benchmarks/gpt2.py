@@ -7,12 +7,12 @@ import copy
 import torch
 from problem import Setting
 from report import Bar, Section
+from sharpcli.documents.scalars import Scalar
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sharpcli.documents.results import Scalar
 from sharpcli.runs.measure import measure_model
-from sharpcli.settings import MeasureSettings, RunSettings
 
 NAME = "gpt2"
 _BAR = 1e-4

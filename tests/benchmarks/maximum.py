@@ -11,10 +11,10 @@ from ascents import Ascent, Box, random_starts, scipy_raw, scipy_scaled
 from epsilon_sharpness import ours
 from problem import Problem, Setting, digits, epochs_of_adam, objective, relu_mlp
 from report import Bar, Section
+from sharpcli.settings.measuring import MeasureSettings
 
 from sharpcli.measures.context import Context
 from sharpcli.measures.epsilon_sharpness import epsilon_sharpness
-from sharpcli.settings import MeasureSettings
 
 NAME = "maximum"
 _EPSILON = 1e-3

@@ -28,7 +28,8 @@ from pathlib import Path
 
 from sharpcli import measuring, spectra
 from sharpcli.progress import Notes
-from sharpcli.settings import CurvatureSettings, MeasureSettings, RunSettings, SpectrumSettings
+from sharpcli.settings.curvature import CurvatureSettings, SpectrumSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 
 checkpoint, task, memory, steps, top = *sys.argv[1:3], *map(int, sys.argv[3:])
 

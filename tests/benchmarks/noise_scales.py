@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from problem import Setting
 from report import Bar, Section
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
 from sharpcli.runs.measure import measure_model
-from sharpcli.settings import MeasureSettings, RunSettings
 
 NAME = "noise-scales"
 _SHARE = 0.9

@@ -13,15 +13,16 @@ from typing import Any
 import torch
 from problem import Problem, Setting, mnist, objective, relu_mlp
 from report import Bar, Section
+from sharpcli.documents.scalars import flat_scalars
+from sharpcli.settings.measuring import MeasureSettings
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from sharpcli.documents.pairing import Pair, pair_of
-from sharpcli.documents.results import CheckpointResult, Report, flat_scalars, to_document
+from sharpcli.documents.results import CheckpointResult, Report, to_document
 from sharpcli.measures import compute, known_measures
 from sharpcli.measures.context import Context
 from sharpcli.objective.objective import Objective
-from sharpcli.settings import MeasureSettings
 
 NAME = "pairs"
 _IMAGES, _TEST, _SAMPLE, _SAMPLES = 4000, 1000, 512, 200

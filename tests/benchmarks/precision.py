@@ -11,11 +11,11 @@ import torch
 from paired import in_turns, ratio
 from problem import Problem, Setting, epochs_of_adam, mnist, objective, relu_mlp
 from report import Bar, Section
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 
 from sharpcli.curvature import make_operator
 from sharpcli.linalg.eigsh import eigsh
 from sharpcli.runs.measure import measure_model
-from sharpcli.settings import MeasureSettings, RunSettings
 
 NAME = "precision"
 ALONE, BOTH = "sharp -m largest-eigenvalue", "sharp -m hessian -k 1"

@@ -11,12 +11,12 @@ from deep import gpt_problem, resnet_problem, token_loss
 from paired import Timed, in_turns, ratio
 from problem import Problem, Setting, objective
 from report import Bar, Section
+from sharpcli.settings.curvature import CurvatureSettings
 from torch import Tensor
 
 from sharpcli.curvature import make_operator
 from sharpcli.curvature.modes import MODES
 from sharpcli.errors import SharpError
-from sharpcli.settings import CurvatureSettings
 
 NAME = "product"
 # More than this between two exact products is a wrong derivative, not rounding.

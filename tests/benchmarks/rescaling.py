@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import torch
 from problem import Setting, digits, epochs_of_adam, mnist, relu_mlp
 from report import Bar, Section
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 from torch import Tensor, nn
 
 from sharpcli.documents.results import RescaledNumber, RescalingFacts
 from sharpcli.measures import known_measures
 from sharpcli.measures.columns import column_titles
 from sharpcli.runs.measure import measure_model
-from sharpcli.settings import MeasureSettings, RunSettings
 
 NAME = "rescaling"
 # Numbers that no rescaling may move by more than this share, and those that must be said to move.

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from problem import Setting, digits, relu_mlp
 from report import Bar, Section
+from sharpcli.documents.scalars import flat_scalars
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from sharpcli.documents.results import flat_scalars, to_document
+from sharpcli.documents.results import to_document
 from sharpcli.runs.measure import measure_model
 from sharpcli.runtime.progress import Notes
-from sharpcli.settings import MeasureSettings, RunSettings
 
 NAME = "skewed"
 _TOTAL, _SEEDS = 2000, 200

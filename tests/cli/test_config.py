@@ -5,10 +5,12 @@ import json
 import click
 import pytest
 from click.testing import CliRunner
+from sharpcli.cli.options.output import output_options
+from sharpcli.cli.options.run import run_options
+from sharpcli.cli.options.task import task_options
 
 from sharpcli.cli import main as command_line
 from sharpcli.cli.config import find_files
-from sharpcli.cli.options import output_options, run_options, task_options
 
 
 @pytest.fixture

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from sharpcli.settings.curvature import CurvatureSettings, SpectrumSettings
+from sharpcli.settings.exploring import PathSettings
 
 import sharpcli
 from sharpcli.cli.main import COMMANDS, sharp
 from sharpcli.cli.option_names import as_option
 from sharpcli.errors import UsageError, setting, settings_written_by
-from sharpcli.settings import CurvatureSettings, PathSettings, SpectrumSettings
 from sharpcli.training import TrainSettings
 
 PACKAGE = Path(sharpcli.__file__).parent

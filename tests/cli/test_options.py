@@ -3,11 +3,14 @@
 import click
 import pytest
 from click.testing import CliRunner
+from sharpcli.cli.options.output import output_options
+from sharpcli.cli.options.run import run_options
+from sharpcli.cli.options.task import task_argument, task_options
+from sharpcli.settings.measuring import RunSettings
+from sharpcli.settings.output import OutputSettings
 
-from sharpcli.cli.options import output_options, run_options, task_argument, task_options
 from sharpcli.cli.parameter_types import NAMES, SIZE
 from sharpcli.errors import UsageError
-from sharpcli.settings import OutputSettings, RunSettings
 
 
 def invoke(decorator, *arguments, environment=None):

@@ -13,6 +13,8 @@ from networks import (
     task,
     vectors,
 )
+from sharpcli.settings.curvature import CurvatureSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 from torch import nn
 
 from sharpcli.curvature import make_operator
@@ -20,7 +22,6 @@ from sharpcli.errors import SharpError
 from sharpcli.linalg.eigsh import eigsh
 from sharpcli.measures.hessian import hessian
 from sharpcli.runs.measure import measure_model
-from sharpcli.settings import CurvatureSettings, MeasureSettings, RunSettings
 
 DIFFERENCE = CurvatureSettings(hvp="finite-difference")
 

@@ -21,6 +21,7 @@ from networks import (
     task,
     vectors,
 )
+from sharpcli.settings.curvature import CurvatureSettings
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -28,7 +29,6 @@ from sharpcli.curvature import graph_bytes, make_operator
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.linalg.eigsh import eigsh
 from sharpcli.measures.hessian import hessian, trace
-from sharpcli.settings import CurvatureSettings
 
 GGN, FISHER = CurvatureSettings("ggn"), CurvatureSettings("fisher")
 EMPIRICAL = CurvatureSettings("empirical-fisher")

@@ -6,6 +6,7 @@ import weakref
 import pytest
 import torch
 from networks import CASES, objective
+from sharpcli.settings.curvature import CurvatureSettings
 
 from sharpcli.curvature import graph_bytes, make_operator
 from sharpcli.curvature import memory_plan as budget
@@ -14,7 +15,6 @@ from sharpcli.curvature.graphs import graph_cost
 from sharpcli.curvature.memory_plan import share_memory, share_memory_of_probes
 from sharpcli.errors import SharpError
 from sharpcli.linalg.eigsh import least_rows
-from sharpcli.settings import CurvatureSettings
 
 PINNED = CurvatureSettings(hvp="double-backward")
 

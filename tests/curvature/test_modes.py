@@ -3,6 +3,8 @@
 import pytest
 import torch
 from networks import CASES, context, dense_hessian, objective, relative
+from sharpcli.settings.curvature import CurvatureSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 
 from sharpcli.curvature import make_operator, modes, self_check
 from sharpcli.curvature.modes import MODES, Modes, choose_modes
@@ -13,7 +15,6 @@ from sharpcli.render.pages.measurements import measure_page
 from sharpcli.runs.measure import measure_model
 from sharpcli.runs.preflight import check_curvature
 from sharpcli.runs.study import prepare
-from sharpcli.settings import CurvatureSettings, MeasureSettings, RunSettings
 
 # What PyTorch's forward mode lacks or has wrong on these networks.
 MISSING = {("mapping", "forward-over-reverse")}  # the derivative of SiLU's backward pass

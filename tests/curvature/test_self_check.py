@@ -3,6 +3,8 @@
 import pytest
 import torch
 from networks import CASES, Attention, context, mlp, objective, task, tokens, vectors
+from sharpcli.settings.curvature import CurvatureSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 from torch import nn
 from torch.nn import functional
 
@@ -12,7 +14,6 @@ from sharpcli.measures.hessian import hessian, suspicion
 from sharpcli.runs.measure import measure_model
 from sharpcli.runs.preflight import check_curvature
 from sharpcli.runs.study import prepare
-from sharpcli.settings import CurvatureSettings, MeasureSettings, RunSettings
 
 CPU = torch.device("cpu")
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from sharpcli.documents.scalars import Scalar
 
 from sharpcli.documents.pairing import Measured, pair_of, pairs_of
-from sharpcli.documents.results import Scalar
 
 KEY = "hessian.eigenvalues[0]"
 

@@ -5,20 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sharpcli.documents.scalars import Scalar, flat_scalars, leaves, scalar_fields, short_power
 
 from sharpcli.documents.reading import load_document, parse_document
-from sharpcli.documents.results import (
-    CheckpointResult,
-    Report,
-    Scalar,
-    dumps,
-    flat_scalars,
-    leaves,
-    scalar_fields,
-    short_power,
-    to_document,
-    unconverged,
-)
+from sharpcli.documents.results import CheckpointResult, Report, dumps, to_document, unconverged
 from sharpcli.errors import SharpError
 
 

@@ -8,10 +8,21 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from sharpcli.documents.scalars import Scalar, scalar_fields
+from sharpcli.settings.curvature import SpectrumSettings
+from sharpcli.settings.exploring import (
+    BatchNormSettings,
+    DirectionSettings,
+    GridSettings,
+    InterpolateSettings,
+    LandscapeSettings,
+    PathSettings,
+)
+from sharpcli.settings.measuring import RunSettings
 
 from sharpcli.checkpoint import save_checkpoint
 from sharpcli.documents.comparison import compare
-from sharpcli.documents.results import SCHEMA, Scalar, scalar_fields, to_document
+from sharpcli.documents.results import SCHEMA, to_document
 from sharpcli.documents.schema import problem_of
 from sharpcli.landscape.points.walk import Watch
 from sharpcli.runs.exploration import Beside
@@ -19,16 +30,6 @@ from sharpcli.runs.interpolate import interpolate_checkpoints
 from sharpcli.runs.landscape import landscape_checkpoint
 from sharpcli.runs.spectrum import spectra_of_checkpoints
 from sharpcli.runtime.progress import silent
-from sharpcli.settings import (
-    BatchNormSettings,
-    DirectionSettings,
-    GridSettings,
-    InterpolateSettings,
-    LandscapeSettings,
-    PathSettings,
-    RunSettings,
-    SpectrumSettings,
-)
 from sharpcli.tasks import Task, load_task
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from sharpcli.documents.scalars import Scalar
 
-from sharpcli.documents.results import Report, Scalar, dumps, to_document
+from sharpcli.documents.results import Report, dumps, to_document
 from sharpcli.documents.statuses import NOT_CONVERGED, SOUND, Outcome, SamplingStatus, Status
 
 PARTS = json.loads((Path(__file__).parents[2] / "docs" / "schema.json").read_text())["$defs"]

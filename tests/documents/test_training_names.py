@@ -1,9 +1,9 @@
 """Settings of trainings under one name, and what of a checkpoint's metadata is a choice."""
 
 import pytest
+from sharpcli.settings.training_names import add_names, named_settings
 
 from sharpcli.documents.labels import common_metadata, differing_metadata
-from sharpcli.documents.training_names import add_names, named_settings
 
 HUGGING_FACE = {
     "training_args.learning_rate": 3e-4,

@@ -1,8 +1,9 @@
 """The rows of a result as a pandas data frame."""
 
 import pytest
+from sharpcli.documents.scalars import Scalar
 
-from sharpcli.documents.results import CheckpointResult, Failure, Report, Scalar
+from sharpcli.documents.results import CheckpointResult, Failure, Report
 from sharpcli.documents.statuses import Outcome
 
 pandas = pytest.importorskip("pandas")

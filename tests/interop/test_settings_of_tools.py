@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from sharpcli.settings.exploring import DirectionSettings, GridSettings, LandscapeSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 from torch import nn
 
 from sharpcli.checkpoint import load_checkpoint
@@ -9,13 +11,6 @@ from sharpcli.documents.labels import common_metadata, differing_metadata
 from sharpcli.runs.exploration import Beside
 from sharpcli.runs.landscape import landscape_checkpoint
 from sharpcli.runs.measure import measure_checkpoints
-from sharpcli.settings import (
-    DirectionSettings,
-    GridSettings,
-    LandscapeSettings,
-    MeasureSettings,
-    RunSettings,
-)
 
 LOSS = MeasureSettings(measures=("loss",))
 CPU = RunSettings(device="cpu")

@@ -8,6 +8,8 @@ import pytest
 import torch
 from networks import CASES, CPU, objective, task, vectors
 from normalised import NETS
+from sharpcli.settings.exploring import PathSettings
+from sharpcli.settings.measuring import RunSettings
 from torch import nn
 
 from sharpcli.errors import SharpError, UsageError
@@ -16,7 +18,6 @@ from sharpcli.landscape.curves import Path, path_weights, train_path
 from sharpcli.landscape.points.batch_norm import batch_statistics
 from sharpcli.objective.objective import Objective
 from sharpcli.runs.study import prepare
-from sharpcli.settings import PathSettings, RunSettings
 from sharpcli.tasks import load_task
 from sharpcli.training import TrainSettings
 from sharpcli.training.loop import train

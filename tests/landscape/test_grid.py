@@ -1,10 +1,10 @@
 """Which points are asked for."""
 
 import pytest
+from sharpcli.settings.exploring import GridSettings
 
 from sharpcli.errors import UsageError
 from sharpcli.landscape.grid import axis_values, check_line, fewest_points, grid_points, line_values
-from sharpcli.settings import GridSettings
 
 
 def test_the_default_line_holds_its_ends_exactly():

@@ -1,9 +1,9 @@
 """What measures of one run share is computed when it is asked for, and once."""
 
 from networks import CASES, context
+from sharpcli.settings.measuring import MeasureSettings
 
 from sharpcli.measures import Context
-from sharpcli.settings import MeasureSettings
 
 
 def test_what_is_known_costs_nothing_to_ask():

@@ -15,13 +15,14 @@ from networks import (
     squared_error,
     task,
 )
+from sharpcli.settings.curvature import CurvatureSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 from torch import nn
 
 from sharpcli import measure_model
 from sharpcli.curvature import SelfCheck
 from sharpcli.measures import context as shared_context
 from sharpcli.measures.hessian import hessian, trace
-from sharpcli.settings import CurvatureSettings, MeasureSettings, RunSettings
 
 
 @pytest.mark.parametrize("name", CASES)

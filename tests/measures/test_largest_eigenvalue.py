@@ -42,7 +42,7 @@ def test_of_a_sample_the_sampling_error_covers_the_value_of_all_data():
 
 
 def test_an_empirical_fisher_matrix_has_its_own_largest_eigenvalue():
-    from sharpcli.settings import CurvatureSettings
+    from sharpcli.settings.curvature import CurvatureSettings
 
     settings = CurvatureSettings(operator="empirical-fisher")
     shared = context(CASES["conv"], "float64", curvature=settings)

@@ -11,11 +11,12 @@ import click
 import pytest
 from click.testing import CliRunner
 from networks import CASES, context
+from sharpcli.documents.scalars import Scalar
+from sharpcli.settings.measuring import MeasureSettings
 
 from sharpcli import measures
 from sharpcli.cli.commands.measure import MeasureCommand, own_options
 from sharpcli.cli.commands.measure import measure as command
-from sharpcli.documents.results import Scalar
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.measures import (
     BUILT_IN,
@@ -29,7 +30,6 @@ from sharpcli.measures import (
     readers,
 )
 from sharpcli.measures.columns import column_titles, in_tables, leading_names
-from sharpcli.settings import MeasureSettings
 
 NAMES = ["loss", "epsilon-sharpness", "gradient", "hessian", "trace"]
 

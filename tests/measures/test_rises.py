@@ -3,9 +3,9 @@
 import pytest
 import torch
 from networks import CASES, context, real_targets, squared_error, task
+from sharpcli.documents.scalars import Scalar, flat_scalars
 from torch import nn
 
-from sharpcli.documents.results import Scalar, flat_scalars
 from sharpcli.measures import choose, compute, options_of
 from sharpcli.measures.rises import Surroundings, estimated, normal_draws, signed_draws, vanished
 from sharpcli.measures.sampling import Sampled

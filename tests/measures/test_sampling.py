@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 from networks import context, mlp, real_targets, squared_error, task
+from sharpcli.documents.scalars import flat_scalars
 from torch import nn
 
-from sharpcli.documents.results import flat_scalars
 from sharpcli.measures import choose, compute, known_measures
 from sharpcli.measures.epsilon_sharpness import epsilon_sharpness
 from sharpcli.measures.gradient import gradient

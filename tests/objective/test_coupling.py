@@ -3,11 +3,11 @@
 import pytest
 import torch
 from coupled_tasks import COUNT, COUPLED, FIXED, NOT_ROWWISE, ORDINARY
+from sharpcli.settings.measuring import RunSettings
 
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.objective.coupling import check_coupling
 from sharpcli.objective.objective import Objective
-from sharpcli.settings import RunSettings
 
 CLOSE = {"float64": 1e-12, "float32": 2e-5, "bfloat16": 0.05}
 CAUSES = ("contrastive", "(N, 1) − (N,)", "statistics of the batch")

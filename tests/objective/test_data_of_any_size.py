@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from sharpcli.settings.measuring import RunSettings
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
@@ -20,7 +21,6 @@ from sharpcli.objective.objective import Objective
 from sharpcli.objective.reading import memory_for_data, read_rows
 from sharpcli.objective.shards import shards
 from sharpcli.runs.study import prepare
-from sharpcli.settings import RunSettings
 from sharpcli.tasks import Task, defaults
 
 CPU = torch.device("cpu")

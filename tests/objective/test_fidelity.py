@@ -8,6 +8,7 @@ import pytest
 import strays
 import torch
 from networks import CASES
+from sharpcli.settings.measuring import RunSettings
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -16,7 +17,6 @@ from sharpcli.errors import SharpError
 from sharpcli.objective.arithmetic import exact_arithmetic
 from sharpcli.runs.preflight import check_fidelity, check_reach
 from sharpcli.runs.study import prepare
-from sharpcli.settings import RunSettings
 
 CPU = torch.device("cpu")
 

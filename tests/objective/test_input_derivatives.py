@@ -6,11 +6,12 @@ import math
 
 import pytest
 import torch
+from sharpcli.settings.curvature import CurvatureSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 from torch import nn
 from torch.func import jacrev, vmap
 
 from sharpcli.runs.measure import measure_model
-from sharpcli.settings import CurvatureSettings, MeasureSettings, RunSettings
 
 POINTS = torch.linspace(0, 1, 12, dtype=torch.float64)[:, None]
 

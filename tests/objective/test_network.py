@@ -3,13 +3,13 @@
 import pytest
 import torch
 from networks import objective, squared_error, task
+from sharpcli.settings.measuring import RunSettings
 from torch import nn
 
 from sharpcli.curvature import make_operator
 from sharpcli.objective.arithmetic import exact_arithmetic
 from sharpcli.objective.network import Network
 from sharpcli.runs.study import prepare
-from sharpcli.settings import RunSettings
 
 
 def _tf32() -> list[bool | str]:

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from networks import CASES, mlp
+from sharpcli.settings.measuring import RunSettings
 from torch import nn
 
 from sharpcli.errors import UsageError
 from sharpcli.objective.parameter_names import layers_of, matching
 from sharpcli.runs.study import prepare
-from sharpcli.settings import RunSettings
 
 CPU = torch.device("cpu")
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 from scipy import stats
+from sharpcli.documents.scalars import Scalar
 
-from sharpcli.documents.results import Scalar
 from sharpcli.objective.reliability import (
     carriers,
     carriers_of_columns,

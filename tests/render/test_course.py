@@ -4,12 +4,12 @@ import io
 
 import numpy as np
 import pytest
+from sharpcli.settings.output import FigureSettings
 
 from sharpcli.errors import SharpError
 from sharpcli.render.course import read_course, read_measured_course
 from sharpcli.render.files.course_figure import course_file
 from sharpcli.render.pages.courses import course_lines
-from sharpcli.settings import FigureSettings
 
 
 def scalar(value, error=0.1, status="converged"):

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sharpcli.settings.output import OutputSettings
 
 from sharpcli.documents.results import CheckpointResult, Failure
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.render import emit
-from sharpcli.settings import OutputSettings
 
 Make = Callable[..., Any]
 

@@ -12,13 +12,14 @@ from html.parser import HTMLParser
 import matplotlib as mpl
 import pytest
 from matplotlib.figure import Figure
+from sharpcli.documents.scalars import Scalar
+from sharpcli.settings.output import FigureSettings
 
 from sharpcli.documents.reading import SavedResult
-from sharpcli.documents.results import CheckpointResult, Failure, Report, Scalar, to_document
+from sharpcli.documents.results import CheckpointResult, Failure, Report, to_document
 from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import SharpError
 from sharpcli.render.files.spreadsheet import result_rows, rows_as_csv
-from sharpcli.settings import FigureSettings
 
 
 def measured(path, value, **others):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from sharpcli.settings.output import FigureSettings
 
 from sharpcli.documents.comparison import compare
 from sharpcli.documents.results import Document, to_document
@@ -9,7 +10,6 @@ from sharpcli.render.files.comparison_figure import comparison_file
 from sharpcli.render.files.comparison_html import comparison_html
 from sharpcli.render.pages.comparison import compare_page
 from sharpcli.render.relations import DrawnHeat, DrawnScatter, read_comparison
-from sharpcli.settings import FigureSettings
 
 BY = ["optimizer", "batch_size"]
 

@@ -8,24 +8,20 @@ import jsonschema
 import pytest
 import torch
 from networks import CASES, dense_gradient, dense_hessian, mlp, relative, task, vectors
+from sharpcli.documents.scalars import flat_scalars
+from sharpcli.settings.curvature import CurvatureSettings
+from sharpcli.settings.exploring import DirectionSettings, GridSettings, LandscapeSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 from torch import nn
 
 from sharpcli.checkpoint import save_checkpoint
-from sharpcli.documents.results import flat_scalars, to_document, unconverged
+from sharpcli.documents.results import to_document, unconverged
 from sharpcli.errors import UsageError
 from sharpcli.objective.parameter_names import layers_of, matching
 from sharpcli.runs.exploration import Beside
 from sharpcli.runs.interpolate import interpolate_checkpoints
 from sharpcli.runs.landscape import landscape_checkpoint
 from sharpcli.runs.measure import measure_checkpoints, measure_model
-from sharpcli.settings import (
-    CurvatureSettings,
-    DirectionSettings,
-    GridSettings,
-    LandscapeSettings,
-    MeasureSettings,
-    RunSettings,
-)
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "schema.json").read_text("utf-8"))
 CPU = torch.device("cpu")

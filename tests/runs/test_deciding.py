@@ -4,14 +4,15 @@ import re
 
 import pytest
 import torch
+from sharpcli.documents.scalars import flat_scalars
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 from torch import nn
 
 from sharpcli.checkpoint import save_checkpoint
-from sharpcli.documents.results import flat_scalars, to_document
+from sharpcli.documents.results import to_document
 from sharpcli.errors import UsageError
 from sharpcli.runs.measure import measure_checkpoints
 from sharpcli.runtime.progress import Notes
-from sharpcli.settings import MeasureSettings, RunSettings
 from sharpcli.tasks import Task, defaults
 
 EXAMPLES = 2048

@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 from networks import CASES
+from sharpcli.settings.curvature import CurvatureSettings, SpectrumSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 
 from sharpcli.checkpoint import save_checkpoint
 from sharpcli.documents.results import to_document
@@ -14,12 +16,6 @@ from sharpcli.runs.finished import Finished
 from sharpcli.runs.measure import measure_checkpoints
 from sharpcli.runs.spectrum import spectra_of_checkpoints
 from sharpcli.runtime.progress import Notes
-from sharpcli.settings import (
-    CurvatureSettings,
-    MeasureSettings,
-    RunSettings,
-    SpectrumSettings,
-)
 
 OF = CASES["tanh"]
 SETTINGS = MeasureSettings(measures=("loss", "gradient"))

@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 from networks import real_targets, squared_error, task
+from sharpcli.documents.scalars import Scalar
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 from torch import nn
 
-from sharpcli.documents.results import CheckpointResult, Scalar, to_document
+from sharpcli.documents.results import CheckpointResult, to_document
 from sharpcli.runs.growing_samples import Judge, Widest, grown, widest
 from sharpcli.runs.measure import measure_model
 from sharpcli.runtime.progress import Notes
-from sharpcli.settings import MeasureSettings, RunSettings
 
 TOTAL = 3000
 

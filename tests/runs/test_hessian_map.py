@@ -7,16 +7,17 @@ import math
 import numpy as np
 import pytest
 import torch
+from sharpcli.documents.scalars import Scalar
+from sharpcli.settings.exploring import DirectionSettings, GridSettings, LandscapeSettings
+from sharpcli.settings.measuring import RunSettings
 from torch import nn
 
-from sharpcli.documents.results import Scalar
 from sharpcli.documents.statuses import Status
 from sharpcli.landscape.points.journal import Journal
 from sharpcli.landscape.points.walk import Watch
 from sharpcli.runs import hessian_map
 from sharpcli.runs.hessian_map import ratio_of
 from sharpcli.runs.landscape import landscape_checkpoint
-from sharpcli.settings import DirectionSettings, GridSettings, LandscapeSettings, RunSettings
 from sharpcli.tasks import Task, defaults
 
 _POINTS = 2

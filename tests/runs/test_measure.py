@@ -22,18 +22,19 @@ from networks import (
     tokens,
     vectors,
 )
+from sharpcli.documents.scalars import flat_scalars
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 from torch import nn
 from torch.nn import functional
 
 from sharpcli import measures
 from sharpcli.checkpoint import save_checkpoint
-from sharpcli.documents.results import flat_scalars, to_document
+from sharpcli.documents.results import to_document
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.measures import Measure, Option
 from sharpcli.runs.measure import measure_checkpoints, measure_model
 from sharpcli.runs.study import prepare
 from sharpcli.runtime.devices import resolve_device
-from sharpcli.settings import MeasureSettings, RunSettings
 from sharpcli.tasks import defaults
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "schema.json").read_text("utf-8"))

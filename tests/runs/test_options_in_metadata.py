@@ -5,6 +5,8 @@ import json
 import pytest
 import torch
 from safetensors.torch import save_file
+from sharpcli.settings.exploring import DirectionSettings, GridSettings, LandscapeSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 
 from sharpcli.checkpoint import save_checkpoint
 from sharpcli.documents.comparison import compare
@@ -15,13 +17,6 @@ from sharpcli.runs.interpolate import interpolate_checkpoints
 from sharpcli.runs.landscape import landscape_checkpoint
 from sharpcli.runs.measure import measure_checkpoints
 from sharpcli.runs.spectrum import spectra_of_checkpoints
-from sharpcli.settings import (
-    DirectionSettings,
-    GridSettings,
-    LandscapeSettings,
-    MeasureSettings,
-    RunSettings,
-)
 from sharpcli.tasks import load_task
 
 TASK = """

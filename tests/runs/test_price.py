@@ -4,16 +4,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from sharpcli.documents.scalars import Scalar
+from sharpcli.settings.measuring import RunSettings
 from torch import nn
 
 from sharpcli import MeasureSettings, measure_model
-from sharpcli.documents.results import CheckpointResult, Scalar
+from sharpcli.documents.results import CheckpointResult
 from sharpcli.errors import UsageError
 from sharpcli.measures import choose
 from sharpcli.runs.growing_samples import FIRST_IN_TIME, Judge, Limit, grown
 from sharpcli.runs.price import Foreteller, TimeShares, samples_for
 from sharpcli.runtime.progress import Notes
-from sharpcli.settings import RunSettings
 
 TOTAL = 100_000
 

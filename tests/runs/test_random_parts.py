@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 from torch import nn
 
 from sharpcli.runs.measure import measure_checkpoints
-from sharpcli.settings import MeasureSettings, RunSettings
 
 TASK = """
 import torch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from networks import CASES, mlp, task, vectors
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 from torch import nn
 
 from sharpcli.documents.results import to_document
@@ -13,7 +14,6 @@ from sharpcli.render.pages.measurements import measure_page
 from sharpcli.render.pages.rescaling import change
 from sharpcli.runs.measure import measure_model
 from sharpcli.runs.rescaled import verdict
-from sharpcli.settings import MeasureSettings, RunSettings
 
 RELU = task(lambda: mlp(6, 24, 20, 4, activation=nn.ReLU), vectors(6, 4))
 NAMES = ("loss", "hessian", "parameter-norms", "spectral-norms", "path-norm", "margin")

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from networks import CASES, dense_eigenvalues, mlp, relative, task, vectors
+from sharpcli.settings.curvature import CurvatureSettings, SpectrumSettings
+from sharpcli.settings.measuring import RunSettings
 from spectra import total_variation, true_moments
 
 from sharpcli.checkpoint import save_checkpoint
@@ -14,7 +16,6 @@ from sharpcli.errors import UsageError
 from sharpcli.linalg.quadrature import quadrature
 from sharpcli.runs.spectrum import spectra_of_checkpoints
 from sharpcli.runtime.progress import Notes, silent
-from sharpcli.settings import CurvatureSettings, RunSettings, SpectrumSettings
 
 DOUBLE = RunSettings(dtype="float64", device="cpu")
 FEW = SpectrumSettings(probes=2, steps=20)

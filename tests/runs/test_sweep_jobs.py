@@ -5,6 +5,7 @@ import json
 import time
 
 import pytest
+from sharpcli.runtime.reservations import InUseError
 from tiny_sweeps import FOUR, NAMES, TASK, checkpoints, write
 
 from sharpcli.errors import SharpError, UsageError
@@ -14,7 +15,6 @@ from sharpcli.runs.sweep import Watch, sweep
 from sharpcli.runs.sweep_folder import SweepFolder
 from sharpcli.runs.sweep_job import Job, read_notes
 from sharpcli.runs.sweep_run import Tasks
-from sharpcli.runtime.files import InUseError
 from sharpcli.training.sweep_file import read_sweep
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from networks import CASES
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 
 from sharpcli.checkpoint import save_checkpoint
 from sharpcli.documents.results import CheckpointResult, Failure
@@ -14,7 +15,6 @@ from sharpcli.errors import SharpError, UsageError
 from sharpcli.runs import watching
 from sharpcli.runs.measure import measure_checkpoints
 from sharpcli.runs.watching import Arrivals, Watch, check_watch, each_arrival
-from sharpcli.settings import MeasureSettings, RunSettings
 
 
 class Folder:

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sharpcli.settings.curvature import CurvatureSettings
+from sharpcli.settings.measuring import RunSettings
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
@@ -25,7 +27,6 @@ from sharpcli.checkpoint import Checkpoint
 from sharpcli.objective.objective import Objective
 from sharpcli.runs.preflight import ready
 from sharpcli.runs.study import Study, matched, prepare
-from sharpcli.settings import CurvatureSettings, RunSettings
 from sharpcli.tasks import Task, defaults
 
 COUNT, FIXED = 96, 24

@@ -10,11 +10,11 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sharpcli.runs.measure import measure_checkpoints
-from sharpcli.settings import MeasureSettings, RunSettings
 
 _TOP = 2
 

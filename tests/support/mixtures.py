@@ -4,11 +4,11 @@ import copy
 
 import torch
 from networks import CPU
+from sharpcli.settings.measuring import RunSettings
 
 from sharpcli.landscape.frame import line
 from sharpcli.landscape.points.evaluator import Anchors
 from sharpcli.runs.study import prepare
-from sharpcli.settings import RunSettings
 
 ALPHAS = [(-1 + i / 8,) for i in range(25)]
 

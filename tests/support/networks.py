@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -20,7 +21,6 @@ from torch.utils.data import Dataset
 from sharpcli.measures import Context
 from sharpcli.objective.objective import Objective
 from sharpcli.runs.study import prepare
-from sharpcli.settings import MeasureSettings, RunSettings
 from sharpcli.tasks import Task, defaults
 
 TRAIN, TEST = 23, 11  # in batches of 3 the last of the train split's eight has two rows

@@ -7,6 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from sharpcli.documents.scalars import Scalar
+from sharpcli.settings.exploring import (
+    DirectionSettings,
+    GridSettings,
+    InterpolateSettings,
+    LandscapeSettings,
+)
+from sharpcli.settings.measuring import RunSettings
+
 from sharpcli.documents.grids import (
     Aligned,
     AnchoredAxis,
@@ -23,14 +32,7 @@ from sharpcli.documents.grids import (
     Trajectory,
     TrajectoryPoint,
 )
-from sharpcli.documents.results import Document, Report, Scalar, to_document
-from sharpcli.settings import (
-    DirectionSettings,
-    GridSettings,
-    InterpolateSettings,
-    LandscapeSettings,
-    RunSettings,
-)
+from sharpcli.documents.results import Document, Report, to_document
 
 ENVIRONMENT = {"sharpcli": "0.2.0", "python": "3.12", "torch": "2.6", "device": "cpu"}
 TASK = {

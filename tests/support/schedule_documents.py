@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from sharpcli.settings.schedule import ScheduleSettings
+
 from sharpcli.documents.results import to_document
 from sharpcli.runs.schedule import list_policies, schedule_values
-from sharpcli.settings import ScheduleSettings
 
 __all__ = ["policies", "rewritten", "scheduled"]
 

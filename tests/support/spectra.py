@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from sharpcli.settings.measuring import RunSettings
 from torch import Tensor
-
-from sharpcli.settings import RunSettings
 
 
 @dataclass

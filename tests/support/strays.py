@@ -17,6 +17,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from sharpcli.settings.curvature import CurvatureSettings
+from sharpcli.settings.measuring import RunSettings
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional
@@ -28,7 +30,6 @@ from sharpcli.curvature import make_operator
 from sharpcli.errors import SharpError
 from sharpcli.runs.preflight import ready
 from sharpcli.runs.studies import Studies, load
-from sharpcli.settings import CurvatureSettings, RunSettings
 from sharpcli.tasks import Task, defaults
 
 ROWS = 24

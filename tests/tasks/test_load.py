@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from sharpcli.settings.measuring import RunSettings
 from torch import nn
 
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.runs.studies import Studies
-from sharpcli.settings import RunSettings
 from sharpcli.tasks import builtin, builtin_tasks, load_task, task_from_metadata
 from sharpcli.tasks.source import NoTaskFileError
 

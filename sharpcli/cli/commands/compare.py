@@ -11,14 +11,15 @@ import click
 
 from sharpcli.cli import completion
 from sharpcli.cli.exit_codes import ExitCode
-from sharpcli.cli.options import output_options, plot_option, refuse_unread
+from sharpcli.cli.options.given import refuse_unread
+from sharpcli.cli.options.output import output_options, plot_option
 from sharpcli.cli.parameter_types import NAMES, NumberType
 from sharpcli.documents.reading import load_document, parse_document
 from sharpcli.documents.results import Document
 from sharpcli.documents.scores import Over
 from sharpcli.documents.statuses import NOT_CONVERGED
 from sharpcli.errors import SharpError, UsageError
-from sharpcli.settings import OutputSettings
+from sharpcli.settings.output import OutputSettings
 
 __all__ = ["compare", "read_result"]
 

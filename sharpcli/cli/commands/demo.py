@@ -14,7 +14,7 @@ from sharpcli.cli.parameter_types import SEED
 from sharpcli.errors import SharpError
 from sharpcli.runtime.files import reserved
 from sharpcli.runtime.text import visible
-from sharpcli.settings import OutputSettings
+from sharpcli.settings.output import OutputSettings
 
 if TYPE_CHECKING:
     from sharpcli.training import TrainSettings

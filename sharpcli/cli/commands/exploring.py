@@ -12,10 +12,11 @@ from click.shell_completion import CompletionItem
 
 from sharpcli.cli import completion
 from sharpcli.cli.exit_codes import exit_code
-from sharpcli.cli.options import refuse_unread
+from sharpcli.cli.options.given import refuse_unread
 from sharpcli.cli.parameter_types import ParameterType, WholeType
 from sharpcli.errors import UsageError, counted
-from sharpcli.settings import BatchNormSettings, GridSettings, OutputSettings
+from sharpcli.settings.exploring import BatchNormSettings, GridSettings
+from sharpcli.settings.output import OutputSettings
 
 if TYPE_CHECKING:
     from sharpcli.documents.results import Report

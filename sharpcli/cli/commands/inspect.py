@@ -6,9 +6,10 @@ import click
 
 from sharpcli.cli import completion
 from sharpcli.cli.exit_codes import exit_code
-from sharpcli.cli.options import output_options, weights_option
+from sharpcli.cli.options.output import output_options
+from sharpcli.cli.options.run import weights_option
 from sharpcli.documents.results import to_document
-from sharpcli.settings import OutputSettings
+from sharpcli.settings.output import OutputSettings
 
 __all__ = ["inspect"]
 

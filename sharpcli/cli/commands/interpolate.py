@@ -14,22 +14,19 @@ from sharpcli.cli.commands.exploring import (
     exploring_options,
     run_exploration,
 )
-from sharpcli.cli.options import (
-    exploring_run_options,
-    output_options,
-    plot_option,
-    refuse_unread,
-    task_options,
-)
+from sharpcli.cli.options.given import refuse_unread
+from sharpcli.cli.options.output import output_options, plot_option
+from sharpcli.cli.options.run import exploring_run_options
+from sharpcli.cli.options.task import task_options
 from sharpcli.cli.parameter_types import POSITIVE, NumberType
-from sharpcli.settings import (
+from sharpcli.settings.exploring import (
     BatchNormSettings,
     GridSettings,
     InterpolateSettings,
-    OutputSettings,
     PathSettings,
-    RunSettings,
 )
+from sharpcli.settings.measuring import RunSettings
+from sharpcli.settings.output import OutputSettings
 
 __all__ = ["interpolate"]
 

@@ -16,25 +16,20 @@ from sharpcli.cli.commands.exploring import (
     exploring_options,
     run_exploration,
 )
-from sharpcli.cli.options import (
-    exploring_run_options,
-    given,
-    output_options,
-    parameters_option,
-    plot_option,
-    refuse_unread,
-    task_options,
-)
+from sharpcli.cli.options.given import given, refuse_unread
+from sharpcli.cli.options.output import output_options, plot_option
+from sharpcli.cli.options.run import exploring_run_options, parameters_option
+from sharpcli.cli.options.task import task_options
 from sharpcli.cli.parameter_types import POSITIVE, NumberType, WholeType
 from sharpcli.runs.direction_kinds import DIRECTION_KINDS
-from sharpcli.settings import (
+from sharpcli.settings.exploring import (
     BatchNormSettings,
     DirectionSettings,
     GridSettings,
     LandscapeSettings,
-    OutputSettings,
-    RunSettings,
 )
+from sharpcli.settings.measuring import RunSettings
+from sharpcli.settings.output import OutputSettings
 
 __all__ = ["landscape"]
 

@@ -10,24 +10,23 @@ import click
 
 from sharpcli.cli import completion
 from sharpcli.cli.exit_codes import exit_code
-from sharpcli.cli.options import (
-    curvature_options,
-    given,
+from sharpcli.cli.options.given import given, refuse_unread
+from sharpcli.cli.options.output import (
     output_options,
-    parameters_option,
     plot_option,
     refuse_overwriting,
-    refuse_unread,
     resume_option,
-    run_options,
-    task_options,
 )
+from sharpcli.cli.options.run import curvature_options, parameters_option, run_options
+from sharpcli.cli.options.task import task_options
 from sharpcli.cli.parameter_types import DURATION, NumberType, WholeType, WordedType
 from sharpcli.errors import UsageError
 from sharpcli.measures import BUILT_IN, Option, choose, known_measures, measure_of, readers
 from sharpcli.runtime import interruption
 from sharpcli.runtime.files import reserved
-from sharpcli.settings import CurvatureSettings, MeasureSettings, OutputSettings, RunSettings
+from sharpcli.settings.curvature import CurvatureSettings
+from sharpcli.settings.measuring import MeasureSettings, RunSettings
+from sharpcli.settings.output import OutputSettings
 
 if TYPE_CHECKING:
     from sharpcli.runtime.progress import Notes

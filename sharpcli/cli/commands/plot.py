@@ -9,11 +9,11 @@ import click
 
 from sharpcli.cli import completion
 from sharpcli.cli.commands.compare import read_result
-from sharpcli.cli.options import output_options, plot_option
+from sharpcli.cli.options.output import output_options, plot_option
 from sharpcli.cli.parameter_types import NumberType
 from sharpcli.documents.results import Document
 from sharpcli.errors import SharpError, UsageError
-from sharpcli.settings import FigureSettings, OutputSettings
+from sharpcli.settings.output import FigureSettings, OutputSettings
 
 __all__ = ["plot"]
 

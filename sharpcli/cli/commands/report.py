@@ -9,7 +9,7 @@ import click
 from sharpcli.cli import completion
 from sharpcli.cli.commands.compare import read_result
 from sharpcli.cli.exit_codes import ExitCode, of_error
-from sharpcli.cli.options import refuse_overwriting
+from sharpcli.cli.options.output import refuse_overwriting
 from sharpcli.documents.results import Document
 from sharpcli.errors import SharpError, UsageError, counted
 

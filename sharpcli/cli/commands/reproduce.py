@@ -9,12 +9,13 @@ import click
 from click.shell_completion import CompletionItem
 
 from sharpcli.cli.exit_codes import ExitCode
-from sharpcli.cli.options import given, plot_option
+from sharpcli.cli.options.given import given
+from sharpcli.cli.options.output import plot_option
 from sharpcli.cli.parameter_types import POSITIVE, WholeType
 from sharpcli.errors import UsageError
 from sharpcli.render.formats import FORMATS
 from sharpcli.runtime import interruption
-from sharpcli.settings import OutputSettings
+from sharpcli.settings.output import OutputSettings
 
 __all__ = ["reproduce"]
 

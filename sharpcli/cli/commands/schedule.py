@@ -8,11 +8,13 @@ import click
 
 from sharpcli.cli import completion
 from sharpcli.cli.exit_codes import exit_code
-from sharpcli.cli.options import given, output_options, plot_option, refuse_unread
+from sharpcli.cli.options.given import given, refuse_unread
+from sharpcli.cli.options.output import output_options, plot_option
 from sharpcli.cli.parameter_types import POSITIVE, NumberType, WholeType
 from sharpcli.documents.results import to_document
 from sharpcli.errors import UsageError
-from sharpcli.settings import OutputSettings, Rewriting, ScheduleSettings
+from sharpcli.settings.output import OutputSettings
+from sharpcli.settings.schedule import Rewriting, ScheduleSettings
 
 __all__ = ["schedule"]
 

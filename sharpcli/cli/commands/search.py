@@ -16,7 +16,7 @@ from sharpcli.cli.parameter_types import POSITIVE
 from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import UsageError, counted
 from sharpcli.render.formats import FORMATS
-from sharpcli.settings import OutputSettings
+from sharpcli.settings.output import OutputSettings
 
 __all__ = ["search"]
 

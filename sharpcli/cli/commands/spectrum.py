@@ -6,18 +6,14 @@ import click
 
 from sharpcli.cli import completion
 from sharpcli.cli.exit_codes import exit_code
-from sharpcli.cli.options import (
-    curvature_options,
-    output_options,
-    parameters_option,
-    plot_option,
-    resume_option,
-    run_options,
-    task_options,
-)
+from sharpcli.cli.options.output import output_options, plot_option, resume_option
+from sharpcli.cli.options.run import curvature_options, parameters_option, run_options
+from sharpcli.cli.options.task import task_options
 from sharpcli.cli.parameter_types import WholeType
 from sharpcli.errors import UsageError
-from sharpcli.settings import CurvatureSettings, OutputSettings, RunSettings, SpectrumSettings
+from sharpcli.settings.curvature import CurvatureSettings, SpectrumSettings
+from sharpcli.settings.measuring import RunSettings
+from sharpcli.settings.output import OutputSettings
 
 __all__ = ["spectrum"]
 

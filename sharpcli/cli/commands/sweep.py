@@ -14,7 +14,7 @@ from sharpcli.documents.results import is_interrupted
 from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import counted
 from sharpcli.render.formats import FORMATS
-from sharpcli.settings import OutputSettings
+from sharpcli.settings.output import OutputSettings
 
 __all__ = ["sweep"]
 

@@ -10,7 +10,9 @@ from typing import Any
 import click
 
 from sharpcli.cli import completion
-from sharpcli.cli.options import each_once, refuse_overwriting, task_argument
+from sharpcli.cli.options.given import each_once
+from sharpcli.cli.options.output import refuse_overwriting
+from sharpcli.cli.options.task import task_argument
 from sharpcli.cli.parameter_types import (
     DEVICE,
     NAME_VALUE,
@@ -22,10 +24,11 @@ from sharpcli.cli.parameter_types import (
 )
 from sharpcli.documents.results import to_document
 from sharpcli.errors import SharpError, UsageError
-from sharpcli.runtime.files import is_special, reserved
+from sharpcli.runtime.destinations import is_special
+from sharpcli.runtime.files import reserved
 from sharpcli.runtime.progress import Latest
 from sharpcli.runtime.text import visible
-from sharpcli.settings import OutputSettings
+from sharpcli.settings.output import OutputSettings
 from sharpcli.training.optimizers import HYPERPARAMETERS, OPTIMIZERS
 from sharpcli.training.train_settings import EVERY, TrainSettings
 

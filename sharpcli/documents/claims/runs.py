@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sharpcli.documents.results import Document, flat_scalars
+from sharpcli.documents.results import Document
+from sharpcli.documents.scalars import flat_scalars
 from sharpcli.documents.scoring.runs import Run, runs_of_sweep
 from sharpcli.documents.scoring.statistics import median
 from sharpcli.documents.statuses import Outcome

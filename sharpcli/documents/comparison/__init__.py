@@ -31,7 +31,11 @@ from sharpcli.documents.comparison.members import (
     value_of,
 )
 from sharpcli.documents.comparison.paired import paired_difference, pairs_of_rows
-from sharpcli.documents.comparison.uncertainty import (
+from sharpcli.documents.environment import environment
+from sharpcli.documents.labels import named
+from sharpcli.documents.results import Document, Report
+from sharpcli.documents.statuses import SOUND, SamplingStatus
+from sharpcli.documents.uncertainty import (
     NOTHING_EXACT,
     Uncertainty,
     bound_of,
@@ -42,10 +46,6 @@ from sharpcli.documents.comparison.uncertainty import (
     uncertainty_of,
     worst_status,
 )
-from sharpcli.documents.environment import environment
-from sharpcli.documents.labels import named
-from sharpcli.documents.results import Document, Report
-from sharpcli.documents.statuses import SOUND, SamplingStatus
 from sharpcli.errors import UsageError, setting
 
 __all__ = ["compare", "training_loss_warning"]

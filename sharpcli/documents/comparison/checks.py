@@ -11,7 +11,8 @@ from sharpcli.documents.comparison.factors import NOT_A_CHOICE
 from sharpcli.documents.comparison.members import Group, Member
 from sharpcli.documents.labels import clean, differing_metadata, named
 from sharpcli.documents.pairing import different_data, measured
-from sharpcli.documents.results import Document, leaves
+from sharpcli.documents.results import Document
+from sharpcli.documents.scalars import leaves
 from sharpcli.documents.statuses import SOUND, Status
 from sharpcli.errors import counted, setting
 

@@ -17,9 +17,9 @@ from sharpcli.documents.comparison.factors import SEED, factors_of, settings_of
 from sharpcli.documents.comparison.granulated import Design, granulated, signs
 from sharpcli.documents.comparison.members import Member, value_of
 from sharpcli.documents.comparison.ranks import kendall, pearson, smallest_p_value, tau_b
-from sharpcli.documents.comparison.uncertainty import worst_status
 from sharpcli.documents.results import Document
 from sharpcli.documents.statuses import SOUND
+from sharpcli.documents.uncertainty import worst_status
 from sharpcli.errors import counted, setting
 
 __all__ = ["GAP", "agreement", "correlations"]

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sharpcli.documents.comparison.uncertainty import NOTHING_EXACT
 from sharpcli.documents.labels import differing_metadata, named, natural_order, pairs, short_labels
-from sharpcli.documents.results import Document, flat_scalars
+from sharpcli.documents.results import Document
+from sharpcli.documents.scalars import flat_scalars
 from sharpcli.documents.statuses import Outcome
+from sharpcli.documents.uncertainty import NOTHING_EXACT
 from sharpcli.errors import SharpError, UsageError, setting
 
 __all__ = ["Group", "Member", "check_keys", "group_members", "read_members", "value_of"]

@@ -23,7 +23,7 @@ from sharpcli.objective.network import Network
 from sharpcli.objective.objective import Around, Objective, accumulator
 from sharpcli.objective.trees import equal_tensors
 from sharpcli.runtime.processes import share
-from sharpcli.settings import BatchNormMode
+from sharpcli.settings.exploring import BatchNormMode
 
 __all__ = ["Anchors", "BatchNorm", "Point", "Surface", "Values", "WeightsOf"]
 

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from sharpcli.errors import SharpError, setting
-from sharpcli.runtime.files import cache_folder, is_special, lock
+from sharpcli.runtime.destinations import is_special
+from sharpcli.runtime.files import cache_folder
 from sharpcli.runtime.processes import is_first
+from sharpcli.runtime.reservations import lock
 
 __all__ = ["Journal", "differences"]
 

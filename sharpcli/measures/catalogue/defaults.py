@@ -9,7 +9,7 @@ from typing import Any
 
 from sharpcli.errors import setting
 from sharpcli.measures.measure import Column, Measure, loaded_later, marked
-from sharpcli.settings import MeasureSettings
+from sharpcli.settings.measuring import MeasureSettings
 
 __all__ = ["CURVATURE", "DEFAULTS"]
 

@@ -20,7 +20,7 @@ from sharpcli.errors import SharpError, setting
 from sharpcli.render.files.contours import RUNS, plane_figure
 from sharpcli.render.files.figure import line_figure, styled
 from sharpcli.render.scene import Array, Scene
-from sharpcli.settings import FigureSettings
+from sharpcli.settings.output import FigureSettings
 
 __all__ = ["animated"]
 

@@ -12,7 +12,7 @@ from sharpcli.render.numbers import format_number
 from sharpcli.render.pages.reproductions import interval_text, verdict_text
 from sharpcli.runtime.files import save
 from sharpcli.runtime.text import markdown_text
-from sharpcli.settings import FigureSettings
+from sharpcli.settings.output import FigureSettings
 
 __all__ = ["write_claims_page"]
 

@@ -12,7 +12,7 @@ from sharpcli.render.pages.scores import DrawnScores
 from sharpcli.render.relations import DrawnHeat, DrawnScatter
 from sharpcli.render.scene import is_log, on_scale
 from sharpcli.runtime.text import figure_text
-from sharpcli.settings import FigureSettings
+from sharpcli.settings.output import FigureSettings
 
 __all__ = ["GAP", "comparison_figure", "comparison_file", "is_wide"]
 

@@ -11,7 +11,7 @@ from sharpcli.render.files.surface_html import complete_page
 from sharpcli.render.pages.scores import DrawnScores
 from sharpcli.render.relations import DrawnHeat, DrawnScatter
 from sharpcli.runtime.text import plotly_text
-from sharpcli.settings import FigureSettings
+from sharpcli.settings.output import FigureSettings
 
 __all__ = ["comparison_html"]
 

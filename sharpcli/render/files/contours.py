@@ -29,7 +29,7 @@ from sharpcli.render.scene import (
     shown_marks,
 )
 from sharpcli.runtime.text import figure_text
-from sharpcli.settings import FigureSettings
+from sharpcli.settings.output import FigureSettings
 
 __all__ = ["RUNS", "contour_levels", "plane_figure"]
 

@@ -10,7 +10,7 @@ import numpy as np
 from sharpcli.render.course import Course, Line, Panel
 from sharpcli.render.scene import drawable, on_scale
 from sharpcli.runtime.text import figure_text
-from sharpcli.settings import FigureSettings
+from sharpcli.settings.output import FigureSettings
 
 __all__ = ["course_figure", "course_file"]
 

@@ -12,7 +12,7 @@ from sharpcli.render.files.line_html import FRAME, listed
 from sharpcli.render.files.surface_html import complete_page
 from sharpcli.render.scene import drawable
 from sharpcli.runtime.text import plotly_text
-from sharpcli.settings import FigureSettings
+from sharpcli.settings.output import FigureSettings
 
 __all__ = ["course_page"]
 

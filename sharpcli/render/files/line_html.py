@@ -8,7 +8,7 @@ import numpy as np
 
 from sharpcli.render.scene import Array, Scene, is_log, line_label, named_curve, shown_marks
 from sharpcli.runtime.text import plotly_text
-from sharpcli.settings import FigureSettings
+from sharpcli.settings.output import FigureSettings
 
 __all__ = ["FRAME", "line_traces", "listed"]
 

@@ -12,8 +12,9 @@ from sharpcli.documents.grids import MAP_TITLES
 from sharpcli.documents.results import Document
 from sharpcli.errors import SharpError, UsageError, did_you_mean, setting
 from sharpcli.render.kinds import FIGURES, KINDS, load, read_drawing
-from sharpcli.runtime.files import problem_of, save
-from sharpcli.settings import FigureSettings
+from sharpcli.runtime.destinations import problem_of
+from sharpcli.runtime.files import save
+from sharpcli.settings.output import FigureSettings
 
 __all__ = ["check_plot", "draw", "narrowed"]
 

@@ -11,7 +11,7 @@ import numpy as np
 from sharpcli.errors import SharpError
 from sharpcli.render.scene import drawable, on_scale
 from sharpcli.runtime.text import figure_text
-from sharpcli.settings import FigureSettings
+from sharpcli.settings.output import FigureSettings
 
 __all__ = ["read_reproduction", "reproduction_figure", "reproduction_file"]
 

@@ -11,7 +11,7 @@ import numpy as np
 from sharpcli.render.pages.schedules import QUANTITIES, Drawn
 from sharpcli.render.scene import Array, drawable, on_scale
 from sharpcli.runtime.text import figure_text
-from sharpcli.settings import FigureSettings
+from sharpcli.settings.output import FigureSettings
 
 __all__ = ["schedule_figure", "schedule_file"]
 

@@ -10,7 +10,7 @@ import numpy as np
 from sharpcli.render.pages.scores import OVER, DrawnScores
 from sharpcli.render.scene import drawable, is_log, on_scale
 from sharpcli.runtime.text import figure_text
-from sharpcli.settings import FigureSettings
+from sharpcli.settings.output import FigureSettings
 
 __all__ = ["score_figure", "score_file"]
 

@@ -12,7 +12,7 @@ from sharpcli.errors import counted
 from sharpcli.render.pages.spectra import Spectrum, smoothed, span_of
 from sharpcli.render.scene import on_scale
 from sharpcli.runtime.text import figure_text
-from sharpcli.settings import FigureSettings
+from sharpcli.settings.output import FigureSettings
 
 __all__ = ["spectral_figure", "spectral_file"]
 

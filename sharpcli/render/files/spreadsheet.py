@@ -7,7 +7,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sharpcli.documents.results import Document, is_scalar, leaves
+from sharpcli.documents.results import Document
+from sharpcli.documents.scalars import is_scalar, leaves
 from sharpcli.documents.statuses import Outcome
 from sharpcli.runtime.text import csv_cell
 

@@ -28,7 +28,7 @@ from sharpcli.render.scene import (
 )
 from sharpcli.render.terminal.axes import scale_of
 from sharpcli.runtime.text import html_text, plotly_text
-from sharpcli.settings import FigureSettings
+from sharpcli.settings.output import FigureSettings
 
 __all__ = ["complete_page", "page"]
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from sharpcli.documents.statuses import Outcome
-from sharpcli.documents.training_names import is_choice, is_common
 from sharpcli.errors import counted
 from sharpcli.render.numbers import NOT_FINITE, format_number
 from sharpcli.render.terminal.table import Column, Page, Row, Sheet
+from sharpcli.settings.training_names import is_choice, is_common
 
 __all__ = ["inspection_page"]
 

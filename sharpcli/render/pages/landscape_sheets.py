@@ -8,7 +8,7 @@ from typing import Any
 
 from sharpcli.documents.grids import MAP_TITLES
 from sharpcli.documents.labels import clean, short_labels
-from sharpcli.documents.results import flat_scalars
+from sharpcli.documents.scalars import flat_scalars
 from sharpcli.documents.statuses import NOT_CONVERGED, Outcome
 from sharpcli.errors import counted
 from sharpcli.render.numbers import NOT_FINITE, format_cells, format_number, format_scalar

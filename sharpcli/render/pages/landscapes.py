@@ -8,7 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from sharpcli.documents.labels import clean
-from sharpcli.documents.results import flat_scalars
+from sharpcli.documents.scalars import flat_scalars
 from sharpcli.errors import counted
 from sharpcli.render.numbers import format_number, format_scalar
 from sharpcli.render.pages.context import run_lines

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from sharpcli.documents.results import flat_scalars
+from sharpcli.documents.scalars import flat_scalars
 from sharpcli.errors import counted
 from sharpcli.render.numbers import format_cells
 from sharpcli.render.terminal.table import Column, Row, Sheet

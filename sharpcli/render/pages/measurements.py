@@ -14,7 +14,7 @@ from sharpcli.documents.labels import (
     pairs,
     short_labels,
 )
-from sharpcli.documents.results import flat_scalars
+from sharpcli.documents.scalars import flat_scalars
 from sharpcli.documents.statuses import NOT_CONVERGED, Outcome
 from sharpcli.measures.columns import column_titles, in_tables
 from sharpcli.render.numbers import NOT_FINITE, format_cells, format_number

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sharpcli.documents.results import flat_scalars
+from sharpcli.documents.scalars import flat_scalars
 from sharpcli.errors import counted
 from sharpcli.measures.columns import column_titles
 from sharpcli.render.numbers import format_number

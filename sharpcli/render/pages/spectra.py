@@ -11,7 +11,7 @@ from typing import Any
 from rich.text import Text
 
 from sharpcli.documents.labels import clean
-from sharpcli.documents.results import flat_scalars
+from sharpcli.documents.scalars import flat_scalars
 from sharpcli.documents.statuses import NOT_CONVERGED, Outcome
 from sharpcli.errors import SharpError, counted
 from sharpcli.render.numbers import format_scalar

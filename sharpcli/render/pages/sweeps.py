@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sharpcli.documents.results import flat_scalars
+from sharpcli.documents.scalars import flat_scalars
 from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import counted
 from sharpcli.render.numbers import format_cells, format_number

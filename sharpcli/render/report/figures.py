@@ -11,7 +11,7 @@ from sharpcli.errors import SharpError
 from sharpcli.render.files.plotting import narrowed
 from sharpcli.render.kinds import KINDS, load, read_drawing
 from sharpcli.runtime.text import html_text
-from sharpcli.settings import FigureSettings
+from sharpcli.settings.output import FigureSettings
 
 __all__ = ["Drawing", "can_draw", "drawings"]
 

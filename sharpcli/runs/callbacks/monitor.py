@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sharpcli.documents.results import flat_scalars
+from sharpcli.documents.scalars import flat_scalars
 from sharpcli.documents.stability import PRECONDITIONED_NAME
 from sharpcli.errors import SharpError, UsageError, counted
 from sharpcli.runs.callbacks.budget import Budget

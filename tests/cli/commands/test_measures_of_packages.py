@@ -11,7 +11,7 @@ from minima import write_minima
 
 ROOT = Path(__file__).parents[3]
 SOUND = """
-from sharpcli.documents.results import Scalar
+from sharpcli.documents.scalars import Scalar
 from sharpcli.measures import Column, Measure, Option
 
 def compute(context):

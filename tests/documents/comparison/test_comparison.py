@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sharpcli.documents.scalars import Scalar
 
 from sharpcli.documents.comparison import compare, training_loss_warning
-from sharpcli.documents.results import CheckpointResult, Document, Scalar, to_document
+from sharpcli.documents.results import CheckpointResult, Document, to_document
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.render.files.spreadsheet import group_rows
 from sharpcli.render.pages.comparison import compare_page

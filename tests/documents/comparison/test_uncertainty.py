@@ -6,8 +6,7 @@ import math
 import random
 
 import pytest
-
-from sharpcli.documents.comparison.uncertainty import (
+from sharpcli.documents.uncertainty import (
     WITHIN,
     Uncertainty,
     ratio_error,

@@ -6,12 +6,12 @@ import shutil
 import pytest
 import scenes
 from PIL import Image
+from sharpcli.settings.output import FigureSettings
 
 from sharpcli.errors import SharpError
 from sharpcli.render.files.animation import animated
 from sharpcli.render.files.plotting import check_plot
 from sharpcli.render.scene import read_scene
-from sharpcli.settings import FigureSettings
 
 SMALL = FigureSettings(width=2.5)
 

@@ -10,13 +10,13 @@ import pytest
 import scenes
 from matplotlib.text import Text
 from PIL import Image
+from sharpcli.settings.output import FigureSettings
 
 from sharpcli.errors import SharpError
 from sharpcli.render.files.contours import contour_levels, plane_figure
 from sharpcli.render.files.figure import figure
 from sharpcli.render.kinds import read_drawing
 from sharpcli.render.scene import is_log, read_scene
-from sharpcli.settings import FigureSettings
 
 DEFAULT = FigureSettings()
 

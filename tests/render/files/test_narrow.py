@@ -6,9 +6,9 @@ import pytest
 import scenes
 import schedule_documents
 from overlaps import overlapping
+from sharpcli.settings.output import FigureSettings
 
 from sharpcli.render.kinds import KINDS, load, read_drawing
-from sharpcli.settings import FigureSettings
 
 _COLUMN = 3.3  # inches, of most conferences' two columns
 _RUNS = [

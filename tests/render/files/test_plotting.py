@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import scenes
+from sharpcli.settings.output import OutputSettings
 
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.render import emit
 from sharpcli.render.files.plotting import check_plot, draw, narrowed
 from sharpcli.render.kinds import FIGURES
-from sharpcli.settings import OutputSettings
 
 STARTS = {
     ".png": b"\x89PNG",

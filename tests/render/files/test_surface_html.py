@@ -6,10 +6,10 @@ import re
 import numpy as np
 import pytest
 import scenes
+from sharpcli.settings.output import FigureSettings
 
 from sharpcli.render.files.surface_html import page
 from sharpcli.render.scene import read_scene
-from sharpcli.settings import FigureSettings
 
 
 def drawn(document, settings=None):

@@ -9,12 +9,12 @@ from typing import Any
 import landscape_documents as made
 import pytest
 from scenes import scalar, spread
+from sharpcli.settings.output import OutputSettings
 
 from sharpcli.documents.results import Document
 from sharpcli.render import emit
 from sharpcli.render.pages.landscapes import landscape_lines, landscape_page
 from sharpcli.render.terminal.plain import plainer
-from sharpcli.settings import OutputSettings
 
 X = made.LINE
 

@@ -3,14 +3,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sharpcli.documents.results import (
-    CheckpointResult,
-    Report,
-    Scalar,
-    flat_scalars,
-    scalar_fields,
-    to_document,
-)
+from sharpcli.documents.scalars import Scalar, flat_scalars, scalar_fields
+
+from sharpcli.documents.results import CheckpointResult, Report, to_document
 from sharpcli.render.pages.measurements import column_titles, measure_page, train_page
 from sharpcli.render.terminal.table import Page
 

@@ -5,13 +5,13 @@ import io
 import numpy as np
 import pytest
 from scored_runs import run, scored
+from sharpcli.settings.output import FigureSettings
 
 from sharpcli.documents.results import to_document
 from sharpcli.errors import SharpError
 from sharpcli.render.files.score_figure import score_file
 from sharpcli.render.files.spreadsheet import group_rows
 from sharpcli.render.pages.scores import comparison_lines, comparison_page, read_bands
-from sharpcli.settings import FigureSettings
 
 
 def document(**asked):

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from PIL import Image
+from sharpcli.settings.output import FigureSettings
 from spectra import document, failed, made_up
 
 from sharpcli.errors import SharpError, UsageError
@@ -22,7 +23,6 @@ from sharpcli.render.pages.spectra import (
     spectrum_lines,
     spectrum_page,
 )
-from sharpcli.settings import FigureSettings
 
 DEFAULT = FigureSettings()
 ONE = document(made_up("runs/a.pt"))
