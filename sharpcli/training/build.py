@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sharpcli.errors import SharpError, setting
 from sharpcli.training.catalogue import IMPLEMENTATION
+from sharpcli.training.proximal import Proximal
 from sharpcli.training.sam import SAM
 
 __all__ = [
@@ -29,8 +30,8 @@ __all__ = [
 # copy of the weights.
 _TOGETHER = 2_000_000
 
-# They need the gradient at other parameters before a step (two passes), or evaluate it themselves.
-_PERTURBING = ("SAM", "ASAM", "LookSAM", "FriendlySAM", "BSAM", "SmoothAdam")
+# They need the gradient at other parameters within a step, or evaluate it themselves.
+_AGAIN = ("SAM", "ASAM", "LookSAM", "FriendlySAM", "BSAM", "SmoothAdam", "Proximal")
 _EVALUATING = ("LBFGS", "AliG")
 # Those of pytorch-optimizer that take matrices by one rule and all other parameters by AdamW.
 _GROUPED = ("AdaGO", "AdaMuon", "Muon", "MuonClip", "NorMuon")
@@ -46,7 +47,7 @@ def build_optimizer(
 
     Muon is for matrices: the other parameters are AdamW's, at the same rate and weight decay.
     """
-    if base is not None and issubclass(kind, SAM):  # type: ignore[arg-type]  # it is a class
+    if base is not None and issubclass(kind, SAM | Proximal):  # type: ignore[arg-type]  # it is a class
         built = functools.partial(_built, base)
         return kind(parameters, **{**values, "base_optimizer": built})
     if base is not None:
@@ -105,14 +106,14 @@ def tensors_together(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _is_of_torch(optimizer: torch.optim.Optimizer) -> bool:
-    if isinstance(optimizer, SAM):
+    if isinstance(optimizer, SAM | Proximal):
         return _is_of_torch(optimizer.base_optimizer)
     return isinstance(optimizer, Muon) or type(optimizer).__module__.startswith("torch.optim")
 
 
 def repeats(optimizer: torch.optim.Optimizer) -> bool:
     """Whether a step takes the gradient of its batch more than once."""
-    return type(optimizer).__name__ in _PERTURBING + _EVALUATING
+    return type(optimizer).__name__ in _AGAIN + _EVALUATING
 
 
 def take_step(

@@ -32,7 +32,7 @@ __all__ = [
 
 BASE = "base_optimizer"  # the argument of SAM and its kin that names what takes the steps
 LIBRARY = "pytorch_optimizer"
-OWN = ("sharpcli.training.sam", "sharpcli.training.smooth_adam")
+OWN = ("sharpcli.training.sam", "sharpcli.training.smooth_adam", "sharpcli.training.proximal")
 INSTALL = "pip install 'sharpcli[optimizers]'"
 
 # Arguments that say how a step is computed, not which step it is.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sharpcli.documents.claims.experiment import Claim
-from sharpcli.documents.claims.runs import StageRuns, Trained
+from sharpcli.documents.claims.runs import Lines, StageRuns, Trained
 from sharpcli.documents.claims.statistics import Stages
 from sharpcli.documents.claims.verdicts import Prediction
 from sharpcli.documents.scoring.runs import Run
@@ -151,6 +151,46 @@ def _rank_correlation_difference(random_: random.Random, effect: float) -> Any:
     return made, arguments, Prediction("above", 0.0)
 
 
+def _count_above(random_: random.Random, effect: float) -> Any:
+    """Of 15 eigenvalues about five are above the largest one of the small batch."""
+    runs = []
+    for seed in range(SEEDS):
+        above = min(max(round(5 + effect + random_.gauss(0, 1)), 0), 15)
+        runs.append(listed(seed, [1.0], batch_size=32))
+        runs.append(listed(seed, [2.0] * above + [0.5] * (15 - above), batch_size=512))
+    return stages(runs), {**_TWO, "value": "y"}, Prediction("above", 5.0)
+
+
+def listed(seed: int, values: list[float], **settings: Any) -> Trained:
+    """A run whose measure `y` is a list."""
+    run = trained(seed, **settings).run
+    return Trained(run, {f"y[{i}]": {"value": each} for i, each in enumerate(values)})
+
+
+def _worse_from(random_: random.Random, effect: float) -> Any:
+    """A value that drops at a batch size of about 2⁸, or of a smaller one."""
+    runs = []
+    for seed in range(SEEDS):
+        start = round(8 - effect + random_.gauss(0, 1))
+        for power in range(16):
+            y = (0.5 if power >= start else 1.0) + random_.uniform(-0.01, 0.01)
+            runs.append(trained(seed, y, batch_size=2**power))
+    arguments = {"value": "y", "over": "batch_size", "margin": 0.1}
+    return stages(runs), arguments, Prediction("below", 2.0**8)
+
+
+def _rise_ratio(random_: random.Random, effect: float) -> Any:
+    """Two parabolas, of which that around the end 1 is steeper by the effect."""
+    places = [each / 8 for each in range(-8, 17)]
+    lines = []
+    for seed in range(SEEDS):
+        steep = math.exp(effect + random_.gauss(0, 1))
+        losses = [x**2 if x < 0.5 else steep * (x - 1) ** 2 for x in places]
+        lines.append(Lines(seed, places, {"train": {"loss": losses}}))
+    made = {"between": StageRuns("between", lines=lines)}
+    return made, {"distance": 0.25}, Prediction("above", 1.0)
+
+
 def _own(run: Trained) -> dict[str, Any]:
     return {key: each for key, each in run.run.settings.items() if key != "seed"}
 
@@ -164,4 +204,7 @@ SIMULATIONS: dict[str, Simulation] = {
     "steps_ratio": _steps_ratio,
     "rank_correlation": _rank_correlation,
     "rank_correlation_difference": _rank_correlation_difference,
+    "count_above": _count_above,
+    "worse_from": _worse_from,
+    "rise_ratio": _rise_ratio,
 }

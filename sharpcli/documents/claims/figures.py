@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sharpcli.documents.claims.experiment import FigurePlan
@@ -20,31 +21,44 @@ _MOST_POINTS = 200  # of a curve: more than a print tells apart
 
 
 def draw_plan(plan: FigurePlan, stages: Stages) -> Figure:
-    """What a figure shows; raises `UsageError` for an unknown kind or argument."""
+    """What a figure shows: of the stage `stage`, or of each of `stages` with its name.
+
+    Raises:
+        UsageError: the kind or an argument does not exist.
+    """
     if plan.kind not in FIGURES:
         raise UsageError(
             f"figure {plan.kind}: {did_you_mean(plan.kind, FIGURES)}",
             f"kinds: {', '.join(FIGURES)}",
         )
-    name = plan.arguments.get("stage", next(iter(stages)))
+    names = plan.arguments.get("stages", [plan.arguments.get("stage", next(iter(stages)))])
     try:
         arguments = dict(plan.arguments)
         for key in ("minus", "against"):
             if key in arguments:
                 arguments[key] = stages[arguments[key]]
-        return FIGURES[plan.kind](plan.title, stages[name], arguments)
+        drawn = [FIGURES[plan.kind](plan.title, stages[name], arguments) for name in names]
+        if "stages" not in plan.arguments:
+            return drawn[0]
+        series = [
+            replace(each, name=f"{name}, {each.name}" if each.name else name)
+            for name, figure in zip(names, drawn, strict=True)
+            for each in figure.series
+        ]
+        return replace(drawn[0], series=series)
     except KeyError as error:
         raise UsageError(f"figure {plan.kind}: needs {error}", "add it to the figure") from error
 
 
 def levels(title: str, stage: StageRuns, arguments: Arguments) -> Figure:
-    """`value` over the setting `over`, a series for each value of the setting `by`."""
+    """`value` over the setting `over`, or over `updates`; a series for each value of `by`."""
     over, value = arguments["over"], arguments["value"]
     series = []
     for name, runs in _groups(stage, arguments):
         at: dict[float, list[float]] = {}
         for run in runs:
-            x, y = number_of(run, f"setting.{over}"), number_of(run, value)
+            x = number_of(run, over if over == "updates" else f"setting.{over}")
+            y = number_of(run, value)
             if x is not None and y is not None:
                 at.setdefault(x, []).append(y)
         series.append(_averaged(name, at, logarithmic=bool(arguments.get("y_log"))))

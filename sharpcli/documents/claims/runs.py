@@ -29,6 +29,7 @@ __all__ = [
 _POLICY = re.compile(r"([A-Za-z][\w-]*)\(")
 _SPLITS = ("train", "test")
 _OF_BETAS = re.compile("(beta|memory)([1-9])")
+_STEP = re.compile(r"step-(\d+)\.safetensors$")
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,14 @@ class Trained:
 
         `beta1` and `beta2` are those of `betas`; `memory1` and `memory2` are 1/(1 − β), in steps.
         `policy` is that of the schedule, without its numbers: `TRI2`, or `warmup + cosine`.
+        `init.step` is the step of the saved path that a run started from.
         """
         if key == "policy":
             spec = self.run.settings.get("schedule")
             return None if spec is None else " + ".join(_POLICY.findall(spec))
+        if key == "init.step":
+            step = _STEP.search(str(self.run.settings.get("init")))
+            return int(step[1]) if step else None
         if (found := _OF_BETAS.fullmatch(key)) is None:
             return self.run.settings.get(key)
         betas = self.run.settings.get("betas")

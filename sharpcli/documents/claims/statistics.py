@@ -299,6 +299,85 @@ def rank_correlation_difference(stages: Stages, arguments: Arguments) -> PerSeed
     return PerSeed({seed: abs(own[seed]) - abs(than[seed]) for seed in own if seed in than})
 
 
+def count_above(stages: Stages, arguments: Arguments) -> PerSeed:
+    """How many numbers of the list `value` of the runs `of` are above `factor` times those of `to`.
+
+    The list is a measure's, such as `hessian.eigenvalues`; of the runs `to` the largest counts.
+    `factor` is 1 by default. Of several runs of a seed the mean is taken.
+    """
+    stage = _stage(stages, arguments)
+    own, to = (by_seed(chosen(stage, arguments[side])) for side in ("of", "to"))
+    found, notes = {}, []
+    for seed in sorted({*own} & {*to}):
+        lists = [_listed(run, arguments["value"]) for run in own[seed]]
+        other = [each for run in to[seed] for each in _listed(run, arguments["value"])]
+        if not other or not all(lists):
+            notes.append(f"seed {seed}: a run has no {arguments['value']}, and is left out")
+            continue
+        bound = arguments.get("factor", 1) * max(other)
+        counts = [sum(each > bound for each in numbers) for numbers in lists]
+        found[seed] = sum(counts) / len(counts)
+        if any(count == len(numbers) for count, numbers in zip(counts, lists, strict=True)):
+            notes.append(f"seed {seed}: all that were computed are above it, and there may be more")
+    return PerSeed(found, notes=notes)
+
+
+def worse_from(stages: Stages, arguments: Arguments) -> PerSeed:
+    """The value of the setting `over` from which on `value` is worse than the best by `margin`.
+
+    The best is that of the same seed. The runs with this setting and with all larger ones are worse
+    by more than `margin`. Where even those with the largest are not, twice the largest counts.
+    """
+    stage = _stage(stages, arguments)
+    sign = 1.0 if _lower_is_better(arguments["value"]) else -1.0
+    logs, notes, never = {}, [], 0
+    for seed, runs in sorted(by_seed(chosen(stage, arguments.get("of", {}))).items()):
+        at: dict[float, list[float]] = {}
+        for run in runs:
+            x, y = (
+                number_of(run, f"setting.{arguments['over']}"),
+                number_of(run, arguments["value"]),
+            )
+            if x is not None and x > 0 and y is not None:
+                at.setdefault(x, []).append(sign * y)
+        means = {x: math.fsum(ys) / len(ys) for x, ys in at.items()}
+        if len(means) < 2:
+            notes.append(f"seed {seed}: fewer than two values of {arguments['over']}")
+            continue
+        best, start = min(means.values()), 2 * max(means)
+        never += means[max(means)] <= best + arguments["margin"]
+        for x in sorted(means, reverse=True):
+            if means[x] <= best + arguments["margin"]:
+                break
+            start = x
+        logs[seed] = math.log(start)
+    if never:
+        notes.append(
+            f"{never} of {len(logs)} seeds are not worse anywhere, and count as twice the largest"
+        )
+    return PerSeed(logs, logarithmic=True, notes=notes)
+
+
+def rise_ratio(stages: Stages, arguments: Arguments) -> PerSeed:
+    """How much the loss rises around the end b of a line, over how much it does around the end a.
+
+    The rise is the mean of those at the two places `distance` away from the end, on both sides, as
+    a share of the line. `split` is "train" by default.
+    """
+    logs, notes = {}, []
+    distance, split = arguments["distance"], arguments.get("split", "train")
+    for line in _stage(stages, arguments).lines:
+        at = dict(zip(line.coordinates, line.curves[split]["loss"], strict=True))
+        a, b = (_rise(at, end, distance) for end in (0.0, 1.0))
+        if a is None or b is None:
+            notes.append(f"seed {line.seed}: the line has no loss at one of the places")
+        elif a <= 0 or b <= 0:
+            notes.append(f"seed {line.seed}: the loss does not rise around an end, and is left out")
+        else:
+            logs[line.seed] = math.log(b / a)
+    return PerSeed(logs, logarithmic=True, notes=notes)
+
+
 STATISTICS: dict[str, Callable[[Stages, Arguments], PerSeed]] = {
     each.__name__: each
     for each in (
@@ -316,8 +395,28 @@ STATISTICS: dict[str, Callable[[Stages, Arguments], PerSeed]] = {
         cost_of_choice,
         rank_correlation,
         rank_correlation_difference,
+        count_above,
+        worse_from,
+        rise_ratio,
     )
 }
+
+
+def _listed(run: Trained, value: str) -> list[float]:
+    """The numbers of a list among a run's measures: `value[0]`, `value[1]`, and so on."""
+    found: list[float] = []
+    while (number := number_of(run, f"{value}[{len(found)}]")) is not None:
+        found.append(number)
+    return found
+
+
+def _rise(at: Mapping[float, float | None], end: float, distance: float) -> float | None:
+    """The mean of a curve at `end` ± `distance`, minus that at `end`; None where it has a gap."""
+    places = (end - distance, end, end + distance)
+    # Places are computed, so that they agree up to rounding.
+    found = [y for place in places for x, y in at.items() if math.isclose(x, place, abs_tol=1e-9)]
+    known = [y for y in found if y is not None]
+    return (known[0] + known[2]) / 2 - known[1] if len(known) == len(places) else None
 
 
 def _compared(stages: Stages, arguments: Arguments, *, logarithmic: bool) -> PerSeed:

@@ -37,17 +37,18 @@ def test_the_length_that_suffices_is_interpolated_in_the_logarithm():
     assert not found.notes
 
 
-def test_a_length_that_never_suffices_counts_as_the_longest():
+def test_a_length_beyond_the_longest_is_extrapolated():
     stages = {
         "short": stage("short", trained(0, [9.0, 3.0], 100, kind="a")),
-        "other": stage("other", trained(0, [9.0, 2.0], 100, kind="b")),
+        "long": stage("long", trained(0, [9.0, 2.0], 200, kind="a")),
+        "other": stage("other", trained(0, [9.0, 1.0], 200, kind="b")),
     }
-    arguments = {"stages": ["short"], "to_stage": "other", "value": "test.loss"}
+    arguments = {"stages": ["short", "long"], "to_stage": "other", "value": "test.loss"}
     found = compute_statistic(
         "length_ratio", stages, arguments | {"of": {"kind": "a"}, "to": {"kind": "b"}}
     )
-    assert found.values == {0: 0.0}
-    assert "1 of 1 seeds do not arrive" in found.notes[0]
+    assert found.values == pytest.approx({0: math.log(2)})
+    assert "of 1 of 1 seeds the length is beyond" in found.notes[0]
 
 
 def test_the_target_is_reached_by_the_rate_that_is_first_for_the_other_seeds():
