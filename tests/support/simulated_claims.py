@@ -191,6 +191,112 @@ def _rise_ratio(random_: random.Random, effect: float) -> Any:
     return made, {"distance": 0.25}, Prediction("above", 1.0)
 
 
+def _turning(random_: random.Random, place: float) -> list[Trained]:
+    """Slopes over the width that turn at a batch size of 2^place, or of each seed near it."""
+    runs = []
+    for seed in range(SEEDS):
+        own = place + random_.gauss(0, 1)
+        for batch in _BATCHES:
+            for width in (8, 32, 128):
+                y = 0.2 * (math.log2(batch) - own) * math.log2(width) + random_.gauss(0, 0.02)
+                runs.append(trained(seed, y, batch_size=batch, width=width))
+    return runs
+
+
+_TURN = {"value": "y", "over": "width", "along": "batch_size", "rises": True, "of": {}}
+
+
+def _crossing(random_: random.Random, effect: float) -> Any:
+    """A turn at 2⁷, which is in the middle of the range, or at its end."""
+    made = stages(_turning(random_, 7.0 if effect else 7.0 + 2.0))
+    wide = max(effect, 2.0)
+    return made, _TURN, Prediction("within", low=2 ** (7 - wide), high=2 ** (7 + wide))
+
+
+def _crossing_ratio(random_: random.Random, effect: float) -> Any:
+    """The same, where a batch of 2⁷ is critical."""
+    critical = [trained(s, 2.0**7, batch_size=b) for s in range(SEEDS) for b in _BATCHES]
+    made = stages(_turning(random_, 7.0 if effect else 9.0)) | {
+        "critical": StageRuns("c", critical)
+    }
+    wide = 2 ** max(effect, 2.0)
+    arguments = {**_TURN, "to_stage": "critical", "to": {}, "to_value": "y"}
+    return made, arguments, Prediction("within", low=1 / wide, high=wide)
+
+
+def _length_ratio(random_: random.Random, effect: float) -> Any:
+    """Losses that fall with the logarithm of the length, at two rates of which one is chosen.
+
+    At equal lengths the one side is ahead by the effect; without it, half of the seeds do not
+    arrive within the lengths that were trained.
+    """
+    made: dict[str, list[Trained]] = {"half": [], "most": [], "whole": []}
+    for seed in range(SEEDS):
+        for stage, steps in (("half", 500), ("most", 750), ("whole", 1000)):
+            for name in ("a", "b") if stage == "whole" else ("a",):
+                for rate in (0.1, 0.2):
+                    ahead = effect * (name == "a") - 0.5 * (rate == 0.2)
+                    loss = 5 - math.log(steps) - 0.1 * (ahead + random_.gauss(0, math.sqrt(0.5)))
+                    run = trained(seed, curve=([0, steps], [9.0, loss]), name=name, lr=rate)
+                    made[stage].append(Trained(run.run, updates=steps))
+    arguments = {
+        "stages": [*made],
+        "to_stage": "whole",
+        "value": "test.loss",
+        "of": {"name": "a"},
+        "to": {"name": "b"},
+        "tuned": ["lr"],
+    }
+    return _named(made), arguments, Prediction("below", 1.0)
+
+
+def _target_ratio(random_: random.Random, effect: float) -> Any:
+    """Accuracies that rise to a target at another speed; a run in ten does not arrive."""
+    made, arguments, _ = _steps_ratio(random_, effect)
+    arguments = {**arguments, "target": 0.15}
+    return made, arguments, Prediction("below", 1.0)
+
+
+def _half_life_ratio(random_: random.Random, effect: float) -> Any:
+    """Gains that fall with a half-life of about 50 of 400 steps."""
+    made: dict[str, list[Trained]] = {"after": [], "without": []}
+    steps = list(range(0, 401, 4))
+    for seed in range(SEEDS):
+        for name in ("a", "b"):
+            noise = random_.gauss(0, math.sqrt(0.5))
+            life = 50 * math.exp(0.2 * (effect * (name == "a") + noise))
+            base = [2.0 + random_.gauss(0, 0.005) for _ in steps]
+            gains = [0.5 * 0.5 ** (step / life) for step in steps]
+            with_it = [y - gain for y, gain in zip(base, gains, strict=True)]
+            made["without"].append(trained(seed, curve=(steps, base), name=name))
+            made["after"].append(trained(seed, curve=(steps, with_it), name=name))
+    arguments = {"value": "test.loss", "minus": "without", "of": {"name": "a"}, "to": {"name": "b"}}
+    return _named(made), arguments, Prediction("above", 1.0)
+
+
+def _cost_of_choice(random_: random.Random, effect: float) -> Any:
+    """Four policies, whose order is another one in the second stage if there is an effect."""
+    made: dict[str, list[Trained]] = {"scratch": [], "tuned": []}
+    losses = {"FIX": 0.0, "STEP": 0.5, "TRI": 1.0, "COS": 1.5}
+    for seed in range(SEEDS):
+        for place, (name, loss) in enumerate(losses.items()):
+            for stage in made:
+                other = effect * (place != 3) if stage == "tuned" and effect else loss
+                end = 5 + 0.1 * (other + random_.gauss(0, math.sqrt(0.5)))
+                made[stage].append(trained(seed, curve=([0, 9], [9.0, end]), schedule=name))
+    arguments = {
+        "stage": "tuned",
+        "chosen_in": "scratch",
+        "value": "test.loss",
+        "by": ["schedule"],
+    }
+    return _named(made), arguments, Prediction("above", 0.0)
+
+
+def _named(made: Mapping[str, list[Trained]]) -> Stages:
+    return {name: StageRuns(name, runs) for name, runs in made.items()}
+
+
 def _own(run: Trained) -> dict[str, Any]:
     return {key: each for key, each in run.run.settings.items() if key != "seed"}
 
@@ -207,4 +313,10 @@ SIMULATIONS: dict[str, Simulation] = {
     "count_above": _count_above,
     "worse_from": _worse_from,
     "rise_ratio": _rise_ratio,
+    "crossing": _crossing,
+    "crossing_ratio": _crossing_ratio,
+    "length_ratio": _length_ratio,
+    "target_ratio": _target_ratio,
+    "half_life_ratio": _half_life_ratio,
+    "cost_of_choice": _cost_of_choice,
 }

@@ -40,6 +40,6 @@ def test_every_built_in_experiment_can_be_read(name):
     found = read_experiment(experiments()[name])
     assert found.minutes > 0
     for stage in found.stages:
-        if stage.interpolate is None:
+        if stage.is_sweep:
             assert found.sweep_file(stage, "small").is_file()
             assert found.sweep_file(stage, "paper").is_file()
