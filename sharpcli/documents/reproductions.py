@@ -97,6 +97,7 @@ class Reproduced:
     scale: Annotated[Literal["small", "paper"], "The sizes."]
     seeds: Annotated[int, "Seeds that were asked for.", _COUNT]
     few_seeds: Annotated[str | None, "Why fewer than five seeds."] = absent()
+    limits: Annotated[str | None, "What it does not show."] = absent()
 
 
 @dataclass(frozen=True)

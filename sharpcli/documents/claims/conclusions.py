@@ -36,6 +36,7 @@ def conclude(
         scale=scale,  # type: ignore[arg-type]
         seeds=seeds,
         few_seeds=experiment.few_seeds,
+        limits=experiment.limits,
     )
     return Report(
         "reproduce",

@@ -3,6 +3,7 @@
 title = "Large batches find sharp minima"
 source = "Keskar et al. 2017, arXiv:1609.04836"
 design = "what is trained, and what varies"
+limits = "what it does not show"
 minutes = 6                         # on two cores, at the small scale
 [[stage]]
 name = "trained"                    # trained.small.toml and trained.paper.toml are sweep files
@@ -44,7 +45,17 @@ __all__ = ["SCALES", "Claim", "Experiment", "FigurePlan", "Stage", "read_experim
 
 SCALES = ("small", "paper")
 FILE = "experiment.toml"
-_OF_EXPERIMENT = ("title", "source", "design", "minutes", "stage", "claim", "figure", "few_seeds")
+_OF_EXPERIMENT = (
+    "title",
+    "source",
+    "design",
+    "minutes",
+    "stage",
+    "claim",
+    "figure",
+    "few_seeds",
+    "limits",
+)
 _OF_PREDICTION = tuple(each.name for each in dataclasses.fields(Prediction))
 
 
@@ -88,7 +99,10 @@ class FigurePlan:
 
 @dataclass(frozen=True)
 class Experiment:
-    """All of an experiment's file; `few_seeds` says why it has fewer than five."""
+    """All of an experiment's file.
+
+    `few_seeds` says why it has fewer than five, `limits` what it does not show.
+    """
 
     name: str
     folder: Path
@@ -100,6 +114,7 @@ class Experiment:
     claims: Sequence[Claim]
     figures: Sequence[FigurePlan]
     few_seeds: str | None = None
+    limits: str | None = None
 
     def sweep_file(self, stage: Stage, scale: str) -> Path:
         """The sweep file of a stage at a scale."""
@@ -134,6 +149,7 @@ def read_experiment(folder: Path) -> Experiment:
         claims=claims,
         figures=figures,
         few_seeds=content.get("few_seeds"),
+        limits=content.get("limits"),
     )
 
 

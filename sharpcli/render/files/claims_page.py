@@ -89,4 +89,8 @@ def _section(document: Mapping[str, Any]) -> list[str]:
         for note in result.get("notes", ())
     ]
     notes += [f"- {markdown_text(note)}" for note in document.get("notes", ())]
-    return [*blocks, "\n".join(notes)] if notes else blocks
+    if notes:
+        blocks.append("\n".join(notes))
+    if about.get("limits"):
+        blocks.append(f"What it does not show: {markdown_text(about['limits'])}")
+    return blocks
