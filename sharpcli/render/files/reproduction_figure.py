@@ -21,6 +21,9 @@ _BAND = 0.18  # opacity: bands may lie on each other
 _DASHES: tuple[Any, ...] = ("-", (0, (3.5, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 _MARKS = "os^Dv"
 _SMALL = 6  # points; of titles and legends
+_BESIDE = 2  # names in a row of a legend above
+_DECADES = 500.0  # range of an axis with plain numbers
+_MOST_TICKS = 8
 
 Panel = Mapping[str, Any]
 
@@ -89,15 +92,55 @@ def _draw(axes: Any, panel: Panel) -> None:
     if panel.get("level") is not None:
         axes.axhline(panel["level"], color="0.45", linewidth=0.6, linestyle=":", zorder=0.5)
     if panel["x_log"]:
-        axes.set_xscale("log", base=2 if panel["style"] == "points" else 10)
+        axes.set_xscale("log")
+        _tick(axes.xaxis)
     if panel["y_log"]:
         axes.set_yscale("log", nonpositive="clip")
-    axes.set_title(figure_text(panel["title"]), fontsize=_SMALL + 1)
+        _tick(axes.yaxis)
+    if panel["style"] == "points":
+        _tick_at(axes.xaxis, {x for series in panel["series"] for x in series["x"]})
     axes.set_xlabel(on_scale(figure_text(panel["x_name"]), logarithmic=panel["x_log"]))
     axes.set_ylabel(on_scale(figure_text(panel["y_name"]), logarithmic=panel["y_log"]))
     axes.margins(x=0.03)
-    if any(series["name"] for series in panel["series"]):
+    names = [series["name"] for series in panel["series"] if series["name"]]
+    above = panel["style"] == "points" and len(names) > 1  # inside it would hide intervals
+    rows = -(-len(names) // _BESIDE) if above else 0
+    axes.set_title(figure_text(panel["title"]), fontsize=_SMALL + 1, pad=6 + 10 * rows)
+    if above:
+        axes.legend(
+            loc="lower center",
+            bbox_to_anchor=(0.5, 1.0),
+            ncols=min(len(names), _BESIDE),
+            fontsize=_SMALL,
+            handlelength=1.6,
+            columnspacing=1.0,
+        )
+    elif names:
         axes.legend(loc="best", fontsize=_SMALL, handlelength=2.2)
+
+
+def _tick(axis: Any) -> None:
+    """Plain numbers on a logarithmic axis of few decades."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+    low, high = sorted(axis.get_view_interval())
+    if not 0 < low < high or high / low > _DECADES:
+        return
+    axis.set_major_locator(
+        LogLocator(subs=(1, 2, 5) if high / low > 5 else (1, 1.5, 2, 3, 4, 5, 7))
+    )
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _tick_at(axis: Any, places: set[float]) -> None:
+    """The places themselves as ticks, where they are few."""
+    from matplotlib.ticker import NullLocator
+
+    if len(places) <= _MOST_TICKS and axis.get_scale() == "log":
+        axis.set_ticks(sorted(places), [f"{round(each, 1):g}" for each in sorted(places)])
+        axis.set_minor_locator(NullLocator())
 
 
 def _shifted(x: Any, index: int, count: int, *, logarithmic: bool) -> Any:
