@@ -1,7 +1,8 @@
 """Write what the code itself knows into the pages: `python docs/write_reference.py`.
 
 docs/cli.md is the real --help of every command; docs/python.md has the public names' docstrings;
-docs/measures.md and docs/schedules.md hold tables of their registries; docs/schema.json is made
+docs/measures.md and docs/schedules.md hold tables of their registries; docs/claims.md has the results of
+experiments that the package keeps; docs/schema.json is made
 from the dataclasses of results and settings, and sharpcli/documents/schema.json is the same without
 its descriptions: what `sharp` checks saved results against. A test fails where one of them is out
 of date.
@@ -20,6 +21,8 @@ from schema_of import contract
 
 from sharpcli.cli.main import COMMANDS, sharp
 from sharpcli.measures import known_measures
+from sharpcli.render.files.claims_page import write_claims_page
+from sharpcli.runs.experiments import saved_results
 from sharpcli.training.plateaus import PLATEAUS
 from sharpcli.training.policies import POLICIES
 
@@ -106,6 +109,7 @@ def main() -> None:
         page = DOCS / name
         page.write_text(made_anew(page.read_text("utf-8")), "utf-8")
     (DOCS / "schema.json").write_text(schema_page(), "utf-8")
+    write_claims_page(saved_results(()), DOCS / "claims.md")
     (DOCS.parent / "sharpcli" / "documents" / "schema.json").write_text(shipped_schema(), "utf-8")
 
 

@@ -12,6 +12,8 @@ from click.testing import CliRunner
 
 from sharpcli.cli.main import COMMANDS, sharp
 from sharpcli.measures import known_measures
+from sharpcli.render.files.claims_page import write_claims_page
+from sharpcli.runs.experiments import saved_results
 from sharpcli.training.schedules import parse_schedule
 
 ROOT = Path(__file__).parents[1]
@@ -176,6 +178,18 @@ def test_the_python_page_is_fresh():
     pytest.importorskip("transformers")
     page = (DOCS / "python.md").read_text("utf-8")
     assert words_of(page) == words_of(python_page()), "run `python docs/write_reference.py`"
+
+
+def test_the_claims_page_is_of_the_results_that_are_kept(tmp_path):
+    """Words only, and the names of the figures: versions of matplotlib draw differently."""
+    written = write_claims_page(saved_results(()), tmp_path / "claims.md")
+    page = (DOCS / "claims.md").read_text("utf-8")
+    assert page == (tmp_path / "claims.md").read_text("utf-8"), (
+        "run `python docs/write_reference.py`"
+    )
+    names = {each.name for each in written if each.suffix == ".svg"}
+    assert names == {each.name for each in (DOCS / "claims").iterdir()}
+    assert len(names) > 5
 
 
 def test_the_schedules_page_has_every_policy_and_its_schedules_are_read():
