@@ -1,11 +1,10 @@
 """Write what the code itself knows into the pages: `python docs/write_reference.py`.
 
 docs/cli.md is the real --help of every command; docs/python.md has the public names' docstrings;
-docs/measures.md and docs/schedules.md hold tables of their registries; docs/claims.md has the results of
-experiments that the package keeps; docs/schema.json is made
-from the dataclasses of results and settings, and sharpcli/documents/schema.json is the same without
-its descriptions: what `sharp` checks saved results against. A test fails where one of them is out
-of date.
+docs/measures.md and docs/schedules.md hold tables of their registries; docs/claims.md has the
+results of experiments that the package keeps; docs/schema.json is made from the dataclasses of
+results and settings, and sharpcli/documents/schema.json is the same without its descriptions: what
+`sharp` checks saved results against. A test fails where one of them is out of date.
 """
 
 from __future__ import annotations
