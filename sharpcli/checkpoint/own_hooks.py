@@ -172,13 +172,24 @@ def by_place(model: nn.Module) -> dict[str, Tensor]:
     return own
 
 
+_METHODS = ("_load_from_state_dict", "load_state_dict")
+
+
 def loads_itself(model: nn.Module) -> bool:
     """Whether a class of the model may change tensors whose names fit when it loads them."""
     return any(
         not _of_torch(type(module)._load_from_state_dict)
         or not _of_torch(type(module).load_state_dict)
+        or _has_state(module)
         for module in model.modules()
     ) or any(not _module_of(hook).startswith(_NAMES_ONLY) for hook in _hooks(model))
+
+
+def _has_state(module: nn.Module) -> bool:
+    """Whether a module makes something of a tensor in the state dict that is no buffer of it."""
+    kind = type(module)
+    own = not (_of_torch(kind.set_extra_state) or _of_torch(kind.get_extra_state))
+    return own and isinstance(module.get_extra_state(), Tensor)
 
 
 def reads_versions(model: nn.Module) -> bool:
@@ -195,9 +206,11 @@ def loaders(model: nn.Module) -> list[str]:
     """The functions of the model's own that run when it is loaded, for a note."""
     found: dict[str, None] = {}
     for module in model.modules():
-        for name in ("_load_from_state_dict", "load_state_dict"):
+        for name in _METHODS:
             if not _of_torch(getattr(type(module), name)):
                 found[f"{type(module).__name__}.{name}"] = None
+        if _has_state(module):
+            found[f"{type(module).__name__}.set_extra_state"] = None
     for hook in _hooks(model):
         if not _module_of(hook).startswith(_NAMES_ONLY):
             found[getattr(hook, "__qualname__", type(hook).__name__)] = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-from collections.abc import Collection, Hashable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -43,6 +43,8 @@ __all__ = ["SPLITS", "Loaded", "Study", "matched", "prepare"]
 
 
 SPLITS = ("train", "test")
+# Models that a study keeps of those that their own loading made: of more, those that came last.
+_MOST_LOADED = 16
 
 
 @dataclass
@@ -53,9 +55,9 @@ class Study:
     `uncoupled` after a checkpoint whose losses were found to be each example's own. `rest` has the
     model's tensors, where checkpoints may hold a part of them; `parts` are then the studies of the
     parameters that the checkpoints so far cover. `drawn` has what model() makes at random, of all
-    that a checkpoint may lack. `loaded` has the studies of models to which their own loading gave
-    other attributes than model() did, by what these are. By `targets` the loss was chosen, if the
-    task has none.
+    that a checkpoint may lack. `loaded` has the studies of the models that checkpoints' own loading
+    made, by the attributes that it changed; this one is among them if some changed none. By
+    `targets` the loss was chosen, if the task has none.
     """
 
     task: Task
@@ -69,7 +71,7 @@ class Study:
     rest: Mapping[str, Tensor] | None = None
     parts: dict[tuple[str, ...], Study] = field(default_factory=dict)
     drawn: frozenset[str] = frozenset()
-    loaded: dict[Hashable, Study] = field(default_factory=dict)
+    loaded: dict[tuple[tuple[str, Any], ...], Study] = field(default_factory=dict)
     targets: FloatTargets | None = None
 
     @property
@@ -117,8 +119,11 @@ class Study:
         """
         model = found.loaded
         if model is None:
+            self.loaded[found.attributes] = self
             return self
         if found.attributes not in self.loaded:
+            while len(self.loaded) >= _MOST_LOADED:
+                del self.loaded[next(iter(self.loaded))]
             network = _network(model, self.task, self.run, self.network.device)
             if self.run.parameters:
                 network = network.subset(matching(network.model, self.run.parameters))
