@@ -59,21 +59,36 @@ def by_own_hooks(stored: Mapping[str, Tensor], best: Fit, goal: Goal) -> Choice 
     if goal.model is None or _is_held(stored):
         return None
     alike = loads_itself(goal.model)
-    for names, notes in (({n: n for n in stored}, ()), (best.renaming.names, best.renaming.notes)):
+    inside = {n: old for n, old in best.renaming.names.items() if old not in best.outside}
+    tried = [({n: n for n in stored}, ()), (best.renaming.names, best.renaming.notes)]
+    if best.outside:
+        tried.append((inside, best.renaming.notes))
+    chosen: Choice | None = None
+    for names, notes in tried:
         own = _part_translated(goal, stored, names)
         if own is None:
             return None
         found = _fit(own, goal)
-        better = rank(found.fit) > rank(best)
-        if better or (alike and rank(found.fit) == rank(best)):
-            said = ("names translated by the model's own load_state_dict",) if better else ()
-            renaming = replace(found.fit.renaming, notes=(*notes, *said))
-            return replace(
-                found,
-                fit=replace(found.fit, renaming=renaming),
-                notes=_notes(own, stored, names, goal),
-            )
-    return None
+        least = rank(best if chosen is None else chosen.fit)
+        better = rank(found.fit) > least
+        if not better and not (alike and chosen is None and rank(found.fit) == least):
+            continue
+        said = ("names translated by the model's own load_state_dict",) if better else ()
+        renaming = replace(
+            found.fit.renaming,
+            notes=(*notes, *said),
+            prefix=best.renaming.prefix if notes else "",
+            plain=best.renaming.plain or not notes,
+        )
+        outside = best.outside if names is inside else ()
+        chosen = replace(
+            found,
+            fit=replace(found.fit, renaming=renaming, outside=outside),
+            notes=_notes(own, stored, names, goal),
+        )
+        if chosen.fit.whole:
+            break
+    return chosen
 
 
 def _part_translated(
@@ -205,10 +220,13 @@ def _notes(
     """Notes on a loading of the model's own, and on what it changed."""
     if goal.model is None or not loads_itself(goal.model):
         return ()
+    new = [stored[old] for name, old in names.items() if name not in own.tensors]
     other = [
         name
-        for name, old in names.items()
-        if name in own.tensors and not _alike(own.tensors[name], stored[old])
+        for name, tensor in own.tensors.items()
+        if not any(
+            _alike(tensor, each) for each in ([stored[names[name]]] if name in names else new)
+        )
     ]
     values = f"it changes the values of {listed(other, 3)}" if other else "no value is changed"
     notes = [f"loaded by the model's own code ({listed(loaders(goal.model), 3)}): {values}"]
