@@ -26,7 +26,8 @@ class Match:
     `tensors` also has the buffers outside the state dict that the model's own loading made.
 
     Where that loading changed more than tensors by name, `loaded` is the model that it made, and
-    `attributes` says what it changed, in values that can be compared.
+    `attributes` says what it changed, in values that can be compared. `given` is what it was
+    handed: the tensors as they are in the file.
     """
 
     tensors: dict[str, Tensor]
@@ -34,6 +35,7 @@ class Match:
     covered: tuple[str, ...] | None = None
     loaded: nn.Module | None = None
     attributes: tuple[tuple[str, Any], ...] = ()
+    given: StateDict | None = None
 
 
 def match_tensors(
@@ -98,6 +100,7 @@ def match_tensors(
         covered,
         own.model if own is not None and more else None,
         tuple(own.attributes.items()) if own is not None else (),
+        own.given if own is not None else None,
     )
 
 

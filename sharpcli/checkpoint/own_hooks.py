@@ -26,6 +26,7 @@ __all__ = [
     "OwnLoading",
     "TranslationError",
     "by_place",
+    "handed",
     "held",
     "load",
     "loaders",
@@ -54,6 +55,7 @@ class OwnLoading:
         buffers: buffers outside the state dict that changed.
         versions: the metadata of modules that it was handed; None: there are none.
         attributes: what else changed: attributes of modules that are no parameters or buffers.
+        given: what it was handed, under those names, with these versions.
     """
 
     model: nn.Module
@@ -61,6 +63,7 @@ class OwnLoading:
     buffers: dict[str, Tensor]
     versions: Versions | None
     attributes: dict[str, Any]
+    given: StateDict
 
 
 def translated(
@@ -106,13 +109,10 @@ def _attempt(
     copied = _copied(model, rest or {})
     before, had = attributes(copied), _outside(copied)
     had = {name: tensor.clone() for name, tensor in had.items()}
-    # copies, since a hook may change them in place
-    given = OrderedDict((new, tensors[old].clone()) for new, old in names.items())
     versions = versions_of(model, tensors, names)
-    if versions is not None:
-        given._metadata = copy.deepcopy(versions)  # type: ignore[attr-defined]
+    given = StateDict({new: tensors[old] for new, old in names.items()}, versions)
     try:
-        answer = load(copied, given, strict=strict)
+        answer = load(copied, handed(given), strict=strict)
     except Exception as error:  # whatever the model's code raises; the caller says it
         raise TranslationError(_said(error)) from error
     says = hasattr(answer, "missing_keys") and hasattr(answer, "unexpected_keys")
@@ -128,7 +128,16 @@ def _attempt(
         {name: t.detach() for name, t in _outside(copied).items() if not _same(t, had.get(name))},
         versions,
         changed(before, attributes(copied)),
+        given,
     )
+
+
+def handed(tensors: StateDict) -> OrderedDict[str, Tensor]:
+    """A state dict to load, of copies, since a hook may change them in place."""
+    state = OrderedDict((name, tensor.clone()) for name, tensor in tensors.items())
+    if tensors.versions is not None:
+        state._metadata = copy.deepcopy(tensors.versions)  # type: ignore[attr-defined]
+    return state
 
 
 def load(model: nn.Module, state: Mapping[str, Tensor], *, strict: bool) -> Any:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,6 +16,7 @@ from sharpcli.checkpoint.own_hooks import (
     OwnLoading,
     TranslationError,
     by_place,
+    handed,
     held,
     load,
     loaders,
@@ -186,10 +185,8 @@ def loaded_by_itself(
     Returns:
         The buffers outside the state dict, as that code made them.
     """
-    given = OrderedDict((name, tensor.clone()) for name, tensor in state.items())
     versions = matched.versions if isinstance(matched, StateDict) else None
-    if versions is not None:
-        given._metadata = copy.deepcopy(versions)  # type: ignore[attr-defined]
+    given = handed(StateDict(state, versions))
     # Where it takes files of an older form only, buffers stay as they are.
     with contextlib.suppress(Exception):
         load(model, given, strict=False)

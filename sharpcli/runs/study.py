@@ -337,6 +337,8 @@ class Loaded:
         """Free the checkpoint's tensors; θ and the objectives' buffers are copies."""
         self.checkpoint.tensors.clear()
         self.match.tensors.clear()
+        if self.match.given is not None:
+            self.match.given.clear()
 
 
 def matched(checkpoint: Checkpoint, study: Study, in_metadata: InMetadata | None = None) -> Loaded:

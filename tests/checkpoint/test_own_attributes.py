@@ -9,6 +9,7 @@ from torch import nn
 
 from sharpcli import MeasureSettings, RunSettings, interpolate_checkpoints, measure_checkpoints
 from sharpcli.checkpoint.module_attributes import attributes, changed
+from sharpcli.checkpoint.placing import give
 from sharpcli.errors import UsageError
 
 
@@ -86,6 +87,30 @@ class Freezing(Loading):
         self.first.requires_grad_(False)
 
 
+class Hooked(Loading):
+    def older(self):
+        self.first.register_forward_hook(lambda _module, _inputs, outputs: outputs / 2)
+
+
+class Number(Versioned):
+    """Keeps a number of a buffer that it loads, of which its first version stored the double."""
+
+    factor = 1.0
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("stored", torch.tensor(3.0))
+
+    def _load_from_state_dict(self, state, prefix, metadata, *rest):
+        if metadata.get("version") != 2:
+            state[prefix + "stored"] = state[prefix + "stored"] / 2
+        self.factor = float(state[prefix + "stored"])
+        nn.Module._load_from_state_dict(self, state, prefix, metadata, *rest)
+
+    def forward(self, x):
+        return super().forward(x) * self.factor
+
+
 class State(Versioned):
     """Keeps a tensor of its state outside parameters and buffers."""
 
@@ -156,7 +181,7 @@ def saved(kind, folder):
     return paths
 
 
-KINDS = (InObject, Deep, InSet, InClosure, Freezing, State, OnlyState)
+KINDS = (InObject, Deep, InSet, InClosure, Freezing, Hooked, Number, State, OnlyState)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -173,6 +198,20 @@ def test_checkpoints_of_two_versions_in_one_run(tmp_path, kind):
         assert result.measures["loss"]["train"].value == pytest.approx(value, abs=1e-7)
         found = result.measures["hessian"]["eigenvalues"][0].value
         assert found == pytest.approx(largest, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_training_starts_from_what_torch_loads(tmp_path, kind):
+    for path in saved(kind, tmp_path)[:2]:
+        model, theirs = kind(), kind()
+        give(model, match(path, model))
+        theirs.load_state_dict(torch.load(path))
+        inputs = DATA.tensors[0]
+        assert torch.equal(model(inputs), theirs(inputs))
+        now, then = (dict(each.named_parameters()) for each in (model, theirs))
+        assert [each.requires_grad for each in now.values()] == [
+            each.requires_grad for each in then.values()
+        ]
 
 
 @pytest.mark.parametrize("order", [1, -1])
