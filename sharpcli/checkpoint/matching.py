@@ -44,6 +44,7 @@ def match_tensors(
     *,
     model: nn.Module | None = None,
     rest: Mapping[str, Tensor] | None = None,
+    built: Mapping[str, Tensor] | None = None,
 ) -> Match:
     """Return the checkpoint's tensors under the names of the model's state dict.
 
@@ -61,6 +62,8 @@ def match_tensors(
             the versions of modules in the file; None: no hooks run.
         rest: the tensors of the model as it was built, for what a file of a part leaves out; None:
             the file must hold all.
+        built: the tensors of the model as it was built, for its own code that loads it; None: as
+            the model has them.
 
     Cost: no copies; the values of tied tensors are compared once. A model that loads itself is
     copied.
@@ -73,7 +76,7 @@ def match_tensors(
     (['bias', 'weight'], ("prefix 'module.' removed",))
     """
     wanted = {name: tensor for name, tensor in expected.items() if isinstance(tensor, Tensor)}
-    choice, notes = chosen(checkpoint, Goal(wanted, model, rest), partial=rest is not None)
+    choice, notes = chosen(checkpoint, Goal(wanted, model, rest, built), partial=rest is not None)
     fit, goal, own = choice.fit, choice.goal, choice.own
     wanted = dict(goal.wanted)
     matched = dict(fit.matched)
@@ -84,7 +87,7 @@ def match_tensors(
         covered = tuple(fit.matched)
         matched |= {name: rest[name] for name in fit.missing}
         notes.append(_coverage(fit, goal))
-    if other := [name for name in expected if name not in wanted]:
+    if other := [name for name, each in expected.items() if not isinstance(each, Tensor)]:
         notes.append(
             f"{listed(other, 2)} of the model's state dict {'is' if len(other) == 1 else 'are'} no "
             "tensor: as model() made it, whatever the file says"

@@ -81,7 +81,8 @@ def translated(
         model: the model; its own tensors stay as they are.
         tensors: the checkpoint's, with the versions of its modules.
         names: the names to hand over → the checkpoint's.
-        rest: the model's tensors as they were built; None: the parameters are 0 before.
+        rest: the model's tensors as they were built. Parameters of a model without numbers of its
+            own that are not among them are 0 before.
 
     Returns:
         None if the model has no hooks.

@@ -102,7 +102,7 @@ def _part_translated(
     """
     assert goal.model is not None
     try:
-        return translated(goal.model, stored, names, goal.rest)
+        return translated(goal.model, stored, names, goal.built or goal.rest)
     except TranslationError:
         if goal.rest is None:
             raise
@@ -133,7 +133,7 @@ def as_loaded(checkpoint: Checkpoint, stored: Mapping[str, Tensor], fit: Fit, go
     choice, reason = Choice(fit, goal), ""
     for names in (same, renamed) if same != renamed else (same,):
         try:
-            own = translated(goal.model, stored, names, goal.rest)
+            own = translated(goal.model, stored, names, goal.built or goal.rest)
         except TranslationError as failure:
             reason = str(failure)
             continue
@@ -206,7 +206,7 @@ def _is_held(stored: Mapping[str, Tensor]) -> bool:
 
 def _fit(own: OwnLoading, goal: Goal) -> Choice:
     """How the tensors after loading fit the model that holds them."""
-    found = Goal(held(own.model), own.model, goal.rest) if own.attributes else goal
+    found = Goal(held(own.model), own.model, goal.rest, goal.built) if own.attributes else goal
     renaming = Renaming({name: name for name in own.tensors})
     return Choice(fitted(own.tensors, renaming, found), found, own)
 

@@ -227,7 +227,11 @@ def _fits(checkpoint: Checkpoint, study: Study) -> bool:
     """Whether a checkpoint's tensors are those of a study's model."""
     try:
         match_tensors(
-            checkpoint, study.network.model.state_dict(), model=study.network.model, rest=study.rest
+            checkpoint,
+            study.network.model.state_dict(),
+            model=study.network.model,
+            rest=study.rest,
+            built=study.built,
         )
     except SharpError:
         return False

@@ -111,6 +111,18 @@ class Number(Versioned):
         return super().forward(x) * self.factor
 
 
+class Added(Versioned):
+    """Its files hold what is added to the weights of model()."""
+
+    def __init__(self):
+        super().__init__()
+        nn.init.constant_(self.scale, 0.7)
+
+    def _load_from_state_dict(self, state, prefix, *rest):
+        state[prefix + "scale"] = state[prefix + "scale"] + self.scale.detach()
+        nn.Module._load_from_state_dict(self, state, prefix, *rest)
+
+
 class State(Versioned):
     """Keeps a tensor of its state outside parameters and buffers."""
 
@@ -181,7 +193,7 @@ def saved(kind, folder):
     return paths
 
 
-KINDS = (InObject, Deep, InSet, InClosure, Freezing, Hooked, Number, State, OnlyState)
+KINDS = (InObject, Deep, InSet, InClosure, Freezing, Hooked, Number, Added, State, OnlyState)
 
 
 @pytest.mark.parametrize("kind", KINDS)
