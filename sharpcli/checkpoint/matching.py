@@ -85,6 +85,12 @@ def match_tensors(
     covered = None
     if rest is not None and fit.missing:
         covered = tuple(fit.matched)
+        if made := [name for name in fit.missing if name not in rest]:
+            raise SharpError(
+                f"{checkpoint.path}: {listed(made, 3)} of the model is not in the file, and model() "
+                "has no values for it: the model's own load_state_dict makes it when it is loaded",
+                "save a state dict that holds it, or let model() make that layer",
+            )
         matched |= {name: rest[name] for name in fit.missing}
         notes.append(_coverage(fit, goal))
     if other := [name for name, each in expected.items() if not isinstance(each, Tensor)]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -239,9 +239,19 @@ def _notes(
             "loaded, and held fixed"
         )
     if own.attributes:
-        where: Sequence[str] = [name or "the model" for name in own.attributes]
+        where: Sequence[str] = [name or "the model" for name in _outermost(own.attributes)]
         notes.append(f"the model's own code also set {listed(where, 3)} when it was loaded")
     return tuple(notes)
+
+
+def _outermost(names: Collection[str]) -> list[str]:
+    """The names without those of what is inside another one, as a new layer's weights are."""
+    above = {name: name.split(".")[:-1] for name in names}
+    return [
+        name
+        for name, parts in above.items()
+        if not any(".".join(parts[:cut]) in above for cut in range(1, len(parts) + 1))
+    ]
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:

@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
-from self_loading import DATA, Versioned, loss, match, old, task, trained
+from self_loading import DATA, Created, Versioned, loss, match, old, task, trained
 from torch import nn
 
 from sharpcli import MeasureSettings, RunSettings, interpolate_checkpoints, measure_checkpoints
 from sharpcli.checkpoint.module_attributes import attributes, changed
 from sharpcli.checkpoint.placing import give
-from sharpcli.errors import UsageError
+from sharpcli.errors import SharpError, UsageError
 
 
 class Loading(Versioned):
@@ -238,6 +238,17 @@ def test_a_note_names_what_was_set(tmp_path):
     said = "the model's own code also set"
     assert said not in "\n".join(match(new, InObject()).notes)
     assert f"{said} 'settings' when it was loaded" in "\n".join(match(older, InObject()).notes)
+
+
+def test_a_layer_that_loading_makes(tmp_path):
+    state = trained(Created).state_dict()
+    torch.save(state, tmp_path / "a.pt")
+    notes = "\n".join(match(tmp_path / "a.pt", Created()).notes)
+    assert "the model's own code also set 'first' when it was loaded" in notes
+    torch.save({"first.weight": state["first.weight"]}, tmp_path / "b.pt")
+    model = Created()
+    with pytest.raises(SharpError, match=r"'first.bias' of the model is not in the file"):
+        match(tmp_path / "b.pt", model, rest=model.state_dict())
 
 
 class Lock:
