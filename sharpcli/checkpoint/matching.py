@@ -52,9 +52,6 @@ def match_tensors(
     weights, the one that fits is taken, and the others are named. A tied tensor that the file
     leaves out is taken from its twin. Dtypes stay as stored.
 
-    A `SharpError` lists missing, unexpected and misshaped tensors with both shapes and the nearest
-    name, tied tensors that differ, or several sets of weights that fit equally.
-
     Args:
         checkpoint: what was read.
         expected: the model's `state_dict()`.
@@ -64,6 +61,10 @@ def match_tensors(
             the file must hold all.
         built: the tensors of the model as it was built, for its own code that loads it; None: as
             the model has them.
+
+    Raises:
+        SharpError: tensors are missing, unexpected or misshaped, with both shapes and the nearest
+            name; tied ones differ; or several sets of weights fit equally.
 
     Cost: no copies; the values of tied tensors are compared once. A model that loads itself is
     copied.
@@ -87,8 +88,8 @@ def match_tensors(
         covered = tuple(fit.matched)
         if made := [name for name in fit.missing if name not in rest]:
             raise SharpError(
-                f"{checkpoint.path}: {listed(made, 3)} of the model is not in the file, and model() "
-                "has no values for it: the model's own load_state_dict makes it when it is loaded",
+                f"{checkpoint.path}: {listed(made, 3)} of the model is not in the file, nor in what "
+                "model() makes: the model's own load_state_dict makes it when it is loaded",
                 "save a state dict that holds it, or let model() make that layer",
             )
         matched |= {name: rest[name] for name in fit.missing}
