@@ -88,8 +88,8 @@ def match_tensors(
         covered = tuple(fit.matched)
         if made := [name for name in fit.missing if name not in rest]:
             raise SharpError(
-                f"{checkpoint.path}: {listed(made, 3)} of the model is not in the file, nor in what "
-                "model() makes: the model's own load_state_dict makes it when it is loaded",
+                f"{checkpoint.path}: {listed(made, 3)} of the model is neither in the file nor in "
+                "model(): the model's own load_state_dict makes it when it is loaded",
                 "save a state dict that holds it, or let model() make that layer",
             )
         matched |= {name: rest[name] for name in fit.missing}
