@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -39,6 +40,10 @@ __all__ = [
 
 # Hooks of torch that leave tensors as they are where the names fit.
 _NAMES_ONLY = ("torch.nn.utils.parametrizations", "torch.nn.modules.lazy")
+
+
+# How far a hook's closure is searched for a model.
+_DEEPEST, _MOST = 4, 1000
 
 
 class TranslationError(Exception):
@@ -248,17 +253,39 @@ def _module_of(function: Any) -> str:
 def _refuse_captured(model: nn.Module) -> None:
     """Raise `SharpError` if a hook has a model in a closure: it would change that one, no copy."""
     for hook in _hooks(model):
-        cells = getattr(hook, "__closure__", None) or ()
-        inside = [cell.cell_contents for cell in cells if _filled(cell)]
-        if isinstance(hook, functools.partial):
-            inside += [*hook.args, *hook.keywords.values()]
-        if any(isinstance(each, nn.Module) for each in inside):
+        held = _captured(hook) if isinstance(hook, types.FunctionType | functools.partial) else None
+        if held is not None:
+            kind = "parameter" if isinstance(held, Tensor) else "module"
             raise SharpError(
-                f"the load hook {hook_name(hook)} of the model holds a module in a closure, so it "
-                "would change that one and not the model that is loaded",
+                f"the load hook {hook_name(hook)} of the model holds a {kind} in a closure or a "
+                "default, so it would use that one and not the model that is loaded",
                 "make it a method, or use the module that the hook is handed "
                 "(register_load_state_dict_pre_hook and …_post_hook hand it over)",
             )
+
+
+def _captured(value: Any, depth: int = _DEEPEST) -> nn.Module | nn.Parameter | None:
+    """A module or parameter that a function holds, also in what it holds; None: it holds none."""
+    if isinstance(value, nn.Module | nn.Parameter):
+        return value
+    if depth == 0 or isinstance(value, type | types.ModuleType | Tensor):
+        return None
+    inside: list[Any] = []
+    if isinstance(value, types.FunctionType):
+        inside = [cell.cell_contents for cell in value.__closure__ or () if _filled(cell)]
+        inside += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+    elif isinstance(value, types.MethodType):
+        inside = [value.__self__, value.__func__]
+    elif isinstance(value, functools.partial):
+        inside = [value.func, *value.args, *value.keywords.values()]
+    elif isinstance(value, dict):
+        inside = [*value.values()]
+    elif isinstance(value, list | tuple | set | frozenset):
+        inside = [*value]
+    elif hasattr(value, "__dict__"):
+        inside = [*vars(value).values()]
+    found = (_captured(each, depth - 1) for each in inside[:_MOST])
+    return next((each for each in found if each is not None), None)
 
 
 def hook_name(hook: Callable[..., Any]) -> str:
