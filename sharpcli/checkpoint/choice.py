@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -24,18 +25,25 @@ def chosen(checkpoint: Checkpoint, goal: Goal, *, partial: bool) -> tuple[Choice
     it does not fit, the only one that does is taken. With `partial` a fit may lack tensors. A
     `SharpError` says that none fits, or that several do and none is the usual one.
     """
-    whole, best = _fits(checkpoint.tensors, goal)
+    whole, fits = _fits(checkpoint.tensors, goal)
     stored: Mapping[str, Tensor] = checkpoint.tensors
     others = {
-        key: fits[0]
+        key: found[0]
         for key, tensors in checkpoint.others.items()
-        if (fits := _fits(tensors, goal)[0])
+        if (found := _fits(tensors, goal)[0])
     }
+    best, reason = max(fits, key=rank), ""
+    choice = Choice(best, goal)
+    if not whole:
+        try:
+            choice = by_own_hooks(stored, best, goal) or choice
+        except TranslationError as failure:
+            reason = str(failure)
     if whole:
         fit, notes = _usual(checkpoint, whole)
         notes += [_fits_too(key) for key in others]
         unread = [key for key in checkpoint.others if key not in others]
-    elif others:
+    elif others and not choice.fit.whole:
         if len(others) > 1:
             several = _several(checkpoint, list(others))
             raise several
@@ -44,11 +52,6 @@ def chosen(checkpoint: Checkpoint, goal: Goal, *, partial: bool) -> tuple[Choice
         notes = [f"weights taken from {quoted(key)}: only these fit the model", *fit.renaming.notes]
         unread = [each for each in checkpoint.others if each != key]
     else:
-        reason, choice = "", Choice(best, goal)
-        try:
-            choice = by_own_hooks(stored, best, goal) or choice
-        except TranslationError as failure:
-            reason = str(failure)
         fit = choice.fit
         if not (fit.whole or (partial and _part(fit))):
             differs = mismatch(checkpoint, choice.goal, fit, partial=partial, reason=reason)
@@ -56,15 +59,24 @@ def chosen(checkpoint: Checkpoint, goal: Goal, *, partial: bool) -> tuple[Choice
         if reason:
             error = failed(checkpoint, reason)
             raise error
-        alike = [] if fit.whole else _parts_alike(checkpoint.tensors, fit, goal)
+        alike = (
+            _translated_alike(stored, best, fits, goal)
+            if fit.whole
+            else _parts_alike(stored, fit, goal)
+        )
         if alike and not fit.renaming.plain:
             several = _several(checkpoint, [each.renaming.prefix for each in (fit, *alike)])
             raise several
-        also = [key for key, each in checkpoint.others.items() if _covers(each, fit, goal)]
+        also = [
+            key
+            for key, each in checkpoint.others.items()
+            if each.keys() == stored.keys() or _covers(each, fit, goal)
+        ]
         notes = [*fit.renaming.notes, *choice.notes]
         notes += [_fits_too(each.renaming.prefix) for each in alike]
         notes += [_fits_too(key) for key in also]
         unread = [key for key in checkpoint.others if key not in also]
+        others = {}
     if whole or others:
         choice = as_loaded(checkpoint, stored, fit, goal)
         notes += choice.notes
@@ -73,8 +85,8 @@ def chosen(checkpoint: Checkpoint, goal: Goal, *, partial: bool) -> tuple[Choice
     return choice, notes
 
 
-def _fits(stored: Mapping[str, Tensor], goal: Goal) -> tuple[list[Fit], Fit]:
-    """The fits that cover the model, each set of tensors once, and the best of all."""
+def _fits(stored: Mapping[str, Tensor], goal: Goal) -> tuple[list[Fit], list[Fit]]:
+    """The fits that cover the model, each set of tensors once, and all fits that were tried."""
     whole: dict[frozenset[str], Fit] = {}
     fits: list[Fit] = []
     for renaming in renamings(stored, goal.wanted, goal.adapters):
@@ -85,7 +97,7 @@ def _fits(stored: Mapping[str, Tensor], goal: Goal) -> tuple[list[Fit], Fit]:
             whole.setdefault(used, fit)
             if len(used) == len(stored):
                 break
-    return list(whole.values()), max(fits, key=rank)
+    return list(whole.values()), fits
 
 
 def _part(fit: Fit) -> bool:
@@ -104,9 +116,29 @@ def _parts_alike(stored: Mapping[str, Tensor], fit: Fit, goal: Goal) -> list[Fit
     return alike
 
 
+def _translated_alike(
+    stored: Mapping[str, Tensor], best: Fit, fits: list[Fit], goal: Goal
+) -> list[Fit]:
+    """Fits of other tensors of the file that the model's own loading completes as it does `best`.
+
+    Cost: a loading for each that fits as well as `best` before.
+    """
+    used = [_used(best)]
+    alike: list[Fit] = []
+    for each in fits:
+        if rank(each) != rank(best) or _used(each) in used:
+            continue
+        used.append(_used(each))
+        with contextlib.suppress(TranslationError):  # then it is no other choice
+            choice = by_own_hooks(stored, each, goal)
+            if choice is not None and choice.fit.whole:
+                alike.append(choice.fit)
+    return alike
+
+
 def _covers(stored: Mapping[str, Tensor], fit: Fit, goal: Goal) -> bool:
     """Whether another mapping of the file has the same part of the model."""
-    _, best = _fits(stored, goal)
+    best = max(_fits(stored, goal)[1], key=rank)
     return _part(best) and best.matched.keys() == fit.matched.keys()
 
 

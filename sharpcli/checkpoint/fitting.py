@@ -37,11 +37,14 @@ class Goal:
         wanted: the tensors of the model's state dict.
         model: the model itself, for its buffers and its own ways to load; may be absent.
         rest: the model's tensors as they were built, where a file may lack them.
+        built: the same, for code of the model's own that reads them when it is loaded; None: they
+            are `rest`, or the model's.
     """
 
     wanted: Mapping[str, Tensor]
     model: nn.Module | None = None
     rest: Mapping[str, Tensor] | None = None
+    built: Mapping[str, Tensor] | None = None
     twins: Mapping[str, list[str]] = field(init=False)
 
     def __post_init__(self) -> None:

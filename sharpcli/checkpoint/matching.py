@@ -26,7 +26,8 @@ class Match:
     `tensors` also has the buffers outside the state dict that the model's own loading made.
 
     Where that loading changed more than tensors by name, `loaded` is the model that it made, and
-    `attributes` says what it changed, in values that can be compared.
+    `attributes` says what it changed, in values that can be compared. `given` is what it was
+    handed: the tensors as they are in the file.
     """
 
     tensors: dict[str, Tensor]
@@ -34,6 +35,7 @@ class Match:
     covered: tuple[str, ...] | None = None
     loaded: nn.Module | None = None
     attributes: tuple[tuple[str, Any], ...] = ()
+    given: StateDict | None = None
 
 
 def match_tensors(
@@ -42,15 +44,13 @@ def match_tensors(
     *,
     model: nn.Module | None = None,
     rest: Mapping[str, Tensor] | None = None,
+    built: Mapping[str, Tensor] | None = None,
 ) -> Match:
     """Return the checkpoint's tensors under the names of the model's state dict.
 
     Prefixes are removed or added only if more names match then. Where a file holds several sets of
     weights, the one that fits is taken, and the others are named. A tied tensor that the file
     leaves out is taken from its twin. Dtypes stay as stored.
-
-    A `SharpError` lists missing, unexpected and misshaped tensors with both shapes and the nearest
-    name, tied tensors that differ, or several sets of weights that fit equally.
 
     Args:
         checkpoint: what was read.
@@ -59,6 +59,12 @@ def match_tensors(
             the versions of modules in the file; None: no hooks run.
         rest: the tensors of the model as it was built, for what a file of a part leaves out; None:
             the file must hold all.
+        built: the tensors of the model as it was built, for its own code that loads it; None: as
+            the model has them.
+
+    Raises:
+        SharpError: tensors are missing, unexpected or misshaped, with both shapes and the nearest
+            name; tied ones differ; or several sets of weights fit equally.
 
     Cost: no copies; the values of tied tensors are compared once. A model that loads itself is
     copied.
@@ -71,7 +77,7 @@ def match_tensors(
     (['bias', 'weight'], ("prefix 'module.' removed",))
     """
     wanted = {name: tensor for name, tensor in expected.items() if isinstance(tensor, Tensor)}
-    choice, notes = chosen(checkpoint, Goal(wanted, model, rest), partial=rest is not None)
+    choice, notes = chosen(checkpoint, Goal(wanted, model, rest, built), partial=rest is not None)
     fit, goal, own = choice.fit, choice.goal, choice.own
     wanted = dict(goal.wanted)
     matched = dict(fit.matched)
@@ -80,9 +86,15 @@ def match_tensors(
     covered = None
     if rest is not None and fit.missing:
         covered = tuple(fit.matched)
+        if made := [name for name in fit.missing if name not in rest]:
+            raise SharpError(
+                f"{checkpoint.path}: {listed(made, 3)} of the model is neither in the file nor in "
+                "model(): the model's own load_state_dict makes it when it is loaded",
+                "save a state dict that holds it, or let model() make that layer",
+            )
         matched |= {name: rest[name] for name in fit.missing}
         notes.append(_coverage(fit, goal))
-    if other := [name for name in expected if name not in wanted]:
+    if other := [name for name, each in expected.items() if not isinstance(each, Tensor)]:
         notes.append(
             f"{listed(other, 2)} of the model's state dict {'is' if len(other) == 1 else 'are'} no "
             "tensor: as model() made it, whatever the file says"
@@ -98,6 +110,7 @@ def match_tensors(
         covered,
         own.model if own is not None and more else None,
         tuple(own.attributes.items()) if own is not None else (),
+        own.given if own is not None else None,
     )
 
 

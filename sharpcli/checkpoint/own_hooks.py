@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ __all__ = [
     "OwnLoading",
     "TranslationError",
     "by_place",
+    "handed",
     "held",
     "load",
     "loaders",
@@ -38,6 +40,10 @@ __all__ = [
 
 # Hooks of torch that leave tensors as they are where the names fit.
 _NAMES_ONLY = ("torch.nn.utils.parametrizations", "torch.nn.modules.lazy")
+
+
+# How far a hook's closure is searched for a model.
+_DEEPEST, _MOST = 4, 1000
 
 
 class TranslationError(Exception):
@@ -54,6 +60,7 @@ class OwnLoading:
         buffers: buffers outside the state dict that changed.
         versions: the metadata of modules that it was handed; None: there are none.
         attributes: what else changed: attributes of modules that are no parameters or buffers.
+        given: what it was handed, under those names, with these versions.
     """
 
     model: nn.Module
@@ -61,6 +68,7 @@ class OwnLoading:
     buffers: dict[str, Tensor]
     versions: Versions | None
     attributes: dict[str, Any]
+    given: StateDict
 
 
 def translated(
@@ -78,7 +86,8 @@ def translated(
         model: the model; its own tensors stay as they are.
         tensors: the checkpoint's, with the versions of its modules.
         names: the names to hand over → the checkpoint's.
-        rest: the model's tensors as they were built; None: the parameters are 0 before.
+        rest: the model's tensors as they were built. Parameters of a model without numbers of its
+            own that are not among them are 0 before.
 
     Returns:
         None if the model has no hooks.
@@ -106,13 +115,10 @@ def _attempt(
     copied = _copied(model, rest or {})
     before, had = attributes(copied), _outside(copied)
     had = {name: tensor.clone() for name, tensor in had.items()}
-    # copies, since a hook may change them in place
-    given = OrderedDict((new, tensors[old].clone()) for new, old in names.items())
     versions = versions_of(model, tensors, names)
-    if versions is not None:
-        given._metadata = copy.deepcopy(versions)  # type: ignore[attr-defined]
+    given = StateDict({new: tensors[old] for new, old in names.items()}, versions)
     try:
-        answer = load(copied, given, strict=strict)
+        answer = load(copied, handed(given), strict=strict)
     except Exception as error:  # whatever the model's code raises; the caller says it
         raise TranslationError(_said(error)) from error
     says = hasattr(answer, "missing_keys") and hasattr(answer, "unexpected_keys")
@@ -128,7 +134,16 @@ def _attempt(
         {name: t.detach() for name, t in _outside(copied).items() if not _same(t, had.get(name))},
         versions,
         changed(before, attributes(copied)),
+        given,
     )
+
+
+def handed(tensors: StateDict) -> OrderedDict[str, Tensor]:
+    """A state dict to load, of copies, since a hook may change them in place."""
+    state = OrderedDict((name, tensor.clone()) for name, tensor in tensors.items())
+    if tensors.versions is not None:
+        state._metadata = copy.deepcopy(tensors.versions)  # type: ignore[attr-defined]
+    return state
 
 
 def load(model: nn.Module, state: Mapping[str, Tensor], *, strict: bool) -> Any:
@@ -172,13 +187,24 @@ def by_place(model: nn.Module) -> dict[str, Tensor]:
     return own
 
 
+_METHODS = ("_load_from_state_dict", "load_state_dict")
+
+
 def loads_itself(model: nn.Module) -> bool:
     """Whether a class of the model may change tensors whose names fit when it loads them."""
     return any(
         not _of_torch(type(module)._load_from_state_dict)
         or not _of_torch(type(module).load_state_dict)
+        or _has_state(module)
         for module in model.modules()
     ) or any(not _module_of(hook).startswith(_NAMES_ONLY) for hook in _hooks(model))
+
+
+def _has_state(module: nn.Module) -> bool:
+    """Whether a module makes something of a tensor in the state dict that is no buffer of it."""
+    kind = type(module)
+    own = not (_of_torch(kind.set_extra_state) or _of_torch(kind.get_extra_state))
+    return own and isinstance(module.get_extra_state(), Tensor)
 
 
 def reads_versions(model: nn.Module) -> bool:
@@ -195,9 +221,11 @@ def loaders(model: nn.Module) -> list[str]:
     """The functions of the model's own that run when it is loaded, for a note."""
     found: dict[str, None] = {}
     for module in model.modules():
-        for name in ("_load_from_state_dict", "load_state_dict"):
+        for name in _METHODS:
             if not _of_torch(getattr(type(module), name)):
                 found[f"{type(module).__name__}.{name}"] = None
+        if _has_state(module):
+            found[f"{type(module).__name__}.set_extra_state"] = None
     for hook in _hooks(model):
         if not _module_of(hook).startswith(_NAMES_ONLY):
             found[getattr(hook, "__qualname__", type(hook).__name__)] = None
@@ -225,17 +253,39 @@ def _module_of(function: Any) -> str:
 def _refuse_captured(model: nn.Module) -> None:
     """Raise `SharpError` if a hook has a model in a closure: it would change that one, no copy."""
     for hook in _hooks(model):
-        cells = getattr(hook, "__closure__", None) or ()
-        inside = [cell.cell_contents for cell in cells if _filled(cell)]
-        if isinstance(hook, functools.partial):
-            inside += [*hook.args, *hook.keywords.values()]
-        if any(isinstance(each, nn.Module) for each in inside):
+        held = _captured(hook) if isinstance(hook, types.FunctionType | functools.partial) else None
+        if held is not None:
+            kind = "parameter" if isinstance(held, Tensor) else "module"
             raise SharpError(
-                f"the load hook {hook_name(hook)} of the model holds a module in a closure, so it "
-                "would change that one and not the model that is loaded",
+                f"the load hook {hook_name(hook)} of the model holds a {kind} in a closure or a "
+                "default, so it would use that one and not the model that is loaded",
                 "make it a method, or use the module that the hook is handed "
                 "(register_load_state_dict_pre_hook and …_post_hook hand it over)",
             )
+
+
+def _captured(value: Any, depth: int = _DEEPEST) -> nn.Module | nn.Parameter | None:
+    """A module or parameter that a function holds, also in what it holds; None: it holds none."""
+    if isinstance(value, nn.Module | nn.Parameter):
+        return value
+    if depth == 0 or isinstance(value, type | types.ModuleType | Tensor):
+        return None
+    inside: list[Any] = []
+    if isinstance(value, types.FunctionType):
+        inside = [cell.cell_contents for cell in value.__closure__ or () if _filled(cell)]
+        inside += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+    elif isinstance(value, types.MethodType):
+        inside = [value.__self__, value.__func__]
+    elif isinstance(value, functools.partial):
+        inside = [value.func, *value.args, *value.keywords.values()]
+    elif isinstance(value, dict):
+        inside = [*value.values()]
+    elif isinstance(value, list | tuple | set | frozenset):
+        inside = [*value]
+    elif hasattr(value, "__dict__"):
+        inside = [*vars(value).values()]
+    found = (_captured(each, depth - 1) for each in inside[:_MOST])
+    return next((each for each in found if each is not None), None)
 
 
 def hook_name(hook: Callable[..., Any]) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,6 +16,7 @@ from sharpcli.checkpoint.own_hooks import (
     OwnLoading,
     TranslationError,
     by_place,
+    handed,
     held,
     load,
     loaders,
@@ -59,21 +58,36 @@ def by_own_hooks(stored: Mapping[str, Tensor], best: Fit, goal: Goal) -> Choice 
     if goal.model is None or _is_held(stored):
         return None
     alike = loads_itself(goal.model)
-    for names, notes in (({n: n for n in stored}, ()), (best.renaming.names, best.renaming.notes)):
+    inside = {n: old for n, old in best.renaming.names.items() if old not in best.outside}
+    tried = [({n: n for n in stored}, ()), (best.renaming.names, best.renaming.notes)]
+    if best.outside:
+        tried.append((inside, best.renaming.notes))
+    chosen: Choice | None = None
+    for names, notes in tried:
         own = _part_translated(goal, stored, names)
         if own is None:
             return None
         found = _fit(own, goal)
-        better = rank(found.fit) > rank(best)
-        if better or (alike and rank(found.fit) == rank(best)):
-            said = ("names translated by the model's own load_state_dict",) if better else ()
-            renaming = replace(found.fit.renaming, notes=(*notes, *said))
-            return replace(
-                found,
-                fit=replace(found.fit, renaming=renaming),
-                notes=_notes(own, stored, names, goal),
-            )
-    return None
+        least = rank(best if chosen is None else chosen.fit)
+        better = rank(found.fit) > least
+        if not better and not (alike and chosen is None and rank(found.fit) == least):
+            continue
+        said = ("names translated by the model's own load_state_dict",) if better else ()
+        renaming = replace(
+            found.fit.renaming,
+            notes=(*notes, *said),
+            prefix=best.renaming.prefix if notes else "",
+            plain=best.renaming.plain or not notes,
+        )
+        outside = best.outside if names is inside else ()
+        chosen = replace(
+            found,
+            fit=replace(found.fit, renaming=renaming, outside=outside),
+            notes=_notes(own, stored, names, goal),
+        )
+        if chosen.fit.whole:
+            break
+    return chosen
 
 
 def _part_translated(
@@ -88,7 +102,7 @@ def _part_translated(
     """
     assert goal.model is not None
     try:
-        return translated(goal.model, stored, names, goal.rest)
+        return translated(goal.model, stored, names, goal.built or goal.rest)
     except TranslationError:
         if goal.rest is None:
             raise
@@ -119,7 +133,7 @@ def as_loaded(checkpoint: Checkpoint, stored: Mapping[str, Tensor], fit: Fit, go
     choice, reason = Choice(fit, goal), ""
     for names in (same, renamed) if same != renamed else (same,):
         try:
-            own = translated(goal.model, stored, names, goal.rest)
+            own = translated(goal.model, stored, names, goal.built or goal.rest)
         except TranslationError as failure:
             reason = str(failure)
             continue
@@ -171,10 +185,8 @@ def loaded_by_itself(
     Returns:
         The buffers outside the state dict, as that code made them.
     """
-    given = OrderedDict((name, tensor.clone()) for name, tensor in state.items())
     versions = matched.versions if isinstance(matched, StateDict) else None
-    if versions is not None:
-        given._metadata = copy.deepcopy(versions)  # type: ignore[attr-defined]
+    given = handed(StateDict(state, versions))
     # Where it takes files of an older form only, buffers stay as they are.
     with contextlib.suppress(Exception):
         load(model, given, strict=False)
@@ -194,7 +206,7 @@ def _is_held(stored: Mapping[str, Tensor]) -> bool:
 
 def _fit(own: OwnLoading, goal: Goal) -> Choice:
     """How the tensors after loading fit the model that holds them."""
-    found = Goal(held(own.model), own.model, goal.rest) if own.attributes else goal
+    found = Goal(held(own.model), own.model, goal.rest, goal.built) if own.attributes else goal
     renaming = Renaming({name: name for name in own.tensors})
     return Choice(fitted(own.tensors, renaming, found), found, own)
 
@@ -205,10 +217,13 @@ def _notes(
     """Notes on a loading of the model's own, and on what it changed."""
     if goal.model is None or not loads_itself(goal.model):
         return ()
+    new = [stored[old] for name, old in names.items() if name not in own.tensors]
     other = [
         name
-        for name, old in names.items()
-        if name in own.tensors and not _alike(own.tensors[name], stored[old])
+        for name, tensor in own.tensors.items()
+        if not any(
+            _alike(tensor, each) for each in ([stored[names[name]]] if name in names else new)
+        )
     ]
     values = f"it changes the values of {listed(other, 3)}" if other else "no value is changed"
     notes = [f"loaded by the model's own code ({listed(loaders(goal.model), 3)}): {values}"]
@@ -224,9 +239,19 @@ def _notes(
             "loaded, and held fixed"
         )
     if own.attributes:
-        where: Sequence[str] = [name or "the model" for name in own.attributes]
+        where: Sequence[str] = [name or "the model" for name in _outermost(own.attributes)]
         notes.append(f"the model's own code also set {listed(where, 3)} when it was loaded")
     return tuple(notes)
+
+
+def _outermost(names: Collection[str]) -> list[str]:
+    """The names without those of what is inside another one, as a new layer's weights are."""
+    above = {name: name.split(".")[:-1] for name in names}
+    return [
+        name
+        for name, parts in above.items()
+        if not any(".".join(parts[:cut]) in above for cut in range(1, len(parts) + 1))
+    ]
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:

@@ -22,6 +22,8 @@ _FILES = ("hparams.yaml", ".hydra/config.yaml")
 _LARGEST = 2**17  # bytes; PyYAML reads them in about a second, and a configuration has a tenth
 _MOST_BRACKETS = 2000  # open ones take PyYAML the square of their number
 _LONGEST_NUMBER = 40  # characters; Python takes the square of the length to read an integer
+# What PyYAML raises for a value that is not what its tag says, such as `!!bool maybe`.
+_NOT_AS_TAGGED = (LookupError, AttributeError)
 _TUPLE = "tag:yaml.org,2002:python/tuple"
 
 
@@ -71,7 +73,7 @@ def _read(path: Path, name: str, notes: list[str]) -> dict[str, Any]:
         loader = _loader()(content)
         loader.left_out = left_out
         found = loader.get_single_data()
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, *_NOT_AS_TAGGED) as error:
         raise SharpError(f"{path}: is not plain YAML: {_said(error)}", "check the file") from error
     if left_out:
         notes.append(f"left out of '{name}': values with {listed(left_out, 3)}")

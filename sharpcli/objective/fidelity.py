@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sharpcli.checkpoint.contents import listed
+from sharpcli.checkpoint.module_attributes import attributes
 from sharpcli.checkpoint.own_hooks import loads_itself
 from sharpcli.checkpoint.own_loading import loaded_by_itself
 from sharpcli.errors import SharpError
@@ -230,22 +231,38 @@ def _loaded(
     }
 
     itself = loads_itself(original)
+    # Attributes are as its own code made them of the file. It sees θ in another form than the
+    # file's, and may make others of that.
+    attributes_then = _own_attributes(original) if itself else []
+    versions, rest = tensors, dict(tensors)
+    if itself:  # they may be the original's own, which loading changes
+        rest |= {name: each.clone() for name, each in tensors.items() if name not in trained}
+    usual: dict[str, Any] = {}
 
     def load(vector: Tensor) -> Mapping[str, Tensor]:
         parts = dict(zip(like.names, like.unflatten(vector), strict=True))
         state = {
-            key: _as_stored(like, name, parts[name]) if name in parts else tensors[key]
+            key: _as_stored(like, name, parts[name]) if name in parts else rest[key]
             for key, name in keys.items()
-            if name in parts or key in tensors
+            if name in parts or key in rest
         }
         if not itself:
             original.load_state_dict(state, strict=False)
             return tensors
-        return {**tensors, **loaded_by_itself(original, state, tensors)}
+        _restore(attributes_then)
+        made = {**rest, **loaded_by_itself(original, state, versions)}
+        nonlocal usual
+        now = attributes(original)
+        usual = usual or now
+        if usual == now:  # else they depend on θ, and the outputs show it
+            _restore(attributes_then)
+        return made
 
     try:
         if elsewhere:
             original.to(like.device)
+        if itself:
+            load(like.flatten(tensors))
         original.train(like.model.training)
         for parameter, _ in hooks:
             parameter._backward_hooks = None
@@ -263,6 +280,34 @@ def _loaded(
                 tensor.data = before[place]
             else:
                 tensor.data.copy_(before[place])
+
+
+_Attributes = list[tuple[dict[str, Any], dict[str, Any]]]
+
+
+def _own_attributes(model: nn.Module) -> _Attributes:
+    """What each module holds beside parameters, buffers and modules, and where."""
+    return [
+        (
+            vars(module),
+            {
+                name: value.copy() if isinstance(value, dict) else value
+                for name, value in vars(module).items()
+                if name not in _HELD
+            },
+        )
+        for module in model.modules()
+    ]
+
+
+_HELD = {"_parameters", "_buffers", "_modules", "training"}
+
+
+def _restore(held: _Attributes) -> None:
+    for own, then in held:
+        for name in [*own.keys() - then.keys() - _HELD]:
+            del own[name]
+        own.update({k: each.copy() if isinstance(each, dict) else each for k, each in then.items()})
 
 
 def _memory(tensor: Tensor) -> int | None:

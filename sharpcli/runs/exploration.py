@@ -257,8 +257,7 @@ def _of_one_task(
             "parameter space",
             "name checkpoints of the same part",
         )
-    if studies.variants > 1:
-        names = [name for name, _ in loaded.match.attributes]
+    if names := studies.variants:
         raise UsageError(
             f"{first} and {path} are loaded as different networks: the model's own load_state_dict "
             f"sets {listed(names, 3)} otherwise: they are not points of one parameter space",

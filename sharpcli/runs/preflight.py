@@ -157,17 +157,19 @@ def check_fidelity(
 
     The model is loaded at a point near the checkpoint's `tensors`. Its outputs, losses and (with
     `gradients`) gradients on a few random rows must equal those of the functional network, whose
-    gradient must be the slope of its loss. Runs once for a study, which then drops the original.
+    gradient must be the slope of its loss. Runs until a checkpoint of the study passes, which then
+    drops the original.
 
     Cost: a few gradients on eight rows, and temporary memory for four copies of θ.
     """
-    original, study.original = study.original, None
+    original = study.original
     if original is None:
         return
     rows = _some(study)
     check_likeness(study.network, original, tensors, rows, study.run.seed, warnings, gradients)
     if gradients:
         check_slope(study.network, tensors, rows, study.run.seed)
+    study.original = None
 
 
 def _some(study: Study) -> Rows:

@@ -70,9 +70,10 @@ class Studies:
         return max((len(study.parts) for study in self._made.values()), default=0)
 
     @property
-    def variants(self) -> int:
-        """How many models the checkpoints so far make of one when they are loaded."""
-        return max((len(study.loaded) for study in self._made.values()), default=0)
+    def variants(self) -> list[str]:
+        """What one model has differently after it has loaded some of the checkpoints so far."""
+        several = (study.loaded for study in self._made.values() if len(study.loaded) > 1)
+        return list(dict.fromkeys(name for made in several for each in made for name, _ in each))
 
     @property
     def described(self) -> list[dict[str, Any]]:
@@ -226,7 +227,11 @@ def _fits(checkpoint: Checkpoint, study: Study) -> bool:
     """Whether a checkpoint's tensors are those of a study's model."""
     try:
         match_tensors(
-            checkpoint, study.network.model.state_dict(), model=study.network.model, rest=study.rest
+            checkpoint,
+            study.network.model.state_dict(),
+            model=study.network.model,
+            rest=study.rest,
+            built=study.built,
         )
     except SharpError:
         return False

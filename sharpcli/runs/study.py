@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-from collections.abc import Collection, Hashable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from sharpcli.checkpoint import (
     match_tensors,
 )
 from sharpcli.checkpoint.contents import listed
+from sharpcli.checkpoint.own_hooks import loads_itself
 from sharpcli.curvature import SelfCheck
 from sharpcli.errors import SharpError, setting
 from sharpcli.objective.collated import CollatedRows
@@ -43,6 +44,8 @@ __all__ = ["SPLITS", "Loaded", "Study", "matched", "prepare"]
 
 
 SPLITS = ("train", "test")
+# Models that a study keeps of those that their own loading made: of more, those that came last.
+_MOST_LOADED = 16
 
 
 @dataclass
@@ -51,11 +54,12 @@ class Study:
 
     `original` is the task's own model, kept until the network has been compared with it;
     `uncoupled` after a checkpoint whose losses were found to be each example's own. `rest` has the
-    model's tensors, where checkpoints may hold a part of them; `parts` are then the studies of the
+    model's tensors, where checkpoints may hold a part of them, and `built` where code of the
+    model's own may read them when it is loaded; `parts` are then the studies of the
     parameters that the checkpoints so far cover. `drawn` has what model() makes at random, of all
-    that a checkpoint may lack. `loaded` has the studies of models to which their own loading gave
-    other attributes than model() did, by what these are. By `targets` the loss was chosen, if the
-    task has none.
+    that a checkpoint may lack. `loaded` has the studies of the models that checkpoints' own loading
+    made, by the attributes that it changed; this one is among them if some changed none. By
+    `targets` the loss was chosen, if the task has none.
     """
 
     task: Task
@@ -67,9 +71,10 @@ class Study:
     uncoupled: bool = False
     notes: list[str] = field(default_factory=list)
     rest: Mapping[str, Tensor] | None = None
+    built: Mapping[str, Tensor] | None = None
     parts: dict[tuple[str, ...], Study] = field(default_factory=dict)
     drawn: frozenset[str] = frozenset()
-    loaded: dict[Hashable, Study] = field(default_factory=dict)
+    loaded: dict[tuple[tuple[str, Any], ...], Study] = field(default_factory=dict)
     targets: FloatTargets | None = None
 
     @property
@@ -117,8 +122,11 @@ class Study:
         """
         model = found.loaded
         if model is None:
+            self.loaded[found.attributes] = self
             return self
         if found.attributes not in self.loaded:
+            while len(self.loaded) >= _MOST_LOADED:
+                del self.loaded[next(iter(self.loaded))]
             network = _network(model, self.task, self.run, self.network.device)
             if self.run.parameters:
                 network = network.subset(matching(network.model, self.run.parameters))
@@ -147,12 +155,13 @@ class Study:
     def own_tensors(self) -> str:
         """A digest of the tensors that model() makes and checkpoints may lack; "" without any.
 
-        These are buffers that are not saved, and with `partial` all tensors.
+        These are buffers that are not saved, and all tensors with `partial` and where code of the
+        model's own may read them when it is loaded.
         """
         model = self.network.model
         saved = model.state_dict().keys()
         own = {name: each for name, each in model.named_buffers() if name not in saved}
-        own |= self.rest or {}
+        own |= self.rest or self.built or {}
         return digest_of(dict(sorted(own.items()))) if own else ""
 
     @functools.cached_property
@@ -256,7 +265,9 @@ def _prepared(
             and not takes_lengths(model, task, read)
         ):
             rows[name] = read.padded_to_one_length()
-    rest = _tensors_of(model) if run.partial else None
+    itself = loads_itself(model)
+    built = _tensors_of(model) if run.partial or itself else None
+    rest = built if run.partial else None
     drawn = random_tensors(task, model, run.seed, partial=run.partial)
     network = _network(model, task, run, device)
     if run.parameters:
@@ -272,6 +283,7 @@ def _prepared(
         notes=notes,
         original=model,
         rest=rest,
+        built=built if itself else None,
         drawn=drawn,
         targets=targets,
     )
@@ -332,6 +344,8 @@ class Loaded:
         """Free the checkpoint's tensors; θ and the objectives' buffers are copies."""
         self.checkpoint.tensors.clear()
         self.match.tensors.clear()
+        if self.match.given is not None:
+            self.match.given.clear()
 
 
 def matched(checkpoint: Checkpoint, study: Study, in_metadata: InMetadata | None = None) -> Loaded:
@@ -342,7 +356,9 @@ def matched(checkpoint: Checkpoint, study: Study, in_metadata: InMetadata | None
             adapter's configuration makes another network.
     """
     model = study.network.model
-    found = match_tensors(checkpoint, model.state_dict(), model=model, rest=study.rest)
+    found = match_tensors(
+        checkpoint, model.state_dict(), model=model, rest=study.rest, built=study.built
+    )
     said = configuration_notes(checkpoint.path, model)
     covered = found.tensors if found.covered is None else found.covered
     if drawn := sorted(name for name in study.drawn if name not in covered):

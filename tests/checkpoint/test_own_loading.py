@@ -199,11 +199,42 @@ class Partial(Captured):
         self.register_load_state_dict_post_hook(functools.partial(fill_other, self))
 
 
-def fill_other(held, module, _):
+class OneParameter(Captured):
+    def __init__(self):
+        Versioned.__init__(self)
+        self.register_buffer("inverse", torch.zeros(5), persistent=False)
+        scale = self.scale
+        self.register_load_state_dict_post_hook(lambda module, _: module.inverse.copy_(scale))
+
+
+def test_a_hook_that_holds_a_parameter(tmp_path):
+    torch.save(trained(OneParameter).state_dict(), tmp_path / "a.pt")
+    with pytest.raises(SharpError, match="holds a parameter in a closure"):
+        match(tmp_path / "a.pt", OneParameter())
+
+
+def fill_other(held, module, _=None):
     held.inverse = module.scale.detach()
 
 
-@pytest.mark.parametrize("kind", [Captured, Partial])
+class InList(Captured):
+    def __init__(self):
+        Versioned.__init__(self)
+        self.register_buffer("inverse", torch.zeros(5), persistent=False)
+        holder = {"of": [self]}
+        self.register_load_state_dict_post_hook(lambda *_: fill_other(holder["of"][0], *_))
+
+
+class InDefault(Captured):
+    def __init__(self):
+        Versioned.__init__(self)
+        self.register_buffer("inverse", torch.zeros(5), persistent=False)
+        self.register_load_state_dict_post_hook(
+            lambda module, _, held=self: fill_other(held, module)
+        )
+
+
+@pytest.mark.parametrize("kind", [Captured, Partial, InList, InDefault])
 def test_a_hook_that_holds_another_model(tmp_path, kind):
     torch.save(trained(kind).state_dict(), tmp_path / "a.pt")
     with pytest.raises(SharpError, match="holds a module in a closure") as caught:

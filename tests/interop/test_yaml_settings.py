@@ -117,13 +117,17 @@ def bomb():
         ("a: " + "1:" * 50_000 + "1", ""),
         ("a: &a {b: 1}\nc: {<<: *a}", "is not plain YAML"),
         ("a: b: c", "is not plain YAML"),
+        ("lr: !!bool maybe", "is not plain YAML"),
+        ('lr: !!int ""', "is not plain YAML"),
+        ('lr: !!float ""', "is not plain YAML"),
+        ("when: !!timestamp never", "is not plain YAML"),
         ("- 1", ""),
         ("", ""),
         ("\x00", "is not plain YAML"),
         ("a: 1\n" * 60_000, "settings have at most 131,072"),
         ("--- {a: 1}\n--- {b: 2}", "is not plain YAML"),
     ],
-    ids=range(12),
+    ids=range(16),
 )
 def test_odd_files_end_soon(path, text, said):
     began = time.process_time()
