@@ -162,6 +162,15 @@ def _rise(random_: random.Random, effect: float) -> Any:
     return stages(runs), {"value": "test.loss", "of": {}}, Prediction("above", 1.0)
 
 
+def _highest(random_: random.Random, effect: float) -> Any:
+    """Courses with a peak of `effect`, give or take one."""
+    runs = []
+    for seed in range(SEEDS):
+        curve = [-9.0, effect + random_.gauss(0, 1), -9.0]
+        runs.append(trained(seed, curve=([0, 1, 2], curve), lr=0.1))
+    return stages(runs), {"value": "test.loss", "of": {}}, Prediction("above", 0.0)
+
+
 def _share_within(random_: random.Random, effect: float) -> Any:
     """Courses of which, on average, 80 % or with an effect 95 % are in the band."""
     runs = []
@@ -211,6 +220,7 @@ SIMULATIONS: dict[str, Simulation] = {
     "rank_correlation": _rank_correlation,
     "rank_correlation_difference": _rank_correlation_difference,
     "rise": _rise,
+    "highest": _highest,
     "share_within": _share_within,
     "granulated_correlation": _granulated_correlation,
     "granulated_correlation_difference": _granulated_correlation_difference,

@@ -149,6 +149,15 @@ def rise(stages: Stages, arguments: Arguments) -> PerSeed:
     return _of_courses(stages, arguments, factor, logarithmic=True)
 
 
+def highest(stages: Stages, arguments: Arguments) -> PerSeed:
+    """The largest number of the course of `value`; `of` chooses the runs."""
+
+    def most(course: Sequence[tuple[float, float]]) -> float | None:
+        return max((y for _, y in course), default=None)
+
+    return _of_courses(stages, arguments, most, logarithmic=False)
+
+
 def share_within(stages: Stages, arguments: Arguments) -> PerSeed:
     """The share of a course's numbers from `low_end` to `high_end`, once it has been at `reached`.
 
@@ -202,6 +211,7 @@ STATISTICS: dict[str, Callable[[Stages, Arguments], PerSeed]] = {
         rank_correlation,
         rank_correlation_difference,
         rise,
+        highest,
         share_within,
         granulated_correlation,
         granulated_correlation_difference,

@@ -51,11 +51,16 @@ def data(split: str, folder: str = "data", examples: int = 5000) -> tuple[Tensor
     return (pixels.float() / 255 - 0.5) / 0.25, classes
 
 
-def loss(outputs: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Each example's loss (N,): half the squared distance from the class's unit vector."""
-    from torch.nn.functional import one_hot
+def loss(outputs: Tensor, batch: tuple[Tensor, Tensor], cross_entropy: bool = False) -> Tensor:
+    """Each example's loss (N,): half the squared distance from the class's unit vector.
 
-    targets = one_hot(batch[1], outputs.shape[1]).to(outputs)
+    Or its cross-entropy, to compare.
+    """
+    from torch.nn import functional
+
+    if cross_entropy:
+        return functional.cross_entropy(outputs, batch[1], reduction="none")
+    targets = functional.one_hot(batch[1], outputs.shape[1]).to(outputs)
     return (outputs - targets).square().sum(1) / 2
 
 

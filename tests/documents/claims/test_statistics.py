@@ -112,6 +112,13 @@ def test_a_rise_is_the_late_median_over_the_first_number():
     assert found.values == {0: pytest.approx(math.log(6 / 2))}
 
 
+def test_the_highest_of_a_course():
+    found = compute_statistic(
+        "highest", with_course(1.0, 5.0, 2.0), {"value": "test.loss", "of": {}}
+    )
+    assert found.values == {0: 5.0}
+
+
 def test_a_share_counts_from_where_the_level_was_reached():
     arguments = {"value": "test.loss", "of": {}, "reached": 0.9, "low_end": 0.8, "high_end": 1.2}
     found = compute_statistic("share_within", with_course(0.1, 0.5, 1.0, 0.7, 1.1, 1.3), arguments)
