@@ -199,7 +199,7 @@ def _granulated(random_: random.Random, weights: tuple[float, float]) -> Any:
 
 
 def _granulated_correlation(random_: random.Random, effect: float) -> Any:
-    return _granulated(random_, (0.25 * effect, 0.0))
+    return _granulated(random_, (0.5 * effect, 0.0))
 
 
 def _granulated_correlation_difference(random_: random.Random, effect: float) -> Any:
