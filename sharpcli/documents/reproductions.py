@@ -78,7 +78,9 @@ class Figure:
     x_name: str
     y_name: str
     style: Annotated[
-        Literal["points", "curves", "scatter"], "points: joined points with intervals."
+        Literal["points", "curves", "scatter", "rows"],
+        "points: joined points with intervals. rows: each series is one number y on the horizontal "
+        "axis, in a row with its name.",
     ]
     x_log: Annotated[bool, "Whether the axis is logarithmic."] = False
     y_log: Annotated[bool, "Whether the axis is logarithmic."] = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from sharpcli.documents.claims.experiment import Claim
@@ -297,6 +298,60 @@ def _named(made: Mapping[str, list[Trained]]) -> Stages:
     return {name: StageRuns(name, runs) for name, runs in made.items()}
 
 
+def _rise(random_: random.Random, effect: float) -> Any:
+    """Courses that end a random factor above or below their start."""
+    runs = []
+    for seed in range(SEEDS):
+        end = math.exp(0.1 * (effect + random_.gauss(0, 1)))
+        curve = [1.0, end, end, end]
+        runs.append(trained(seed, curve=([0, 1, 2, 3], curve), lr=0.1))
+    return stages(runs), {"value": "test.loss", "of": {}}, Prediction("above", 1.0)
+
+
+def _highest(random_: random.Random, effect: float) -> Any:
+    """Courses with a peak of `effect`, give or take one."""
+    runs = []
+    for seed in range(SEEDS):
+        curve = [-9.0, effect + random_.gauss(0, 1), -9.0]
+        runs.append(trained(seed, curve=([0, 1, 2], curve), lr=0.1))
+    return stages(runs), {"value": "test.loss", "of": {}}, Prediction("above", 0.0)
+
+
+def _share_within(random_: random.Random, effect: float) -> Any:
+    """Courses of which, on average, 80 % or with an effect 95 % are in the band."""
+    runs = []
+    chance = 0.95 if effect else 0.8
+    steps = list(range(201))
+    for seed in range(SEEDS):
+        curve = [0.0, *(1.0 if random_.random() < chance else 2.0 for _ in steps[1:])]
+        runs.append(trained(seed, curve=(steps, curve), lr=0.1))
+    arguments = {"value": "test.loss", "of": {}, "reached": 0.5, "low_end": 0.5, "high_end": 1.5}
+    return stages(runs), arguments, Prediction("above", 0.8)
+
+
+def _granulated(random_: random.Random, weights: tuple[float, float]) -> Any:
+    """A gap for each of twelve runs a seed, and two measures that go with it by these weights."""
+    runs = []
+    for seed in range(SEEDS):
+        for batch in (16, 64, 256, 1024):
+            for rate in _RATES:
+                gap = random_.gauss(0, 1)
+                own = [weight * gap + random_.gauss(0, 1) for weight in weights]
+                made = trained(seed, batch_size=batch, lr=rate)
+                numbers = {"gap": gap, "y": own[0], "z": own[1]}
+                runs.append(replace(made, measures={k: {"value": v} for k, v in numbers.items()}))
+    arguments = {"value": "y", "than": "z", "other": "gap", "factors": ["batch_size", "lr"]}
+    return stages(runs), arguments, Prediction("above", 0.0)
+
+
+def _granulated_correlation(random_: random.Random, effect: float) -> Any:
+    return _granulated(random_, (0.5 * effect, 0.0))
+
+
+def _granulated_correlation_difference(random_: random.Random, effect: float) -> Any:
+    return _granulated(random_, (effect, 0.0) if effect else (0.5, 0.5))
+
+
 def _own(run: Trained) -> dict[str, Any]:
     return {key: each for key, each in run.run.settings.items() if key != "seed"}
 
@@ -319,4 +374,9 @@ SIMULATIONS: dict[str, Simulation] = {
     "target_ratio": _target_ratio,
     "half_life_ratio": _half_life_ratio,
     "cost_of_choice": _cost_of_choice,
+    "rise": _rise,
+    "highest": _highest,
+    "share_within": _share_within,
+    "granulated_correlation": _granulated_correlation,
+    "granulated_correlation_difference": _granulated_correlation_difference,
 }

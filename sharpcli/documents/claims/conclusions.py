@@ -52,6 +52,8 @@ def conclude(
 def prediction_text(prediction: Prediction) -> str:
     """What is predicted, as a person reads it: `above 1 (2 or more would show it)`."""
     if prediction.direction == "within":
+        if prediction.high == math.inf:
+            return f"{prediction.low:g} or more"
         return f"from {prediction.low:g} to {prediction.high:g}"
     least = "" if prediction.least is None else f"; an effect counts from {prediction.least:g} on"
     return f"{prediction.direction} {prediction.null:g}{least}"

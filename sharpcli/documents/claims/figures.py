@@ -9,7 +9,13 @@ from typing import Any
 
 from sharpcli.documents.claims.experiment import FigurePlan
 from sharpcli.documents.claims.runs import StageRuns, Trained, chosen, number_of, series_of
-from sharpcli.documents.claims.statistics import Stages, best_settings, less, slopes_by_seed
+from sharpcli.documents.claims.statistics import (
+    Stages,
+    best_settings,
+    compute_statistic,
+    less,
+    slopes_by_seed,
+)
 from sharpcli.documents.reproductions import Figure, Series
 from sharpcli.documents.scoring.statistics import interval_of_mean, mean
 from sharpcli.errors import UsageError, did_you_mean
@@ -154,8 +160,27 @@ def lines(title: str, stage: StageRuns, arguments: Arguments) -> Figure:
     return _figure(title, "curves", "place on the line", metric, arguments, series)
 
 
+def rows(title: str, stage: StageRuns, arguments: Arguments) -> Figure:
+    """A statistic of each of `values`, a row each, with its interval over seeds.
+
+    `values` names the rows and says which number each is of. `statistic` has the other arguments.
+    """
+    series = []
+    statistic = arguments.get("statistic", "value")
+    for name, value in arguments["values"].items():
+        found = compute_statistic(statistic, {stage.name: stage}, {**arguments, "value": value})
+        own = list(found.values.values())
+        middle = mean(own)
+        if middle is None:
+            continue
+        ends = [middle, *(interval_of_mean(own) or (middle, middle))]
+        y, low, high = (math.exp(min(x, 700.0)) if found.logarithmic else x for x in ends)
+        series.append(Series(name, [0.0], [y], [low], [high]))
+    return _figure(title, "rows", statistic, "", arguments, series)
+
+
 FIGURES: dict[str, Callable[[str, StageRuns, Arguments], Figure]] = {
-    each.__name__: each for each in (levels, slopes, courses, scatter, across, lines)
+    each.__name__: each for each in (levels, slopes, courses, scatter, across, lines, rows)
 }
 
 

@@ -44,6 +44,7 @@ class Trained:
     tracked: Sequence[Mapping[str, Any]] = ()
     updates: int | None = None
     distances: Sequence[tuple[float, float]] = ()
+    rescaled: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def seed(self) -> Any:
@@ -101,7 +102,7 @@ def read_stage(
 ) -> StageRuns:
     """The runs of a sweep's documents."""
     by_sha = {
-        each["checkpoint"].get("sha256"): flat_scalars(each["measures"])
+        each["checkpoint"].get("sha256"): each
         for each in (measured or {"results": ()})["results"]
         if each["status"] == Outcome.OK
     }
@@ -113,8 +114,10 @@ def read_stage(
             continue
         own = curves.get(run.name)
         tracked = own["results"][0].get("tracked", ()) if own and own["results"] else ()
-        measures = by_sha.get(run.sha256, {})
-        runs.append(Trained(run, measures, tracked, states[run.name].get("steps")))
+        found = by_sha.get(run.sha256, {"measures": {}})
+        rescaled = {each["measure"]: each for each in found.get("rescaled", ())}
+        measures, steps = flat_scalars(found["measures"]), states[run.name].get("steps")
+        runs.append(Trained(run, measures, tracked, steps, rescaled=rescaled))
     return StageRuns(name, runs, lost)
 
 
@@ -150,7 +153,9 @@ def number_of(run: Trained, value: str) -> float | None:
     `updates`: steps taken. `setting.lr`: a setting. `tracked.KEY`: the median over the last half of
     what was tracked; `tracked.KEY/threshold`: as a share of the stability threshold there.
     `distance`: from the path of another run, in a stage of distances; the median over the last
-    half. Any other is a measure's flat key, such as `hessian.eigenvalues[0]`.
+    half. `rescaled.KEY`: the factor, 1 or more, by which a measure moves up or down if hidden units
+    are rescaled (`rescale_check`). Any other is a measure's flat key, such as
+    `hessian.eigenvalues[0]`.
     """
     head, _, rest = value.partition(".")
     if head in _SPLITS and rest:
@@ -165,6 +170,8 @@ def number_of(run: Trained, value: str) -> float | None:
     if head in ("tracked", "distance"):
         known = [y for _, y in series_of(run, value)]
         return median(known[len(known) // 2 :]) if known else None
+    if head == "rescaled":
+        return _factor(run.rescaled.get(rest, {}))
     return _finite(run.measures.get(value, {}).get("value"))
 
 
@@ -200,6 +207,14 @@ def by_seed(runs: Sequence[Trained]) -> dict[Any, list[Trained]]:
     for run in runs:
         found.setdefault(run.seed, []).append(run)
     return found
+
+
+def _factor(moved: Mapping[str, Any]) -> float | None:
+    """The factor by which a number moved, up or down; None where its sign changes."""
+    before, after = _finite(moved.get("before")), _finite(moved.get("after"))
+    if before is None or after is None or before * after <= 0:
+        return None
+    return max(after / before, before / after)
 
 
 def _same(a: Any, b: Any) -> bool:

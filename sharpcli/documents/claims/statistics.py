@@ -21,7 +21,9 @@ from sharpcli.documents.claims.runs import (
     number_of,
     series_of,
 )
+from sharpcli.documents.comparison.granulated import Design, granulated
 from sharpcli.documents.comparison.ranks import tau_b
+from sharpcli.documents.scoring.statistics import median
 from sharpcli.errors import UsageError, did_you_mean
 
 __all__ = [
@@ -378,6 +380,72 @@ def rise_ratio(stages: Stages, arguments: Arguments) -> PerSeed:
     return PerSeed(logs, logarithmic=True, notes=notes)
 
 
+def rise(stages: Stages, arguments: Arguments) -> PerSeed:
+    """The median of `value` over the last half of its course, over its first number.
+
+    `value` is a course, such as `tracked.KEY`; `of` chooses the runs.
+    """
+
+    def factor(course: Sequence[tuple[float, float]]) -> float | None:
+        known = [y for _, y in course]
+        if len(known) < 2 or known[0] <= 0:
+            return None
+        late = median(known[len(known) // 2 :])
+        return math.log(late / known[0]) if late > 0 else None
+
+    return _of_courses(stages, arguments, factor, logarithmic=True)
+
+
+def highest(stages: Stages, arguments: Arguments) -> PerSeed:
+    """The largest number of the course of `value`; `of` chooses the runs."""
+
+    def most(course: Sequence[tuple[float, float]]) -> float | None:
+        return max((y for _, y in course), default=None)
+
+    return _of_courses(stages, arguments, most, logarithmic=False)
+
+
+def share_within(stages: Stages, arguments: Arguments) -> PerSeed:
+    """The share of a course's numbers from `low_end` to `high_end`, once it has been at `reached`.
+
+    Numbers count from the first one that is at least `reached`. A run that never gets there has 0.
+    """
+    low, high = arguments["low_end"], arguments["high_end"]
+
+    def share(course: Sequence[tuple[float, float]]) -> float | None:
+        if not course:
+            return None
+        known = [y for _, y in course]
+        first = next((i for i, y in enumerate(known) if y >= arguments["reached"]), len(known))
+        later = known[first:]
+        return sum(low <= y <= high for y in later) / len(later) if later else 0.0
+
+    return _of_courses(stages, arguments, share, logarithmic=False)
+
+
+def granulated_correlation(stages: Stages, arguments: Arguments) -> PerSeed:
+    """The granulated Kendall coefficient of `value` and `other` over the settings `factors`.
+
+    `value` may be a list: its mean over them.
+
+    Source: Jiang et al. 2020, section 3.
+    """
+    found, notes = _granulated(stages, arguments, arguments["value"])
+    return PerSeed(found, notes=notes)
+
+
+def granulated_correlation_difference(stages: Stages, arguments: Arguments) -> PerSeed:
+    """The granulated coefficient of `value` with `other`, minus that of `than` with `other`.
+
+    `value` and `than` may be lists: the mean over them.
+    """
+    own, notes = _granulated(stages, arguments, arguments["value"])
+    than, more = _granulated(stages, arguments, arguments["than"])
+    return PerSeed(
+        {seed: own[seed] - than[seed] for seed in own if seed in than}, notes=[*notes, *more]
+    )
+
+
 STATISTICS: dict[str, Callable[[Stages, Arguments], PerSeed]] = {
     each.__name__: each
     for each in (
@@ -398,6 +466,11 @@ STATISTICS: dict[str, Callable[[Stages, Arguments], PerSeed]] = {
         count_above,
         worse_from,
         rise_ratio,
+        rise,
+        highest,
+        share_within,
+        granulated_correlation,
+        granulated_correlation_difference,
     )
 }
 
@@ -656,6 +729,50 @@ def _correlations(stage: StageRuns, arguments: Arguments, a: str, b: str) -> dic
         if tau is not None:
             found[seed] = tau
     return found
+
+
+def _of_courses(
+    stages: Stages,
+    arguments: Arguments,
+    number: Callable[[Sequence[tuple[float, float]]], float | None],
+    *,
+    logarithmic: bool,
+) -> PerSeed:
+    """A number of the course of `value`, averaged over the chosen runs of each seed."""
+    levels, notes = {}, []
+    runs = chosen(_stage(stages, arguments), arguments["of"])
+    for seed, own in sorted(by_seed(runs).items()):
+        numbers = [number(series_of(run, arguments["value"])) for run in own]
+        known = [each for each in numbers if each is not None]
+        if len(known) < len(numbers):
+            notes.append(f"seed {seed}: a run has no {arguments['value']}, and is left out")
+        if known:
+            levels[seed] = math.fsum(known) / len(known)
+    return PerSeed(levels, logarithmic, notes)
+
+
+def _granulated(
+    stages: Stages, arguments: Arguments, values: str | Sequence[str]
+) -> tuple[dict[Any, float], list[str]]:
+    """The granulated coefficient for each seed, averaged over several values."""
+    names = [values] if isinstance(values, str) else list(values)
+    factors, found, notes = arguments["factors"], {}, []
+    runs = chosen(_stage(stages, arguments), arguments.get("of", {}))
+    for seed, own in sorted(by_seed(runs).items()):
+        known = []
+        for name in names:
+            pairs = [(run, number_of(run, name), number_of(run, arguments["other"])) for run in own]
+            whole = [(run, x, y) for run, x, y in pairs if x is not None and y is not None]
+            if len(whole) < len(own):
+                left = len(own) - len(whole)
+                notes.append(f"seed {seed}: {left} of {len(own)} runs have no {name}")
+            design = Design.of([{k: r.setting(k) for k in factors} for r, _, _ in whole], factors)
+            psi = granulated([x for _, x, _ in whole], [y for _, _, y in whole], design)
+            if psi is not None:
+                known.append(psi.value)
+        if len(known) == len(names):
+            found[seed] = math.fsum(known) / len(known)
+    return found, notes
 
 
 def _first_crossing(points: Sequence[tuple[float, float]], sign: int, level: float) -> float | None:

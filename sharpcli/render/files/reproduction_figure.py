@@ -61,6 +61,9 @@ def reproduction_figure(panels: list[Panel], settings: FigureSettings) -> Any:
 def _draw(axes: Any, panel: Panel) -> None:
     from sharpcli.render.files.figure import COLORS
 
+    if panel["style"] == "rows":
+        _draw_rows(axes, panel)
+        return
     for index, series in enumerate(panel["series"]):
         look = {"color": COLORS[index % len(COLORS)], "label": figure_text(series["name"]) or None}
         x, y = (drawable(np.array(series[key], dtype=np.float64)) for key in ("x", "y"))
@@ -117,6 +120,30 @@ def _draw(axes: Any, panel: Panel) -> None:
         )
     elif names:
         axes.legend(loc="best", fontsize=_SMALL, handlelength=2.2)
+
+
+def _draw_rows(axes: Any, panel: Panel) -> None:
+    """A row for each series, the first one on top, its number and interval along x."""
+    from sharpcli.render.files.figure import COLORS
+
+    series = panel["series"]
+    places = np.arange(len(series))[::-1]
+    y, low, high = (
+        np.array([each[key][0] for each in series], dtype=np.float64)
+        for key in ("y", "low", "high")
+    )
+    ends = np.maximum([y - low, high - y], 0)
+    look = {"elinewidth": 0.8, "capsize": 1.5, "markersize": 3, "color": COLORS[0]}
+    axes.errorbar(y, places, xerr=ends, fmt="o", **look)
+    if panel.get("level") is not None:
+        axes.axvline(panel["level"], color="0.45", linewidth=0.6, linestyle=":", zorder=0.5)
+    if panel["x_log"]:
+        axes.set_xscale("log")
+    axes.set_yticks(places, [figure_text(each["name"]) for each in series], fontsize=_SMALL)
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(-0.6, len(series) - 0.4)
+    axes.set_title(figure_text(panel["title"]), fontsize=_SMALL + 1)
+    axes.set_xlabel(on_scale(figure_text(panel["x_name"]), logarithmic=panel["x_log"]))
 
 
 def _tick(axis: Any) -> None:

@@ -3,11 +3,13 @@
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from simulated_claims import SIMULATIONS, simulated, stages, trained
 
 from sharpcli.documents.claims.conclusions import claim_result
+from sharpcli.documents.claims.runs import number_of
 from sharpcli.documents.claims.statistics import STATISTICS, compute_statistic
 from sharpcli.errors import UsageError
 
@@ -96,6 +98,66 @@ def test_rank_correlations():
     made = by_batch((1.0, 2.0, 3.0))
     arguments = {"value": "y", "other": "setting.batch_size"}
     assert compute_statistic("rank_correlation", made, arguments).values == {0: 1.0, 1: 1.0}
+
+
+def with_course(*values):
+    return stages([trained(0, curve=(list(range(len(values))), list(values)), lr=1)])
+
+
+def test_a_rise_is_the_late_median_over_the_first_number():
+    found = compute_statistic(
+        "rise", with_course(2.0, 9.0, 5.0, 6.0, 7.0), {"value": "test.loss", "of": {}}
+    )
+    assert found.logarithmic
+    assert found.values == {0: pytest.approx(math.log(6 / 2))}
+
+
+def test_the_highest_of_a_course():
+    found = compute_statistic(
+        "highest", with_course(1.0, 5.0, 2.0), {"value": "test.loss", "of": {}}
+    )
+    assert found.values == {0: 5.0}
+
+
+def test_a_share_counts_from_where_the_level_was_reached():
+    arguments = {"value": "test.loss", "of": {}, "reached": 0.9, "low_end": 0.8, "high_end": 1.2}
+    found = compute_statistic("share_within", with_course(0.1, 0.5, 1.0, 0.7, 1.1, 1.3), arguments)
+    assert found.values == {0: 0.5}
+    assert compute_statistic("share_within", with_course(0.1, 0.5), arguments).values == {0: 0.0}
+
+
+def test_granulated_correlations_compare_runs_that_differ_in_one_factor():
+    # y goes with the gap along lr and against it along the batch size.
+    gaps = {(1, 8): 0.0, (1, 16): 1.0, (2, 8): 10.0, (2, 16): 11.0}
+    numbers = {(1, 8): 1.0, (1, 16): 0.0, (2, 8): 11.0, (2, 16): 10.0}
+    runs = [
+        replace(
+            trained(0, lr=lr, batch_size=batch),
+            measures={
+                "gap_": {"value": gap},
+                "y": {"value": numbers[lr, batch]},
+                "z": {"value": -gap},
+            },
+        )
+        for (lr, batch), gap in gaps.items()
+    ]
+    arguments = {"value": "y", "other": "gap_", "factors": ["lr", "batch_size"]}
+    assert compute_statistic("granulated_correlation", stages(runs), arguments).values == {0: 0.0}
+    along = compute_statistic(
+        "granulated_correlation", stages(runs), {**arguments, "value": ["y", "z"]}
+    )
+    assert along.values == {0: -0.5}
+    apart = compute_statistic(
+        "granulated_correlation_difference", stages(runs), {**arguments, "than": "z"}
+    )
+    assert apart.values == {0: 1.0}
+
+
+def test_a_rescaled_number_is_the_factor_by_which_it_moved():
+    moved = {"y": {"before": 4.0, "after": 1.0}, "z": {"before": -1.0, "after": 1.0}}
+    run = replace(trained(0, lr=1), rescaled=moved)
+    assert number_of(run, "rescaled.y") == 4.0
+    assert number_of(run, "rescaled.z") is None
 
 
 def test_what_does_not_exist_is_named():
