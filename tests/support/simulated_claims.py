@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from sharpcli.documents.claims.experiment import Claim
@@ -26,6 +27,12 @@ def trained(seed: int, value: float | None = None, curve: Any = None, **settings
     evaluations = None if curve is None else {"step": curve[0], "test": {"loss": curve[1]}}
     run = Run(name, name, {**settings, "seed": seed}, seed, "ok", evaluations=evaluations)
     return Trained(run, {} if value is None else {"y": {"value": value, "status": "converged"}})
+
+
+def lost(seed: int, **settings: Any) -> Trained:
+    """A run that diverged."""
+    made = trained(seed, **settings)
+    return replace(made, run=replace(made.run, status="diverged"))
 
 
 def stages(runs: list[Trained]) -> Stages:

@@ -18,10 +18,11 @@ __all__ = ["write_claims_page"]
 
 _VERDICTS = (
     "Each claim has one number, set before the runs. It is computed for each seed, and its "
-    "interval is Student's 95 % interval over seeds. **confirmed**: the whole interval is where "
-    "the claim predicts the number. **reversed**: it is on the other side of no effect. "
-    "**not confirmed**: it excludes an effect large enough to support the claim. **undecided**: "
-    "none of these; the seeds that would decide are those that the variance seen asks for."
+    "interval is Student's 95 % interval over seeds. **not confirmed**: the interval excludes an "
+    "effect large enough to support the claim. **reversed**: it is on the other side of no effect. "
+    "**confirmed**: neither, and all of it is where the claim predicts the number. "
+    "**undecided**: none of these, or a seed has no number, because a run diverged; the seeds that "
+    "would decide are those that the variance seen asks for."
 )
 
 
