@@ -9,8 +9,10 @@ from tiny_experiments import write
 from sharpcli.documents.claims.experiment import read_experiment
 from sharpcli.documents.reading import load_document
 from sharpcli.errors import SharpError, UsageError
+from sharpcli.runs import sweep_measures
 from sharpcli.runs.experiments import find_experiment, judged, list_experiments, saved_results
 from sharpcli.runs.reproduce import Asked, reproduce
+from sharpcli.runtime.reservations import InUseError
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +100,80 @@ def test_a_failed_run_ends_it_with_its_reason(ran, tmp_path):
     (home / "task.py").write_text(task)
     with pytest.raises(SharpError, match=r"stage first: 6 runs of 6 failed.*rendn"):
         reproduce(read_experiment(home), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('statistic = "ratio"', 'statistic = "rato"', "claim sharper: statistic rato: did you"),
+        ("null = 1\n", "", "claim sharper: null = 0: the ratio is above 0 always"),
+        ("to = { lr = 0.1 }", "to = { lr = 0.2 }", "claim goes-on: stage first: no run has lr"),
+        ('kind = "levels"', 'kind = "level"', "figure level: did you mean 'levels'"),
+        ('over = "lr"', "", "figure levels: needs 'over'"),
+        ("a = { lr", "a = { batch_size", "stage between: several runs of a seed in first have"),
+    ],
+)
+def test_a_mistake_in_a_claim_is_found_before_anything_runs(tmp_path, old, new, message):
+    home, output = write(tmp_path), tmp_path / "out"
+    text = (home / "experiment.toml").read_text()
+    (home / "experiment.toml").write_text(text.replace(old, new), "utf-8")
+    with pytest.raises(UsageError, match=message):
+        reproduce(read_experiment(home), output)
+    assert not (output / "first").exists()
+    # It can be corrected, because nothing has run.
+    (home / "experiment.toml").write_text(text, "utf-8")
+    (home / "first.small.toml").write_text("task = 1")
+    with pytest.raises(UsageError, match='task = "…" is missing'):
+        reproduce(read_experiment(home), output)
+    assert (output / "experiment.toml").read_text() == text
+
+
+def diverging(folder):
+    """The experiment with a rate at which all runs diverge, from which its second stage starts."""
+    home = write(folder)
+    loss = "\ndef loss(outputs, batch):\n    return (outputs**2).sum(1)\n"
+    for name, old, new in (
+        ("task.py", "\ndef data", loss + "\ndef data"),
+        ("first.small.toml", "0.5]", "1e6]"),
+        ("first.small.toml", "epochs = 2", "epochs = 20"),
+        ("second.small.toml", "lr=0.1,", "lr=1000000.0,"),
+    ):
+        text = (home / name).read_text()
+        assert old in text
+        (home / name).write_text(text.replace(old, new), "utf-8")
+    return home
+
+
+def test_runs_that_diverge_are_judged_as_lost(tmp_path):
+    document = reproduce(read_experiment(diverging(tmp_path)), tmp_path / "out")
+    assert [each["verdict"] for each in document["results"]] == ["undecided"] * 3
+    assert document["settings"]["experiment"]["seeds"] == 3
+    assert document["results"][0]["notes"] == [
+        "seeds 0, 1, 2: a run (diverged) has no train.loss, and is left out"
+    ]
+    assert document["notes"][0].startswith("stage first: 3 runs of 6 ended without weights")
+    assert document["notes"][1].startswith("stage second: 3 runs of 3 ended without weights")
+
+
+def test_nothing_is_judged_while_another_process_measures(ran, tmp_path, monkeypatch):
+    experiment, output = ran
+    shutil.copytree(output, tmp_path / "busy")
+    for left in (tmp_path / "busy" / "reproduce.json", tmp_path / "busy" / "first/measures.json"):
+        left.unlink()
+
+    def reserved(path):
+        raise InUseError(f"{path}: another run is writing to it")
+
+    monkeypatch.setattr(sweep_measures, "reserved", reserved)
+    with pytest.raises(SharpError, match="stage first: another process is at work on it"):
+        reproduce(experiment, tmp_path / "busy")
+    assert not (tmp_path / "busy" / "reproduce.json").exists()
+
+
+def test_its_own_folder_is_no_place_for_runs(tmp_path):
+    home = write(tmp_path)
+    with pytest.raises(UsageError, match="is the experiment itself"):
+        reproduce(read_experiment(home), home)
 
 
 def test_seeds_are_those_asked_for(ran, tmp_path):

@@ -13,7 +13,7 @@ from typing import Any
 
 from sharpcli.documents.claims.conclusions import conclude, prediction_text
 from sharpcli.documents.claims.experiment import FILE, Experiment, Stage, read_experiment
-from sharpcli.documents.claims.runs import Lines, StageRuns, read_stage
+from sharpcli.documents.claims.runs import Lines, StageRuns, chosen, read_stage
 from sharpcli.documents.environment import environment
 from sharpcli.documents.reading import load_document
 from sharpcli.documents.reproductions import ListedClaim, ListedExperiment
@@ -115,7 +115,7 @@ def judged(experiment: Experiment, output: Path, scale: str) -> Document:
     for stage in experiment.stages:
         folder = output / stage.name
         if stage.interpolate is not None:
-            stages[stage.name] = _read_lines(stage, folder)
+            stages[stage.name] = _read_lines(stage, folder, stages)
             continue
         sweep = read_finished(folder / SWEEP)
         task = task or sweep["task"]
@@ -131,13 +131,16 @@ def judged(experiment: Experiment, output: Path, scale: str) -> Document:
     return to_document(conclude(experiment, scale, seeds, stages, task))
 
 
-def _read_lines(stage: Stage, folder: Path) -> StageRuns:
+def _read_lines(stage: Stage, folder: Path, stages: Mapping[str, StageRuns]) -> StageRuns:
+    plan = stage.interpolate or {}
+    seeds = [{run.seed for run in chosen(stages[plan["stage"]], plan[side])} for side in "ab"]
     lines = []
     for file in sorted(folder.glob("seed-*.json")):
         (result,) = load_document(file)["results"]
         places = [place["alpha"] for place in result["coordinates"]]
         lines.append(Lines(int(file.stem.removeprefix("seed-")), places, result["curves"]))
-    return StageRuns(stage.name, lines=lines)
+    held = {line.seed for line in lines}
+    return StageRuns(stage.name, lines=lines, without_line=sorted((seeds[0] & seeds[1]) - held))
 
 
 def read_finished(file: Path) -> Document:
