@@ -184,7 +184,7 @@ def _refuse_unmeasured(
     if swept.measure is None or all(each["status"] != Outcome.OK for each in trained["results"]):
         return
     if measured is None:
-        raise _busy(stage)
+        raise SharpError(*_busy(stage))
     failed = [each for each in measured["results"] if each["status"] == Outcome.FAILED]
     if failed:
         error = failed[0]["error"]
@@ -204,7 +204,7 @@ def _refuse_failed(stage: Stage, trained: Document, output: Path) -> None:
         SharpError: names the first one's reason.
     """
     if any(each["status"] not in (Outcome.OK, Outcome.FAILED) for each in trained["results"]):
-        raise _busy(stage)
+        raise SharpError(*_busy(stage))
     failed = [
         each
         for each in trained["results"]
@@ -221,8 +221,8 @@ def _refuse_failed(stage: Stage, trained: Document, output: Path) -> None:
         )
 
 
-def _busy(stage: Stage) -> SharpError:
-    return SharpError(
+def _busy(stage: Stage) -> tuple[str, str]:
+    return (
         f"stage {stage.name}: another process is at work on it",
         "wait until it has finished; then the same command goes on",
     )
