@@ -114,9 +114,9 @@ def _prepare(experiment: Experiment, output: Path, asked: Asked) -> None:
         if stage.interpolate is None:
             file = experiment.sweep_file(stage, asked.scale)
             if not file.is_file():
-                raise UsageError(
-                    f"{experiment.name}: has no {file.name}", "it is made for another scale only"
-                )
+                known = sorted(each.name for each in experiment.folder.glob(f"{stage.name}.*.toml"))
+                hint = f"it has {', '.join(known)}" if known else "name the experiment's own folder"
+                raise UsageError(f"{experiment.folder}: has no {file.name}", hint)
             wanted[f"{stage.name}.toml"] = _seeded(file, asked.seeds)
     wanted |= {each.name: each.read_text("utf-8") for each in experiment.folder.glob("*.py")}
     try:

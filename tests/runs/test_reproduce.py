@@ -9,6 +9,7 @@ from tiny_experiments import write
 from sharpcli.documents.claims.experiment import read_experiment
 from sharpcli.documents.reading import load_document
 from sharpcli.errors import SharpError, UsageError
+from sharpcli.runs import experiments as kept_experiments
 from sharpcli.runs import sweep_measures
 from sharpcli.runs.experiments import find_experiment, judged, list_experiments, saved_results
 from sharpcli.runs.reproduce import Asked, reproduce
@@ -207,6 +208,34 @@ def test_the_list_has_every_claim():
     listed = list_experiments()["results"]
     assert "keskar-sharpness" in [each["name"] for each in listed]
     assert all(each["claims"] for each in listed)
+
+
+def test_a_verdict_is_listed_of_the_claim_that_it_judged(ran, tmp_path, monkeypatch):
+    _, output = ran
+    home = write(tmp_path)
+    shutil.copy(output / "reproduce.json", home / "result.json")
+    monkeypatch.setattr(kept_experiments, "experiments", lambda: {"longer": home})
+
+    def verdicts():
+        (listed,) = list_experiments()["results"]
+        return [each["verdict"] for each in listed["claims"]]
+
+    assert None not in verdicts()
+    text = (home / "experiment.toml").read_text()
+    (home / "experiment.toml").write_text(text.replace("least = 2", "least = 3"), "utf-8")
+    assert [verdict is None for verdict in verdicts()] == [False, True, False]
+
+
+def test_results_of_another_kind_are_named(ran):
+    _, output = ran
+    with pytest.raises(UsageError, match='holds a result of kind "sweep", not of an experiment'):
+        saved_results([str(output / "first" / "sweep.json")])
+
+
+def test_what_a_run_left_is_no_experiment(ran, tmp_path):
+    _, output = ran
+    with pytest.raises(UsageError, match=r"out: has no first\.small\.toml"):
+        reproduce(find_experiment(str(output)), tmp_path / "again")
 
 
 def test_results_without_a_file_are_named(tmp_path):
