@@ -3,7 +3,7 @@
 A statistic takes the stages of an experiment and the claim's arguments. `of` and `to` are settings
 that choose runs. Where several runs of a seed are chosen, their mean counts, of a ratio the
 geometric one; with `tuned` it is the run with the best values of these settings, chosen by the
-other half of the seeds, so that the choice does not flatter the seed that is judged.
+next seed, so that the choice does not flatter the seed that is judged.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from sharpcli.documents.claims.runs import (
     series_of,
 )
 from sharpcli.documents.comparison.ranks import tau_b
+from sharpcli.documents.statuses import NOT_CONVERGED
 from sharpcli.errors import UsageError, did_you_mean
 
 __all__ = ["STATISTICS", "PerSeed", "Stages", "compute_statistic"]
@@ -58,8 +59,13 @@ def compute_statistic(name: str, stages: Stages, arguments: Arguments) -> PerSee
         found = STATISTICS[name](stages, arguments)
     except KeyError as error:
         raise UsageError(f"statistic {name}: needs {error}", "add it to the claim") from error
-    missing = [seed for seed in _asked_seeds(stages, arguments) if seed not in found.values]
-    return replace(found, missing=missing)
+    sides = _sides(stages, arguments)
+    seeds = [{run.seed for run in runs} if runs else {*stage.seeds} for stage, runs in sides]
+    missing = [seed for seed in sorted(set.intersection(*seeds)) if seed not in found.values]
+    # By name, because both sides may have the same runs.
+    runs = {(stage.name, run.run.name): run for stage, own in sides for run in own}
+    notes = [*found.notes, *_unsound([*runs.values()], arguments)]
+    return replace(found, notes=notes, missing=missing)
 
 
 def ratio(stages: Stages, arguments: Arguments) -> PerSeed:
@@ -240,12 +246,13 @@ def _picked(stage: StageRuns, arguments: Arguments, side: str) -> dict[Any, Trai
 
 
 def _tuned(runs: Sequence[Trained], arguments: Arguments) -> dict[Any, Trained]:
-    """For each seed its run with the settings whose mean over the other half of seeds is best.
+    """For each seed its run with the settings that are best for the next seed.
 
-    Settings that fail for some seed are worse than any that do not. If all other seeds chose,
-    seeds would choose for each other, and the interval would be too narrow: of 20 seeds with eight
-    settings that are equally good, 15 of 100 intervals were above no effect, and as many below it.
-    With halves at most 5 are.
+    The first seed chooses for the last. Settings that fail for some other seed are worse than any
+    that do not. If all other seeds chose, their choices would be nearly the same for all, and the
+    interval over seeds would not know how uncertain these are: of 20 seeds with eight settings that
+    are equally good, 15 of 100 intervals were above no effect, and as many below it. With halves of
+    the seeds that choose for each other, 8 of 100 were; with one seed for each, at most 5.
 
     Raises:
         UsageError: several runs of a seed have the same settings.
@@ -268,11 +275,15 @@ def _tuned(runs: Sequence[Trained], arguments: Arguments) -> dict[Any, Trained]:
     for place, seed in enumerate(seeds):
         best: tuple[tuple[int, float], Trained] | None = None
         for own in groups.values():
-            others = [own[other] for other in seeds[(place + 1) % 2 :: 2] if other in own]
-            known = [sign * x for run in others if (x := number_of(run, by)) is not None]
-            mean_of_known = math.fsum(known) / len(known) if known else math.inf
-            score = len(others) - len(known), mean_of_known
-            if seed in own and others and (best is None or score < best[0]):
+            numbers = {
+                other: number_of(own[other], by) if other in own else None
+                for other in seeds
+                if other != seed
+            }
+            failed = sum(number is None for number in numbers.values())
+            found = numbers.get(seeds[(place + 1) % len(seeds)])
+            score = failed, math.inf if found is None else sign * found
+            if seed in own and numbers and (best is None or score < best[0]):
                 best = score, own[seed]
         if best is not None:
             picked[seed] = best[1]
@@ -325,19 +336,31 @@ def _lower_is_better(name: str) -> bool:
     return _BETTER[metric]
 
 
-def _asked_seeds(stages: Stages, arguments: Arguments) -> list[Any]:
-    """The seeds that all sides of a statistic ask for, whether or not their runs ended well."""
+def _sides(stages: Stages, arguments: Arguments) -> list[tuple[StageRuns, list[Trained]]]:
+    """The runs that each side of a statistic asks for, whether or not they ended well."""
     own = _stage(stages, arguments)
     sides = [(stages[name], arguments["of"]) for name in arguments.get("stages", ())]
     sides = sides or [(own, arguments.get("of", {}))]
     if "to" in arguments:
         to = stages[arguments["to_stage"]] if "to_stage" in arguments else own
         sides.append((to, arguments["to"]))
-    seeds = [
-        {run.seed for run in chosen(stage, where)} if stage.runs else {*stage.seeds}
-        for stage, where in sides
-    ]
-    return sorted(set.intersection(*seeds))
+    return [(stage, chosen(stage, where) if stage.runs else []) for stage, where in sides]
+
+
+def _unsound(runs: Sequence[Trained], arguments: Arguments) -> list[str]:
+    """What is to be known of measures that are neither converged nor a bound."""
+    notes = []
+    for key in dict.fromkeys(
+        arguments[each] for each in ("value", "other", "than") if each in arguments
+    ):
+        states = [run.measures.get(key, {}).get("status") for run in runs]
+        bad = [state for state in states if state in NOT_CONVERGED]
+        if bad:
+            kinds = ", ".join(dict.fromkeys(map(str, bad)))
+            notes.append(
+                f"{len(bad)} of {len(runs)} runs have a {key} that did not converge: {kinds}"
+            )
+    return notes
 
 
 def _stage(stages: Stages, arguments: Arguments) -> StageRuns:
