@@ -136,9 +136,11 @@ def _prepare(experiment: Experiment, output: Path, asked: Asked) -> None:
                 write_whole(file, text)
             elif file.read_text("utf-8") != text:
                 raise UsageError(
-                    f"{file}: differs from what {experiment.name} asks for now: the folder holds "
-                    "another experiment, scale or number of seeds",
-                    "name a new folder, or give the same options",
+                    f"{file}: differs from what {experiment.name} asks for now: one of them was "
+                    "changed since, or the folder holds another experiment, scale or number of "
+                    "seeds",
+                    "name a new folder, or give the same options and undo the change: what decides "
+                    "is not changed after the runs",
                 )
     except OSError as error:
         raise SharpError(

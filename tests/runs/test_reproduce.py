@@ -1,11 +1,13 @@
 """An experiment from its files to its verdicts."""
 
+import dataclasses
 import json
 import shutil
 
 import pytest
 from tiny_experiments import write
 
+from sharpcli.documents.claims.conclusions import conclude
 from sharpcli.documents.claims.experiment import read_experiment
 from sharpcli.documents.reading import load_document
 from sharpcli.errors import SharpError, UsageError
@@ -85,6 +87,26 @@ def test_a_folder_of_another_number_of_seeds_is_refused(ran):
     experiment, output = ran
     with pytest.raises(UsageError, match="differs from what longer asks for now"):
         reproduce(experiment, output, Asked(seeds=2))
+
+
+@pytest.mark.parametrize("name", ["experiment.toml", "first.toml", "task.py"])
+def test_a_folder_whose_files_were_changed_is_refused(ran, tmp_path, name):
+    experiment, output = ran
+    shutil.copytree(output, tmp_path / "changed")
+    with (tmp_path / "changed" / name).open("a") as file:
+        file.write("# changed\n")
+    with pytest.raises(UsageError, match=f"{name}: differs .* one of them was changed since"):
+        reproduce(experiment, tmp_path / "changed")
+
+
+def test_few_seeds_are_explained_only_where_they_are_few(ran):
+    experiment, output = ran
+    few = dataclasses.replace(experiment, few_seeds="Each takes a day.")
+    about = judged(few, output, "small")["settings"]["experiment"]
+    assert (about["seeds"], about["few_seeds"]) == (3, "Each takes a day.")
+    bare = dataclasses.replace(few, claims=[], figures=[])
+    many = conclude(bare, "small", 5, {}, {})
+    assert many.settings["experiment"].few_seeds is None
 
 
 def test_a_folder_with_something_else_is_refused(ran, tmp_path):

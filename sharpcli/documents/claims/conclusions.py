@@ -20,6 +20,7 @@ from sharpcli.errors import UsageError, counted
 
 __all__ = ["claim_result", "conclude", "prediction_text"]
 
+_FEW = 5  # seeds; with fewer an experiment says why
 _OF_SEED = re.compile(r"seed (\w+): (.*)")
 _LARGEST = math.log(sys.float_info.max)
 
@@ -41,7 +42,7 @@ def conclude(
         design=experiment.design,
         scale=scale,  # type: ignore[arg-type]
         seeds=seeds,
-        few_seeds=experiment.few_seeds,
+        few_seeds=experiment.few_seeds if seeds < _FEW else None,
     )
     return Report(
         "reproduce",
