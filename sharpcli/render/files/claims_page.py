@@ -12,7 +12,7 @@ from urllib.parse import quote
 from sharpcli.errors import SharpError, counted
 from sharpcli.render.files.plotting import draw
 from sharpcli.render.numbers import format_number
-from sharpcli.render.pages.reproductions import interval_text, verdict_text
+from sharpcli.render.pages.reproductions import interval_text, statistic_text, verdict_text
 from sharpcli.runtime.files import save
 from sharpcli.runtime.text import markdown_text
 from sharpcli.settings.output import FigureSettings
@@ -90,7 +90,7 @@ def _section(document: Mapping[str, Any]) -> list[str]:
     seeds = counted(about["seeds"], "seed")
     few = f" {markdown_text(about['few_seeds'])}" if about.get("few_seeds") else ""
     blocks = [
-        f"{markdown_text(about['source'])}. {markdown_text(about['design'])}; {about['scale']} "
+        f"{markdown_text(about['source'], begins_line=True)}. {markdown_text(about['design'])}; {about['scale']} "
         f"scale, {seeds}.{few} `sharp reproduce {about['name'].replace('`', '')}` runs it."
     ]
     lines = [
@@ -102,7 +102,7 @@ def _section(document: Mapping[str, Any]) -> list[str]:
         value = "–" if found["value"] is None else format_number(found["value"], 3)
         cells = (
             result["claim"],
-            found["name"].replace("_", " "),
+            statistic_text(found),
             result["prediction"],
             value,
             interval_text(found["interval"]),

@@ -91,6 +91,7 @@ def test_the_page_is_made_of_the_document_alone_without_torch(folder):
     assert done.returncode == 0, done.stderr
     page = (folder / "claims.md").read_text()
     assert "| longer | A larger rate ends lower |" in page
+    assert "| and sharper | ratio of hessian.eigenvalues\\[0\\] | above 1; " in page
     assert "![Longer training fits better](claims/longer.svg)" in page
     assert (folder / "claims" / "longer.svg").exists()
 
@@ -127,6 +128,7 @@ def test_a_document_writes_no_markup_and_leads_nowhere_else(folder):
     document = json.loads((folder / "out" / "reproduce.json").read_text())
     document["settings"]["experiment"] |= {
         "name": "../../`evil`",
+        "source": "- nobody",
         "few_seeds": "<img src=x> [a](b)",
         "scale": "paper",
     }
@@ -136,6 +138,7 @@ def test_a_document_writes_no_markup_and_leads_nowhere_else(folder):
     page = (folder / "inner" / "evil.md").read_text()
     assert [each.name for each in (folder / "inner" / "evil").iterdir()] == ["-..-evil-.svg"]
     assert r"\<img" in page
+    assert "\n\\- nobody. " in page
     assert "<img" not in page.replace(r"\<img", "")
     assert "(paper scale)" in page.replace("\\", "")
     assert "`sharp reproduce ../../evil` runs it" in page
