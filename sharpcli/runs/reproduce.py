@@ -24,6 +24,7 @@ from sharpcli.runs.sweep_measures import measure_sweep, read_measure
 from sharpcli.runs.sweep_run import Tasks
 from sharpcli.runtime.files import save, write_whole
 from sharpcli.runtime.progress import UNSAID, Begin, Notes, silent
+from sharpcli.runtime.toml import read_toml
 from sharpcli.settings.exploring import GridSettings, InterpolateSettings
 from sharpcli.settings.measuring import RunSettings
 from sharpcli.training.sweep_file import Sweep, read_sweep
@@ -118,6 +119,13 @@ def _prepare(experiment: Experiment, output: Path, asked: Asked) -> None:
                 hint = f"it has {', '.join(known)}" if known else "name the experiment's own folder"
                 raise UsageError(f"{experiment.folder}: has no {file.name}", hint)
             wanted[f"{stage.name}.toml"] = _seeded(file, asked.seeds)
+            task = Path(str(read_toml(file).get("task", "")))
+            if task.suffix == ".py" and not task.is_absolute() and task.parent != Path():
+                raise UsageError(
+                    f'{file}: task = "{task}": only the .py files beside {FILE} are copied '
+                    "to where it runs",
+                    "put the task file there, or write its absolute path",
+                )
     wanted |= {each.name: each.read_text("utf-8") for each in experiment.folder.glob("*.py")}
     try:
         if output.exists() and not output.is_dir():

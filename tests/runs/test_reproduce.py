@@ -133,6 +133,11 @@ def test_a_failed_run_ends_it_with_its_reason(ran, tmp_path):
         ("to = { lr = 0.1 }", "to = { lr = 0.2 }", "claim goes-on: stage first: no run has lr"),
         ('kind = "levels"', 'kind = "level"', "figure level: did you mean 'levels'"),
         ('over = "lr"', "", "figure levels: needs 'over'"),
+        (
+            'statistic = "ratio"\nvalue = "hessian.eigenvalues[0]"',
+            'statistic = "rank_correlation"\nvalue = "train.loss"\nother = "setting.lrr"',
+            "claim sharper: lrr: is no setting of these runs: did you mean 'lr'",
+        ),
         ("a = { lr", "a = { batch_size", "stage between: several runs of a seed in first have"),
     ],
 )
@@ -203,6 +208,15 @@ def test_seeds_are_those_asked_for(ran, tmp_path):
     experiment, _ = ran
     document = reproduce(experiment, tmp_path / "two", Asked(seeds=2))
     assert document["results"][0]["seeds"] == 2
+
+
+def test_a_task_file_in_another_folder_is_refused(tmp_path):
+    home = write(tmp_path)
+    text = (home / "second.small.toml").read_text()
+    (home / "second.small.toml").write_text(text.replace("task.py", "tasks/task.py"))
+    with pytest.raises(UsageError, match=r'task = "tasks/task.py": only the \.py files beside'):
+        reproduce(read_experiment(home), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_scale_without_files_is_refused(ran, tmp_path):

@@ -60,6 +60,7 @@ def compute_statistic(name: str, stages: Stages, arguments: Arguments) -> PerSee
     except KeyError as error:
         raise UsageError(f"statistic {name}: needs {error}", "add it to the claim") from error
     sides = _sides(stages, arguments)
+    _refuse_no_setting(sides, arguments)
     seeds = [{run.seed for run in runs} if runs else {*stage.seeds} for stage, runs in sides]
     missing = [seed for seed in sorted(set.intersection(*seeds)) if seed not in found.values]
     # By name, because both sides may have the same runs.
@@ -347,12 +348,29 @@ def _sides(stages: Stages, arguments: Arguments) -> list[tuple[StageRuns, list[T
     return [(stage, chosen(stage, where) if stage.runs else []) for stage, where in sides]
 
 
+def _refuse_no_setting(sides: list[tuple[StageRuns, list[Trained]]], arguments: Arguments) -> None:
+    """Refuse a setting that no run has: it is known before the runs."""
+    values = _numbers_asked(arguments)
+    asked = [each.removeprefix("setting.") for each in values if each.startswith("setting.")]
+    runs = [run for _, own in sides for run in own]
+    for key in [*asked, *([arguments["over"]] if "over" in arguments else [])]:
+        if runs and all(run.setting(key) is None for run in runs):
+            raise UsageError(
+                f"{key}: is no setting of these runs: {did_you_mean(key, [*runs[0].run.settings])}",
+                "name a key of the sweep file",
+            )
+
+
+def _numbers_asked(arguments: Arguments) -> list[str]:
+    """The numbers of runs that a statistic is of."""
+    given = [arguments[each] for each in ("value", "other", "than") if each in arguments]
+    return [*dict.fromkeys(name for e in given for name in ([e] if isinstance(e, str) else e))]
+
+
 def _unsound(runs: Sequence[Trained], arguments: Arguments) -> list[str]:
     """What is to be known of measures that are neither converged nor a bound."""
     notes = []
-    for key in dict.fromkeys(
-        arguments[each] for each in ("value", "other", "than") if each in arguments
-    ):
+    for key in _numbers_asked(arguments):
         states = [run.measures.get(key, {}).get("status") for run in runs]
         bad = [state for state in states if state in NOT_CONVERGED]
         if bad:

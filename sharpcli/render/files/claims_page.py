@@ -89,8 +89,9 @@ def _section(document: Mapping[str, Any]) -> list[str]:
     about = document["settings"]["experiment"]
     seeds = counted(about["seeds"], "seed")
     few = f" {markdown_text(about['few_seeds'])}" if about.get("few_seeds") else ""
+    source = markdown_text(about["source"], begins_line=True)
     blocks = [
-        f"{markdown_text(about['source'], begins_line=True)}. {markdown_text(about['design'])}; {about['scale']} "
+        f"{source}. {markdown_text(about['design'])}; {about['scale']} "
         f"scale, {seeds}.{few} `sharp reproduce {about['name'].replace('`', '')}` runs it."
     ]
     lines = [
