@@ -58,6 +58,10 @@ def conclude(
 def prediction_text(prediction: Prediction) -> str:
     """What is predicted, as a person reads it: `above 1; an effect counts from 2 on`."""
     if prediction.direction == "within":
+        if math.isinf(prediction.low):
+            return f"at most {prediction.high:g}"
+        if math.isinf(prediction.high):
+            return f"at least {prediction.low:g}"
         return f"from {prediction.low:g} to {prediction.high:g}"
     least = "" if prediction.least is None else f"; an effect counts from {prediction.least:g} on"
     return f"{prediction.direction} {prediction.null:g}{least}"
@@ -113,7 +117,8 @@ def _logarithmic(claim: Claim) -> Prediction:
     """
     asked = claim.prediction
     names = ("low", "high") if asked.direction == "within" else ("null", "least")
-    bounds = {name: each for name in names if (each := getattr(asked, name)) is not None}
+    given = {name: each for name in names if (each := getattr(asked, name)) is not None}
+    bounds = {name: each for name, each in given.items() if math.isfinite(each)}
     for name, bound in bounds.items():
         if bound <= 0:
             raise UsageError(

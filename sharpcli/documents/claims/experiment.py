@@ -49,7 +49,7 @@ ARGUMENTS = (
     *("other", "than"),
 )
 _TYPES: dict[str, tuple[type, str]] = {
-    **dict.fromkeys(("value", "stage", "to_stage", "other", "tuned_by"), (str, "text")),
+    **dict.fromkeys(("stage", "to_stage", "other", "tuned_by"), (str, "text")),
     **dict.fromkeys(("of", "to"), (dict, "table of settings")),
     "tuned": (list, "list of settings"),
     "log": (bool, "true or false"),

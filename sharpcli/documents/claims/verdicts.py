@@ -46,9 +46,9 @@ class Prediction:
 
     def __post_init__(self) -> None:
         if self.direction == "within":
-            if not (math.isfinite(self.low) and math.isfinite(self.high)):
-                raise ValueError("a range needs low and high")
-            if self.low >= self.high:
+            if not (math.isfinite(self.low) or math.isfinite(self.high)):
+                raise ValueError("a range needs low or high, or both")
+            if not self.low < self.high:
                 raise ValueError(f"low = {self.low:g} is not below high = {self.high:g}")
             if self.null or self.least is not None:
                 raise ValueError("a range has low and high, not null and least")

@@ -187,6 +187,21 @@ def test_a_ratio_is_not_compared_with_what_it_always_exceeds(null):
         claimed(runs, "ratio", null=null)
 
 
+@pytest.mark.parametrize(
+    ("bounds", "text"),
+    [
+        ({"low": 0.5}, "at least 0.5"),
+        ({"high": 2.0}, "at most 2"),
+        ({"low": 0.5, "high": 2.0}, "from 0.5 to 2"),
+    ],
+)
+def test_a_ratio_in_a_range(bounds, text):
+    runs = [trained(s, b / 8 * (1 + 0.01 * s), batch_size=b) for s in range(3) for b in (8, 9)]
+    claim = Claim("c", "c", "s", "ratio", Prediction("within", **bounds), TWO)
+    found = claim_result(claim, stages(runs))
+    assert (found.verdict, found.prediction) == ("confirmed", text)
+
+
 def test_an_interval_beyond_all_numbers_is_the_largest_one():
     runs = [trained(s, 1.0, batch_size=8) for s in (0, 1)]
     runs += [trained(s, y, batch_size=32) for s, y in ((0, 1e-200), (1, 1e200))]
