@@ -46,9 +46,9 @@ class ClaimResult:
     statistic: Statistic
     verdict: Annotated[
         Literal["confirmed", "not confirmed", "reversed", "undecided"],
-        "confirmed: the interval is where the claim predicts the statistic; reversed: it is on the "
-        "other side of no effect; not confirmed: it excludes an effect large enough to support the "
-        "claim; undecided: none of these.",
+        "not confirmed: the interval excludes an effect large enough to support the claim; "
+        "reversed: it is on the other side of no effect; confirmed: neither, and it is where the "
+        "claim predicts the statistic; undecided: none of these, or a seed has no statistic.",
     ]
     seeds: Annotated[int, "Seeds that have the statistic.", _COUNT]
     seeds_needed: Annotated[

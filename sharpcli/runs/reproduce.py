@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from sharpcli.documents.claims.conclusions import conclude
 from sharpcli.documents.claims.experiment import FILE, SCALES, Experiment, Stage
-from sharpcli.documents.claims.runs import chosen, read_stage
+from sharpcli.documents.claims.runs import StageRuns, Trained, by_seed, chosen, read_stage
 from sharpcli.documents.results import Document, dumps, is_interrupted, to_document
 from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import SharpError, UsageError, counted, did_you_mean, setting
@@ -17,13 +20,15 @@ from sharpcli.runs.experiments import RESULT, SWEEP, judged, read_finished
 from sharpcli.runs.interpolate import interpolate_checkpoints
 from sharpcli.runs.path_distances import write_distances
 from sharpcli.runs.sweep import Watch, sweep
-from sharpcli.runs.sweep_measures import measure_sweep
+from sharpcli.runs.sweep_folder import SweepFolder
+from sharpcli.runs.sweep_measures import measure_sweep, read_measure
 from sharpcli.runs.sweep_run import Tasks
 from sharpcli.runtime.files import save, write_whole
 from sharpcli.runtime.progress import UNSAID, Begin, Notes, silent
+from sharpcli.runtime.toml import read_toml
 from sharpcli.settings.exploring import GridSettings, InterpolateSettings
 from sharpcli.settings.measuring import RunSettings
-from sharpcli.training.sweep_file import read_sweep
+from sharpcli.training.sweep_file import Sweep, read_sweep
 
 __all__ = ["Asked", "reproduce"]
 
@@ -75,6 +80,7 @@ def reproduce(
     """
     asked = asked or Asked()
     _prepare(experiment, output, asked)
+    _check(experiment, output)
     for stage in experiment.stages:
         if stage.is_sweep:
             file, folder = output / f"{stage.name}.toml", output / stage.name
@@ -82,12 +88,13 @@ def reproduce(
                 trained = sweep(file, folder, jobs=asked.jobs, on=asked.on, watch=watch)
             if is_interrupted(trained):
                 return None
-            _refuse_failed(stage, trained)
+            _refuse_failed(stage, trained, output)
             with bars() as begin:
                 try:
-                    measure_sweep(file, folder, begin=begin, notes=notes)
+                    measured = measure_sweep(file, folder, begin=begin, notes=notes)
                 except KeyboardInterrupt:  # the folder keeps what was trained
                     return None
+            _refuse_unmeasured(stage, read_sweep(file), trained, measured)
         elif stage.distances is not None:
             write_distances(stage.name, stage.distances, output)
         else:
@@ -111,25 +118,40 @@ def _prepare(experiment: Experiment, output: Path, asked: Asked) -> None:
         if stage.is_sweep:
             file = experiment.sweep_file(stage, asked.scale)
             if not file.is_file():
-                raise UsageError(
-                    f"{experiment.name}: has no {file.name}", "it is made for another scale only"
-                )
+                known = sorted(each.name for each in experiment.folder.glob(f"{stage.name}.*.toml"))
+                hint = f"it has {', '.join(known)}" if known else "name the experiment's own folder"
+                raise UsageError(f"{experiment.folder}: has no {file.name}", hint)
             wanted[f"{stage.name}.toml"] = _seeded(file, asked.seeds)
+            task = Path(str(read_toml(file).get("task", "")))
+            if task.suffix == ".py" and not task.is_absolute() and task.parent != Path():
+                raise UsageError(
+                    f'{file}: task = "{task}": only the .py files beside {FILE} are copied '
+                    "to where it runs",
+                    "put the task file there, or write its absolute path",
+                )
     wanted |= {each.name: each.read_text("utf-8") for each in experiment.folder.glob("*.py")}
     try:
+        if output.exists() and not output.is_dir():
+            raise UsageError(f"{output}: is not a folder", "name a folder for the experiment")
+        if output.resolve() == experiment.folder.resolve():
+            raise UsageError(f"{output}: is the experiment itself", "name another folder")
         output.mkdir(parents=True, exist_ok=True)
         held = {each.name for each in output.iterdir() if not each.name.startswith(".")}
         if held and FILE not in held:
             raise UsageError(f"{output}: is not empty and holds no experiment", "name a new folder")
+        # Until something has run, a mistake in the files can be corrected.
+        begun = any((output / stage.name).exists() for stage in experiment.stages)
         for name, text in wanted.items():
             file = output / name
-            if not file.exists():
+            if not file.exists() or not begun:
                 write_whole(file, text)
             elif file.read_text("utf-8") != text:
                 raise UsageError(
-                    f"{file}: differs from what {experiment.name} asks for now: the folder holds "
-                    "another experiment, scale or number of seeds",
-                    "name a new folder, or give the same options",
+                    f"{file}: differs from what {experiment.name} asks for now: one of them was "
+                    "changed since, or the folder holds another experiment, scale or number of "
+                    "seeds",
+                    "name a new folder, or give the same options and undo the change: what decides "
+                    "is not changed after the runs",
                 )
     except OSError as error:
         raise SharpError(
@@ -138,10 +160,74 @@ def _prepare(experiment: Experiment, output: Path, asked: Asked) -> None:
         ) from error
 
 
-def _refuse_failed(stage: Stage, trained: Document) -> None:
-    """Raise `SharpError` for runs that failed. Those that diverged are results, and judged."""
-    failed = [each for each in trained["results"] if each["status"] == Outcome.FAILED]
-    failed = [each for each in failed if each["error"].get("kind") != Outcome.DIVERGED]
+def _check(experiment: Experiment, output: Path) -> None:
+    """Judge the runs that the files ask for before they run: this finds mistakes in claims."""
+    stages: dict[str, StageRuns] = {}
+    for stage in experiment.stages:
+        if stage.interpolate is not None:
+            plan, of = stage.interpolate, stages[stage.interpolate["stage"]]
+            ends = [_one_a_seed(stage, of, plan[side]) for side in ("a", "b")]
+            seeds = sorted({*ends[0]} & {*ends[1]})
+            stages[stage.name] = StageRuns(stage.name, without_line=seeds)
+            continue
+        if stage.distances is not None:
+            stages[stage.name] = replace(stages[stage.distances["stage"]], name=stage.name)
+            continue
+        swept = read_sweep(output / f"{stage.name}.toml")
+        read_measure(swept)
+        tasks = Tasks(swept)
+        folder = SweepFolder(output / stage.name, swept, [tasks.of(run) for run in swept.runs])
+        planned = dumps(folder.document())
+        stages[stage.name] = read_stage(stage.name, json.loads(planned), {}, None)
+    conclude(experiment, SCALES[0], 0, stages, {})
+
+
+def _one_a_seed(stage: Stage, of: StageRuns, where: Mapping[str, Any]) -> dict[Any, Trained]:
+    """The chosen run of each seed; raises `UsageError` where there are several."""
+    runs = by_seed(chosen(of, where))
+    if any(len(own) > 1 for own in runs.values()):
+        raise UsageError(
+            f"stage {stage.name}: several runs of a seed in {of.name} have {dict(where)}",
+            "name more settings",
+        )
+    return {seed: run for seed, (run,) in runs.items()}
+
+
+def _refuse_unmeasured(
+    stage: Stage, swept: Sweep, trained: Document, measured: Document | None
+) -> None:
+    """Raise `SharpError` where what the claims are about was not measured."""
+    if swept.measure is None or all(each["status"] != Outcome.OK for each in trained["results"]):
+        return
+    if measured is None:
+        raise SharpError(*_busy(stage))
+    failed = [each for each in measured["results"] if each["status"] == Outcome.FAILED]
+    if failed:
+        error = failed[0]["error"]
+        raise SharpError(
+            f"stage {stage.name}: {counted(len(failed), 'run')} of {len(measured['results'])} "
+            f"could not be measured, the first one because of {error['message']}",
+            f"{error['hint']}; then the same command goes on",
+        )
+
+
+def _refuse_failed(stage: Stage, trained: Document, output: Path) -> None:
+    """Refuse to judge where runs failed, or are still being trained by another process.
+
+    Those that diverged are results, and judged, and so are those that were to start from these.
+
+    Raises:
+        SharpError: names the first one's reason.
+    """
+    if any(each["status"] not in (Outcome.OK, Outcome.FAILED) for each in trained["results"]):
+        raise SharpError(*_busy(stage))
+    failed = [
+        each
+        for each in trained["results"]
+        if each["status"] == Outcome.FAILED
+        and each["error"].get("kind") != Outcome.DIVERGED
+        and not _starts_from_lost(each["settings"].get("init"), output)
+    ]
     if failed:
         error = failed[0]["error"]
         raise SharpError(
@@ -149,6 +235,20 @@ def _refuse_failed(stage: Stage, trained: Document) -> None:
             f"failed, the first one because of {error['message']}",
             f"{error['hint']}; then the same command goes on",
         )
+
+
+def _busy(stage: Stage) -> tuple[str, str]:
+    return (
+        f"stage {stage.name}: another process is at work on it",
+        "wait until it has finished; then the same command goes on",
+    )
+
+
+def _starts_from_lost(init: str | None, output: Path) -> bool:
+    """Whether a run was to start from one of an earlier stage that ended without weights."""
+    if init is None or (output / init).exists():
+        return False
+    return (output / init).with_name("run.json").exists()
 
 
 def _seeded(file: Path, seeds: int | None) -> str:
@@ -168,14 +268,14 @@ def _run_lines(stage: Stage, output: Path, begin: Begin) -> bool:
     runs = read_stage(plan["stage"], read_finished(home / SWEEP), {}, None)
     swept = read_sweep(output / f"{plan['stage']}.toml")
     asked, tasks = {run.name: run for run in swept.runs}, Tasks(swept)
-    ends = {side: {each.seed: each for each in chosen(runs, plan[side])} for side in ("a", "b")}
+    ends = {side: _one_a_seed(stage, runs, plan[side]) for side in ("a", "b")}
     progress = begin(stage.name)
     seeds = sorted({*ends["a"]} & {*ends["b"]})
     for done, seed in enumerate(seeds):
         progress(done, len(seeds))
         target = output / stage.name / f"seed-{seed}.json"
         a, b = (ends[side][seed] for side in ("a", "b"))
-        if target.exists():
+        if target.exists() or a.is_lost or b.is_lost:
             continue
         target.parent.mkdir(exist_ok=True)
         report = interpolate_checkpoints(

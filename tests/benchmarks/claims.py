@@ -15,7 +15,7 @@ from sharpcli.documents.claims.statistics import STATISTICS
 
 sys.path.append(str(Path(__file__).parents[1] / "support"))
 
-from simulated_claims import SEEDS, SIMULATIONS, simulated
+from simulated_claims import SEEDS, SIMULATIONS, WITHOUT_EFFECT, simulated
 
 NAME = "claims"
 _SWEEPS = 1000
@@ -69,6 +69,26 @@ def run(setting: Setting) -> Section:
         ]
     header = ("statistic", "confirmed", "reversed", "without: confirmed", "without: reversed")
     section.tables.append(("", header, rows))
+    rows = []
+    for title, make in WITHOUT_EFFECT.items():
+        found = Counter(
+            claim_result(claim, made).verdict
+            for index in range(sweeps)
+            for made, claim in [make(random.Random(f"{title}{index}"))]
+        )
+        false = found["confirmed"] / sweeps
+        rows.append((title, f"{100 * false:.1f} %", f"{100 * found['reversed'] / sweeps:.1f} %"))
+        section.bars.append(
+            Bar(
+                f"{title}: confirmed without an effect",
+                f"{100 * false:.1f} of 100",
+                f"≤ {100 * _FALSE:.0f}",
+                false <= _FALSE,
+            )
+        )
+    section.tables.append(
+        ("What could flatter a claim", ("without an effect", "confirmed", "reversed"), rows)
+    )
     missing = [*{*STATISTICS} - {*SIMULATIONS}]
     section.bars.append(Bar("statistics without a simulation", str(len(missing)), "0", not missing))
     return section

@@ -1,16 +1,21 @@
 """An experiment from its files to its verdicts."""
 
+import dataclasses
 import json
 import shutil
 
 import pytest
 from tiny_experiments import write
 
+from sharpcli.documents.claims.conclusions import conclude
 from sharpcli.documents.claims.experiment import read_experiment
 from sharpcli.documents.reading import load_document
 from sharpcli.errors import SharpError, UsageError
+from sharpcli.runs import experiments as kept_experiments
+from sharpcli.runs import sweep_measures
 from sharpcli.runs.experiments import find_experiment, judged, list_experiments, saved_results
 from sharpcli.runs.reproduce import Asked, reproduce
+from sharpcli.runtime.reservations import InUseError
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +89,26 @@ def test_a_folder_of_another_number_of_seeds_is_refused(ran):
         reproduce(experiment, output, Asked(seeds=2))
 
 
+@pytest.mark.parametrize("name", ["experiment.toml", "first.toml", "task.py"])
+def test_a_folder_whose_files_were_changed_is_refused(ran, tmp_path, name):
+    experiment, output = ran
+    shutil.copytree(output, tmp_path / "changed")
+    with (tmp_path / "changed" / name).open("a") as file:
+        file.write("# changed\n")
+    with pytest.raises(UsageError, match=f"{name}: differs .* one of them was changed since"):
+        reproduce(experiment, tmp_path / "changed")
+
+
+def test_few_seeds_are_explained_only_where_they_are_few(ran):
+    experiment, output = ran
+    few = dataclasses.replace(experiment, few_seeds="Each takes a day.")
+    about = judged(few, output, "small")["settings"]["experiment"]
+    assert (about["seeds"], about["few_seeds"]) == (3, "Each takes a day.")
+    bare = dataclasses.replace(few, claims=[], figures=[])
+    many = conclude(bare, "small", 5, {}, {})
+    assert many.settings["experiment"].few_seeds is None
+
+
 def test_a_folder_with_something_else_is_refused(ran, tmp_path):
     experiment, _ = ran
     (tmp_path / "other.txt").write_text("mine")
@@ -100,10 +125,98 @@ def test_a_failed_run_ends_it_with_its_reason(ran, tmp_path):
         reproduce(read_experiment(home), tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('statistic = "ratio"', 'statistic = "rato"', "claim sharper: statistic rato: did you"),
+        ("null = 1\n", "", "claim sharper: null = 0: the ratio is above 0 always"),
+        ("to = { lr = 0.1 }", "to = { lr = 0.2 }", "claim goes-on: stage first: no run has lr"),
+        ('kind = "levels"', 'kind = "level"', "figure level: did you mean 'levels'"),
+        ('over = "lr"', "", "figure levels: needs 'over'"),
+        (
+            'statistic = "ratio"\nvalue = "hessian.eigenvalues[0]"',
+            'statistic = "rank_correlation"\nvalue = "train.loss"\nother = "setting.lrr"',
+            "claim sharper: lrr: is no setting of these runs: did you mean 'lr'",
+        ),
+        ("a = { lr", "a = { batch_size", "stage between: several runs of a seed in first have"),
+    ],
+)
+def test_a_mistake_in_a_claim_is_found_before_anything_runs(tmp_path, old, new, message):
+    home, output = write(tmp_path), tmp_path / "out"
+    text = (home / "experiment.toml").read_text()
+    (home / "experiment.toml").write_text(text.replace(old, new), "utf-8")
+    with pytest.raises(UsageError, match=message):
+        reproduce(read_experiment(home), output)
+    assert not (output / "first").exists()
+    # It can be corrected, because nothing has run.
+    (home / "experiment.toml").write_text(text, "utf-8")
+    (home / "first.small.toml").write_text("task = 1")
+    with pytest.raises(UsageError, match='task = "…" is missing'):
+        reproduce(read_experiment(home), output)
+    assert (output / "experiment.toml").read_text() == text
+
+
+def diverging(folder):
+    """The experiment with a rate at which all runs diverge, from which its second stage starts."""
+    home = write(folder)
+    loss = "\ndef loss(outputs, batch):\n    return (outputs**2).sum(1)\n"
+    for name, old, new in (
+        ("task.py", "\ndef data", loss + "\ndef data"),
+        ("first.small.toml", "0.5]", "1e6]"),
+        ("first.small.toml", "epochs = 2", "epochs = 20"),
+        ("second.small.toml", "lr=0.1,", "lr=1000000.0,"),
+    ):
+        text = (home / name).read_text()
+        assert old in text
+        (home / name).write_text(text.replace(old, new), "utf-8")
+    return home
+
+
+def test_runs_that_diverge_are_judged_as_lost(tmp_path):
+    document = reproduce(read_experiment(diverging(tmp_path)), tmp_path / "out")
+    assert [each["verdict"] for each in document["results"]] == ["undecided"] * 3
+    assert document["settings"]["experiment"]["seeds"] == 3
+    assert document["results"][0]["notes"] == [
+        "seeds 0, 1, 2: a run (diverged) has no train.loss, and is left out"
+    ]
+    assert document["notes"][0].startswith("stage first: 3 runs of 6 ended without weights")
+    assert document["notes"][1].startswith("stage second: 3 runs of 3 ended without weights")
+
+
+def test_nothing_is_judged_while_another_process_measures(ran, tmp_path, monkeypatch):
+    experiment, output = ran
+    shutil.copytree(output, tmp_path / "busy")
+    for left in (tmp_path / "busy" / "reproduce.json", tmp_path / "busy" / "first/measures.json"):
+        left.unlink()
+
+    def reserved(path):
+        raise InUseError(f"{path}: another run is writing to it")
+
+    monkeypatch.setattr(sweep_measures, "reserved", reserved)
+    with pytest.raises(SharpError, match="stage first: another process is at work on it"):
+        reproduce(experiment, tmp_path / "busy")
+    assert not (tmp_path / "busy" / "reproduce.json").exists()
+
+
+def test_its_own_folder_is_no_place_for_runs(tmp_path):
+    home = write(tmp_path)
+    with pytest.raises(UsageError, match="is the experiment itself"):
+        reproduce(read_experiment(home), home)
+
+
 def test_seeds_are_those_asked_for(ran, tmp_path):
     experiment, _ = ran
     document = reproduce(experiment, tmp_path / "two", Asked(seeds=2))
     assert document["results"][0]["seeds"] == 2
+
+
+def test_a_task_file_in_another_folder_is_refused(tmp_path):
+    home = write(tmp_path)
+    text = (home / "second.small.toml").read_text()
+    (home / "second.small.toml").write_text(text.replace("task.py", "tasks/task.py"))
+    with pytest.raises(UsageError, match=r'task = "tasks/task.py": only the \.py files beside'):
+        reproduce(read_experiment(home), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_scale_without_files_is_refused(ran, tmp_path):
@@ -131,6 +244,34 @@ def test_the_list_has_every_claim():
     listed = list_experiments()["results"]
     assert "keskar-sharpness" in [each["name"] for each in listed]
     assert all(each["claims"] for each in listed)
+
+
+def test_a_verdict_is_listed_of_the_claim_that_it_judged(ran, tmp_path, monkeypatch):
+    _, output = ran
+    home = write(tmp_path)
+    shutil.copy(output / "reproduce.json", home / "result.json")
+    monkeypatch.setattr(kept_experiments, "experiments", lambda: {"longer": home})
+
+    def verdicts():
+        (listed,) = list_experiments()["results"]
+        return [each["verdict"] for each in listed["claims"]]
+
+    assert None not in verdicts()
+    text = (home / "experiment.toml").read_text()
+    (home / "experiment.toml").write_text(text.replace("least = 2", "least = 3"), "utf-8")
+    assert [verdict is None for verdict in verdicts()] == [False, True, False]
+
+
+def test_results_of_another_kind_are_named(ran):
+    _, output = ran
+    with pytest.raises(UsageError, match='holds a result of kind "sweep", not of an experiment'):
+        saved_results([str(output / "first" / "sweep.json")])
+
+
+def test_what_a_run_left_is_no_experiment(ran, tmp_path):
+    _, output = ran
+    with pytest.raises(UsageError, match=r"out: has no first\.small\.toml"):
+        reproduce(find_experiment(str(output)), tmp_path / "again")
 
 
 def test_results_without_a_file_are_named(tmp_path):

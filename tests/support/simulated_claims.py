@@ -29,6 +29,12 @@ def trained(seed: int, value: float | None = None, curve: Any = None, **settings
     return Trained(run, {} if value is None else {"y": {"value": value, "status": "converged"}})
 
 
+def lost(seed: int, **settings: Any) -> Trained:
+    """A run that diverged."""
+    made = trained(seed, **settings)
+    return replace(made, run=replace(made.run, status="diverged"))
+
+
 def stages(runs: list[Trained]) -> Stages:
     return {"trained": StageRuns("trained", runs)}
 
@@ -350,6 +356,90 @@ def _granulated_correlation(random_: random.Random, effect: float) -> Any:
 
 def _granulated_correlation_difference(random_: random.Random, effect: float) -> Any:
     return _granulated(random_, (effect, 0.0) if effect else (0.5, 0.5))
+
+
+def _claim(prediction: Prediction, statistic: str = "difference", **arguments: Any) -> Claim:
+    return Claim(statistic, "simulated", "nobody", statistic, prediction, {**_TWO, **arguments})
+
+
+def _equal_settings(random_: random.Random) -> tuple[Stages, Claim]:
+    """Both sides tuned over eight settings that are equally good, 20 seeds."""
+    runs = [
+        trained(seed, curve=([0, 10], [9.0, random_.gauss(0, 1)]), batch_size=batch, lr=rate)
+        for seed in range(20)
+        for batch in (32, 512)
+        for rate in range(8)
+    ]
+    return stages(runs), _claim(Prediction("below"), value="test.loss", tuned=["lr"])
+
+
+def _nearly_equal_settings(random_: random.Random) -> tuple[Stages, Claim]:
+    """As above with five settings, each 0.7 deviations worse than the one next to it, 10 seeds."""
+    runs = [
+        trained(
+            seed,
+            curve=([0, 10], [9.0, random_.gauss(0, 1) + 0.7 * abs(rate - 2)]),
+            batch_size=batch,
+            lr=rate,
+        )
+        for seed in range(10)
+        for batch in (32, 512)
+        for rate in range(5)
+    ]
+    return stages(runs), _claim(Prediction("below"), value="test.loss", tuned=["lr"])
+
+
+def _worst_diverge(random_: random.Random) -> tuple[Stages, Claim]:
+    """Of one side the runs that would have been worst diverge."""
+    runs = []
+    for seed in range(SEEDS):
+        runs.append(trained(seed, random_.gauss(0, 0.2), batch_size=32))
+        y = random_.gauss(0, 1)
+        runs.append(lost(seed, batch_size=512) if y < 0 else trained(seed, y, batch_size=512))
+    return stages(runs), _claim(Prediction("above"))
+
+
+def _sign_changes(random_: random.Random) -> tuple[Stages, Claim]:
+    """A ratio of values that are as often negative as 4 times the other side's."""
+    runs = []
+    for seed in range(SEEDS):
+        runs.append(trained(seed, math.exp(random_.gauss(0, 0.2)), batch_size=32))
+        y = math.exp(random_.gauss(0, 0.2)) * random_.choice((-4.0, 4.0))
+        runs.append(trained(seed, y, batch_size=512))
+    return stages(runs), _claim(Prediction("above", 1.0), "ratio")
+
+
+def _heavy_tails(random_: random.Random) -> tuple[Stages, Claim]:
+    """Student's t with 2 degrees of freedom, and another spread for each side; 3 seeds."""
+    runs = [
+        trained(
+            seed, spread * random_.gauss(0, 1) / math.sqrt(random_.expovariate(1)), batch_size=b
+        )
+        for seed in range(3)
+        for b, spread in ((32, 1.0), (512, 5.0))
+    ]
+    return stages(runs), _claim(Prediction("above"))
+
+
+def _few_examples(random_: random.Random) -> tuple[Stages, Claim]:
+    """Accuracies on 200 examples, 3 seeds: many are equal."""
+
+    def accuracy() -> float:
+        return sum(random_.random() < 0.9 for _ in range(200)) / 200
+
+    runs = [trained(seed, accuracy(), batch_size=b) for seed in range(3) for b in (32, 512)]
+    return stages(runs), _claim(Prediction("above"))
+
+
+# Without an effect, where a verdict could be flattered.
+WITHOUT_EFFECT: dict[str, Callable[[random.Random], tuple[Stages, Claim]]] = {
+    "both sides tuned over eight equally good settings, 20 seeds": _equal_settings,
+    "both sides tuned over five nearly equal settings, 10 seeds": _nearly_equal_settings,
+    "the worst runs of one side diverge": _worst_diverge,
+    "a ratio whose values change their sign": _sign_changes,
+    "heavy tails, unequal spreads, 3 seeds": _heavy_tails,
+    "accuracies on 200 examples, 3 seeds": _few_examples,
+}
 
 
 def _own(run: Trained) -> dict[str, Any]:

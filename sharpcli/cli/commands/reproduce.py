@@ -9,7 +9,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from sharpcli.cli.exit_codes import ExitCode
-from sharpcli.cli.options.given import given
+from sharpcli.cli.options.given import refuse_unread
 from sharpcli.cli.options.output import plot_option
 from sharpcli.cli.parameter_types import POSITIVE, WholeType
 from sharpcli.errors import UsageError
@@ -20,6 +20,7 @@ from sharpcli.settings.output import OutputSettings
 __all__ = ["reproduce"]
 
 _OF_A_RUN = ("scale", "seeds", "folder", "jobs", "on", "plot_files")
+_OF_PRINTING = ("output_format", "as_json")
 
 
 def _complete(ctx: click.Context, param: click.Parameter, start: str) -> list[CompletionItem]:  # noqa: ARG001
@@ -113,21 +114,20 @@ def reproduce(
         format="json" if as_json else output_format, quiet=quiet, plot=tuple(plot_files)
     )
     if asked["page"] is not None:
+        refuse_unread((*_OF_A_RUN, *_OF_PRINTING), "with --page", "leave it out: nothing is run")
+        if asked["page"].suffix.lower() not in (".md", ".markdown"):
+            raise UsageError(f"--page {asked['page']}: is no page of markdown", "name a FILE.md")
         return _write_page(names, asked["page"], quiet=output.quiet)
     if not names:
-        _refuse_options()
+        refuse_unread(
+            _OF_A_RUN,
+            "without an experiment",
+            "name one of the list that `sharp reproduce` prints",
+        )
         return _list(output)
     if len(names) > 1:
         raise UsageError(f"{names[1]}: one experiment is run at a time", "run them in turn")
     return _run(names[0], output, asked)
-
-
-def _refuse_options() -> None:
-    if options := given(_OF_A_RUN):
-        raise UsageError(
-            f"{options[0]}: has no effect without an experiment",
-            "name one of the list that `sharp reproduce` prints",
-        )
 
 
 def _list(output: OutputSettings) -> int:
@@ -152,11 +152,13 @@ def _run(name: str, output: OutputSettings, asked: dict[str, Any]) -> int:
     from sharpcli.cli.progress_bars import notes_of, progress_bars
     from sharpcli.cli.sweep_progress import sweep_progress
     from sharpcli.render import emit, say
-    from sharpcli.runs.experiments import find_experiment
+    from sharpcli.runs.experiments import experiments, find_experiment
     from sharpcli.runs.reproduce import Asked
     from sharpcli.runs.reproduce import reproduce as run_experiment
 
     experiment = find_experiment(name)
+    if name in experiments() and (Path(name) / "experiment.toml").is_file() and not output.quiet:
+        say(f"{name} is the built-in experiment; ./{name} is the folder")
     folder = asked["folder"] or Path(f"{experiment.name}-{asked['scale']}")
 
     def watches(stage: str) -> Any:

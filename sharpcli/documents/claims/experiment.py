@@ -31,6 +31,7 @@ title = "φ over the batch size"
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,16 +47,22 @@ __all__ = ["SCALES", "Claim", "Experiment", "FigurePlan", "Stage", "read_experim
 SCALES = ("small", "paper")
 FILE = "experiment.toml"
 _OF_EXPERIMENT = (
-    "title",
-    "source",
-    "design",
-    "minutes",
-    "stage",
-    "claim",
-    "figure",
-    "few_seeds",
-    "limits",
+    *("title", "source", "design", "limits", "minutes", "few_seeds"),
+    *("stage", "claim", "figure"),
 )
+# What the statistics take, so that a misspelt one is found before the runs.
+ARGUMENTS = (
+    *("value", "stage", "of", "to", "to_stage", "over", "log", "tuned", "tuned_by"),
+    *("other", "than", "along", "by", "chosen_in", "distance", "factor", "factors", "split"),
+    *("high_end", "low_end", "margin", "minus", "reached", "rises", "stages", "target", "to_value"),
+)
+_TYPES: dict[str, tuple[type, str]] = {
+    **dict.fromkeys(("stage", "to_stage", "other", "tuned_by"), (str, "text")),
+    **dict.fromkeys(("of", "to"), (dict, "table of settings")),
+    **dict.fromkeys(("tuned", "factors", "stages", "by"), (list, "list of names")),
+    **dict.fromkeys(("log", "rises"), (bool, "true or false")),
+}
+_OF_LINES = ("stage", "a", "b", "points", "range")
 _OF_PREDICTION = tuple(each.name for each in dataclasses.fields(Prediction))
 
 
@@ -136,7 +143,11 @@ def read_experiment(folder: Path) -> Experiment:
     claims = [
         _claim(file, table, texts["source"], names) for table in _tables(file, content, "claim")
     ]
-    figures = [_figure(file, table) for table in content.get("figure", [])]
+    figures = (
+        [_figure(file, t) for t in _tables(file, content, "figure")] if "figure" in content else []
+    )
+    for index, stage in enumerate(stages):
+        _check_lines(file, stage, [each.name for each in stages[:index] if each.is_sweep])
     for what, known in (("stage", names), ("claim", [claim.name for claim in claims])):
         if len({*known}) < len(known):
             raise UsageError(f"{file}: two {what}s have one name", "give each its own")
@@ -144,13 +155,19 @@ def read_experiment(folder: Path) -> Experiment:
         name=folder.resolve().name,
         folder=folder,
         **texts,
-        minutes=float(content.get("minutes", 0)),
+        minutes=_minutes(file, content.get("minutes", 0)),
         stages=stages,
         claims=claims,
         figures=figures,
-        few_seeds=content.get("few_seeds"),
-        limits=content.get("limits"),
+        few_seeds=_text(file, "", content, "few_seeds") if "few_seeds" in content else None,
+        limits=_text(file, "", content, "limits") if "limits" in content else None,
     )
+
+
+def _minutes(file: Path, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise UsageError(f"{file}: minutes = {value!r}: is no time", "write a number of minutes")
+    return float(value)
 
 
 def _stage(file: Path, table: Mapping[str, Any]) -> Stage:
@@ -158,7 +175,27 @@ def _stage(file: Path, table: Mapping[str, Any]) -> Stage:
     name = _text(file, "[[stage]] ", table, "name")
     if not re.fullmatch(r"[\w-]+", name):
         raise UsageError(f"{file}: stage {name!r}: is no name of a folder", "use letters and -")
+    if f"{name}.toml" == FILE:
+        raise UsageError(f"{file}: stage {name!r}: its sweep file would be {FILE}", "rename it")
     return Stage(name, table.get("interpolate"), table.get("distances"))
+
+
+def _check_lines(file: Path, stage: Stage, earlier: Sequence[str]) -> None:
+    """Refuse lines between runs that are not there."""
+    plan = stage.interpolate
+    if plan is None:
+        return
+    where = f"stage {stage.name}: interpolate: "
+    if not isinstance(plan, dict):
+        raise UsageError(f"{file}: {where}is no table", 'write { stage = "…", a = {…}, b = {…} }')
+    _check_keys(file, where, plan, _OF_LINES)
+    if (of := _text(file, where, plan, "stage")) not in earlier:
+        raise UsageError(
+            f"{file}: {where}stage: {did_you_mean(of, earlier)}", "name a sweep that comes before"
+        )
+    for side in ("a", "b"):
+        if not isinstance(plan.get(side), dict):
+            raise UsageError(f"{file}: {where}{side} = {{…}} is missing", "name settings of a run")
 
 
 def _claim(file: Path, table: Mapping[str, Any], source: str, stages: Sequence[str]) -> Claim:
@@ -172,16 +209,37 @@ def _claim(file: Path, table: Mapping[str, Any], source: str, stages: Sequence[s
         )
     own = ("name", "claim", "source", "statistic")
     arguments = {k: v for k, v in table.items() if k not in (*own, *_OF_PREDICTION)}
-    if (stage := arguments.get("stage", stages[0])) not in stages:
-        raise UsageError(f"{file}: {where}stage: {did_you_mean(stage, stages)}", "name a stage")
+    _check_keys(file, where, arguments, ARGUMENTS)
+    _check_types(file, where, arguments)
+    for key in ("stage", "to_stage"):
+        if (stage := arguments.get(key, stages[0])) not in stages:
+            raise UsageError(f"{file}: {where}{key}: {did_you_mean(stage, stages)}", "name a stage")
     return Claim(
         name=name,
         claim=_text(file, where, table, "claim"),
-        source=table.get("source", source),
+        source=_text(file, where, {"source": source, **table}, "source"),
         statistic=_text(file, where, table, "statistic"),
-        prediction=Prediction(**{k: table[k] for k in _OF_PREDICTION if k in table}),
+        prediction=_prediction(file, where, table),
         arguments=arguments,
     )
+
+
+def _prediction(file: Path, where: str, table: Mapping[str, Any]) -> Prediction:
+    given = {key: table[key] for key in _OF_PREDICTION if key in table}
+    for key, value in given.items():
+        if key != "direction" and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise UsageError(f"{file}: {where}{key} = {value!r}: is not a number", "correct it")
+    try:
+        return Prediction(**given)
+    except ValueError as error:
+        raise UsageError(f"{file}: {where}{error}", "correct the prediction") from error
+
+
+def _check_types(file: Path, where: str, arguments: Mapping[str, Any]) -> None:
+    for key, value in arguments.items():
+        kind, said = _TYPES.get(key, (object, ""))
+        if not isinstance(value, kind):
+            raise UsageError(f"{file}: {where}{key} = {value!r}: is no {said}", "correct it")
 
 
 def _figure(file: Path, table: Mapping[str, Any]) -> FigurePlan:

@@ -254,7 +254,9 @@ def _averaged(name: str, at: Mapping[float, Sequence[float]], logarithmic: bool)
     for place in sorted(at):
         values = list(at[place])
         if logarithmic:
-            values = [math.log(each) for each in values if each > 0]
+            if min(values, default=0.0) <= 0:
+                continue  # there is no such mean, and one of the others would be too high
+            values = [math.log(each) for each in values]
         middle = mean(values)
         if middle is None:
             continue

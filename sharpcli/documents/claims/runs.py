@@ -34,7 +34,10 @@ _STEP = re.compile(r"step-(\d+)\.safetensors$")
 
 @dataclass(frozen=True)
 class Trained:
-    """One run of a sweep that was trained: its settings, its course, and what was measured.
+    """One run of a sweep: its settings, its course, and what was measured.
+
+    A run that ended without weights has no numbers, but it counts as one that was asked for: what
+    diverges is no accident, and the others alone could flatter a claim.
 
     `distances` are from the path of another run, as (step, distance).
     """
@@ -50,6 +53,11 @@ class Trained:
     def seed(self) -> Any:
         """The seed of weights and batches."""
         return self.run.seed
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it ended without weights."""
+        return self.run.status != "ok"
 
     def setting(self, key: str) -> Any:
         """A setting by the key of a sweep file, such as `lr`, `betas` or `options.width`.
@@ -84,17 +92,27 @@ class Lines:
 
 @dataclass(frozen=True)
 class StageRuns:
-    """What a stage left: its runs, those that did not end well by name, or its lines."""
+    """What a stage left: its runs, or its lines.
+
+    `without_line` are seeds that have none because a run at its end is lost.
+    """
 
     name: str
     runs: Sequence[Trained] = ()
-    lost: Mapping[str, str] = field(default_factory=dict)
     lines: Sequence[Lines] = ()
+    without_line: Sequence[Any] = ()
 
     @property
     def seeds(self) -> list[Any]:
-        """The seeds, in order."""
-        return sorted({*(each.seed for each in self.runs), *(each.seed for each in self.lines)})
+        """The seeds that were asked for, in order."""
+        of_runs = {each.seed for each in self.runs}
+        of_lines = {each.seed for each in self.lines}
+        return sorted(of_runs | of_lines | {*self.without_line})
+
+    @property
+    def lost(self) -> dict[str, str]:
+        """The runs that ended without weights, by name, and how they ended."""
+        return {each.run.name: each.run.status for each in self.runs if each.is_lost}
 
 
 def read_stage(
@@ -106,11 +124,11 @@ def read_stage(
         for each in (measured or {"results": ()})["results"]
         if each["status"] == Outcome.OK
     }
-    runs, lost = [], {}
+    runs = []
     states = {result["run"]: result for result in sweep["results"]}
     for run in runs_of_sweep(sweep, curves, measured):
         if run.status != "ok":
-            lost[run.name] = run.status
+            runs.append(Trained(run))
             continue
         own = curves.get(run.name)
         tracked = own["results"][0].get("tracked", ()) if own and own["results"] else ()
@@ -118,11 +136,13 @@ def read_stage(
         rescaled = {each["measure"]: each for each in found.get("rescaled", ())}
         measures, steps = flat_scalars(found["measures"]), states[run.name].get("steps")
         runs.append(Trained(run, measures, tracked, steps, rescaled=rescaled))
-    return StageRuns(name, runs, lost)
+    return StageRuns(name, runs)
 
 
 def chosen(stage: StageRuns, where: Mapping[str, Any]) -> list[Trained]:
-    """The runs with these settings; `"smallest"` and `"largest"` are of the stage's own values.
+    """The runs with these settings, also those that are lost.
+
+    `"smallest"` and `"largest"` are of all values that the stage asks for.
 
     Raises:
         UsageError: no run has them.
@@ -140,14 +160,12 @@ def chosen(stage: StageRuns, where: Mapping[str, Any]) -> list[Trained]:
         found = [each for each in found if _same(each.setting(key), value)]
     if not found:
         said = ", ".join(f"{key} = {value}" for key, value in where.items())
-        raise UsageError(
-            f"stage {stage.name}: no trained run has {said}", "change the claim or the sweep"
-        )
+        raise UsageError(f"stage {stage.name}: no run has {said}", "change the claim or the sweep")
     return found
 
 
 def number_of(run: Trained, value: str) -> float | None:
-    """A number of a run; None where it has none.
+    """A number of a run; None where it has none. A lost run has only its settings.
 
     `test.accuracy`, `train.loss`: at the end. `gap.loss`: the test value minus the training value.
     `updates`: steps taken. `setting.lr`: a setting. `tracked.KEY`: the median over the last half of
@@ -158,6 +176,8 @@ def number_of(run: Trained, value: str) -> float | None:
     `hessian.eigenvalues[0]`.
     """
     head, _, rest = value.partition(".")
+    if run.is_lost and head != "setting":
+        return None
     if head in _SPLITS and rest:
         return _finite(run.run.final(head, rest))
     if head == "gap" and rest:
@@ -181,6 +201,8 @@ def series_of(run: Trained, value: str) -> list[tuple[float, float]]:
     `test.loss`, `train.accuracy`, `tracked.KEY`, `distance`.
     """
     head, _, rest = value.partition(".")
+    if run.is_lost:
+        return []
     if head == "distance":
         return [*run.distances]
     if head == "tracked":

@@ -29,10 +29,13 @@ class Prediction:
     Attributes:
         direction: the statistic is above or below `null`, or within the range from `low` to `high`.
         null: its value without the effect.
-        least: the smallest effect that would support the claim. Where the interval includes `null`
-            and ends before `least`, the claim is not confirmed, rather than undecided.
+        least: the smallest effect that would support the claim. Where the interval ends before it,
+            the claim is not confirmed, even where all of it is on the predicted side.
         low: the lower end of the range.
         high: its upper end.
+
+    Raises:
+        ValueError: it is no prediction, because any or no number would fulfil it.
     """
 
     direction: Direction
@@ -40,6 +43,27 @@ class Prediction:
     least: float | None = None
     low: float = -math.inf
     high: float = math.inf
+
+    def __post_init__(self) -> None:
+        if self.direction == "within":
+            if not (math.isfinite(self.low) or math.isfinite(self.high)):
+                raise ValueError("a range needs low or high, or both")
+            if not self.low < self.high:
+                raise ValueError(f"low = {self.low:g} is not below high = {self.high:g}")
+            if self.null or self.least is not None:
+                raise ValueError("a range has low and high, not null and least")
+            return
+        if self.low > -math.inf or self.high < math.inf:
+            raise ValueError('low and high are for direction = "within"')
+        if not math.isfinite(self.null):
+            raise ValueError("null is not finite")
+        if self.least is not None:
+            above = self.direction == "above"
+            beyond = self.least > self.null if above else self.least < self.null
+            if not (beyond and math.isfinite(self.least)):
+                raise ValueError(
+                    f"least = {self.least:g} is not {self.direction} null = {self.null:g}"
+                )
 
 
 @dataclass(frozen=True)
@@ -60,9 +84,10 @@ class Judged:
 def judge(values: Sequence[float], prediction: Prediction) -> Judged:
     """The verdict on a statistic that was computed once for each seed.
 
-    confirmed: the whole interval is on the side of `null` that is predicted, or in the range.
-    reversed: it is on the other side. not confirmed: it excludes an effect of the size `least`, or
-    is outside the range. undecided: it does none of these, or there are fewer than two seeds.
+    reversed: the whole interval is on the side of `null` that is not predicted. not confirmed: it
+    excludes an effect of the size `least`, or is outside the range. confirmed: it does not, and all
+    of it is on the side that is predicted, or in the range. undecided: it is none of these, or
+    there are fewer than two seeds.
 
     >>> judge([1.9, 2.1, 2.0], Prediction("above", null=1.0)).verdict
     'confirmed'
@@ -86,13 +111,11 @@ def _verdict(interval: tuple[float, float], prediction: Prediction) -> Verdict:
     sign = 1.0 if prediction.direction == "above" else -1.0
     low, high = sorted((sign * low, sign * high))
     null = sign * prediction.null
-    if low > null:
-        return "confirmed"
     if high < null:
         return "reversed"
     if prediction.least is not None and high < sign * prediction.least:
         return "not confirmed"
-    return "undecided"
+    return "confirmed" if low > null else "undecided"
 
 
 def _seeds_needed(middle: float, spread: float, prediction: Prediction) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,9 +22,12 @@ _BAND = 0.18  # opacity: bands may lie on each other
 _DASHES: tuple[Any, ...] = ("-", (0, (3.5, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 _MARKS = "os^Dv"
 _SMALL = 6  # points; of titles and legends
-_BESIDE = 2  # names in a row of a legend above
 _DECADES = 500.0  # range of an axis with plain numbers
 _MOST_TICKS = 8
+_LONG = 56  # letters of this size in the width of a panel
+_INSIDE = 5  # series in a legend that has room inside a panel of curves
+_LINE = 0.12  # inches; of a legend below it
+_UNDER = 5.5  # letters' heights between the panel and a legend below its axis
 
 Panel = Mapping[str, Any]
 
@@ -52,9 +56,12 @@ def reproduction_figure(panels: list[Panel], settings: FigureSettings) -> Any:
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     width = settings.width or _PANEL * columns
-    figure = Figure((width, width / columns * _TALL * rows), layout="constrained")
+    below = [max(map(_lines_below, panels[r * columns : (r + 1) * columns])) for r in range(rows)]
+    tall = [width / columns * _TALL + _LINE * lines for lines in below]
+    figure = Figure((width, sum(tall)), layout="constrained")
+    grid = figure.add_gridspec(rows, columns, height_ratios=tall)
     for index, panel in enumerate(panels):
-        _draw(figure.add_subplot(rows, columns, index + 1), panel)
+        _draw(figure.add_subplot(grid[index // columns, index % columns]), panel)
     return figure
 
 
@@ -64,6 +71,11 @@ def _draw(axes: Any, panel: Panel) -> None:
     if panel["style"] == "rows":
         _draw_rows(axes, panel)
         return
+    xs = [each for series in panel["series"] for each in series["x"]]
+    ys = [each for series in panel["series"] for each in series["y"]]
+    # A logarithm has no place for what is not above 0: it would be missing without a word.
+    y_log = panel["y_log"] and all(each is None or each > 0 for each in ys)
+    x_zero = panel["x_log"] and any(each is not None and each <= 0 for each in xs)
     for index, series in enumerate(panel["series"]):
         look = {"color": COLORS[index % len(COLORS)], "label": figure_text(series["name"]) or None}
         x, y = (drawable(np.array(series[key], dtype=np.float64)) for key in ("x", "y"))
@@ -75,7 +87,7 @@ def _draw(axes: Any, panel: Panel) -> None:
         low, high = (drawable(np.array(series[key], dtype=np.float64)) for key in ("low", "high"))
         if panel["style"] == "points":
             # Intervals of neighbouring series at one x would hide each other.
-            x = _shifted(x, index, len(panel["series"]), logarithmic=panel["x_log"])
+            x = _shifted(x, index, len(panel["series"]), logarithmic=panel["x_log"] and not x_zero)
             ends = np.maximum([y - low, high - y], 0)
             axes.errorbar(
                 x,
@@ -94,32 +106,46 @@ def _draw(axes: Any, panel: Panel) -> None:
             axes.fill_between(x, low, high, color=look["color"], alpha=_BAND, linewidth=0)
     if panel.get("level") is not None:
         axes.axhline(panel["level"], color="0.45", linewidth=0.6, linestyle=":", zorder=0.5)
-    if panel["x_log"]:
+    if x_zero:
+        least = min((abs(each) for each in xs if each), default=1.0)
+        axes.set_xscale("symlog", linthresh=least)
+    elif panel["x_log"]:
         axes.set_xscale("log")
         _tick(axes.xaxis)
-    if panel["y_log"]:
+    if y_log:
         axes.set_yscale("log", nonpositive="clip")
         _tick(axes.yaxis)
     if panel["style"] == "points":
-        _tick_at(axes.xaxis, {x for series in panel["series"] for x in series["x"]})
+        _tick_at(axes.xaxis, {x for x in xs if x is not None})
+    axes.set_title(textwrap.fill(figure_text(panel["title"]), _LONG), fontsize=_SMALL + 1)
     axes.set_xlabel(on_scale(figure_text(panel["x_name"]), logarithmic=panel["x_log"]))
-    axes.set_ylabel(on_scale(figure_text(panel["y_name"]), logarithmic=panel["y_log"]))
+    axes.set_ylabel(on_scale(figure_text(panel["y_name"]), logarithmic=y_log))
     axes.margins(x=0.03)
-    names = [series["name"] for series in panel["series"] if series["name"]]
-    above = panel["style"] == "points" and len(names) > 1  # inside it would hide intervals
-    rows = -(-len(names) // _BESIDE) if above else 0
-    axes.set_title(figure_text(panel["title"]), fontsize=_SMALL + 1, pad=6 + 10 * rows)
-    if above:
-        axes.legend(
-            loc="lower center",
-            bbox_to_anchor=(0.5, 1.0),
-            ncols=min(len(names), _BESIDE),
-            fontsize=_SMALL,
-            handlelength=1.6,
-            columnspacing=1.0,
-        )
-    elif names:
-        axes.legend(loc="best", fontsize=_SMALL, handlelength=2.2)
+    if not any(series["name"] for series in panel["series"]):
+        return
+    if _lines_below(panel):  # it would hide the data
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": _UNDER}
+        place["ncols"] = _columns(panel)
+    else:
+        place = {"loc": "best"}
+    axes.legend(fontsize=_SMALL, handlelength=2.2, **place)
+
+
+def _columns(panel: Panel) -> int:
+    """How many columns a legend below the panel has."""
+    longest = max(len(figure_text(series["name"])) for series in panel["series"])
+    return max(1, min(3, _LONG // (longest + 8)))
+
+
+def _lines_below(panel: Panel) -> int:
+    """The lines of the legend below the panel; 0 where it has room inside."""
+    if panel["style"] == "rows":
+        return 0
+    count = len(panel["series"])
+    longest = max(len(figure_text(series["name"])) for series in panel["series"])
+    # Among points it would hide intervals.
+    inside = 1 if panel["style"] == "points" else _INSIDE
+    return -(-count // _columns(panel)) if count > inside or longest > _LONG // 2 else 0
 
 
 def _draw_rows(axes: Any, panel: Panel) -> None:

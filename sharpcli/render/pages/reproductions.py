@@ -17,6 +17,7 @@ __all__ = [
     "experiments_page",
     "interval_text",
     "reproduction_page",
+    "statistic_text",
     "verdict_text",
 ]
 
@@ -33,7 +34,7 @@ def reproduction_page(document: Mapping[str, Any]) -> Page:
     ]
     scale = f"{about['scale']} scale, {counted(about['seeds'], 'seed')}"
     claims = [
-        f"{result['name']}: {result['claim']}; the {_named(result['statistic'])} is "
+        f"{result['name']}: {result['claim']}; the {statistic_text(result['statistic'])} is "
         f"{result['prediction']}"
         for result in results
     ]
@@ -83,7 +84,7 @@ def _folded(text: str, width: int) -> list[str]:
     return folded(visible(text), width).split("\n")
 
 
-def _named(statistic: Mapping[str, Any]) -> str:
+def statistic_text(statistic: Mapping[str, Any]) -> str:
     """The statistic with what it is of: `ratio of hessian.eigenvalues[0]`."""
     value = statistic["arguments"].get("value")
     return str(statistic["name"]).replace("_", " ") + (f" of {value}" if value else "")

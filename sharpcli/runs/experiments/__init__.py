@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from sharpcli.documents.claims.conclusions import conclude, prediction_text
-from sharpcli.documents.claims.experiment import FILE, Experiment, Stage, read_experiment
-from sharpcli.documents.claims.runs import Lines, StageRuns, read_stage
+from sharpcli.documents.claims.experiment import FILE, Claim, Experiment, Stage, read_experiment
+from sharpcli.documents.claims.runs import Lines, StageRuns, chosen, read_stage
 from sharpcli.documents.environment import environment
 from sharpcli.documents.reading import load_document
 from sharpcli.documents.reproductions import ListedClaim, ListedExperiment
@@ -67,7 +67,7 @@ def list_experiments() -> Document:
     for name, folder in experiments().items():
         experiment, kept = read_experiment(folder), folder / _KEPT
         known = load_document(kept)["results"] if kept.exists() else ()
-        verdicts = {each["name"]: each["verdict"] for each in known}
+        verdicts = {_asked(each): each["verdict"] for each in known}
         claims = [
             ListedClaim(
                 each.name,
@@ -75,7 +75,7 @@ def list_experiments() -> Document:
                 each.source,
                 each.statistic,
                 prediction_text(each.prediction),
-                verdicts.get(each.name),
+                verdicts.get(_planned(each)),
             )
             for each in experiment.claims
         ]
@@ -92,23 +92,39 @@ def list_experiments() -> Document:
     return to_document(Report("experiments", {}, environment(), {}, listed))
 
 
+def _planned(claim: Claim) -> str:
+    """What a claim asks; a verdict that is kept is of this, and not of what was asked before."""
+    asked = [claim.name, claim.statistic, prediction_text(claim.prediction), {**claim.arguments}]
+    return json.dumps(asked, sort_keys=True)
+
+
+def _asked(result: Mapping[str, Any]) -> str:
+    statistic = result["statistic"]
+    asked = [result["name"], statistic["name"], result["prediction"], statistic["arguments"]]
+    return json.dumps(asked, sort_keys=True)
+
+
 def saved_results(names: Sequence[str]) -> list[Document]:
     """The results in these folders, or without names those that are kept.
 
     Raises:
-        UsageError: a folder has no result.
+        UsageError: a folder has no result, or a file holds another kind of one.
     """
     files = [Path(name) / RESULT if Path(name).is_dir() else Path(name) for name in names]
     for file in files:
         if not file.exists():
             raise UsageError(f"{file}: there is no such file", f"name folders that hold a {RESULT}")
-    return [
-        *map(
-            load_document,
-            files
-            or [each for folder in experiments().values() if (each := folder / _KEPT).exists()],
-        )
-    ]
+    kept = [folder / _KEPT for folder in experiments().values()]
+    documents = []
+    for file in files or [each for each in kept if each.exists()]:
+        document = load_document(file)
+        if document["kind"] != "reproduce":
+            raise UsageError(
+                f'{file}: holds a result of kind "{document["kind"]}", not of an experiment',
+                f"name folders that hold a {RESULT}",
+            )
+        documents.append(document)
+    return documents
 
 
 def judged(experiment: Experiment, output: Path, scale: str) -> Document:
@@ -118,7 +134,7 @@ def judged(experiment: Experiment, output: Path, scale: str) -> Document:
     for stage in experiment.stages:
         folder = output / stage.name
         if stage.interpolate is not None:
-            stages[stage.name] = _read_lines(stage, folder)
+            stages[stage.name] = _read_lines(stage, folder, stages)
             continue
         if stage.distances is not None:
             stages[stage.name] = _read_distances(stage, folder, stages)
@@ -137,13 +153,16 @@ def judged(experiment: Experiment, output: Path, scale: str) -> Document:
     return to_document(conclude(experiment, scale, seeds, stages, task))
 
 
-def _read_lines(stage: Stage, folder: Path) -> StageRuns:
+def _read_lines(stage: Stage, folder: Path, stages: Mapping[str, StageRuns]) -> StageRuns:
+    plan = stage.interpolate or {}
+    seeds = [{run.seed for run in chosen(stages[plan["stage"]], plan[side])} for side in "ab"]
     lines = []
     for file in sorted(folder.glob("seed-*.json")):
         (result,) = load_document(file)["results"]
         places = [place["alpha"] for place in result["coordinates"]]
         lines.append(Lines(int(file.stem.removeprefix("seed-")), places, result["curves"]))
-    return StageRuns(stage.name, lines=lines)
+    held = {line.seed for line in lines}
+    return StageRuns(stage.name, lines=lines, without_line=sorted((seeds[0] & seeds[1]) - held))
 
 
 def _read_distances(stage: Stage, folder: Path, stages: Mapping[str, StageRuns]) -> StageRuns:
@@ -156,6 +175,8 @@ def _read_distances(stage: Stage, folder: Path, stages: Mapping[str, StageRuns])
         if (own := found.get(run.run.name)) is not None:
             pairs = [*zip(own["steps"], own["distances"], strict=True)]
             runs.append(replace(run, distances=pairs))
+        elif run.is_lost:
+            runs.append(run)
     return StageRuns(stage.name, runs)
 
 

@@ -1,6 +1,7 @@
 """`sharp reproduce`: what the command prints and writes, and how it goes on after a kill."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,7 @@ def test_the_page_is_made_of_the_document_alone_without_torch(folder):
     assert done.returncode == 0, done.stderr
     page = (folder / "claims.md").read_text()
     assert "| longer | A larger rate ends lower |" in page
+    assert "| and sharper | ratio of hessian.eigenvalues\\[0\\] | above 1; " in page
     assert "![Longer training fits better](claims/longer.svg)" in page
     assert (folder / "claims" / "longer.svg").exists()
 
@@ -102,12 +104,63 @@ def test_the_page_is_made_of_the_document_alone_without_torch(folder):
         (["--seeds", "3"], "has no effect without an experiment"),
         (["longer", "--plot", "a.html"], "is not drawn as .html"),
         (["nowhere", "--page", "a.md"], "there is no such file"),
+        (["out", "--page", "a.md", "--seeds", "3"], "--seeds: has no effect with --page"),
+        (["out", "--page", "a.md", "--json"], "--json: has no effect with --page"),
+        (["out", "--page", "out"], "--page out: is no page of markdown"),
     ],
 )
 def test_misuse(folder, arguments, message):
     done = run(*arguments, home=folder)
     assert done.exit_code == 2
     assert message in done.output
+
+
+def test_two_results_of_one_experiment_have_a_figure_each(folder):
+    shutil.copytree(folder / "out", folder / "copy")
+    run("out", "copy", "--page", "both pages.md", home=folder)
+    page = (folder / "both pages.md").read_text()
+    for name in ("longer", "longer-2"):
+        assert f"(both%20pages/{name}.svg)" in page
+        assert (folder / "both pages" / f"{name}.svg").exists()
+
+
+def test_a_document_writes_no_markup_and_leads_nowhere_else(folder):
+    document = json.loads((folder / "out" / "reproduce.json").read_text())
+    document["settings"]["experiment"] |= {
+        "name": "../../`evil`",
+        "source": "- nobody",
+        "few_seeds": "<img src=x> [a](b)",
+        "scale": "paper",
+    }
+    (folder / "evil.json").write_text(json.dumps(document))
+    done = run("evil.json", "--page", "inner/evil.md", home=folder)
+    assert done.exit_code == 0, done.output
+    page = (folder / "inner" / "evil.md").read_text()
+    assert [each.name for each in (folder / "inner" / "evil").iterdir()] == ["-..-evil-.svg"]
+    assert r"\<img" in page
+    assert "\n\\- nobody. " in page
+    assert "<img" not in page.replace(r"\<img", "")
+    assert "(paper scale)" in page.replace("\\", "")
+    assert "`sharp reproduce ../../evil` runs it" in page
+
+
+def test_a_page_in_a_folder_that_cannot_be_made(folder):
+    (folder / "occupied").write_text("")
+    done = run("out", "--page", "occupied/claims.md", home=folder)
+    assert done.exit_code == 1
+    assert "cannot be made for the figures" in done.output
+
+
+def test_a_folder_of_a_built_in_name_is_said(folder, tmp_path):
+    copy = tmp_path / "keskar-sharpness"
+    copy.mkdir()
+    shutil.copy(folder / "longer" / "experiment.toml", copy)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("")
+    done = run("keskar-sharpness", "--output", "out", home=tmp_path)
+    assert "keskar-sharpness is the built-in experiment; ./keskar-sharpness is the folder" in (
+        done.stderr
+    )
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(folder):

@@ -26,6 +26,22 @@ def test_it_holds_what_the_file_says(tmp_path):
         ('stage = "second"', 'stage = "secnd"', "claim goes-on: stage: did you mean 'second'"),
         ('name = "sharper"', 'name = "lower"', "two claims have one name"),
         ("[[claim]]", "[[clam]]", "clam: did you mean 'claim'"),
+        (
+            'value = "train.loss"\nof',
+            'vlaue = "train.loss"\nof',
+            "lower: vlaue: did you mean 'value'",
+        ),
+        ("least = 2", "least = 0.5", "claim sharper: least = 0.5 is not above null = 1"),
+        ("least = 2", 'least = "2"', "claim sharper: least = '2': is not a number"),
+        ("least = 2", "low = 2", 'low and high are for direction = "within"'),
+        ("of = {}", 'of = "all"', "claim goes-on: of = 'all': is no table of settings"),
+        ('to_stage = "first"', 'to_stage = "frst"', "to_stage: did you mean 'first'"),
+        ("minutes = 1", 'minutes = "one"', "minutes = 'one': is no time"),
+        ("minutes = 1", "minutes = 1\nfew_seeds = 3", "few_seeds"),
+        ('name = "second"', 'name = "experiment"', "its sweep file would be experiment.toml"),
+        ('stage = "first"\na', 'stage = "between"\na', "interpolate: stage"),
+        ("a = { lr", "aa = { lr", "between: interpolate: aa: did you mean 'a'"),
+        ("a = { lr", "# a = { lr", "between: interpolate: a = {…} is missing"),
     ],
 )
 def test_a_mistake_is_named(tmp_path, old, new, message):

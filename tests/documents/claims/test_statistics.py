@@ -6,11 +6,13 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from simulated_claims import SIMULATIONS, simulated, stages, trained
+from simulated_claims import SIMULATIONS, WITHOUT_EFFECT, lost, simulated, stages, trained
 
 from sharpcli.documents.claims.conclusions import claim_result
+from sharpcli.documents.claims.experiment import Claim
 from sharpcli.documents.claims.runs import number_of
 from sharpcli.documents.claims.statistics import STATISTICS, compute_statistic
+from sharpcli.documents.claims.verdicts import Prediction
 from sharpcli.errors import UsageError
 
 TWO = {"value": "y", "of": {"batch_size": "largest"}, "to": {"batch_size": "smallest"}}
@@ -81,7 +83,7 @@ def test_steps_are_those_to_the_worse_of_both_ends():
     assert swapped.values == {0: pytest.approx(math.log(2))}
 
 
-def test_tuning_looks_at_the_other_seeds_only():
+def test_tuning_looks_at_the_next_seed_only():
     # Seed 0 does best with rate 1, but the others with rate 2.
     values = {(0, 1): 0.1, (0, 2): 0.9, (1, 1): 0.8, (1, 2): 0.2, (2, 1): 0.7, (2, 2): 0.3}
     runs = [
@@ -90,8 +92,156 @@ def test_tuning_looks_at_the_other_seeds_only():
     ]
     arguments = {"value": "test.loss", "of": {}, "tuned": ["lr"], "tuned_by": "test.loss"}
     found = compute_statistic("value", stages(runs), arguments)
-    # Seed 0: 2 (0.25 against 0.75). Seed 1: 0.4 against 0.6, so 1. Seed 2: 0.45 against 0.55, so 1.
-    assert found.values == {0: 0.9, 1: 0.8, 2: 0.7}
+    assert found.values == {0: 0.9, 1: 0.2, 2: 0.7}
+
+
+def test_a_setting_that_fails_for_a_seed_is_not_chosen():
+    # Rate 2 is the best where it does not diverge.
+    values = {(s, r): 0.5 if r == 1 else 0.1 for s in range(4) for r in (1, 2)}
+    runs = [
+        lost(seed, lr=rate) if (seed, rate) in {(0, 2), (1, 2)} else trained(seed, value, lr=rate)
+        for (seed, rate), value in values.items()
+    ]
+    runs = [
+        run if run.is_lost else replace(run, run=replace(run.run, finals=finals(run)))
+        for run in runs
+    ]
+    arguments = {"value": "test.loss", "of": {}, "tuned": ["lr"]}
+    assert compute_statistic("value", stages(runs), arguments).values == dict.fromkeys(
+        range(4), 0.5
+    )
+
+
+def finals(run):
+    return {"test": {"loss": run.measures["y"]["value"]}}
+
+
+def test_tuned_settings_have_one_run_a_seed():
+    runs = [
+        trained(seed, curve=([0, 10], [1.0, 0.5]), lr=1, width=width)
+        for seed in (0, 1)
+        for width in (8, 16)
+    ]
+    arguments = {"value": "test.loss", "of": {}, "tuned": ["lr"]}
+    with pytest.raises(UsageError, match="several runs of a seed have the same of these"):
+        compute_statistic("value", stages(runs), arguments)
+
+
+def test_only_of_a_loss_or_accuracy_it_is_known_what_is_better():
+    runs = [trained(seed, 1.0, lr=1) for seed in (0, 1)]
+    with pytest.raises(UsageError, match="y: nothing says whether lower or higher is better"):
+        compute_statistic("value", stages(runs), {"value": "y", "of": {}, "tuned": ["lr"]})
+
+
+def test_the_largest_is_that_of_all_runs_that_were_asked_for():
+    runs = [trained(seed, 1.0, lr=rate) for seed in (0, 1) for rate in (1, 2)]
+    runs += [lost(seed, lr=4) for seed in (0, 1)]
+    arguments = {"value": "y", "of": {"lr": "largest"}, "to": {"lr": "smallest"}}
+    found = compute_statistic("difference", stages(runs), arguments)
+    assert (found.values, found.missing) == ({}, [0, 1])
+    assert found.notes[0] == "seed 0: a run (diverged) has no y, and is left out"
+
+
+def test_a_seed_with_a_part_of_its_runs_has_no_mean():
+    runs = [trained(seed, float(rate), lr=rate) for seed in (0, 1) for rate in (1, 2, 4)]
+    runs = [lost(1, lr=4) if run.run.name == "lr=4,seed=1" else run for run in runs]
+    found = compute_statistic("value", stages(runs), {"value": "y", "of": {}})
+    assert found.values == {0: pytest.approx(7 / 3)}
+    sloped = compute_statistic("slope", stages(runs), {"value": "y", "of": {}, "over": "lr"})
+    assert sloped.notes == ["seed 1: the slope is of 2 of 3 runs"]
+    correlated = compute_statistic(
+        "rank_correlation", stages(runs), {"value": "y", "other": "setting.lr"}
+    )
+    assert correlated.notes == ["seed 1: the correlation is of 2 of 3 runs"]
+    assert correlated.missing == [1]
+
+
+def claimed(runs, statistic="difference", direction="above", null=0.0, **arguments):
+    claim = Claim("c", "c", "s", statistic, Prediction(direction, null), {**TWO, **arguments})
+    return claim_result(claim, stages(runs))
+
+
+def test_seeds_that_are_lost_leave_a_claim_undecided():
+    runs = [trained(s, 0.01 * s, batch_size=8) for s in range(5)]
+    runs += [
+        lost(s, batch_size=32) if s in (1, 3) else trained(s, 2.0, batch_size=32) for s in range(5)
+    ]
+    found = claimed(runs)
+    assert (found.verdict, found.seeds, found.seeds_needed) == ("undecided", 3, None)
+    assert found.notes[0] == "seeds 1, 3: a run (diverged) has no y, and is left out"
+    assert found.notes[1].startswith("2 of 5 seeds have no value (1, 3)")
+    assert found.notes[1].endswith("of the others alone it would be confirmed")
+
+
+def test_a_ratio_of_what_is_negative_for_a_seed_decides_nothing():
+    runs = [trained(s, 1.0 + 0.01 * s, batch_size=8) for s in range(4)]
+    runs += [trained(s, -1.0 if s == 0 else 9.0, batch_size=32) for s in range(4)]
+    found = claimed(runs, "ratio", null=1.0)
+    assert found.verdict == "undecided"
+    assert "seed 0: a run has no y above 0, and is left out" in found.notes
+
+
+@pytest.mark.parametrize("null", [0.0, -1.0])
+def test_a_ratio_is_not_compared_with_what_it_always_exceeds(null):
+    runs = [trained(s, 1.0, batch_size=b) for s in range(3) for b in (8, 32)]
+    with pytest.raises(UsageError, match=f"null = {null:g}: the ratio is above 0 always"):
+        claimed(runs, "ratio", null=null)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "text"),
+    [
+        ({"low": 0.5}, "at least 0.5"),
+        ({"high": 2.0}, "at most 2"),
+        ({"low": 0.5, "high": 2.0}, "from 0.5 to 2"),
+    ],
+)
+def test_a_ratio_in_a_range(bounds, text):
+    runs = [trained(s, b / 8 * (1 + 0.01 * s), batch_size=b) for s in range(3) for b in (8, 9)]
+    claim = Claim("c", "c", "s", "ratio", Prediction("within", **bounds), TWO)
+    found = claim_result(claim, stages(runs))
+    assert (found.verdict, found.prediction) == ("confirmed", text)
+
+
+def test_an_interval_beyond_all_numbers_is_the_largest_one():
+    runs = [trained(s, 1.0, batch_size=8) for s in (0, 1)]
+    runs += [trained(s, y, batch_size=32) for s, y in ((0, 1e-200), (1, 1e200))]
+    low, high = claimed(runs, "ratio", null=1.0).statistic.interval
+    assert low == 0.0
+    assert 1e308 < high < math.inf
+
+
+def test_numbers_that_did_not_converge_are_said():
+    runs = [trained(s, b + 0.1 * s, batch_size=b) for s in range(3) for b in (8, 32)]
+    runs[0].measures["y"]["status"] = "max_products"
+    note = "1 of 6 runs have a y that did not converge: max_products"
+    assert claimed(runs).notes == [note]
+
+
+def test_one_value_of_all_seeds_is_said():
+    runs = [trained(s, float(b), batch_size=b) for s in range(3) for b in (8, 32)]
+    found = claimed(runs)
+    assert found.verdict == "confirmed"
+    assert found.notes == ["all seeds have the same value, so that the interval has no width"]
+
+
+def test_steps_to_an_end_that_is_not_finite_are_not_counted():
+    runs = [trained(0, curve=line(0.009), lr=1), trained(0, curve=line(0.018), lr=2)]
+    runs[1].run.evaluations["test"]["loss"][-1] = None
+    arguments = {"value": "test.loss", "of": {"lr": 2}, "to": {"lr": 1}}
+    found = compute_statistic("steps_ratio", stages(runs), arguments)
+    assert (found.values, found.missing) == ({}, [0])
+
+
+@pytest.mark.parametrize("name", WITHOUT_EFFECT)
+def test_what_has_no_effect_is_not_confirmed(name):
+    """Where leaving out lost seeds, or choosing by all other seeds, would confirm many."""
+    found = Counter(
+        claim_result(claim, made).verdict
+        for index in range(60)
+        for made, claim in [WITHOUT_EFFECT[name](random.Random(f"{name}{index}"))]
+    )
+    assert found["confirmed"] <= 7  # 60 at 5 %: more than 7 in one of 75
 
 
 def test_rank_correlations():
@@ -163,7 +313,7 @@ def test_a_rescaled_number_is_the_factor_by_which_it_moved():
 def test_what_does_not_exist_is_named():
     with pytest.raises(UsageError, match="statistic rato: did you mean 'ratio'"):
         compute_statistic("rato", {}, {})
-    with pytest.raises(UsageError, match="no trained run has batch_size = 9"):
+    with pytest.raises(UsageError, match="no run has batch_size = 9"):
         compute_statistic(
             "value", by_batch((1.0, 2.0, 3.0)), {"value": "y", "of": {"batch_size": 9}}
         )

@@ -33,6 +33,31 @@ def test_a_direction(direction, values, verdict):
     assert judge(values, Prediction(direction, 0.0, least)).verdict == verdict
 
 
+def test_an_effect_that_is_too_small_to_count_does_not_confirm():
+    assert judge([0.1, 0.11, 0.09], Prediction("above", 0.0, 0.5)).verdict == "not confirmed"
+    assert judge([-0.1, -0.11, -0.09], Prediction("below", 0.0, -0.5)).verdict == "not confirmed"
+    # One that may be large enough does.
+    assert judge([0.1, 0.5, 0.3], Prediction("above", -1.0, 0.5)).verdict == "confirmed"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"direction": "above", "null": 1.0, "least": 0.5}, "least = 0.5 is not above null = 1"),
+        ({"direction": "below", "least": 0.5}, "least = 0.5 is not below null = 0"),
+        ({"direction": "above", "least": 0.0}, "is not above"),
+        ({"direction": "within"}, "needs low or high"),
+        ({"direction": "within", "low": 2.0, "high": 1.0}, "low = 2 is not below high = 1"),
+        ({"direction": "within", "low": 0.0, "high": 1.0, "least": 1.0}, "not null and least"),
+        ({"direction": "above", "high": 1.0}, 'are for direction = "within"'),
+        ({"direction": "above", "null": math.inf}, "null is not finite"),
+    ],
+)
+def test_what_any_number_would_fulfil_is_no_prediction(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Prediction(**arguments)
+
+
 def test_without_a_least_effect_nothing_is_not_confirmed():
     assert judge([0.01, -0.01, 0.0], Prediction("above")).verdict == "undecided"
 
@@ -47,6 +72,13 @@ def test_without_a_least_effect_nothing_is_not_confirmed():
 )
 def test_a_range(values, verdict):
     assert judge(values, Prediction("within", low=0.8, high=1.2)).verdict == verdict
+
+
+def test_a_range_of_one_end():
+    at_least = Prediction("within", low=-0.5)
+    assert judge([0.1, 0.2, 0.3], at_least).verdict == "confirmed"
+    assert judge([-2.1, -2.2, -2.3], at_least).verdict == "not confirmed"
+    assert judge([-2.1, 0.2, 0.3], at_least).seeds_needed is not None
 
 
 @pytest.mark.parametrize("values", [[], [1.0]])
