@@ -108,8 +108,8 @@ def main() -> None:
         page = DOCS / name
         page.write_text(made_anew(page.read_text("utf-8")), "utf-8")
     (DOCS / "schema.json").write_text(schema_page(), "utf-8")
-    write_claims_page(saved_results(()), DOCS / "claims.md")
     (DOCS.parent / "sharpcli" / "documents" / "schema.json").write_text(shipped_schema(), "utf-8")
+    write_claims_page(saved_results(()), DOCS / "claims.md")
 
 
 if __name__ == "__main__":

@@ -204,5 +204,5 @@ def test_an_inspection_is_a_list_of_tensors(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_kind_without_a_table_says_what_to_do() -> None:
-    with pytest.raises(UsageError, match='a result of kind "reproduce" has no table'):
-        emit({"kind": "reproduce", "results": []}, OutputSettings())
+    with pytest.raises(UsageError, match='a result of kind "weather" has no table'):
+        emit({"kind": "weather", "results": []}, OutputSettings())

@@ -44,7 +44,7 @@ def test_an_unknown_kind_and_one_without_figures_are_not_drawn():
     for kind in ("weather", "inspect"):
         with pytest.raises(SharpError, match=f'"{kind}" has no figure') as error:
             read_drawing({"kind": kind, "results": []})
-        drawn = "measure, train, compare, interpolate, landscape, spectrum, schedule"
+        drawn = "measure, train, compare, interpolate, landscape, spectrum, schedule, reproduce"
         assert error.value.hint == f"kinds with a figure: {drawn}"
     with pytest.raises(UsageError):
         kind_of(UNKNOWN)

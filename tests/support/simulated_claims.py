@@ -181,8 +181,9 @@ def _worse_from(random_: random.Random, effect: float) -> Any:
         start = round(8 - effect + random_.gauss(0, 1))
         for power in range(16):
             y = (0.5 if power >= start else 1.0) + random_.uniform(-0.01, 0.01)
-            runs.append(trained(seed, y, batch_size=2**power))
-    arguments = {"value": "y", "over": "batch_size", "margin": 0.1}
+            run = trained(seed, batch_size=2**power).run
+            runs.append(Trained(replace(run, finals={"test": {"accuracy": y}})))
+    arguments = {"value": "test.accuracy", "over": "batch_size", "margin": 0.1}
     return stages(runs), arguments, Prediction("below", 2.0**8)
 
 

@@ -17,7 +17,7 @@ def run(seed=0, accuracy=None, values=(), **settings):
 
 
 def statistic(name, *runs, lines=(), **arguments):
-    return compute_statistic(name, {"trained": StageRuns("trained", runs, {}, lines)}, arguments)
+    return compute_statistic(name, {"trained": StageRuns("trained", runs, lines=lines)}, arguments)
 
 
 def test_eigenvalues_above_the_largest_of_others_are_counted():
