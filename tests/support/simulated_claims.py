@@ -10,7 +10,7 @@ from typing import Any
 
 from sharpcli.documents.claims.experiment import Claim
 from sharpcli.documents.claims.runs import Lines, StageRuns, Trained
-from sharpcli.documents.claims.statistics import Stages
+from sharpcli.documents.claims.statistics.per_seed import Stages
 from sharpcli.documents.claims.verdicts import Prediction
 from sharpcli.documents.scoring.runs import Run
 

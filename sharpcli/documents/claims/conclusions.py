@@ -11,7 +11,8 @@ from typing import Any
 
 from sharpcli.documents.claims.experiment import Claim, Experiment
 from sharpcli.documents.claims.figures import draw_plan
-from sharpcli.documents.claims.statistics import Stages, compute_statistic
+from sharpcli.documents.claims.statistics import compute_statistic
+from sharpcli.documents.claims.statistics.per_seed import Stages
 from sharpcli.documents.claims.verdicts import Prediction, judge
 from sharpcli.documents.environment import environment
 from sharpcli.documents.reproductions import ClaimResult, Reproduced, Statistic

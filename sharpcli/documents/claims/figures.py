@@ -9,13 +9,11 @@ from typing import Any
 
 from sharpcli.documents.claims.experiment import FigurePlan
 from sharpcli.documents.claims.runs import StageRuns, Trained, chosen, number_of, series_of
-from sharpcli.documents.claims.statistics import (
-    Stages,
-    best_settings,
-    compute_statistic,
-    less,
-    slopes_by_seed,
-)
+from sharpcli.documents.claims.statistics import compute_statistic
+from sharpcli.documents.claims.statistics.choices import best_settings
+from sharpcli.documents.claims.statistics.courses import less
+from sharpcli.documents.claims.statistics.per_seed import Stages
+from sharpcli.documents.claims.statistics.slopes import slopes_by_seed
 from sharpcli.documents.reproductions import Figure, Series
 from sharpcli.documents.scoring.statistics import interval_of_mean, mean
 from sharpcli.errors import UsageError, did_you_mean
