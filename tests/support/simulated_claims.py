@@ -109,7 +109,7 @@ def _slope_difference(random_: random.Random, effect: float) -> Any:
     return made, {"value": "y", "over": "batch_size", **sides}, Prediction("above", 0.0)
 
 
-def _steps_ratio(random_: random.Random, effect: float) -> Any:
+def _two_courses(random_: random.Random, effect: float) -> Any:
     """Two optimizers with three rates each, of which the middle one is the best by a little.
 
     Losses are exp(−speed·steps); speeds differ by seed and run. Rates are tuned.
@@ -130,7 +130,7 @@ def _steps_ratio(random_: random.Random, effect: float) -> Any:
         "to": {"optimizer": "adamw"},
         "tuned": ["lr"],
     }
-    return stages(runs), arguments, Prediction("below", 1.0)
+    return stages(runs), arguments
 
 
 def _correlated(random_: random.Random, weights: tuple[float, float]) -> Stages:
@@ -214,13 +214,6 @@ def _turning(random_: random.Random, place: float) -> list[Trained]:
 _TURN = {"value": "y", "over": "width", "along": "batch_size", "rises": True, "of": {}}
 
 
-def _crossing(random_: random.Random, effect: float) -> Any:
-    """A turn at 2⁷, which is in the middle of the range, or at its end."""
-    made = stages(_turning(random_, 7.0 if effect else 7.0 + 2.0))
-    wide = max(effect, 2.0)
-    return made, _TURN, Prediction("within", low=2 ** (7 - wide), high=2 ** (7 + wide))
-
-
 def _crossing_ratio(random_: random.Random, effect: float) -> Any:
     """The same, where a batch of 2⁷ is critical."""
     critical = [trained(s, 2.0**7, batch_size=b) for s in range(SEEDS) for b in _BATCHES]
@@ -260,7 +253,7 @@ def _length_ratio(random_: random.Random, effect: float) -> Any:
 
 def _target_ratio(random_: random.Random, effect: float) -> Any:
     """Accuracies that rise to a target at another speed; a run in ten does not arrive."""
-    made, arguments, _ = _steps_ratio(random_, effect)
+    made, arguments = _two_courses(random_, effect)
     arguments = {**arguments, "target": 0.15}
     return made, arguments, Prediction("below", 1.0)
 
@@ -453,13 +446,11 @@ SIMULATIONS: dict[str, Simulation] = {
     "value": _value,
     "slope": _slope,
     "slope_difference": _slope_difference,
-    "steps_ratio": _steps_ratio,
     "rank_correlation": _rank_correlation,
     "rank_correlation_difference": _rank_correlation_difference,
     "count_above": _count_above,
     "worse_from": _worse_from,
     "rise_ratio": _rise_ratio,
-    "crossing": _crossing,
     "crossing_ratio": _crossing_ratio,
     "length_ratio": _length_ratio,
     "target_ratio": _target_ratio,

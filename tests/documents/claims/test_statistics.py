@@ -71,18 +71,6 @@ def line(slope, start=1.0):
     return steps, [start - slope * step for step in steps]
 
 
-def test_steps_are_those_to_the_worse_of_both_ends():
-    # One ends at 1 − 0.009·100 = 0.1, the other is there after 50 steps.
-    runs = [trained(0, curve=line(0.009), lr=1), trained(0, curve=line(0.018), lr=2)]
-    arguments = {"value": "test.loss", "of": {"lr": 2}, "to": {"lr": 1}}
-    found = compute_statistic("steps_ratio", stages(runs), arguments)
-    assert found.values == {0: pytest.approx(math.log(0.5))}
-    swapped = compute_statistic(
-        "steps_ratio", stages(runs), arguments | {"of": {"lr": 1}, "to": {"lr": 2}}
-    )
-    assert swapped.values == {0: pytest.approx(math.log(2))}
-
-
 def test_tuning_looks_at_the_next_seed_only():
     # Seed 0 does best with rate 1, but the others with rate 2.
     values = {(0, 1): 0.1, (0, 2): 0.9, (1, 1): 0.8, (1, 2): 0.2, (2, 1): 0.7, (2, 2): 0.3}
@@ -223,14 +211,6 @@ def test_one_value_of_all_seeds_is_said():
     found = claimed(runs)
     assert found.verdict == "confirmed"
     assert found.notes == ["all seeds have the same value, so that the interval has no width"]
-
-
-def test_steps_to_an_end_that_is_not_finite_are_not_counted():
-    runs = [trained(0, curve=line(0.009), lr=1), trained(0, curve=line(0.018), lr=2)]
-    runs[1].run.evaluations["test"]["loss"][-1] = None
-    arguments = {"value": "test.loss", "of": {"lr": 2}, "to": {"lr": 1}}
-    found = compute_statistic("steps_ratio", stages(runs), arguments)
-    assert (found.values, found.missing) == ({}, [0])
 
 
 @pytest.mark.parametrize("name", WITHOUT_EFFECT)

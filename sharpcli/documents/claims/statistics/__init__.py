@@ -26,7 +26,6 @@ from sharpcli.documents.claims.statistics.courses import (
     rise,
     rise_ratio,
     share_within,
-    steps_ratio,
     target_ratio,
 )
 from sharpcli.documents.claims.statistics.levels import (
@@ -38,7 +37,6 @@ from sharpcli.documents.claims.statistics.levels import (
 )
 from sharpcli.documents.claims.statistics.per_seed import Arguments, PerSeed, Stages, stage_of
 from sharpcli.documents.claims.statistics.slopes import (
-    crossing,
     crossing_ratio,
     slope,
     slope_difference,
@@ -56,9 +54,7 @@ STATISTICS: dict[str, Callable[[Stages, Arguments], PerSeed]] = {
         value,
         slope,
         slope_difference,
-        crossing,
         crossing_ratio,
-        steps_ratio,
         length_ratio,
         target_ratio,
         half_life_ratio,

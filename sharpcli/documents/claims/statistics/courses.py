@@ -12,7 +12,6 @@ from sharpcli.documents.claims.statistics.per_seed import (
     Arguments,
     PerSeed,
     Stages,
-    loss_text,
     lower_is_better,
     settings_text,
     stage_of,
@@ -28,38 +27,8 @@ __all__ = [
     "rise",
     "rise_ratio",
     "share_within",
-    "steps_ratio",
     "target_ratio",
 ]
-
-
-def steps_ratio(stages: Stages, arguments: Arguments) -> PerSeed:
-    """The steps that the runs `of` take to a level of `value`, over those of the runs `to`.
-
-    The level of a seed is the worse one of the two final values, so that both arrive. A level that
-    `of` may miss would cut the ratio off at 1: without an effect, such a ratio was below 1 with its
-    whole interval in 8 of 100 simulations.
-    """
-    stage = stage_of(stages, arguments)
-    logs, notes = {}, []
-    own, other = picked(stage, arguments, "of"), picked(stage, arguments, "to")
-    sign = 1 if lower_is_better(arguments["value"]) else -1
-    for seed in sorted({*own} & {*other}):
-        both = [own[seed], other[seed]]
-        curves = [series_of(run, arguments["value"]) for run in both]
-        if not all(curves) or any(number_of(run, arguments["value"]) is None for run in both):
-            notes.append(
-                f"seed {seed}: {loss_text(both)} no {arguments['value']} on the way or at the end, "
-                "and is left out"
-            )
-            continue
-        level = sign * max(sign * curve[-1][1] for curve in curves)
-        steps = [_first_crossing(curve, sign, level) for curve in curves]
-        if any(not each for each in steps):
-            notes.append(f"seed {seed}: is at the level before its first step")
-            continue
-        logs[seed] = math.log(steps[0]) - math.log(steps[1])  # type: ignore[arg-type]
-    return PerSeed(logs, logarithmic=True, notes=notes)
 
 
 def length_ratio(stages: Stages, arguments: Arguments) -> PerSeed:

@@ -10,7 +10,6 @@ from sharpcli.documents.claims.runs import StageRuns, by_seed, chosen, number_of
 from sharpcli.documents.claims.statistics.per_seed import Arguments, PerSeed, Stages, stage_of
 
 __all__ = [
-    "crossing",
     "crossing_ratio",
     "least_squares_line",
     "slope",
@@ -36,17 +35,6 @@ def slope_difference(stages: Stages, arguments: Arguments) -> PerSeed:
     return PerSeed(
         {seed: own[seed] - other[seed] for seed in own if seed in other}, notes=[*notes, *more]
     )
-
-
-def crossing(stages: Stages, arguments: Arguments) -> PerSeed:
-    """The setting `along` where the slope of `value` over `over` changes its sign.
-
-    Each seed's slopes are fitted by a line over log2 of `along`; where it crosses 0 beyond the
-    values of `along`, the nearest of these counts. `rises` says in which direction the line has to
-    go: a seed whose line goes the other way has no such place, and is left out.
-    """
-    found, notes = _crossings(stage_of(stages, arguments), arguments)
-    return PerSeed({seed: each * math.log(2) for seed, each in found.items()}, True, notes)
 
 
 def crossing_ratio(stages: Stages, arguments: Arguments) -> PerSeed:
