@@ -39,27 +39,24 @@ def test_memories_are_settings():
     assert run().setting("memory1") is None
 
 
-def test_the_place_where_the_slope_turns():
+CRITICAL = {**ASKED, "to": {}, "to_value": "noise"}  # at 100, for the runs below
+
+
+def test_the_turn_over_the_critical_batch():
     found = compute_statistic(
-        "crossing", {"trained": stage_turning_at(32)}, {**ASKED, "rises": True}
+        "crossing_ratio", {"trained": stage_turning_at(32)}, {**CRITICAL, "rises": True}
     )
     assert found.logarithmic
-    assert [math.exp(each) for each in found.values.values()] == pytest.approx([32, 32])
+    assert [math.exp(each) for each in found.values.values()] == pytest.approx([0.32, 0.32])
 
 
 def test_a_turn_beyond_the_range_is_at_its_end_and_the_other_way_none():
     stages = {"trained": stage_turning_at(2000)}
-    found = compute_statistic("crossing", stages, {**ASKED, "rises": True})
-    assert math.exp(found.values[0]) == pytest.approx(256)
-    other = compute_statistic("crossing", stages, {**ASKED, "rises": False})
+    found = compute_statistic("crossing_ratio", stages, {**CRITICAL, "rises": True})
+    assert math.exp(found.values[0]) == pytest.approx(2.56)
+    other = compute_statistic("crossing_ratio", stages, {**CRITICAL, "rises": False})
     assert not other.values
     assert "seed 1: the slopes do not fall with batch_size" in other.notes[1]
-
-
-def test_the_turn_over_the_critical_batch():
-    asked = {**ASKED, "rises": True, "to": {}, "to_value": "noise"}
-    found = compute_statistic("crossing_ratio", {"trained": stage_turning_at(32)}, asked)
-    assert [math.exp(each) for each in found.values.values()] == pytest.approx([0.32, 0.32])
 
 
 def test_a_figure_of_slopes():
