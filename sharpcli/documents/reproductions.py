@@ -64,8 +64,8 @@ class Series:
     """One line or set of points of a figure, in lists of one length."""
 
     name: Annotated[str, "In the legend."]
-    x: Sequence[Number]
-    y: Sequence[Number]
+    x: Annotated[Sequence[Number], "Places along the axis."]
+    y: Annotated[Sequence[Number], "Values; of curves and points the mean over seeds."]
     low: Annotated[Sequence[Number], "The lower end of the 95 % interval over seeds."] = absent(())
     high: Annotated[Sequence[Number], "The upper end."] = absent(())
 
@@ -74,9 +74,9 @@ class Series:
 class Figure:
     """What a figure shows."""
 
-    title: str
-    x_name: str
-    y_name: str
+    title: Annotated[str, "Above the panel."]
+    x_name: Annotated[str, "Of the axis."]
+    y_name: Annotated[str, "Of the axis."]
     style: Annotated[
         Literal["points", "curves", "scatter", "rows"],
         "points: joined points with intervals. rows: each series is one number y on the horizontal "
@@ -85,7 +85,7 @@ class Figure:
     x_log: Annotated[bool, "Whether the axis is logarithmic."] = False
     y_log: Annotated[bool, "Whether the axis is logarithmic."] = False
     level: Annotated[float | None, "A value of y to mark."] = absent()
-    series: Sequence[Series]
+    series: Annotated[Sequence[Series], "Lines or sets of points."]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +93,8 @@ class Reproduced:
     """An experiment: what it does, and at which scale."""
 
     name: Annotated[str, "As in `sharp reproduce NAME`."]
-    title: str
-    source: str
+    title: Annotated[str, "What it is about."]
+    source: Annotated[str, "The paper."]
     design: Annotated[str, "What is trained, and what varies."]
     scale: Annotated[Literal["small", "paper"], "The sizes."]
     seeds: Annotated[int, "Seeds that were asked for.", _COUNT]
@@ -119,8 +119,8 @@ class ListedExperiment:
     """A result of `experiments`: a built-in experiment."""
 
     name: Annotated[str, "As in `sharp reproduce NAME`."]
-    title: str
-    source: str
+    title: Annotated[str, "What it is about."]
+    source: Annotated[str, "The paper."]
     design: Annotated[str, "What is trained, and what varies."]
     minutes: Annotated[float, "On two cores, at the small scale."]
-    claims: Sequence[ListedClaim]
+    claims: Annotated[Sequence[ListedClaim], "In the order of its file."]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from jsonschema import Draft202012Validator
+from tiny_experiments import write as write_experiment
 
 from sharpcli.cli.main import COMMANDS, sharp
 
@@ -66,6 +67,8 @@ COMMAND_LINES = [
     ("schedule", "schedule EXP(1,0.99) --steps 9 --as batch-size --batch-size 9 --examples 900 "
      "--json"),
     ("sweep", "sweep sweep.toml --output runs --json"),
+    ("reproduce", "reproduce longer --output longer-runs --json"),
+    ("experiments", "reproduce --json"),
     ("search", "search search.toml --output found --json"),
     ("tasks", "tasks --json"),
 ]  # fmt: skip
@@ -77,6 +80,7 @@ def printed(tmp_path_factory):
     """The document of each command line, by its text."""
     folder = tmp_path_factory.mktemp("every")
     (folder / "sweep.toml").write_text(SWEEP, "utf-8")
+    write_experiment(folder)
     (folder / "search.toml").write_text(SEARCH, "utf-8")
     found = {}
     with pytest.MonkeyPatch.context() as patch:
