@@ -87,8 +87,9 @@ def _draw(axes: Any, panel: Panel) -> None:
         low, high = (drawable(np.array(series[key], dtype=np.float64)) for key in ("low", "high"))
         if panel["style"] == "points":
             # Intervals of neighbouring series at one x would hide each other.
-            beside = index - (len(panel["series"]) - 1) / 2
-            x = _shifted(x, beside, xs, logarithmic=panel["x_log"] and not x_zero)
+            x = _shifted(
+                x, _beside(panel["series"], index), xs, logarithmic=panel["x_log"] and not x_zero
+            )
             ends = np.maximum([y - low, high - y], 0)
             axes.errorbar(
                 x,
@@ -196,6 +197,13 @@ def _tick_at(axis: Any, places: set[float]) -> None:
     if len(places) <= _MOST_TICKS and axis.get_scale() == "log":
         axis.set_ticks(sorted(places), [f"{round(each, 1):g}" for each in sorted(places)])
         axis.set_minor_locator(NullLocator())
+
+
+def _beside(series: Sequence[Mapping[str, Any]], index: int) -> float:
+    """The place of a series among those that have a point at an x of its own; 0 in the middle."""
+    own = {*series[index]["x"]}
+    sharing = [place for place, each in enumerate(series) if own & {*each["x"]}]
+    return sharing.index(index) - (len(sharing) - 1) / 2 if sharing else 0.0
 
 
 def _shifted(x: Any, beside: float, every: Sequence[float | None], *, logarithmic: bool) -> Any:

@@ -86,6 +86,7 @@ def test_intervals_of_single_points_at_one_place_lie_side_by_side():
     for x_log in (False, True):
         _, (axes,) = axes_of(panel(*alone, x_log=x_log))
         places = [bars.lines[0].get_xdata()[0] for bars in axes.containers]
+        assert places[0] == pytest.approx(10), "it is alone there"
         assert places[1] < places[2]
         assert places == pytest.approx([10, 50, 50], rel=0.1)
 
