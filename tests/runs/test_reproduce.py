@@ -13,9 +13,16 @@ from sharpcli.documents.reading import load_document
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.runs import experiments as kept_experiments
 from sharpcli.runs import sweep_measures
-from sharpcli.runs.experiments import find_experiment, judged, list_experiments, saved_results
+from sharpcli.runs.experiments import (
+    experiments,
+    find_experiment,
+    judged,
+    list_experiments,
+    saved_results,
+)
 from sharpcli.runs.reproduce import Asked, reproduce
 from sharpcli.runtime.reservations import InUseError
+from sharpcli.training.sweep_file import read_sweep
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +232,16 @@ def test_a_scale_without_files_is_refused(ran, tmp_path):
         reproduce(experiment, tmp_path / "paper", Asked(scale="paper"))
 
 
+def test_the_design_and_limits_are_those_of_the_scale(ran):
+    experiment, output = ran
+    experiment = dataclasses.replace(experiment, limits="small", paper="a large network")
+    small, paper = (
+        judged(experiment, output, scale)["settings"]["experiment"] for scale in ("small", "paper")
+    )
+    assert (small["design"], small["limits"]) == (experiment.design, "small")
+    assert (paper["design"], paper.get("limits")) == ("a large network", None)
+
+
 def test_an_unfinished_stage_is_named(ran, tmp_path):
     experiment, output = ran
     shutil.copytree(output, tmp_path / "part")
@@ -260,6 +277,39 @@ def test_a_verdict_is_listed_of_the_claim_that_it_judged(ran, tmp_path, monkeypa
     text = (home / "experiment.toml").read_text()
     (home / "experiment.toml").write_text(text.replace("least = 2", "least = 3"), "utf-8")
     assert [verdict is None for verdict in verdicts()] == [False, True, False]
+
+
+KEPT = {
+    name: file
+    for name, folder in experiments().items()
+    if (file := folder / "result.json").exists()
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_kept_results_say_what_their_experiments_say(name):
+    document, experiment = json.loads(KEPT[name].read_text("utf-8")), find_experiment(name)
+    said = {(each["name"], each["claim"], each["source"]) for each in document["results"]}
+    assert said == {(each.name, each.claim, each.source) for each in experiment.claims}
+    titles = [figure["title"] for figure in document["figures"]]
+    assert titles == [figure.title for figure in experiment.figures]
+    stage = next(each for each in experiment.stages if each.is_sweep)
+    sweep = read_sweep(experiment.sweep_file(stage, "small"))
+    ran = {seed for each in document["results"] for seed in each["statistic"]["by_seed"]}
+    if ran <= {str(run.settings.seed) for run in sweep.runs}:  # else it is of an earlier design
+        about = document["settings"]["experiment"]
+        for text in ("title", "source", "design", "limits"):
+            assert about.get(text) == getattr(experiment, text)
+
+
+@pytest.mark.parametrize("name", experiments())
+def test_an_experiment_at_the_papers_size_is_described_and_takes_a_gpu(name):
+    experiment = find_experiment(name)
+    assert experiment.paper
+    for stage in experiment.stages:
+        if stage.is_sweep:
+            sweep = read_sweep(experiment.sweep_file(stage, "paper"))
+            assert {run.settings.device for run in sweep.runs} == {"auto"}
 
 
 def test_results_of_another_kind_are_named(ran):

@@ -36,15 +36,16 @@ def conclude(
         for stage in stages.values()
         if stage.lost
     ]
+    small = scale == "small"
     about = Reproduced(
         name=experiment.name,
         title=experiment.title,
         source=experiment.source,
-        design=experiment.design,
+        design=experiment.design if small else experiment.paper or experiment.design,
         scale=scale,  # type: ignore[arg-type]
         seeds=seeds,
         few_seeds=experiment.few_seeds if seeds < _FEW else None,
-        limits=experiment.limits,
+        limits=experiment.limits if small else None,
     )
     return Report(
         "reproduce",

@@ -2,9 +2,10 @@
 
 title = "Large batches find sharp minima"
 source = "Keskar et al. 2017, arXiv:1609.04836"
-design = "what is trained, and what varies"
+design = "what is trained, and what varies"     # this, limits and minutes: at the small scale
 limits = "what it does not show"
-minutes = 6                         # on two cores, at the small scale
+paper = "what is trained at the paper's scale, and what varies"
+minutes = 6                         # on two cores
 [[stage]]
 name = "trained"                    # trained.small.toml and trained.paper.toml are sweep files
 [[stage]]
@@ -47,7 +48,7 @@ __all__ = ["SCALES", "Claim", "Experiment", "FigurePlan", "Stage", "read_experim
 SCALES = ("small", "paper")
 FILE = "experiment.toml"
 _OF_EXPERIMENT = (
-    *("title", "source", "design", "limits", "minutes", "few_seeds"),
+    *("title", "source", "design", "limits", "paper", "minutes", "few_seeds"),
     *("stage", "claim", "figure"),
 )
 # What the statistics take, so that a misspelt one is found before the runs.
@@ -108,7 +109,8 @@ class FigurePlan:
 class Experiment:
     """All of an experiment's file.
 
-    `few_seeds` says why it has fewer than five, `limits` what it does not show.
+    `few_seeds` says why it has fewer than five, `limits` what it does not show at the small scale,
+    `paper` what its design is at the paper's.
     """
 
     name: str
@@ -122,6 +124,7 @@ class Experiment:
     figures: Sequence[FigurePlan]
     few_seeds: str | None = None
     limits: str | None = None
+    paper: str | None = None
 
     def sweep_file(self, stage: Stage, scale: str) -> Path:
         """The sweep file of a stage at a scale."""
@@ -159,8 +162,11 @@ def read_experiment(folder: Path) -> Experiment:
         stages=stages,
         claims=claims,
         figures=figures,
-        few_seeds=_text(file, "", content, "few_seeds") if "few_seeds" in content else None,
-        limits=_text(file, "", content, "limits") if "limits" in content else None,
+        **{
+            key: _text(file, "", content, key)
+            for key in ("few_seeds", "limits", "paper")
+            if key in content
+        },
     )
 
 

@@ -27,6 +27,8 @@ _MOST_POINTS = 200  # of a curve: more than a print tells apart
 def draw_plan(plan: FigurePlan, stages: Stages) -> Figure:
     """What a figure shows: of the stage `stage`, or of each of `stages` with its name.
 
+    `names` has other names for stages and for groups of runs.
+
     Raises:
         UsageError: the kind or an argument does not exist.
     """
@@ -36,6 +38,7 @@ def draw_plan(plan: FigurePlan, stages: Stages) -> Figure:
             f"kinds: {', '.join(FIGURES)}",
         )
     names = plan.arguments.get("stages", [plan.arguments.get("stage", next(iter(stages)))])
+    shown = plan.arguments.get("names", {})
     try:
         arguments = dict(plan.arguments)
         for key in ("minus", "against"):
@@ -45,7 +48,7 @@ def draw_plan(plan: FigurePlan, stages: Stages) -> Figure:
         if "stages" not in plan.arguments:
             return drawn[0]
         series = [
-            replace(each, name=f"{name}, {each.name}" if each.name else name)
+            replace(each, name=", ".join(filter(None, (shown.get(name, name), each.name))))
             for name, figure in zip(names, drawn, strict=True)
             for each in figure.series
         ]

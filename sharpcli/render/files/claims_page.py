@@ -20,13 +20,57 @@ from sharpcli.settings.output import FigureSettings
 __all__ = ["write_claims_page"]
 
 _VERDICTS = (
-    "Each claim has one number, set before the runs. It is computed for each seed, and its "
-    "interval is Student's 95 % interval over seeds. **not confirmed**: the interval excludes an "
-    "effect large enough to support the claim. **reversed**: it is on the other side of no effect. "
-    "**confirmed**: neither, and all of it is where the claim predicts the number. "
-    "**undecided**: none of these, or a seed has no number, because a run diverged; the seeds that "
-    "would decide are those that the variance seen asks for."
+    "Each claim has one number, which was chosen before the runs, with what is predicted of it. It "
+    "is computed for each seed. The mean over seeds has Student's 95 % interval, which decides:",
+    "\n".join(
+        (
+            "| verdict | the interval |",
+            "| --- | --- |",
+            "| confirmed | is where the claim predicts the number |",
+            "| reversed | is on the other side of no effect |",
+            "| not confirmed | is outside the predicted range, or excludes an effect that is large "
+            "enough to count |",
+            "| undecided | does none of these, or a seed has no number; the seeds that would "
+            "decide are estimated from the mean and variance of these |",
+        )
+    ),
+    "A verdict is on the setting that its section describes, not on larger networks or other data.",
 )
+
+# What a number is, where its name does not say it.
+_STATISTICS = {
+    "ratio": "a number of some runs over that of others; of several runs of a seed it is the "
+    "geometric mean",
+    "value": "a number of the runs, or its median over the last half of a course",
+    "slope": "how much a number rises for each doubling of a setting, by least squares over the "
+    "runs of a seed; of eigenvalues and gaps it is their logarithm to base 2 that rises",
+    "slope_difference": "the slope of some runs minus that of others",
+    "crossing_ratio": "the batch size at which a slope changes its sign, over the one that is "
+    "equal to the critical batch size of its runs",
+    "length_ratio": "how many steps a training needs to end at the loss of the other one, over the "
+    "steps of the other one; from trainings of several lengths, along a line over the logarithm of "
+    "the length",
+    "target_ratio": "the steps of some runs to a target over those of others",
+    "half_life_ratio": "the steps in which half of what was gained is lost, of some runs over "
+    "those of others",
+    "cost_of_choice": "what is best in another stage is used in this one: how much worse it is "
+    "than what is best here; other seeds choose both",
+    "rank_correlation_difference": "the size of Kendall's coefficient of a measure and one number, "
+    "minus that of the measure and another number",
+    "granulated_correlation": "Kendall's coefficient over pairs of runs that differ in one setting "
+    "only, averaged over the settings (Jiang et al. 2020)",
+    "granulated_correlation_difference": "the mean granulated correlation of some measures minus "
+    "that of others",
+    "count_above": "how many numbers of a list, such as eigenvalues, are above the largest one of "
+    "the other run",
+    "worse_from": "the setting, such as the batch size, from which on a number is worse than the "
+    "best one by more than a margin",
+    "rise_ratio": "how much the loss rises near one end of a line, on both sides of it, over how "
+    "much it does near the other end",
+    "rise": "the median over the last half of a course, over its first number",
+    "highest": "the largest number of a course",
+    "share_within": "the share of a course's numbers that are in a range, once it has come close",
+}
 
 
 def write_claims_page(documents: Sequence[Mapping[str, Any]], page: Path) -> list[Path]:
@@ -40,7 +84,7 @@ def write_claims_page(documents: Sequence[Mapping[str, Any]], page: Path) -> lis
         SharpError: the folder cannot be made.
     """
     folder, pictures = page.with_suffix(""), _picture_names(documents)
-    blocks = ["# Claims", _VERDICTS, _summary(documents)]
+    blocks = ["# Claims", *_VERDICTS, _summary(documents)]
     written = []
     for document, name in zip(documents, pictures, strict=True):
         about = document["settings"]["experiment"]
@@ -58,6 +102,12 @@ def write_claims_page(documents: Sequence[Mapping[str, Any]], page: Path) -> lis
             written.append(picture)
             place = quote(f"{folder.name}/{name}")
             blocks.append(f"![{markdown_text(about['title'])}]({place})")
+            if any("low" in series for e in document["figures"] for series in e["series"]):
+                blocks.append(
+                    f"Means over {counted(about['seeds'], 'seed')} at the {about['scale']} scale, "
+                    "with their 95 % intervals."
+                )
+    blocks += _glossary(documents)
     save(page, "\n\n".join(blocks) + "\n")
     return [page, *written]
 
@@ -75,14 +125,28 @@ def _picture_names(documents: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _summary(documents: Sequence[Mapping[str, Any]]) -> str:
+    """A row for each claim; the experiment's name is in its first row."""
     lines = ["| experiment | claim | verdict |", "| --- | --- | --- |"]
     for document in documents:
         about = document["settings"]["experiment"]
         scale = "" if about["scale"] == "small" else f" ({about['scale']} scale)"
+        name = about["name"] + scale
         for result in document["results"]:
-            cells = (about["name"] + scale, result["claim"], verdict_text(result))
+            cells = (name, result["claim"], verdict_text(result))
             lines.append(f"| {' | '.join(map(markdown_text, cells))} |")
+            name = ""
     return "\n".join(lines)
+
+
+def _glossary(documents: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the statistics of these documents are, where their names do not say it."""
+    used = {result["statistic"]["name"] for each in documents for result in each["results"]}
+    lines = [f"- {name.replace('_', ' ')}: {what}." for name, what in _STATISTICS.items()]
+    kept = [line for name, line in zip(_STATISTICS, lines, strict=True) if name in used]
+    tuned = any("tuned" in r["statistic"]["arguments"] for e in documents for r in e["results"])
+    if tuned:
+        kept.append("- Where settings are tuned, another seed chooses those of a seed.")
+    return ["## Statistics", "\n".join(kept)] if kept else []
 
 
 def _section(document: Mapping[str, Any]) -> list[str]:

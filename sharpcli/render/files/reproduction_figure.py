@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,7 +87,9 @@ def _draw(axes: Any, panel: Panel) -> None:
         low, high = (drawable(np.array(series[key], dtype=np.float64)) for key in ("low", "high"))
         if panel["style"] == "points":
             # Intervals of neighbouring series at one x would hide each other.
-            x = _shifted(x, index, len(panel["series"]), logarithmic=panel["x_log"] and not x_zero)
+            x = _shifted(
+                x, _beside(panel["series"], index), xs, logarithmic=panel["x_log"] and not x_zero
+            )
             ends = np.maximum([y - low, high - y], 0)
             axes.errorbar(
                 x,
@@ -165,6 +167,7 @@ def _draw_rows(axes: Any, panel: Panel) -> None:
         axes.axvline(panel["level"], color="0.45", linewidth=0.6, linestyle=":", zorder=0.5)
     if panel["x_log"]:
         axes.set_xscale("log")
+        _tick(axes.xaxis)
     axes.set_yticks(places, [figure_text(each["name"]) for each in series], fontsize=_SMALL)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(-0.6, len(series) - 0.4)
@@ -196,13 +199,18 @@ def _tick_at(axis: Any, places: set[float]) -> None:
         axis.set_minor_locator(NullLocator())
 
 
-def _shifted(x: Any, index: int, count: int, *, logarithmic: bool) -> Any:
-    """The places, a hundredth of the range apart for each series."""
-    if count < 2 or len(x) < 2:
-        return x
-    own = np.log(x) if logarithmic else x
-    own = own + (index - (count - 1) / 2) * 0.01 * (own.max() - own.min())
-    return np.exp(own) if logarithmic else own
+def _beside(series: Sequence[Mapping[str, Any]], index: int) -> float:
+    """The place of a series among those that have a point at an x of its own; 0 in the middle."""
+    own = {*series[index]["x"]}
+    sharing = [place for place, each in enumerate(series) if own & {*each["x"]}]
+    return sharing.index(index) - (len(sharing) - 1) / 2 if sharing else 0.0
+
+
+def _shifted(x: Any, beside: float, every: Sequence[float | None], *, logarithmic: bool) -> Any:
+    """The places of a series, moved by `beside` hundredths of the range of all series."""
+    known = np.array([each for each in every if each is not None], dtype=np.float64)
+    scale, back = (np.log, np.exp) if logarithmic else (np.positive, np.positive)
+    return back(scale(x) + beside * 0.01 * np.ptp(scale(known))) if known.size else x
 
 
 def _arrays(panels: list[Panel]) -> bytes:

@@ -87,6 +87,8 @@ def _folded(text: str, width: int) -> list[str]:
 def statistic_text(statistic: Mapping[str, Any]) -> str:
     """The statistic with what it is of: `ratio of hessian.eigenvalues[0]`."""
     value = statistic["arguments"].get("value")
+    if isinstance(value, list | tuple):
+        value = ", ".join(value)
     return str(statistic["name"]).replace("_", " ") + (f" of {value}" if value else "")
 
 

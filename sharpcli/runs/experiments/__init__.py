@@ -36,12 +36,22 @@ __all__ = [
 
 RESULT, SWEEP, DISTANCES = "reproduce.json", "sweep.json", "distances.json"
 _KEPT, _CURVES, _MEASURES = "result.json", "curves.json", "measures.json"
+# In the order in which the papers were published; others come after them.
+_ORDER = (
+    *("keskar-sharpness", "keskar-warm-start", "keskar-remedies", "dinh-rescaling"),
+    *("smith-growing-batches", "smith-batch-scaling", "lrbench-steps", "jiang-measures"),
+    *("cohen-gradient-descent", "cohen-adam", "cattaneo-adam-perturbed-norm"),
+    *("lrbench-fine-tuning", "ademamix-memory"),
+    *("cattaneo-adam-batch-images", "cattaneo-adam-batch-text"),
+)
 
 
 def experiments() -> dict[str, Path]:
-    """The folders of the built-in experiments, by name."""
+    """The folders of the built-in experiments by name, in the order of their papers."""
     home = Path(str(resources.files(__name__)))
-    return {each.parent.name: each.parent for each in sorted(home.glob(f"*/{FILE}"))}
+    found = {each.parent.name: each.parent for each in sorted(home.glob(f"*/{FILE}"))}
+    places = {name: place for place, name in enumerate(_ORDER)}
+    return dict(sorted(found.items(), key=lambda each: places.get(each[0], len(places))))
 
 
 def find_experiment(name: str) -> Experiment:

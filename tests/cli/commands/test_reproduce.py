@@ -91,6 +91,9 @@ def test_the_page_is_made_of_the_document_alone_without_torch(folder):
     assert done.returncode == 0, done.stderr
     page = (folder / "claims.md").read_text()
     assert "| longer | A larger rate ends lower |" in page
+    assert page.count("| longer |") == 1, "its other claims are below it"
+    assert "\n- ratio: a number of some runs over that of others" in page
+    assert "share within" not in page, "it has no such claim"
     assert "| and sharper | ratio of hessian.eigenvalues\\[0\\] | above 1; " in page
     assert "![Longer training fits better](claims/longer.svg)" in page
     assert (folder / "claims" / "longer.svg").exists()

@@ -35,6 +35,13 @@ def test_the_settings_of_a_series_follow_the_name_of_its_stage():
     assert [each.name for each in drawn.series] == ["a, seed 0", "a, seed 1"]
 
 
+def test_a_stage_is_drawn_with_the_name_that_the_figure_gives_it():
+    arguments = {"stages": ["a", "b"], "over": "updates", "value": "y", "names": {"a": "slow"}}
+    made = {name: stage(name, 7, (1.0, 3.0)) for name in "ab"}
+    drawn = draw_plan(FigurePlan("levels", "y", arguments), made)
+    assert [each.name for each in drawn.series] == ["slow", "b"]
+
+
 def test_rows_have_a_statistic_with_its_interval():
     made = stages([trained(seed, value) for seed, value in enumerate((1.0, 4.0))])
     plan = FigurePlan("rows", "t", {"values": {"φ": "y"}, "of": {}, "log": True, "level": 1})

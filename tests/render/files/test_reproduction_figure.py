@@ -79,3 +79,19 @@ def test_rows_are_named_from_the_top():
     assert dict(zip(names, places, strict=True)) == {"φ": 1, "λ1": 0}
     (bars,) = axes.containers
     assert [*bars[0].get_xdata()] == [0.5, -0.2]
+
+
+def test_intervals_of_single_points_at_one_place_lie_side_by_side():
+    alone = [series(name, [x], [1.0]) for name, x in (("a", 10), ("b", 50), ("c", 50))]
+    for x_log in (False, True):
+        _, (axes,) = axes_of(panel(*alone, x_log=x_log))
+        places = [bars.lines[0].get_xdata()[0] for bars in axes.containers]
+        assert places[0] == pytest.approx(10), "it is alone there"
+        assert places[1] < places[2]
+        assert places == pytest.approx([10, 50, 50], rel=0.1)
+
+
+def test_a_single_point_is_drawn_where_it_is():
+    _, (axes,) = axes_of(panel(series("a", [3], [1.0])))
+    (bars,) = axes.containers
+    assert [*bars.lines[0].get_xdata()] == [3]
