@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 _POLICY = re.compile(r"([A-Za-z][\w-]*)\(")
+_PLACES = {"smallest": 0, "second smallest": 1, "largest": -1}
 _SPLITS = ("train", "test")
 _OF_BETAS = re.compile("(beta|memory)([1-9])")
 _STEP = re.compile(r"step-(\d+)\.safetensors$")
@@ -142,7 +143,7 @@ def read_stage(
 def chosen(stage: StageRuns, where: Mapping[str, Any]) -> list[Trained]:
     """The runs with these settings, also those that are lost.
 
-    `"smallest"` and `"largest"` are of all values that the stage asks for.
+    `"smallest"`, `"second smallest"` and `"largest"` are of all values that the stage asks for.
 
     Raises:
         UsageError: no run has them.
@@ -150,13 +151,13 @@ def chosen(stage: StageRuns, where: Mapping[str, Any]) -> list[Trained]:
     found = list(stage.runs)
     for key, asked in where.items():
         value = asked
-        if asked in ("smallest", "largest"):
-            values = [each.setting(key) for each in stage.runs if each.setting(key) is not None]
-            if not values:
+        if asked in _PLACES:
+            values = {each.setting(key) for each in stage.runs} - {None}
+            if len(values) <= max(_PLACES[asked], 0):
                 raise UsageError(
-                    f"stage {stage.name}: no run has the setting {key}", "name another"
+                    f"stage {stage.name}: no run has the {asked} {key}", "name another setting"
                 )
-            value = (min if asked == "smallest" else max)(values)
+            value = sorted(values)[_PLACES[asked]]
         found = [each for each in found if _same(each.setting(key), value)]
     if not found:
         said = ", ".join(f"{key} = {value}" for key, value in where.items())

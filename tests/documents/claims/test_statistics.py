@@ -10,7 +10,7 @@ from simulated_claims import SIMULATIONS, WITHOUT_EFFECT, lost, simulated, stage
 
 from sharpcli.documents.claims.conclusions import claim_result
 from sharpcli.documents.claims.experiment import Claim
-from sharpcli.documents.claims.runs import number_of
+from sharpcli.documents.claims.runs import StageRuns, chosen, number_of
 from sharpcli.documents.claims.statistics import STATISTICS, compute_statistic
 from sharpcli.documents.claims.verdicts import Prediction
 from sharpcli.errors import UsageError
@@ -320,3 +320,19 @@ def test_verdicts_on_simulated_sweeps(name):
         for made, claim in [simulated(name, random.Random(f"{name}{index}"), 0.0)]
     )
     assert found["confirmed"] <= 6  # 40 at 5 %: more than 6 in one of 70
+
+
+@pytest.mark.parametrize(
+    ("place", "batch"), [("smallest", 8), ("second smallest", 16), ("largest", 32)]
+)
+def test_a_setting_may_be_chosen_by_its_place(place, batch):
+    (run,) = chosen(
+        StageRuns("a", [trained(0, batch_size=b) for b in (32, 8, 16)]), {"batch_size": place}
+    )
+    assert run.setting("batch_size") == batch
+
+
+def test_a_place_that_no_run_has_is_named():
+    made = StageRuns("a", [trained(0, batch_size=8)])
+    with pytest.raises(UsageError, match="no run has the second smallest batch_size"):
+        chosen(made, {"batch_size": "second smallest"})
