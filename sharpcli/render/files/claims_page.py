@@ -107,9 +107,39 @@ def write_claims_page(documents: Sequence[Mapping[str, Any]], page: Path) -> lis
                     f"Means over {counted(about['seeds'], 'seed')} at the {about['scale']} scale, "
                     "with their 95 % intervals."
                 )
+            blocks += _tables(document["figures"])
     blocks += _glossary(documents)
     save(page, "\n\n".join(blocks) + "\n")
     return [page, *written]
+
+
+def _tables(figures: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The numbers of figures in which groups of runs are compared at the same settings."""
+    blocks = []
+    for figure in figures:
+        series = figure["series"] if figure["style"] == "points" else []
+        at = [dict(zip(e["x"], _intervals(e), strict=True)) for e in series]
+        places = sorted({x for each in at for x in each})
+        if len(places) < 2 or any(sum(x in each for each in at) < 2 for x in places):
+            continue
+        header = [figure["x_name"], *(each["name"] for each in series)]
+        lines = [f"| {' | '.join(map(markdown_text, header))} |", "| ---: " * len(header) + "|"]
+        for x in places:
+            lines.append(f"| {x:.4g} | {' | '.join(_cell(each.get(x)) for each in at)} |")
+        blocks += [f"**{markdown_text(figure['title'])}**", "\n".join(lines)]
+    return blocks
+
+
+def _intervals(series: Mapping[str, Any]) -> list[tuple[float, float, float]]:
+    return [*zip(*(series[key] for key in ("y", "low", "high")), strict=True)]
+
+
+def _cell(numbers: tuple[float, float, float] | None) -> str:
+    """A mean with its interval: `0.62 (0.57 to 0.67)`."""
+    if numbers is None or None in numbers:
+        return "–"
+    value, low, high = (format_number(each, 3) for each in numbers)
+    return f"{value} ({low} to {high})"
 
 
 def _picture_names(documents: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -174,3 +174,17 @@ def test_a_killed_run_goes_on_to_the_same_bytes(folder):
     assert last.returncode == 0, error
     expected = (folder / "out" / "reproduce.json").read_bytes()
     assert (folder / "killed" / "reproduce.json").read_bytes() == expected
+
+
+def test_the_page_has_the_numbers_of_groups_at_the_same_settings(tmp_path):
+    from sharpcli.render.files.claims_page import write_claims_page
+    from sharpcli.runs.experiments import experiments, saved_results
+
+    kept = [experiments()["keskar-remedies"] / "result.json"]
+    write_claims_page(saved_results([*map(str, kept)]), tmp_path / "claims.md")
+    page = (tmp_path / "claims.md").read_text("utf-8")
+    figure = json.loads(kept[0].read_text("utf-8"))["figures"][0]
+    assert f"**{figure['title']}**" in page
+    (row,) = [line for line in page.splitlines() if line.startswith("| 16 | 0.")]
+    assert len(row.split("|")) == 2 + 1 + len(figure["series"])
+    assert f"| {figure['series'][0]['y'][0]:.3g} (" in row
