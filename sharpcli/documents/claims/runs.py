@@ -151,7 +151,7 @@ def chosen(stage: StageRuns, where: Mapping[str, Any]) -> list[Trained]:
     found = list(stage.runs)
     for key, asked in where.items():
         value = asked
-        if asked in _PLACES:
+        if isinstance(asked, str) and asked in _PLACES:
             values = {each.setting(key) for each in stage.runs} - {None}
             if len(values) <= max(_PLACES[asked], 0):
                 raise UsageError(

@@ -336,3 +336,9 @@ def test_a_place_that_no_run_has_is_named():
     made = StageRuns("a", [trained(0, batch_size=8)])
     with pytest.raises(UsageError, match="no run has the second smallest batch_size"):
         chosen(made, {"batch_size": "second smallest"})
+
+
+def test_a_setting_may_be_a_list():
+    made = StageRuns("a", [trained(0, betas=(0.9, b)) for b in (0.99, 0.999)])
+    (run,) = chosen(made, {"betas": [0.9, 0.999]})
+    assert run.setting("betas") == (0.9, 0.999)
