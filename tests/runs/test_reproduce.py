@@ -12,6 +12,7 @@ from sharpcli.documents.claims.experiment import read_experiment
 from sharpcli.documents.reading import load_document
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.runs import experiments as kept_experiments
+from sharpcli.runs import reproduce as module
 from sharpcli.runs import sweep_measures
 from sharpcli.runs.experiments import (
     experiments,
@@ -327,3 +328,11 @@ def test_what_a_run_left_is_no_experiment(ran, tmp_path):
 def test_results_without_a_file_are_named(tmp_path):
     with pytest.raises(UsageError, match=r"reproduce\.json: there is no such file"):
         saved_results([str(tmp_path)])
+
+
+@pytest.mark.parametrize("name", experiments())
+def test_the_claims_of_every_built_in_experiment_can_be_judged(name, tmp_path):
+    """Of runs that have not run, as `sharp reproduce` checks before it trains."""
+    experiment = find_experiment(name)
+    module._prepare(experiment, tmp_path / "out", Asked())
+    module._check(experiment, tmp_path / "out")
