@@ -1,7 +1,7 @@
 """The proximal point method on each batch: several steps on it, which are held near their start.
 
 Source: Li, Zhang, Chen & Smola 2014, "Efficient mini-batch training for stochastic optimization";
-Keskar et al. 2017, section 4.2, "conservative training".
+Keskar et al. 2017, on "conservative training".
 """
 
 from __future__ import annotations
