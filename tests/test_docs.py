@@ -194,7 +194,8 @@ def test_the_claims_page_is_of_the_results_that_are_kept(tmp_path):
     names = {each.name for each in written if each.suffix == ".svg"}
     assert names == {each.name for each in (DOCS / "claims").iterdir()}
     assert len(names) > 5
-    assert sum(each.stat().st_size for each in (DOCS / "claims").iterdir()) < 2**20
+    size = sum(each.stat().st_size for each in (DOCS / "claims").iterdir())
+    assert size < 100_000 * len(names)  # bytes: two panels of lines and labels
 
 
 def test_the_schedules_page_has_every_policy_and_its_schedules_are_read():
