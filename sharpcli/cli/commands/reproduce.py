@@ -10,10 +10,9 @@ from click.shell_completion import CompletionItem
 
 from sharpcli.cli.exit_codes import ExitCode
 from sharpcli.cli.options.given import refuse_unread
-from sharpcli.cli.options.output import plot_option
+from sharpcli.cli.options.output import plot_option, printing_options
 from sharpcli.cli.parameter_types import POSITIVE, WholeType
 from sharpcli.errors import UsageError
-from sharpcli.render.formats import FORMATS
 from sharpcli.runtime import interruption
 from sharpcli.settings.output import OutputSettings
 
@@ -79,24 +78,8 @@ Examples:
     "NAME, or without a NAME of the last runs that are kept in the package.",
 )
 @plot_option
-@click.option(
-    "--format",
-    "output_format",
-    type=click.Choice(list(FORMATS)),
-    default=OutputSettings().format,
-    show_default=True,
-    help="The form of what is printed on stdout.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Short for --format json.")
-@click.option("--quiet", is_flag=True, help="No progress and no notes on stderr.")
-def reproduce(
-    names: tuple[str, ...],
-    plot_files: tuple[Path, ...],
-    output_format: str,
-    as_json: bool,
-    quiet: bool,
-    **asked: Any,
-) -> int:
+@printing_options
+def reproduce(names: tuple[str, ...], printed: OutputSettings, **asked: Any) -> int:
     """Check what the literature claims, with verdicts.
 
     Without a NAME it lists the experiments, their claims, and the verdicts of the last runs that
@@ -108,26 +91,23 @@ def reproduce(
     """
     from sharpcli.render.files.plotting import check_plot
 
-    for path in plot_files:
+    for path in printed.plot:
         check_plot(path, "reproduce")
-    output = OutputSettings(
-        format="json" if as_json else output_format, quiet=quiet, plot=tuple(plot_files)
-    )
     if asked["page"] is not None:
         refuse_unread((*_OF_A_RUN, *_OF_PRINTING), "with --page", "leave it out: nothing is run")
         if asked["page"].suffix.lower() not in (".md", ".markdown"):
             raise UsageError(f"--page {asked['page']}: is no page of markdown", "name a FILE.md")
-        return _write_page(names, asked["page"], quiet=output.quiet)
+        return _write_page(names, asked["page"], quiet=printed.quiet)
     if not names:
         refuse_unread(
             _OF_A_RUN,
             "without an experiment",
             "name one of the list that `sharp reproduce` prints",
         )
-        return _list(output)
+        return _list(printed)
     if len(names) > 1:
         raise UsageError(f"{names[1]}: one experiment is run at a time", "run them in turn")
-    return _run(names[0], output, asked)
+    return _run(names[0], printed, asked)
 
 
 def _list(output: OutputSettings) -> int:

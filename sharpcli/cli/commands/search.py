@@ -12,10 +12,10 @@ import click
 
 from sharpcli.cli import completion
 from sharpcli.cli.exit_codes import ExitCode
+from sharpcli.cli.options.output import printing_options
 from sharpcli.cli.parameter_types import POSITIVE
 from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import UsageError, counted
-from sharpcli.render.formats import FORMATS
 from sharpcli.settings.output import OutputSettings
 
 __all__ = ["search"]
@@ -55,25 +55,14 @@ Examples:
     show_default=True,
     help="Trials that are trained at once, each by a process with one thread.",
 )
-@click.option(
-    "--format",
-    "output_format",
-    type=click.Choice(list(FORMATS)),
-    default=OutputSettings().format,
-    show_default=True,
-    help="The form of what is printed on stdout.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Short for --format json.")
-@click.option("--quiet", is_flag=True, help="No progress and no notes on stderr.")
+@printing_options
 def search(
     places: tuple[str, ...],
     output: Path,
     trials: int | None,
     storage: str | None,
     jobs: int,
-    output_format: str,
-    as_json: bool,
-    quiet: bool,
+    printed: OutputSettings,
 ) -> int:
     """Look for the settings with the best result.
 
@@ -93,7 +82,7 @@ def search(
     if len(places) > 2:
         raise UsageError("a search takes a task and a file", "sharp search digits search.toml")
     *task, file = places
-    with search_progress(quiet=quiet) as watch:
+    with search_progress(quiet=printed.quiet) as watch:
         document = look(
             Path(file),
             output,
@@ -103,10 +92,9 @@ def search(
             jobs=jobs,
             watch=watch,
         )
-    form = "json" if as_json else output_format
-    emit(document, OutputSettings(format=form, quiet=quiet))
+    emit(document, printed)
     found = [each for each in ranked(document) if each["status"] == Outcome.OK]
-    if found and form == "table":
+    if found and printed.format == "table":
         named = task[0] if task else path_of_task(Path(file), document["task"]["name"])
         click.echo(f"\nto train it again:\n  {_command(Path(file), found[0], named)}")
     if interruption.received():

@@ -9,11 +9,11 @@ from typing import Any
 import click
 
 from sharpcli.cli.exit_codes import exit_code
+from sharpcli.cli.options.output import printing_options
 from sharpcli.cli.parameter_types import POSITIVE, ParameterType
 from sharpcli.documents.results import is_interrupted
 from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import counted
-from sharpcli.render.formats import FORMATS
 from sharpcli.settings.output import OutputSettings
 
 __all__ = ["sweep"]
@@ -82,16 +82,7 @@ Examples:
 @click.option(
     "--detach", is_flag=True, help="With --on, submit the jobs and return; they train on alone."
 )
-@click.option(
-    "--format",
-    "output_format",
-    type=click.Choice(list(FORMATS)),
-    default=OutputSettings().format,
-    show_default=True,
-    help="The form of what is printed on stdout.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Short for --format json.")
-@click.option("--quiet", is_flag=True, help="No progress and no notes on stderr.")
+@printing_options
 def sweep(
     file: Path,
     output: Path,
@@ -100,9 +91,7 @@ def sweep(
     shard: tuple[int, int],
     on: str | None,
     detach: bool,
-    output_format: str,
-    as_json: bool,
-    quiet: bool,
+    printed: OutputSettings,
 ) -> int:
     """Train every run of a sweep file.
 
@@ -119,9 +108,8 @@ def sweep(
     from sharpcli.runs.sweep_measures import MEASURES, measure_sweep
     from sharpcli.runs.sweep_together import Way
 
-    printed = OutputSettings(format="json" if as_json else output_format, quiet=quiet)
     way = {None: Way.SAME_BYTES, True: Way.TOGETHER, False: Way.ONE_BY_ONE}[together]
-    with sweep_progress(quiet=quiet) as watch:
+    with sweep_progress(quiet=printed.quiet) as watch:
         document = train_all(
             file, output, jobs=jobs, shard=shard, way=way, on=on, detach=detach, watch=watch
         )
@@ -135,10 +123,10 @@ def sweep(
             "kept; the same command goes on from there"
         )
         return code
-    with progress_bars(quiet=quiet) as begin:
+    with progress_bars(quiet=printed.quiet) as begin:
         measured = measure_sweep(file, output, begin=begin, notes=notes_of(printed))
     if measured is None:
         return code
-    report_problems(measured, quiet=quiet)
-    say_written(output / MEASURES, quiet=quiet)
+    report_problems(measured, quiet=printed.quiet)
+    say_written(output / MEASURES, quiet=printed.quiet)
     return code or exit_code(measured)

@@ -20,7 +20,13 @@ from sharpcli.runtime.destinations import is_special
 from sharpcli.runtime.files import reserved
 from sharpcli.settings.output import OutputSettings
 
-__all__ = ["output_options", "plot_option", "refuse_overwriting", "resume_option"]
+__all__ = [
+    "output_options",
+    "plot_option",
+    "printing_options",
+    "refuse_overwriting",
+    "resume_option",
+]
 
 
 def output_options(command: Command) -> Command:
@@ -76,8 +82,36 @@ def output_options(command: Command) -> Command:
     )
 
 
+def printing_options(command: Command) -> Command:
+    """Add the options of what a command prints whose results go to a folder; it gets `printed`."""
+
+    @functools.wraps(command)
+    def with_printed(*args: Any, **kwargs: Any) -> Any:
+        form = kwargs.pop("output_format")
+        printed = OutputSettings(
+            format="json" if kwargs.pop("as_json") else form,
+            quiet=kwargs.pop("quiet"),
+            plot=tuple(dict.fromkeys(kwargs.pop("plot_files", ()))),
+        )
+        return command(*args, printed=printed, **kwargs)
+
+    return decorate(
+        with_printed,
+        click.option(
+            "--format",
+            "output_format",
+            type=click.Choice(list(FORMATS)),
+            default=OutputSettings().format,
+            show_default=True,
+            help="The form of what is printed on stdout.",
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Short for --format json."),
+        click.option("--quiet", is_flag=True, help="No progress and no notes on stderr."),
+    )
+
+
 def plot_option(command: Command) -> Command:
-    """Add --plot; `output_options` passes its files on as `output.plot`.
+    """Add --plot; `output_options` and `printing_options` pass its files on as `plot`.
 
     Suffix, folder and drawing library are checked before the command's body runs.
     """
