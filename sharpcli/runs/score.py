@@ -12,7 +12,7 @@ from sharpcli.documents.scoring.runs import Run, runs_of_sweep, trained_run
 from sharpcli.errors import SharpError
 from sharpcli.runtime.progress import Begin, Progress, silent
 
-__all__ = ["read_runs", "runs_of", "score_files"]
+__all__ = ["documents_of_runs", "read_runs", "runs_of", "score_files"]
 
 _SWEEP, _MEASURES = "sweep.json", "measures.json"
 _CURVES = "curves.json"  # what a run's training writes beside its checkpoint
@@ -80,12 +80,18 @@ def runs_of(
         )
     if folder is None:
         return runs_of_sweep(document, {})
+    return runs_of_sweep(document, *documents_of_runs(document, folder, progress))
+
+
+def documents_of_runs(
+    sweep: Document, folder: Path, progress: Progress = silent
+) -> tuple[dict[str, Document], Document | None]:
+    """What a sweep's folder holds beside `sweep.json`: each run's curves, and the measures."""
     curves: dict[str, Document] = {}
-    for done, result in enumerate(document["results"]):
-        progress(done, len(document["results"]))
+    for done, result in enumerate(sweep["results"]):
+        progress(done, len(sweep["results"]))
         own = folder / result["run"] / _CURVES
         if own.exists():
             curves[result["run"]] = load_document(own)
     measures = folder / _MEASURES
-    measured = load_document(measures) if measures.exists() else None
-    return runs_of_sweep(document, curves, measured)
+    return curves, load_document(measures) if measures.exists() else None

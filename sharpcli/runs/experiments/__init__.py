@@ -21,6 +21,7 @@ from sharpcli.documents.reading import load_document
 from sharpcli.documents.reproductions import ListedClaim, ListedExperiment
 from sharpcli.documents.results import Document, Report, to_document
 from sharpcli.errors import SharpError, UsageError, did_you_mean
+from sharpcli.runs.score import documents_of_runs
 
 __all__ = [
     "DISTANCES",
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 RESULT, SWEEP, DISTANCES = "reproduce.json", "sweep.json", "distances.json"
-_KEPT, _CURVES, _MEASURES = "result.json", "curves.json", "measures.json"
+_KEPT = "result.json"
 # In the order in which the papers were published; others come after them.
 _ORDER = (
     *("keskar-sharpness", "keskar-warm-start", "keskar-remedies", "dinh-rescaling"),
@@ -151,14 +152,7 @@ def judged(experiment: Experiment, output: Path, scale: str) -> Document:
             continue
         sweep = read_finished(folder / SWEEP)
         task = task or sweep["task"]
-        curves = {
-            each["run"]: load_document(own)
-            for each in sweep["results"]
-            if (own := folder / each["run"] / _CURVES).exists()
-        }
-        measures = folder / _MEASURES
-        measured = load_document(measures) if measures.exists() else None
-        stages[stage.name] = read_stage(stage.name, sweep, curves, measured)
+        stages[stage.name] = read_stage(stage.name, sweep, *documents_of_runs(sweep, folder))
     seeds = max(len(each.seeds) for each in stages.values())
     return to_document(conclude(experiment, scale, seeds, stages, task))
 
