@@ -122,8 +122,8 @@ def seen_rows(
 ) -> tuple[Iterator[Batch], str]:
     """Batches by which a choice for a whole split is made, of which `rows` may be a sample.
 
-    Tensors at hand are looked at whole. Of other data these are rows from all over the split, the
-    same for every sample, and the sample.
+    Tensors at hand are looked at whole. Of other data it is rows from all over the split,
+    which do not depend on the sample, and then the sample.
 
     Returns:
         The batches, and which rows they are, in words, "" for all of them.

@@ -61,7 +61,7 @@ def reproduce(
     bars: Callable[[], AbstractContextManager[Begin]] = lambda: nullcontext(lambda _: silent),
     notes: Notes = UNSAID,
 ) -> Document | None:
-    """Run what is left of an experiment, and judge its claims.
+    """Run the stages of an experiment that are not finished, and judge its claims.
 
     The folder gets the sweep files as they were run, a folder for each stage, and `reproduce.json`.
     A call that was interrupted goes on where it stopped; the result is the same to the last byte.

@@ -20,9 +20,9 @@ Memory = Literal["full", "none", "corrected"]
 class SmoothAdam(torch.optim.Optimizer):
     """Adam whose step is h·m/√(v + ε), where m and v are averages over past gradients g and g².
 
-    `memory` says what stands for these averages:
+    `memory` chooses what the step uses:
 
-    full: themselves, with Adam's correction of their bias.
+    full: m and v, with Adam's correction of their bias.
     none: the present g and g². The step is h·F with F = g/√(g² + ε).
     corrected: the step is h·(F + h·M). M is what memory adds to first order in h:
     M = H·F·(c1 − c2·g²/(g² + ε))/√(g² + ε), with the Hessian H and the mean ages c1 and c2, in

@@ -19,7 +19,7 @@
     partition = "long"
 
 Keys of runs are the fields of `TrainSettings`, and `options.NAME` for an option of the task. In
-`init`, `{seed}` stands for the run's own seed, and so does any other key.
+`init`, `{seed}` is replaced by the run's own seed, and other keys in braces by their values.
 """
 
 from __future__ import annotations
