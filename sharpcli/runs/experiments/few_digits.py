@@ -1,4 +1,4 @@
-"""Handwritten digits with few training examples, for trainings with all of them in each step.
+"""Handwritten digits with few training examples: near overfitting, or all of them in each step.
 
 The first `examples` training images of the built-in task `digits` train; all its other images test.
 """
