@@ -19,6 +19,7 @@ from sharpcli.measures.hessian import numbers_of
 from sharpcli.objective.objective import Objective
 from sharpcli.runs.exploration import Exploration
 from sharpcli.runs.preflight import check_curvature
+from sharpcli.runtime import interruption
 from sharpcli.runtime.processes import share
 from sharpcli.settings.measuring import MeasureSettings
 
@@ -55,10 +56,12 @@ def map_hessian(
         for index, point in enumerate(points):
             if found[index] is not None or this.walk.interrupted:
                 continue
-            found[index] = _at(this, anchors, frame, point, check, tol or _TOLERANCE)
-            if journal is not None:
-                journal.add(_PART, index, [found[index]])
-            done += 1
+            values = _at(this, anchors, frame, point, check, tol or _TOLERANCE)
+            with interruption.deferred():  # in the result, on disk and counted, or in none
+                found[index] = values
+                if journal is not None:
+                    journal.add(_PART, index, [values])
+                done += 1
             progress(done, len(points))
     except KeyboardInterrupt:
         said = f"interrupted after {done} of {counted(len(points), 'point')} of the Hessian's map"

@@ -1,7 +1,9 @@
 """A search's trials in Optuna's storage: opened, asked for, marked when their process has died.
 
 A trial's attributes say where it is kept: `folder` is its name in the search's folder, `home` that
-folder's own mark. A trial that runs holds its checkpoint's file, so one that nobody holds is dead.
+folder's own mark. A process holds `running` in the trial's folder until the study knows how the
+trial ended, so a running trial that nobody holds is dead. The checkpoint's own reservation ends
+earlier, when it is written.
 """
 
 from __future__ import annotations
@@ -113,14 +115,12 @@ class SearchStudy:
 
     @contextlib.contextmanager
     def next_trial(self, trials: int) -> Iterator[Trial | None]:
-        """A trial to run, while whose checkpoint's file is held; None where there are enough."""
+        """A trial to run, whose files are held meanwhile; None where there are enough."""
         with contextlib.ExitStack() as held:
             with _alone(self.output):
                 trial = self._asked(trials)
                 if trial is not None:
-                    target = self.checkpoint(self.name(trial))
-                    target.parent.mkdir(exist_ok=True)
-                    held.enter_context(reserved(target))
+                    held.enter_context(self._held(self.name(trial)))
             yield trial
 
     def mend(self) -> int:
@@ -148,6 +148,14 @@ class SearchStudy:
                     mark("error", [f"the process that trained it has died {again - 1} times", None])
                 self.study.tell(trial.number, state=TrialState.FAIL)
         return len(dead)
+
+    @contextlib.contextmanager
+    def _held(self, name: str) -> Iterator[None]:
+        """Hold a trial and its checkpoint's file; `InUseError` where another process does."""
+        target = self.checkpoint(name)
+        target.parent.mkdir(exist_ok=True)
+        with reserved(target.with_name("running"), target):
+            yield
 
     def _attempts(self) -> set[tuple[str, int]]:
         """The names of all trials, with which attempt each is."""
@@ -214,10 +222,8 @@ class SearchStudy:
             return False  # a machine with another folder has it
         if "folder" not in trial.user_attrs:
             return True  # who asks for one holds the folder until it has this, and we hold it now
-        target = self.checkpoint(self.name(trial))
         try:
-            target.parent.mkdir(exist_ok=True)
-            with reserved(target):  # it may have ended since it was read
+            with self._held(self.name(trial)):  # it may have ended since it was read
                 return not self._storage.get_trial(trial._trial_id).state.is_finished()
         except InUseError:
             return False

@@ -138,6 +138,33 @@ def test_two_processes_make_the_same_checkpoints_of_the_same_choices(tmp_path, o
     assert checkpoints(out) == checkpoints(tmp_path / "alone")
 
 
+MEND = """
+import sys
+from pathlib import Path
+from sharpcli.runs.search_study import SearchStudy
+from sharpcli.training.search_file import read_search
+
+with SearchStudy.opened(read_search(Path(sys.argv[1])), Path(sys.argv[2]), None) as study:
+    print(study.mend())
+"""
+
+
+def test_a_trial_is_alive_until_the_study_knows_how_it_ended(tmp_path, out, monkeypatch):
+    """Another process looks once the checkpoint is written, and before the study is told."""
+    file, train, mended = write(tmp_path), search_trial.train_and_save, []
+
+    def looked_at(task, settings, output, progress, **others):
+        trained = train(task, settings, output, progress, **others)
+        assert output.exists()
+        words = [sys.executable, "-c", MEND, str(file), str(out)]
+        mended.append(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+        return trained
+
+    monkeypatch.setattr(search_trial, "train_and_save", looked_at)
+    assert statuses(search(file, out, trials=1)) == ["ok"]
+    assert mended == ["0\n"]
+
+
 def test_a_killed_process_loses_nothing(tmp_path, out):
     file = write(tmp_path, FIVE.replace("epochs = 2", "epochs = 40"))
     words = ["search", str(file), "--output", str(out), "--quiet"]

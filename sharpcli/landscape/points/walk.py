@@ -15,6 +15,7 @@ from sharpcli.errors import UsageError, counted, setting
 from sharpcli.landscape.points.evaluator import Anchors, Point, Surface, Values, WeightsOf
 from sharpcli.landscape.points.journal import Journal
 from sharpcli.objective.means import Mean
+from sharpcli.runtime import interruption
 from sharpcli.runtime.memory import available_memory, readable_size
 from sharpcli.runtime.processes import share
 from sharpcli.runtime.progress import Begin, readable_time, silent
@@ -77,10 +78,11 @@ class Walk:
         started, said = time.monotonic(), False
         try:
             for first, group in self.surface.each(anchors, points, weights, finished):
-                found[first : first + len(group)] = group
-                if self.watch.journal:
-                    self.watch.journal.add(part, first, [_encoded(values) for values in group])
-                done += len(group)
+                with interruption.deferred():  # in the result, on disk and counted, or in none
+                    found[first : first + len(group)] = group
+                    if self.watch.journal:
+                        self.watch.journal.add(part, first, [_encoded(values) for values in group])
+                    done += len(group)
                 progress(done, len(points))
                 spent, new = time.monotonic() - started, done - before
                 left = spent * (len(points) - done) / new

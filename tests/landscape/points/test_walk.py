@@ -1,6 +1,8 @@
 """Walking a grid: resumed, interrupted, refused, and what is said on the way."""
 
 import itertools
+import os
+import signal
 
 import pytest
 from mixtures import ALPHAS, ends
@@ -11,6 +13,7 @@ from sharpcli.landscape.points import walk as module
 from sharpcli.landscape.points.evaluator import Surface
 from sharpcli.landscape.points.journal import Journal
 from sharpcli.landscape.points.walk import Walk, Watch
+from sharpcli.runtime import interruption
 
 RUN = {"kind": "test"}
 
@@ -64,6 +67,41 @@ def test_a_resumed_walk_is_the_uninterrupted_one_and_computes_nothing_twice(tmp_
     assert again.values(*line) == expected
     assert again.surface.evaluations == 18
     assert said == ["7 of 25 points were finished by a former run"]
+
+
+@pytest.fixture
+def handled(monkeypatch):
+    """Let this process handle Ctrl-C as the command line's does."""
+    handler = signal.getsignal(signal.SIGINT)
+    for name, value in (("_installed", True), ("_process", os.getpid()), ("_begun", True)):
+        monkeypatch.setattr(interruption, name, value)
+    signal.signal(signal.SIGINT, interruption._on_signal)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.usefixtures("handled")
+@pytest.mark.parametrize("when", ["before it is written", "after it is written"])
+def test_ctrl_c_while_a_point_is_kept_finds_it_everywhere_or_nowhere(tmp_path, monkeypatch, when):
+    walk, _, line = walking(tmp_path)
+    add = walk.watch.journal.add
+
+    def pressed(part, first, values):
+        if when.startswith("before") and first == 7:
+            signal.raise_signal(signal.SIGINT)
+        add(part, first, values)
+        if when.startswith("after") and first == 7:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(walk.watch.journal, "add", pressed)
+    found = walk.values(*line)
+    assert [each is not None for each in found] == [True] * 8 + [False] * 17
+    assert walk.interrupted == "interrupted after 8 of 25 points of the line"
+    walk.watch.journal.close()
+    said = []
+    again, _, line = walking(tmp_path, say=said.append)
+    again.values(*line)
+    assert said == ["8 of 25 points were finished by a former run"]
 
 
 def test_after_an_interruption_other_parts_are_left_out():
