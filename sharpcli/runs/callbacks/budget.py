@@ -10,11 +10,16 @@ from sharpcli.errors import UsageError, setting
 
 __all__ = ["Budget"]
 
+# The part of the share that is planned with. The rest is for measurements that take longer than the
+# last one did, and for what they cost outside: with all of it, 1,000 steps of a small GPT-2 took 6
+# to 12 % longer at a share of 10 %.
+_PLANNED = 0.9
+
 
 class Budget:
     """Time for measurements: a share of the training's own time, and seconds in all.
 
-    `setup` is the part of `spent` that is not taken again. Where it is known which part of the
+    Nine tenths of the share are planned with. `setup` is the part of `spent` that is not taken again. Where it is known which part of the
     training is done, that part of it counts, so all of it at the end.
 
     Args:
@@ -37,6 +42,11 @@ class Budget:
         self._clock, self._begun = clock, clock()
 
     @property
+    def planned(self) -> float | None:
+        """The part of the training's time that measurements may take, as far as is known."""
+        return None if self.share is None else _PLANNED * self.share
+
+    @property
     def training(self) -> float:
         """Seconds of the training so far, without the measurements."""
         return self._clock() - self._begun - self.spent
@@ -51,7 +61,7 @@ class Budget:
         """
         after = self.spent + setup + expected
         due = after - (self.setup + setup) * (1 - done)
-        within = self.share is None or due <= self.share * self.training
+        within = self.planned is None or due <= self.planned * self.training
         return within and (self.seconds is None or after <= self.seconds)
 
     @contextlib.contextmanager

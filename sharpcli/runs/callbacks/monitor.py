@@ -42,8 +42,9 @@ class Monitor:
     Args:
         measures: names of measures; "hessian" is λ1 alone.
         every: steps between two measurements.
-        share: of the training's time that measuring may take. A measurement that would take more
-            waits until a later multiple of `every`; None: no limit.
+        share: of the training's time that measuring may take, of which a tenth is kept spare. A
+            measurement that would take more waits until a later multiple of `every`; None: no
+            limit.
         seconds: for the whole training; None: no limit.
         samples: examples. None: as many as λ1 can be found of in the share, by the time that the
             first `every` steps took, at least 32 and up to 2,048; the logged `examples` says.
@@ -192,7 +193,7 @@ class Monitor:
 
     def _settle(self, subject: Subject, step: int) -> None:
         """Take the largest sample that fits the budget."""
-        share, _ = self._limits
+        share = self._budget.planned
         pace = self._budget.training / (step - self._begun)
         room = math.inf
         if share is not None:
@@ -213,7 +214,7 @@ class Monitor:
         )
 
     def _too_dear(self, expected: float, setup: float) -> str:
-        share, seconds = self._limits
+        planned, seconds = self._budget.planned or 0.0, self._budget.seconds
         what = "setting up" if setup else "measuring"
         taken = f"sharpness: {what} takes about {readable_time(expected + setup)}"
         if seconds is not None and self._budget.spent + expected + setup > seconds:
@@ -221,7 +222,7 @@ class Monitor:
         return (
             f"{taken}, and {readable_time(self._budget.spent)} were spent in "
             f"{readable_time(self._budget.training)} of training: it waits until all of that is at "
-            f"most {share:.0%} (share={share:g}; share=None measures every "
+            f"most {100 * planned:.3g}% (share={self._budget.share:g}; share=None measures every "
             f"{counted(self.every, 'step')})"
         )
 

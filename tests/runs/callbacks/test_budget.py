@@ -17,29 +17,30 @@ def test_a_share_is_one_of_the_time_without_measuring():
     clock = Clock()
     budget = Budget(0.1, clock=clock)
     clock.now = 100.0
-    assert budget.allows(10)
-    assert not budget.allows(10.1)
+    assert budget.planned == pytest.approx(0.09)
+    assert budget.allows(9)
+    assert not budget.allows(9.1)
     with budget.spending():
-        clock.now += 10
+        clock.now += 10  # longer than was planned
     assert budget.training == 100
     assert not budget.allows(0.1)
-    clock.now += 50
-    assert budget.allows(5)
-    assert not budget.allows(5.1)
+    clock.now += 100
+    assert budget.allows(8)
+    assert not budget.allows(8.1)
 
 
 def test_setting_up_counts_by_what_is_done_of_the_training():
     clock = Clock()
-    budget = Budget(0.1, clock=clock)
+    budget = Budget(1 / 9, clock=clock)
     with budget.spending():
         clock.now += 4
     budget.setup = 4.0
     clock.now += 20
-    assert budget.allows(1, done=0.25)
+    assert budget.allows(0.9, done=0.25)
     assert not budget.allows(1.1, done=0.25)
     assert not budget.allows(0)
     clock.now += 60
-    assert budget.allows(4)
+    assert budget.allows(3.9)
     assert not budget.allows(4.1)
 
 
@@ -70,8 +71,8 @@ def test_limits_are_above_zero(given):
 
 def test_setting_up_ahead_counts_by_what_is_done_too():
     clock = Clock()
-    budget = Budget(0.1, clock=clock)
+    budget = Budget(1 / 9, clock=clock)
     clock.now = 20.0
-    assert budget.allows(1, done=0.25, setup=4)
+    assert budget.allows(0.9, done=0.25, setup=4)
     assert not budget.allows(1.1, done=0.25, setup=4)
     assert not budget.allows(0, setup=2.1)

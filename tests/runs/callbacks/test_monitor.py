@@ -161,11 +161,11 @@ def test_setting_up_waits_until_its_share_of_the_training_s_time_allows_it(monke
     assert not steps
     (said,) = caplog.messages
     assert "setting up takes about" in said
-    clock.now = subject.ahead * 10.1
+    clock.now = subject.ahead * 11.2
     assert not monitor.due(2)
     assert len(steps) == 1  # the first step fits, the second with a measurement does not
     assert not done
-    clock.now = (subject.ahead + subject.expected) * 10.1
+    clock.now = (subject.ahead + subject.expected) * 11.2
     monitor.due(3)
     assert len(done) == 1
 
