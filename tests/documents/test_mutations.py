@@ -48,12 +48,6 @@ def test_no_change_of_a_document_ends_in_a_traceback(kind, result, document, tmp
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda r: r["coordinates"].pop(), "results[0].coordinates: expected 5 entries, as shape"),
-        (lambda r: r["shape"].append(2), "results[0].shape: expected 1 entries"),
-        (
-            lambda r: r["curves"]["test"]["accuracy"].pop(),
-            "results[0].curves.test.accuracy: expected 5 entries, as coordinates says, found 4",
-        ),
         (
             lambda r: r["curves"]["train"].update(loss=[1e308, None, [], 1, 2]),
             "results[0].curves.train.loss[2]: expected a number or null, found a list",
@@ -62,14 +56,7 @@ def test_no_change_of_a_document_ends_in_a_traceback(kind, result, document, tmp
             lambda r: r["curves"]["train"]["loss"].__setitem__(1, float("inf")),
             "results[0].curves.train.loss[1]: expected a number that float64 can hold",
         ),
-        (lambda r: r["barrier"]["train"].pop("alpha"), "results[0].barrier.train: lacks"),
         (lambda r: r["curves"].update(val={}), "results[0].curves.val: expected one of"),
-        (
-            lambda r: r["checkpoints"][0]["coordinates"].clear(),
-            'results[0].checkpoints[0].coordinates: lacks "alpha"',
-        ),
-        (lambda r: r["axes"][0]["values"].reverse(), "values: expected increasing numbers"),
-        (lambda r: r["axes"][0].update(values=[0.0] * 5), "values: expected increasing numbers"),
         (lambda r: r.update(extra={"of": ["a", "later", "release"]}), None),
         (lambda r: r["checkpoints"][0].update(extra=None, metadata={"lr": None}), None),
         (lambda r: r["checkpoints"][0].update(coordinates={"alpha": None}, unseen=None), None),
