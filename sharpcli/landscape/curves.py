@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sharpcli.errors import SharpError, setting
 from sharpcli.landscape.frame import weighted_sum
-from sharpcli.landscape.points.batch_norm import OfBatches, look
+from sharpcli.landscape.points.normalisations import OfBatches, look
 from sharpcli.objective.objective import Objective
 from sharpcli.runtime.progress import Progress, silent
 from sharpcli.settings.exploring import PathKind, PathSettings

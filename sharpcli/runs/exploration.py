@@ -19,14 +19,10 @@ from sharpcli.documents.labels import named, pairs, path_labels
 from sharpcli.documents.results import Report
 from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import SharpError, UsageError, setting
-from sharpcli.landscape.points.batch_norm import (
-    Normalisations,
-    look,
-    recalibration_rows,
-    statistics_of_layers,
-)
+from sharpcli.landscape.points.batch_norm import recalibration_rows
 from sharpcli.landscape.points.channels_last import channels_last
 from sharpcli.landscape.points.evaluator import Anchors, BatchNorm, Surface
+from sharpcli.landscape.points.normalisations import Normalisations, look, statistics_of_layers
 from sharpcli.landscape.points.walk import Walk, Watch
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.trees import equal_tensors

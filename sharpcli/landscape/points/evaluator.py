@@ -15,9 +15,10 @@ from torch.func import vmap
 
 from sharpcli.errors import SharpError
 from sharpcli.landscape.frame import weighted_sum
-from sharpcli.landscape.points.batch_norm import Call, batch_normalised, batch_statistics
+from sharpcli.landscape.points.batch_norm import batch_normalised, batch_statistics
 from sharpcli.landscape.points.first_layer import FirstLayers, first_layers
 from sharpcli.landscape.points.joint_splits import joint_objective
+from sharpcli.landscape.points.normalisations import Call
 from sharpcli.objective.means import MOMENTS, Mean, mean_of
 from sharpcli.objective.network import Network
 from sharpcli.objective.objective import Around, Objective, accumulator

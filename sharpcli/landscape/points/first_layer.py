@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from sharpcli.landscape.frame import weighted_sum
-from sharpcli.landscape.points.batch_norm import Call, EnoughError, Watch, statistics_of_layers
+from sharpcli.landscape.points.batch_norm import EnoughError
+from sharpcli.landscape.points.normalisations import Call, Watch, statistics_of_layers
 from sharpcli.objective.network import Network
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.trees import equal_tensors

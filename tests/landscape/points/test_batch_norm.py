@@ -9,13 +9,11 @@ from torch import nn
 from sharpcli.errors import SharpError
 from sharpcli.landscape.points import batch_norm
 from sharpcli.landscape.points.batch_norm import (
-    Call,
-    Normalisations,
     batch_normalised,
     batch_statistics,
-    look,
     recalibration_rows,
 )
+from sharpcli.landscape.points.normalisations import look
 
 
 def in_training(of):
@@ -90,37 +88,6 @@ def test_a_split_normalised_by_its_own_batch_is_the_training_pass_itself(
     assert found == pytest.approx(loss_in_training(NETS[name]), rel=1e-10)
 
 
-def test_a_look_sees_calls_in_their_order():
-    function, theta = objective(NETS["twice"])
-    call = Call("norm.running_mean", "norm.running_var", instances=False)
-    found = look(function, theta)
-    assert found == Normalisations((call, call))
-    assert found.moving == found.several == [call]
-    found = look(*objective(NETS["residual"]))
-    assert [call.layer for call in found.calls] == ["norms.1", "norms.0"]
-    assert found.unseen == ()  # of the third, which nothing reads
-    assert [c.instances for c in look(*objective(NETS["instances"])).calls] == [True, False]
-
-
-class ByHand(nn.Module):
-    """Statistics that are read by no function that normalises."""
-
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(5, 3)
-        self.register_buffer("running_mean", torch.zeros(3))
-        self.register_buffer("moving_variance", torch.ones(3))
-
-    def forward(self, inputs):
-        hidden = self.linear(inputs)
-        return (hidden - self.running_mean) / (self.moving_variance + 1e-5).sqrt()
-
-
-def test_statistics_that_no_function_reads_are_named():
-    found = look(*objective(task(ByHand, vectors(5, 3))))
-    assert found == Normalisations(unseen=("running_mean", "moving_variance"))
-
-
 class Kept(nn.Module):
     """Its first layer is kept in evaluation mode, as for fine-tuning."""
 
@@ -184,15 +151,6 @@ def test_nothing_else_is_touched():
     for key, value in found.items():
         if "num_batches" in key:
             assert torch.equal(value, before[key])
-
-
-def test_layers_without_running_statistics_do_not_count():
-    of = task(
-        lambda: nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4, track_running_stats=False)),
-        vectors(5, 3),
-    )
-    function, theta = objective(of)
-    assert look(function, theta) == Normalisations()
 
 
 def test_recalibration_takes_all_that_fit_or_what_is_asked(monkeypatch):
