@@ -12,11 +12,8 @@ import torch
 from torch import Tensor
 
 from sharpcli.checkpoint import Checkpoint
-from sharpcli.checkpoint.optimizer_state import (
-    NoOptimizerState,
-    OptimizerState,
-    find_optimizer_state,
-)
+from sharpcli.checkpoint.optimizer_files import NoOptimizerState
+from sharpcli.checkpoint.optimizer_state import OptimizerState, find_optimizer_state
 from sharpcli.curvature import CurvatureOperator, Rounding, SelfCheck, make_operator
 from sharpcli.curvature.memory_plan import Budget, share_memory
 from sharpcli.curvature.rounding import bytes_to_compare

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sharpcli.checkpoint.optimizer_state import NoOptimizerState, OptimizerState
+from sharpcli.checkpoint.optimizer_files import NoOptimizerState
+from sharpcli.checkpoint.optimizer_state import OptimizerState
 from sharpcli.errors import SharpError
 from sharpcli.measures.context import Context
 from sharpcli.measures.preconditioned import ADAM, ROOTS, diagonal_of

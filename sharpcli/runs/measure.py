@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from sharpcli.checkpoint import Checkpoint, load_checkpoint, read_checkpoint
-from sharpcli.checkpoint.optimizer_state import state_file
+from sharpcli.checkpoint.optimizer_files import state_file
 from sharpcli.checkpoint.own_hooks import held
 from sharpcli.checkpoint.state_dict import StateDict
 from sharpcli.documents.environment import environment

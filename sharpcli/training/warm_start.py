@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from sharpcli.checkpoint import Checkpoint, match_tensors, read_checkpoint
-from sharpcli.checkpoint.optimizer_state import FORMAT, KEY, optimizer_file
+from sharpcli.checkpoint.optimizer_files import FORMAT, KEY, optimizer_file
 from sharpcli.checkpoint.placing import give
 from sharpcli.checkpoint.plain_values import decoded, encoded
 from sharpcli.checkpoint.safetensors_file import read_safetensors
