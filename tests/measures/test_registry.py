@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from networks import CASES, context
 
 from sharpcli import measures
-from sharpcli.cli.commands.measure import MeasureCommand, own_options
 from sharpcli.cli.commands.measure import measure as command
+from sharpcli.cli.options.measures import MeasureCommand, own_options
 from sharpcli.documents.scalars import Scalar
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.measures import (

@@ -7,13 +7,8 @@ from typing import Any
 import click
 
 from sharpcli.cli import completion
-from sharpcli.cli.commands.exploring import (
-    GatheringCommand,
-    beside_of,
-    check_paths,
-    exploring_options,
-    run_exploration,
-)
+from sharpcli.cli.exploring import beside_of, run_exploration
+from sharpcli.cli.options.exploring import GatheringCommand, check_paths, exploring_options
 from sharpcli.cli.options.given import refuse_unread
 from sharpcli.cli.options.output import output_options, plot_option
 from sharpcli.cli.options.run import exploring_run_options

@@ -8,14 +8,8 @@ from typing import Any
 import click
 
 from sharpcli.cli import completion
-from sharpcli.cli.commands.exploring import (
-    GatheringCommand,
-    beside_of,
-    check_moving,
-    check_paths,
-    exploring_options,
-    run_exploration,
-)
+from sharpcli.cli.exploring import beside_of, check_moving, run_exploration
+from sharpcli.cli.options.exploring import GatheringCommand, check_paths, exploring_options
 from sharpcli.cli.options.given import given, refuse_unread
 from sharpcli.cli.options.output import output_options, plot_option
 from sharpcli.cli.options.run import exploring_run_options, parameters_option

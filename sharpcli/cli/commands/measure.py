@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,9 @@ import click
 
 from sharpcli.cli import completion
 from sharpcli.cli.exit_codes import exit_code
+from sharpcli.cli.options.checkpoints import refuse_empty_paths
 from sharpcli.cli.options.given import given, refuse_unread
+from sharpcli.cli.options.measures import MeasureCommand
 from sharpcli.cli.options.output import (
     output_options,
     plot_option,
@@ -21,7 +22,7 @@ from sharpcli.cli.options.run import curvature_options, parameters_option, run_o
 from sharpcli.cli.options.task import task_options
 from sharpcli.cli.parameter_types import DURATION, NumberType, WholeType, WordedType
 from sharpcli.errors import UsageError
-from sharpcli.measures import BUILT_IN, Option, choose, known_measures, measure_of, readers
+from sharpcli.measures import BUILT_IN, choose, measure_of, readers
 from sharpcli.runtime import interruption
 from sharpcli.runtime.files import reserved
 from sharpcli.settings.curvature import CurvatureSettings
@@ -54,49 +55,6 @@ class SubspaceType(WordedType):
 
 
 DEFAULT = MeasureSettings()
-
-
-class MeasureCommand(click.Command):
-    """A command that also has the options that measures define, and gets them as `options`.
-
-    Packages with measures are imported when the options are needed, not when this module is.
-    """
-
-    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """The command's own parameters, and those of measures."""
-        *own, help_option = super().get_params(ctx)
-        return [*own, *own_options().values(), help_option]
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command, with the values of the measures' options in one mapping."""
-        ctx.params["options"] = {name: ctx.params.pop(name) for name in own_options()}
-        return super().invoke(ctx)
-
-
-@functools.cache
-def own_options() -> dict[str, click.Option]:
-    """The options that measures define, by the name of their parameter."""
-    every = [(o, m.name) for m in known_measures(strict=False).values() for o in m.options]
-    readers = {option.name: [m for o, m in every if o.name == option.name] for option, _ in every}
-    return {
-        option.name: click.Option(
-            [f"--{option.name.replace('_', '-')}", option.name],
-            type=_type_of(option),
-            is_flag=isinstance(option.default, bool),
-            default=option.default,
-            show_default=True,
-            help=f"{', '.join(readers[option.name])}: {option.help}",
-        )
-        for option, _ in every
-    }
-
-
-def _type_of(option: Option) -> Any:
-    """The Click type of an option that a measure defines."""
-    if option.choices:
-        return click.Choice(option.choices)
-    ranged = {float: NumberType, int: WholeType}.get(type(option.default))
-    return ranged(option.low, option.high, open_=option.open_) if ranged else type(option.default)
 
 
 @click.command(
@@ -340,10 +298,7 @@ def measure(
         refuse_unread(["watch_idle"], "without --watch", "name the folder: --watch DIR")
     if not checkpoints and watched is None:
         raise UsageError("no checkpoint: nothing to measure", "sharp measure model.safetensors")
-    if "" in checkpoints:
-        raise UsageError(
-            "a checkpoint's path is empty", "is a variable of the shell not set? Name a file"
-        )
+    refuse_empty_paths(checkpoints)
     if sampling_error is None and run.samples is not None and decide is None:
         sampling_error = relative_error
     settings = MeasureSettings(

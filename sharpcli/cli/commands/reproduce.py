@@ -10,8 +10,9 @@ from click.shell_completion import CompletionItem
 
 from sharpcli.cli.exit_codes import ExitCode
 from sharpcli.cli.options.given import refuse_unread
+from sharpcli.cli.options.jobs import jobs_option, on_option
 from sharpcli.cli.options.output import plot_option, printing_options
-from sharpcli.cli.parameter_types import POSITIVE, WholeType
+from sharpcli.cli.parameter_types import WholeType
 from sharpcli.errors import UsageError
 from sharpcli.runtime import interruption
 from sharpcli.settings.output import OutputSettings
@@ -57,19 +58,8 @@ Examples:
     metavar="DIR",
     help="The folder of runs and result. Default: NAME-SCALE.",
 )
-@click.option(
-    "--jobs",
-    type=POSITIVE,
-    metavar="N",
-    default=1,
-    show_default=True,
-    help="Runs that are trained at once, each by a process with one thread.",
-)
-@click.option(
-    "--on",
-    type=click.Choice(["slurm", "local"]),
-    help="Train in --jobs jobs on a Slurm cluster, or in local ones to try that. Needs submitit.",
-)
+@jobs_option
+@on_option
 @click.option(
     "--page",
     type=click.Path(path_type=Path),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -12,6 +13,7 @@ import click
 
 from sharpcli.cli import completion
 from sharpcli.cli.exit_codes import ExitCode
+from sharpcli.cli.options.jobs import jobs_option
 from sharpcli.cli.options.output import printing_options
 from sharpcli.cli.parameter_types import POSITIVE
 from sharpcli.documents.statuses import Outcome
@@ -47,14 +49,7 @@ Examples:
     help="Where Optuna keeps the trials, so that several machines can share them. Default: "
     "DIR/search.db, with SQLite.",
 )
-@click.option(
-    "--jobs",
-    type=POSITIVE,
-    metavar="N",
-    default=1,
-    show_default=True,
-    help="Trials that are trained at once, each by a process with one thread.",
-)
+@functools.partial(jobs_option, trained="Trials")
 @printing_options
 def search(
     places: tuple[str, ...],

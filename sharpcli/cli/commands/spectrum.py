@@ -6,6 +6,7 @@ import click
 
 from sharpcli.cli import completion
 from sharpcli.cli.exit_codes import exit_code
+from sharpcli.cli.options.checkpoints import refuse_empty_paths
 from sharpcli.cli.options.output import output_options, plot_option, resume_option
 from sharpcli.cli.options.run import curvature_options, parameters_option, run_options
 from sharpcli.cli.options.task import task_options
@@ -78,10 +79,7 @@ def spectrum(
 
     if not checkpoints:
         raise UsageError("no checkpoint: nothing to draw", "sharp spectrum model.safetensors")
-    if "" in checkpoints:
-        raise UsageError(
-            "a checkpoint's path is empty", "is a variable of the shell not set? Name a file"
-        )
+    refuse_empty_paths(checkpoints)
     for path in output.plot:
         check_plot(path, "spectrum")
     settings = SpectrumSettings(probes, steps, curvature)

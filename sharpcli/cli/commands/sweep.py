@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from sharpcli.cli.exit_codes import exit_code
+from sharpcli.cli.options.jobs import jobs_option, on_option
 from sharpcli.cli.options.output import printing_options
-from sharpcli.cli.parameter_types import POSITIVE, ParameterType
+from sharpcli.cli.parameter_types import ParameterType
 from sharpcli.documents.results import is_interrupted
 from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import counted
@@ -51,14 +52,7 @@ Examples:
     required=True,
     help="The sweep's folder: sweep.json, and RUN/model.safetensors for each run.",
 )
-@click.option(
-    "--jobs",
-    type=POSITIVE,
-    metavar="N",
-    default=1,
-    show_default=True,
-    help="Runs that are trained at once, each by a process with one thread.",
-)
+@jobs_option
 @click.option(
     "--together/--one-by-one",
     "together",
@@ -74,11 +68,7 @@ Examples:
     show_default=True,
     help="Train the I-th of N parts only, as one job of an array.",
 )
-@click.option(
-    "--on",
-    type=click.Choice(["slurm", "local"]),
-    help="Train in --jobs jobs on a Slurm cluster, or in local ones to try that. Needs submitit.",
-)
+@on_option
 @click.option(
     "--detach", is_flag=True, help="With --on, submit the jobs and return; they train on alone."
 )
