@@ -12,22 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from sharpcli.errors import SharpError
 from sharpcli.objective.arithmetic import exact_arithmetic
-from sharpcli.objective.collated import CollatedRows
 from sharpcli.objective.losses import sums_and_weights
+from sharpcli.objective.places import holding, places_of
 from sharpcli.objective.reach import Reach, Substitution, computed_when_built
-from sharpcli.objective.rows import Batch, Rows
+from sharpcli.objective.rows import Batch
 
 if TYPE_CHECKING:
     from sharpcli.tasks import Task
 
-__all__ = ["Network", "give_shapes", "takes_lengths"]
+__all__ = ["Network"]
 
-# Rows of the pass that gives lazy layers their shapes: a loss of pairs is undefined for one.
-_SHAPING_ROWS = 2
 
 # The message of torch.autograd.grad in a pass that keeps no graph.
 _NO_GRAPH = "does not require grad"
@@ -87,7 +84,7 @@ class Network:
         _reaches[self.model] = self.reach
         self.idle = False
         self._memory_format = torch.preserve_format
-        self._places = _places(self.model)
+        self._places = places_of(self.model)
         self._measure(list(trained))
 
     def _measure(self, names: list[str]) -> None:
@@ -259,7 +256,7 @@ class Network:
         values = self.values(parameters, fixed) if watch is None else watch.values
         if watch is None and self.reach.strays is not False:
             watch = Substitution(self.reach, values)
-        with self._holding(values), self._graph():
+        with holding(self._places, values), self._graph():
             if watch is None:
                 return self.task.predict(self.model, batch)
             with self._modes(), watch:
@@ -292,24 +289,6 @@ class Network:
         if parameter.ndim == 4:
             return parameter.to(self.compute, memory_format=self._memory_format)
         return parameter.to(self.compute)
-
-    @contextlib.contextmanager
-    def _holding(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-        """The skeleton with other tensors in place of its own, including tied ones.
-
-        `torch.func.functional_call` does the same, but looks up all places in every call: a third
-        of the time of a small network's pass.
-        """
-        replaced = []
-        try:
-            for name, tensor in tensors.items():
-                for holder, key in self._places[name]:
-                    replaced.append((holder, key, holder[key]))
-                    holder[key] = tensor
-            yield
-        finally:
-            for holder, key, tensor in replaced:
-                holder[key] = tensor
 
     @contextlib.contextmanager
     def _modes(self) -> Iterator[None]:
@@ -370,70 +349,6 @@ def _skeleton(
         ) from error
 
 
-def give_shapes(model: nn.Module, task: Task, rows: Rows) -> None:
-    """Give lazy layers their shapes, in place, by one forward pass on two rows.
-
-    Raises:
-        SharpError: if the pass leaves some without a shape.
-
-    Cost: nothing without such layers.
-    """
-    if _lazy(model) is None:
-        return
-    _predict(model, task, rows.head(min(rows.fixed_batch or _SHAPING_ROWS, rows.count)))
-    name = _lazy(model)
-    if name is not None:
-        raise SharpError(
-            f"task '{task.name}': '{name}' is lazy and has no shape: a forward pass on the data "
-            "does not use it",
-            "name the layer's width in place of a lazy layer, or take the layer out",
-        )
-
-
-def takes_lengths(model: nn.Module, task: Task, rows: CollatedRows) -> bool:
-    """Whether model and loss take batches that are padded to less than the longest row.
-
-    Cost: a forward pass on the two shortest rows.
-    """
-    few = rows.shortest(_SHAPING_ROWS)
-    try:
-        task.loss(*_predict(model, task, few))
-    except Exception:  # the width, or whatever else fails on all rows too and is said there
-        return False
-    return True
-
-
-def _predict(model: nn.Module, task: Task, rows: Rows) -> tuple[Any, Batch]:
-    """The outputs of the task's own model for some rows, and their batch."""
-    modes = [(module, module.training) for module in model.modules()]
-    kinds = {p.dtype for p in model.parameters() if p.dtype.is_floating_point}
-    batch = rows.to(torch.device("cpu"), kinds.pop() if kinds else torch.float32).batch
-    model.eval()
-    try:
-        with torch.no_grad(), exact_arithmetic():
-            return task.predict(model, batch), batch
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def _lazy(model: nn.Module) -> str | None:
-    """The first parameter or buffer without a shape."""
-    named = (*model.named_parameters(), *model.named_buffers())
-    return next((name for name, tensor in named if is_lazy(tensor)), None)
-
-
 def _complex(dtype: torch.dtype) -> torch.dtype:
     """The complex dtype with parts of a real dtype; bfloat16 has none."""
     return torch.complex128 if dtype == torch.float64 else torch.complex64
-
-
-def _places(model: nn.Module) -> dict[str, list[tuple[dict[str, Any], str]]]:
-    """The places where modules hold each parameter and buffer: name → (dictionary, key) pairs."""
-    holders: dict[int, list[tuple[dict[str, Any], str]]] = {}
-    for module in model.modules():
-        for holder in (module._parameters, module._buffers):
-            for key, tensor in holder.items():
-                holders.setdefault(id(tensor), []).append((holder, key))
-    named = (*model.named_parameters(), *model.named_buffers())
-    return {name: holders[id(tensor)] for name, tensor in named}

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sharpcli.errors import SharpError, counted, setting
 from sharpcli.objective.batch_size import bytes_an_example, most_in_memory
@@ -26,7 +26,7 @@ from sharpcli.objective.rows import Batch, Rows
 from sharpcli.runtime.memory import available_memory, is_out_of_memory, readable_size
 from sharpcli.runtime.processes import add_up, share_of, size
 
-__all__ = ["Around", "Objective", "accumulator"]
+__all__ = ["Around", "Objective", "accumulate_into", "accumulator", "check_gradient"]
 
 T = TypeVar("T")
 
@@ -34,7 +34,6 @@ Around = Callable[[int, int], contextlib.AbstractContextManager[None]]
 
 # With fewer examples than this for each process, every process handles all of them.
 _EXAMPLES_A_PROCESS = 32
-_NOT_WITHOUT = "and run neither under torch.no_grad()"
 
 
 class Objective:
@@ -194,29 +193,6 @@ class Objective:
             total = total.to(kind).clamp_min(torch.finfo(kind).tiny) ** power
         return total.sum(dtype=kind), weight.sum(dtype=kind)
 
-    def mean_loss_of(self, model: nn.Module, batch: Batch, count: int) -> Tensor:
-        """The mean loss of a batch by `model` itself in training, in the loss's own dtype.
-
-        A loss without a gradient is refused. A loss may have a faster way to its mean,
-        `training_mean`, as the default loss has.
-        """
-        task = self.network.task
-        outputs = task.predict(model, batch)
-        fast = getattr(task.loss, "training_mean", None)
-        mean: Tensor | None = None if fast is None else fast(outputs, batch)
-        if mean is None:
-            total, weight = self.network.losses(outputs, batch, count)
-            mean = total.sum() / weight.sum()
-        _check_gradient(mean, _NOT_WITHOUT)
-        return mean
-
-    def sums_of(self, model: nn.Module, batch: Batch, count: int) -> tuple[Tensor, Tensor]:
-        """Sum and weight of the loss that `mean_loss_of` gives."""
-        outputs = self.network.task.predict(model, batch)
-        total, weight = self.network.losses(outputs, batch, count)
-        _check_gradient(total, _NOT_WITHOUT)
-        return total.sum(), weight.sum()
-
     def differentiable_sum(
         self, leaves: list[Tensor], batch: Batch, count: int, power: float = 1.0
     ) -> tuple[Tensor, Tensor]:
@@ -224,7 +200,7 @@ class Objective:
         total, weight = self.sum_and_weight(leaves, batch, count, power)
         if not total.requires_grad and self.network.idle:
             total = total + sum(0 * leaf.sum() for leaf in leaves)
-        _check_gradient(
+        check_gradient(
             total,
             "run neither under torch.no_grad(), or measure the loss alone: "
             f"{setting('measures', ['loss'])}",
@@ -516,7 +492,8 @@ def accumulator(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _check_gradient(loss: Tensor, hint: str) -> None:
+def check_gradient(loss: Tensor, hint: str) -> None:
+    """Raise `SharpError` if a loss has no gradient; `hint` ends the sentence on what to do."""
     if not loss.requires_grad:
         raise SharpError(
             "the loss has no gradient: nothing differentiable leads from the parameters to it",

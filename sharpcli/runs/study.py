@@ -25,11 +25,12 @@ from sharpcli.curvature import SelfCheck
 from sharpcli.errors import SharpError, setting
 from sharpcli.objective.collated import CollatedRows
 from sharpcli.objective.coupling import batch_note, batches_of
-from sharpcli.objective.network import Network, give_shapes, takes_lengths
+from sharpcli.objective.network import Network
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.parameter_names import matching
 from sharpcli.objective.reading import memory_for_data, read_rows, seen_rows
 from sharpcli.objective.rows import Rows, digest_of
+from sharpcli.objective.shapes import give_shapes, takes_lengths
 from sharpcli.runs.random_parts import random_tensors
 from sharpcli.runtime.progress import Begin, silent
 from sharpcli.settings.measuring import RunSettings

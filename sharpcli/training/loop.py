@@ -18,10 +18,11 @@ from sharpcli.documents.checkpoints import TrainingCurves
 from sharpcli.errors import SharpError, UsageError, setting
 from sharpcli.objective.checks import check_deterministic, check_finite
 from sharpcli.objective.coupling import check_coupling, coupling_named
-from sharpcli.objective.network import Network, give_shapes
+from sharpcli.objective.network import Network
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.passes import check_pass, some_rows
 from sharpcli.objective.reading import read_rows
+from sharpcli.objective.shapes import give_shapes
 from sharpcli.runtime.progress import Latest, Progress, silent
 from sharpcli.runtime.randomness import (
     global_random_state_kept,
@@ -43,6 +44,7 @@ from sharpcli.training.precision import autocast, device_of, dtype_of, model_of_
 from sharpcli.training.repeated import taken_again
 from sharpcli.training.state import StateFile, description, optimizer_state, restore_optimizer
 from sharpcli.training.statistics import normalisations, recompute
+from sharpcli.training.step_loss import differentiable, loss_sum, mean_loss
 from sharpcli.training.stepper import Stepper
 from sharpcli.training.tracking import Tracker
 from sharpcli.training.train_settings import TrainSettings
@@ -128,7 +130,7 @@ class Run:
             init.give_weights(self.model)
         self.network = Network(self.model, task, device=device, dtype=dtype)
         self.untrained, self.theta = self._objective()
-        self.of_steps = self._objective_of_steps()
+        self.of_steps = self._task_of_steps()
         self.augmenter = Augmenter(task, settings.seed) if settings.augment else None
         self.pace = Pace(settings, self.rows.count)
         self.order = Order(self.rows.count, settings.seed, settings.fixed_batch, device)
@@ -343,7 +345,7 @@ class Run:
             return self._gradient_in_parts(chosen)
         batch = self._batch(chosen)
         with self.autocast:
-            loss = self.of_steps.mean_loss_of(self.model, batch, len(chosen))
+            loss = differentiable(mean_loss(self.of_steps, self.model, batch, len(chosen)))
         self.losses.add(self.steps + 1, loss)
         self.stepper.clear_gradients()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -356,8 +358,8 @@ class Run:
         for part in torch.chunk(chosen, self.settings.accumulate):
             batch = self._batch(part)
             with self.autocast:
-                total, weight = self.of_steps.sums_of(self.model, batch, len(part))
-            total.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+                total, weight = loss_sum(self.of_steps, self.model, batch, len(part))
+            differentiable(total).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             sums, weights = sums + total.detach(), weights + weight
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         torch._foreach_div_(gradients, weights)
@@ -380,19 +382,18 @@ class Run:
         objective = Objective(self.network, self.rows, fixed, batch_size=EVALUATION_BATCH)
         return objective, self.network.flatten(tensors)
 
-    def _objective_of_steps(self) -> Objective:
-        """The objective whose gradient the steps follow: with label smoothing, another one."""
+    def _task_of_steps(self) -> Task:
+        """The task whose loss the steps follow: with label smoothing, another loss."""
         smoothing, smoothed = self.settings.label_smoothing, self.task.smoothed_loss
         if not smoothing:
-            return self.untrained
+            return self.task
         if smoothed is None:
             raise UsageError(
                 f"{setting('label_smoothing', smoothing)}: {self.task.name} has a loss of its own, "
                 "and only the default cross-entropy can be smoothed by itself",
                 "define smoothed_loss(outputs, batch, smoothing) in the task, or leave it out",
             )
-        network = self.network.with_loss(lambda out, batch: smoothed(out, batch, smoothing))
-        return Objective(network, self.rows, self.untrained.fixed, batch_size=EVALUATION_BATCH)
+        return replace(self.task, loss=lambda out, batch: smoothed(out, batch, smoothing))
 
     def _loss(self) -> float:
         """The mean loss over all training data, in eval mode."""

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from sharpcli.errors import SharpError
-from sharpcli.objective.losses import sums_and_weights
+from sharpcli.objective.places import places_of
 from sharpcli.objective.rows import Rows
 from sharpcli.objective.trees import map_leaves
 from sharpcli.runtime import interruption
 from sharpcli.tasks import Task
+from sharpcli.training.step_loss import mean_loss
 
 __all__ = ["NotTogetherError", "VmapPass"]
 
@@ -54,7 +55,7 @@ class VmapPass:
         self._leaves = {name: each.detach().requires_grad_() for name, each in weights.items()}
         self._gradients = [gradients[name] for name in weights]
         self._model = copy.deepcopy(model).train()
-        self._places = _places(self._model)
+        self._places = places_of(self._model)
         self._updated = [name for name, _ in self._model.named_buffers()]
 
     def gradients(self, chosen: Tensor) -> Tensor:
@@ -92,13 +93,7 @@ class VmapPass:
         for name, tensor in tensors.items():
             for holder, key in self._places[name]:
                 holder[key] = tensor
-        outputs = self._task.predict(self._model, batch)
-        fast = getattr(self._task.loss, "training_mean", None)
-        mean = None if fast is None else fast(outputs, batch)
-        if mean is None:
-            value = self._task.loss(outputs, batch)
-            total, weight = sums_and_weights(value, count, f"{self._task.name}: loss")
-            mean = total.sum() / weight.sum()
+        mean = mean_loss(self._task, self._model, batch, count)
         return mean, {name: self._value(name) for name in self._updated}
 
     def _value(self, name: str) -> Tensor:
@@ -117,14 +112,3 @@ def _not_together() -> Iterator[None]:
             raise
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise NotTogetherError(f"torch cannot stack the network: {line}") from error
-
-
-def _places(model: nn.Module) -> dict[str, list[tuple[dict[str, Any], str]]]:
-    """Where modules hold each parameter and buffer, also those that share one."""
-    holders: dict[int, list[tuple[dict[str, Any], str]]] = {}
-    for module in model.modules():
-        for holder in (module._parameters, module._buffers):
-            for key, tensor in holder.items():
-                holders.setdefault(id(tensor), []).append((holder, key))
-    named = (*model.named_parameters(), *model.named_buffers())
-    return {name: holders[id(tensor)] for name, tensor in named}

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from sharpcli.errors import SharpError, counted
-from sharpcli.objective.network import give_shapes
 from sharpcli.objective.objective import Objective
+from sharpcli.objective.shapes import give_shapes
 from sharpcli.runtime import interruption
 from sharpcli.runtime.memory import is_out_of_memory
 from sharpcli.runtime.progress import Progress, silent
@@ -29,6 +29,7 @@ from sharpcli.training.stacked_layers import layers_of
 from sharpcli.training.stacked_optimizers import OPTIONS
 from sharpcli.training.stacked_passes import NotTogetherError
 from sharpcli.training.state import StateFile, description
+from sharpcli.training.step_loss import differentiable, mean_loss
 from sharpcli.training.train_settings import TrainSettings
 
 __all__ = ["OTHER_BITS", "Keeping", "alike", "train_together"]
@@ -313,7 +314,8 @@ class _Together:
         count, size = run.rows.count, min(settings.batch_size, run.rows.count)
         for each in {size, size if settings.fixed_batch else count % size or size}:
             chosen = torch.arange(each)
-            loss = run.of_steps.mean_loss_of(run.model, run.rows.batch_of(chosen), each)
+            batch = run.rows.batch_of(chosen)
+            loss = differentiable(mean_loss(run.of_steps, run.model, batch, each))
             parameters = [p for p in run.model.parameters() if p.requires_grad]
             alone = torch.autograd.grad(loss, parameters)
             together = stack.gradients(chosen)
