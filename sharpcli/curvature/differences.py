@@ -11,7 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sharpcli.objective.objective import Objective, accumulate_into, accumulator
+from sharpcli.objective.arithmetic import accumulator
+from sharpcli.objective.objective import Objective, accumulate_into
 from sharpcli.objective.outputs import replaced, tensors_of
 from sharpcli.objective.rows import Batch
 from sharpcli.settings.curvature import Operator

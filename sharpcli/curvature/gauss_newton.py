@@ -16,7 +16,8 @@ from torch import Tensor
 from sharpcli.curvature.graphs import Product, without_numbers
 from sharpcli.curvature.operator import refusing_missing_derivatives
 from sharpcli.errors import SharpError, setting
-from sharpcli.objective.objective import Objective, accumulate_into, accumulator
+from sharpcli.objective.arithmetic import accumulator
+from sharpcli.objective.objective import Objective, accumulate_into
 from sharpcli.objective.outputs import replaced, tensors_of
 from sharpcli.objective.rows import Batch
 

@@ -23,7 +23,8 @@ from sharpcli.linalg.box import (
 from sharpcli.measures.box import Box, with_loss
 from sharpcli.measures.context import Context
 from sharpcli.measures.subspace import Space
-from sharpcli.objective.objective import Objective, accumulator
+from sharpcli.objective.arithmetic import accumulator
+from sharpcli.objective.objective import Objective
 from sharpcli.objective.shards import part
 from sharpcli.runtime.memory import is_out_of_memory
 from sharpcli.runtime.processes import add_up, rank, size

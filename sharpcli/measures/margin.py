@@ -16,7 +16,8 @@ from sharpcli.measures.context import Context
 from sharpcli.measures.layer_matrices import check_layers
 from sharpcli.measures.path_norm import value as squared_path_norm
 from sharpcli.measures.spectral_norms import log_product
-from sharpcli.objective.objective import Objective, accumulator
+from sharpcli.objective.arithmetic import accumulator
+from sharpcli.objective.objective import Objective
 from sharpcli.objective.reliability import sampling_status
 from sharpcli.objective.shards import share_left
 from sharpcli.runtime import processes

@@ -11,10 +11,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sharpcli.objective.eager import eager
 
-__all__ = ["exact_arithmetic", "without_tf32"]
+__all__ = ["accumulator", "exact_arithmetic", "without_tf32"]
 
 # Whether the process is in exact arithmetic; the switches also belong to the process.
 _exact = False
+
+
+def accumulator(device: torch.device) -> torch.dtype:
+    """The dtype for sums over examples: float64 if the device supports it."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 @contextlib.contextmanager

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from sharpcli.objective.losses import sums_and_weights
-from sharpcli.objective.objective import Objective, accumulator
+from sharpcli.objective.loss_and_metrics import loss_and_metrics
+from sharpcli.objective.objective import Objective
 from sharpcli.objective.rows import Rows
 from sharpcli.runtime.memory import available_memory
 
@@ -111,13 +111,10 @@ class _PrecisionWatch(TorchFunctionMode):
 
 
 def _values(objective: Objective, theta: Tensor, rows: Rows) -> Pairs:
-    network, task = objective.network, objective.network.task
-    kind = accumulator(network.device)
+    network = objective.network
     batch = rows.to(network.device, network.compute).batch
     with torch.no_grad(), network.arithmetic():
-        outputs = network.outputs(network.unflatten(theta), objective.fixed, batch)
-        pairs = {LOSS: network.losses(outputs, batch, rows.count)}
-        for name, value in (task.metrics(outputs, batch) if task.metrics else {}).items():
-            source = f"{task.name}: metric '{name}'"
-            pairs[f"metric '{name}'"] = sums_and_weights(value, rows.count, source)
-    return {name: (s.to(kind), w.to(kind)) for name, (s, w) in pairs.items()}
+        (_, loss), *metrics = loss_and_metrics(
+            network, network.unflatten(theta), objective.fixed, batch, rows.count
+        )
+    return {LOSS: loss} | {f"metric '{name}'": pair for name, pair in metrics}

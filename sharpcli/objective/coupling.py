@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from sharpcli.errors import SharpError, counted, setting
+from sharpcli.objective.arithmetic import accumulator
 from sharpcli.objective.batch_values import LOSS, ROUNDING, BatchValues, Pairs, values_in_float64
-from sharpcli.objective.objective import Objective, accumulator
+from sharpcli.objective.objective import Objective
 from sharpcli.objective.rows import Rows
 from sharpcli.runtime.memory import is_out_of_memory
 

@@ -18,15 +18,16 @@ import torch
 from torch import Tensor
 
 from sharpcli.errors import SharpError, counted, setting
+from sharpcli.objective.arithmetic import accumulator
 from sharpcli.objective.batch_size import bytes_an_example, most_in_memory
-from sharpcli.objective.losses import sums_and_weights
-from sharpcli.objective.means import Evaluation, mean_of, moments
+from sharpcli.objective.loss_and_metrics import batch_moments
+from sharpcli.objective.means import Evaluation, mean_of
 from sharpcli.objective.network import Network
 from sharpcli.objective.rows import Batch, Rows
 from sharpcli.runtime.memory import available_memory, is_out_of_memory, readable_size
 from sharpcli.runtime.processes import add_up, share_of, size
 
-__all__ = ["Around", "Objective", "accumulate_into", "accumulator", "check_gradient"]
+__all__ = ["Around", "Objective", "accumulate_into", "check_gradient"]
 
 T = TypeVar("T")
 
@@ -391,44 +392,13 @@ class Objective:
             for batch, count in self.batches():
                 with around(start, count):
                     own = None if parts is None else _overlaps(parts, start, count)
-                    names, part = self.batch_moments(parameters, fixed, batch, count, own)
+                    names, part = batch_moments(
+                        *(self.network, parameters, fixed, batch, count),
+                        squares=self.rows.sampled,
+                        parts=own,
+                    )
                 total, start = total + part, start + count
         return names, self.add_up(total)
-
-    def batch_moments(
-        self,
-        parameters: list[Tensor],
-        fixed: Mapping[str, Tensor],
-        batch: Batch,
-        count: int,
-        parts: Sequence[int] | None = None,
-    ) -> tuple[list[str], Tensor]:
-        """As `moments`, for one batch; call it without gradients, in exact arithmetic.
-
-        With `parts` the result is (parts, names, …).
-
-        Raises:
-            SharpError: if parts are needed of a number that is returned for the batch only.
-        """
-        task, kind = self.network.task, accumulator(self.network.device)
-        outputs = self.network.outputs(parameters, fixed, batch)
-        pairs = {"loss": self.network.losses(outputs, batch, count)}
-        for name, value in (task.metrics(outputs, batch) if task.metrics else {}).items():
-            pairs[name] = sums_and_weights(value, count, f"{task.name}: metric '{name}'")
-        wide = [(total.to(kind), weight.to(kind)) for total, weight in pairs.values()]
-        squares = self.rows.sampled
-        if parts is None:
-            found = [moments(total, weight, squares=squares) for total, weight in wide]
-            return list(pairs), torch.stack(found)
-        if any(total.ndim == 0 for total, _ in wide):
-            raise SharpError(f"{task.name}: gives one sum for a batch", "give one for each example")
-        by_part = [[torch.split(each, list(parts)) for each in pair] for pair in wide]
-        return list(pairs), torch.stack(
-            [
-                torch.stack([moments(s[i], w[i], squares=squares) for s, w in by_part])
-                for i in range(len(parts))
-            ]
-        )
 
     def _pairs(
         self, theta: Tensor, fixed: Mapping[str, Tensor], around: Around
@@ -485,11 +455,6 @@ def accumulate_into(leaves: list[Tensor], views: list[Tensor]) -> None:
     """Make the next backward passes add each leaf's gradient to its view of a flat vector."""
     for leaf, view in zip(leaves, views, strict=True):
         leaf.grad = view
-
-
-def accumulator(device: torch.device) -> torch.dtype:
-    """The dtype for sums over examples: float64 if the device supports it."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def check_gradient(loss: Tensor, hint: str) -> None:

@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from sharpcli.errors import SharpError, setting
 from sharpcli.landscape.points.normalisations import Call, Given, Watch, each_by_itself
-from sharpcli.objective.objective import Objective, accumulator
+from sharpcli.objective.arithmetic import accumulator
+from sharpcli.objective.objective import Objective
 
 __all__ = ["EnoughError", "batch_normalised", "batch_statistics", "recalibration_rows"]
 

@@ -19,9 +19,11 @@ from sharpcli.landscape.points.batch_norm import batch_normalised, batch_statist
 from sharpcli.landscape.points.first_layer import FirstLayers, first_layers
 from sharpcli.landscape.points.joint_splits import joint_objective
 from sharpcli.landscape.points.normalisations import Call
+from sharpcli.objective.arithmetic import accumulator
+from sharpcli.objective.loss_and_metrics import batch_moments
 from sharpcli.objective.means import MOMENTS, Mean, mean_of
 from sharpcli.objective.network import Network
-from sharpcli.objective.objective import Around, Objective, accumulator
+from sharpcli.objective.objective import Around, Objective
 from sharpcli.objective.trees import equal_tensors
 from sharpcli.runtime.processes import share
 from sharpcli.settings.exploring import BatchNormMode
@@ -257,7 +259,10 @@ class Surface:
                 def of_one(
                     *parameters: Tensor, batch: object = batch, count: int = count
                 ) -> Tensor:
-                    names, values = objective.batch_moments(list(parameters), fixed, batch, count)
+                    names, values = batch_moments(
+                        *(objective.network, list(parameters), fixed, batch, count),
+                        squares=objective.rows.sampled,
+                    )
                     self._names[split] = names
                     return values
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sharpcli.errors import SharpError
+from sharpcli.objective.loss_and_metrics import batch_moments
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.reading import join_rows
 from sharpcli.runtime.processes import size
@@ -47,7 +48,11 @@ def _by_example(joint: Objective, theta: Tensor) -> bool:
     parameters = joint.network.unflatten(theta)
     with torch.no_grad(), joint.network.arithmetic():
         try:
-            joint.batch_moments(parameters, joint.fixed, few.batch, few.count, [1] * few.count)
+            batch_moments(
+                *(joint.network, parameters, joint.fixed, few.batch, few.count),
+                squares=joint.rows.sampled,
+                parts=[1] * few.count,
+            )
         except SharpError:
             return False
     return True
