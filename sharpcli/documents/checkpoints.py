@@ -19,6 +19,7 @@ __all__ = [
     "Inspected",
     "InspectedCheckpoint",
     "StoredTensor",
+    "Tracked",
     "TrackedStep",
     "TrainedResult",
     "TrainingCurves",
@@ -120,6 +121,15 @@ class TrackedStep:
     failures: Annotated[
         Mapping[str, Failure] | None, "Why a measure has no numbers here, by its name."
     ] = absent()
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """What was measured during a training: `steps`, on `examples` of `examples_in_all`."""
+
+    steps: Sequence[TrackedStep]
+    examples: int
+    examples_in_all: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,9 @@ from sharpcli.documents.results import MeasuredCheckpoint, Report, dumps, to_doc
 from sharpcli.documents.scalars import Scalar
 from sharpcli.documents.stability import PRECONDITIONED_NAME
 from sharpcli.errors import counted, setting
+from sharpcli.measures.packages import code_of
 from sharpcli.runs.saved_path import SavedPath, saved_steps
+from sharpcli.runs.tracking import Tracker
 from sharpcli.runs.training_files import TrainingFiles
 from sharpcli.runtime import interruption
 from sharpcli.runtime.files import save
@@ -61,7 +63,8 @@ def train_and_save(
     """
     init = read_init(settings, inits)
     files = TrainingFiles.in_folder(output) if own_folder else TrainingFiles.beside(output)
-    state = StateFile(output, resume=resume)
+    packages = code_of(settings.track)
+    state = StateFile(output, resume=resume, about={"packages": packages} if packages else {})
     looking = [*watchers]
     if settings.save_every is not None:
         facts = functools.partial(metadata, task, settings, init=init)
@@ -74,6 +77,8 @@ def train_and_save(
     if settings.evaluate_every is not None:
         evaluating = EvaluationWatcher(task, settings.evaluate_every)
         looking.append(evaluating)
+    tracker = Tracker(settings) if settings.track else None
+    looking += [] if tracker is None else [tracker]
     said: list[str] = []
     with collected(said):
         trained = train(task, settings, progress, state, looking, init, latest)
@@ -81,6 +86,8 @@ def train_and_save(
         notes.note(each)
     if evaluating is not None:
         trained = replace(trained, evaluations=evaluating.evaluations())
+    if tracker is not None:
+        trained = replace(trained, tracked=tracker.tracked())
     with interruption.deferred():  # the training may have taken hours
         about = {**metadata(task, settings, trained, init), **beside()}
         memory = keeper if settings.save_optimizer else None
@@ -163,7 +170,7 @@ def report(
 
 def _tracked(trained: Trained) -> dict[str, Any]:
     """The fields of a result that hold what was measured on the way."""
-    found = trained.tracker
+    found = trained.tracked
     if found is None:
         return {}
     some = found.examples < found.examples_in_all
@@ -199,7 +206,7 @@ def notes(settings: TrainSettings, trained: Trained) -> list[str]:
             f"a killed training would have begun anew: the state of {settings.optimizer} cannot be "
             f"kept ({trained.problem})"
         )
-    tracked = [] if trained.tracker is None else trained.tracker.steps
+    tracked = [] if trained.tracked is None else trained.tracked.steps
     if "hessian" in settings.track and not any(each.threshold for each in tracked):
         whose = settings.optimizer if settings.ema is None else "an average of weights"
         said.append(f"no stability threshold is known for {whose}")

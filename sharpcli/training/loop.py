@@ -46,7 +46,6 @@ from sharpcli.training.state import StateFile, description, optimizer_state, res
 from sharpcli.training.statistics import normalisations, recompute
 from sharpcli.training.step_loss import differentiable, loss_sum, mean_loss
 from sharpcli.training.stepper import Stepper
-from sharpcli.training.tracking import Tracker
 from sharpcli.training.train_settings import TrainSettings
 from sharpcli.training.warm_start import Init, read_init
 from sharpcli.training.watchers import Moment, Watcher
@@ -79,7 +78,8 @@ def train(
         progress: called with what is done.
         state: where the training keeps its state every few seconds. A training whose state is
             there goes on from it, and gives the same tensors as one that was never interrupted.
-        watchers: look at it between its steps.
+        watchers: look at it between its steps. What `save_every`, `evaluate_every` and `track` ask
+            for is theirs to do.
         init: what it starts from, in place of reading `settings.init`. The order of the batches and
             the schedules begin anew.
         latest: gets the loss and the rate of the last step, for whoever shows them.
@@ -144,8 +144,7 @@ class Run:
             Losses(functools.partial(not_finite, task, settings, self.rows)),
             Clock(),
         )
-        self.tracker = Tracker(settings) if settings.track else None
-        self.watchers = [*watchers, *([self.tracker] if self.tracker else [])]
+        self.watchers = watchers
         self.steps, self.first_loss = 0, math.nan
 
     def begin(self) -> None:
@@ -207,16 +206,8 @@ class Run:
         with self.at_evaluated_weights():
             tensors = stored(self.model)
         problem = None if self.file is None else self.file.problem
-        return Trained(
-            tensors,
-            loss,
-            order.epoch,
-            self.steps,
-            reached,
-            self._curves(),
-            problem=problem,
-            tracker=self.tracker,
-        )
+        curves = self._curves()
+        return Trained(tensors, loss, order.epoch, self.steps, reached, curves, problem=problem)
 
     def _curves(self) -> TrainingCurves:
         """What was noted of the steps, with the noise scale where the settings ask for it."""

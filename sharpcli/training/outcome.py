@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sharpcli.checkpoint import Checkpoint
-from sharpcli.documents.checkpoints import Evaluations, TrainingCurves
+from sharpcli.documents.checkpoints import Evaluations, Tracked, TrainingCurves
 from sharpcli.errors import SharpError, setting
 from sharpcli.objective.checks import MEND_DATA
 from sharpcli.objective.rows import Rows
 from sharpcli.tasks import Task
-from sharpcli.training.tracking import Tracker
 from sharpcli.training.train_settings import TrainSettings
 
 __all__ = ["DivergedError", "Trained", "not_finite"]
@@ -29,7 +28,7 @@ class Trained:
     `train_loss` is the mean loss over all training data in eval mode, without weight decay.
     `epochs` are those that were begun. `reached` says whether the loss is at most `until_loss`
     (True where none was asked for). `problem` is why no state could be kept on the way. `saved` is
-    the checkpoint that holds it, once it is written. `tracker` holds what was measured during it.
+    the checkpoint that holds it, once it is written. `tracked` is what was measured during it.
     """
 
     tensors: dict[str, Tensor]
@@ -41,7 +40,7 @@ class Trained:
     evaluations: Evaluations | None = None
     problem: str | None = None
     saved: Checkpoint | None = None
-    tracker: Tracker | None = None
+    tracked: Tracked | None = None
 
 
 def not_finite(

@@ -20,7 +20,6 @@ from torch import Tensor
 from sharpcli.checkpoint.plain_values import decoded, encoded
 from sharpcli.checkpoint.safetensors_file import read_safetensors
 from sharpcli.errors import SharpError, setting
-from sharpcli.measures.packages import code_of
 from sharpcli.runtime.files import write_whole
 from sharpcli.runtime.version import __version__
 from sharpcli.training.catalogue import BASE
@@ -37,11 +36,15 @@ _KEY = "training"
 class StateFile:
     """The file of one training, `FILE.state` beside its checkpoint.
 
-    `resume` False starts over, whatever the file holds. `problem` is why nothing can be kept.
+    `resume` False starts over, whatever the file holds. `about` is what its watchers depend on.
+    `problem` is why nothing can be kept.
     """
 
-    def __init__(self, output: Path, *, resume: bool = True) -> None:
+    def __init__(
+        self, output: Path, *, resume: bool = True, about: Mapping[str, Any] | None = None
+    ) -> None:
         self.path = output.with_name(f"{output.name}.state")
+        self._about = dict(about or {})
         self._resume = resume
         self._run: Any = {}
         self._next = time.monotonic() + SECONDS
@@ -56,7 +59,7 @@ class StateFile:
             SharpError: for a file of another training (naming what differs), and for one that
                 cannot be read.
         """
-        self._run = json.loads(json.dumps({"format": _FORMAT, **run}))
+        self._run = json.loads(json.dumps({"format": _FORMAT, **run, **self._about}))
         if not self._resume or not self.path.exists():
             return None
         try:
@@ -239,7 +242,6 @@ def description(task: Any, settings: Mapping[str, Any], digest: str) -> dict[str
 
     The device is added as this machine has it, because `auto` is not the same everywhere.
     """
-    packages = code_of(settings.get("track") or ())
     settings = {name: value for name, value in settings.items() if name != "device"}
     return {
         "task": task.name,
@@ -249,5 +251,4 @@ def description(task: Any, settings: Mapping[str, Any], digest: str) -> dict[str
         "data": digest,
         "torch": torch.__version__,
         "sharpcli": __version__,
-        **({"packages": packages} if packages else {}),
     }

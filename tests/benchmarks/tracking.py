@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from sharpcli.measures.leading import leading
 from sharpcli.objective.objective import Objective
+from sharpcli.runs.tracking import Tracker
 from sharpcli.tasks import Task, load_task
 from sharpcli.training.loop import train
-from sharpcli.training.tracking import Tracker
 from sharpcli.training.train_settings import TrainSettings
 from sharpcli.training.watchers import Moment
 
@@ -84,7 +84,7 @@ def _costs(section: Section, quick: bool) -> list[Bar]:
 
 def _seconds(task: Task, settings: TrainSettings) -> float:
     started = time.process_time()
-    train(task, settings)
+    train(task, settings, watchers=[Tracker(settings)] if settings.track else ())
     return time.process_time() - started
 
 
@@ -187,11 +187,11 @@ def _path(task: Task, rate: float, seed: int, steps: int) -> tuple[list[tuple[in
         track=("hessian",),
         every=_EDGE_EVERY,
     )
-    trained = train(task, settings)
-    assert trained.tracker is not None
+    tracker = Tracker(settings)
+    trained = train(task, settings, watchers=[tracker])
     values = [
         (each.step, float(each.measures["hessian"]["eigenvalues"][0].value) * rate / 2)
-        for each in trained.tracker.steps
+        for each in tracker.steps
     ]
     return values, trained.train_loss
 

@@ -18,10 +18,10 @@ from sharpcli.errors import SharpError, UsageError, counted
 from sharpcli.objective.rows import Rows
 from sharpcli.runs.callbacks.budget import Budget
 from sharpcli.runs.callbacks.subject import Subject, plain_model
+from sharpcli.runs.tracking import Tracker
 from sharpcli.runtime.processes import size as processes
 from sharpcli.runtime.progress import readable_time
 from sharpcli.runtime.randomness import global_random_state_kept
-from sharpcli.training.tracking import Tracker
 from sharpcli.training.train_settings import TrainSettings
 from sharpcli.training.watchers import Moment
 

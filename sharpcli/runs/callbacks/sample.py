@@ -15,8 +15,8 @@ from sharpcli.objective.reading import read_rows
 from sharpcli.objective.reliability import carriers_of_columns
 from sharpcli.objective.rows import Rows
 from sharpcli.objective.trees import equal, leaves
+from sharpcli.runs.tracking import searched_of, usual_sample
 from sharpcli.runtime.randomness import own_generator, seed_all
-from sharpcli.training.tracking import searched_of, usual_sample
 
 __all__ = ["Sizes", "checks_of", "read_sample", "searched_part", "sizes_for", "work_of"]
 

@@ -27,9 +27,9 @@ from sharpcli.runs.callbacks.sample import (
     sizes_for,
     work_of,
 )
+from sharpcli.runs.tracking import terms_of
 from sharpcli.tasks import Task, defaults
 from sharpcli.tasks.loaders import map_style
-from sharpcli.training.tracking import terms_of
 
 __all__ = ["Subject", "plain_model"]
 

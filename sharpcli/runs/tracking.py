@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sharpcli.curvature import SelfCheck, in_float64, self_check
-from sharpcli.documents.checkpoints import TrackedStep
+from sharpcli.documents.checkpoints import Tracked, TrackedStep
 from sharpcli.documents.results import Failure
 from sharpcli.documents.scalars import Scalar
 from sharpcli.documents.stability import PRECONDITIONED, PRECONDITIONED_NAME, Threshold
@@ -98,6 +98,10 @@ class Tracker:
                 failures or None,
             )
         )
+
+    def tracked(self) -> Tracked:
+        """All measurements so far."""
+        return Tracked(self.steps, self.examples, self.examples_in_all)
 
     def state(self) -> Any:
         """All measurements, and what was found out about the products."""
