@@ -1,33 +1,23 @@
-"""Find the state dict, the settings and the optimizer's state in the object of a torch file."""
+"""Find the weights in the object of a torch file."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from sharpcli.checkpoint.contents import (
-    Checkpoint,
-    Metadata,
-    NotPlain,
-    is_text,
-    listed,
-    place,
-    plain_scalar,
-    quoted,
-    refuse_many,
-    sha256_of,
-)
-from sharpcli.checkpoint.optimizer import add_optimizer, is_optimizer
+from sharpcli.checkpoint.contents import Checkpoint, NotPlain, is_text, listed, quoted, sha256_of
+from sharpcli.checkpoint.optimizer import is_optimizer
 from sharpcli.checkpoint.pickled_modules import ModuleState
-from sharpcli.checkpoint.settings_beside import flat_settings
+from sharpcli.checkpoint.plain_tensors import SAVE, check_total_size, plain_tensor, within_bounds
 from sharpcli.checkpoint.stand_ins import Stub
 from sharpcli.checkpoint.state_dict import Origin, StateDict, Versions, versions_below
+from sharpcli.checkpoint.training_facts import OPTIMIZER_KEYS, training_facts
 from sharpcli.errors import SharpError, nearest, setting
 
-__all__ = ["optimizers_in", "under_prefix", "unnest"]
+__all__ = ["under_prefix", "unnest"]
 
 _STATE_KEYS = (
     "state_dict",
@@ -40,21 +30,7 @@ _STATE_KEYS = (
     "weights",
     "params",
 )
-_OPTIMIZER_KEYS = (
-    "optimizer",
-    "optimizer_state_dict",
-    "optimizer_state",
-    "optimizer_states",
-    "optim",
-    "optimizers",
-)
-_SETTINGS_KEYS = ("hyper_parameters", "hparams", "hyperparameters", "args", "config", "cfg")
-_SAVE = "save it as torch.save({'model': model.state_dict(), …}) or as safetensors"
 _DEEPEST = 5
-# Limit on the size of overlapping tensors together, in file sizes. The usual reason for overlap,
-# views of one buffer, gives about one.
-_MOST_OVERLAP = 4
-_SMALL = 2**20  # bytes; reading these takes no time
 
 
 def unnest(path: Path, loaded: object, size: int, key: str | None = None) -> Checkpoint:
@@ -78,16 +54,16 @@ def unnest(path: Path, loaded: object, size: int, key: str | None = None) -> Che
         state, prefix = _asked_for(loaded, key, weights, around, notes)
     state, undecided = _innermost(state, weights, around, notes, open_prefix=bool(prefix))
     if not isinstance(state, Mapping):
-        raise SharpError(f"{path}: holds {_described(state)}, not tensors by name", _SAVE)
+        raise SharpError(f"{path}: holds {_described(state)}, not tensors by name", SAVE)
     plain = (
-        (name, _plain(path, name, value, size))
+        (name, plain_tensor(path, name, value, size))
         for name, value in state.items()
         if isinstance(name, str) and isinstance(value, Tensor | NotPlain)
     )
     tensors: dict[str, Tensor] = _alike(plain, state)
     if not tensors:
         _raise_without_tensors(path, state)
-    _check_size(path, tensors, size)
+    check_total_size(path, tensors, size)
     dropped = [str(name) for name in state if name not in tensors]
     if dropped and around:
         notes.append(f"left out {listed(dropped)}: not a tensor")
@@ -97,7 +73,7 @@ def unnest(path: Path, loaded: object, size: int, key: str | None = None) -> Che
     if prefix:
         tensors = under_prefix(path, tensors, prefix, known=others)
         notes.append(f"only names under {quoted(prefix)} taken")
-    metadata, optimizer = _facts(around, notes, weights, others)
+    metadata, optimizer = training_facts(around, notes, lambda value: weights.in_(value, 1), others)
     return Checkpoint(
         path,
         tensors,
@@ -237,7 +213,7 @@ def _others(
             )
             tensors = _alike(plain, inner)
             lost = any(isinstance(each, NotPlain) for each in inner.values())
-            if tensors and not lost and _overlap(tensors) <= _MOST_OVERLAP * size + _SMALL:
+            if tensors and not lost and within_bounds(tensors, size):
                 others[key] = tensors
     return others
 
@@ -247,7 +223,7 @@ def _may_be_weights(key: object, value: object) -> bool:
         isinstance(key, str)
         and is_text(key)
         and isinstance(value, Mapping)
-        and key not in _OPTIMIZER_KEYS
+        and key not in OPTIMIZER_KEYS
         and not key.startswith(("optim", "lr_sched", "sched"))
         and not is_optimizer(value)
     )
@@ -331,94 +307,7 @@ def _raise_without_tensors(path: Path, state: Mapping[Any, Any]) -> None:
             "pass the model's file, or the folder that holds both",
         )
     keys = listed(map(str, state)) if state else "none"
-    raise SharpError(f"{path}: holds no tensors by name; its keys: {keys}", _SAVE)
-
-
-def _plain(path: Path, name: str, tensor: Tensor | NotPlain, size: int) -> Tensor:
-    """Return `tensor`.
-
-    Raises:
-        SharpError: it cannot be measured, or is larger than the file.
-    """
-    where = f"{path}: tensor {quoted(name)}"
-    if not is_text(name):
-        raise SharpError(f"{where} has a name that is not valid text", _SAVE)
-    if isinstance(tensor, NotPlain):
-        raise SharpError(f"{where} {tensor.reason}", tensor.hint)
-    if tensor.numel() * tensor.element_size() > size:
-        raise SharpError(
-            f"{where} of shape {tuple(tensor.shape)} is larger than the file that holds it",
-            "save it with .contiguous(); if it is contiguous already, copy the file again",
-        )
-    return tensor
-
-
-def _check_size(path: Path, tensors: Mapping[str, Tensor], size: int) -> None:
-    """Raise `SharpError` if names or overlaps are so many that reading them would never end."""
-    refuse_many(path, len(tensors), size)
-    total = _overlap(tensors)
-    if total > _MOST_OVERLAP * size + _SMALL:
-        once = {place(tensor) for tensor in tensors.values()}
-        raise SharpError(
-            f"{path}: its {len(once)} tensors together have {total} bytes, the file {size}: they "
-            "overlap",
-            "save each with .contiguous(); if all are contiguous already, copy the file again",
-        )
-
-
-def _overlap(tensors: Mapping[str, Tensor]) -> int:
-    """The bytes of all tensors, each view of the same data counted once."""
-    once = {place(tensor): tensor for tensor in tensors.values()}.values()
-    return sum(tensor.numel() * tensor.element_size() for tensor in once)
-
-
-def _facts(
-    around: list[Mapping[Any, Any]],
-    notes: list[str],
-    weights: _Weights,
-    others: Container[str],
-) -> tuple[Metadata, Mapping[str, Any] | None]:
-    """The scalars stored with the weights (outermost level first), and the optimizer's state."""
-    metadata: Metadata = {}
-    optimizer: Mapping[str, Any] | None = None
-    aside: list[str] = []
-    for level in around:
-        for key, value in level.items():
-            named = isinstance(key, str | int) and is_text(str(key))
-            if named and (scalar := plain_scalar(value)) is not None:
-                metadata.setdefault(str(key), scalar)
-            elif key in _OPTIMIZER_KEYS or is_optimizer(value):
-                found = [each for each in _each(value) if is_optimizer(each)]
-                if optimizer is None and found:
-                    optimizer = found[0]
-                if len(found) > 1:
-                    many = f"{quoted(str(key))} has {len(found)} optimizers"
-                    notes.append(f"{many}; the first is used")
-            elif weights.in_(value, 1) and key not in others:
-                aside.append(str(key))
-    for level in around:
-        for key in _SETTINGS_KEYS:
-            for name, value in flat_settings(level.get(key)):
-                metadata.setdefault(name, value)
-    if optimizer is not None:
-        add_optimizer(metadata, optimizer)
-    if aside:
-        notes.append(f"not read: {listed(aside)}")
-    return metadata, optimizer
-
-
-def optimizers_in(loaded: object) -> Iterator[Mapping[str, Any]]:
-    """The optimizers' state dicts under the usual keys of a training's file."""
-    table = loaded if isinstance(loaded, Mapping) else {}
-    for key in _OPTIMIZER_KEYS:
-        yield from (each for each in _each(table.get(key)) if is_optimizer(each))
-
-
-def _each(value: Any) -> Iterator[Any]:
-    if isinstance(value, list | tuple):
-        yield from value
-    else:
-        yield value
+    raise SharpError(f"{path}: holds no tensors by name; its keys: {keys}", SAVE)
 
 
 def _described(value: object) -> str:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from sharpcli.checkpoint.contents import Checkpoint, Metadata, quoted
-from sharpcli.checkpoint.nesting import optimizers_in
 from sharpcli.checkpoint.optimizer import is_optimizer
 from sharpcli.checkpoint.optimizer_entries import OWN_ORDER, Entries
 from sharpcli.checkpoint.plain_values import decoded
 from sharpcli.checkpoint.safetensors_file import looks_like_safetensors, read_safetensors
 from sharpcli.checkpoint.torch_file import read_torch
+from sharpcli.checkpoint.training_facts import optimizers_in
 from sharpcli.errors import SharpError, setting
 
 __all__ = [
