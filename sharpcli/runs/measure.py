@@ -19,24 +19,28 @@ from sharpcli.documents.environment import environment
 from sharpcli.documents.results import CheckpointResult, Failure, Report
 from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import SharpError
-from sharpcli.measures import Measure, choose, compute, options_of
-from sharpcli.measures.context import Context
+from sharpcli.measures import Measure, choose, options_of
 from sharpcli.measures.packages import code_of
-from sharpcli.objective.reliability import warning
 from sharpcli.runs import deciding, order_asked
-from sharpcli.runs.by_layer import check_layers, measure_layers
+from sharpcli.runs.by_layer import check_layers
 from sharpcli.runs.compared import data_warning, loss_warning, not_compared, pairs_among
 from sharpcli.runs.course import Course
 from sharpcli.runs.failures import INTERRUPTED, each_checkpoint
 from sharpcli.runs.finished import Finished, restored
-from sharpcli.runs.growing_samples import FIRST_IN_TIME, FIRST_SAMPLES, Judge, Limit, grown
+from sharpcli.runs.growing_samples import Judge
 from sharpcli.runs.in_memory import given, measures_of, run_of
-from sharpcli.runs.initial import initial_of
-from sharpcli.runs.preflight import ready
-from sharpcli.runs.price import Foreteller, TimeShares
-from sharpcli.runs.rescaled import Rescaled, check_rescaling, measure_rescaled
+from sharpcli.runs.measure_one import (
+    Keep,
+    check_size,
+    first_samples,
+    measure_grown,
+    measure_one,
+    shares_of_time,
+)
+from sharpcli.runs.price import Foreteller
+from sharpcli.runs.rescaled import check_rescaling
 from sharpcli.runs.studies import Studies
-from sharpcli.runs.study import SPLITS, Loaded, Study, matched, prepare
+from sharpcli.runs.study import SPLITS, Study, matched, prepare
 from sharpcli.runs.watching import Watch, check_watch, each_arrival
 from sharpcli.runtime.devices import resolve_device
 from sharpcli.runtime.progress import UNSAID, Begin, Notes, silent
@@ -44,10 +48,7 @@ from sharpcli.runtime.randomness import global_random_state_kept
 from sharpcli.settings.measuring import MeasureSettings, RunSettings
 from sharpcli.tasks import Task
 
-# Receives what a measurement computed beside its numbers, such as eigenvectors.
-Keep = Callable[[Loaded, Context, Mapping[str, Any]], None]
-
-__all__ = ["Keep", "as_settings", "measure_checkpoints", "measure_model"]
+__all__ = ["as_settings", "measure_checkpoints", "measure_model"]
 
 
 def measure_checkpoints(
@@ -94,10 +95,10 @@ def measure_checkpoints(
     order_asked.check(paths, run, settings)
     baseline = order_asked.baseline_of(settings.baseline, paths)
     device = resolve_device(run.device)
-    first = _first_samples(run, settings)
+    first = first_samples(run, settings)
     course, finished = Course(paths), finished or Finished()
     sized: dict[int | None, Studies] = {}
-    foretell, shares = Foreteller(len(paths) or 1, notes), _shares(settings, len(paths))
+    foretell, shares = Foreteller(len(paths) or 1, notes), shares_of_time(settings, len(paths))
 
     def studies_of(samples: int | None) -> Studies:
         if samples not in sized:
@@ -126,13 +127,14 @@ def measure_checkpoints(
 
         def at(samples: int | None, judge: Judge | None) -> CheckpointResult:
             checkpoint = ahead.pop() if ahead else read_checkpoint(path, run.weights)
-            studies, titled = studies_of(samples), course.titled(begin)
-            return _measured(
-                *(checkpoint, about, studies, measures, settings, titled, notes, judge, foretell),
-                keep=keep,
+            about.update(sha256=checkpoint.sha256, metadata=checkpoint.metadata)
+            loaded, titled = studies_of(samples).loaded(checkpoint), course.titled(begin)
+            check_size(loaded.study, measures, settings)
+            return measure_one(
+                *(loaded, about, measures, settings, titled, notes, judge, foretell), keep=keep
             )
 
-        result = _grown(settings, run, notes.about(path.name), at, shares)
+        result = measure_grown(settings, run, notes.about(path.name), at, shares)
         course.measured()
         return result
 
@@ -146,11 +148,11 @@ def measure_checkpoints(
         lowest: bool,
     ) -> CheckpointResult:
         studies, checkpoint = studies_of(samples), read_checkpoint(path, run.weights)
-        titled = _named(path.name, begin)
-        return _measured(
-            *(checkpoint, about, studies, measures, settings, titled, notes),
-            lowest=lowest,
-            keep=keep,
+        about |= {"sha256": checkpoint.sha256, "metadata": checkpoint.metadata}
+        loaded, titled = studies.loaded(checkpoint), _named(path.name, begin)
+        check_size(loaded.study, measures, settings)
+        return measure_one(
+            *(loaded, about, measures, settings, titled, notes), lowest=lowest, keep=keep
         )
 
     if asked is None:
@@ -159,7 +161,7 @@ def measure_checkpoints(
     with global_random_state_kept():
         known = None if task is None else studies_of(first).check()
         if known is not None:
-            _check_size(known, measures, settings)
+            check_size(known, measures, settings)
         if asked is not None:
             found = deciding.decide(paths, asked, run, settings, measured_on, _failed, notes)
             if settings.measures:
@@ -281,13 +283,13 @@ def measure_model(
                 splits=_splits(run, chosen),
             )
             studies.append(study)
-            _check_size(study, chosen, settings)
+            check_size(study, chosen, settings)
             checkpoint = Checkpoint(Path(name), StateDict(held(model), origin="model"), {}, "")
             about: dict[str, Any] = {"path": name, "metadata": {}}
             loaded, named = matched(checkpoint, study), _named(name, begin)
-            return _measure(loaded, about, chosen, settings, named, notes, judge, foretell)
+            return measure_one(loaded, about, chosen, settings, named, notes, judge, foretell)
 
-        result = _grown(settings, run, notes.about(name), at, _shares(settings, 1))
+        result = measure_grown(settings, run, notes.about(name), at, shares_of_time(settings, 1))
     return Report(
         kind="measure",
         settings=as_settings(run, settings),
@@ -349,141 +351,6 @@ def _state_file(
 def _named(name: str, begin: Begin) -> Begin:
     """A `begin` whose titles start with the checkpoint's name."""
     return lambda title: begin(f"{name}: {title}")
-
-
-def _first_samples(run: RunSettings, settings: MeasureSettings) -> int | None:
-    if settings.time is not None:
-        return run.samples or FIRST_IN_TIME
-    if settings.decide is not None:
-        return run.samples or deciding.FIRST
-    if settings.sampling_error is None:
-        return run.samples
-    return run.samples or FIRST_SAMPLES
-
-
-def _shares(settings: MeasureSettings, checkpoints: int) -> TimeShares | None:
-    """The checkpoints' shares of the run's time, if it is limited; it begins now."""
-    return None if settings.time is None else TimeShares(settings.time, checkpoints)
-
-
-def _grown(
-    settings: MeasureSettings,
-    run: RunSettings,
-    notes: Notes,
-    measure: Callable[[int | None, Judge | None], CheckpointResult],
-    shares: TimeShares | None,
-) -> CheckpointResult:
-    """One measurement, or several on growing samples.
-
-    They grow until the sampling error meets its target or the checkpoint's share of the time ends.
-    """
-    target, first = settings.sampling_error, _first_samples(run, settings)
-    if first is None or (target is None and shares is None):
-        return measure(first, None)
-    judge = Judge(target or 0.0, run.split)
-    limit = None if shares is None else Limit(shares.end_of_next(), shares.clock)
-    return grown(judge, lambda count: measure(count, judge), first=first, notes=notes, limit=limit)
-
-
-def _measured(
-    checkpoint: Checkpoint,
-    about: dict[str, Any],
-    studies: Studies,
-    measures: Sequence[Measure],
-    settings: MeasureSettings,
-    begin: Begin,
-    notes: Notes,
-    judge: Judge | None = None,
-    foretell: Foreteller | None = None,
-    *,
-    lowest: bool = True,
-    keep: Keep | None = None,
-) -> CheckpointResult:
-    """One checkpoint's result; adds facts about the checkpoint to `about`."""
-    about |= {"sha256": checkpoint.sha256, "metadata": checkpoint.metadata}
-    loaded = studies.loaded(checkpoint)
-    _check_size(loaded.study, measures, settings)
-    return _measure(
-        *(loaded, about, measures, settings, begin, notes, judge, foretell),
-        lowest=lowest,
-        keep=keep,
-    )
-
-
-def _measure(
-    loaded: Loaded,
-    about: dict[str, Any],
-    measures: Sequence[Measure],
-    settings: MeasureSettings,
-    begin: Begin,
-    notes: Notes,
-    judge: Judge | None = None,
-    foretell: Foreteller | None = None,
-    *,
-    lowest: bool = True,
-    keep: Keep | None = None,
-) -> CheckpointResult:
-    study, warnings = loaded.study, list[str]()
-    tensors = dict(loaded.match.tensors) if settings.rescale_check else {}
-    check = any(measure.needs_curvature for measure in measures)
-    gradients = any(measure.needs_gradients for measure in measures)
-    objectives = ready(loaded, settings.curvature, warnings, check=check, gradients=gradients)
-    objective = objectives[study.run.split]
-    context = Context(
-        objective,
-        objectives,
-        loaded.theta,
-        settings,
-        seed=study.run.seed,
-        self_check=study.checked,
-        checkpoint=loaded.checkpoint,
-        initial=initial_of(study, settings, warnings),
-        lowest=lowest,
-        warnings=warnings,
-        begin=begin,
-        notes=notes.about(loaded.checkpoint.path.name),
-    )
-    try:
-        if judge is None and foretell is not None:
-            foretell(context, measures)
-        found = compute(measures, context)
-        if keep is not None:
-            keep(loaded, context, found)
-    finally:
-        context.release()
-    reasons = [each.rows.doubt for each in objectives.values() if each.rows.doubt]
-    if said := warning(found, next(iter(reasons), None)):
-        warnings.append(said)
-    about = {**about, **loaded.description()}
-    rows, enough = objective.rows, True
-    if rows.sampled or judge is not None or settings.decide is not None:
-        about["examples"] = rows.count
-    if rows.sampled:
-        about["examples_in_all"] = rows.total
-        about["sample"] = study.sample
-        if judge is not None:
-            found = judge(found, rows.count, rows.total)
-            enough = judge.enough
-    layers = measure_layers(context, measures, loaded, begin) if settings.by and enough else []
-    rescaled = Rescaled()
-    if settings.rescale_check and enough:
-        rescaled = measure_rescaled(context, measures, found, tensors, study, begin)
-    return CheckpointResult(
-        about,
-        Outcome.OK,
-        found,
-        warnings=warnings,
-        layers=layers,
-        rescaled=rescaled.numbers,
-        rescaling=rescaled.facts,
-    )
-
-
-def _check_size(study: Study, measures: Sequence[Measure], settings: MeasureSettings) -> None:
-    """Raise `UsageError` if the model has too few parameters for the settings."""
-    for measure in measures:
-        if measure.check:
-            measure.check(study.network.size, settings)
 
 
 def _failed(about: Mapping[str, Any], error: Failure) -> CheckpointResult:
