@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sharpcli.errors import SharpError, UsageError, setting
-from sharpcli.runtime.files import reserved, write_whole
+from sharpcli.runtime.files import reserved, reserved_within, write_whole
 from sharpcli.runtime.reservations import InUseError
 from sharpcli.training.ranges import Choice
 from sharpcli.training.search_file import Search
@@ -272,20 +272,9 @@ def _folder(index: int) -> str:
     return f"trial-{index:04}"
 
 
-@contextlib.contextmanager
-def _alone(output: Path) -> Iterator[None]:
+def _alone(output: Path) -> contextlib.AbstractContextManager[None]:
     """Keep other processes of this folder from choosing at the same time."""
-    until = time.monotonic() + _PATIENCE
-    while True:
-        with contextlib.ExitStack() as held:
-            try:
-                held.enter_context(reserved(output / "search.lock"))
-            except InUseError:
-                if time.monotonic() > until:
-                    raise
-                continue
-            yield
-            return
+    return reserved_within(_PATIENCE, output / "search.lock")
 
 
 def home_of(output: Path) -> str:

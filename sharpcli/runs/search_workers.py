@@ -3,38 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import signal
-import sys
-import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.runs.sweep_run import Tasks
-from sharpcli.runs.sweep_workers import end_with_parent
-from sharpcli.runtime import interruption
+from sharpcli.runs.worker_processes import (
+    BETWEEN,
+    WorkerProcess,
+    become_worker,
+    ended_with,
+    start,
+    with_messages,
+)
 from sharpcli.training.search_file import Search
 
 if TYPE_CHECKING:
     from sharpcli.runs.search import SearchWatch
 
 __all__ = ["search_in_processes"]
-
-_BETWEEN = 0.2  # seconds between two messages of a worker's progress
-
-
-@dataclass
-class _Worker:
-    process: SpawnProcess
-    pipe: Connection
 
 
 def search_in_processes(
@@ -45,44 +35,29 @@ def search_in_processes(
     Where a process dies another one takes its place, and tries its trial again. Where this one
     ends, however it does, the others end too. What ends one of them by a `SharpError` ends all.
     """
-    workers = [_started(search, output, storage) for _ in range(jobs)]
-    try:
+
+    def started() -> WorkerProcess:
+        return WorkerProcess(*start(_work, search, output, storage, duplex=False))
+
+    workers = [started() for _ in range(jobs)]
+    with ended_with(workers):
         while workers:
-            with interruption.interruptible():
-                ready = wait([worker.pipe for worker in workers])
-            interruption.hold()
-            for worker in [each for each in workers if each.pipe in ready]:
+            for worker in with_messages(workers):
                 try:
                     kind, *values = worker.pipe.recv()
                 except (EOFError, OSError):
                     workers.remove(worker)
-                    worker.process.join()
-                    worker.pipe.close()
-                    workers.append(_started(search, output, storage))
+                    worker.joined()
+                    workers.append(started())
                     continue
                 if kind == "done":
                     workers.remove(worker)
-                    worker.process.join()
-                    worker.pipe.close()
+                    worker.joined()
                 elif kind == "failed":
                     misuse, message, hint = values
                     raise (UsageError if misuse else SharpError)(message, hint)
                 else:
                     getattr(watch, kind)(*values)
-    finally:
-        for worker in workers:
-            worker.process.terminate()
-        for worker in workers:
-            worker.process.join()
-
-
-def _started(search: Search, output: Path, storage: str | None) -> _Worker:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(theirs, search, output, storage))
-    process.start()
-    theirs.close()
-    return _Worker(process, ours)
 
 
 def _work(pipe: Connection, search: Search, output: Path, storage: str | None) -> None:
@@ -90,13 +65,7 @@ def _work(pipe: Connection, search: Search, output: Path, storage: str | None) -
     from sharpcli.runs.search import SearchWatch, run_trials
     from sharpcli.runs.search_study import SearchStudy
 
-    for name in ("SIGINT", "SIGHUP"):  # the first process handles them, and ends this one
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    sys.stdout = sys.stderr  # standard output is the result's
-    torch.set_num_threads(1)
+    become_worker()
     last = 0.0
 
     def began(name: str) -> None:
@@ -104,7 +73,7 @@ def _work(pipe: Connection, search: Search, output: Path, storage: str | None) -
 
     def progress(name: str, done: int, total: int | None) -> None:
         nonlocal last
-        if time.monotonic() - last > _BETWEEN:
+        if time.monotonic() - last > BETWEEN:
             last = time.monotonic()
             pipe.send(("progress", name, done, total))
 

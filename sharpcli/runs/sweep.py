@@ -14,7 +14,7 @@ from sharpcli.runs.sweep_folder import INTERRUPTED, SweepFolder
 from sharpcli.runs.sweep_jobs import find_jobs, train_in_jobs
 from sharpcli.runs.sweep_measures import read_measure
 from sharpcli.runs.sweep_run import Tasks
-from sharpcli.runs.sweep_together import Way, groups_of, train_group
+from sharpcli.runs.sweep_together import GroupWatch, Way, groups_of, train_group
 from sharpcli.runs.sweep_workers import train_in_processes
 from sharpcli.runtime import interruption
 from sharpcli.training.sweep_file import SweepRun, read_sweep
@@ -118,6 +118,7 @@ def sweep(
         allowed = f", which {allows} allows" if why == OTHER_BITS else ""
         watch.noted(f"{counted(runs, 'run')} trained one by one: {why}{allowed}")
 
+    of_groups = GroupWatch(began, watch.progress, ended, apart)
     try:
         groups = [] if submitted is not None else groups_of(folder, waiting, way, jobs)
         watch.together([len(group) for group in groups if len(group) > 1])
@@ -134,29 +135,11 @@ def sweep(
                 noted=watch.noted,
             )
         elif min(jobs, len(groups)) > 1:
-            train_in_processes(
-                folder,
-                groups,
-                jobs,
-                way,
-                began=began,
-                progress=watch.progress,
-                ended=ended,
-                apart=apart,
-            )
+            train_in_processes(folder, groups, jobs, way, of_groups)
         else:
             for group in groups:
                 with interruption.interruptible():
-                    train_group(
-                        folder,
-                        group,
-                        tasks,
-                        way,
-                        began=began,
-                        progress=watch.progress,
-                        ended=ended,
-                        apart=apart,
-                    )
+                    train_group(folder, group, tasks, way, of_groups)
                 interruption.hold()
     except KeyboardInterrupt:  # the sweep ends with what is finished
         left = [run.name for run in waiting if not folder.is_finished(run)]

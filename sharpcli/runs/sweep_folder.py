@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -30,8 +29,7 @@ from sharpcli.documents.statuses import Outcome
 from sharpcli.documents.sweeps import SweptRun
 from sharpcli.errors import SharpError, UsageError, counted, setting
 from sharpcli.runtime import interruption
-from sharpcli.runtime.files import reserved, write_whole
-from sharpcli.runtime.reservations import InUseError
+from sharpcli.runtime.files import reserved_within, write_whole
 from sharpcli.tasks import Task
 from sharpcli.training.outcome import Trained
 from sharpcli.training.sweep_file import Sweep, SweepRun
@@ -201,20 +199,9 @@ class SweepFolder:
             **({"loss": {"train": asdict(Scalar(float(loss)))}} if loss is not None else {}),
         }
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self) -> contextlib.AbstractContextManager[None]:
         """Keep other processes of the sweep from `sweep.json`."""
-        until = time.monotonic() + _PATIENCE
-        while True:
-            with contextlib.ExitStack() as held:
-                try:
-                    held.enter_context(reserved(self.file))
-                except InUseError:
-                    if time.monotonic() > until:
-                        raise
-                    continue
-                yield
-                return
+        return reserved_within(_PATIENCE, self.file)
 
     def _compare(self, saved: Document) -> list[str]:
         """The runs that the file has more than the folder's sweep.

@@ -8,6 +8,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from sharpcli.training.state import StateFile
 from sharpcli.training.sweep_file import SweepRun, as_key
 from sharpcli.training.together import Keeping, alike, train_together
 
-__all__ = ["Way", "groups_of", "train_group"]
+__all__ = ["GroupWatch", "Way", "groups_of", "train_group"]
 
 _STATE = ".together-"
 _MOST = 32  # runs of a group: more of them make a step longer, and hardly a run shorter
@@ -40,6 +41,23 @@ class Way(StrEnum):
     SAME_BYTES = "same-bytes"  # those whose checkpoints get the bytes that they get one by one
     TOGETHER = "together"  # also those whose weights differ by rounding
     ONE_BY_ONE = "one-by-one"
+
+
+@dataclass(frozen=True)
+class GroupWatch:
+    """Who is called while groups of runs are trained.
+
+    Attributes:
+        began: with a run, before its first step.
+        progress: with its name, what is done, and of how much.
+        ended: with a run.
+        apart: with how many runs are trained one by one, and why.
+    """
+
+    began: Callable[[SweepRun], None]
+    progress: Callable[[str, int, int | None], None]
+    ended: Callable[[SweepRun], None]
+    apart: Callable[[int, str], None]
 
 
 def groups_of(
@@ -109,25 +127,20 @@ def train_group(
     group: Sequence[SweepRun],
     tasks: Tasks,
     way: Way,
-    *,
-    began: Callable[[SweepRun], None],
-    progress: Callable[[str, int, int | None], None],
-    ended: Callable[[SweepRun], None],
-    apart: Callable[[int, str], None],
+    watch: GroupWatch,
 ) -> None:
     """Train the runs of a group together, or one by one where that is right or faster.
 
     What came of each run, also a failure, is written beside its checkpoint. A run that is finished,
     or that another process is training, is left out. An interrupt is raised as `train_run` does.
-    `apart` is called with how many runs are trained one by one, and why.
     """
     left = [*group]
     if len(group) > 1:
-        left = _train_together(folder, group, tasks, way, began, progress, ended, apart)
+        left = _train_together(folder, group, tasks, way, watch)
     for run in left:
-        began(run)
-        train_run(folder, run, tasks, functools.partial(progress, run.name))
-        ended(run)
+        watch.began(run)
+        train_run(folder, run, tasks, functools.partial(watch.progress, run.name))
+        watch.ended(run)
 
 
 def _train_together(
@@ -135,10 +148,7 @@ def _train_together(
     group: Sequence[SweepRun],
     tasks: Tasks,
     way: Way,
-    began: Callable[[SweepRun], None],
-    progress: Callable[[str, int, int | None], None],
-    ended: Callable[[SweepRun], None],
-    apart: Callable[[int, str], None],
+    watch: GroupWatch,
 ) -> list[SweepRun]:
     """The runs that are left, because they could not be trained together."""
     left = [*group]
@@ -155,7 +165,7 @@ def _train_together(
         def begin(run: SweepRun) -> None:
             if run.name not in begun:
                 begun.add(run.name)
-                began(run)
+                watch.began(run)
 
         def end(number: int, outcome: Trained | SharpError) -> None:
             run = mine[number]
@@ -163,12 +173,12 @@ def _train_together(
             with interruption.deferred():
                 _keep(folder, run, task, outcome, (time.perf_counter() - started) / count)
                 left.remove(run)
-                ended(run)
+                watch.ended(run)
 
         def show(done: int, total: int | None) -> None:
             for run in (run for run in mine if run in left):
                 begin(run)
-                progress(run.name, done, total)
+                watch.progress(run.name, done, total)
 
         if count > 1:
             settings = [run.settings for run in mine]
@@ -182,7 +192,7 @@ def _train_together(
                     show,
                     exact=exact,
                     keeping=keeping,
-                    refused=lambda why: apart(len(left), why),
+                    refused=lambda why: watch.apart(len(left), why),
                 )
     return left
 

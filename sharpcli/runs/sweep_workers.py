@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import os
 import signal
-import sys
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.connection import Connection
 from pathlib import Path
-
-import torch
 
 from sharpcli.documents.results import Failure
 from sharpcli.errors import SharpError, setting
 from sharpcli.runs.sweep_folder import SweepFolder
 from sharpcli.runs.sweep_run import Tasks
-from sharpcli.runs.sweep_together import Way, train_group
-from sharpcli.runtime import interruption
+from sharpcli.runs.sweep_together import GroupWatch, Way, train_group
+from sharpcli.runs.worker_processes import (
+    BETWEEN,
+    WorkerProcess,
+    become_worker,
+    ended_with,
+    start,
+    with_messages,
+)
 from sharpcli.training.sweep_file import Sweep, SweepRun
 
-__all__ = ["end_with_parent", "train_in_processes"]
+__all__ = ["train_in_processes"]
 
-_BETWEEN = 0.2  # seconds between two messages of a worker's progress
 _LEAVE = 5.0  # seconds that a worker has to end by itself
 
 
 @dataclass
-class _Worker:
-    process: SpawnProcess
-    pipe: Connection
+class _Worker(WorkerProcess):
     group: list[SweepRun]  # its runs that have not ended
 
 
@@ -44,11 +41,7 @@ def train_in_processes(
     groups: Sequence[Sequence[SweepRun]],
     jobs: int,
     way: Way,
-    *,
-    began: Callable[[SweepRun], None],
-    progress: Callable[[str, int, int | None], None],
-    ended: Callable[[SweepRun], None],
-    apart: Callable[[int, str], None],
+    watch: GroupWatch,
 ) -> None:
     """Train the groups of runs in up to `jobs` processes.
 
@@ -65,42 +58,38 @@ def train_in_processes(
         worker.group = queue.popleft()
         worker.pipe.send([folder.sweep.runs.index(run) for run in worker.group])
 
-    try:
+    with ended_with(workers):
         while queue or workers:
             while queue and len(workers) < jobs:
-                workers.append(_Worker(*_started(folder, way), []))
+                workers.append(_Worker(*start(_work, folder.path, folder.sweep, way), []))
                 begin(workers[-1])
-            with interruption.interruptible():
-                ready = wait([worker.pipe for worker in workers])
-            interruption.hold()
-            for worker in [each for each in workers if each.pipe in ready]:
+            for worker in with_messages(workers):
                 try:
                     number, *done = worker.pipe.recv()
                 except (EOFError, OSError):
                     workers.remove(worker)
-                    worker.process.join()
-                    worker.pipe.close()
+                    worker.joined()
                     if len(worker.group) > 1:
                         queue.extendleft([run] for run in reversed(worker.group))
                         continue
                     for run in worker.group:
                         _bury(worker, run, folder)
-                        ended(run)
+                        watch.ended(run)
                     continue
                 if number is None:
-                    apart(*done)
+                    watch.apart(*done)
                     continue
                 if isinstance(number, Failure):
                     raise SharpError(number.message, number.hint)
                 run = folder.sweep.runs[number]
                 if done == [None]:
-                    began(run)
+                    watch.began(run)
                     continue
                 if done:
-                    progress(run.name, *done)
+                    watch.progress(run.name, *done)
                     continue
                 worker.group.remove(run)
-                ended(run)
+                watch.ended(run)
                 if worker.group:
                     continue
                 if queue:
@@ -108,20 +97,6 @@ def train_in_processes(
                 else:
                     workers.remove(worker)
                     _dismiss(worker)
-    finally:
-        for worker in workers:
-            worker.process.terminate()
-        for worker in workers:
-            worker.process.join()
-
-
-def _started(folder: SweepFolder, way: Way) -> tuple[SpawnProcess, Connection]:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, folder.path, folder.sweep, way))
-    process.start()
-    theirs.close()
-    return process, ours
 
 
 def _dismiss(worker: _Worker) -> None:
@@ -151,19 +126,13 @@ def _bury(worker: _Worker, run: SweepRun, folder: SweepFolder) -> None:
 
 def _work(pipe: Connection, output: Path, plan: Sweep, way: Way) -> None:
     """Train the groups of runs whose numbers come through the pipe, until it is closed."""
-    for name in ("SIGINT", "SIGHUP"):  # the first process handles them, and ends this one
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    sys.stdout = sys.stderr  # standard output is the result's
-    torch.set_num_threads(1)
+    become_worker()
     folder, tasks = SweepFolder(output, plan), Tasks(plan)
     numbers = {run.name: number for number, run in enumerate(plan.runs)}
     last: dict[str, float] = {}
 
     def progress(name: str, done: int, total: int | None) -> None:
-        if time.monotonic() - last.get(name, 0.0) > _BETWEEN:
+        if time.monotonic() - last.get(name, 0.0) > BETWEEN:
             last[name] = time.monotonic()
             pipe.send((numbers[name], done, total))
 
@@ -176,28 +145,12 @@ def _work(pipe: Connection, output: Path, plan: Sweep, way: Way) -> None:
     def apart(runs: int, why: str) -> None:
         pipe.send((None, runs, why))
 
+    watch = GroupWatch(began, progress, ended, apart)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             group = [plan.runs[number] for number in pipe.recv()]
             try:
-                train_group(
-                    folder,
-                    group,
-                    tasks,
-                    way,
-                    began=began,
-                    progress=progress,
-                    ended=ended,
-                    apart=apart,
-                )
+                train_group(folder, group, tasks, way, watch)
             except SharpError as error:  # not the run's: the folder cannot be written
                 pipe.send((Failure(error.message, error.hint),))
                 return
-
-
-def end_with_parent() -> None:
-    """End this process as soon as the first one has ended: it holds the file of its run."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "a worker has a parent"
-    parent.join()
-    os._exit(1)

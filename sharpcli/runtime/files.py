@@ -12,6 +12,7 @@ import itertools
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -26,10 +27,17 @@ from sharpcli.runtime.destinations import (
     write_special,
 )
 from sharpcli.runtime.processes import is_first
-from sharpcli.runtime.reservations import is_reserved, release, remove_dead, replace, reserve
+from sharpcli.runtime.reservations import (
+    InUseError,
+    is_reserved,
+    release,
+    remove_dead,
+    replace,
+    reserve,
+)
 from sharpcli.runtime.streams import drop_stdout
 
-__all__ = ["beside", "cache_folder", "rescue", "reserved", "save", "write_whole"]
+__all__ = ["beside", "cache_folder", "rescue", "reserved", "reserved_within", "save", "write_whole"]
 
 Content = str | bytes | Sequence[bytes | memoryview]
 
@@ -53,6 +61,26 @@ def reserved(*paths: Path | None) -> Iterator[None]:
         with interruption.deferred():
             for target in taken:
                 release(target)
+
+
+@contextlib.contextmanager
+def reserved_within(seconds: float, path: Path) -> Iterator[None]:
+    """`reserved`, but wait for so long while another process holds the file.
+
+    Raises:
+        InUseError: It holds it for longer.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(reserved(path))
+            except InUseError:
+                if time.monotonic() > until:
+                    raise
+                continue
+            yield
+            return
 
 
 def write_whole(path: Path, content: Content) -> None:

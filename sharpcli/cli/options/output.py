@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ __all__ = [
     "refuse_overwriting",
     "resume_option",
 ]
+
+
+_quiet_option = click.option("--quiet", is_flag=True, help="No progress and no notes on stderr.")
 
 
 def output_options(command: Command) -> Command:
@@ -58,15 +61,7 @@ def output_options(command: Command) -> Command:
 
     return decorate(
         with_output,
-        click.option(
-            "--format",
-            "output_format",
-            type=click.Choice(list(FORMATS)),
-            default=OutputSettings().format,
-            show_default=True,
-            help="The form of the result. With --output, by default as its suffix says.",
-        ),
-        click.option("--json", "as_json", is_flag=True, help="Short for --format json."),
+        *_format_options("The form of the result. With --output, by default as its suffix says."),
         click.option(
             "--output",
             "output_file",
@@ -74,7 +69,7 @@ def output_options(command: Command) -> Command:
             metavar="FILE",
             help="Write the result to FILE instead of to the screen, completely or not at all.",
         ),
-        click.option("--quiet", is_flag=True, help="No progress and no notes on stderr."),
+        _quiet_option,
         click.option(
             "--strict", is_flag=True, help="Exit with code 3 if some number did not converge."
         ),
@@ -97,16 +92,23 @@ def printing_options(command: Command) -> Command:
 
     return decorate(
         with_printed,
+        *_format_options("The form of what is printed on stdout."),
+        _quiet_option,
+    )
+
+
+def _format_options(help_: str) -> tuple[Callable[[Command], Command], ...]:
+    """--format and --json."""
+    return (
         click.option(
             "--format",
             "output_format",
             type=click.Choice(list(FORMATS)),
             default=OutputSettings().format,
             show_default=True,
-            help="The form of what is printed on stdout.",
+            help=help_,
         ),
         click.option("--json", "as_json", is_flag=True, help="Short for --format json."),
-        click.option("--quiet", is_flag=True, help="No progress and no notes on stderr."),
     )
 
 
