@@ -6,13 +6,21 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from sharpcli.errors import SharpError
 from sharpcli.runtime import reservations
-from sharpcli.runtime.files import beside, cache_folder, reserved, save, write_whole
+from sharpcli.runtime.files import (
+    beside,
+    cache_folder,
+    reserved,
+    reserved_within,
+    save,
+    write_whole,
+)
 
 PART = ".out.json.sharp.part"
 
@@ -223,6 +231,21 @@ def test_a_second_run_is_told_at_once_and_the_first_goes_on(folder):
     with reserved(Path("other.json")):
         assert PART in names(folder)  # a live run's part is not cleaned up
     first.communicate()
+    assert names(folder) == []
+
+
+def test_a_file_of_another_run_is_waited_for(folder):
+    first = holder("out.json")
+    with (
+        pytest.raises(SharpError, match="another run is writing to it"),
+        reserved_within(0.1, Path("out.json")),
+    ):
+        pytest.fail("the work began")
+    ending = threading.Timer(0.5, first.communicate)  # reserved alone gives up before
+    ending.start()
+    with reserved_within(60, Path("out.json")):
+        assert names(folder) == [PART]
+    ending.join()
     assert names(folder) == []
 
 
