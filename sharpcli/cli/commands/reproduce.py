@@ -58,7 +58,7 @@ Examples:
     metavar="DIR",
     help="The folder of runs and result. Default: NAME-SCALE.",
 )
-@jobs_option
+@jobs_option("Runs")
 @on_option
 @click.option(
     "--page",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -49,7 +48,7 @@ Examples:
     help="Where Optuna keeps the trials, so that several machines can share them. Default: "
     "DIR/search.db, with SQLite.",
 )
-@functools.partial(jobs_option, trained="Trials")
+@jobs_option("Trials")
 @printing_options
 def search(
     places: tuple[str, ...],

@@ -52,7 +52,7 @@ Examples:
     required=True,
     help="The sweep's folder: sweep.json, and RUN/model.safetensors for each run.",
 )
-@jobs_option
+@jobs_option("Runs")
 @click.option(
     "--together/--one-by-one",
     "together",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import click
 
 from sharpcli.cli.options.given import Command
@@ -10,8 +12,8 @@ from sharpcli.cli.parameter_types import POSITIVE
 __all__ = ["jobs_option", "on_option"]
 
 
-def jobs_option(command: Command, *, trained: str = "Runs") -> Command:
-    """Add --jobs; the command gets `jobs: int`, and calls what it trains `trained`."""
+def jobs_option(trained: str) -> Callable[[Command], Command]:
+    """The option --jobs of a command that calls what it trains `trained`; it gets `jobs: int`."""
     return click.option(
         "--jobs",
         type=POSITIVE,
@@ -19,7 +21,7 @@ def jobs_option(command: Command, *, trained: str = "Runs") -> Command:
         default=1,
         show_default=True,
         help=f"{trained} that are trained at once, each by a process with one thread.",
-    )(command)
+    )
 
 
 def on_option(command: Command) -> Command:
