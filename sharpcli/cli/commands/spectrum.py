@@ -49,7 +49,7 @@ Examples:
 @task_options
 @run_options
 @output_options
-@plot_option
+@plot_option("spectrum")
 @resume_option
 def spectrum(
     checkpoints: tuple[str, ...],
@@ -72,7 +72,6 @@ def spectrum(
     from sharpcli.cli.progress_bars import notes_of, progress_bars
     from sharpcli.documents.results import is_interrupted, to_document
     from sharpcli.render import emit
-    from sharpcli.render.files.plotting import check_plot
     from sharpcli.runs.finished import Finished
     from sharpcli.runs.spectrum import spectra_of_checkpoints
 
@@ -82,8 +81,6 @@ def spectrum(
         raise UsageError(
             "a checkpoint's path is empty", "is a variable of the shell not set? Name a file"
         )
-    for path in output.plot:
-        check_plot(path, "spectrum")
     settings = SpectrumSettings(probes, steps, curvature)
     notes = notes_of(output)
     finished = Finished(output.output, resume=resume, notes=notes)

@@ -19,8 +19,9 @@ _PLANNED = 0.9
 class Budget:
     """Time for measurements: a share of the training's own time, and seconds in all.
 
-    Nine tenths of the share are planned with. `setup` is the part of `spent` that is not taken again. Where it is known which part of the
-    training is done, that part of it counts, so all of it at the end.
+    Nine tenths of the share are planned with. `setup` is the part of `spent` that is not taken
+    again. Where it is known which part of the training is done, that part of it counts, so all of
+    it at the end.
 
     Args:
         share: of the time that the training has taken without them; None: no limit.
