@@ -144,6 +144,8 @@ class _Plan:
     """All operations of a step with batches of one size, on memory of their own.
 
     Each run has room for a multiple of `LANES` examples, so that its numbers lie as they do alone.
+    With smooth activations there is always some to spare: torch takes numbers without a gap as one
+    row, and the last ones of a row, fewer than four vectors, by code that rounds in another way.
     """
 
     def __init__(
@@ -157,7 +159,8 @@ class _Plan:
     ) -> None:
         self._size, self._inputs, self._targets = size, inputs, targets
         self._runs = len(next(iter(weights.values())))
-        self._room = -(-size // LANES) * LANES
+        smooth = any(not isinstance(each, Linear | nn.ReLU) for each in layers)
+        self._room = -(-(size + smooth) // LANES) * LANES
         chosen = torch.zeros(self._runs, self._room, dtype=torch.int64)
         self._indices, self._used_chosen = chosen.view(-1), self._used(chosen)
         self._classes = torch.zeros_like(self._indices)

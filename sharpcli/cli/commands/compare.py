@@ -110,7 +110,7 @@ Examples:
     help="With --score: what curves are drawn over.",
 )
 @output_options
-@plot_option
+@plot_option("compare")
 def compare(
     results: tuple[str, ...],
     by: tuple[str, ...],

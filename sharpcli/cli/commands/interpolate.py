@@ -76,7 +76,7 @@ Examples:
 @task_options
 @exploring_run_options
 @output_options
-@plot_option
+@plot_option("interpolate")
 def interpolate(
     checkpoints: tuple[str, ...],
     grid: GridSettings,

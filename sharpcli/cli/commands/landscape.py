@@ -86,7 +86,7 @@ Examples:
 @task_options
 @exploring_run_options
 @output_options
-@plot_option
+@plot_option("landscape")
 def landscape(
     checkpoint: str,
     directions: Any,

@@ -243,7 +243,7 @@ Examples:
 @task_options
 @run_options
 @output_options
-@plot_option
+@plot_option("measure")
 @resume_option
 def measure(
     checkpoints: tuple[str, ...],

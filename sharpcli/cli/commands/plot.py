@@ -51,7 +51,7 @@ Examples:
     help="The width of a figure. Default: 4.6, for two panels 7.",
 )
 @output_options
-@plot_option
+@plot_option()
 def plot(
     result: str,
     split: str | None,

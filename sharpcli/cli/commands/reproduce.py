@@ -67,7 +67,7 @@ Examples:
     help="Run nothing: write a page with the verdicts and figures of the results in the folders "
     "NAME, or without a NAME of the last runs that are kept in the package.",
 )
-@plot_option
+@plot_option("reproduce")
 @printing_options
 def reproduce(names: tuple[str, ...], printed: OutputSettings, **asked: Any) -> int:
     """Check what the literature claims, with verdicts.
@@ -79,10 +79,6 @@ def reproduce(names: tuple[str, ...], printed: OutputSettings, **asked: Any) -> 
     file states before the run, and the interval over seeds decides. The folder has the sweep files
     as they were run and all runs; a call that was killed goes on where it stopped.
     """
-    from sharpcli.render.files.plotting import check_plot
-
-    for path in printed.plot:
-        check_plot(path, "reproduce")
     if asked["page"] is not None:
         refuse_unread((*_OF_A_RUN, *_OF_PRINTING), "with --page", "leave it out: nothing is run")
         if asked["page"].suffix.lower() not in (".md", ".markdown"):

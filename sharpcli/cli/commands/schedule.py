@@ -91,7 +91,7 @@ Examples:
     "decays. Default: a tenth of the examples.",
 )
 @output_options
-@plot_option
+@plot_option("schedule")
 def schedule(spec: str | None, output: OutputSettings, **asked: Any) -> int:
     """List learning-rate policies, draw one, or rewrite it.
 

@@ -50,7 +50,7 @@ Examples:
 @task_options
 @run_options
 @output_options
-@plot_option
+@plot_option("spectrum")
 @resume_option
 def spectrum(
     checkpoints: tuple[str, ...],
@@ -73,15 +73,12 @@ def spectrum(
     from sharpcli.cli.progress_bars import notes_of, progress_bars
     from sharpcli.documents.results import is_interrupted, to_document
     from sharpcli.render import emit
-    from sharpcli.render.files.plotting import check_plot
     from sharpcli.runs.finished import Finished
     from sharpcli.runs.spectrum import spectra_of_checkpoints
 
     if not checkpoints:
         raise UsageError("no checkpoint: nothing to draw", "sharp spectrum model.safetensors")
     refuse_empty_paths(checkpoints)
-    for path in output.plot:
-        check_plot(path, "spectrum")
     settings = SpectrumSettings(probes, steps, curvature)
     notes = notes_of(output)
     finished = Finished(output.output, resume=resume, notes=notes)

@@ -15,7 +15,7 @@ from sharpcli.cli.options.given import Command, decorate
 from sharpcli.documents.labels import CHECKPOINT_SUFFIXES
 from sharpcli.errors import UsageError
 from sharpcli.render.formats import FORMATS
-from sharpcli.render.kinds import FIGURES
+from sharpcli.render.kinds import FIGURES, KINDS
 from sharpcli.runtime.destinations import is_special
 from sharpcli.runtime.files import reserved
 from sharpcli.settings.output import OutputSettings
@@ -47,10 +47,6 @@ def output_options(command: Command) -> Command:
             verbose=kwargs.pop("verbose"),
             plot=tuple(dict.fromkeys(kwargs.pop("plot_files", ()))),
         )
-        for path in output.plot:
-            from sharpcli.render.files.plotting import check_plot
-
-            check_plot(path)
         if output.quiet and output.verbose:
             raise UsageError("--quiet and --verbose exclude each other", "give one of them")
         outputs = [("--output", output.output), *(("--plot", path) for path in output.plot)]
@@ -112,26 +108,46 @@ def _format_options(help_: str) -> tuple[Callable[[Command], Command], ...]:
     )
 
 
-def plot_option(command: Command) -> Command:
+def plot_option(kind: str = "") -> Callable[[Command], Command]:
     """Add --plot; `output_options` and `printing_options` pass its files on as `plot`.
 
     Suffix, folder and drawing library are checked before the command's body runs.
+
+    Args:
+        kind: of the command's results, which decides what they are drawn as; empty: any.
     """
-    drawn = ", ".join(suffix for suffix, needed in FIGURES.items() if needed)
-    drawn = drawn.replace(".html", ".html (interactive)")
-    exported = ", ".join(suffix for suffix, needed in FIGURES.items() if not needed)
-    return decorate(
-        command,
-        click.option(
-            "--plot",
-            "plot_files",
-            multiple=True,
-            type=click.Path(path_type=Path),
-            metavar="FILE",
-            help=f"Draw the result to FILE too: {drawn}, or {exported} to "
-            "draw it elsewhere. Repeatable.",
-        ),
-    )
+    known = KINDS[kind].figures if kind else FIGURES
+    drawn = ", ".join(suffix for suffix in FIGURES if suffix in known and FIGURES[suffix])
+    exported = ", ".join(suffix for suffix in FIGURES if suffix in known and not FIGURES[suffix])
+
+    def checked(
+        context: click.Context,  # noqa: ARG001 (Click passes it)
+        option: click.Parameter,  # noqa: ARG001
+        paths: tuple[Path, ...],
+    ) -> tuple[Path, ...]:
+        if paths:
+            from sharpcli.render.files.plotting import check_plot
+
+            for path in paths:
+                check_plot(path, kind)
+        return paths
+
+    def add(command: Command) -> Command:
+        return decorate(
+            command,
+            click.option(
+                "--plot",
+                "plot_files",
+                multiple=True,
+                type=click.Path(path_type=Path),
+                metavar="FILE",
+                callback=checked,
+                help=f"Draw the result to FILE too: {drawn.replace('.html', '.html (interactive)')}"
+                f", or {exported} to draw it elsewhere. Repeatable.",
+            ),
+        )
+
+    return add
 
 
 def resume_option(command: Command) -> Command:

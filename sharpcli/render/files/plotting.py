@@ -29,15 +29,15 @@ def check_plot(path: Path, kind: str = "") -> None:
     Cost: imports nothing.
     """
     suffix = path.suffix.lower()
+    known = (KINDS[kind].figures if kind in KINDS else {}) or FIGURES
     if suffix not in FIGURES:
         ending = f"'{path.suffix}' is no kind of figure" if suffix else "has no suffix"
-        hint = "use .vts" if suffix == ".vtk" else f"the suffix says the kind: {', '.join(FIGURES)}"
+        hint = "use .vts" if suffix == ".vtk" else f"the suffix says the kind: {', '.join(known)}"
         raise UsageError(f"{setting('plot', str(path))}: {ending}", hint)
-    figures = KINDS[kind].figures if kind in KINDS else {}
-    if figures and suffix not in figures:
+    if suffix not in known:
         raise UsageError(
             f"{setting('plot', str(path))}: a {kind} is not drawn as {path.suffix}",
-            f"the suffix says the kind: {', '.join(figures)}",
+            f"the suffix says the kind: {', '.join(known)}",
         )
     problem = problem_of(path)
     if problem:

@@ -243,6 +243,7 @@ COMMANDS = [
     ("interpolate a.pt -t task.py", 2, "1 checkpoint: a line leads through two"),
     ("interpolate a.pt b.pt -t task.py --points 3x", 2, "'3x' is not a number of points"),
     ("interpolate a.pt b.pt -t task.py --plot x.bmp", 2, "'.bmp' is no kind of figure"),
+    ("measure gone.pt -t task.py --plot x.gif", 2, "a measure is not drawn as .gif"),
     ("interpolate a.pt b.pt -t task.py --output b.pt", 2, "would overwrite b.pt"),
     (f"{MEASURE} --output {'x' * 300}.json", 1, "File name too long"),
     ("train task.py --lr nan", 2, "nan is not a finite number"),

@@ -73,7 +73,8 @@ def test_a_resumed_walk_is_the_uninterrupted_one_and_computes_nothing_twice(tmp_
 def handled(monkeypatch):
     """Let this process handle Ctrl-C as the command line's does."""
     handler = signal.getsignal(signal.SIGINT)
-    for name, value in (("_installed", True), ("_process", os.getpid()), ("_begun", True)):
+    state = {"_installed": True, "_process": os.getpid(), "_begun": True, "_finished": False}
+    for name, value in {**state, "_deferring": False, "_waiting": False, "_received": None}.items():
         monkeypatch.setattr(interruption, name, value)
     signal.signal(signal.SIGINT, interruption._on_signal)
     yield
