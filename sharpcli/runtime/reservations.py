@@ -26,7 +26,16 @@ from sharpcli.errors import SharpError, setting
 from sharpcli.runtime import interruption
 from sharpcli.runtime.destinations import write_all
 
-__all__ = ["InUseError", "is_reserved", "lock", "release", "remove_dead", "replace", "reserve"]
+__all__ = [
+    "InUseError",
+    "is_at",
+    "is_reserved",
+    "lock",
+    "release",
+    "remove_dead",
+    "replace",
+    "reserve",
+]
 
 _SUFFIX = ".sharp.part"
 _LONGEST_NAME = 255  # bytes in a file name on common file systems
@@ -84,7 +93,7 @@ def _locked(part: Path) -> int:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 raise OSError(errno.EEXIST, f"{part} is in the way")
             lock(handle)
-            ours = _is_at(part, handle)
+            ours = is_at(part, handle)
             if ours:
                 return handle
         except BlockingIOError:
@@ -97,10 +106,10 @@ def _locked(part: Path) -> int:
                 os.close(handle)
 
 
-def _is_at(part: Path, handle: int) -> bool:
+def is_at(path: Path, handle: int) -> bool:
     """Whether the open file still has this name."""
     try:
-        return os.path.samestat(part.lstat(), os.fstat(handle))
+        return os.path.samestat(path.stat(), os.fstat(handle))
     except FileNotFoundError:
         return False
 
@@ -195,7 +204,7 @@ def remove_dead(folder: Path) -> None:
             handle = os.open(part, os.O_RDWR | os.O_NONBLOCK | _NO_FOLLOW)
             try:
                 lock(handle, must=True)
-                if _is_at(part, handle):
+                if is_at(part, handle):
                     part.unlink()
             finally:
                 os.close(handle)
