@@ -159,7 +159,7 @@ def handled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let this process handle Ctrl-C as the command line's does."""
     handler = signal.getsignal(signal.SIGINT)
     state = {"_installed": True, "_process": os.getpid(), "_begun": True}
-    state |= {"_deferring": False, "_waiting": False, "_received": None}
+    state |= dict.fromkeys(("_deferring", "_holding", "_waiting"), False) | {"_received": None}
     for name, value in state.items():
         monkeypatch.setattr(interruption, name, value)
     signal.signal(signal.SIGINT, interruption._on_signal)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import signal
 import time
 
 import pytest
@@ -193,6 +194,23 @@ class Queued:
 
     def cancel(self):
         self.cancelled = True
+
+
+@pytest.mark.usefixtures("handled")
+@pytest.mark.parametrize("detach", [False, True])
+def test_ctrl_c_while_jobs_are_submitted_cancels_them(tmp_path, out, monkeypatch, detach):
+    jobs = Queued()
+    submit = jobs.submit
+
+    def pressed(works, folder):
+        submit(works, folder)
+        signal.raise_signal(signal.SIGINT)
+
+    jobs.submit = pressed
+    monkeypatch.setattr("sharpcli.runs.sweep.find_jobs", lambda *_: jobs)
+    sweep(write(tmp_path), out, jobs=2, on="slurm", detach=detach)
+    assert jobs.cancelled
+    assert jobs.asked == 0
 
 
 def test_ctrl_c_cancels_jobs_that_wait_and_they_say_why_they_do(tmp_path, out, monkeypatch):

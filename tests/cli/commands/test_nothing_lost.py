@@ -63,7 +63,7 @@ import os, time
 def predict(model, batch):
     if model[0].weight.detach().abs().max() > LARGEST:
         open("second", "w").close()
-        time.sleep(0.3)
+        time.sleep(60)
     return model(batch[0])
 """
 
