@@ -58,10 +58,8 @@ def measure_layers(
     found: list[LayerResult] = []
     try:
         for layer, block in blocks.items():
-            number, left = (
-                len(found) + 1,
-                _left(time.monotonic() - started, len(found), len(blocks)),
-            )
+            number, seconds = len(found) + 1, time.monotonic() - started
+            left = _left(seconds, len(found), len(blocks))
             title = f"layer {number} of {len(blocks)}{left}, {layer}"
             context = _context(whole, block, batch_size, partial(_begin, begin, title))
             measured: Mapping[str, Any] = {}
