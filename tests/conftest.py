@@ -158,8 +158,10 @@ def failed() -> Callable[[str], CheckpointResult]:
 def handled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let this process handle Ctrl-C as the command line's does."""
     handler = signal.getsignal(signal.SIGINT)
-    state = {"_installed": True, "_process": os.getpid(), "_begun": True}
-    state |= dict.fromkeys(("_deferring", "_holding", "_waiting"), False) | {"_received": None}
+    state: dict[str, object] = {"_installed": True, "_process": os.getpid(), "_begun": True}
+    # A command that ended in this process before has left its marks.
+    state |= dict.fromkeys(("_deferring", "_holding", "_waiting", "_finished"), False)
+    state["_received"] = None
     for name, value in state.items():
         monkeypatch.setattr(interruption, name, value)
     signal.signal(signal.SIGINT, interruption._on_signal)
