@@ -38,8 +38,9 @@ _STOPPED = "stopped"  # the attribute of a trial that was interrupted: no death 
 _DEATHS = 3  # of processes that run one trial, until it is given up: it may be what kills them
 _PLAN = "sharp_plan"
 _CLAIM = ".study"  # the file that says whose trials a folder holds
-_MARK = "sharp_mark"  # the attribute of a study by which a folder knows it again
+_MARK = "sharp_mark"  # the attributes of a study by which its folders know it again
 _PATIENCE = 60.0  # seconds: others hold the folder for as long as choosing values takes
+_RETRIES = (0.1, 0.3, 1.0, 3.0)  # seconds that another machine may take to make the tables
 _TIMEOUT = 60  # seconds that SQLite waits for other processes
 _SQLITE = "sqlite:///"
 _LONGEST = 200  # characters of a storage's own message
@@ -266,18 +267,18 @@ class SearchStudy:
 
     def _claim(self) -> None:
         """Let the folder be this study's: another one has trials of the same names."""
-        mark = self.output / _CLAIM
+        file, ours = self.output / _CLAIM, self.study.study_name
         with _alone(self.output):
-            if _MARK not in self.study.user_attrs:
-                self.study.set_user_attr(_MARK, uuid.uuid4().hex)
-            own = f"{self.study.user_attrs[_MARK]} {self.study.study_name}"
-            if not mark.exists():
-                write_whole(mark, own)
+            if not file.exists():
+                mark = uuid.uuid4().hex
+                # Each folder has an attribute of its own: machines may claim one study at once.
+                self.study.set_user_attr(f"{_MARK}_{mark}", True)
+                write_whole(file, f"{mark} {ours}")
                 return
-        found = mark.read_text("utf-8")
-        if found != own:
-            name = found.partition(" ")[2]
-            where = "" if name != self.study.study_name else " in another storage"
+        mark, _, name = file.read_text("utf-8").partition(" ")
+        known = self.study.user_attrs
+        if name != ours or not (f"{_MARK}_{mark}" in known or known.get(_MARK) == mark):
+            where = "" if name != ours else " in another storage"
             raise UsageError(
                 f"{self.output}: holds the trials of another search, {name}{where}",
                 f"give another {setting('output')}: each search has a folder of its own",
@@ -363,6 +364,20 @@ def _file(path: Path) -> Any:
 
 
 def _storage(url: str) -> Any:
+    """The storage at a URL, tried again while another machine makes the tables that it lacked."""
+    from sqlalchemy.exc import DatabaseError, IntegrityError
+
+    for seconds in _RETRIES:
+        try:
+            return _reached_once(url)
+        except DatabaseError as error:
+            if not isinstance(error, IntegrityError) and "already exists" not in str(error.orig):
+                raise
+            time.sleep(seconds)
+    return _reached_once(url)
+
+
+def _reached_once(url: str) -> Any:
     from optuna.storages import RDBStorage, get_storage
 
     if url.startswith(_SQLITE):

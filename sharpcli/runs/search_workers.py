@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sharpcli.errors import SharpError, UsageError
+from sharpcli.errors import SharpError, UsageError, setting
 from sharpcli.runs.sweep_run import Tasks
 from sharpcli.runs.sweep_workers import end_with_parent
 from sharpcli.runtime import interruption
@@ -29,12 +29,14 @@ if TYPE_CHECKING:
 __all__ = ["search_in_processes"]
 
 _BETWEEN = 0.2  # seconds between two messages of a worker's progress
+_LOST = 3  # processes that die in a row before they begin a trial: then none can
 
 
 @dataclass
 class _Worker:
     process: SpawnProcess
     pipe: Connection
+    began: bool = False  # a trial
 
 
 def search_in_processes(
@@ -43,8 +45,12 @@ def search_in_processes(
     """Run trials in `jobs` processes until there are enough.
 
     Where a process dies another one takes its place, and tries its trial again. Where this one
-    ends, however it does, the others end too. What ends one of them by a `SharpError` ends all.
+    ends, however it does, the others end too.
+
+    Raises:
+        SharpError: that ended one of them, or processes die again and again before they begin one.
     """
+    lost = 0
     workers = [_started(search, output, storage) for _ in range(jobs)]
     try:
         while workers:
@@ -58,6 +64,9 @@ def search_in_processes(
                     workers.remove(worker)
                     worker.process.join()
                     worker.pipe.close()
+                    lost = 0 if worker.began else lost + 1
+                    if lost == _LOST:
+                        raise SharpError(*_none_begins(worker)) from None
                     workers.append(_started(search, output, storage))
                     continue
                 if kind == "done":
@@ -68,12 +77,23 @@ def search_in_processes(
                     misuse, message, hint = values
                     raise (UsageError if misuse else SharpError)(message, hint)
                 else:
+                    worker.began |= kind == "began"
                     getattr(watch, kind)(*values)
     finally:
         for worker in workers:
             worker.process.terminate()
         for worker in workers:
             worker.process.join()
+
+
+def _none_begins(worker: _Worker) -> tuple[str, str]:
+    """Message and hint where process after process dies before it begins a trial."""
+    code = worker.process.exitcode or 0
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    return (
+        f"a process of the search {how} before it began a trial, and so did those before it",
+        f"see its own message; where the memory is too small, lower {setting('jobs')}",
+    )
 
 
 def _started(search: Search, output: Path, storage: str | None) -> _Worker:

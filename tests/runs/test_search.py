@@ -13,6 +13,8 @@ from tiny_searches import FIVE, checkpoints, write
 
 pytest.importorskip("optuna")
 
+from optuna import Study
+
 from sharpcli.checkpoint import load_checkpoint
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.runs import search as module
@@ -184,7 +186,9 @@ def told(*paths):
         raise
 
 search_study.reserved = told
-with search_study.SearchStudy.opened(read_search(Path(sys.argv[1])), Path(sys.argv[2]), None):
+file, output, *storage = sys.argv[1:]
+search, storage = read_search(Path(file)), next(iter(storage), None)
+with search_study.SearchStudy.opened(search, Path(output), storage):
     print("opened", flush=True)
 """
 
@@ -206,6 +210,52 @@ def test_two_processes_may_begin_a_search_at_the_same_time(tmp_path, out):
     (other,) = others
     assert other.communicate()[0].endswith("opened\n")
     assert other.returncode == 0
+
+
+def test_two_machines_may_begin_a_search_at_the_same_time(tmp_path, out):
+    """Each has a folder of its own, and both have one storage."""
+    import sqlalchemy
+    from optuna.storages._rdb.models import BaseModel
+
+    file, storage, said = write(tmp_path), f"sqlite:///{tmp_path}/shared.db", []
+    (tmp_path / "other").mkdir()
+
+    def begun(*_, **__):
+        words = [sys.executable, "-c", OPEN, str(file), str(tmp_path / "other"), storage]
+        said.append(subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+    sqlalchemy.event.listen(BaseModel.metadata, "before_create", begun, once=True)
+    assert statuses(search(file, out, trials=1, storage=storage)) == ["ok"]
+    assert said == ["opened\n"]
+
+
+def test_two_machines_may_claim_a_study_at_the_same_time(tmp_path, out, monkeypatch):
+    """The other one has its folder, and goes on in it, when this one is to mark its own."""
+    file, storage = write(tmp_path), f"sqlite:///{tmp_path}/shared.db"
+    words = [sys.executable, "-c", OPEN, str(file), str(tmp_path / "other"), storage]
+    (tmp_path / "other").mkdir()
+    set_attr = Study.set_user_attr
+
+    def claimed(study, key, value):
+        if key.startswith("sharp_mark"):
+            monkeypatch.setattr(Study, "set_user_attr", set_attr)
+            subprocess.run(words, check=True)
+        set_attr(study, key, value)
+
+    monkeypatch.setattr(Study, "set_user_attr", claimed)
+    search(file, out, trials=1, storage=storage)
+    subprocess.run(words, check=True)
+    search(file, out, trials=1, storage=storage)
+
+
+def test_processes_that_cannot_begin_end_the_search(tmp_path, out, monkeypatch):
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "sitecustomize.py").write_text(
+        "import os, sys\nif '--multiprocessing-fork' in sys.orig_argv: os._exit(3)\n", "utf-8"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"), prepend=os.pathsep)
+    with pytest.raises(SharpError, match="ended with code 3 before it began a trial"):
+        search(write(tmp_path), out, trials=2, jobs=2)
 
 
 LOOK = """
@@ -396,8 +446,6 @@ def test_a_kill_while_values_are_chosen_changes_no_later_trial(tmp_path, out, mo
 
 
 def test_a_kill_while_a_dead_trial_is_marked_tries_it_once_more(tmp_path, out, stop, monkeypatch):
-    from optuna import Study
-
     stop(1)
     with pytest.raises(StoppedError):
         search(write(tmp_path), out, trials=3)
@@ -415,7 +463,6 @@ def test_a_kill_while_a_dead_trial_is_marked_tries_it_once_more(tmp_path, out, s
 
 
 def test_a_trial_that_ends_while_dead_ones_are_looked_for_is_none(tmp_path, out, monkeypatch):
-    from optuna import Study
     from optuna.trial import TrialState
 
     file = write(tmp_path)

@@ -3,8 +3,8 @@
 The task writes a line to a log for each model that is made, with the process and the training's
 seed. A process may make the model of a run twice, to see whether runs can be trained together.
 
-With a file `stop` beside the task, the runs of the last two seeds stop after some steps, so that the
-sweep is at work when it is ended, however fast the machine is.
+With a file `stop` beside the task, the runs of the last two seeds stop after some steps, so that
+the sweep is at work when it is ended, however fast the machine is.
 """
 
 from __future__ import annotations
