@@ -1,11 +1,12 @@
-"""Made-up measurements for the tests of what reads documents; what is skipped without a GPU."""
+"""Made-up measurements, Ctrl-C within a test, and what is skipped without a GPU."""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import hypothesis
@@ -14,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from sharpcli.documents.results import CheckpointResult, Document, Failure, Report, to_document
 from sharpcli.documents.scalars import Scalar, scalar_fields
+from sharpcli.runtime import interruption
 
 # Several processes of pytest, each with the threads of the whole machine, slow each other down.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -150,6 +152,21 @@ def failed() -> Callable[[str], CheckpointResult]:
         return CheckpointResult({"path": path}, "failed", error=failure)
 
     return make
+
+
+@pytest.fixture
+def handled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let this process handle Ctrl-C as the command line's does."""
+    handler = signal.getsignal(signal.SIGINT)
+    state: dict[str, object] = {"_installed": True, "_process": os.getpid(), "_begun": True}
+    # A command that ended in this process before has left its marks.
+    state |= dict.fromkeys(("_deferring", "_holding", "_waiting", "_finished"), False)
+    state["_received"] = None
+    for name, value in state.items():
+        monkeypatch.setattr(interruption, name, value)
+    signal.signal(signal.SIGINT, interruption._on_signal)
+    yield
+    signal.signal(signal.SIGINT, handler)
 
 
 @pytest.fixture

@@ -56,32 +56,34 @@ def measure_layers(
     }
     known, started = set(whole.warnings), time.monotonic()
     found: list[LayerResult] = []
-    for layer, block in blocks.items():
-        number, left = len(found) + 1, _left(time.monotonic() - started, len(found), len(blocks))
-        title = f"layer {number} of {len(blocks)}{left}, {layer}"
-        context = _context(whole, block, batch_size, partial(_begin, begin, title))
-        measured: Mapping[str, Any] = {}
-        error = None
-        try:
-            if whole.self_check and any(measure.needs_curvature for measure in chosen):
-                context.self_check = check_block(
-                    whole.self_check,
-                    context.objective,
-                    context.theta,
-                    context.settings.curvature,
-                    context.seed,
-                    context.warnings,
-                )
-            measured = compute(chosen, context)
-        except KeyboardInterrupt:
-            rest = list(blocks.items())[len(found) :]
-            return [*found, *(LayerResult(k, v.size, error=INTERRUPTED) for k, v in rest)]
-        except (SharpError, RuntimeError) as raised:
-            error = own_failure(raised)
-        finally:
-            context.release()
-        whole.warnings += [f"{layer}: {said}" for said in context.warnings if said not in known]
-        found.append(LayerResult(layer, block.size, measured, error))
+    try:
+        for layer, block in blocks.items():
+            number, seconds = len(found) + 1, time.monotonic() - started
+            left = _left(seconds, len(found), len(blocks))
+            title = f"layer {number} of {len(blocks)}{left}, {layer}"
+            context = _context(whole, block, batch_size, partial(_begin, begin, title))
+            measured: Mapping[str, Any] = {}
+            error = None
+            try:
+                if whole.self_check and any(measure.needs_curvature for measure in chosen):
+                    context.self_check = check_block(
+                        whole.self_check,
+                        context.objective,
+                        context.theta,
+                        context.settings.curvature,
+                        context.seed,
+                        context.warnings,
+                    )
+                measured = compute(chosen, context)
+            except (SharpError, RuntimeError) as raised:
+                error = own_failure(raised)
+            finally:
+                context.release()
+            whole.warnings += [f"{layer}: {said}" for said in context.warnings if said not in known]
+            found.append(LayerResult(layer, block.size, measured, error))
+    except KeyboardInterrupt:
+        rest = list(blocks.items())[len(found) :]
+        found += [LayerResult(layer, block.size, error=INTERRUPTED) for layer, block in rest]
     return found
 
 

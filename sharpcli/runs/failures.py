@@ -49,7 +49,9 @@ def each_checkpoint(
         about: dict[str, Any] = {"path": str(path)}
         try:
             with interruption.interruptible():
-                results.append(work(Path(path), about))
+                result = work(Path(path), about)
+                interruption.hold()  # so that the result is kept everywhere, or nowhere
+            results.append(result)
             sound = True
         except UsageError as error:
             misuses.append(error)

@@ -43,7 +43,7 @@ class LocalJobs:
             with _apart(folder / "local.log"):
                 own = replace(job, environment=gpus, ends_at_sigterm=True)
                 self._jobs.append(executor.submit(own))
-        self.ids = [job.job_id for job in self._jobs]
+                self.ids.append(self._jobs[-1].job_id)
 
     def over(self) -> Mapping[str, str]:
         """How jobs ended that are over, by their id."""

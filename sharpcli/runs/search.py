@@ -86,19 +86,24 @@ def search(
         study.mend()
         done = sum(trial.state.is_finished() for trial in study.trials)
         watch.planned(plan.settings.trials, done)
+        interrupted = False
         try:
             if min(jobs, plan.settings.trials - done) > 1:
                 search_in_processes(plan, output, storage, jobs, watch)
             else:
                 run_trials(study, tasks, watch)
         except KeyboardInterrupt:
-            pass  # the search ends with what is finished
+            interrupted = True  # the search ends with what is finished
         except (SharpError, RuntimeError) as error:
-            if not interruption.caused(error):
+            interrupted = interruption.caused(error)
+            if not interrupted:
                 raise
         with interruption.deferred():
-            document = search_document(study, shared)
-            write_whole(output / "search.json", dumps(document) + "\n")
+            if interrupted:
+                study.stopped()
+            with study.alone():  # or an older document could replace a newer one
+                document = search_document(study, shared)
+                write_whole(output / "search.json", dumps(document) + "\n")
     return document
 
 

@@ -31,13 +31,16 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial, Trial
 
-__all__ = ["KILLED", "SearchStudy", "home_of"]
+__all__ = ["SearchStudy", "home_of"]
 
-KILLED = "killed"  # the attribute of a trial whose process has died; another one replaces it
-_ATTEMPTS = 3  # of one trial: it may be what kills its process
+_KILLED = "killed"  # the attribute of a trial whose process has died; another one replaces it
+_STOPPED = "stopped"  # the attribute of a trial that was interrupted: no death of its process
+_DEATHS = 3  # of processes that run one trial, until it is given up: it may be what kills them
 _PLAN = "sharp_plan"
-_MARK = "sharp_mark"  # the attribute of a study by which a folder knows it again
+_CLAIM = ".study"  # the file that says whose trials a folder holds
+_MARK = "sharp_mark"  # the attributes of a study by which its folders know it again
 _PATIENCE = 60.0  # seconds: others hold the folder for as long as choosing values takes
+_RETRIES = (0.1, 0.3, 1.0, 3.0)  # seconds that another machine may take to make the tables
 _TIMEOUT = 60  # seconds that SQLite waits for other processes
 _SQLITE = "sqlite:///"
 _LONGEST = 200  # characters of a storage's own message
@@ -67,12 +70,15 @@ class SearchStudy:
         optuna = _optuna()
         own = output / "search.db"
         url = storage or str(own)
-        with _reached(url):
-            try:
-                kept = _storage(storage) if storage else _file(own)
-            except (ImportError, LookupError, ValueError) as error:  # no driver, or no URL
-                raise SharpError(*_unusable(url, error)) from error
-            try:
+        with _reached(url), contextlib.ExitStack() as opened:
+            # Two processes that begin a search at once cannot both make the tables.
+            begun = (output / _CLAIM).exists()
+            with contextlib.nullcontext() if begun else _alone(output):
+                try:
+                    kept = _storage(storage) if storage else _file(own)
+                except (ImportError, LookupError, ValueError) as error:  # no driver, or no URL
+                    raise SharpError(*_unusable(url, error)) from error
+                opened.callback(_close, kept)
                 study = optuna.create_study(
                     storage=kept,
                     study_name=search.sweep.path.stem,
@@ -83,16 +89,12 @@ class SearchStudy:
                 found = cls(search, output, study, kept, shared=storage is not None)
                 found._compare()
                 found._claim()
-                yield found
-            finally:
-                if engine := getattr(kept, "engine", None):
-                    kept.remove_session()
-                    engine.dispose()
+            yield found
 
     @property
     def trials(self) -> list[FrozenTrial]:
         """All trials but those whose process has died, in their order."""
-        return [each for each in self.study.get_trials() if KILLED not in each.user_attrs]
+        return [each for each in self.study.get_trials() if _KILLED not in each.user_attrs]
 
     def name(self, trial: FrozenTrial | Trial) -> str:
         """The name of its folder."""
@@ -128,26 +130,41 @@ class SearchStudy:
         from optuna.trial import TrialState
 
         with _alone(self.output):
-            dead = [
-                trial
-                for trial in self.study.get_trials(states=(TrialState.RUNNING,))
-                if self._is_dead(trial)
-            ]
+            dead = self._dead()
             for trial in dead:
-                again = trial.user_attrs.get("attempt", 1) + 1
+                attempt = trial.user_attrs.get("attempt", 1)
+                again, deaths = attempt + 1, trial.user_attrs.get("deaths", attempt - 1)
+                deaths += _STOPPED not in trial.user_attrs
                 mark = functools.partial(self._storage.set_trial_user_attr, trial._trial_id)
                 if "folder" not in trial.user_attrs:  # the next one has its number and its choices
-                    mark(KILLED, True)
-                elif again <= _ATTEMPTS:
+                    mark(_KILLED, True)
+                elif deaths < _DEATHS:
                     # A kill between these lines leaves a trial that is still to be marked.
                     if (self.name(trial), again) not in self._attempts():
-                        known = {"folder": self.name(trial), "attempt": again}
+                        known = {"folder": self.name(trial), "attempt": again, "deaths": deaths}
                         self.study.enqueue_trial(trial.params, user_attrs=known)
-                    mark(KILLED, True)
+                    mark(_KILLED, True)
                 else:
-                    mark("error", [f"the process that trained it has died {again - 1} times", None])
+                    mark("error", [f"the process that trained it has died {deaths} times", None])
                 self.study.tell(trial.number, state=TrialState.FAIL)
         return len(dead)
+
+    def stopped(self) -> None:
+        """Mark the trials that nobody runs any more: they were interrupted, and did not die."""
+        with _alone(self.output):
+            for trial in self._dead():
+                self._storage.set_trial_user_attr(trial._trial_id, _STOPPED, True)
+
+    def _dead(self) -> list[FrozenTrial]:
+        """The trials of this folder that run, and that no process holds."""
+        from optuna.trial import TrialState
+
+        running = self.study.get_trials(states=(TrialState.RUNNING,))
+        return [trial for trial in running if self._is_dead(trial)]
+
+    def alone(self) -> contextlib.AbstractContextManager[None]:
+        """While active, no other process of this folder asks for a trial or writes the result."""
+        return _alone(self.output)
 
     @contextlib.contextmanager
     def _held(self, name: str) -> Iterator[None]:
@@ -250,18 +267,18 @@ class SearchStudy:
 
     def _claim(self) -> None:
         """Let the folder be this study's: another one has trials of the same names."""
-        mark = self.output / ".study"
+        file, ours = self.output / _CLAIM, self.study.study_name
         with _alone(self.output):
-            if _MARK not in self.study.user_attrs:
-                self.study.set_user_attr(_MARK, uuid.uuid4().hex)
-            own = f"{self.study.user_attrs[_MARK]} {self.study.study_name}"
-            if not mark.exists():
-                write_whole(mark, own)
+            if not file.exists():
+                mark = uuid.uuid4().hex
+                # Each folder has an attribute of its own: machines may claim one study at once.
+                self.study.set_user_attr(f"{_MARK}_{mark}", True)
+                write_whole(file, f"{mark} {ours}")
                 return
-        found = mark.read_text("utf-8")
-        if found != own:
-            name = found.partition(" ")[2]
-            where = "" if name != self.study.study_name else " in another storage"
+        mark, _, name = file.read_text("utf-8").partition(" ")
+        known = self.study.user_attrs
+        if name != ours or not (f"{_MARK}_{mark}" in known or known.get(_MARK) == mark):
+            where = "" if name != ours else " in another storage"
             raise UsageError(
                 f"{self.output}: holds the trials of another search, {name}{where}",
                 f"give another {setting('output')}: each search has a folder of its own",
@@ -336,11 +353,31 @@ def _file(path: Path) -> Any:
 
 
 def _storage(url: str) -> Any:
+    """The storage at a URL, tried again while another machine makes the tables that it lacked."""
+    from sqlalchemy.exc import DatabaseError, IntegrityError
+
+    for seconds in _RETRIES:
+        try:
+            return _reached_once(url)
+        except DatabaseError as error:
+            if not isinstance(error, IntegrityError) and "already exists" not in str(error.orig):
+                raise
+            time.sleep(seconds)
+    return _reached_once(url)
+
+
+def _reached_once(url: str) -> Any:
     from optuna.storages import RDBStorage, get_storage
 
     if url.startswith(_SQLITE):
         return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": _TIMEOUT}})
     return get_storage(url)
+
+
+def _close(storage: Any) -> None:
+    if engine := getattr(storage, "engine", None):
+        storage.remove_session()
+        engine.dispose()
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from sharpcli.runtime import interruption
 from sharpcli.runtime.progress import Progress
 from sharpcli.tasks import Task
 from sharpcli.training.held_out import VALIDATION, with_validation
-from sharpcli.training.outcome import DivergedError
+from sharpcli.training.outcome import DivergedError, Trained
 from sharpcli.training.scoring import ObjectiveError, Scorer
 from sharpcli.training.search_file import Search
 from sharpcli.training.state import StateFile
@@ -70,6 +70,10 @@ def run_trial(study: SearchStudy, trial: Trial, tasks: Tasks, progress: Progress
                 trial.set_user_attr(key, each)
             study.study.tell(trial, value, state)
 
+    def done(trained: Trained) -> None:
+        known = {"epochs": trained.epochs, "steps": trained.steps}
+        end(scorer.value, TrialState.COMPLETE, **known, train_loss=trained.train_loss)
+
     try:
         with settings_written_by(as_key), one_thread():
             run = search.trial(name, study.values(trial))
@@ -78,7 +82,7 @@ def run_trial(study: SearchStudy, trial: Trial, tasks: Tasks, progress: Progress
             about: dict[str, Any] = {"searched": f"{asked.split} {asked.objective}"}
             if asked.split == VALIDATION:
                 about["held_out"] = asked.validation
-            trained = train_and_save(
+            train_and_save(
                 task,
                 run.settings,
                 target,
@@ -86,14 +90,8 @@ def run_trial(study: SearchStudy, trial: Trial, tasks: Tasks, progress: Progress
                 inits=search.sweep.path.parent,
                 watchers=(scorer,),
                 beside=lambda: {**about, "objective": f"{scorer.value:.6g}"},
+                done=done,
             )
-        end(
-            scorer.value,
-            TrialState.COMPLETE,
-            epochs=trained.epochs,
-            steps=trained.steps,
-            train_loss=trained.train_loss,
-        )
     except _PrunedError:
         end(None, TrialState.PRUNED)
     except DivergedError as error:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sharpcli.errors import SharpError, UsageError
+from sharpcli.errors import SharpError, UsageError, setting
 from sharpcli.runs.sweep_run import Tasks
 from sharpcli.runs.worker_processes import (
     BETWEEN,
@@ -26,6 +28,13 @@ if TYPE_CHECKING:
 
 __all__ = ["search_in_processes"]
 
+_LOST = 3  # processes that die in a row before they begin a trial: then none can
+
+
+@dataclass
+class _Worker(WorkerProcess):
+    began: bool = False  # a trial
+
 
 def search_in_processes(
     search: Search, output: Path, storage: str | None, jobs: int, watch: SearchWatch
@@ -33,12 +42,16 @@ def search_in_processes(
     """Run trials in `jobs` processes until there are enough.
 
     Where a process dies another one takes its place, and tries its trial again. Where this one
-    ends, however it does, the others end too. What ends one of them by a `SharpError` ends all.
+    ends, however it does, the others end too.
+
+    Raises:
+        SharpError: that ended one of them, or processes die again and again before they begin one.
     """
 
-    def started() -> WorkerProcess:
-        return WorkerProcess(*start(_work, search, output, storage, duplex=False))
+    def started() -> _Worker:
+        return _Worker(*start(_work, search, output, storage, duplex=False))
 
+    lost = 0
     workers = [started() for _ in range(jobs)]
     with ended_with(workers):
         while workers:
@@ -48,6 +61,9 @@ def search_in_processes(
                 except (EOFError, OSError):
                     workers.remove(worker)
                     worker.joined()
+                    lost = 0 if worker.began else lost + 1
+                    if lost == _LOST:
+                        raise SharpError(*_none_begins(worker)) from None
                     workers.append(started())
                     continue
                 if kind == "done":
@@ -57,7 +73,18 @@ def search_in_processes(
                     misuse, message, hint = values
                     raise (UsageError if misuse else SharpError)(message, hint)
                 else:
+                    worker.began |= kind == "began"
                     getattr(watch, kind)(*values)
+
+
+def _none_begins(worker: _Worker) -> tuple[str, str]:
+    """Message and hint where process after process dies before it begins a trial."""
+    code = worker.process.exitcode or 0
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    return (
+        f"a process of the search {how} before it began a trial, and so did those before it",
+        f"see its own message; where the memory is too small, lower {setting('jobs')}",
+    )
 
 
 def _work(pipe: Connection, search: Search, output: Path, storage: str | None) -> None:

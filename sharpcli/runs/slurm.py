@@ -173,6 +173,8 @@ class SlurmJobs:
 
     def cancel(self) -> None:
         """End the jobs, and wait a little until they are gone."""
+        if not self.ids:  # none was submitted
+            return
         # A job that is only cancelled is given time to end, and would train on in it.
         for options in (["--signal=KILL"], []):
             _slurm("scancel", "--quiet", *options, *self._arrays)

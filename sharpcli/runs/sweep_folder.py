@@ -125,8 +125,9 @@ class SweepFolder:
         """What is known of a run: its status, and how it ended."""
         if run.name in self._known:
             return self._known[run.name]
-        trained = self.checkpoint(run).exists()
+        # In this order: a run that ends in between, in another process, has its checkpoint then.
         state = self._read(run)
+        trained = self.checkpoint(run).exists()
         if trained and (state is None or state["status"] != Outcome.OK):
             # The training was killed after it wrote the checkpoint, or is about to write the rest.
             return self._rebuilt(run)

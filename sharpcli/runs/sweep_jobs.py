@@ -117,16 +117,23 @@ def train_in_jobs(
     names = tuple(run.name for run in runs)
     output = folder.path.resolve()
     works = [Job(number, count, plan, names, output, own) for number in range(count)]
-    with interruption.deferred():
-        jobs.submit(works, own)
-        write_whole(own / "jobs.json", json.dumps({"on": jobs.name, "jobs": jobs.ids}) + "\n")
+    watched = _Watched(folder, own, jobs, runs, began, progress, ended, noted)
+    try:
+        with interruption.deferred():
+            jobs.submit(works, own)
+            write_whole(own / "jobs.json", json.dumps({"on": jobs.name, "jobs": jobs.ids}) + "\n")
+        if not detach:
+            watched.until_over()
+    except BaseException:  # however this process ends, no job trains on unseen
+        jobs.cancel()
+        raise
     if detach:
         noted(
             f"{counted(len(jobs.ids), 'job')} submitted: {jobs.look} shows them; the same command "
             f"without {setting('detach')} trains what they leave and shows the result"
         )
-        return
-    _Watched(folder, own, jobs, runs, began, progress, ended, noted).until_over()
+    else:
+        watched.end()
 
 
 @dataclass
@@ -145,34 +152,34 @@ class _Watched:
     _ended: set[str] = field(default_factory=set, init=False)
     _reasons: set[str] = field(default_factory=set, init=False)
     _awaited: dict[str, float] = field(default_factory=dict, init=False)
+    _notes: Sequence[Notes] = field(default=(), init=False)
+    _over: Mapping[str, str] = field(default_factory=dict, init=False)
 
     def until_over(self) -> None:
-        """Watch until all jobs are over, then keep what has died; an error or Ctrl-C cancels."""
-        over: Mapping[str, str] = {}
+        """Watch until all runs have ended, or all jobs are over."""
         asked = 0.0
-        try:
-            while True:
-                with interruption.interruptible():
-                    time.sleep(_LOOK)
-                interruption.hold()
-                notes = self._look()
-                if len(self._ended) == len(self.runs):
-                    break  # a job that still waits in the queue has nothing to do
-                if time.monotonic() - asked < self.jobs.between:
-                    continue
-                # Over for two looks: a job that is requeued may seem so for a moment, and what one
-                # wrote last may come late.
-                before, over, asked = over, self.jobs.over(), time.monotonic()
-                self._say_why_they_wait()
-                if all(each in before and each in over for each in self.jobs.ids):
-                    break
-        except BaseException:  # however this process ends, no job trains on unseen
-            self.jobs.cancel()
-            raise
+        while True:
+            with interruption.interruptible():
+                time.sleep(_LOOK)
+            interruption.hold()
+            self._notes = self._look()
+            if len(self._ended) == len(self.runs):
+                return  # a job that still waits in the queue has nothing to do
+            if time.monotonic() - asked < self.jobs.between:
+                continue
+            # Over for two looks: a job that is requeued may seem so for a moment, and what one
+            # wrote last may come late.
+            before, self._over, asked = self._over, self.jobs.over(), time.monotonic()
+            self._say_why_they_wait()
+            if all(each in before and each in self._over for each in self.jobs.ids):
+                return
+
+    def end(self) -> None:
+        """Take back jobs that have nothing to do, or keep what has died; its error is raised."""
         if len(self._ended) == len(self.runs):
             self.jobs.close()
             return
-        left = self._bury(over, notes)
+        left = self._bury(self._over, self._notes)
         for run in self.runs:
             if run.name in self._begun - self._ended:
                 self._end(run)  # a process that is no job of these trains it

@@ -66,15 +66,17 @@ def train_run(folder: SweepFolder, run: SweepRun, tasks: Tasks, progress: Progre
             started = time.perf_counter()
             task = tasks.of(run)
             with settings_written_by(as_key), one_thread():
-                trained = train_and_save(
+                train_and_save(
                     task,
                     run.settings,
                     target,
                     progress,
                     own_folder=True,
                     inits=folder.sweep.path.parent,
+                    done=lambda trained: folder.keep_trained(
+                        run, trained, time.perf_counter() - started
+                    ),
                 )
-            folder.keep_trained(run, trained, time.perf_counter() - started)
     except InUseError:
         return
     except OSError as error:

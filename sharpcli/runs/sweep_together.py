@@ -23,6 +23,7 @@ from sharpcli.runs.train import metadata, save_trained
 from sharpcli.runs.training_files import TrainingFiles
 from sharpcli.runtime import interruption
 from sharpcli.runtime.files import reserved
+from sharpcli.runtime.reservations import InUseError
 from sharpcli.tasks import Task
 from sharpcli.training.outcome import DivergedError, Trained
 from sharpcli.training.state import StateFile
@@ -109,17 +110,24 @@ def _states(folder: SweepFolder) -> dict[Path, list[str]]:
     return found
 
 
-def _keeping(folder: SweepFolder, mine: Sequence[SweepRun]) -> Keeping:
-    """Where a group keeps its state: in the file that it has, or in a new one."""
+def _keeping(
+    folder: SweepFolder, mine: Sequence[SweepRun], held: contextlib.ExitStack
+) -> Keeping | None:
+    """Where a group keeps its state: in the file that it has, or in a new one, which is reserved.
+
+    Two processes may share the runs of a killed group; the file is that of the one that is first.
+    None if both files are another process's.
+    """
     names = [run.name for run in mine]
-    first = names
-    for known in _states(folder).values():
-        if set(names) <= set(known):
-            first = known
     settings = {run.name: run.settings for run in folder.sweep.runs}
-    digest = hashlib.sha256("\0".join(first).encode()).hexdigest()[:16]
-    file = StateFile(folder.path / f"{_STATE}{digest}")
-    return Keeping(file, {name: settings[name] for name in first}, names)
+    known = [each for each in _states(folder).values() if set(names) <= set(each)]
+    for first in [*reversed(known), names]:
+        digest = hashlib.sha256("\0".join(first).encode()).hexdigest()[:16]
+        file = StateFile(folder.path / f"{_STATE}{digest}")
+        with contextlib.suppress(InUseError):
+            held.enter_context(reserved(file.path))
+            return Keeping(file, {name: settings[name] for name in first}, names)
+    return None
 
 
 def train_group(
@@ -184,7 +192,7 @@ def _train_together(
             settings = [run.settings for run in mine]
             with settings_written_by(as_key), one_thread():
                 exact = way is Way.SAME_BYTES
-                keeping = _keeping(folder, mine)
+                keeping = _keeping(folder, mine, held)
                 train_together(
                     task,
                     settings,

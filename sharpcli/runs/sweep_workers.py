@@ -56,7 +56,11 @@ def train_in_processes(
 
     def begin(worker: _Worker) -> None:
         worker.group = queue.popleft()
-        worker.pipe.send([folder.sweep.runs.index(run) for run in worker.group])
+        try:
+            worker.pipe.send([folder.sweep.runs.index(run) for run in worker.group])
+        except OSError:  # it has died after its last run, which the next look at its pipe shows
+            queue.appendleft(worker.group)
+            worker.group = []
 
     with ended_with(workers):
         while queue or workers:

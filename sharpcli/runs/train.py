@@ -51,6 +51,7 @@ def train_and_save(
     latest: Latest | None = None,
     watchers: Sequence[Watcher] = (),
     beside: Callable[[], Mapping[str, Any]] = dict,
+    done: Callable[[Trained], None] = lambda _: None,
 ) -> Trained:
     """Train, and write the tensors to `output` with all settings as metadata.
 
@@ -59,7 +60,8 @@ def train_and_save(
     trains, `OUTPUT.state` holds the training's state; where one is there, the training goes on from
     it, unless `resume` is False. With `save_optimizer`, `OUTPUT.optimizer` gets the optimizer's
     state. A relative path of `init` begins in the folder `inits`. `watchers` look at the training;
-    `beside` gives more metadata at its end.
+    `beside` gives more metadata at its end. `done` is called once the files are there, and before
+    a signal can end the program, so that whoever keeps a record of trainings has this one in it.
     """
     init = read_init(settings, inits)
     files = TrainingFiles.in_folder(output) if own_folder else TrainingFiles.beside(output)
@@ -92,7 +94,10 @@ def train_and_save(
         about = {**metadata(task, settings, trained, init), **beside()}
         memory = keeper if settings.save_optimizer else None
         trained = save_trained(task, settings, files, trained, about, memory)
-        state.remove()
+        try:
+            done(trained)  # after a kill in between, the training goes on from its state
+        finally:
+            state.remove()
     return trained
 
 

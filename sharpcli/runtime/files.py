@@ -1,7 +1,8 @@
 """Write files atomically, by one run at a time. All other modules write through this one.
 
-A run reserves its output files before it computes anything (`reservations`), writes its result into
-the reservation and replaces the target in one step.
+A run reserves its output files before it computes anything (`reservations`), and holds them until
+its work is over. It writes its result to a file beside the target, which replaces the target in one
+step.
 """
 
 from __future__ import annotations
@@ -176,8 +177,8 @@ def _begin(path: Path, taken: list[Path]) -> None:
     problem = problem_of(path)
     if problem:
         raise _unwritable(path, problem)
-    if not is_special(path):
-        target = target_of(path)
+    target = target_of(path)
+    if not is_special(path) and not is_reserved(target):
         remove_dead(target.parent)
         reserve(target, path)
         taken.append(target)

@@ -42,6 +42,7 @@ _installed = False
 _process = 0  # the process that installed; its forks share the handlers but keep no results
 _begun = False
 _deferring = False
+_holding = False  # `hold` was called
 _finished = False
 _waiting = False  # a signal came while deferring and has not been acted on yet
 _received: int | None = None
@@ -93,9 +94,12 @@ def caused(error: BaseException) -> bool:
 
 
 def hold() -> None:
-    """From now on there is a result to lose: signals wait for `interruptible` or the end."""
-    global _deferring
-    _deferring = _installed
+    """From now on there is a result to lose: signals wait for `interruptible` or the end.
+
+    Within `interruptible` this also ends the part that signals may end.
+    """
+    global _deferring, _holding
+    _deferring = _holding = _installed
 
 
 @contextlib.contextmanager
@@ -120,7 +124,7 @@ def interruptible() -> Iterator[None]:
         _end_for_waiting()
         yield
     finally:
-        _deferring = before
+        _deferring = before or _holding
 
 
 def finish() -> int | None:

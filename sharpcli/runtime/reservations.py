@@ -1,8 +1,12 @@
 """Reservations of files to write: locked files next to their targets, `.NAME.sharp.part`.
 
-Creating one proves that the folder is writable, and its lock keeps other runs out. Later it
-receives the new content and replaces the target in one step. A killed run leaves it behind without
-its lock; the next run in the folder removes it.
+Creating one proves that the folder is writable, and its lock keeps other runs out until the run
+releases it, also after the target is written. New content goes to `.NAME.new.sharp.part`, which
+replaces the target in one step. A killed run leaves these files behind without their locks; the
+next run in the folder removes them.
+
+Who has locked a file checks that it still has its name: its owner may have renamed or removed it in
+between. While it has its name and is locked, nobody else renames or removes it.
 """
 
 from __future__ import annotations
@@ -22,14 +26,25 @@ from sharpcli.errors import SharpError, setting
 from sharpcli.runtime import interruption
 from sharpcli.runtime.destinations import write_all
 
-__all__ = ["InUseError", "is_reserved", "lock", "release", "remove_dead", "replace", "reserve"]
+__all__ = [
+    "InUseError",
+    "is_at",
+    "is_reserved",
+    "lock",
+    "release",
+    "remove_dead",
+    "replace",
+    "reserve",
+]
 
 _SUFFIX = ".sharp.part"
 _LONGEST_NAME = 255  # bytes in a file name on common file systems
-# Seconds for which another run may hold the lock just to check whether this part is in use.
-_PATIENCE = 0.3
+# Seconds that another run may have between locking a part and writing its name into it, seconds for
+# which one may hold the lock just to check whether a part is in use, and between two tries.
+_PATIENCE, _LOOKING, _PAUSE = 0.3, 10.0, 0.03
 # Errors of file systems without locks or without fsync.
 _UNSUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.EINVAL, errno.ENOLCK)
+_HOLDER = re.compile(rb"(?P<process>\d+) on (?P<host>[\w.-]+)")
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
 _reserved: dict[Path, int] = {}  # target → descriptor of its part
@@ -39,40 +54,88 @@ class InUseError(SharpError):
     """Another run is writing to the file."""
 
 
-def _part_of(target: Path) -> Path:
-    part = f".{target.name}{_SUFFIX}"
+def _part_of(target: Path, kind: str = "") -> Path:
+    part = f".{target.name}{kind}{_SUFFIX}"
     if len(os.fsencode(part)) > _LONGEST_NAME:
-        part = f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:32]}{_SUFFIX}"
+        part = f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:32]}{kind}{_SUFFIX}"
     return target.with_name(part)
+
+
+def _new_of(target: Path) -> Path:
+    """The file that receives the target's new content."""
+    return _part_of(target, ".new")
 
 
 def reserve(target: Path, path: Path) -> None:
     """Create and lock the part of a target; raises `OSError`, or `SharpError` if a run holds it."""
-    part, until = _part_of(target), time.monotonic() + _PATIENCE
+    part = _part_of(target)
+    try:
+        handle = _locked(part)
+    except BlockingIOError as error:
+        raise _held(path, _start_of(part)) from error
+    try:
+        os.ftruncate(handle, 0)
+        # Writing allocates a disk block, so a full disk fails before the work.
+        write_all(handle, [memoryview(f"{os.getpid()} on {socket.gethostname()}".encode())])
+    except OSError:
+        part.unlink()
+        os.close(handle)
+        raise
+    _reserved[target] = handle
+
+
+def _locked(part: Path) -> int:
+    """Open and lock a part, made if it is not there; `BlockingIOError` if another run holds it."""
+    begun = time.monotonic()
     while True:
-        handle = os.open(part, os.O_RDWR | os.O_CREAT | _NO_FOLLOW, 0o666)
+        handle, ours = os.open(part, os.O_RDWR | os.O_CREAT | _NO_FOLLOW, 0o666), False
         try:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 raise OSError(errno.EEXIST, f"{part} is in the way")
             lock(handle)
-            if os.fstat(handle).st_nlink:  # else it belonged to a dead run and was just removed
-                os.ftruncate(handle, 0)
-                # Writing allocates a disk block, so a full disk fails before the work.
-                holder = f"{os.getpid()} on {socket.gethostname()}".encode()
-                try:
-                    write_all(handle, [memoryview(holder)])
-                except OSError:
-                    part.unlink()
-                    raise
-                _reserved[target] = handle
-                return
-        except BlockingIOError as error:
-            if time.monotonic() > until:
-                raise _held(path, os.read(handle, 200)) from error
-            time.sleep(_PATIENCE / 10)
+            ours = is_at(part, handle)
+            if ours:
+                return handle
+        except BlockingIOError:
+            waited = time.monotonic() - begun
+            if waited > _LOOKING or (waited > _PATIENCE and _names_a_run(_start_of(part))):
+                raise
+            time.sleep(_PAUSE)
         finally:
-            if target not in _reserved:
+            if not ours:
                 os.close(handle)
+
+
+def is_at(path: Path, handle: int) -> bool:
+    """Whether the open file still has this name."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
+
+
+def _names_a_run(holder: bytes) -> bool:
+    """Whether a part names a run that may live; else who holds it only looks whether it is dead."""
+    known = _HOLDER.fullmatch(holder)
+    if known is None or known["host"].decode() != socket.gethostname():
+        return known is not None
+    number = int(known["process"])
+    try:
+        os.kill(number, 0)
+    except OverflowError:
+        return False
+    except OSError as error:
+        return error.errno == errno.EPERM
+    return number != os.getpid()  # an earlier process may have had this one's number
+
+
+def _start_of(part: Path) -> bytes:
+    """What the run that holds a part wrote about itself; empty if it has just let go of it."""
+    try:
+        with part.open("rb") as file:
+            return file.read(200)
+    except FileNotFoundError:
+        return b""
 
 
 def is_reserved(target: Path) -> bool:
@@ -82,7 +145,7 @@ def is_reserved(target: Path) -> bool:
 
 def _held(path: Path, holder: bytes) -> SharpError:
     """The error that another run holds the file; `holder` is what that run wrote about itself."""
-    known = re.fullmatch(rb"\d+ on [\w.-]+", holder)
+    known = _HOLDER.fullmatch(holder)
     process = f" (process {holder.decode()})" if known else ""
     return InUseError(
         f"{path}: another run is writing to it{process}",
@@ -91,25 +154,29 @@ def _held(path: Path, holder: bytes) -> SharpError:
 
 
 def replace(target: Path, pieces: Sequence[memoryview]) -> None:
-    """Write the content into the reserved part and rename the part to the target."""
-    handle, part = _reserved[target], _part_of(target)
-    os.lseek(handle, 0, os.SEEK_SET)
-    os.ftruncate(handle, 0)
-    write_all(handle, pieces)
-    with contextlib.suppress(FileNotFoundError):  # a new file gets its permissions from the umask
-        part.chmod(stat.S_IMODE(target.stat().st_mode))
+    """Write the content of a reserved target in one step; the reservation stays."""
+    new = _new_of(target)
+    handle = _locked(new)
     try:
-        os.fsync(handle)  # network file systems report a full disk here
-    except OSError as error:
-        if error.errno not in _UNSUPPORTED:
-            raise
-    part.replace(target)
-    _reserved.pop(target)
-    os.close(handle)
+        os.ftruncate(handle, 0)  # a killed run may have left it
+        write_all(handle, pieces)
+        with contextlib.suppress(FileNotFoundError):  # a new file gets permissions from the umask
+            new.chmod(stat.S_IMODE(target.stat().st_mode))
+        try:
+            os.fsync(handle)  # network file systems report a full disk here
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+        new.replace(target)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(handle)
 
 
 def release(target: Path) -> None:
-    """Release a reservation unless it has become the target."""
+    """Release a reservation."""
     handle = _reserved.pop(target, None)
     if handle is not None:
         with contextlib.suppress(OSError):  # the folder has become read-only or was removed
@@ -127,7 +194,7 @@ interruption.before_leaving(_release_all)
 
 def remove_dead(folder: Path) -> None:
     """Remove the parts of dead runs, that is, the unlocked ones."""
-    own = {_part_of(target) for target in _reserved}
+    own = {part for target in _reserved for part in (_part_of(target), _new_of(target))}
     with os.scandir(folder) as entries:
         parts = [Path(entry.path) for entry in entries if entry.name.endswith(_SUFFIX)]
     for part in parts:
@@ -137,7 +204,8 @@ def remove_dead(folder: Path) -> None:
             handle = os.open(part, os.O_RDWR | os.O_NONBLOCK | _NO_FOLLOW)
             try:
                 lock(handle, must=True)
-                part.unlink()
+                if is_at(part, handle):
+                    part.unlink()
             finally:
                 os.close(handle)
 

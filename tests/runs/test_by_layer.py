@@ -14,6 +14,7 @@ from sharpcli.checkpoint import save_checkpoint
 from sharpcli.documents.results import to_document, unconverged
 from sharpcli.documents.scalars import flat_scalars
 from sharpcli.errors import UsageError
+from sharpcli.measures.context import Context
 from sharpcli.objective.parameter_names import layers_of, matching
 from sharpcli.runs.exploration import Beside
 from sharpcli.runs.interpolate import interpolate_checkpoints
@@ -222,6 +223,22 @@ def test_ctrl_c_keeps_the_layers_that_are_finished(written):
     assert second["status"] == "failed"
     assert begun[-1].startswith("a, 1 of 2: layer 2 of 3, about ")
     assert begun[-1].endswith("s left, 2: gradient")
+
+
+def test_ctrl_c_between_two_layers_keeps_the_first(written, monkeypatch):
+    release = Context.release
+
+    def pressed(context):
+        release(context)
+        if context.part:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Context, "release", pressed)
+    settings = MeasureSettings(measures=("gradient",), by="layer")
+    (result,) = measured(written(CASES["tanh"]), CASES["tanh"], settings)["results"]
+    assert result["status"] == "ok"
+    assert result["measures"]["gradient"]["norm"]["value"] > 0
+    assert len(result["layers"]) == 3
 
 
 def test_one_layers_failure_is_its_own(written):

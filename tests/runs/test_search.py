@@ -13,9 +13,12 @@ from tiny_searches import FIVE, checkpoints, write
 
 pytest.importorskip("optuna")
 
+from optuna import Study
+
 from sharpcli.checkpoint import load_checkpoint
 from sharpcli.errors import SharpError, UsageError
-from sharpcli.runs import search_study, search_trial
+from sharpcli.runs import search as module
+from sharpcli.runs import search_study, search_trial, train
 from sharpcli.runs.search import SearchWatch, search
 from sharpcli.tasks import load_task
 from sharpcli.training.held_out import with_validation
@@ -151,18 +154,166 @@ with SearchStudy.opened(read_search(Path(sys.argv[1])), Path(sys.argv[2]), None)
 
 def test_a_trial_is_alive_until_the_study_knows_how_it_ended(tmp_path, out, monkeypatch):
     """Another process looks once the checkpoint is written, and before the study is told."""
-    file, train, mended = write(tmp_path), search_trial.train_and_save, []
+    file, save, mended = write(tmp_path), train.save_trained, []
 
-    def looked_at(task, settings, output, progress, **others):
-        trained = train(task, settings, output, progress, **others)
-        assert output.exists()
+    def looked_at(*args):
+        saved = save(*args)
         words = [sys.executable, "-c", MEND, str(file), str(out)]
         mended.append(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
-        return trained
+        return saved
 
-    monkeypatch.setattr(search_trial, "train_and_save", looked_at)
+    monkeypatch.setattr(train, "save_trained", looked_at)
     assert statuses(search(file, out, trials=1)) == ["ok"]
     assert mended == ["0\n"]
+
+
+OPEN = """
+import contextlib, sys
+from pathlib import Path
+from sharpcli.runs import search_study
+from sharpcli.runtime.reservations import InUseError
+from sharpcli.training.search_file import read_search
+
+reserved = search_study.reserved
+
+@contextlib.contextmanager
+def told(*paths):
+    try:
+        with reserved(*paths):
+            yield
+    except InUseError:
+        print("waits", flush=True)
+        raise
+
+search_study.reserved = told
+file, output, *storage = sys.argv[1:]
+search, storage = read_search(Path(file)), next(iter(storage), None)
+with search_study.SearchStudy.opened(search, Path(output), storage):
+    print("opened", flush=True)
+"""
+
+
+def test_two_processes_may_begin_a_search_at_the_same_time(tmp_path, out):
+    """Another one begins once this one has seen that there are no tables, and has made none."""
+    import sqlalchemy
+    from optuna.storages._rdb.models import BaseModel
+
+    file, others = write(tmp_path), []
+
+    def begun(*_, **__):
+        words = [sys.executable, "-c", OPEN, str(file), str(out)]
+        others.append(subprocess.Popen(words, stdout=subprocess.PIPE, text=True))
+        others[0].stdout.readline()
+
+    sqlalchemy.event.listen(BaseModel.metadata, "before_create", begun, once=True)
+    assert statuses(search(file, out, trials=1)) == ["ok"]
+    (other,) = others
+    assert other.communicate()[0].endswith("opened\n")
+    assert other.returncode == 0
+
+
+def test_two_machines_may_begin_a_search_at_the_same_time(tmp_path, out):
+    """Each has a folder of its own, and both have one storage."""
+    import sqlalchemy
+    from optuna.storages._rdb.models import BaseModel
+
+    file, storage, said = write(tmp_path), f"sqlite:///{tmp_path}/shared.db", []
+    (tmp_path / "other").mkdir()
+
+    def begun(*_, **__):
+        words = [sys.executable, "-c", OPEN, str(file), str(tmp_path / "other"), storage]
+        said.append(subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+    sqlalchemy.event.listen(BaseModel.metadata, "before_create", begun, once=True)
+    assert statuses(search(file, out, trials=1, storage=storage)) == ["ok"]
+    assert said == ["opened\n"]
+
+
+def test_two_machines_may_claim_a_study_at_the_same_time(tmp_path, out, monkeypatch):
+    """The other one has its folder, and goes on in it, when this one is to mark its own."""
+    file, storage = write(tmp_path), f"sqlite:///{tmp_path}/shared.db"
+    words = [sys.executable, "-c", OPEN, str(file), str(tmp_path / "other"), storage]
+    (tmp_path / "other").mkdir()
+    set_attr = Study.set_user_attr
+
+    def claimed(study, key, value):
+        if key.startswith("sharp_mark"):
+            monkeypatch.setattr(Study, "set_user_attr", set_attr)
+            subprocess.run(words, check=True)
+        set_attr(study, key, value)
+
+    monkeypatch.setattr(Study, "set_user_attr", claimed)
+    search(file, out, trials=1, storage=storage)
+    subprocess.run(words, check=True)
+    search(file, out, trials=1, storage=storage)
+
+
+def test_processes_that_cannot_begin_end_the_search(tmp_path, out, monkeypatch):
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "sitecustomize.py").write_text(
+        "import os, sys\nif '--multiprocessing-fork' in sys.orig_argv: os._exit(3)\n", "utf-8"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"), prepend=os.pathsep)
+    with pytest.raises(SharpError, match="ended with code 3 before it began a trial"):
+        search(write(tmp_path), out, trials=2, jobs=2)
+
+
+LOOK = """
+import sys
+from pathlib import Path
+from sharpcli.errors import SharpError
+from sharpcli.runtime.files import reserved
+
+try:
+    with reserved(Path(sys.argv[1])):
+        print("free")
+except SharpError:
+    print("held")
+"""
+
+
+def test_no_other_process_ends_a_trial_between_the_document_and_its_file(
+    tmp_path, out, monkeypatch
+):
+    document, found = module.search_document, []
+
+    def looked_at(*args):
+        words = [sys.executable, "-c", LOOK, str(out / "search.lock")]
+        found.append(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+        return document(*args)
+
+    monkeypatch.setattr(module, "search_document", looked_at)
+    search(write(tmp_path), out, trials=1)
+    assert found == ["held\n"]
+
+
+@pytest.mark.usefixtures("handled")
+def test_ctrl_c_while_a_trial_is_saved_keeps_it(tmp_path, out, monkeypatch, stop):
+    file, save, ran = write(tmp_path), train.save_trained, stop(-1)
+
+    def pressed(*args):
+        signal.raise_signal(signal.SIGINT)
+        return save(*args)
+
+    monkeypatch.setattr(train, "save_trained", pressed)
+    assert statuses(search(file, out, trials=2)) == ["ok"]
+    monkeypatch.setattr(train, "save_trained", save)
+    assert statuses(search(file, out, trials=2)) == ["ok", "ok"]
+    assert len(ran) == 2
+
+
+@pytest.mark.usefixtures("handled")
+def test_ctrl_c_is_no_death_of_a_process(tmp_path, out, monkeypatch):
+    file, save = write(tmp_path), train.train
+
+    def pressed(*_):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(train, "train", pressed)
+    for _ in range(4):
+        assert statuses(search(file, out, trials=1)) == ["waiting"]
+    monkeypatch.setattr(train, "train", save)
+    assert statuses(search(file, out, trials=1)) == ["ok"]
 
 
 def test_a_killed_process_loses_nothing(tmp_path, out):
@@ -295,8 +446,6 @@ def test_a_kill_while_values_are_chosen_changes_no_later_trial(tmp_path, out, mo
 
 
 def test_a_kill_while_a_dead_trial_is_marked_tries_it_once_more(tmp_path, out, stop, monkeypatch):
-    from optuna import Study
-
     stop(1)
     with pytest.raises(StoppedError):
         search(write(tmp_path), out, trials=3)
@@ -314,7 +463,6 @@ def test_a_kill_while_a_dead_trial_is_marked_tries_it_once_more(tmp_path, out, s
 
 
 def test_a_trial_that_ends_while_dead_ones_are_looked_for_is_none(tmp_path, out, monkeypatch):
-    from optuna import Study
     from optuna.trial import TrialState
 
     file = write(tmp_path)

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import signal
+from multiprocessing import active_children
 
 import pytest
 from tiny_sweeps import FOUR, NAMES, TASK, checkpoints, write
@@ -10,7 +12,11 @@ from sharpcli.checkpoint import load_checkpoint
 from sharpcli.documents.reading import load_document
 from sharpcli.errors import SharpError, UsageError
 from sharpcli.runs import sweep_run as module
+from sharpcli.runs import train
 from sharpcli.runs.sweep import Watch, sweep
+from sharpcli.runs.sweep_folder import SweepFolder
+from sharpcli.runs.sweep_together import Way
+from sharpcli.training.sweep_file import read_sweep
 
 
 @pytest.fixture
@@ -183,6 +189,40 @@ def test_what_is_finished_is_kept_where_ctrl_c_ends_it(tmp_path, out, monkeypatc
     assert set(statuses(sweep(file, out)).values()) == {"ok"}
 
 
+@pytest.mark.usefixtures("handled")
+def test_ctrl_c_while_a_run_is_saved_keeps_all_of_it(tmp_path, out, monkeypatch):
+    file, save = write(tmp_path), train.save_trained
+
+    def pressed(*args):
+        signal.raise_signal(signal.SIGINT)
+        return save(*args)
+
+    monkeypatch.setattr(train, "save_trained", pressed)
+    document = sweep(file, out)
+    assert statuses(document) == dict.fromkeys(NAMES, "interrupted") | {NAMES[0]: "ok"}
+    assert document["results"][0]["seconds"] > 0
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_run_that_ends_while_its_files_are_read_is_finished(tmp_path, out, monkeypatch, when):
+    plan = read_sweep(write(tmp_path))
+    run, folder = plan.runs[0], SweepFolder(out, plan)
+    sweep(plan.path, out)
+    (out / run.name).rename(tmp_path / "ended")
+    read = SweepFolder._read
+
+    def ended(folder, run):
+        if when == "before":
+            (tmp_path / "ended").rename(out / run.name)
+        state = read(folder, run)
+        if when == "after":
+            (tmp_path / "ended").rename(out / run.name)
+        return state
+
+    monkeypatch.setattr(SweepFolder, "_read", ended)
+    assert folder.is_finished(run)
+
+
 def test_shards_train_their_own_runs_to_the_same_bytes(tmp_path, out, trained):
     file = write(tmp_path)
     sweep(file, out)
@@ -228,6 +268,33 @@ SPOILING = TASK.replace(
         shutil.rmtree(folder)
         folder.write_text("no folder")""",
 )
+
+
+MARKED = TASK.replace(
+    "    return torch.nn.Seq",
+    "    import os, pathlib\n"
+    "    (pathlib.Path(__file__).parent / f'{torch.initial_seed()}-{os.getpid()}').touch()\n"
+    "    return torch.nn.Seq",
+)
+
+
+def test_a_process_that_dies_between_two_runs_costs_none(tmp_path, out):
+    """It dies after its run has ended, and before it is given another one."""
+    killed = []
+
+    def kill(name, _):
+        if not killed:
+            (mark,) = tmp_path.glob(f"{name.removeprefix('seed=')}-*")
+            process = next(p for p in active_children() if mark.name.endswith(f"-{p.pid}"))
+            process.kill()
+            process.join()
+            killed.append(name)
+
+    content = FOUR.replace('optimizer = ["sgd", "adam"]\n', "").replace("[0, 1]", "[0, 1, 2, 3]")
+    file, way = write(tmp_path, content, MARKED), Way.ONE_BY_ONE
+    document = sweep(file, out, jobs=2, way=way, watch=Watch(ended=kill))
+    assert killed
+    assert set(statuses(document).values()) == {"ok"}
 
 
 def test_a_folder_that_a_process_cannot_write_to_is_one_message(tmp_path, capfd):

@@ -1,5 +1,7 @@
 """Sweeps whose runs are trained together: the same folder as one by one."""
 
+import subprocess
+import sys
 import time
 
 import pytest
@@ -101,6 +103,47 @@ def test_a_killed_group_goes_on_and_trains_nothing_twice(tmp_path, alone, monkey
     assert steps == [[0, 1]]  # the last one, of the two that were not kept
     assert alone == ["adam", "adam"]
     assert checkpoints(out) == checkpoints(tmp_path / "whole")
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from sharpcli.runtime.files import reserved
+
+with reserved(*map(Path, sys.argv[1:])):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_another_process_that_has_a_part_of_a_group_keeps_its_state(tmp_path, monkeypatch):
+    file, out = write(tmp_path, FILE.replace("[0, 1]", "[0, 1, 2]"), TASK), tmp_path / "out"
+    keep = sweep_together._keep
+    monkeypatch.setattr(StateFile, "due", True)
+
+    def killed(folder, run, *others):
+        if run.name == "lr=0.1,seed=0":
+            raise KeyboardInterrupt
+        keep(folder, run, *others)
+
+    monkeypatch.setattr(sweep_together, "_keep", killed)
+    sweep(file, out)
+    monkeypatch.setattr(sweep_together, "_keep", keep)
+    (state,) = out.glob(".together-*.state")
+    before = state.read_bytes()
+    held = [out / "lr=0.1,seed=1" / "model.safetensors", state]
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, *map(str, held)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        found = sweep(file, out)
+        other.communicate("\n")
+    left = [each["run"] for each in found["results"] if each["status"] == "waiting"]
+    assert left == ["lr=0.1,seed=1"]
+    assert state.read_bytes() == before
 
 
 def test_groups_for_all_jobs(tmp_path):

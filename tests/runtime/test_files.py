@@ -52,6 +52,69 @@ def holder(path):
     return process
 
 
+AT_WORK = """
+import pathlib, sys
+from sharpcli.runtime.files import reserved, write_whole
+
+path = pathlib.Path("out.json")
+with reserved(path):
+    print("held", flush=True)
+    sys.stdin.readline()
+    write_whole(path, "result")
+    print("written", flush=True)
+    sys.stdin.readline()
+for _ in range(int(sys.argv[1])):
+    with reserved(path):
+        print("held again", flush=True)
+        sys.stdin.readline()
+"""
+
+
+class Other:
+    """Another process, which reserves out.json, writes it, and may reserve it again."""
+
+    def __init__(self, again=0):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", AT_WORK, str(again)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        )
+        self.said()
+
+    def said(self):
+        return self.process.stdout.readline()
+
+    def go_on(self):
+        """Let it take its next step, and wait until it is done; gives what it says then."""
+        self.process.stdin.write(b"\n")
+        self.process.stdin.flush()
+        return self.said()
+
+
+@pytest.fixture
+def before_lock(monkeypatch):
+    """Let something happen once, after this process has opened a part and before it locks it."""
+    lock = reservations.lock
+
+    def set_(work, *, must):
+        waiting = [work]
+
+        def locked(handle, **how):
+            if waiting and bool(how.get("must")) == must:
+                waiting.pop()()
+            lock(handle, **how)
+
+        monkeypatch.setattr(reservations, "lock", locked)
+
+    return set_
+
+
+def assert_held(path):
+    with pytest.raises(SharpError, match="another run is writing to it"), reserved(path):
+        pytest.fail("both of them hold it")
+
+
 def stopped(process, number=signal.SIGKILL):
     process.send_signal(number)
     process.communicate()
@@ -190,15 +253,25 @@ def test_a_file_that_may_not_be_written_is_kept(folder, monkeypatch):
         pytest.fail("the work began")
 
 
-def test_a_reservation_becomes_the_file_or_goes(folder):
+def test_a_reservation_goes_when_the_work_is_over(folder):
     with reserved(Path("out.json"), None, Path("/dev/null")):
         assert names(folder) == [PART]
         assert str(os.getpid()) in Path(PART).read_text()
     assert names(folder) == []
     with reserved(Path("out.json")):
+        write_whole(Path("out.json"), "old")
         write_whole(Path("out.json"), "new")
-        assert names(folder) == ["out.json"]
+        assert names(folder) == [PART, "out.json"]
+    assert names(folder) == ["out.json"]
     assert Path("out.json").read_text() == "new"
+
+
+def test_a_reservation_within_another_of_the_same_file_does_not_end_it(folder):
+    with reserved(Path("out.json")):
+        with reserved(Path("out.json")):
+            pass
+        write_whole(Path("out.json"), "new")
+        assert names(folder) == [PART, "out.json"]
 
 
 def test_a_stream_for_reading_is_no_output(folder):
@@ -257,6 +330,74 @@ def test_the_part_of_a_dead_run_goes_at_the_next_start(folder):
     stopped(holder("out.json"))
     with reserved(Path("out.json")):
         write_whole(Path("out.json"), "new")
+    assert names(folder) == ["out.json"]
+
+
+def test_a_result_that_is_written_meanwhile_is_not_taken_for_a_reservation(before_lock):
+    other = Other()
+
+    def ends():
+        assert [other.go_on(), other.go_on()] == [b"written\n", b""]
+
+    before_lock(ends, must=False)
+    with reserved(Path("out.json")):
+        assert Path("out.json").read_text() == "result"
+        write_whole(Path("out.json"), "newer")
+    assert Path("out.json").read_text() == "newer"
+    other.process.communicate()
+
+
+def test_who_looks_for_dead_runs_leaves_a_reservation_that_began_meanwhile(folder, before_lock):
+    other = Other(again=1)
+
+    def reserves_again():
+        assert [other.go_on(), other.go_on()] == [b"written\n", b"held again\n"]
+
+    before_lock(reserves_again, must=True)
+    reservations.remove_dead(folder)
+    assert_held(Path("out.json"))
+    other.process.communicate()
+
+
+LOOKS = """
+import os, pathlib, sys
+from sharpcli.runtime import reservations
+
+unlink = pathlib.Path.unlink
+
+def slowly(part, **how):
+    print("looks", flush=True)
+    sys.stdin.readline()
+    unlink(part, **how)
+
+pathlib.Path.unlink = slowly
+reservations.remove_dead(pathlib.Path())
+"""
+
+
+def test_who_looks_for_dead_runs_for_long_is_not_taken_for_one_that_writes(folder, monkeypatch):
+    stopped(holder("out.json"))
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOOKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"looks\n"
+    clock = iter(range(100))
+    monkeypatch.setattr(reservations.time, "monotonic", lambda: next(clock))
+
+    def waits(_):
+        process.communicate(b"\n")
+
+    monkeypatch.setattr(reservations.time, "sleep", waits)
+    with reserved(Path("out.json")):
+        assert PART in names(folder)
+
+
+def test_a_file_is_held_after_it_is_written_as_long_as_the_work_goes_on(folder):
+    other = Other()
+    assert other.go_on() == b"written\n"
+    assert Path("out.json").read_text() == "result"
+    assert_held(Path("out.json"))
+    other.process.communicate()
     assert names(folder) == ["out.json"]
 
 

@@ -145,6 +145,7 @@ class Forked:
         sys.argv = ["sharp", *arguments]
         # A command that ended in this process before the fork has left its marks.
         interruption._installed = interruption._begun = interruption._finished = False
+        interruption._deferring = interruption._holding = False
         code: Any = 0
         try:
             from sharpcli.cli.start import main
@@ -205,7 +206,7 @@ def ended(
     before = {path.name for path in folder.iterdir()}
     process = start(folder, command_of(name))
     if moment is None:
-        _wait_for_write(process, folder / f".{target.name}{PART}")
+        _wait_for_write(process, folder / f".{target.name}.new{PART}")
     else:
         time.sleep(moment)
     process.send_signal(number)
@@ -229,7 +230,8 @@ def ended(
             found.wrong.append(f"{each} is not named")
         (folder / each).unlink()
     journal = {f"{target.name}.partial"}  # the same command goes on from it, and removes it
-    allowed_new = journal | ({f".{target.name}{PART}"} if number == signal.SIGKILL else set())
+    parts = {f".{target.name}{PART}", f".{target.name}.new{PART}"}
+    allowed_new = journal | (parts if number == signal.SIGKILL else set())
     if left := set(new) - set(interrupted) - allowed_new:
         found.wrong.append(f"left behind: {sorted(left)}")
     return found
@@ -262,10 +264,10 @@ def _check_kept(folder: Path, interrupted: list[str], found: Ended) -> None:
 
 
 def _wait_for_write(process: Any, part: Path) -> None:
-    """Until the reserved file holds more than the line about who reserved it."""
+    """Until the file with the new content has some of it."""
     while process.poll() is None:
         try:
-            if part.stat().st_size > 100:
+            if part.stat().st_size > 0:
                 return
         except FileNotFoundError:
             pass

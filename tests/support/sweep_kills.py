@@ -2,6 +2,9 @@
 
 The task writes a line to a log for each model that is made, with the process and the training's
 seed. A process may make the model of a run twice, to see whether runs can be trained together.
+
+With a file `stop` beside the task, the runs of the last two seeds stop after some steps, so that
+the sweep is at work when it is ended, however fast the machine is.
 """
 
 from __future__ import annotations
@@ -21,8 +24,11 @@ from tiny_sweeps import checkpoints
 ROOT = Path(__file__).parents[2]
 TASK = """
 import os
+import pathlib
 import time
 import torch
+
+STOP = pathlib.Path(__file__).with_name("stop")
 
 def model():
     file = os.open(os.environ["SHARP_TEST_LOG"], os.O_APPEND | os.O_CREAT | os.O_WRONLY)
@@ -34,15 +40,22 @@ def data(split):
     x = torch.randn(64, 8, generator=torch.Generator().manual_seed(1))
     return x, (x[:, 0] > 0).long()
 
+steps = {}
+
 def predict(model, batch):
     time.sleep(float(os.environ.get("SHARP_TEST_SLEEP", "0")))
+    if model.training:
+        seed = torch.initial_seed()
+        steps[seed] = steps.get(seed, 0) + 1
+        while seed >= RUNS - 2 and steps[seed] > 20 and STOP.exists():
+            time.sleep(0.01)
     return model(batch[0])
 """
 
 
 def prepare(folder: Path, runs: int) -> None:
     """Write the task and a sweep of so many seeds."""
-    (folder / "task.py").write_text(TASK, "utf-8")
+    (folder / "task.py").write_text(TASK.replace("RUNS", str(runs)), "utf-8")
     seeds = [*range(runs)]
     text = f'task = "task.py"\n[fixed]\nepochs = 5\nbatch_size = 8\n[grid]\nseed = {seeds}\n'
     (folder / "sweep.toml").write_text(text, "utf-8")
@@ -92,6 +105,9 @@ def killed(
     shutil.rmtree(folder / "killed", ignore_errors=True)
     log = folder / "log"
     log.unlink(missing_ok=True)
+    stop = folder / "stop"
+    if after:
+        stop.touch()
     process = begin(folder, "--output", "killed", *arguments, sleep=sleep)
     while not log.exists() and process.poll() is None:
         time.sleep(0.005)
@@ -102,6 +118,7 @@ def killed(
     else:
         process.send_signal(signal.SIGKILL)
     process.communicate()  # which ends when the workers have closed its streams
+    stop.unlink(missing_ok=True)
     before = checkpoints(folder / "killed")
     log.unlink(missing_ok=True)
     again = begin(folder, "--output", "killed", *arguments)

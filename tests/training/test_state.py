@@ -236,6 +236,7 @@ def test_a_state_that_finds_no_room_says_how_to_go_on(tmp_path, monkeypatch):
 
 
 TASK = """
+import os
 import time
 import torch
 def model():
@@ -243,8 +244,13 @@ def model():
 def data(split):
     x = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
     return x, (x[:, 0] > 0).long()
+passes = 0
 def predict(model, batch):
+    global passes
+    passes += model.training
     time.sleep(0.001)
+    while passes > 100 and os.path.exists("stop"):  # so that it never ends before it is killed
+        time.sleep(0.01)
     return model(batch[0])
 """
 COMMAND = """
@@ -277,6 +283,7 @@ def test_a_killed_command_goes_on_and_writes_the_same_bytes(tmp_path):
         file.unlink()
     state = tmp_path / "model.safetensors.state"
     assert not state.exists()
+    (tmp_path / "stop").touch()
     for wait in (0.0, 0.05):
         process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
         before = state.read_bytes() if state.exists() else None
@@ -287,6 +294,7 @@ def test_a_killed_command_goes_on_and_writes_the_same_bytes(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert not files[0].exists()
+    (tmp_path / "stop").unlink()
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     assert written() == expected
     assert not state.exists()

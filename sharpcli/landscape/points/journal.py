@@ -15,7 +15,7 @@ from sharpcli.errors import SharpError, setting
 from sharpcli.runtime.destinations import is_special
 from sharpcli.runtime.files import cache_folder
 from sharpcli.runtime.processes import is_first
-from sharpcli.runtime.reservations import lock
+from sharpcli.runtime.reservations import is_at, lock
 
 __all__ = ["Journal", "differences"]
 
@@ -82,20 +82,18 @@ class Journal:
         try:
             if self._output is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("a+b", buffering=0)
+            self._file = _locked(self.path)
+        except BlockingIOError as error:
+            raise SharpError(
+                f"{self.path}: another run is writing to it",
+                f"wait for it to end, or write to another {setting('output')}",
+            ) from error
         except OSError as error:
             if self._output is not None:
                 raise self._unwritable(error) from error
             self.problem, self.path = f"{self.path.parent}: {error.strerror}", None
             return
         try:
-            try:
-                lock(self._file.fileno())
-            except OSError as error:
-                raise SharpError(
-                    f"{self.path}: another run is writing to it",
-                    f"wait for it to end, or write to another {setting('output')}",
-                ) from error
             self._file.seek(0)
             content = self._file.read() if self._resume else b""
             self._refuse_foreign(content)
@@ -122,17 +120,18 @@ class Journal:
 
     def close(self) -> None:
         """Close the file and keep it for a later run if it has points."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-            if self.path is not None and self._owned and not self._holds_points:
-                self.path.unlink(missing_ok=True)
+        file, self._file = self._file, None
+        if file is None or self.path is None:
+            return
+        if self._owned and not self._holds_points:
+            _remove(self.path, file)
+        file.close()
 
     def discard(self) -> None:
         """Close and remove the file, once the result is saved."""
-        self.close()
+        file, self._file = self._file, None
         if self.path is not None:
-            self.path.unlink(missing_ok=True)
+            _remove(self.path, file)
 
     @property
     def folder(self) -> Path:
@@ -198,6 +197,29 @@ class Journal:
         elif self._output is None:
             hint = f"points are kept there as they come: name an {output}, or set XDG_CACHE_HOME"
         return SharpError(f"{self.path}: cannot be written: {error.strerror}", hint)
+
+
+def _locked(path: Path) -> FileIO:
+    """Open and lock a file; raises `BlockingIOError` if another run holds it."""
+    while True:
+        file = path.open("a+b", buffering=0)
+        try:
+            lock(file.fileno())
+            if is_at(path, file.fileno()):  # else the run that had it has just removed it
+                return file
+        except OSError:
+            file.close()
+            raise
+        file.close()
+
+
+def _remove(path: Path, file: FileIO | None) -> None:
+    """Remove a file while it is locked, so that no other run begins in it before it goes."""
+    if file is not None and os.name == "nt":  # which removes no open file, and has no locks
+        file.close()
+    path.unlink(missing_ok=True)
+    if file is not None:
+        file.close()
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

@@ -44,18 +44,27 @@ def test_a_killed_run_goes_on_where_it_stopped(folder, expected, seed):
 
 # Ctrl-C.
 
+# With a file `stop` it waits once so many lines are written, so that it never ends too early.
 SLOW = (
     TASK
     + """
-import os, time
+import os, pathlib, time
+
+LINES = int(os.environ.get("SHARP_TEST_LINES", "0"))
+
+def stops():
+    partial = next(pathlib.Path().rglob("*.partial"), None)
+    lines = 0 if partial is None else partial.read_bytes().count(b"\\n")
+    return lines >= LINES and os.path.exists("stop")
 
 def predict(model, batch):
-    time.sleep(float(os.environ.get("SHARP_TEST_SLEEP", "0")))
+    while LINES and stops():
+        time.sleep(0.01)
     return model(batch[0])
 """
 )
 LINE = ("interpolate", "sgd.safetensors", "adam.safetensors", "-t", "task.py", "--points", "24")
-SLEEP = {"SHARP_TEST_SLEEP": "0.1"}
+STOPS = {"SHARP_TEST_LINES": "20"}
 
 
 @pytest.fixture
@@ -91,6 +100,7 @@ def finished(folder, *arguments):
 
 def interrupted(folder, *arguments, lines=6, **environment):
     """Send Ctrl-C once the file has some lines; what is on stdout and stderr, and the file."""
+    (folder / "stop").touch()
     process = spawn(*arguments, folder=folder, **environment)
     partial = None
     while process.poll() is None and (partial is None or partial.read_bytes().count(b"\n") < lines):
@@ -99,6 +109,7 @@ def interrupted(folder, *arguments, lines=6, **environment):
     time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate()
+    (folder / "stop").unlink()
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr
     return stdout, stderr, partial
@@ -106,7 +117,7 @@ def interrupted(folder, *arguments, lines=6, **environment):
 
 def test_ctrl_c_writes_what_is_finished_and_the_same_command_goes_on(slow, undisturbed):
     output = ("--json", "--output", "out.json")
-    stdout, stderr, partial = interrupted(slow, *LINE, *output, **SLEEP)
+    stdout, stderr, partial = interrupted(slow, *LINE, *output, **STOPS)
     assert stdout == ""
     assert partial == slow / "out.json.partial"
     (found,) = strict((slow / "out.json").read_text("utf-8"))["results"]
@@ -128,7 +139,7 @@ def test_ctrl_c_writes_what_is_finished_and_the_same_command_goes_on(slow, undis
 
 
 def test_ctrl_c_shows_what_is_finished_and_keeps_it_in_the_cache(slow, undisturbed):
-    stdout, stderr, partial = interrupted(slow, *LINE, **SLEEP)
+    stdout, stderr, partial = interrupted(slow, *LINE, **STOPS)
     assert partial.parent == slow / "cache" / "sharpcli"
     assert "line from A to B · 24 points" in stdout
     assert "warning: interrupted after " in stderr
@@ -153,10 +164,12 @@ def test_ctrl_c_while_a_path_is_trained_keeps_the_line(slow):
 
 def test_two_runs_at_once_on_one_output(slow):
     output = ("--json", "--output", "out.json")
-    first = spawn(*LINE, *output, folder=slow, SHARP_TEST_SLEEP="0.05")
+    (slow / "stop").touch()
+    first = spawn(*LINE, *output, folder=slow, **STOPS)
     while not (slow / "out.json.partial").exists() and first.poll() is None:
         time.sleep(0.01)
     done = run(*LINE, *output)
+    (slow / "stop").unlink()
     assert done.exit_code == 1
     assert done.stderr == (
         "Error: out.json: another run is writing to it "

@@ -442,12 +442,10 @@ def predict(model, batch):
     )
     save_file(tensors(20.0), "slow.safetensors")
     process = start("sgd.safetensors", "slow.safetensors", "-t", "task.py", *QUICK, "--json")
-    for _ in range(600):
-        if (folder / "reached").exists() or process.poll() is not None:
-            break
+    while not (folder / "reached").exists() and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate()
     assert process.returncode == 130, stderr
     document = json.loads(stdout)
     SCHEMA.validate(document)
@@ -458,7 +456,7 @@ def predict(model, batch):
 
 def test_both_streams_in_one_file_do_not_run_into_each_other(folder):
     with (folder / "both").open("w", encoding="utf-8") as both:
-        start(*BOTH, "none.safetensors", stdout=both, stderr=subprocess.STDOUT).wait(60)
+        start(*BOTH, "none.safetensors", stdout=both, stderr=subprocess.STDOUT).wait()
     lines = (folder / "both").read_text("utf-8").splitlines()
     assert "failed: none.safetensors: there is no such file" in lines
     assert any(line.startswith("‖∇L‖:") and line.endswith("a minimum") for line in lines)
@@ -467,7 +465,7 @@ def test_both_streams_in_one_file_do_not_run_into_each_other(folder):
 def test_a_full_disk_is_one_message(folder):
     with Path("/dev/full").open("w", encoding="utf-8") as full:
         process = start(*BOTH, "-m", "loss", stdout=full)
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate()
     assert process.returncode == 1
     assert "standard output: cannot be written: No space left on device" in stderr
     assert "Traceback" not in stderr

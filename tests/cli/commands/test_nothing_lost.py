@@ -63,7 +63,7 @@ import os, time
 def predict(model, batch):
     if model[0].weight.detach().abs().max() > LARGEST:
         open("second", "w").close()
-        time.sleep(0.3)
+        time.sleep(60)
     return model(batch[0])
 """
 
@@ -222,7 +222,7 @@ def test_a_checkpoint_goes_to_a_file(folder, output):
 
 
 def on_a_terminal(folder, *arguments):
-    """What a run writes to a terminal first, after how many seconds, and all of it."""
+    """What a run writes to a terminal first, after what share of its time, and all of it."""
     ours, theirs = pty.openpty()
     started = time.monotonic()
     process = subprocess.Popen(
@@ -247,16 +247,13 @@ def on_a_terminal(folder, *arguments):
         parts.append(part.decode())
     process.wait()
     os.close(ours)
-    return parts[0], seconds, "".join(parts)
+    return parts[0], seconds / (time.monotonic() - started), "".join(parts)
 
 
 def test_a_command_that_loads_pytorch_says_so_at_once_and_takes_it_back(folder):
-    for _ in range(3):  # the machine may be busy with something else
-        first, seconds, everything = on_a_terminal(folder, "inspect", "sgd.safetensors")
-        if seconds < 0.5:
-            break
+    first, share, everything = on_a_terminal(folder, "inspect", "sgd.safetensors")
     assert first == "sharp inspect: loading PyTorch …"
-    assert seconds < 0.5
+    assert share < 0.5
     assert everything.startswith(f"{first}\r\x1b[K\r\n")
     assert everything.count("\x1b[K") == 1
 

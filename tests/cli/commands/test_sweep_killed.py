@@ -46,10 +46,12 @@ def test_a_killed_sweep_goes_on_where_it_stopped(folder, expected):
 def test_signals_keep_what_is_finished_and_end_the_workers(folder, expected, number, to_all, on):
     name = "-".join([number.name, *on])
     arguments = ("--output", name, "--jobs", "2", "--json", *on)
+    (folder / "stop").touch()
     process = sweep_kills.begin(folder, *arguments, sleep=0.02)
     sweep_kills.wait_for(folder / name, process, 1)
     (os.killpg if to_all else os.kill)(process.pid, number)
-    stdout, stderr = process.communicate(timeout=60)  # the workers have its streams too
+    stdout, stderr = process.communicate()  # the workers have its streams too
+    (folder / "stop").unlink()
     assert process.returncode == 128 + number
     statuses = [result["status"] for result in json.loads(stdout)["results"]]
     assert statuses.count("ok") == len(checkpoints(folder / name)) >= 1

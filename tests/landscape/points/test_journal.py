@@ -9,6 +9,7 @@ import pytest
 
 from sharpcli.cli.option_names import as_option
 from sharpcli.errors import SharpError, settings_written_by
+from sharpcli.landscape.points import journal as module
 from sharpcli.landscape.points.journal import Journal
 
 RUN = {"kind": "interpolate", "settings": {"grid": {"points": [25]}}}
@@ -89,6 +90,79 @@ def test_a_file_without_points_is_not_left_behind(tmp_path):
     journal.add("together", 0, 1)
     journal.close()
     assert list(tmp_path.iterdir()) == []
+
+
+OTHER = f"""
+import sys
+from pathlib import Path
+from sharpcli.errors import SharpError
+from sharpcli.landscape.points.journal import Journal
+
+journal = Journal(Path(sys.argv[1]))
+try:
+    journal.begin({RUN!r})
+except SharpError as error:
+    print(error.message, flush=True)
+else:
+    print("begun", flush=True)
+    journal.add("line", 7, [1])
+    if sys.stdin.readline() == "discard\\n":
+        journal.discard()
+    journal.close()
+    print("ended", flush=True)
+"""
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Another process that begins, adds a point, and ends when it is told; what it says first."""
+    processes = []
+
+    def start():
+        words = [sys.executable, "-c", OTHER, str(tmp_path / "r")]
+        pipe = subprocess.PIPE
+        processes.append(subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True))
+        return processes[-1], processes[-1].stdout.readline()
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("points", [0, 1])
+def test_a_run_that_begins_while_another_removes_the_file_keeps_its_own(
+    tmp_path, monkeypatch, other, points
+):
+    journal, said = begun(tmp_path / "r"), []
+    for number in range(points):
+        journal.add("line", number, [0])
+    unlink = Path.unlink
+
+    def begins_first(path, **how):
+        said.append(other()[1])
+        unlink(path, **how)
+
+    monkeypatch.setattr(Path, "unlink", begins_first)
+    journal.discard()
+    assert ("begun" in said[0]) == journal.path.exists()
+
+
+def test_a_file_that_another_run_removes_meanwhile_is_made_again(tmp_path, monkeypatch, other):
+    process, said = other()
+    assert said == "begun\n"
+    lock = module.lock
+
+    def locked(handle):
+        monkeypatch.setattr(module, "lock", lock)
+        assert process.communicate("discard\n")[0] == "ended\n"
+        lock(handle)
+
+    monkeypatch.setattr(module, "lock", locked)
+    journal = begun(tmp_path / "r")
+    journal.add("line", 0, [0])
+    journal.close()
+    assert journal.path.exists()
 
 
 @pytest.mark.parametrize("content", [b"notes", b"notes\n", b'{"a":1}\n', b"\xff\x00"])

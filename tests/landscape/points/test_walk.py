@@ -1,7 +1,6 @@
 """Walking a grid: resumed, interrupted, refused, and what is said on the way."""
 
 import itertools
-import os
 import signal
 
 import pytest
@@ -13,7 +12,6 @@ from sharpcli.landscape.points import walk as module
 from sharpcli.landscape.points.evaluator import Surface
 from sharpcli.landscape.points.journal import Journal
 from sharpcli.landscape.points.walk import Walk, Watch
-from sharpcli.runtime import interruption
 
 RUN = {"kind": "test"}
 
@@ -67,18 +65,6 @@ def test_a_resumed_walk_is_the_uninterrupted_one_and_computes_nothing_twice(tmp_
     assert again.values(*line) == expected
     assert again.surface.evaluations == 18
     assert said == ["7 of 25 points were finished by a former run"]
-
-
-@pytest.fixture
-def handled(monkeypatch):
-    """Let this process handle Ctrl-C as the command line's does."""
-    handler = signal.getsignal(signal.SIGINT)
-    state = {"_installed": True, "_process": os.getpid(), "_begun": True, "_finished": False}
-    for name, value in {**state, "_deferring": False, "_waiting": False, "_received": None}.items():
-        monkeypatch.setattr(interruption, name, value)
-    signal.signal(signal.SIGINT, interruption._on_signal)
-    yield
-    signal.signal(signal.SIGINT, handler)
 
 
 @pytest.mark.usefixtures("handled")
