@@ -171,10 +171,11 @@ OPEN = """
 import contextlib, sys
 from pathlib import Path
 from sharpcli.runs import search_study
+from sharpcli.runtime import files
 from sharpcli.runtime.reservations import InUseError
 from sharpcli.training.search_file import read_search
 
-reserved = search_study.reserved
+reserved = files.reserved
 
 @contextlib.contextmanager
 def told(*paths):
@@ -185,7 +186,7 @@ def told(*paths):
         print("waits", flush=True)
         raise
 
-search_study.reserved = told
+files.reserved = told
 file, output, *storage = sys.argv[1:]
 search, storage = read_search(Path(file)), next(iter(storage), None)
 with search_study.SearchStudy.opened(search, Path(output), storage):
