@@ -32,19 +32,21 @@ def check_values(experiment: Experiment, sweeps: Sequence[Sweep]) -> None:
         for value in (each for one in given for each in ([one] if isinstance(one, str) else one)):
             head, _, rest = value.partition(".")
             known, key, where = measured, value, "[measure] measures"
+            lacks = "no sweep file measures"
             if head in _NOT_MEASURED:
                 continue
             if head == "tracked":
                 known, key, where = tracked, rest, "[fixed] track"
+                lacks = "no sweep file tracks"
             elif head == "rescaled":
-                known, key, where = rescaled, rest, "[measure] rescale_check = true and measures"
+                known, key, where = rescaled, rest, "[measure] rescale_check = true, and measures"
+                lacks = "no sweep file with rescale_check measures"
             name = re.split(r"[./\[]", key)[0]
             if name in known or ("loss" in known and key.endswith(_ENDS)):
                 continue
-            found = did_you_mean(name, known) if known else "nothing is"
             raise UsageError(
-                f"{experiment.folder / FILE}: claim {claim.name}: {value}: no sweep file measures "
-                f"{name}: {found}",
+                f"{experiment.folder / FILE}: claim {claim.name}: {value}: {lacks} {name}: "
+                f"{did_you_mean(name, known)}",
                 f"correct the value, or add what it needs to a sweep file: {where}",
             )
 

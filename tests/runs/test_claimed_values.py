@@ -27,8 +27,11 @@ def with_value(experiment, value):
     [
         ("hesian.eigenvalues[0]", "no sweep file measures hesian: did you mean 'hessian'"),
         ("trace", "no sweep file measures trace: "),
-        ("rescaled.hessian.eigenvalues[0]", "no sweep file measures hessian: nothing is"),
-        ("tracked.hessian.eigenvalues[0]/threshold", "no sweep file measures hessian: nothing is"),
+        ("rescaled.hessian.eigenvalues[0]", "no sweep file with rescale_check measures hessian"),
+        (
+            "tracked.hessian.eigenvalues[0]/threshold",
+            "no sweep file tracks hessian: there are none",
+        ),
     ],
 )
 def test_nothing_is_trained_for_a_number_that_nothing_measures(tmp_path, value, said):
