@@ -211,7 +211,7 @@ def _refuse_unmeasured(
         raise SharpError(
             f"stage {stage.name}: {counted(len(failed), 'run')} of {len(measured['results'])} "
             f"could not be measured, the first one because of {error['message']}",
-            f"{error['hint']}; then the same command goes on",
+            _then_goes_on(error["hint"]),
         )
 
 
@@ -237,8 +237,13 @@ def _refuse_failed(stage: Stage, trained: Document, output: Path) -> None:
         raise SharpError(
             f"stage {stage.name}: {counted(len(failed), 'run')} of {len(trained['results'])} "
             f"failed, the first one because of {error['message']}",
-            f"{error['hint']}; then the same command goes on",
+            _then_goes_on(error["hint"]),
         )
+
+
+def _then_goes_on(hint: str) -> str:
+    joint = " Then" if hint.endswith("?") else "; then"
+    return f"{hint}{joint} the same command goes on"
 
 
 def _busy(stage: Stage) -> tuple[str, str]:
