@@ -255,9 +255,10 @@ def _busy(stage: Stage) -> tuple[str, str]:
 
 def _starts_from_lost(init: str | None, output: Path) -> bool:
     """Whether a run was to start from one of an earlier stage that ended without weights."""
-    if init is None or (output / init).exists():
+    if init is None:
         return False
-    return (output / init).with_name("run.json").exists()
+    weights = (output / init).with_name("model.safetensors")
+    return weights.with_name("run.json").exists() and not weights.exists()
 
 
 def _seeded(file: Path, seeds: int | None) -> str:
