@@ -73,6 +73,17 @@ class Goal:
         own = first in self._first_parts
         return "." in name and not own and _OF_LOSSES.fullmatch(first) is not None
 
+    def second_copy(self, name: str, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether a tensor repeats one of a trained copy, which PEFT writes for `bias="all"`.
+
+        The file then has the copy's bias as `head.bias` and as `head.modules_to_save.bias`.
+        """
+        before, copies, after = name.partition(".modules_to_save.")
+        if not copies:
+            return False
+        whole = (tensors.get(f"{before}{copies}{adapter}.{after}") for adapter in self.adapters)
+        return any(each is not None and _identical(each, tensors[name]) for each in whole)
+
     @functools.cached_property
     def _first_parts(self) -> set[str]:
         return {name.partition(".")[0] for name in self.wanted}
@@ -151,7 +162,11 @@ def fitted(stored: Mapping[str, Tensor], renaming: Renaming, goal: Goal) -> Fit:
         for name, old in renaming.names.items()
         if name not in goal.wanted and old not in outside
     ]
-    left = dict.fromkeys(name for name in extra if goal.constant(name, tensors[name]))
+    left = dict.fromkeys(
+        name
+        for name in extra
+        if goal.constant(name, tensors[name]) or goal.second_copy(name, tensors)
+    )
     return Fit(
         renaming,
         tensors,
@@ -179,6 +194,10 @@ def is_counter(name: str, tensor: Tensor) -> bool:
 def misfit(stored: Tensor, model: Tensor) -> bool:
     """Whether a stored tensor has another shape or kind of number than the model's."""
     return stored.shape != model.shape or _number_kind(stored) != _number_kind(model)
+
+
+def _identical(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(a, b)
 
 
 def _number_kind(tensor: Tensor) -> str:

@@ -16,6 +16,7 @@ from sharpcli.documents.claims.runs import StageRuns, Trained, by_seed, chosen, 
 from sharpcli.documents.results import Document, dumps, is_interrupted, to_document
 from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import SharpError, UsageError, counted, did_you_mean, setting
+from sharpcli.runs.claimed_values import check_values
 from sharpcli.runs.experiments import RESULT, SWEEP, judged, read_finished
 from sharpcli.runs.interpolate import interpolate_checkpoints
 from sharpcli.runs.path_distances import write_distances
@@ -163,6 +164,7 @@ def _prepare(experiment: Experiment, output: Path, asked: Asked) -> None:
 def _check(experiment: Experiment, output: Path) -> None:
     """Judge the runs that the files ask for before they run: this finds mistakes in claims."""
     stages: dict[str, StageRuns] = {}
+    sweeps: list[Sweep] = []
     for stage in experiment.stages:
         if stage.interpolate is not None:
             plan, of = stage.interpolate, stages[stage.interpolate["stage"]]
@@ -175,10 +177,12 @@ def _check(experiment: Experiment, output: Path) -> None:
             continue
         swept = read_sweep(output / f"{stage.name}.toml")
         read_measure(swept)
+        sweeps.append(swept)
         tasks = Tasks(swept)
         folder = SweepFolder(output / stage.name, swept, [tasks.of(run) for run in swept.runs])
         planned = dumps(folder.document())
         stages[stage.name] = read_stage(stage.name, json.loads(planned), {}, None)
+    check_values(experiment, sweeps)
     conclude(experiment, SCALES[0], 0, stages, {})
 
 
@@ -207,7 +211,7 @@ def _refuse_unmeasured(
         raise SharpError(
             f"stage {stage.name}: {counted(len(failed), 'run')} of {len(measured['results'])} "
             f"could not be measured, the first one because of {error['message']}",
-            f"{error['hint']}; then the same command goes on",
+            _then_goes_on(error["hint"]),
         )
 
 
@@ -233,8 +237,13 @@ def _refuse_failed(stage: Stage, trained: Document, output: Path) -> None:
         raise SharpError(
             f"stage {stage.name}: {counted(len(failed), 'run')} of {len(trained['results'])} "
             f"failed, the first one because of {error['message']}",
-            f"{error['hint']}; then the same command goes on",
+            _then_goes_on(error["hint"]),
         )
+
+
+def _then_goes_on(hint: str) -> str:
+    joint = " Then" if hint.endswith("?") else "; then"
+    return f"{hint}{joint} the same command goes on"
 
 
 def _busy(stage: Stage) -> tuple[str, str]:
@@ -246,9 +255,10 @@ def _busy(stage: Stage) -> tuple[str, str]:
 
 def _starts_from_lost(init: str | None, output: Path) -> bool:
     """Whether a run was to start from one of an earlier stage that ended without weights."""
-    if init is None or (output / init).exists():
+    if init is None:
         return False
-    return (output / init).with_name("run.json").exists()
+    weights = (output / init).with_name("model.safetensors")
+    return weights.with_name("run.json").exists() and not weights.exists()
 
 
 def _seeded(file: Path, seeds: int | None) -> str:

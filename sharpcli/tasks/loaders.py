@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -56,7 +57,10 @@ def map_style(
         _check_rows(data, name)
     kinds = tuple if collate or merge else tuple | list
     if isinstance(data, kinds) and data and all(_is_column(each) for each in data):
-        data = tuple(torch.as_tensor(each) for each in data)
+        with warnings.catch_warnings():
+            # A file mapped for reading is only read here.
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            data = tuple(torch.as_tensor(each) for each in data)
     return data, collate
 
 
@@ -80,6 +84,21 @@ def _is_column(each: Any) -> bool:
     return isinstance(each, Tensor) or (hasattr(each, "__array__") and hasattr(each, "shape"))
 
 
+def _fixed(sampler: Any, batches: Any) -> list[int] | None:
+    """The rows that a loader draws in every epoch, once each, where they are listed."""
+    rows: Any = None
+    if isinstance(batches, list | tuple):
+        rows = [each for batch in batches for each in batch]
+    elif type(sampler) is SubsetRandomSampler:
+        rows = sampler.indices
+    elif isinstance(sampler, list | tuple | range):
+        rows = sampler
+    if rows is None:
+        return None
+    chosen = sorted(int(each) for each in rows)
+    return chosen if len({*chosen}) == len(chosen) else None
+
+
 def drawn(data: Any, loader: DataLoader[Any], name: str, notes: list[str]) -> Any:
     """The rows of a data set that a loader draws from.
 
@@ -91,8 +110,10 @@ def drawn(data: Any, loader: DataLoader[Any], name: str, notes: list[str]) -> An
     """
     sampler: Any = loader.sampler
     batches = loader.batch_sampler
-    if type(sampler) is SubsetRandomSampler:
-        chosen = sorted(int(each) for each in sampler.indices)
+    chosen = _fixed(sampler, batches)
+    if chosen is not None:
+        if len(chosen) == len(data):
+            return data
         notes.append(f"{name}: the {len(chosen)} of {len(data)} rows that the loader draws from")
         return Subset(data, chosen)
     plain = isinstance(sampler, SequentialSampler) or (

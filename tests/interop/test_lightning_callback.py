@@ -20,7 +20,7 @@ class Data(TensorDataset):
         super().__init__(inputs, (inputs[:, :2].prod(1) > 0).long())
 
 
-def trained(folder, callbacks, module="lightning.pytorch", **settings):
+def trained(folder, callbacks, module="lightning.pytorch", compiled=False, **settings):
     pl = pytest.importorskip(module)
     loggers = pytest.importorskip(f"{module}.loggers")
 
@@ -34,7 +34,8 @@ def trained(folder, callbacks, module="lightning.pytorch", **settings):
 
         def training_step(self, batch, _):
             loss = nn.functional.cross_entropy(self(batch[0]), batch[1])
-            self.log("loss", loss)
+            if not compiled:  # dynamo cannot trace it
+                self.log("loss", loss)
             return loss
 
         def configure_optimizers(self):
@@ -54,7 +55,8 @@ def trained(folder, callbacks, module="lightning.pytorch", **settings):
         log_every_n_steps=5,
         **settings,
     )
-    trainer.fit(model, DataLoader(Data(), batch_size=16, shuffle=True))
+    fitted = torch.compile(model, backend="eager") if compiled else model
+    trainer.fit(fitted, DataLoader(Data(), batch_size=16, shuffle=True))
     return trainer, model, list(csv.DictReader((folder / "metrics.csv").open()))
 
 
@@ -85,6 +87,21 @@ def test_steps_count_with_accumulated_batches(tmp_path):
     _, _, rows = trained(tmp_path, [callback], accumulate_grad_batches=3)
     numbers = [row for row in rows if row["sharpness/loss.train"]]
     assert [int(row["step"]) for row in numbers] == [*range(5, 41, 5)]
+
+
+def test_a_compiled_module_has_the_same_numbers(tmp_path):
+    from sharpcli import LightningCallback
+
+    found = {}
+    for compiled in (False, True):
+        callback = LightningCallback(every=20, share=None, samples=COUNT)
+        folder = tmp_path / f"compiled-{compiled}"
+        _, _, rows = trained(folder, [callback], compiled=compiled)
+        values = [row["sharpness/hessian.eigenvalues[0]"] for row in rows]
+        found[compiled] = [float(each) for each in values if each]
+    assert len(found[True]) == 2
+    assert min(found[True]) > 0.01
+    assert found[True] == pytest.approx(found[False], rel=1e-4)
 
 
 def test_a_data_set_without_rows_is_refused_before_the_training(tmp_path):

@@ -67,6 +67,18 @@ def test_an_adapters_folder_and_file(tmp_path, kind):
     assert lone.measures["loss"]["train"].value == result.measures["loss"]["train"].value
 
 
+def test_the_head_of_an_adapter_with_all_biases_is_in_the_file_twice(tmp_path):
+    # peft writes its bias as classifier.bias and as classifier.modules_to_save.bias
+    path = tmp_path / "task.py"
+    path.write_text(TASK + LORA + ", bias='all', task_type='SEQ_CLS')")
+    task = module_of(path)
+    model = perturbed(task.model())
+    model.save_pretrained(tmp_path / "adapter")
+    result = measured(path, tmp_path / "adapter", partial=True)
+    assert_equal(result, task, model)
+    assert any("modules_to_save.bias' not in the" in note for note in result.checkpoint["notes"])
+
+
 def test_dora_has_a_loss_and_no_second_derivative(tmp_path):
     # peft leaves the norm of the adapted weight out of differentiation
     path = tmp_path / "task.py"

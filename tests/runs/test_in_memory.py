@@ -86,9 +86,17 @@ def test_every_form_of_data_has_the_same_loss(train, settings):
     assert not report.notes
 
 
-def test_a_loader_over_a_subset_measures_the_subset_and_says_so():
+@pytest.mark.parametrize(
+    "loader",
+    [
+        {"batch_size": 2, "sampler": SubsetRandomSampler([3, 20, 7, 11])},
+        {"batch_size": 2, "sampler": [3, 20, 7, 11]},
+        {"batch_sampler": [[3, 20, 7], [11]]},
+    ],
+)
+def test_a_loader_over_a_subset_measures_the_subset_and_says_so(loader):
     data, chosen = TensorDataset(INPUTS, CLASSES), [3, 20, 7, 11]
-    found, report = loss_of(DataLoader(data, 2, sampler=SubsetRandomSampler(chosen)))
+    found, report = loss_of(DataLoader(data, **loader))
     true = nn.functional.cross_entropy(network()(INPUTS[chosen]), CLASSES[chosen])
     assert found == pytest.approx(true.item(), rel=1e-6)
     assert report.notes == ["train: the 4 of 30 rows that the loader draws from"]
@@ -101,6 +109,16 @@ def test_a_sampler_that_weighs_rows_is_left_aside_with_a_note():
     assert found == pytest.approx(LOSS, rel=1e-6)
     (note,) = report.notes
     assert "WeightedRandomSampler is left aside" in note
+
+
+def test_a_file_mapped_for_reading_gives_no_warning_of_pytorchs(tmp_path):
+    np.save(tmp_path / "inputs.npy", INPUTS.numpy())
+    torch.set_warn_always(True)  # else PyTorch warns once in a process
+    try:
+        found, _ = loss_of((np.load(tmp_path / "inputs.npy", mmap_mode="r"), CLASSES.numpy()))
+    finally:
+        torch.set_warn_always(False)
+    assert found == pytest.approx(LOSS, rel=1e-6)
 
 
 class Stream(IterableDataset):

@@ -336,3 +336,13 @@ def test_the_claims_of_every_built_in_experiment_can_be_judged(name, tmp_path):
     experiment = find_experiment(name)
     module._prepare(experiment, tmp_path / "out", Asked())
     module._check(experiment, tmp_path / "out")
+
+
+def test_a_run_that_starts_from_a_file_that_is_not_there_says_what_to_do(tmp_path):
+    home = write(tmp_path)
+    file = home / "second.small.toml"
+    file.write_text(file.read_text().replace("model.safetensors", "modle.safetensors"))
+    with pytest.raises(SharpError) as refused:
+        reproduce(read_experiment(home), tmp_path / "out")
+    assert "stage second: 3 runs of 3 failed" in refused.value.message
+    assert refused.value.hint == "did you mean 'model.safetensors'? Then the same command goes on"

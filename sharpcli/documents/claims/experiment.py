@@ -215,8 +215,9 @@ def _claim(file: Path, table: Mapping[str, Any], source: str, stages: Sequence[s
         )
     own = ("name", "claim", "source", "statistic")
     arguments = {k: v for k, v in table.items() if k not in (*own, *_OF_PREDICTION)}
-    _check_keys(file, where, arguments, ARGUMENTS)
+    _check_keys(file, where, table, (*own, *_OF_PREDICTION, *ARGUMENTS))
     _check_types(file, where, arguments)
+    _check_value(file, where, table)
     for key in ("stage", "to_stage"):
         if (stage := arguments.get(key, stages[0])) not in stages:
             raise UsageError(f"{file}: {where}{key}: {did_you_mean(stage, stages)}", "name a stage")
@@ -246,6 +247,17 @@ def _check_types(file: Path, where: str, arguments: Mapping[str, Any]) -> None:
         kind, said = _TYPES.get(key, (object, ""))
         if not isinstance(value, kind):
             raise UsageError(f"{file}: {where}{key} = {value!r}: is no {said}", "correct it")
+
+
+def _check_value(file: Path, where: str, table: Mapping[str, Any]) -> None:
+    """Refuse a value that is no name of a number, or several where the statistic takes one."""
+    value = table.get("value", "")
+    several = str(table.get("statistic")).startswith("granulated") and isinstance(value, list)
+    if not all(isinstance(each, str) for each in (value if several else [value])):
+        raise UsageError(
+            f"{file}: {where}value = {value!r}: is no name of a number",
+            "write one as text; the granulated correlations also take a list of them",
+        )
 
 
 def _figure(file: Path, table: Mapping[str, Any]) -> FigurePlan:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sharpcli.errors import SharpError
 from sharpcli.tasks import defaults
 
-__all__ = ["own_loss", "predict"]
+__all__ = ["has_labels", "own_loss", "predict"]
 
 Loss = Callable[[Any, Any], Any]
 
@@ -26,6 +26,11 @@ def predict(model: nn.Module, batch: Any) -> Any:
     if not isinstance(batch, Mapping) or getattr(config, "is_encoder_decoder", True):
         return defaults.predict(model, batch)
     return model(**{name: value for name, value in batch.items() if name != "labels"})
+
+
+def has_labels(batch: Any) -> bool:
+    """Whether a batch has the labels of which a model may compute its own loss."""
+    return isinstance(batch, Mapping) and "labels" in batch
 
 
 def own_loss(model: nn.Module, batch: Any, name: str) -> Loss:
@@ -45,7 +50,7 @@ def own_loss(model: nn.Module, batch: Any, name: str) -> Loss:
     Cost: two forward passes over the batch.
     """
     usual = defaults.loss_for(name)
-    if not isinstance(batch, Mapping) or "labels" not in batch:
+    if not has_labels(batch):
         return usual
     with torch.no_grad():
         own = getattr(defaults.predict(model, batch), "loss", None)

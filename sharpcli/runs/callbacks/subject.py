@@ -18,7 +18,7 @@ from sharpcli.objective.coupling import check_coupling
 from sharpcli.objective.network import Network
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.rows import Rows
-from sharpcli.runs.callbacks.losses import own_loss
+from sharpcli.runs.callbacks.losses import has_labels, own_loss
 from sharpcli.runs.callbacks.losses import predict as without_labels
 from sharpcli.runs.callbacks.sample import (
     checks_of,
@@ -91,7 +91,9 @@ class Subject:
         started = time.perf_counter()
         self.rows = self._read(_FEW)
         self._reading = (time.perf_counter() - started) / self.rows.count
-        if loss is None and predict is None:
+        # The first pass has to run the model: it finds the parameters that are not read from their
+        # modules, as in a compiled forward().
+        if loss is None and predict is None and has_labels(self.rows.batch):
             recognised = _own_loss(self.network, self.rows.batch, tensors)
             self.network = self.network.with_loss(recognised)
         theta = self.network.flatten(tensors)
@@ -216,6 +218,6 @@ def _own_loss(network: Network, batch: Any, tensors: Mapping[str, Any]) -> Any:
     watched = copy.copy(network)
     watched.task = dataclasses.replace(network.task, predict=look)
     parameters = network.unflatten(network.flatten(tensors))
-    with torch.no_grad():
+    with torch.no_grad(), network.arithmetic():
         watched.outputs(parameters, network.fixed(tensors), batch)
     return found[-1]

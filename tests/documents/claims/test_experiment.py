@@ -33,6 +33,13 @@ def test_it_holds_what_the_file_says(tmp_path):
         ),
         ("least = 2", "least = 0.5", "claim sharper: least = 0.5 is not above null = 1"),
         ("least = 2", 'least = "2"', "claim sharper: least = '2': is not a number"),
+        ("null = 1\n", "nul = 1\n", "claim sharper: nul: did you mean 'null'"),
+        (
+            'value = "hessian.eigenvalues[0]"',
+            'value = ["hessian.eigenvalues[0]"]',
+            "claim sharper: value = .*: is no name of a number",
+        ),
+        ('value = "hessian.eigenvalues[0]"', "value = 3", "claim sharper: value = 3: is no name"),
         ("least = 2", "low = 2", 'low and high are for direction = "within"'),
         ("of = {}", 'of = "all"', "claim goes-on: of = 'all': is no table of settings"),
         ('to_stage = "first"', 'to_stage = "frst"', "to_stage: did you mean 'first'"),

@@ -2,6 +2,7 @@
 
 import logging
 import random
+import types
 
 import numpy as np
 import pytest
@@ -86,6 +87,49 @@ def test_the_numbers_are_those_of_the_dense_hessian():
     assert abs(numbers["sharpness/loss.train"] - float(loss(theta))) <= 1e-6
     assert numbers["sharpness/examples"] == COUNT
     assert numbers["sharpness/seconds"] > 0
+
+
+class Held(nn.Module):
+    """Its forward() is a function that holds another module, as a compiled one does."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = network(normed=False)
+        self.forward = lambda inputs, net=self.net: net(inputs)
+
+
+class Labelled(Held):
+    """As `Held`, with a loss of its own, as models of transformers have one."""
+
+    def __init__(self):
+        super().__init__()
+        held = self.forward
+
+        def forward(inputs, labels=None):
+            scores = held(inputs)
+            loss = nn.functional.cross_entropy(scores, labels) if labels is not None else None
+            return types.SimpleNamespace(logits=scores, loss=loss)
+
+        self.forward = forward
+
+
+class Rows(TensorDataset):
+    def __getitem__(self, index):
+        inputs, labels = super().__getitem__(index)
+        return {"inputs": inputs, "labels": labels}
+
+
+@pytest.mark.parametrize(("kind", "rows"), [(Held, TensorDataset), (Labelled, Rows)])
+def test_parameters_that_forward_does_not_read_from_its_module_are_measured(kind, rows):
+    def measured(model, rows):
+        monitor = Monitor(every=1, share=None, samples=COUNT)
+        monitor.begin(model, DataLoader(rows(*data().tensors), batch_size=10))
+        assert monitor.due(1)
+        return monitor.measure(1, model)["sharpness/hessian.eigenvalues[0]"]
+
+    plain = measured(network(normed=False), TensorDataset)
+    assert plain > 0.01
+    assert measured(kind(), rows) == pytest.approx(plain, rel=1e-4)
 
 
 def test_a_sample_says_its_error():

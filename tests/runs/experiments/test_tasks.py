@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from sharpcli.errors import SharpError
-from sharpcli.runs.experiments import adversarial_mnist, small_mnist, torchvision_images
+from sharpcli.runs.experiments import (
+    adversarial_mnist,
+    experiments,
+    small_mnist,
+    squared_cifar10,
+    torchvision_images,
+)
+from sharpcli.tasks import load_task
 from sharpcli.tasks.builtin import mnist
 
 
@@ -69,3 +76,15 @@ def test_without_torchvision_the_error_says_so(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torchvision", None)
     with pytest.raises(SharpError, match="torchvision, which reads the images, cannot be imported"):
         torchvision_images.data("train")
+
+
+def test_a_torchvision_of_another_torch_is_named_by_every_task_that_needs_it(tmp_path, monkeypatch):
+    folder = tmp_path / "torchvision"
+    folder.mkdir()
+    text = 'raise RuntimeError("operator torchvision::nms does not exist")\n'
+    (folder / "__init__.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    cifar10 = load_task(str(experiments()["cattaneo-adam-batch-images"] / "cifar10.py"), {})
+    for each in (torchvision_images, squared_cifar10, cifar10):
+        with pytest.raises(SharpError, match="cannot be imported: operator torchvision::nms"):
+            each.data("train")

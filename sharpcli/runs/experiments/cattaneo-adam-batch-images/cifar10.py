@@ -14,12 +14,15 @@ def model(width: int = 64, depth: int = 3) -> nn.Module:
     return resnet(3, 10, width, depth, "relu", True)
 
 
-def data(split: str, folder: str = "cifar10", examples: int = 50_000) -> tuple[Tensor, Tensor]:
+def data(split: str, folder: str = "data", examples: int = 50_000) -> tuple[Tensor, Tensor]:
     """Images in [0, 1] and classes of a split, of the training images the first `examples`."""
     try:
         from torchvision.datasets import CIFAR10
-    except ImportError as error:
-        raise SharpError("cifar10: torchvision is missing", "pip install torchvision") from error
+    except (ImportError, RuntimeError) as error:  # torchvision of another torch: RuntimeError
+        raise SharpError(
+            f"cifar10: torchvision, which reads the images, cannot be imported: {error}",
+            "install the torchvision of the torch that is installed",
+        ) from error
     try:
         found = CIFAR10(folder, train=split == "train")
     except RuntimeError as error:
