@@ -143,7 +143,7 @@ def metadata(
         "seed": settings.seed,
         "task": task.name,
         "task_options": ",".join(f"{k}={as_text(v)}" for k, v in task.options.items()),
-        "train_loss": f"{trained.train_loss:.6g}",
+        "train_loss": repr(float(trained.train_loss)),  # all digits: it may be all that is left
         "sharpcli": __version__,
     }
 

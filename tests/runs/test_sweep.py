@@ -83,7 +83,7 @@ def test_a_checkpoint_without_its_record_is_enough(tmp_path, out, trained):
     again = sweep(file, out)["results"][0]
     assert trained == NAMES
     assert "seconds" not in again
-    for key in ("status", "epochs", "steps", "checkpoint"):
+    for key in ("status", "epochs", "steps", "loss", "checkpoint"):
         assert again[key] == first[key]
 
 
