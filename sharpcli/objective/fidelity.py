@@ -22,11 +22,16 @@ from sharpcli.objective.network import Network
 from sharpcli.objective.rows import Rows
 from sharpcli.objective.seen import Seen, nudge, of_model, of_network
 
-__all__ = ["check_likeness"]
+__all__ = ["check_leaves", "check_likeness"]
 
 # Rounding by which the two may differ, in units of the dtype. They run the same operations, but the
 # memory layout of tensors changes the order of sums.
 _ROUNDINGS = 1000
+# The first words of advice.
+_FROM_MODULES = (
+    "read parameters from their module in forward(): not from a copy that was made when the model "
+    "was built or loaded"
+)
 # If that is not enough: this many times the rounding seen when every parameter moves by a unit or
 # two in the last place.
 _SENSITIVITY = 30
@@ -85,6 +90,39 @@ def check_likeness(
         return
 
 
+def check_leaves(
+    network: Network, original: nn.Module, tensors: Mapping[str, Tensor], rows: Rows
+) -> None:
+    """Refuse a network whose loss depends on the model's parameters in another way than by θ.
+
+    A function may hold the model's own, or the model a result of an earlier pass. The original may
+    be in training: it is not moved, and not even run.
+
+    Raises:
+        SharpError: it does; names the parameters.
+
+    Cost: two forward passes.
+    """
+    theta = network.flatten(tensors)
+    own = {
+        id(parameter): name
+        for model in (network.model, original)
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+    }
+    for _ in range(2):
+        reached = [
+            own.get(id(each), "parameters of an earlier pass")
+            for each in of_network(network, theta, tensors, rows).strangers
+            if id(each) in own or _is_part(each, theta)
+        ]
+        if reached:
+            raise SharpError(
+                f"{network.task.name}: cannot be measured: its forward pass reaches "
+                f"{listed(reached, 3)} in a way that does not follow the weights",
+                f"{_FROM_MODULES}, and not from a result kept from an earlier pass",
+            )
+
+
 def _refuse_values(network: Network, names: Sequence[str], *, itself: bool) -> NoReturn:
     own = (
         ". What the model's own load hook computes from parameters belongs into a buffer: "
@@ -95,9 +133,8 @@ def _refuse_values(network: Network, names: Sequence[str], *, itself: bool) -> N
         f"task '{network.task.name}': the network that would be measured is not the model: with "
         f"the same parameters its outputs differ. The forward pass reaches {reached} in a way that "
         "does not follow the checkpoint",
-        "read parameters from their module in forward(): not from a copy that was made when the "
-        "model was built or loaded, not from a result kept from an earlier pass, and not in "
-        f"scripted or traced code{own if itself else ''}",
+        f"{_FROM_MODULES}, not from a result kept from an earlier pass, and not in scripted or "
+        f"traced code{own if itself else ''}",
     )
 
 
@@ -308,6 +345,12 @@ def _restore(held: _Attributes) -> None:
         for name in [*own.keys() - then.keys() - _HELD]:
             del own[name]
         own.update({k: each.copy() if isinstance(each, dict) else each for k, each in then.items()})
+
+
+def _is_part(tensor: Tensor, vector: Tensor) -> bool:
+    """Whether a tensor is a view of a vector, or of the same memory."""
+    strided = tensor.layout == torch.strided
+    return strided and tensor.untyped_storage().data_ptr() == vector.untyped_storage().data_ptr()
 
 
 def _memory(tensor: Tensor) -> int | None:

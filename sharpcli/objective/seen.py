@@ -36,6 +36,22 @@ class Seen:
         return float(self._total)
 
     @property
+    def strangers(self) -> list[Tensor]:
+        """What the loss depends on by autograd, beside the given leaves. Cost: no pass."""
+        own, found = {id(each) for each in self._leaves.values()}, []
+        seen, ahead = set(), [self._total.grad_fn]
+        while ahead:
+            node = ahead.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            ahead += [each for each, _ in node.next_functions]
+            leaf = getattr(node, "variable", None)
+            if leaf is not None and id(leaf) not in own:
+                found.append(leaf)
+        return found
+
+    @property
     def largest(self) -> float:
         """The largest magnitude among outputs, losses and weights."""
         return max(float(value.abs().max()) for value in self.values if value.numel())

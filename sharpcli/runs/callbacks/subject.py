@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from sharpcli.errors import UsageError
 from sharpcli.objective.checks import check_deterministic
 from sharpcli.objective.coupling import check_coupling
+from sharpcli.objective.fidelity import check_leaves
 from sharpcli.objective.network import Network
 from sharpcli.objective.objective import Objective
 from sharpcli.objective.rows import Rows
@@ -96,6 +97,7 @@ class Subject:
         if loss is None and predict is None and has_labels(self.rows.batch):
             recognised = _own_loss(self.network, self.rows.batch, tensors)
             self.network = self.network.with_loss(recognised)
+        check_leaves(self.network, model, tensors, self.rows)
         theta = self.network.flatten(tensors)
         few = self._objective(self.rows, tensors)
         self._sizes = sizes_for(terms_of(few, theta), self.rows.total)

@@ -132,6 +132,42 @@ def test_parameters_that_forward_does_not_read_from_its_module_are_measured(kind
     assert measured(kind(), rows) == pytest.approx(plain, rel=1e-4)
 
 
+class Keeping(nn.Module):
+    """It computes a matrix once, and keeps it."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.kept = network(normed=False), None
+
+    def forward(self, inputs):
+        first = self.net[0]
+        if self.kept is None:
+            self.kept = 2 * first.weight
+        return self.net[1:](nn.functional.linear(inputs, self.kept, first.bias))
+
+
+def test_a_result_of_parameters_that_a_model_keeps_is_refused():
+    """Differences of gradients would not see that it changes."""
+    model = Keeping()
+    with pytest.raises(SharpError, match="in a way that does not follow the weights") as raised:
+        Monitor(every=1, share=None).begin(model, DataLoader(data(), batch_size=10))
+    assert raised.value.message.startswith("Keeping: cannot be measured: its forward pass reaches ")
+    assert "not from a result kept from an earlier pass" in raised.value.hint
+    assert model.kept is None  # a copy has run, and not the model that trains
+
+
+def test_a_loss_may_have_parameters_of_its_own():
+    scale = nn.Parameter(torch.tensor(2.0))
+
+    def loss(outputs, batch):
+        return nn.functional.cross_entropy(scale * outputs, batch[1], reduction="none")
+
+    monitor, model = Monitor(every=1, share=None, samples=60, loss=loss), network(normed=False)
+    monitor.begin(model, DataLoader(data(), batch_size=10))
+    assert monitor.due(1)
+    assert monitor.measure(1, model)["sharpness/hessian.eigenvalues[0]"] > 0
+
+
 def test_a_sample_says_its_error():
     monitor = Monitor(every=12, share=None, samples=60)
     _, _, _, found = trained(monitor)
