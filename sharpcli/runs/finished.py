@@ -70,10 +70,11 @@ class Finished:
     ) -> None:
         """Read what earlier runs of the same command, described by JSON values, have finished.
 
+        If it was called so before, the run goes on: with checkpoints of another task, for example.
         `packages` identify the code of measures that packages bring, by name. A `SharpError` says
         that the file does not hold finished checkpoints, or is damaged.
         """
-        self._header = _through_json(
+        header = _through_json(
             {
                 "format": _FORMAT,
                 "kind": kind,
@@ -83,6 +84,9 @@ class Finished:
                 **({"packages": packages} if packages else {}),
             }
         )
+        if header == self._header:
+            return
+        self._header = header
         if self.path is not None and self._resume and is_first() and self.path.is_file():
             self._read(self.path)
         self._found = share(self._found)

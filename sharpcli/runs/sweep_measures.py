@@ -11,6 +11,7 @@ from sharpcli.documents.results import Document, Report, dumps, is_interrupted, 
 from sharpcli.documents.statuses import Outcome
 from sharpcli.errors import SharpError, UsageError, did_you_mean, settings_written_by
 from sharpcli.measures import Option, choose, known_measures, options_of
+from sharpcli.runs.finished import Finished
 from sharpcli.runs.measure import as_settings, measure_checkpoints
 from sharpcli.runs.sweep_folder import SweepFolder
 from sharpcli.runs.sweep_run import Tasks
@@ -91,13 +92,13 @@ def measure_sweep(
     """Measure all runs of a sweep that are trained, as its file asks, into `measures.json`.
 
     What has been measured already, with the same settings of the same checkpoints, is not measured
-    again.
+    again; where the measuring was interrupted, that is in `measures.json.partial`.
 
     Returns: the document of kind `measure`; None where the file asks for none, where some run is
         still to be trained, where none is trained, and where another process is at it.
 
     Raises:
-        KeyboardInterrupt: where the measuring was interrupted; nothing is written then.
+        KeyboardInterrupt: where the measuring was interrupted; what is finished is kept.
     """
     plan = read_sweep(file)
     asked = read_measure(plan)
@@ -114,6 +115,7 @@ def measure_sweep(
             wanted = [folder.state(run)["checkpoint"]["sha256"] for run in trained]
             if (known := _known(target, asked, wanted)) is not None:
                 return known
+            finished = Finished(target, notes=notes)
             reports = [
                 measure_checkpoints(
                     [
@@ -126,6 +128,7 @@ def measure_sweep(
                     settings=asked[1],
                     begin=begin,
                     notes=notes,
+                    finished=finished,
                 )
                 for task in {each.fingerprint: each for each in map(tasks.of, trained)}.values()
             ]
@@ -140,6 +143,7 @@ def measure_sweep(
             if is_interrupted(document):
                 raise KeyboardInterrupt
             save(target, dumps(document) + "\n")
+            finished.discard()
             return document
     except InUseError:
         return None
