@@ -35,10 +35,13 @@ from sharpcli.tasks.loaders import map_style
 __all__ = ["Subject", "plain_model"]
 
 _FEW = 4  # examples on which the model's own loss is recognised, and its terms are counted
-_TIMED, _WARM = 32, 1  # examples whose gradient is timed, and how often it is taken before
+# A gradient is timed on twice as many examples each time, up to the first number, and up to the
+# second while an example takes less than this share of its time among half as many: on small
+# networks calling takes longer than computing.
+_TIMED, _MOST_TIMED, _FASTER = 32, 256, 0.8
 
 
-# A step of setting up: what it does, and about how many gradients of an example it takes.
+# A step of setting up: what it does, and about how many seconds it takes.
 _Step = tuple[Callable[[Mapping[str, Tensor]], None], Callable[[], float]]
 
 
@@ -106,9 +109,12 @@ class Subject:
         terms_of(few, theta)
         # A gradient takes three forward passes or less.
         self._gradient = 3 * (time.perf_counter() - started) / self.rows.count
+        self._timed = self.rows.count // 2  # examples
         self._steps: list[_Step] = [
-            (self._time_gradient, lambda: (_WARM + 1) * _TIMED),
-            (self._check, lambda: checks_of(self._first)),
+            self._reading_of(min(_TIMED, self._first)),  # a few rows do not show what one takes
+            self._reading_of(self._first),
+            self._timing,
+            (self._check, lambda: checks_of(self._first) * self._gradient),
         ]
 
     @property
@@ -131,8 +137,8 @@ class Subject:
         """Seconds that the next step of setting up takes, about; 0 if all is set up."""
         if self.ready:
             return 0.0
-        _, gradients = self._steps[0]
-        return gradients() * self._gradient + self._first * self._reading
+        _, seconds = self._steps[0]
+        return seconds()
 
     def advance(self) -> None:
         """Take the next step of setting up; raises `SharpError` as the first ones did."""
@@ -166,23 +172,36 @@ class Subject:
     def _objective(self, rows: Rows, tensors: Mapping[str, Tensor]) -> Objective:
         return Objective(self.network, rows, self.network.fixed(tensors), batch_size=256)
 
-    def _time_gradient(self, tensors: Mapping[str, Tensor]) -> None:
-        theta = self.network.flatten(tensors)
-        rows = self._read(min(_TIMED, self._first))
-        timed = self._objective(rows, tensors)
-        for _ in range(_WARM + 1):  # the first one sets up what the others use
+    def _reading_of(self, count: int) -> _Step:
+        """The step that reads so many rows."""
+
+        def read(_: Mapping[str, Tensor]) -> None:
             started = time.perf_counter()
-            timed.gradient(theta)
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
-            self._gradient = (time.perf_counter() - started) / rows.count
+            self.rows = self._read(count)
+            self._reading = (time.perf_counter() - started) / self.rows.count
+
+        return read, lambda: count * self._reading
+
+    @property
+    def _timing(self) -> _Step:
+        """The step that times a gradient of twice as many examples as the last one, or of all."""
+        return self._time_gradient, lambda: 2 * self._timed * self._gradient
+
+    def _time_gradient(self, tensors: Mapping[str, Tensor]) -> None:
+        rows = self.rows.head(2 * self._timed)
+        started = time.perf_counter()
+        self._objective(rows, tensors).gradient(self.network.flatten(tensors))
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        taken, before = (time.perf_counter() - started) / rows.count, self._gradient
+        self._timed, self._gradient = rows.count, taken
+        enough = rows.count >= _TIMED and taken > _FASTER * before
+        if rows.count < min(self.rows.count, _MOST_TIMED) and not enough:
+            self._steps.insert(0, self._timing)
 
     def _check(self, tensors: Mapping[str, Tensor]) -> None:
-        """Read the first sample, and check that its loss is a mean over examples."""
+        """Check that the loss of the first sample is a mean over examples."""
         theta = self.network.flatten(tensors)
-        started = time.perf_counter()
-        self.rows = self._read(self._first)
-        self._reading = (time.perf_counter() - started) / self.rows.count
         objective = self._objective(self.rows, tensors)
         check_deterministic(objective, theta)
         check_coupling({"train": objective}, theta, seed=self._seed)

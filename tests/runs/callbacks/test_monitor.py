@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from sharpcli.errors import SharpError, UsageError
+from sharpcli.runs.callbacks import subject as subject_module
 from sharpcli.runs.callbacks.budget import Budget
 from sharpcli.runs.callbacks.monitor import Monitor
 
@@ -234,20 +235,56 @@ def test_setting_up_waits_until_its_share_of_the_training_s_time_allows_it(monke
     subject = monitor._subject
     steps, done = [], []
     monkeypatch.setattr(subject, "_gradient", 1e-2)
-    subject._steps[0] = (steps.append, subject._steps[0][1])
-    subject._steps[1] = (done.append, subject._steps[1][1])
+    subject._steps = [(steps.append, lambda: 1.0), (done.append, lambda: 2.0)]
     with caplog.at_level(logging.WARNING, "sharpcli"):
         assert not monitor.due(1)
     assert not steps
     (said,) = caplog.messages
     assert "setting up takes about" in said
-    clock.now = subject.ahead * 11.2
+    clock.now = 1.0 * 11.2
     assert not monitor.due(2)
     assert len(steps) == 1  # the first step fits, the second with a measurement does not
     assert not done
-    clock.now = (subject.ahead + subject.expected) * 11.2
+    clock.now = (2.0 + subject.expected) * 11.2
     monitor.due(3)
     assert len(done) == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "timed"),
+    [
+        # of a gradient of so many examples; the examples that are timed
+        (lambda _: 1e-3, [4, 8, 16, 32, 64, 128, 256]),
+        (lambda count: 1e-3 * count, [4, 8, 16, 32]),
+        (lambda count: 1e-3 * max(count, 40), [4, 8, 16, 32, 64, 128]),
+    ],
+)
+def test_a_gradient_is_timed_on_as_many_examples_as_make_one_faster(monkeypatch, seconds, timed):
+    class Clock:
+        now = 0.0
+
+        def perf_counter(self):
+            return self.now
+
+    class Timed:
+        def __init__(self, rows):
+            self.rows = rows
+
+        def gradient(self, _):
+            counts.append(self.rows.count)
+            clock.now += seconds(self.rows.count)
+
+    counts, clock = [], Clock()
+    monitor = Monitor(every=1)
+    many = TensorDataset(torch.zeros(400, 4), torch.zeros(400, dtype=torch.int64))
+    monitor.begin(network(), DataLoader(many, batch_size=10))
+    subject = monitor._subject
+    monkeypatch.setattr(subject_module, "time", clock)
+    monkeypatch.setattr(subject, "_objective", lambda rows, _: Timed(rows))
+    while not subject.last:
+        subject.advance()
+    assert counts == timed
+    assert subject._gradient == pytest.approx(seconds(timed[-1]) / timed[-1])
 
 
 def test_a_loss_that_the_later_checks_refuse_ends_the_measuring_and_not_the_training(caplog):
