@@ -107,7 +107,7 @@ def run(setting: Setting) -> Section:
                     f"{sum(holds[index] for index in at)} of {len(at)}",
                 )
             )
-        cost, typical = more.cost, statistics.median(map(abs, off or [1e9]))
+        cost, typical = more.cost, statistics.median(map(abs, off or [math.inf]))
         covered = sum(holds) / max(len(holds), 1)
         brief = short.cost
         section.bars += [
@@ -118,7 +118,12 @@ def run(setting: Setting) -> Section:
                 f"≤ {_COST:.0%}",
                 brief <= _COST,
             ),
-            Bar(f"{name}: λ1 off, median", f"{typical:.1%}", f"≤ {_OFF:.0%}", typical <= _OFF),
+            Bar(
+                f"{name}: λ1 off, median",
+                f"{typical:.1%}" if off else "none measured",
+                f"≤ {_OFF:.0%}",
+                typical <= _OFF,
+            ),
             Bar(
                 f"{name}: λ1 of the data within",
                 f"{sum(holds)} of {len(holds)}",
@@ -233,7 +238,7 @@ def _with_transformers(
         def on_log(
             self, args: Any, state: Any, control: Any, logs: Any, model: Any, **_: Any
         ) -> None:
-            if _KEY in logs and _checked(state.global_step, steps):
+            if _KEY in logs:
                 self.cases += _cases(
                     *(watch.monitor, logs, state.global_step, check, model),
                     loader=trainer.get_train_dataloader(),
@@ -300,7 +305,7 @@ def _with_lightning(
         def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
             if _KEY in metrics:
                 self.rows.append({**metrics, "step": step})
-                if check and _checked(step, steps):
+                if check:
                     self.cases += _cases(
                         *(watch.monitor, metrics, step, check, model),
                         loader=loader,
@@ -343,11 +348,6 @@ def _with_lightning(
         logger.cases,
         int(logger.rows[0]["sharpness/examples"]) if logger.rows else 0,
     )
-
-
-def _checked(step: int, steps: int) -> bool:
-    """Whether what is measured after so many steps is compared: twice before the end."""
-    return step in (steps // 5, steps * 3 // 5, steps)
 
 
 def _seconds(work: Callable[[], Any]) -> tuple[float, float]:
