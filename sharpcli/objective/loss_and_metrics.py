@@ -27,11 +27,19 @@ def loss_and_metrics(
     """Names, and sums and weights (N,) or one pair for the batch: the loss first, then the metrics.
 
     They are float64 if the device has it. Call it without gradients, in exact arithmetic.
+
+    Raises:
+        SharpError: if a metric has the name of the loss, which it would replace.
     """
     task, kind = network.task, accumulator(network.device)
     outputs = network.outputs(parameters, fixed, batch)
     pairs = [("loss", network.losses(outputs, batch, count))]
     for name, value in (task.metrics(outputs, batch) if task.metrics else {}).items():
+        if name == "loss":
+            raise SharpError(
+                f"{task.name}: metrics gave one with the name 'loss', which is the loss's own",
+                "give it another name",
+            )
         pairs.append((name, sums_and_weights(value, count, f"{task.name}: metric '{name}'")))
     return [(name, (total.to(kind), weight.to(kind))) for name, (total, weight) in pairs]
 

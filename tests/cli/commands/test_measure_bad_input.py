@@ -203,6 +203,10 @@ BAD_FUNCTIONS = {
         "def metrics(outputs, batch): return {'f1': 3}",
         "task.py: metric 'f1' gave a value of type int for a batch of 48 examples",
     ),
+    "a metric named loss": (
+        "def metrics(outputs, batch): return {'loss': outputs.sum(1)}",
+        "task.py: metrics gave one with the name 'loss', which is the loss's own",
+    ),
     "predict raises": (
         "count = iter(range(4))\n"
         "def predict(model, batch): return model(batch[0]) + 0 * next(count)",
