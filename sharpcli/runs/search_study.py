@@ -1,9 +1,8 @@
 """A search's trials in Optuna's storage: opened, asked for, marked when their process has died.
 
 A trial's attributes say where it is kept: `folder` is its name in the search's folder, `home` that
-folder's own mark. A process holds `running` in the trial's folder until the study knows how the
-trial ended, so a running trial that nobody holds is dead. The checkpoint's own reservation ends
-earlier, when it is written.
+folder's own mark. A process holds its trial's checkpoint until the study knows how the trial ended,
+so a running trial that nobody holds is dead.
 """
 
 from __future__ import annotations
@@ -117,7 +116,7 @@ class SearchStudy:
 
     @contextlib.contextmanager
     def next_trial(self, trials: int) -> Iterator[Trial | None]:
-        """A trial to run, whose files are held meanwhile; None where there are enough."""
+        """A trial to run, which is held meanwhile; None where there are enough."""
         with contextlib.ExitStack() as held:
             with _alone(self.output):
                 trial = self._asked(trials)
@@ -168,10 +167,10 @@ class SearchStudy:
 
     @contextlib.contextmanager
     def _held(self, name: str) -> Iterator[None]:
-        """Hold a trial and its checkpoint's file; `InUseError` where another process does."""
+        """Hold a trial by its checkpoint's file; `InUseError` where another process does."""
         target = self.checkpoint(name)
         target.parent.mkdir(exist_ok=True)
-        with reserved(target.with_name("running"), target):
+        with reserved(target):
             yield
 
     def _attempts(self) -> set[tuple[str, int]]:
