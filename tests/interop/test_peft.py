@@ -49,13 +49,18 @@ CONFIGS = {
 }
 
 
+def written(folder, text):
+    """A task file, its module, and its model with other weights."""
+    path = folder / "task.py"
+    path.write_text(text)
+    task = module_of(path)
+    return path, task, perturbed(task.model())
+
+
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_an_adapters_folder_and_file(tmp_path, kind):
     config, count = CONFIGS[kind]
-    path = tmp_path / "task.py"
-    path.write_text(TASK + config)
-    task = module_of(path)
-    model = perturbed(task.model())
+    path, task, model = written(tmp_path, TASK + config)
     model.save_pretrained(tmp_path / "adapter")
     result = measured(path, tmp_path / "adapter", partial=True)
     assert_equal(result, task, model)
@@ -69,10 +74,7 @@ def test_an_adapters_folder_and_file(tmp_path, kind):
 
 def test_the_head_of_an_adapter_with_all_biases_is_in_the_file_twice(tmp_path):
     # peft writes its bias as classifier.bias and as classifier.modules_to_save.bias
-    path = tmp_path / "task.py"
-    path.write_text(TASK + LORA + ", bias='all', task_type='SEQ_CLS')")
-    task = module_of(path)
-    model = perturbed(task.model())
+    path, task, model = written(tmp_path, TASK + LORA + ", bias='all', task_type='SEQ_CLS')")
     model.save_pretrained(tmp_path / "adapter")
     result = measured(path, tmp_path / "adapter", partial=True)
     assert_equal(result, task, model)
@@ -81,10 +83,7 @@ def test_the_head_of_an_adapter_with_all_biases_is_in_the_file_twice(tmp_path):
 
 def test_dora_has_a_loss_and_no_second_derivative(tmp_path):
     # peft leaves the norm of the adapted weight out of differentiation
-    path = tmp_path / "task.py"
-    path.write_text(TASK + LORA + ", use_dora=True)")
-    task = module_of(path)
-    model = perturbed(task.model())
+    path, task, model = written(tmp_path, TASK + LORA + ", use_dora=True)")
     model.save_pretrained(tmp_path / "adapter")
     refused = measured(path, tmp_path / "adapter", partial=True)
     assert "the gradient is not the slope of the loss" in refused.error.message
@@ -94,19 +93,15 @@ def test_dora_has_a_loss_and_no_second_derivative(tmp_path):
 
 
 def test_an_adapter_with_a_name_of_its_own(tmp_path):
-    path = tmp_path / "task.py"
-    path.write_text(TASK.replace("CONFIG)", "CONFIG, adapter_name='mine')") + LORA + ")")
-    task = module_of(path)
-    model = perturbed(task.model())
+    path, task, model = written(
+        tmp_path, TASK.replace("CONFIG)", "CONFIG, adapter_name='mine')") + LORA + ")"
+    )
     model.save_pretrained(tmp_path / "adapter")
     assert_equal(measured(path, tmp_path / "adapter" / "mine", partial=True), task, model)
 
 
 def test_a_whole_model_with_its_adapter_in_one_file(tmp_path):
-    path = tmp_path / "task.py"
-    path.write_text(TASK + LORA + ")")
-    task = module_of(path)
-    model = perturbed(task.model())
+    path, task, model = written(tmp_path, TASK + LORA + ")")
     torch.save(model.state_dict(), tmp_path / "model.pt")
     assert_equal(measured(path, tmp_path / "model.pt"), task, model)
 
