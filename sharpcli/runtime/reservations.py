@@ -130,7 +130,7 @@ def _names_a_run(holder: bytes) -> bool:
 
 
 def _start_of(part: Path) -> bytes:
-    """What the run that holds a part wrote about itself; empty if it has just let go of it."""
+    """The part's first bytes, which name the run that holds it; empty if the part is gone."""
     try:
         with part.open("rb") as file:
             return file.read(200)

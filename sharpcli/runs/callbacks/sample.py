@@ -20,9 +20,9 @@ from sharpcli.runtime.randomness import own_generator, seed_all
 
 __all__ = ["Sizes", "checks_of", "read_sample", "searched_part", "sizes_for", "work_of"]
 
-# λ1 takes so many gradients of the examples in which its vector is searched, with what float32's
-# rounding is told by: 13 on a small GPT, 17 on a small CNN. All examples together take three
-# forward passes, about one gradient.
+# λ1 takes so many gradients of the examples in which its vector is searched: 13 on a small GPT, 17
+# on a small CNN. That includes measuring float32's rounding. The value on all examples takes three
+# forward passes more, about one gradient.
 _SEARCH = 15
 # The share of a sample in which the vector is searched. At equal cost, on digits after 200 steps of
 # Adam, λ1 of 384 examples and half of them is off by a median of 4 %, of 984 and a sixth by a mean
