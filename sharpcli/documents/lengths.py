@@ -23,8 +23,10 @@ def lengths(document: Mapping[str, Any]) -> Iterator[Misfit]:
         "train": _lengths_of_training,
         "compare": _lengths_of_scores,
     }.get(document["kind"])
-    for index, result in enumerate(document["results"] if check else ()):
-        for misfit in check(result) if check else ():
+    if check is None:
+        return
+    for index, result in enumerate(document["results"]):
+        for misfit in check(result):
             yield misfit.at(index).at("results")
 
 
